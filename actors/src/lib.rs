@@ -1,0 +1,4 @@
+//! The supervision tree of uttera-stt.
+
+pub mod ports;
+pub mod transcript;

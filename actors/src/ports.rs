@@ -1,0 +1,299 @@
+//! The seams between the tree and the world: small traits, implemented at the edges of the server
+//! and by scripted stand-ins in this crate's tests. Nothing here knows HTTP, whisper, ffmpeg,
+//! Redis or NVML.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::transcript::{ChunkTranscript, Task};
+
+/// Samples per second of all audio inside the tree (mono, signed 16 bit).
+pub const SAMPLE_RATE: u32 = 16_000;
+
+/// The longest chunk that an engine takes: whisper's window.
+pub const MAX_CHUNK: Duration = Duration::from_secs(30);
+
+/// Seconds of audio in `samples` samples at [`SAMPLE_RATE`].
+pub fn samples_to_seconds(samples: u64) -> f64 {
+    samples as f64 / f64::from(SAMPLE_RATE)
+}
+
+// ---------------------------------------------------------------------------------------------
+// Audio
+
+/// An upload, or a file of the user's, that shall be transcribed.
+#[derive(Clone)]
+pub struct AudioSource {
+    path: PathBuf,
+    /// Whatever must live as long as the file is needed: the guard that removes an upload.
+    _guard: Option<Arc<dyn Send + Sync>>,
+}
+
+impl AudioSource {
+    /// A file that belongs to somebody else and is left alone.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            _guard: None,
+        }
+    }
+
+    /// A file whose `guard` removes it when the last user of this source is gone.
+    pub fn guarded(path: impl Into<PathBuf>, guard: Arc<dyn Send + Sync>) -> Self {
+        Self {
+            path: path.into(),
+            _guard: Some(guard),
+        }
+    }
+
+    /// Where the bytes are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Debug for AudioSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AudioSource").field(&self.path).finish()
+    }
+}
+
+/// A piece of a request's audio, at most [`MAX_CHUNK`] long: the unit of work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AudioChunk {
+    /// Place in the request, from 0 without gaps.
+    pub index: usize,
+    /// First sample, on the request's own time line at [`SAMPLE_RATE`].
+    pub start_sample: u64,
+    /// 16 kHz mono.
+    pub samples: Arc<[i16]>,
+}
+
+impl AudioChunk {
+    /// Start on the request's time line, in seconds.
+    pub fn start_seconds(&self) -> f64 {
+        samples_to_seconds(self.start_sample)
+    }
+
+    /// Length in seconds.
+    pub fn duration_seconds(&self) -> f64 {
+        samples_to_seconds(self.samples.len() as u64)
+    }
+}
+
+/// Why audio could not be decoded. All but [`DecodeError::Unavailable`] are the client's to mend.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// No bytes, or a header without a single sample.
+    #[error("the audio is empty: {0}")]
+    Empty(String),
+    /// Not audio, or a format that the decoder does not take.
+    #[error("the audio could not be decoded: {0}")]
+    Undecodable(String),
+    /// A container (a video, say) that holds no sound.
+    #[error("the file has no audio stream")]
+    NoAudioStream,
+    /// Longer than the configured limit.
+    #[error("the audio is longer than the {limit_seconds} s that this server takes (MAX_AUDIO_SECONDS)")]
+    TooLong {
+        /// The limit, in seconds.
+        limit_seconds: u64,
+    },
+    /// The decoder gave nothing for too long and was ended.
+    #[error("decoding stalled: no output for {seconds} s")]
+    Stalled {
+        /// How long it was silent.
+        seconds: u64,
+    },
+    /// The server's own trouble: no ffmpeg, no file handles, a disk error.
+    #[error("the decoder is not available: {0}")]
+    Unavailable(String),
+}
+
+/// Opens audio of any format as a stream of chunks.
+#[async_trait]
+pub trait AudioDecoder: Send + Sync + 'static {
+    /// Starts decoding. What is plainly not audio is refused here or at the first chunk.
+    async fn open(&self, source: &AudioSource) -> Result<Box<dyn ChunkStream>, DecodeError>;
+}
+
+/// Audio being decoded. Dropping it ends the decoder and all it started.
+#[async_trait]
+pub trait ChunkStream: Send {
+    /// The next chunk in order; `None` at the end. After an error or `None` it is not called again.
+    async fn next_chunk(&mut self) -> Result<Option<AudioChunk>, DecodeError>;
+
+    /// Samples decoded so far, silence included: after the end, the length of the audio.
+    fn decoded_samples(&self) -> u64;
+
+    /// The length that the container claims, where it does. A hint, not a promise.
+    fn claimed_duration(&self) -> Option<Duration>;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Engines
+
+/// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    /// The `generation`-th engine of the lane kind `kind`.
+    pub fn new(kind: &str, generation: u64) -> Self {
+        Self(format!("{kind}-{generation}").into())
+    }
+
+    /// As in logs.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an engine says of itself when its model is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// The model's name, as users know it (`base`, `tiny.en`).
+    pub model: String,
+    /// Whether the model knows languages besides English.
+    pub multilingual: bool,
+    /// The worker's process id, where it is a process.
+    pub process_id: Option<u32>,
+    /// From the start of the launch to readiness.
+    pub load_time: Duration,
+}
+
+/// One chunk's work, complete in itself: nothing is remembered between two of these.
+#[derive(Clone, Debug)]
+pub struct ChunkRequest {
+    /// The client's request, for logs.
+    pub request_id: Arc<str>,
+    /// What to transcribe.
+    pub audio: AudioChunk,
+    /// Transcribe or translate to English.
+    pub task: Task,
+    /// ISO 639-1; `None`: detect.
+    pub language: Option<String>,
+    /// Text that the model is to take as what came before.
+    pub prompt: Option<String>,
+    /// 0: greedy with whisper's temperature ladder; else this temperature alone.
+    pub temperature: f32,
+}
+
+/// Why an engine could not be brought up.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum LaunchError {
+    /// The model is missing, broken or unknown.
+    #[error("the model cannot be loaded: {0}")]
+    Model(String),
+    /// The worker process could not be started or did not behave.
+    #[error("the worker could not be started: {0}")]
+    Worker(String),
+    /// It ended while loading.
+    #[error("the worker ended while loading: {0}")]
+    Exited(EngineExit),
+    /// It said nothing for too long.
+    #[error("the worker was not ready within {seconds} s")]
+    TimedOut {
+        /// The limit that was passed.
+        seconds: u64,
+    },
+}
+
+/// How an engine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineExit {
+    /// It was asked to.
+    Stopped,
+    /// By a signal that code raises on itself: abort, segmentation fault, illegal instruction…
+    Crashed {
+        /// The signal's name, `SIGABRT`.
+        signal: String,
+    },
+    /// By a signal from outside: the out-of-memory killer, an operator.
+    Killed {
+        /// The signal's name, `SIGKILL`.
+        signal: String,
+    },
+    /// With an exit code, unasked.
+    Code(i32),
+    /// It sent what it should not, and was ended for it.
+    Protocol(String),
+    /// It was silent on one chunk for too long, and was ended for it.
+    TimedOut,
+}
+
+impl EngineExit {
+    /// Whether this death speaks against the chunk that was being worked on. A death from outside
+    /// says nothing about it.
+    pub fn counts_against_chunk(&self) -> bool {
+        matches!(self, Self::Crashed { .. } | Self::TimedOut)
+    }
+}
+
+impl fmt::Display for EngineExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("stopped"),
+            Self::Crashed { signal } => write!(f, "crashed with {signal}"),
+            Self::Killed { signal } => write!(f, "killed by {signal}"),
+            Self::Code(code) => write!(f, "exited with code {code}"),
+            Self::Protocol(what) => write!(f, "broke the protocol: {what}"),
+            Self::TimedOut => f.write_str("gave no answer in time"),
+        }
+    }
+}
+
+/// Why a chunk got no transcript.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum EngineError {
+    /// [`Engine::abort`] was heard.
+    #[error("aborted")]
+    Aborted,
+    /// The engine lives, but could not do this chunk.
+    #[error("{0}")]
+    Failed(String),
+    /// The engine ended.
+    #[error("the worker {0}")]
+    Exited(EngineExit),
+}
+
+/// Starts engines.
+#[async_trait]
+pub trait EngineLauncher: Send + Sync + 'static {
+    /// Brings one engine up, model loaded. Dropping the future ends what was started.
+    async fn launch(&self, worker: &WorkerId) -> Result<Arc<dyn Engine>, LaunchError>;
+}
+
+/// A loaded model, in a process of its own. Dropping the last handle ends it.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// What was loaded.
+    fn info(&self) -> &EngineInfo;
+
+    /// Transcribes one chunk; one at a time.
+    async fn transcribe(&self, request: ChunkRequest) -> Result<ChunkTranscript, EngineError>;
+
+    /// Asks the running chunk to end early. Heard between an encoder pass and decoder steps.
+    fn abort(&self);
+
+    /// Resolves once the engine has ended and its memory is free.
+    async fn exited(&self) -> EngineExit;
+
+    /// Ends it: politely, then by force after `grace`; resolves once it has ended.
+    async fn stop(&self, grace: Duration) -> EngineExit;
+
+    /// Ends it at once because it was silent for too long on a chunk: from now on its exit is
+    /// [`EngineExit::TimedOut`].
+    fn kill_timed_out(&self);
+}

@@ -1,0 +1,271 @@
+//! What comes out: segments, transcripts, and the merging of a request's chunks into one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ports::AudioChunk;
+
+/// What whisper is asked to do with speech.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// Write it down in its own language.
+    #[default]
+    Transcribe,
+    /// Write it down in English.
+    Translate,
+}
+
+impl Task {
+    /// whisper's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transcribe => "transcribe",
+            Self::Translate => "translate",
+        }
+    }
+}
+
+/// A stretch of text with its times, as OpenAI's `verbose_json` has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Place in the transcript, from 0.
+    pub id: usize,
+    /// Start of the decoded window on the time line, in frames of 10 ms.
+    pub seek: u64,
+    /// Start, in seconds.
+    pub start: f64,
+    /// End, in seconds; never before `start`.
+    pub end: f64,
+    /// The words, with whisper's leading space.
+    pub text: String,
+    /// Text token ids, special ones left out.
+    pub tokens: Vec<i32>,
+    /// The temperature that the text was really sampled at.
+    pub temperature: f32,
+    /// Mean natural logarithm of the tokens' probabilities.
+    pub avg_logprob: f32,
+    /// Length of the text's UTF-8 bytes over their length after zlib.
+    pub compression_ratio: f32,
+    /// The model's own probability that there is no speech in the window.
+    pub no_speech_prob: f32,
+}
+
+/// One chunk's result; times count from the chunk's first sample.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChunkTranscript {
+    /// In order of time.
+    pub segments: Vec<Segment>,
+    /// ISO 639-1 code of what was spoken: given or detected.
+    pub language: String,
+    /// Probability of that language when it was detected.
+    pub language_probability: Option<f32>,
+    /// Encoder passes that were run, detection included.
+    pub encoder_passes: u32,
+    /// Wall-clock seconds that the engine worked on it.
+    pub inference_seconds: f64,
+}
+
+/// Which lanes did the work: the value of the header `X-Route`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Route {
+    /// All of it on the hot lane.
+    Hot,
+    /// All or part of it on cold lanes.
+    ColdPool,
+    /// A cold lane failed and the hot one rescued the work.
+    ColdPoolThenHot,
+}
+
+impl Route {
+    /// As in the header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hot => "HOT",
+            Self::ColdPool => "COLD-POOL",
+            Self::ColdPoolThenHot => "COLD-POOL>HOT",
+        }
+    }
+}
+
+/// Where a request's time went, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    /// From admission until the first chunk was taken by a lane.
+    pub queue_wait: f64,
+    /// Waiting for decoded audio.
+    pub decode: f64,
+    /// The engines' own work, summed over chunks.
+    pub inference: f64,
+    /// From admission to the end.
+    pub total: f64,
+}
+
+/// A whole request's result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transcript {
+    /// In order of time, ids from 0.
+    pub segments: Vec<Segment>,
+    /// ISO 639-1 code: forced or detected.
+    pub language: String,
+    /// Probability of the language when it was detected, not forced.
+    pub language_probability: Option<f32>,
+    /// Length of the audio, in seconds.
+    pub duration: f64,
+    /// The model that did it.
+    pub model: String,
+    /// The lanes that did it.
+    pub route: Route,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+impl Transcript {
+    /// The segments' text joined, without the blank at either end.
+    pub fn text(&self) -> String {
+        let joined: String = self.segments.iter().map(|s| s.text.as_str()).collect();
+        joined.trim().to_owned()
+    }
+
+    /// exp(mean log-probability over all tokens); `None` without a token.
+    pub fn confidence(&self) -> Option<f32> {
+        let tokens: usize = self.segments.iter().map(|s| s.tokens.len()).sum();
+        if tokens == 0 {
+            return None;
+        }
+        let sum: f64 = (self.segments.iter())
+            .map(|s| f64::from(s.avg_logprob) * s.tokens.len() as f64)
+            .sum();
+        Some((sum / tokens as f64).exp() as f32)
+    }
+}
+
+/// Collects chunks' results, which may arrive in any order, into one growing row of segments.
+#[derive(Debug, Default)]
+pub struct Merger {
+    waiting: std::collections::BTreeMap<usize, (AudioChunk, ChunkTranscript)>,
+    next_index: usize,
+    next_id: usize,
+    /// No segment starts before the end of the one before it.
+    last_end: f64,
+}
+
+impl Merger {
+    /// Takes one chunk's result. Returns the segments that are now in their final place: those of
+    /// every chunk up to the first one still missing, on the request's time line.
+    pub fn push(&mut self, chunk: AudioChunk, result: ChunkTranscript) -> Vec<Segment> {
+        self.waiting.insert(chunk.index, (chunk, result));
+        let mut ready = Vec::new();
+        while let Some((chunk, result)) = self.waiting.remove(&self.next_index) {
+            self.next_index += 1;
+            for segment in result.segments {
+                ready.push(self.place(&chunk, segment));
+            }
+        }
+        ready
+    }
+
+    /// Moves a segment from its chunk's time line to the request's, inside the chunk's audio.
+    fn place(&mut self, chunk: &AudioChunk, mut segment: Segment) -> Segment {
+        let offset = chunk.start_seconds();
+        let chunk_end = offset + chunk.duration_seconds();
+        let start = (segment.start + offset).clamp(self.last_end.min(chunk_end), chunk_end);
+        segment.end = (segment.end + offset).clamp(start, chunk_end);
+        segment.start = start;
+        segment.seek += chunk.start_sample / 160;
+        segment.id = self.next_id;
+        self.next_id += 1;
+        self.last_end = segment.end;
+        segment
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chunk(index: usize, start_sample: u64, samples: usize) -> AudioChunk {
+        AudioChunk {
+            index,
+            start_sample,
+            samples: Arc::from(vec![0; samples]),
+        }
+    }
+
+    fn segment(start: f64, end: f64, text: &str) -> Segment {
+        Segment {
+            id: 0,
+            seek: 0,
+            start,
+            end,
+            text: text.to_owned(),
+            tokens: vec![1],
+            temperature: 0.0,
+            avg_logprob: -0.1,
+            compression_ratio: 1.0,
+            no_speech_prob: 0.0,
+        }
+    }
+
+    fn result(segments: Vec<Segment>) -> ChunkTranscript {
+        ChunkTranscript {
+            segments,
+            ..ChunkTranscript::default()
+        }
+    }
+
+    #[test]
+    fn a_late_first_chunk_holds_back_the_second() {
+        let mut merger = Merger::default();
+        let later = merger.push(chunk(1, 16_000, 16_000), result(vec![segment(0.0, 1.0, " b")]));
+        assert!(later.is_empty());
+        let both = merger.push(chunk(0, 0, 16_000), result(vec![segment(0.0, 0.5, " a")]));
+        let texts: Vec<_> = both.iter().map(|s| (s.id, s.text.as_str(), s.start)).collect();
+        assert_eq!(texts, [(0, " a", 0.0), (1, " b", 1.0)]);
+    }
+
+    #[test]
+    fn times_never_leave_the_audio() {
+        let mut merger = Merger::default();
+        let placed = merger.push(chunk(0, 0, 8_000), result(vec![segment(0.2, 29.98, " a")]));
+        assert!((placed[0].end - 0.5).abs() < 1e-9);
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_arrival_gives_the_same_monotonic_transcript(
+            lengths in prop::collection::vec(1_u64..40_000, 1..8),
+            times in prop::collection::vec((0.0_f64..35.0, 0.0_f64..35.0), 8),
+            order in Just((0_usize..8).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let mut start = 0;
+            let chunks: Vec<_> = lengths.iter().enumerate().map(|(index, &length)| {
+                let made = chunk(index, start, length as usize);
+                start += length;
+                made
+            }).collect();
+            let give = |index: usize| {
+                let (start, end) = times[index];
+                result(vec![segment(start, end, &format!(" {index}"))])
+            };
+            let mut straight = Merger::default();
+            let expected: Vec<_> = chunks.iter().cloned()
+                .flat_map(|c| { let i = c.index; straight.push(c, give(i)) }).collect();
+            let mut shuffled = Merger::default();
+            let got: Vec<_> = order.iter().filter(|&&i| i < chunks.len())
+                .flat_map(|&i| shuffled.push(chunks[i].clone(), give(i))).collect();
+            prop_assert_eq!(&got, &expected);
+            let total = samples_to_seconds(start);
+            let mut last = 0.0;
+            for segment in &got {
+                prop_assert!(last <= segment.start && segment.start <= segment.end);
+                prop_assert!(segment.end <= total + 1e-9);
+                last = segment.end;
+            }
+        }
+    }
+
+    use crate::ports::samples_to_seconds;
+}
