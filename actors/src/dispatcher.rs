@@ -1,0 +1,234 @@
+//! The Dispatcher: owns the one shared work queue.
+//!
+//! Transcriptions bring chunks, lanes offer themselves, and the Dispatcher brings them together,
+//! hands failed chunks out again and refuses hopeless ones. All decisions are
+//! [`WorkQueue`](crate::work_queue::WorkQueue)'s; this actor carries them out and keeps the
+//! accounts of [`NodeStatus`].
+//!
+//! Supervised by the Supervisor. If it fails, its successor starts with an empty queue:
+//! transcriptions bring their open chunks again and lanes offer themselves anew, while answers to
+//! the old leases are stale.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tracing::{debug, info, warn};
+
+use crate::error::SttError;
+use crate::job::JobId;
+use crate::lane::LaneMessage;
+use crate::ports::{ChunkRequest, EngineError, EngineExit};
+use crate::status::NodeStatus;
+use crate::transcript::ChunkTranscript;
+use crate::transcription::TranscriptionMessage;
+use crate::work_queue::{ChunkKey, Ended, LaneId, LaneKind, LeaseId, WorkQueue};
+
+/// What the Dispatcher hears.
+#[derive(Debug)]
+pub enum DispatcherMessage {
+    /// A transcription brings a chunk.
+    Enqueue {
+        /// The request.
+        job: JobId,
+        /// The chunk and how to do it.
+        request: ChunkRequest,
+        /// Who hears the result.
+        owner: ActorRef<TranscriptionMessage>,
+    },
+    /// A request is over or its client is gone: nobody waits for its chunks.
+    Withdraw(JobId),
+    /// A lane's engine is up, or the lane offers itself to a new Dispatcher.
+    LaneReady {
+        /// The lane.
+        lane: LaneId,
+        /// Its kind.
+        kind: LaneKind,
+        /// Where leases go.
+        actor: ActorRef<LaneMessage>,
+    },
+    /// A lane answers.
+    LeaseEnded {
+        /// The lane.
+        lane: LaneId,
+        /// Which handing-out.
+        lease: LeaseId,
+        /// The text, or why there is none.
+        outcome: Result<ChunkTranscript, EngineError>,
+    },
+    /// A lane is no more.
+    LaneGone(LaneId),
+    /// No lane will come soon: whatever waits is refused with this.
+    RefuseWaiting(SttError),
+}
+
+/// What a Dispatcher is made from.
+#[derive(Debug)]
+pub struct DispatcherArguments {
+    /// Counts the Dispatchers of this tree, from 0.
+    pub generation: u32,
+    /// Where the accounts are kept.
+    pub status: Arc<NodeStatus>,
+}
+
+/// The actor's state.
+#[derive(Debug)]
+pub struct DispatcherState {
+    queue: WorkQueue,
+    lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
+    owners: HashMap<JobId, ActorRef<TranscriptionMessage>>,
+    status: Arc<NodeStatus>,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct Dispatcher;
+
+impl Actor for Dispatcher {
+    type Msg = DispatcherMessage;
+    type State = DispatcherState;
+    type Arguments = DispatcherArguments;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(DispatcherState {
+            queue: WorkQueue::new(arguments.generation),
+            lanes: HashMap::new(),
+            owners: HashMap::new(),
+            status: arguments.status,
+        })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            DispatcherMessage::Enqueue {
+                job,
+                request,
+                owner,
+            } => state.enqueue(job, request, owner),
+            DispatcherMessage::Withdraw(job) => state.withdraw(job),
+            DispatcherMessage::LaneReady { lane, kind, actor } => {
+                state.lane_ready(lane, kind, actor);
+            }
+            DispatcherMessage::LeaseEnded {
+                lane,
+                lease,
+                outcome,
+            } => state.lease_ended(lane, lease, outcome),
+            DispatcherMessage::LaneGone(lane) => state.lane_gone(lane),
+            DispatcherMessage::RefuseWaiting(error) => state.refuse_waiting(&error),
+        }
+        state.hand_out();
+        Ok(())
+    }
+}
+
+impl DispatcherState {
+    fn enqueue(
+        &mut self,
+        job: JobId,
+        request: ChunkRequest,
+        owner: ActorRef<TranscriptionMessage>,
+    ) {
+        self.owners.insert(job, owner);
+        self.queue.enqueue(job, request);
+    }
+
+    fn withdraw(&mut self, job: JobId) {
+        self.owners.remove(&job);
+        for (lane, lease) in self.queue.withdraw(job) {
+            if let Some(actor) = self.lanes.get(&lane) {
+                // A lane that is gone needs no telling.
+                let _ = actor.cast(LaneMessage::Abort(lease));
+            }
+        }
+    }
+
+    fn lane_ready(&mut self, lane: LaneId, kind: LaneKind, actor: ActorRef<LaneMessage>) {
+        self.lanes.insert(lane, actor);
+        self.queue.lane_ready(lane, kind);
+    }
+
+    fn lease_ended(
+        &mut self,
+        lane: LaneId,
+        lease: LeaseId,
+        outcome: Result<ChunkTranscript, EngineError>,
+    ) {
+        if let Err(error) = &outcome {
+            info!(lane = lane.0, %error, "a lane could not finish its chunk");
+        }
+        let ended = self.queue.lease_ended(lane, lease, outcome);
+        self.settle(ended);
+    }
+
+    fn lane_gone(&mut self, lane: LaneId) {
+        self.lanes.remove(&lane);
+        // The lane itself reports how its engine ended before it goes. What is left for this
+        // message is a lane that failed without a word, which says nothing about its chunk.
+        let ended = self.queue.lane_gone(lane, EngineExit::Stopped);
+        self.settle(ended);
+    }
+
+    fn refuse_waiting(&mut self, error: &SttError) {
+        for key in self.queue.take_waiting() {
+            self.tell_owner(key, Err(error.clone()));
+        }
+    }
+
+    /// Carries out what the end of a lease means.
+    fn settle(&mut self, ended: Ended) {
+        match ended {
+            Ended::Done {
+                key,
+                transcript,
+                lane,
+            } => self.tell_owner(key, Ok((transcript, lane))),
+            Ended::Requeued(key) => {
+                info!(job = %key.job, chunk = key.index, "the chunk is tried again");
+            }
+            Ended::Refused { key, error } => {
+                warn!(job = %key.job, chunk = key.index, %error, "the chunk is refused");
+                self.tell_owner(key, Err(error));
+            }
+            Ended::Stale => debug!("an answer came that nobody waits for"),
+        }
+    }
+
+    fn tell_owner(&self, key: ChunkKey, outcome: Result<(ChunkTranscript, LaneKind), SttError>) {
+        if let Some(owner) = self.owners.get(&key.job) {
+            // An owner that is gone has its Withdraw on the way.
+            let _ = owner.cast(TranscriptionMessage::ChunkEnded {
+                index: key.index,
+                outcome,
+            });
+        }
+    }
+
+    /// Gives work to idle lanes and brings the accounts up to date.
+    fn hand_out(&mut self) {
+        while let Some((lane, lease)) = self.queue.assign() {
+            let request = &lease.request;
+            debug!(request_id = %request.request_id, chunk = request.audio.index, lane = lane.0,
+                "chunk handed out");
+            let sent = self
+                .lanes
+                .get(&lane)
+                .is_some_and(|actor| actor.cast(LaneMessage::Run(lease)).is_ok());
+            if !sent {
+                // Its mailbox is closed: it ended, and the Supervisor's word is on its way.
+                self.lane_gone(lane);
+            }
+        }
+        self.status
+            .set_queue(self.queue.depth(), self.queue.audio());
+    }
+}

@@ -1,0 +1,79 @@
+//! What goes in: a job with its options; and the events that come back while it runs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::ports::AudioSource;
+use crate::transcript::{Segment, Task, Transcript};
+
+/// Identifies a request inside this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(u64);
+
+impl JobId {
+    /// A number that no other job of this process has.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "job-{}", self.0)
+    }
+}
+
+/// How the audio is to be transcribed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Transcribe or translate to English.
+    pub task: Task,
+    /// ISO 639-1; `None`: detect.
+    pub language: Option<String>,
+    /// Text that the model takes as what came before, given to every chunk.
+    pub prompt: Option<String>,
+    /// 0: greedy with whisper's temperature ladder; else this temperature alone. Within 0–1.
+    pub temperature: f32,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The client's or our own request id, for logs.
+    pub request_id: Arc<str>,
+    /// The audio.
+    pub source: AudioSource,
+    /// How.
+    pub options: Options,
+}
+
+/// What a running transcription tells whoever submitted it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The language, forced or detected; once, before the first segment.
+    Language {
+        /// ISO 639-1.
+        code: String,
+        /// Where it was detected.
+        probability: Option<f32>,
+    },
+    /// A finished segment, in order.
+    Segment(Segment),
+    /// How far it is.
+    Progress(Progress),
+    /// The end; nothing follows.
+    Done(Transcript),
+}
+
+/// How much of a request is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Chunks with a result.
+    pub chunks_done: usize,
+    /// Seconds of audio with a result.
+    pub seconds_done: f64,
+    /// Seconds of audio known of: the container's claim, or what was decoded so far.
+    pub seconds_known: f64,
+}

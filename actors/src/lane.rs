@@ -1,0 +1,351 @@
+//! One lane: an actor's worth of logic around one engine, shared by the hot and the cold workers.
+//!
+//! A lane lives exactly as long as its engine. It launches the engine, offers itself to the
+//! Dispatcher, runs one lease at a time, and when the engine ends unasked it fails, so that its
+//! supervisor decides what comes next. Slow things (the load, a chunk) run in tasks of their own
+//! that end with the lane, so that its mailbox always moves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::caught::caught;
+use ractor::{ActorProcessingErr, ActorRef};
+use thiserror::Error;
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
+
+use crate::dispatcher::DispatcherMessage;
+use crate::ports::{
+    ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError,
+    WorkerId,
+};
+use crate::status::NodeStatus;
+use crate::transcript::ChunkTranscript;
+use crate::work_queue::{LaneId, LaneKind, Lease, LeaseId};
+
+/// What a lane hears.
+#[derive(Debug)]
+pub enum LaneMessage {
+    /// From the launch task.
+    Launched(Result<LaunchedEngine, LaunchError>),
+    /// From the Dispatcher: do this.
+    Run(Lease),
+    /// From the Dispatcher: nobody waits for this one any more.
+    Abort(LeaseId),
+    /// From the lease's task.
+    Finished(LeaseId, Result<ChunkTranscript, EngineError>),
+    /// From the task that watches the engine.
+    EngineExited(EngineExit),
+    /// From the Supervisor: a new Dispatcher took over.
+    DispatcherReplaced(ActorRef<DispatcherMessage>),
+    /// From the Supervisor: end the engine, then the lane.
+    Stop,
+}
+
+/// An engine on its way from the launch task to its lane.
+pub struct LaunchedEngine(Arc<dyn Engine>);
+
+impl std::fmt::Debug for LaunchedEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LaunchedEngine")
+            .field(self.0.info())
+            .finish()
+    }
+}
+
+/// What every lane is made from.
+#[derive(Clone)]
+pub struct LaneArguments {
+    /// Names the lane to the Dispatcher.
+    pub lane: LaneId,
+    /// Hot or cold.
+    pub kind: LaneKind,
+    /// Names the engine in logs.
+    pub worker: WorkerId,
+    /// Starts the engine.
+    pub launcher: Arc<dyn EngineLauncher>,
+    /// An engine silent for longer on one chunk is ended.
+    pub chunk_timeout: Duration,
+    /// How long a stopping engine may take before it is killed.
+    pub stop_grace: Duration,
+    /// Who hands out work.
+    pub dispatcher: ActorRef<DispatcherMessage>,
+    /// Where rates are kept.
+    pub status: Arc<NodeStatus>,
+}
+
+/// Why a lane failed: the error that its supervisor finds in `ActorFailed`.
+#[derive(Debug, Error)]
+pub enum LaneFailure {
+    /// The engine never came up.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The engine ended unasked.
+    #[error("the worker {0}")]
+    Exited(EngineExit),
+}
+
+/// A lane's state and logic. The actors around it only pass messages on.
+pub struct Lane {
+    arguments: LaneArguments,
+    phase: Phase,
+    /// A new Dispatcher came while a chunk of the old one's was running.
+    offer_when_free: bool,
+}
+
+enum Phase {
+    Loading {
+        _launch: AbortOnDropHandle<()>,
+    },
+    Up {
+        engine: Arc<dyn Engine>,
+        _exit_watch: AbortOnDropHandle<()>,
+        running: Option<Running>,
+    },
+}
+
+struct Running {
+    lease: LeaseId,
+    audio_seconds: f64,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What the actor around the lane has to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing special.
+    Continue,
+    /// Tell the supervisor that the engine is up.
+    AnnounceReady(EngineInfo),
+    /// Stop: the engine has ended as asked.
+    Stop,
+}
+
+impl Lane {
+    /// Begins to launch the engine; the result arrives as [`LaneMessage::Launched`].
+    pub fn launch(arguments: LaneArguments, myself: ActorRef<LaneMessage>) -> Self {
+        let launcher = Arc::clone(&arguments.launcher);
+        let worker = arguments.worker.clone();
+        info!(%worker, "starting a worker");
+        let launch = spawn(async move {
+            let result = caught(launcher.launch(&worker))
+                .await
+                .unwrap_or_else(|| Err(LaunchError::Worker("the launcher panicked".to_owned())))
+                .map(LaunchedEngine);
+            let _ = myself.cast(LaneMessage::Launched(result));
+        });
+        Self {
+            arguments,
+            phase: Phase::Loading { _launch: launch },
+            offer_when_free: false,
+        }
+    }
+
+    /// Handles one message. An error ends the actor: the engine is gone.
+    pub async fn handle(
+        &mut self,
+        myself: &ActorRef<LaneMessage>,
+        message: LaneMessage,
+    ) -> Result<After, ActorProcessingErr> {
+        match message {
+            LaneMessage::Launched(Ok(engine)) => Ok(self.engine_up(myself, engine.0)),
+            LaneMessage::Launched(Err(error)) => Err(LaneFailure::Launch(error).into()),
+            LaneMessage::Run(lease) => {
+                self.run(myself, lease);
+                Ok(After::Continue)
+            }
+            LaneMessage::Abort(lease) => {
+                self.abort(lease);
+                Ok(After::Continue)
+            }
+            LaneMessage::Finished(lease, outcome) => {
+                self.finished(myself, lease, outcome);
+                Ok(After::Continue)
+            }
+            LaneMessage::EngineExited(exit) => Err(self.engine_exited(exit).into()),
+            LaneMessage::DispatcherReplaced(dispatcher) => {
+                self.dispatcher_replaced(myself, dispatcher);
+                Ok(After::Continue)
+            }
+            LaneMessage::Stop => {
+                self.stop().await;
+                Ok(After::Stop)
+            }
+        }
+    }
+
+    fn engine_up(&mut self, myself: &ActorRef<LaneMessage>, engine: Arc<dyn Engine>) -> After {
+        let info = engine.info().clone();
+        info!(worker = %self.arguments.worker, model = info.model,
+            load_seconds = info.load_time.as_secs_f64(), "worker ready");
+        let watched = Arc::clone(&engine);
+        let lane = myself.clone();
+        let exit_watch = spawn(async move {
+            let exit = watched.exited().await;
+            let _ = lane.cast(LaneMessage::EngineExited(exit));
+        });
+        self.phase = Phase::Up {
+            engine,
+            _exit_watch: exit_watch,
+            running: None,
+        };
+        self.offer(myself);
+        After::AnnounceReady(info)
+    }
+
+    fn offer(&self, myself: &ActorRef<LaneMessage>) {
+        // A Dispatcher that is gone has a successor that will be announced.
+        let _ = self
+            .arguments
+            .dispatcher
+            .cast(DispatcherMessage::LaneReady {
+                lane: self.arguments.lane,
+                kind: self.arguments.kind,
+                actor: myself.clone(),
+            });
+    }
+
+    fn run(&mut self, myself: &ActorRef<LaneMessage>, lease: Lease) {
+        let Phase::Up {
+            engine, running, ..
+        } = &mut self.phase
+        else {
+            warn!(worker = %self.arguments.worker, "a lease came before the engine was up");
+            return;
+        };
+        let audio_seconds = lease.request.audio.duration_seconds();
+        let task = {
+            let (engine, lane) = (Arc::clone(engine), myself.clone());
+            let (id, request) = (lease.id, lease.request);
+            let limit = self.arguments.chunk_timeout;
+            spawn(async move {
+                let outcome = caught(transcribe(engine.as_ref(), request, limit))
+                    .await
+                    .unwrap_or_else(|| Err(EngineError::Failed("a panic".to_owned())));
+                let _ = lane.cast(LaneMessage::Finished(id, outcome));
+            })
+        };
+        *running = Some(Running {
+            lease: lease.id,
+            audio_seconds,
+            _task: task,
+        });
+    }
+
+    fn abort(&mut self, lease: LeaseId) {
+        if let Phase::Up {
+            engine,
+            running: Some(running),
+            ..
+        } = &self.phase
+            && running.lease == lease
+        {
+            debug!(worker = %self.arguments.worker, "aborting a chunk that nobody waits for");
+            engine.abort();
+        }
+    }
+
+    fn finished(
+        &mut self,
+        myself: &ActorRef<LaneMessage>,
+        lease: LeaseId,
+        outcome: Result<ChunkTranscript, EngineError>,
+    ) {
+        let Phase::Up { running, .. } = &mut self.phase else {
+            return;
+        };
+        let Some(done) = running.take_if(|running| running.lease == lease) else {
+            return;
+        };
+        if let Ok(transcript) = &outcome {
+            let kind = self.arguments.kind;
+            (self.arguments.status).record_finished_chunk(
+                kind,
+                transcript.inference_seconds,
+                done.audio_seconds,
+            );
+        }
+        self.report(lease, outcome);
+        if std::mem::take(&mut self.offer_when_free) {
+            self.offer(myself);
+        }
+    }
+
+    fn report(&self, lease: LeaseId, outcome: Result<ChunkTranscript, EngineError>) {
+        let _ = self
+            .arguments
+            .dispatcher
+            .cast(DispatcherMessage::LeaseEnded {
+                lane: self.arguments.lane,
+                lease,
+                outcome,
+            });
+    }
+
+    /// The chunk is given back before the lane goes, so that it is tried again with the true
+    /// cause of death on its account.
+    fn engine_exited(&mut self, exit: EngineExit) -> LaneFailure {
+        warn!(worker = %self.arguments.worker, %exit, "worker ended");
+        if let Phase::Up { running, .. } = &mut self.phase
+            && let Some(running) = running.take()
+        {
+            self.report(running.lease, Err(EngineError::Exited(exit.clone())));
+        }
+        LaneFailure::Exited(exit)
+    }
+
+    fn dispatcher_replaced(
+        &mut self,
+        myself: &ActorRef<LaneMessage>,
+        dispatcher: ActorRef<DispatcherMessage>,
+    ) {
+        self.arguments.dispatcher = dispatcher;
+        match &self.phase {
+            // It offers itself when the engine is up.
+            Phase::Loading { .. } => {}
+            Phase::Up {
+                engine,
+                running: Some(_),
+                ..
+            } => {
+                // The chunk belongs to a queue that is lost.
+                engine.abort();
+                self.offer_when_free = true;
+            }
+            Phase::Up { running: None, .. } => self.offer(myself),
+        }
+    }
+
+    async fn stop(&mut self) {
+        if let Phase::Up { engine, .. } = &self.phase {
+            let exit = engine.stop(self.arguments.stop_grace).await;
+            info!(worker = %self.arguments.worker, %exit, "worker stopped");
+        }
+    }
+}
+
+/// Runs one chunk with a bound on the engine's silence. After the bound the engine is told to die
+/// and the answer is its death, which [`LaneMessage::EngineExited`] reports as well: whichever
+/// comes first gives the chunk back.
+async fn transcribe(
+    engine: &dyn Engine,
+    request: ChunkRequest,
+    limit: Duration,
+) -> Result<ChunkTranscript, EngineError> {
+    match tokio::time::timeout(limit, engine.transcribe(request)).await {
+        Ok(outcome) => outcome,
+        Err(_elapsed) => {
+            engine.kill_timed_out();
+            Err(EngineError::Exited(engine.exited().await))
+        }
+    }
+}
+
+fn spawn<F>(future: F) -> AbortOnDropHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let handle: JoinHandle<()> = tokio::spawn(future);
+    AbortOnDropHandle::new(handle)
+}

@@ -1,0 +1,391 @@
+//! A Transcription: one request, from its first decoded sample to its last segment.
+//!
+//! It runs the decoder in a task of its own, gives chunks to the Dispatcher, merges the answers in
+//! order and sends events to whoever submitted the job. Only a few chunks are outstanding at a
+//! time, so memory does not grow with the length of the audio. When the language is to be
+//! detected, the first chunk decides it and the others wait for that.
+//!
+//! Supervised by [`Transcriptions`](crate::transcriptions). It ends with its last event, or when
+//! the client goes away.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::caught::caught;
+use crate::dispatcher::DispatcherMessage;
+use crate::error::SttError;
+use crate::job::{Event, Job, JobId, Progress};
+use crate::ports::{
+    AudioChunk, AudioDecoder, ChunkRequest, ChunkStream, DecodeError, samples_to_seconds,
+};
+use crate::status::NodeStatus;
+use crate::transcript::{ChunkTranscript, Merger, Route, Segment, Timings, Transcript};
+use crate::work_queue::LaneKind;
+
+/// Chunks of one request that are decoded and not yet done, at most: one in a lane, one waiting
+/// for it, one being cut.
+const OUTSTANDING_CHUNKS: usize = 3;
+
+/// Where events go. Unbounded, and bounded by the length of the audio all the same: a handful of
+/// segments a chunk.
+pub type EventSender = mpsc::UnboundedSender<Result<Event, SttError>>;
+
+/// What a Transcription hears.
+#[derive(Debug)]
+pub enum TranscriptionMessage {
+    /// From the decoding task: a chunk, and its share of the memory.
+    Decoded {
+        /// The audio.
+        chunk: AudioChunk,
+        /// Given back when the chunk is done.
+        permit: OwnedSemaphorePermit,
+        /// Seconds of audio known of by now.
+        seconds_known: f64,
+        /// Seconds that were spent waiting for the decoder so far.
+        decode_seconds: f64,
+    },
+    /// From the decoding task: that was all, or it failed.
+    DecodeEnded(Result<DecodedAudio, DecodeError>),
+    /// From the Dispatcher: a chunk's end.
+    ChunkEnded {
+        /// Which.
+        index: usize,
+        /// The text and the lane that made it, or why there is none.
+        outcome: Result<(ChunkTranscript, LaneKind), SttError>,
+    },
+    /// From [`Transcriptions`](crate::transcriptions): a new Dispatcher took over.
+    DispatcherReplaced(ActorRef<DispatcherMessage>),
+    /// The client is gone, or the server will not wait for this any longer.
+    Cancel(SttError),
+}
+
+/// What the decoding task says at the end.
+#[derive(Debug)]
+pub struct DecodedAudio {
+    /// Length of the audio in samples, silence included.
+    pub samples: u64,
+    /// Seconds that were spent waiting for the decoder.
+    pub decode_seconds: f64,
+}
+
+/// What a Transcription is made from.
+pub struct TranscriptionArguments {
+    /// Names the request inside the tree.
+    pub id: JobId,
+    /// The work.
+    pub job: Job,
+    /// Where events go.
+    pub events: EventSender,
+    /// Opens the audio.
+    pub decoder: Arc<dyn AudioDecoder>,
+    /// Does the work.
+    pub dispatcher: ActorRef<DispatcherMessage>,
+    /// Knows the model.
+    pub status: Arc<NodeStatus>,
+}
+
+/// The actor's state.
+pub struct TranscriptionState {
+    id: JobId,
+    job: Job,
+    events: EventSender,
+    dispatcher: ActorRef<DispatcherMessage>,
+    status: Arc<NodeStatus>,
+    _decoding: AbortOnDropHandle<()>,
+    /// Chunks at the Dispatcher.
+    outstanding: BTreeMap<usize, (AudioChunk, OwnedSemaphorePermit)>,
+    /// Chunks that wait until the language is known.
+    held_back: VecDeque<(AudioChunk, OwnedSemaphorePermit)>,
+    decoded: Option<DecodedAudio>,
+    merger: Merger,
+    segments: Vec<Segment>,
+    language: Option<(String, Option<f32>)>,
+    progress: Progress,
+    used_cold_lane: bool,
+    started: Instant,
+    timings: Timings,
+}
+
+/// Whether the request goes on.
+#[derive(PartialEq, Eq)]
+enum Outcome {
+    GoesOn,
+    Ended,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct Transcription;
+
+impl Actor for Transcription {
+    type Msg = TranscriptionMessage;
+    type State = TranscriptionState;
+    type Arguments = TranscriptionArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let TranscriptionArguments {
+            id,
+            job,
+            events,
+            decoder,
+            dispatcher,
+            status,
+        } = arguments;
+        let source = job.source.clone();
+        let decoding = tokio::spawn(async move {
+            let ended = caught(decode(decoder.as_ref(), &source, &myself))
+                .await
+                .unwrap_or_else(|| Err(DecodeError::Unavailable("a panic".to_owned())));
+            let _ = myself.cast(TranscriptionMessage::DecodeEnded(ended));
+        });
+        Ok(TranscriptionState {
+            id,
+            language: job.options.language.clone().map(|code| (code, None)),
+            job,
+            events,
+            dispatcher,
+            status,
+            _decoding: AbortOnDropHandle::new(decoding),
+            outstanding: BTreeMap::new(),
+            held_back: VecDeque::new(),
+            decoded: None,
+            merger: Merger::default(),
+            segments: Vec::new(),
+            progress: Progress::default(),
+            used_cold_lane: false,
+            started: Instant::now(),
+            timings: Timings::default(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let outcome = match message {
+            TranscriptionMessage::Decoded {
+                chunk,
+                permit,
+                seconds_known,
+                decode_seconds,
+            } => {
+                state.progress.seconds_known = seconds_known;
+                state.timings.decode = decode_seconds;
+                state.chunk_decoded(&myself, chunk, permit);
+                Outcome::GoesOn
+            }
+            TranscriptionMessage::DecodeEnded(Ok(audio)) => state.all_decoded(audio),
+            TranscriptionMessage::DecodeEnded(Err(error)) => state.fail(error.into()),
+            TranscriptionMessage::ChunkEnded { index, outcome } => {
+                state.chunk_ended(&myself, index, outcome)
+            }
+            TranscriptionMessage::DispatcherReplaced(dispatcher) => {
+                state.dispatcher_replaced(&myself, dispatcher);
+                Outcome::GoesOn
+            }
+            TranscriptionMessage::Cancel(reason) => state.fail(reason),
+        };
+        if outcome == Outcome::Ended {
+            myself.stop(None);
+        }
+        Ok(())
+    }
+}
+
+impl TranscriptionState {
+    fn chunk_decoded(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        chunk: AudioChunk,
+        permit: OwnedSemaphorePermit,
+    ) {
+        if self.language.is_none() && !self.outstanding.is_empty() {
+            self.held_back.push_back((chunk, permit));
+        } else {
+            self.enqueue(myself, chunk, permit);
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        chunk: AudioChunk,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let request = ChunkRequest {
+            request_id: Arc::clone(&self.job.request_id),
+            audio: chunk.clone(),
+            task: self.job.options.task,
+            language: self.language.as_ref().map(|(code, _)| code.clone()),
+            prompt: self.job.options.prompt.clone(),
+            temperature: self.job.options.temperature,
+        };
+        self.outstanding.insert(chunk.index, (chunk, permit));
+        // If the Dispatcher is gone, its successor is announced and gets the chunk again.
+        let _ = self.dispatcher.cast(DispatcherMessage::Enqueue {
+            job: self.id,
+            request,
+            owner: myself.clone(),
+        });
+    }
+
+    fn chunk_ended(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        index: usize,
+        outcome: Result<(ChunkTranscript, LaneKind), SttError>,
+    ) -> Outcome {
+        let Some((chunk, _permit)) = self.outstanding.remove(&index) else {
+            return Outcome::GoesOn;
+        };
+        match outcome {
+            Ok((transcript, lane)) => self.chunk_done(myself, chunk, transcript, lane),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn chunk_done(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        chunk: AudioChunk,
+        transcript: ChunkTranscript,
+        lane: LaneKind,
+    ) -> Outcome {
+        if self.progress.chunks_done == 0 {
+            let in_tree = self.started.elapsed().as_secs_f64();
+            let working = transcript.inference_seconds + self.timings.decode;
+            self.timings.queue_wait = (in_tree - working).max(0.0);
+            self.announce_language(&transcript);
+        }
+        self.used_cold_lane |= lane == LaneKind::Cold;
+        self.timings.inference += transcript.inference_seconds;
+        self.progress.chunks_done += 1;
+        self.progress.seconds_done += chunk.duration_seconds();
+        for segment in self.merger.push(chunk, transcript) {
+            self.segments.push(segment.clone());
+            self.send(Ok(Event::Segment(segment)));
+        }
+        self.send(Ok(Event::Progress(self.progress)));
+        while let Some((chunk, permit)) = self.held_back.pop_front() {
+            self.enqueue(myself, chunk, permit);
+        }
+        self.end_if_done()
+    }
+
+    fn announce_language(&mut self, transcript: &ChunkTranscript) {
+        let (code, probability) = self
+            .language
+            .get_or_insert_with(|| (transcript.language.clone(), transcript.language_probability))
+            .clone();
+        self.send(Ok(Event::Language { code, probability }));
+    }
+
+    fn all_decoded(&mut self, audio: DecodedAudio) -> Outcome {
+        self.timings.decode = audio.decode_seconds;
+        self.progress.seconds_known = samples_to_seconds(audio.samples);
+        self.decoded = Some(audio);
+        self.end_if_done()
+    }
+
+    fn end_if_done(&mut self) -> Outcome {
+        let Some(audio) = &self.decoded else {
+            return Outcome::GoesOn;
+        };
+        if !self.outstanding.is_empty() || !self.held_back.is_empty() {
+            return Outcome::GoesOn;
+        }
+        let duration = samples_to_seconds(audio.samples);
+        self.timings.total = self.started.elapsed().as_secs_f64();
+        let (language, language_probability) = self.language.take().unwrap_or_default();
+        let transcript = Transcript {
+            segments: std::mem::take(&mut self.segments),
+            language,
+            language_probability,
+            duration,
+            model: match self.status.snapshot().engine() {
+                Some(info) => info.model.clone(),
+                None => String::new(),
+            },
+            route: if self.used_cold_lane {
+                Route::ColdPool
+            } else {
+                Route::Hot
+            },
+            timings: self.timings,
+        };
+        self.send(Ok(Event::Done(transcript)));
+        Outcome::Ended
+    }
+
+    fn fail(&mut self, error: SttError) -> Outcome {
+        self.send(Err(error));
+        Outcome::Ended
+    }
+
+    /// A client that no longer listens has its `Cancel` on the way.
+    fn send(&self, event: Result<Event, SttError>) {
+        let _ = self.events.send(event);
+    }
+
+    fn dispatcher_replaced(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        dispatcher: ActorRef<DispatcherMessage>,
+    ) {
+        self.dispatcher = dispatcher;
+        for (_, (chunk, permit)) in std::mem::take(&mut self.outstanding) {
+            self.enqueue(myself, chunk, permit);
+        }
+    }
+}
+
+/// Decodes the whole source, a chunk at a time as permits come back.
+async fn decode(
+    decoder: &dyn AudioDecoder,
+    source: &crate::ports::AudioSource,
+    owner: &ActorRef<TranscriptionMessage>,
+) -> Result<DecodedAudio, DecodeError> {
+    let permits = Arc::new(Semaphore::new(OUTSTANDING_CHUNKS));
+    let mut waited = std::time::Duration::ZERO;
+    let begin = Instant::now();
+    let mut stream: Box<dyn ChunkStream> = decoder.open(source).await?;
+    waited += begin.elapsed();
+    loop {
+        let permit = Arc::clone(&permits)
+            .acquire_owned()
+            .await
+            .map_err(|_closed| DecodeError::Unavailable("the permits are closed".to_owned()))?;
+        let begin = Instant::now();
+        let next = stream.next_chunk().await?;
+        waited += begin.elapsed();
+        let decode_seconds = waited.as_secs_f64();
+        let Some(chunk) = next else {
+            return Ok(DecodedAudio {
+                samples: stream.decoded_samples(),
+                decode_seconds,
+            });
+        };
+        let so_far = samples_to_seconds(stream.decoded_samples());
+        let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
+        let sent = owner.cast(TranscriptionMessage::Decoded {
+            chunk,
+            permit,
+            seconds_known: so_far.max(claimed),
+            decode_seconds,
+        });
+        if sent.is_err() {
+            return Err(DecodeError::Unavailable("the request has ended".to_owned()));
+        }
+    }
+}

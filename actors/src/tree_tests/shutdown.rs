@@ -1,0 +1,66 @@
+//! Draining: what runs is finished, nothing new is taken, and nothing is left over.
+
+use std::time::Duration;
+
+use super::*;
+use crate::SttError;
+
+#[tokio::test(start_paused = true)]
+async fn draining_finishes_what_runs_and_refuses_what_comes() {
+    let mut tree = Tree::ready(vec![]).await;
+    let running = tree.stt.submit(job("3")).await.expect("accepted");
+    tree.stt.drain(Duration::from_secs(60));
+    eventually("it drains", || tree.stt.snapshot().draining).await;
+    assert_eq!(
+        tree.stt.submit(job("1")).await.err(),
+        Some(SttError::Draining)
+    );
+    assert_eq!(
+        running.transcript().await.expect("finished").text(),
+        "0 1 2"
+    );
+    tree.ended.wait().await;
+    assert_eq!(tree.world.count(&Seen::Stopped), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_outlasts_the_grace_is_told_so() {
+    let mut tree = Tree::ready(vec![]).await;
+    let running = tree.stt.submit(job("1000")).await.expect("accepted");
+    tree.stt.drain(Duration::from_secs(5));
+    assert_eq!(running.transcript().await, Err(SttError::Draining));
+    tree.ended.wait().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_twice_cuts_the_grace_short() {
+    let mut tree = Tree::ready(vec![]).await;
+    let running = tree.stt.submit(job("1000")).await.expect("accepted");
+    let before = tokio::time::Instant::now();
+    tree.stt.drain(Duration::from_secs(3600));
+    tree.stt.drain(Duration::from_secs(3600));
+    assert_eq!(running.transcript().await, Err(SttError::Draining));
+    tree.ended.wait().await;
+    assert!(before.elapsed() < Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_whose_model_never_loaded_can_be_stopped() {
+    let missing = LaunchPlan::Fail(LaunchError::Model("no such file".to_owned()));
+    let tree = Tree::start(vec![missing]).await;
+    tree.stt.ready().await.expect_err("no model");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_supervisors_own_end_takes_every_actor_with_it() {
+    let mut tree = Tree::ready(vec![]).await;
+    let stream = tree.stt.submit(job("5")).await.expect("accepted");
+    tree.stt.supervisor.stop(None);
+    tree.ended.wait().await;
+    stream.transcript().await.expect_err("ended with it");
+    eventually("no actor is left", || {
+        Arc::strong_count(&tree.stt.status) == 1
+    })
+    .await;
+}
