@@ -1,1 +1,3 @@
-//! The server.
+//! The edges of uttera-stt: HTTP, audio, engines, models, settings.
+
+pub mod engine;

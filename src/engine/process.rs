@@ -1,0 +1,242 @@
+//! Workers as the tree's engines: launching them, and one handle for each.
+//!
+//! A worker is this executable, run as `uttera-stt worker`. Its standard input is one end of a
+//! socket pair that carries the [`protocol`](super::protocol); its standard output and error are a
+//! pipe into the log from birth, so that nothing that native code prints can corrupt a frame. It
+//! lives in a process group of its own: a Ctrl-C at the terminal must not kill lanes that drain.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stt_actors::ports::{
+    ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError,
+    WorkerId,
+};
+use stt_actors::transcript::ChunkTranscript;
+use tokio::net::UnixStream;
+use tokio::process::Command as Process;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::codec::Framed;
+
+use super::exit::{End, Reaper};
+use super::link::{self, Command, Frames};
+use super::log_relay;
+use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
+
+/// A worker says hello within milliseconds; a machine that swaps may take longer.
+const HELLO_LIMIT: Duration = Duration::from_secs(20);
+
+/// Environment that a worker needs. The rest of the server's, secrets among it, stays behind.
+const PASSED_ON: &[&str] = &[
+    "PATH",
+    "HOME",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+];
+
+/// A model, ready on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyModel {
+    /// As users know it.
+    pub name: String,
+    /// The ggml file.
+    pub path: PathBuf,
+}
+
+/// Where the model comes from. Asked at every launch, so that a worker that comes back finds a
+/// model that was put there since.
+#[async_trait]
+pub trait ModelSource: Send + Sync + 'static {
+    /// The model, or why there is none, for people.
+    async fn ready_model(&self) -> Result<ReadyModel, String>;
+}
+
+/// How workers are started.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// The executable; the server's own.
+    pub executable: PathBuf,
+    /// Threads of the CPU per worker.
+    pub threads: u32,
+    /// Use the GPU with this index; `None`: the CPU.
+    pub gpu: Option<u32>,
+    /// Loading the model may take this long.
+    pub load_limit: Duration,
+}
+
+/// Starts workers.
+pub struct WorkerLauncher {
+    config: WorkerConfig,
+    models: Arc<dyn ModelSource>,
+}
+
+impl WorkerLauncher {
+    /// A launcher of workers that load what `models` gives.
+    pub fn new(config: WorkerConfig, models: Arc<dyn ModelSource>) -> Self {
+        Self { config, models }
+    }
+
+    fn spawn(&self, worker: &WorkerId) -> std::io::Result<(Frames, Reaper)> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let (log, log_writer) = std::io::pipe()?;
+        let kept = PASSED_ON
+            .iter()
+            .filter_map(|name| Some((name, std::env::var_os(name)?)));
+        let child = Process::new(&self.config.executable)
+            .arg("worker")
+            .env_clear()
+            .envs(kept)
+            // ggml's threads spin while they wait. Two workers with as many threads as cores
+            // then take 275 s for what takes 16 s when they sleep instead.
+            .env("OMP_WAIT_POLICY", "passive")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(log_writer.try_clone()?)
+            .stderr(log_writer)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let reaper = Reaper::own(child);
+        log_relay::start(worker.clone(), log)?;
+        let frames = Framed::new(UnixStream::from_std(ours)?, protocol::codec());
+        Ok((frames, reaper))
+    }
+
+    /// Hello and the load, each within its limit.
+    async fn greet(&self, frames: &mut Frames, model: &ReadyModel) -> Result<bool, LaunchError> {
+        match within(HELLO_LIMIT, link::receive(frames)).await? {
+            FromWorker::Hello { version } if version == protocol::VERSION => {}
+            other => {
+                return Err(LaunchError::Worker(format!(
+                    "the worker is of another version than the server ({other:?}); restart the server"
+                )));
+            }
+        }
+        let load = LoadRequest {
+            path: model.path.clone(),
+            threads: self.config.threads,
+            gpu: self.config.gpu,
+        };
+        link::send(frames, &ToWorker::Load(load))
+            .await
+            .map_err(|error| LaunchError::Worker(error.to_string()))?;
+        match within(self.config.load_limit, link::receive(frames)).await? {
+            FromWorker::Loaded { multilingual } => Ok(multilingual),
+            FromWorker::LoadFailed { reason } => Err(LaunchError::Model(reason)),
+            other => Err(LaunchError::Worker(format!("unexpected answer {other:?}"))),
+        }
+    }
+}
+
+/// A message within a limit; the end of the stream is told as [`LaunchError::Exited`] later.
+async fn within(
+    limit: Duration,
+    message: impl Future<Output = std::io::Result<Option<FromWorker>>>,
+) -> Result<FromWorker, LaunchError> {
+    match tokio::time::timeout(limit, message).await {
+        Ok(Ok(Some(message))) => Ok(message),
+        Ok(Ok(None)) => Err(LaunchError::Exited(EngineExit::Stopped)),
+        Ok(Err(error)) => Err(LaunchError::Worker(error.to_string())),
+        Err(_elapsed) => Err(LaunchError::TimedOut {
+            seconds: limit.as_secs(),
+        }),
+    }
+}
+
+#[async_trait]
+impl EngineLauncher for WorkerLauncher {
+    async fn launch(&self, worker: &WorkerId) -> Result<Arc<dyn Engine>, LaunchError> {
+        let model = (self.models.ready_model())
+            .await
+            .map_err(LaunchError::Model)?;
+        let begin = Instant::now();
+        let (mut frames, reaper) = self
+            .spawn(worker)
+            .map_err(|error| LaunchError::Worker(error.to_string()))?;
+        let process_id = reaper.process_id();
+        let multilingual = match self.greet(&mut frames, &model).await {
+            Ok(multilingual) => multilingual,
+            Err(LaunchError::Exited(_)) => {
+                // Its end of the socket is closed: how it ended is known in a moment.
+                return Err(LaunchError::Exited(reaper.exited().await));
+            }
+            Err(error) => {
+                reaper.ask(End::Kill(EngineExit::Stopped));
+                return Err(error);
+            }
+        };
+        let (commands, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(link::run(frames, inbox, reaper.clone()));
+        Ok(Arc::new(Worker {
+            info: EngineInfo {
+                model: model.name,
+                multilingual,
+                process_id,
+                load_time: begin.elapsed(),
+            },
+            commands,
+            reaper,
+        }))
+    }
+}
+
+/// A running worker. Dropping it closes the socket, and so ends the process.
+struct Worker {
+    info: EngineInfo,
+    commands: mpsc::UnboundedSender<Command>,
+    reaper: Reaper,
+}
+
+#[async_trait]
+impl Engine for Worker {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    async fn transcribe(&self, request: ChunkRequest) -> Result<ChunkTranscript, EngineError> {
+        let (answer, answered) = oneshot::channel();
+        let request = TranscribeRequest {
+            id: 0,
+            audio: protocol::samples_to_bytes(&request.audio.samples),
+            task: request.task,
+            language: request.language,
+            prompt: request.prompt,
+            temperature: request.temperature,
+        };
+        // A link that is gone drops the answer's sender, here or there.
+        let _ = self.commands.send(Command::Transcribe(request, answer));
+        match answered.await {
+            Ok(Ok(transcript)) => Ok(transcript),
+            Ok(Err(Failure::Aborted)) => Err(EngineError::Aborted),
+            Ok(Err(Failure::Engine(reason))) => Err(EngineError::Failed(reason)),
+            Err(_dropped) => Err(EngineError::Exited(self.reaper.exited().await)),
+        }
+    }
+
+    fn abort(&self) {
+        let _ = self.commands.send(Command::Abort);
+    }
+
+    async fn exited(&self) -> EngineExit {
+        self.reaper.exited().await
+    }
+
+    async fn stop(&self, grace: Duration) -> EngineExit {
+        let _ = self.commands.send(Command::Close);
+        self.reaper.ask(End::Stop { grace });
+        self.reaper.exited().await
+    }
+
+    fn kill_timed_out(&self) {
+        self.reaper.ask(End::Kill(EngineExit::TimedOut));
+    }
+}

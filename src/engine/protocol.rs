@@ -1,0 +1,194 @@
+//! What server and worker say to each other: typed frames over a socket pair.
+//!
+//! A frame is a length (u32, big-endian) and that many bytes of `postcard`. The worker speaks
+//! first. Both sides come from one executable, so the version guards against nothing but a binary
+//! that was replaced on disk while the server ran.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use stt_actors::ports::MAX_CHUNK;
+use stt_actors::ports::SAMPLE_RATE;
+use stt_actors::transcript::{ChunkTranscript, Task};
+use tokio_util::codec::LengthDelimitedCodec;
+
+/// Changes with every change of a message.
+pub const VERSION: u32 = 1;
+
+/// A chunk is 960,000 bytes at most; a transcript is far less. More is a broken peer.
+pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
+
+/// From the server.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// First: load this model.
+    Load(LoadRequest),
+    /// Transcribe a chunk. The next one comes after its answer.
+    Transcribe(TranscribeRequest),
+    /// Nobody waits for the chunk with this number any more.
+    Abort {
+        /// [`TranscribeRequest::id`].
+        id: u64,
+    },
+}
+
+/// Which model, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadRequest {
+    /// A ggml file.
+    pub path: std::path::PathBuf,
+    /// Threads of the CPU that one inference may use.
+    pub threads: u32,
+    /// Use the GPU with this index; `None`: the CPU.
+    pub gpu: Option<u32>,
+}
+
+/// One chunk's work.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TranscribeRequest {
+    /// Numbers the chunks of one worker.
+    pub id: u64,
+    /// 16 kHz mono, signed 16 bit little-endian.
+    #[serde(with = "serde_bytes")]
+    pub audio: Vec<u8>,
+    /// Transcribe or translate.
+    pub task: Task,
+    /// ISO 639-1; `None`: detect.
+    pub language: Option<String>,
+    /// What the model is to take as what came before.
+    pub prompt: Option<String>,
+    /// 0: greedy with the temperature ladder; else this alone.
+    pub temperature: f32,
+}
+
+/// From the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// First, before anything is loaded.
+    Hello {
+        /// [`VERSION`] of the worker.
+        version: u32,
+    },
+    /// The model is loaded.
+    Loaded {
+        /// Whether it knows languages besides English.
+        multilingual: bool,
+    },
+    /// The model could not be loaded. The worker ends.
+    LoadFailed {
+        /// Why.
+        reason: String,
+    },
+    /// A chunk is done.
+    Done {
+        /// [`TranscribeRequest::id`].
+        id: u64,
+        /// Its text.
+        transcript: ChunkTranscript,
+    },
+    /// A chunk could not be done; the worker goes on.
+    Failed {
+        /// [`TranscribeRequest::id`].
+        id: u64,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// Why a living worker has no transcript.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// It was told to abort.
+    Aborted,
+    /// Whisper could not.
+    Engine(String),
+}
+
+/// Frames with the length and the cap of this protocol.
+pub fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
+        .max_frame_length(MAX_FRAME_BYTES)
+        .new_codec()
+}
+
+/// A message as a frame's content.
+pub fn encode<T: Serialize>(message: &T) -> io::Result<Bytes> {
+    let bytes = postcard::to_stdvec(message)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Bytes::from(bytes))
+}
+
+/// A frame's content as a message.
+pub fn decode<T: DeserializeOwned>(frame: &BytesMut) -> io::Result<T> {
+    postcard::from_bytes(frame).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Samples as bytes of the wire.
+pub fn samples_to_bytes(samples: &Arc<[i16]>) -> Vec<u8> {
+    samples.iter().flat_map(|s| s.to_le_bytes()).collect()
+}
+
+/// Bytes of the wire as whisper's samples: ±1.0.
+///
+/// # Errors
+/// A length that is odd, or beyond the longest chunk.
+pub fn bytes_to_samples(bytes: &[u8]) -> Result<Vec<f32>, String> {
+    let longest = MAX_CHUNK.as_secs() as usize * SAMPLE_RATE as usize;
+    if !bytes.len().is_multiple_of(2) || bytes.len() / 2 > longest {
+        return Err(format!("a chunk of {} bytes is not valid", bytes.len()));
+    }
+    let pairs = bytes.chunks_exact(2);
+    Ok(pairs
+        .map(|pair| f32::from(i16::from_le_bytes([pair[0], pair[1]])) / 32_768.0)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio_util::codec::{Decoder, Encoder};
+
+    use super::*;
+
+    #[test]
+    fn the_longest_chunk_fits_a_frame() {
+        let longest = vec![0_u8; 30 * 16_000 * 2];
+        let message = ToWorker::Transcribe(TranscribeRequest {
+            id: u64::MAX,
+            audio: longest,
+            task: Task::Translate,
+            language: Some("en".to_owned()),
+            prompt: Some("x".repeat(10_000)),
+            temperature: 1.0,
+        });
+        assert!(encode(&message).expect("encodes").len() < MAX_FRAME_BYTES);
+    }
+
+    #[test]
+    fn a_frame_beyond_the_cap_is_an_error_before_it_is_allocated() {
+        let mut bytes = BytesMut::from(&u32::MAX.to_be_bytes()[..]);
+        assert!(codec().decode(&mut bytes).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn samples_survive_the_wire(samples in prop::collection::vec(any::<i16>(), 0..100)) {
+            let bytes = samples_to_bytes(&Arc::from(samples.clone()));
+            let back = bytes_to_samples(&bytes).expect("valid");
+            let back: Vec<i16> = back.iter().map(|s| (s * 32_768.0) as i16).collect();
+            prop_assert_eq!(back, samples);
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_never_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut framed = BytesMut::new();
+            codec().encode(Bytes::from(garbage), &mut framed).expect("frames");
+            let frame = codec().decode(&mut framed).expect("a frame").expect("whole");
+            let _ = decode::<ToWorker>(&frame);
+            let _ = decode::<FromWorker>(&frame);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Whisper itself, with the guards that its C++ implementation needs.
+//!
+//! Every chunk gets a fresh state: a state keeps its random generator, its encoder window and, on
+//! a GPU, stale rows of its caches from one call to the next, so that a reply would depend on the
+//! request before it.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use stt_actors::ports::SAMPLE_RATE;
+use stt_actors::transcript::{ChunkTranscript, Segment, Task};
+use whisper_rs::{
+    FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState,
+};
+
+use super::protocol::Failure;
+use callbacks::Watch;
+
+#[path = "whisper_callbacks.rs"]
+mod callbacks;
+
+/// Whisper reads beyond the end of very short audio: it is padded with silence to this.
+const SHORTEST_SAMPLES: usize = (SAMPLE_RATE as usize * 11) / 10;
+/// Whisper itself takes nothing shorter than this and gives no text for it.
+const SHORTEST_SPEECH_MILLIS: usize = 100;
+/// Steps of the temperature ladder, as in OpenAI's implementation.
+const LADDER_STEP: f32 = 0.2;
+/// Frames of 20 ms that the encoder takes at most.
+const FULL_WINDOW: usize = 1500;
+/// Detecting the language needs no more of the audio than this: 15 s.
+const DETECTION_WINDOW: usize = 768;
+/// Vocabulary of the models that know 100 languages; those with fewer entries know 99.
+const VOCABULARY_WITH_100_LANGUAGES: i32 = 51_866;
+
+/// One chunk to transcribe.
+#[derive(Debug)]
+pub struct Request {
+    /// 16 kHz mono, ±1.0, at most 30 s.
+    pub samples: Vec<f32>,
+    /// Transcribe or translate.
+    pub task: Task,
+    /// ISO 639-1; `None`: detect.
+    pub language: Option<String>,
+    /// What came before, for the model.
+    pub prompt: Option<String>,
+    /// 0: greedy with the temperature ladder; else this alone.
+    pub temperature: f32,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    context: WhisperContext,
+    threads: u32,
+}
+
+impl Model {
+    /// Loads a ggml file.
+    ///
+    /// # Errors
+    /// Why not, for people. Whisper's own words go to standard error.
+    pub fn load(path: &Path, threads: u32, gpu: Option<u32>) -> Result<Self, String> {
+        callbacks::quieten_log();
+        let mut parameters = WhisperContextParameters::default();
+        parameters
+            .use_gpu(gpu.is_some())
+            .gpu_device(gpu.unwrap_or(0).cast_signed())
+            // About twice as slow as the plain kernels on a CPU.
+            .flash_attn(gpu.is_some());
+        let context = WhisperContext::new_with_params(path, parameters)
+            .map_err(|error| format!("whisper could not load {}: {error}", path.display()))?;
+        Ok(Self { context, threads })
+    }
+
+    /// Whether it knows languages besides English.
+    pub fn is_multilingual(&self) -> bool {
+        self.context.is_multilingual()
+    }
+
+    /// Transcribes one chunk, complete in itself.
+    ///
+    /// # Errors
+    /// [`Failure::Aborted`] soon after `abort` is set; else what whisper could not do.
+    pub fn transcribe(
+        &mut self,
+        request: Request,
+        abort: &AtomicBool,
+    ) -> Result<ChunkTranscript, Failure> {
+        let begin = Instant::now();
+        let millis = request.samples.len() * 1000 / SAMPLE_RATE as usize;
+        if millis < SHORTEST_SPEECH_MILLIS {
+            return Ok(nothing_said(&request));
+        }
+        let mut samples = request.samples;
+        if samples.len() < SHORTEST_SAMPLES {
+            samples.resize(SHORTEST_SAMPLES, 0.0);
+        }
+        let watch = Watch::new(abort);
+        let mut state = self.context.create_state().map_err(whisper_failed)?;
+        let (language, probability) = match self.forced_language(request.language.as_deref())? {
+            Some(forced) => (forced, None),
+            None => self.detect_language(&mut state, &samples, &watch)?,
+        };
+        let prompt = self.prompt_tokens(request.prompt.as_deref())?;
+        let mut parameters = self.parameters(&language, request.task, request.temperature);
+        parameters.set_tokens(&prompt);
+        // Without the true length, the padding would be decoded as well, and hallucinated into.
+        parameters.set_duration_ms(millis as i32);
+        watch.attach(&mut parameters);
+        let result = state.full(parameters, &samples);
+        if watch.was_aborted() {
+            return Err(Failure::Aborted);
+        }
+        result.map_err(whisper_failed)?;
+        let duration =
+            samples.len().min(millis * SAMPLE_RATE as usize / 1000) as f64 / f64::from(SAMPLE_RATE);
+        Ok(ChunkTranscript {
+            segments: self.segments(&state, &watch, request.temperature, duration),
+            language,
+            language_probability: probability,
+            encoder_passes: watch.encoder_passes(),
+            inference_seconds: begin.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The language that needs no detection: the client's, or English on a model that knows no
+    /// other. Whisper itself takes an unknown one without a word.
+    fn forced_language(&self, wanted: Option<&str>) -> Result<Option<String>, Failure> {
+        if !self.is_multilingual() {
+            return Ok(Some("en".to_owned()));
+        }
+        let Some(code) = wanted else { return Ok(None) };
+        let clean = !code.contains('\0');
+        match clean.then(|| whisper_rs::get_lang_id(code)).flatten() {
+            Some(id) if (id as usize) < self.language_count() => Ok(Some(code.to_owned())),
+            Some(_) | None => Err(Failure::Engine(format!(
+                "this model does not know the language {code:?}"
+            ))),
+        }
+    }
+
+    /// Languages that the model has a token for. Whisper's own table is one longer than that of
+    /// most models; there, the last entry would be the token for "translate".
+    fn language_count(&self) -> usize {
+        if self.context.n_vocab() >= VOCABULARY_WITH_100_LANGUAGES {
+            100
+        } else {
+            99
+        }
+    }
+
+    /// Detects the language with one encoder pass over a trimmed window. Whisper's own "auto"
+    /// takes a full pass, with whatever window the last call had left.
+    fn detect_language(
+        &self,
+        state: &mut WhisperState,
+        samples: &[f32],
+        watch: &Watch<'_>,
+    ) -> Result<(String, Option<f32>), Failure> {
+        let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
+        parameters.set_audio_ctx(detection_window(samples.len()) as i32);
+        // Sets the window and the spectrogram, and stops before the encoder.
+        Watch::stop_before_encoder(&mut parameters);
+        state.full(parameters, samples).map_err(whisper_failed)?;
+        watch.count_encoder_pass();
+        let (_, probabilities) = state
+            .lang_detect(0, self.threads as usize)
+            .map_err(whisper_failed)?;
+        let known = &probabilities[..probabilities.len().min(self.language_count())];
+        let best = known
+            .iter()
+            .enumerate()
+            .max_by(|(_, a), (_, b)| a.total_cmp(b))
+            .and_then(|(id, probability)| {
+                Some((whisper_rs::get_lang_str(id as i32)?, *probability))
+            });
+        match best {
+            Some((code, probability)) => Ok((code.to_owned(), Some(probability))),
+            None => Err(Failure::Engine("no language was detected".to_owned())),
+        }
+    }
+
+    fn prompt_tokens(&self, prompt: Option<&str>) -> Result<Vec<i32>, Failure> {
+        let Some(prompt) = prompt else {
+            return Ok(Vec::new());
+        };
+        // Whisper's text ends at a NUL. A token is at least a byte, so there is always room: with
+        // too little of it the binding would misread the answer.
+        let prompt = prompt.replace('\0', " ");
+        self.context
+            .tokenize(&prompt, prompt.len() + 1)
+            .map_err(whisper_failed)
+    }
+
+    fn parameters<'a, 'b>(
+        &self,
+        language: &'a str,
+        task: Task,
+        temperature: f32,
+    ) -> FullParams<'a, 'b> {
+        // One candidate at every temperature: more would regrow the cache in the middle of work.
+        let mut parameters = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
+        parameters.set_n_threads(self.threads.cast_signed());
+        parameters.set_language(Some(language));
+        parameters.set_translate(task == Task::Translate);
+        parameters.set_temperature(temperature);
+        parameters.set_temperature_inc(if is_ladder(temperature) {
+            LADDER_STEP
+        } else {
+            0.0
+        });
+        parameters.set_no_context(true);
+        parameters.set_suppress_blank(true);
+        parameters.set_suppress_nst(true);
+        parameters.set_print_special(false);
+        parameters.set_print_progress(false);
+        parameters.set_print_realtime(false);
+        parameters.set_print_timestamps(false);
+        parameters
+    }
+
+    fn segments(
+        &self,
+        state: &WhisperState,
+        watch: &Watch<'_>,
+        temperature: f32,
+        duration: f64,
+    ) -> Vec<Segment> {
+        let end_of_text = self.context.token_eot();
+        let mut window_start = 0;
+        let mut segments: Vec<Segment> = Vec::new();
+        for (index, segment) in state.as_iter().enumerate() {
+            let window = watch.window_of(index);
+            if window.first_segment == index {
+                // Whisper moves on to where the last window's text ended.
+                window_start = segments.last().map_or(0, |last| (last.end * 100.0) as u64);
+            }
+            let (tokens, logprobs): (Vec<i32>, Vec<f32>) = (0..segment.n_tokens())
+                .filter_map(|token| segment.get_token(token))
+                .filter(|token| token.token_id() < end_of_text)
+                .map(|token| (token.token_id(), token.token_data().plog))
+                .unzip();
+            let text = segment
+                .to_str_lossy()
+                .map(std::borrow::Cow::into_owned)
+                .unwrap_or_default();
+            let start = (segment.start_timestamp() as f64 / 100.0).clamp(0.0, duration);
+            segments.push(Segment {
+                id: index,
+                seek: window_start,
+                start,
+                end: (segment.end_timestamp() as f64 / 100.0).clamp(start, duration),
+                tokens,
+                temperature: temperature + LADDER_STEP * window.retries as f32,
+                avg_logprob: mean(&logprobs),
+                compression_ratio: compression_ratio(&text),
+                no_speech_prob: segment.no_speech_probability(),
+                text,
+            });
+        }
+        segments
+    }
+}
+
+/// The reply for audio too short to hold a word.
+fn nothing_said(request: &Request) -> ChunkTranscript {
+    ChunkTranscript {
+        language: request.language.clone().unwrap_or_else(|| "en".to_owned()),
+        ..ChunkTranscript::default()
+    }
+}
+
+/// Temperature 0 asks for the ladder 0, 0.2 … 1.0; any other is used as it is.
+fn is_ladder(temperature: f32) -> bool {
+    temperature <= f32::EPSILON
+}
+
+/// Encoder frames of 20 ms for detecting the language of so many samples: what there is and a
+/// margin, since a window that is cut too close misleads the model.
+fn detection_window(samples: usize) -> usize {
+    let frames = samples.div_ceil(SAMPLE_RATE as usize / 50);
+    let with_margin = (frames + 256).next_multiple_of(64);
+    with_margin.clamp(512, DETECTION_WINDOW).min(FULL_WINDOW)
+}
+
+fn mean(values: &[f32]) -> f32 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    values.iter().sum::<f32>() / values.len() as f32
+}
+
+/// Bytes of the text over bytes of it after zlib: repetition makes it large. OpenAI's definition.
+fn compression_ratio(text: &str) -> f32 {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    let compressed = encoder
+        .write_all(text.as_bytes())
+        .and_then(|()| encoder.finish());
+    match compressed {
+        Ok(compressed) if !text.is_empty() => text.len() as f32 / compressed.len() as f32,
+        Ok(_) | Err(_) => 0.0,
+    }
+}
+
+fn whisper_failed(error: whisper_rs::WhisperError) -> Failure {
+    Failure::Engine(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetition_compresses_and_speech_does_not() {
+        assert!(compression_ratio(&"thank you ".repeat(40)) > 2.4);
+        assert!(compression_ratio("The quick brown fox jumps over the lazy dog.") < 1.5);
+        assert!(compression_ratio("").abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn the_detection_window_holds_short_audio_whole_and_is_bounded() {
+        assert_eq!(detection_window(0), 512);
+        assert_eq!(detection_window(6 * 16_000), 576);
+        assert_eq!(detection_window(30 * 16_000), DETECTION_WINDOW);
+    }
+}

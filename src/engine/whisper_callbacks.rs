@@ -1,0 +1,199 @@
+//! What whisper calls back into us: aborting, and counting what it does not tell.
+//!
+//! The safe setters of the binding are not used: its abort closure is boxed twice and read as
+//! garbage. These are plain functions over a struct that outlives the call.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use whisper_rs::FullParams;
+use whisper_rs::whisper_rs_sys as sys;
+
+/// One of the windows that whisper cut the chunk into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// The first segment that can be of this window.
+    pub first_segment: usize,
+    /// Decoding attempts after the first: steps up the temperature ladder.
+    pub retries: u32,
+}
+
+/// What is watched during the calls for one chunk.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    abort: &'a AtomicBool,
+    encoder_passes: AtomicU32,
+    /// Windows, with the number of decoding attempts where retries will be.
+    attempts: Mutex<Vec<Window>>,
+}
+
+impl<'a> Watch<'a> {
+    /// Nothing seen yet; `abort` is set by another thread to end the work.
+    pub fn new(abort: &'a AtomicBool) -> Self {
+        Self {
+            abort,
+            encoder_passes: AtomicU32::new(0),
+            attempts: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Hooks this watch into a call. It must outlive the call.
+    pub fn attach(&self, parameters: &mut FullParams<'_, '_>) {
+        let this = std::ptr::from_ref(self).cast_mut().cast::<c_void>();
+        let abort = std::ptr::from_ref(self.abort).cast_mut().cast::<c_void>();
+        // SAFETY: the functions read their user data as what is given here, through shared
+        // references only, and both values outlive the call: the caller borrows them around it.
+        unsafe {
+            parameters.set_abort_callback(Some(should_abort));
+            parameters.set_abort_callback_user_data(abort);
+            parameters.set_start_encoder_callback(Some(encoder_begins));
+            parameters.set_start_encoder_callback_user_data(this);
+            parameters.set_filter_logits_callback(Some(logits_come));
+            parameters.set_filter_logits_callback_user_data(this);
+        }
+    }
+
+    /// Lets a call prepare everything and stop before its encoder pass.
+    pub fn stop_before_encoder(parameters: &mut FullParams<'_, '_>) {
+        // SAFETY: the function ignores its arguments.
+        unsafe { parameters.set_start_encoder_callback(Some(never_begin)) }
+    }
+
+    /// Counts a pass that is run outside of an attached call.
+    pub fn count_encoder_pass(&self) {
+        self.encoder_passes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Passes so far.
+    pub fn encoder_passes(&self) -> u32 {
+        self.encoder_passes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the work was told to end. Whisper's own error codes do not say.
+    pub fn was_aborted(&self) -> bool {
+        self.abort.load(Ordering::Acquire)
+    }
+
+    /// The window that a segment came from.
+    pub fn window_of(&self, segment: usize) -> Window {
+        let attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = attempts.iter().rev().find(|w| w.first_segment <= segment);
+        window.map_or_else(Window::default, |window| Window {
+            retries: window.retries.saturating_sub(1),
+            ..*window
+        })
+    }
+
+    fn window_begins(&self, first_segment: usize) {
+        self.count_encoder_pass();
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.push(Window {
+            first_segment,
+            retries: 0,
+        });
+    }
+
+    fn attempt_begins(&self) {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(window) = attempts.last_mut() {
+            window.retries += 1;
+        }
+    }
+}
+
+unsafe extern "C" fn should_abort(flag: *mut c_void) -> bool {
+    // SAFETY: `attach` gave a pointer to an `AtomicBool` that outlives the call.
+    let flag = unsafe { &*flag.cast::<AtomicBool>() };
+    flag.load(Ordering::Acquire)
+}
+
+unsafe extern "C" fn encoder_begins(
+    _context: *mut sys::whisper_context,
+    state: *mut sys::whisper_state,
+    watch: *mut c_void,
+) -> bool {
+    // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call; the state is whisper's
+    // own and is only read.
+    let (watch, segments) = unsafe {
+        let segments = sys::whisper_full_n_segments_from_state(state);
+        (&*watch.cast::<Watch<'_>>(), segments)
+    };
+    watch.window_begins(usize::try_from(segments).unwrap_or(0));
+    !watch.was_aborted()
+}
+
+unsafe extern "C" fn never_begin(
+    _context: *mut sys::whisper_context,
+    _state: *mut sys::whisper_state,
+    _user_data: *mut c_void,
+) -> bool {
+    false
+}
+
+unsafe extern "C" fn logits_come(
+    _context: *mut sys::whisper_context,
+    _state: *mut sys::whisper_state,
+    _tokens: *const sys::whisper_token_data,
+    n_tokens: c_int,
+    _logits: *mut f32,
+    watch: *mut c_void,
+) {
+    // Nothing is sampled yet: a new attempt at the window.
+    if n_tokens == 0 {
+        // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call.
+        let watch = unsafe { &*watch.cast::<Watch<'_>>() };
+        watch.attempt_begins();
+    }
+}
+
+/// Lets only whisper's warnings and errors through to standard error, and so into the server's
+/// log: it tells a page about every model, and a line about every chunk.
+pub fn quieten_log() {
+    // SAFETY: the function below is valid for the life of the process and uses no user data.
+    unsafe {
+        whisper_rs::set_log_callback(Some(warnings_only), std::ptr::null_mut());
+    }
+}
+
+unsafe extern "C" fn warnings_only(
+    level: sys::ggml_log_level,
+    text: *const c_char,
+    _user_data: *mut c_void,
+) {
+    let serious = matches!(
+        level,
+        sys::ggml_log_level_GGML_LOG_LEVEL_WARN | sys::ggml_log_level_GGML_LOG_LEVEL_ERROR
+    );
+    if !serious || text.is_null() {
+        return;
+    }
+    // SAFETY: whisper passes a NUL-terminated string that lives during the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    // Said every time that a language is detected: that call is meant to stop there.
+    if !text.contains("encoder_begin_callback returned false") {
+        eprint!("{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_belong_to_the_window_that_a_segment_came_from() {
+        let abort = AtomicBool::new(false);
+        let watch = Watch::new(&abort);
+        watch.window_begins(0);
+        watch.attempt_begins();
+        watch.window_begins(2);
+        for _ in 0..3 {
+            watch.attempt_begins();
+        }
+        assert_eq!(watch.window_of(1).retries, 0);
+        assert_eq!(watch.window_of(2).retries, 2);
+        assert_eq!(watch.window_of(7).first_segment, 2);
+        assert_eq!(watch.encoder_passes(), 2);
+    }
+}

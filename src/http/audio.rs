@@ -1,0 +1,92 @@
+//! `/v1/audio/transcriptions` and `/v1/audio/translations`.
+
+use std::sync::Arc;
+
+use actix_web::http::header::{CONTENT_TYPE, HeaderName};
+use actix_web::middleware::from_fn;
+use actix_web::{HttpRequest, HttpResponse, web};
+use stt_actors::transcript::Task;
+use stt_actors::{Job, Options};
+use tracing::warn;
+
+use super::error::ApiError;
+use super::form::{self, AudioForm};
+use super::request_log::{RequestId, Worked};
+use super::{AppState, auth, method_not_allowed};
+
+/// Which lanes did the work.
+const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    config
+        .service(
+            web::resource("/v1/audio/transcriptions")
+                .wrap(from_fn(auth::require_key))
+                .route(web::post().to(transcribe))
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(
+            web::resource("/v1/audio/translations")
+                .wrap(from_fn(auth::require_key))
+                .route(web::post().to(translate))
+                .default_service(web::to(method_not_allowed)),
+        );
+}
+
+async fn transcribe(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    body: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    run(&state, &request, body, Task::Transcribe).await
+}
+
+async fn translate(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    body: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    if let Some(engine) = state.stt.snapshot().engine() {
+        if !engine.multilingual {
+            return Err(ApiError::translation_unsupported(&engine.model));
+        }
+        if engine.model.contains("turbo") {
+            warn!(model = engine.model, "this model was trained little for translation");
+        }
+    }
+    run(&state, &request, body, Task::Translate).await
+}
+
+async fn run(
+    state: &AppState,
+    request: &HttpRequest,
+    body: web::Payload,
+    task: Task,
+) -> Result<HttpResponse, ApiError> {
+    // Before the body is read: refused work costs nothing.
+    state.stt.admit()?;
+    let form = form::read(request, body, &state.uploads, task).await?;
+    let format = form.format;
+    let job = job(state, request, form, task);
+    // If the client leaves, this future is dropped, the stream with it, and the work ends.
+    let transcript = state.stt.submit(job).await?.transcript().await?;
+    let mut response = HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, format.content_type()))
+        .insert_header((X_ROUTE, transcript.route.as_str()))
+        .body(format.render(&transcript, task));
+    response.extensions_mut().insert(Worked::from(&transcript));
+    Ok(response)
+}
+
+fn job(state: &AppState, request: &HttpRequest, form: AudioForm, task: Task) -> Job {
+    Job {
+        request_id: Arc::clone(&RequestId::of(request).0),
+        source: form.source,
+        options: Options {
+            task,
+            language: (form.language).or_else(|| state.settings.default_language.clone()),
+            prompt: form.prompt,
+            temperature: form.temperature,
+        },
+    }
+}

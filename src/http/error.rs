@@ -1,0 +1,260 @@
+//! The error table: every refusal's status, type, code and headers, in one place.
+//!
+//! The body is OpenAI's, with all four keys, and `detail` beside it for clients of the Python
+//! original.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, ResponseError};
+use serde_json::json;
+use stt_actors::SttError;
+use stt_actors::ports::DecodeError;
+
+/// Tells the OpenAI clients not to send a request again that will fail again.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// When a disk may have room again.
+const STORAGE_RETRY: Duration = Duration::from_secs(30);
+/// When another node, or this one restarted, may take work.
+const DRAINING_RETRY: Duration = Duration::from_secs(5);
+
+/// OpenAI's kinds of error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The client's to mend.
+    InvalidRequest,
+    /// Ours.
+    Server,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request_error",
+            Self::Server => "server_error",
+        }
+    }
+}
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: Kind,
+    code: &'static str,
+    param: Option<&'static str>,
+    message: String,
+    retry_after: Option<Duration>,
+    /// It fails again if it is sent again.
+    deterministic: bool,
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl ApiError {
+    fn client(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind: Kind::InvalidRequest,
+            code,
+            param: None,
+            message: message.into(),
+            retry_after: None,
+            deterministic: false,
+        }
+    }
+
+    fn server(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Server,
+            ..Self::client(status, code, message)
+        }
+    }
+
+    fn with_param(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// No file in the form.
+    pub fn missing_file() -> Self {
+        let message = "the form has no part named `file` with the audio";
+        Self::client(StatusCode::BAD_REQUEST, "missing_file", message).with_param("file")
+    }
+
+    /// A language that whisper does not know, or cannot translate to.
+    pub fn unsupported_language(param: &'static str, message: impl Into<String>) -> Self {
+        Self::client(StatusCode::BAD_REQUEST, "unsupported_language", message).with_param(param)
+    }
+
+    /// A field with a value out of its range.
+    pub fn invalid_value(param: &'static str, message: impl Into<String>) -> Self {
+        Self::client(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", message).with_param(param)
+    }
+
+    /// The body is no multipart form.
+    pub fn malformed_body(message: impl Into<String>) -> Self {
+        Self::client(StatusCode::BAD_REQUEST, "malformed_body", message)
+    }
+
+    /// The body is of a type that this path does not take.
+    pub fn unsupported_media_type() -> Self {
+        let message = "the body must be multipart/form-data with the audio as `file`";
+        Self::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    }
+
+    /// More bytes than are taken. Sizes in bytes.
+    pub fn upload_too_large(size: u64, limit: u64) -> Self {
+        let message = format!(
+            "the upload has {size} bytes or more, and this server takes {limit} (MAX_UPLOAD_MB)"
+        );
+        Self::client(StatusCode::PAYLOAD_TOO_LARGE, "upload_too_large", message)
+    }
+
+    /// The client stopped sending.
+    pub fn upload_timeout(silent: Duration) -> Self {
+        let message = format!("the upload stopped: nothing came for {} s", silent.as_secs());
+        Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
+    }
+
+    /// No room for the upload.
+    pub fn insufficient_storage() -> Self {
+        let message = "there is no room for the upload now";
+        Self::server(StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage", message)
+            .with_retry_after(STORAGE_RETRY)
+    }
+
+    /// No key, or a wrong one.
+    pub fn invalid_api_key() -> Self {
+        let message = "a valid key is needed: `Authorization: Bearer KEY`";
+        Self::client(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+    }
+
+    /// A path that is not there.
+    pub fn not_found(path: &str) -> Self {
+        let message = format!("there is no {path} here");
+        Self::client(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// A model that is not served.
+    pub fn model_not_found(id: &str) -> Self {
+        let message = format!("the model {id:?} is not served here");
+        Self::client(StatusCode::NOT_FOUND, "model_not_found", message)
+    }
+
+    /// A path with another method.
+    pub fn method_not_allowed() -> Self {
+        let message = "this path does not take that method";
+        Self::client(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+
+    /// The served model knows English only.
+    pub fn translation_unsupported(model: &str) -> Self {
+        let message = format!("the model {model} cannot translate: it knows English only");
+        Self::client(StatusCode::BAD_REQUEST, "translation_unsupported", message)
+    }
+
+    /// Anything unforeseen; the details go to the log.
+    pub fn internal() -> Self {
+        let message = "an unforeseen error happened; the server's log has the details";
+        Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+
+    /// For the log line.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
+impl From<DecodeError> for ApiError {
+    fn from(error: DecodeError) -> Self {
+        let message = error.to_string();
+        match error {
+            DecodeError::Empty(_)
+            | DecodeError::Undecodable(_)
+            | DecodeError::NoAudioStream
+            | DecodeError::Stalled { .. } => {
+                Self::client(StatusCode::BAD_REQUEST, "audio_decode_error", message)
+                    .with_param("file")
+            }
+            DecodeError::TooLong { .. } => {
+                Self::client(StatusCode::BAD_REQUEST, "audio_too_long", message).with_param("file")
+            }
+            DecodeError::Unavailable(_) => {
+                Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+            }
+        }
+    }
+}
+
+impl From<SttError> for ApiError {
+    fn from(error: SttError) -> Self {
+        let message = error.to_string();
+        match error {
+            SttError::Decode(error) => error.into(),
+            SttError::NotReady { retry_after, .. } => {
+                Self::server(StatusCode::SERVICE_UNAVAILABLE, "loading", message)
+                    .with_retry_after(retry_after)
+            }
+            SttError::Overloaded { retry_after } => {
+                Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+                    .with_retry_after(retry_after)
+            }
+            SttError::Draining => {
+                Self::server(StatusCode::SERVICE_UNAVAILABLE, "draining", message)
+                    .with_retry_after(DRAINING_RETRY)
+            }
+            SttError::Poison { .. } => Self {
+                deterministic: true,
+                ..Self::server(StatusCode::INTERNAL_SERVER_ERROR, "poison_audio", message)
+            },
+            SttError::Timeout => Self {
+                deterministic: true,
+                ..Self::server(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+            },
+            SttError::WorkerLost { .. } | SttError::Engine(_) | SttError::Internal(_) => {
+                Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+            }
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            response.insert_header((RETRY_AFTER, seconds));
+        }
+        if self.deterministic {
+            response.insert_header((SHOULD_RETRY, "false"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer");
+            response.insert_header((WWW_AUTHENTICATE, challenge));
+        }
+        response.json(json!({
+            "error": {
+                "message": self.message,
+                "type": self.kind.as_str(),
+                "param": self.param,
+                "code": self.code,
+            },
+            "detail": self.message,
+        }))
+    }
+}

@@ -1,0 +1,299 @@
+//! The multipart form of the audio paths: read as it comes, in any order of parts, within bounds.
+
+use std::time::Duration;
+
+use actix_multipart::{Field, Multipart, MultipartError};
+use actix_web::HttpRequest;
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::web::Payload;
+use futures::StreamExt;
+use stt_actors::ports::AudioSource;
+use stt_actors::transcript::Task;
+
+use super::error::ApiError;
+use super::render::Format;
+use super::upload::UploadStore;
+use crate::language;
+
+/// A client that sends nothing for so long is gone.
+const STALL: Duration = Duration::from_secs(30);
+/// A text field is a prompt at most.
+const LARGEST_FIELD: usize = 64 * 1024;
+/// What the form's own lines and text fields may add to the file.
+const OVERHEAD: u64 = 1024 * 1024;
+
+/// A form, read and checked.
+#[derive(Debug)]
+pub struct AudioForm {
+    /// The audio.
+    pub source: AudioSource,
+    /// ISO 639-1; `None`: the server's default.
+    pub language: Option<String>,
+    /// What came before.
+    pub prompt: Option<String>,
+    /// 0 to 1.
+    pub temperature: f32,
+    /// Of the reply.
+    pub format: Format,
+}
+
+/// A form's parts before they are checked.
+#[derive(Debug, Default)]
+struct Parts {
+    file: Option<AudioSource>,
+    fields: Vec<(String, String)>,
+}
+
+/// Reads and checks a whole form. What can be refused from the headers alone is refused before the
+/// body is read.
+pub async fn read(
+    request: &HttpRequest,
+    body: Payload,
+    uploads: &UploadStore,
+    task: Task,
+) -> Result<AudioForm, ApiError> {
+    check_headers(request, uploads.largest())?;
+    let multipart = Multipart::new(request.headers(), body);
+    let parts = read_parts(multipart, uploads).await?;
+    check(parts, task)
+}
+
+fn check_headers(request: &HttpRequest, largest: u64) -> Result<(), ApiError> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let content_type = header(CONTENT_TYPE).unwrap_or_default();
+    if !content_type.to_ascii_lowercase().starts_with("multipart/form-data") {
+        return Err(ApiError::unsupported_media_type());
+    }
+    let length = header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    match length {
+        Some(length) if length > largest + OVERHEAD => {
+            Err(ApiError::upload_too_large(length, largest))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn read_parts(mut multipart: Multipart, uploads: &UploadStore) -> Result<Parts, ApiError> {
+    let mut parts = Parts::default();
+    let mut text_bytes = 0;
+    while let Some(field) = in_time(multipart.next()).await? {
+        let mut field = field.map_err(|error| malformed(&error))?;
+        let name = field.name().unwrap_or_default().to_owned();
+        if name == "file" {
+            parts.file = Some(read_file(&mut field, uploads).await?);
+        } else {
+            let value = read_text(&mut field, &name, &mut text_bytes).await?;
+            parts.fields.push((name, value));
+        }
+    }
+    Ok(parts)
+}
+
+async fn read_file(field: &mut Field, uploads: &UploadStore) -> Result<AudioSource, ApiError> {
+    let mut upload = uploads.begin()?;
+    while let Some(bytes) = in_time(field.next()).await? {
+        upload.write(&bytes.map_err(|error| malformed(&error))?).await?;
+    }
+    upload.finish().await
+}
+
+async fn read_text(
+    field: &mut Field,
+    name: &str,
+    text_bytes: &mut u64,
+) -> Result<String, ApiError> {
+    let mut value = Vec::new();
+    while let Some(bytes) = in_time(field.next()).await? {
+        let bytes = bytes.map_err(|error| malformed(&error))?;
+        *text_bytes += bytes.len() as u64;
+        if value.len() + bytes.len() > LARGEST_FIELD || *text_bytes > OVERHEAD {
+            return Err(ApiError::malformed_body(format!(
+                "the field {name:?} is longer than {LARGEST_FIELD} bytes"
+            )));
+        }
+        value.extend_from_slice(&bytes);
+    }
+    String::from_utf8(value)
+        .map_err(|_| ApiError::malformed_body(format!("the field {name:?} is not UTF-8")))
+}
+
+/// The next of a client's bytes, unless they stop coming.
+async fn in_time<T>(next: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::time::timeout(STALL, next)
+        .await
+        .map_err(|_elapsed| ApiError::upload_timeout(STALL))
+}
+
+fn malformed(error: &MultipartError) -> ApiError {
+    ApiError::malformed_body(format!("the multipart form cannot be read: {error}"))
+}
+
+fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
+    // Of a field that comes twice, the last value counts. An empty one is as good as none.
+    let field = |name: &str| {
+        let found = parts.fields.iter().rev().find(|(n, _)| n == name);
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.trim().is_empty())
+    };
+    let format = match field("response_format") {
+        Some(value) => Format::parse(value.trim())?,
+        None => Format::Json,
+    };
+    let temperature = match field("temperature") {
+        Some(value) => temperature(value.trim())?,
+        None => 0.0,
+    };
+    refuse_unserved(&parts.fields)?;
+    let language = match field("language") {
+        Some(value) => Some(parse_language("language", value)?),
+        None => None,
+    };
+    if task == Task::Translate
+        && let Some(target) = field("to_language")
+    {
+        check_target(target)?;
+    }
+    let prompt = field("prompt").map(str::to_owned);
+    Ok(AudioForm {
+        source: parts.file.ok_or_else(ApiError::missing_file)?,
+        language,
+        prompt,
+        temperature,
+        format,
+    })
+}
+
+fn temperature(value: &str) -> Result<f32, ApiError> {
+    let parsed = value.parse::<f32>().ok();
+    parsed.filter(|t| (0.0..=1.0).contains(t)).ok_or_else(|| {
+        let message = format!("temperature is {value:?}; a number from 0 to 1 is expected");
+        ApiError::invalid_value("temperature", message)
+    })
+}
+
+fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> {
+    match language::parse(value) {
+        Some(language) => Ok(language.code().to_owned()),
+        None => Err(ApiError::unsupported_language(
+            param,
+            format!("the language {value:?} is not one of the 99 that whisper knows; a code such as \"en\" is expected"),
+        )),
+    }
+}
+
+/// Whisper itself translates to English and nothing else.
+fn check_target(target: &str) -> Result<(), ApiError> {
+    if parse_language("to_language", target)? == "en" {
+        return Ok(());
+    }
+    Err(ApiError::unsupported_language(
+        "to_language",
+        format!("translating to {target:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works"),
+    ))
+}
+
+/// What OpenAI has and this server does not: refused, since a client would wait for it in vain.
+fn refuse_unserved(fields: &[(String, String)]) -> Result<(), ApiError> {
+    for (name, value) in fields {
+        let value = value.trim();
+        match name.trim_end_matches("[]") {
+            "stream" => match value.to_ascii_lowercase().as_str() {
+                "" | "false" | "0" => {}
+                "true" | "1" => {
+                    let message = "this server does not stream; send the request without stream";
+                    return Err(ApiError::invalid_value("stream", message));
+                }
+                _ => {
+                    let message = format!("stream is {value:?}; true or false is expected");
+                    return Err(ApiError::invalid_value("stream", message));
+                }
+            },
+            "timestamp_granularities" => match value {
+                "" | "segment" => {}
+                "word" => {
+                    let message = "this server gives times for segments, not for words";
+                    return Err(ApiError::invalid_value("timestamp_granularities", message));
+                }
+                _ => {
+                    let message = format!("timestamp_granularities is {value:?}; segment is expected");
+                    return Err(ApiError::invalid_value("timestamp_granularities", message));
+                }
+            },
+            "include" if !value.is_empty() => {
+                let message = format!("include {value:?} is not served");
+                return Err(ApiError::invalid_value("include", message));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::ResponseError;
+
+    use super::*;
+
+    fn parts(fields: &[(&str, &str)]) -> Parts {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Parts {
+            file: Some(AudioSource::file("x")),
+            fields: fields.iter().map(own).collect(),
+        }
+    }
+
+    fn refused(fields: &[(&str, &str)]) -> (u16, &'static str) {
+        let error = check(parts(fields), Task::Translate).expect_err("refused");
+        (error.status_code().as_u16(), error.code())
+    }
+
+    #[test]
+    fn every_field_out_of_range_gets_the_tables_status() {
+        for (name, value, status, code) in [
+            ("response_format", "xml", 422, "invalid_value"),
+            ("response_format", "JSON", 422, "invalid_value"),
+            ("temperature", "1.01", 422, "invalid_value"),
+            ("temperature", "-0.1", 422, "invalid_value"),
+            ("temperature", "NaN", 422, "invalid_value"),
+            ("temperature", "warm", 422, "invalid_value"),
+            ("stream", "true", 422, "invalid_value"),
+            ("stream", "maybe", 422, "invalid_value"),
+            ("timestamp_granularities[]", "word", 422, "invalid_value"),
+            ("timestamp_granularities", "letter", 422, "invalid_value"),
+            ("include[]", "logprobs", 422, "invalid_value"),
+            ("language", "klingon", 400, "unsupported_language"),
+            ("to_language", "de", 400, "unsupported_language"),
+            ("to_language", "klingon", 400, "unsupported_language"),
+        ] {
+            assert_eq!(refused(&[(name, value)]), (status, code), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn a_form_without_a_file_says_so() {
+        let error = check(Parts::default(), Task::Transcribe).expect_err("refused");
+        assert_eq!((error.status_code().as_u16(), error.code()), (400, "missing_file"));
+    }
+
+    #[test]
+    fn unknown_and_empty_fields_are_ignored() {
+        let form = check(
+            parts(&[
+                ("model", "anything"),
+                ("colour", "blue"),
+                ("language", ""),
+                ("temperature", " "),
+                ("stream", "false"),
+                ("timestamp_granularities[]", "segment"),
+                ("language", "en-US"),
+                ("prompt", "Hello,"),
+                ("to_language", "English"),
+            ]),
+            Task::Translate,
+        )
+        .expect("accepted");
+        assert_eq!(form.language.as_deref(), Some("en"));
+        assert_eq!(form.prompt.as_deref(), Some("Hello,"));
+        assert_eq!(form.format, Format::Json);
+    }
+}

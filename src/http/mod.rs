@@ -1,0 +1,81 @@
+//! The HTTP side: one file per resource, each with a `configure` of its own. Handlers check, send
+//! one message through [`Stt`](stt_actors::Stt), await the reply and render it.
+
+pub mod error;
+pub mod form;
+pub mod render;
+pub mod upload;
+
+mod audio;
+mod auth;
+mod health;
+mod models;
+mod request_log;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpRequest, HttpServer, web};
+use stt_actors::Stt;
+
+use crate::settings::Settings;
+use error::ApiError;
+use upload::UploadStore;
+
+/// A slow client may take this long to send its headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Idle connections are kept for the next request this long.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client whose body is refused unread may go on sending before it is cut off. Shorter,
+/// and a big uploader sees a reset in place of the refusal.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct AppState {
+    /// The tree.
+    pub stt: Stt,
+    /// The settings in force.
+    pub settings: Arc<Settings>,
+    /// Where uploads go.
+    pub uploads: UploadStore,
+}
+
+/// All resources.
+fn configure(config: &mut web::ServiceConfig) {
+    health::configure(config);
+    models::configure(config);
+    audio::configure(config);
+}
+
+/// The server on a bound socket; it runs when awaited. Signals are the caller's.
+pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io::Result<Server> {
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(web::Data::new(state.clone()))
+            .wrap(from_fn(request_log::log_request))
+            .configure(configure)
+            .default_service(web::to(unknown_path))
+    })
+    .workers(workers)
+    .keep_alive(KEEP_ALIVE)
+    .client_request_timeout(HEADER_TIMEOUT)
+    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+    // A client that closes its side is gone: its handler is dropped, and with it its work.
+    .h1_allow_half_closed(false)
+    .disable_signals()
+    .listen(listener)?
+    .run();
+    Ok(server)
+}
+
+async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
+    Err(ApiError::not_found(request.path()))
+}
+
+async fn method_not_allowed() -> Result<&'static str, ApiError> {
+    Err(ApiError::method_not_allowed())
+}

@@ -1,0 +1,212 @@
+//! Transcripts as clients want them: json, text, verbose_json, srt and vtt.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use stt_actors::transcript::{Segment, Task, Transcript};
+
+use super::error::ApiError;
+use crate::language;
+
+/// `response_format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `{"text", "usage"}`.
+    Json,
+    /// The text and a line's end.
+    Text,
+    /// Everything that is known.
+    VerboseJson,
+    /// SubRip subtitles.
+    Srt,
+    /// WebVTT subtitles.
+    Vtt,
+}
+
+/// All of them, with their names.
+const FORMATS: [(&str, Format); 5] = [
+    ("json", Format::Json),
+    ("text", Format::Text),
+    ("srt", Format::Srt),
+    ("verbose_json", Format::VerboseJson),
+    ("vtt", Format::Vtt),
+];
+
+impl Format {
+    /// The format of a name.
+    pub fn parse(name: &str) -> Result<Self, ApiError> {
+        let known = FORMATS.iter().find(|(known, _)| *known == name);
+        known.map(|(_, format)| *format).ok_or_else(|| {
+            let message = format!(
+                "response_format is {name:?}; one of json, text, srt, verbose_json, vtt is expected"
+            );
+            ApiError::invalid_value("response_format", message)
+        })
+    }
+
+    /// As in the request.
+    pub fn name(self) -> &'static str {
+        let known = FORMATS.iter().find(|(_, format)| *format == self);
+        known.map_or("json", |(name, _)| name)
+    }
+
+    /// Of the reply.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Json | Self::VerboseJson => "application/json",
+            Self::Text => "text/plain; charset=utf-8",
+            Self::Srt => "application/x-subrip; charset=utf-8",
+            Self::Vtt => "text/vtt; charset=utf-8",
+        }
+    }
+
+    /// The reply's body.
+    pub fn render(self, transcript: &Transcript, task: Task) -> String {
+        match self {
+            Self::Json => json!({
+                "text": transcript.text(),
+                "usage": usage(transcript),
+            })
+            .to_string(),
+            Self::Text => transcript.text() + "\n",
+            Self::VerboseJson => verbose(transcript, task).to_string(),
+            Self::Srt => srt(&transcript.segments),
+            Self::Vtt => vtt(&transcript.segments),
+        }
+    }
+}
+
+/// What OpenAI would charge for: the audio's length, rounded up to whole seconds.
+fn usage(transcript: &Transcript) -> Value {
+    json!({"type": "duration", "seconds": transcript.duration.ceil() as u64})
+}
+
+fn verbose(transcript: &Transcript, task: Task) -> Value {
+    let segments: Vec<Value> = (transcript.segments.iter())
+        .map(|segment| {
+            json!({
+                "id": segment.id,
+                "seek": segment.seek,
+                "start": rounded(segment.start),
+                "end": rounded(segment.end),
+                "text": segment.text,
+                "tokens": segment.tokens,
+                "temperature": short(segment.temperature),
+                "avg_logprob": short(segment.avg_logprob),
+                "compression_ratio": short(segment.compression_ratio),
+                "no_speech_prob": short(segment.no_speech_prob),
+            })
+        })
+        .collect();
+    json!({
+        "task": task.as_str(),
+        "language": language::name_of(&transcript.language),
+        "duration": rounded(transcript.duration),
+        "text": transcript.text(),
+        "segments": segments,
+        "usage": usage(transcript),
+    })
+}
+
+/// Seconds to the millisecond.
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// An `f32` without the digits that only its widening to `f64` adds.
+fn short(value: f32) -> f64 {
+    (f64::from(value) * 1e6).round() / 1e6
+}
+
+/// Segments that say something, with their text on one line.
+fn cues(segments: &[Segment]) -> impl Iterator<Item = (&Segment, String)> {
+    segments.iter().filter_map(|segment| {
+        let text = segment.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        (!text.is_empty()).then_some((segment, text))
+    })
+}
+
+fn srt(segments: &[Segment]) -> String {
+    let mut out = String::new();
+    for (number, (segment, text)) in (1..).zip(cues(segments)) {
+        let (start, end) = (clock(segment.start, ','), clock(segment.end, ','));
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{number}\n{start} --> {end}\n{}\n\n", no_arrow(&text));
+    }
+    out
+}
+
+fn vtt(segments: &[Segment]) -> String {
+    let mut out = String::from("WEBVTT\n\n");
+    for (segment, text) in cues(segments) {
+        let (start, end) = (clock(segment.start, '.'), clock(segment.end, '.'));
+        let text = no_arrow(&text).replace('&', "&amp;").replace('<', "&lt;");
+        let _ = write!(out, "{start} --> {end}\n{text}\n\n");
+    }
+    out
+}
+
+/// The arrow separates times: inside a text, players would stumble over it.
+fn no_arrow(text: &str) -> String {
+    text.replace("-->", "->")
+}
+
+/// `HH:MM:SS,mmm`, with the separator of the format.
+fn clock(seconds: f64, separator: char) -> String {
+    let millis = (seconds.max(0.0) * 1000.0).round() as u64;
+    let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
+    let (seconds, millis) = (millis / 1000 % 60, millis % 1000);
+    format!("{hours:02}:{minutes:02}:{seconds:02}{separator}{millis:03}")
+}
+
+#[cfg(test)]
+mod tests {
+    use stt_actors::transcript::{Route, Timings};
+
+    use super::*;
+
+    fn transcript() -> Transcript {
+        let segment = |id: usize, start: f64, end: f64, text: &str| Segment {
+            id,
+            seek: 0,
+            start,
+            end,
+            text: text.to_owned(),
+            tokens: vec![50_364, 7],
+            temperature: 0.2,
+            avg_logprob: -0.25,
+            compression_ratio: 1.1,
+            no_speech_prob: 0.01,
+        };
+        Transcript {
+            segments: vec![
+                segment(0, 0.0, 1.5, " Hello \"there\","),
+                segment(1, 1.5, 2.0, "  "),
+                segment(2, 3661.999_6, 3663.04, " A --> B & <C>\nD. ñ"),
+            ],
+            language: "es".to_owned(),
+            language_probability: Some(0.9),
+            duration: 3663.04,
+            model: "base".to_owned(),
+            route: Route::Hot,
+            timings: Timings::default(),
+        }
+    }
+
+    #[test]
+    fn every_format_is_as_it_was() {
+        for (name, format) in FORMATS {
+            let body = format.render(&transcript(), Task::Transcribe);
+            insta::assert_snapshot!(name, body);
+        }
+    }
+
+    #[test]
+    fn silence_is_an_empty_reply_in_every_format() {
+        let silence = Transcript { segments: Vec::new(), ..transcript() };
+        for (name, format) in FORMATS {
+            let body = format.render(&silence, Task::Translate);
+            insta::assert_snapshot!(format!("silent_{name}"), body);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Every request's id and its one line in the log.
+
+use std::sync::Arc;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
+use stt_actors::transcript::Transcript;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+/// Carries the id both ways.
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A client's own id is echoed up to this length.
+const LONGEST_ID: usize = 128;
+
+/// A request's id: the client's own, or ours.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub Arc<str>);
+
+impl RequestId {
+    /// The id that the middleware gave this request.
+    pub fn of(request: &HttpRequest) -> Self {
+        let known = request.extensions().get::<Self>().cloned();
+        known.unwrap_or_else(Self::random)
+    }
+
+    fn random() -> Self {
+        Self(Uuid::new_v4().to_string().into())
+    }
+
+    /// Visible ASCII of reasonable length is taken as it is: it goes into headers and logs.
+    fn from_client(request: &ServiceRequest) -> Option<Self> {
+        let value = request.headers().get(&X_REQUEST_ID)?.to_str().ok()?;
+        let fit = (1..=LONGEST_ID).contains(&value.len())
+            && value.bytes().all(|byte| byte.is_ascii_graphic());
+        fit.then(|| Self(value.into()))
+    }
+}
+
+/// What a handler adds to the log line.
+#[derive(Clone, Debug)]
+pub struct Worked {
+    route: &'static str,
+    audio_seconds: f64,
+    queue_seconds: f64,
+    decode_seconds: f64,
+    inference_seconds: f64,
+}
+
+impl From<&Transcript> for Worked {
+    fn from(transcript: &Transcript) -> Self {
+        Self {
+            route: transcript.route.as_str(),
+            audio_seconds: transcript.duration,
+            queue_seconds: transcript.timings.queue_wait,
+            decode_seconds: transcript.timings.decode,
+            inference_seconds: transcript.timings.inference,
+        }
+    }
+}
+
+/// Writes the line when the request ends, also when its client leaves before.
+struct Line {
+    id: RequestId,
+    method: String,
+    path: String,
+    begin: Instant,
+    ended: bool,
+}
+
+impl Line {
+    fn write(&mut self, status: u16, worked: Option<&Worked>) {
+        self.ended = true;
+        let (id, method, path) = (&self.id.0, &self.method, &self.path);
+        let total_seconds = self.begin.elapsed().as_secs_f64();
+        match worked {
+            Some(worked) => info!(
+                request_id = %id, method, path, status, route = worked.route,
+                audio_seconds = worked.audio_seconds, queue_seconds = worked.queue_seconds,
+                decode_seconds = worked.decode_seconds,
+                inference_seconds = worked.inference_seconds, total_seconds, "request"
+            ),
+            // Probes come every few seconds.
+            None if method != "POST" && status < 400 => {
+                debug!(request_id = %id, method, path, status, total_seconds, "request");
+            }
+            None => info!(request_id = %id, method, path, status, total_seconds, "request"),
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.ended {
+            let total_seconds = self.begin.elapsed().as_secs_f64();
+            warn!(request_id = %self.id.0, method = self.method, path = self.path, total_seconds,
+                "the client left before the end");
+        }
+    }
+}
+
+/// Gives the request its id, and the response the same; logs its end.
+pub async fn log_request<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let id = RequestId::from_client(&request).unwrap_or_else(RequestId::random);
+    request.extensions_mut().insert(id.clone());
+    let mut line = Line {
+        id: id.clone(),
+        method: request.method().to_string(),
+        path: request.path().to_owned(),
+        begin: Instant::now(),
+        ended: false,
+    };
+    let http_request = request.request().clone();
+    // A refusal by a middleware further in is an error here, and must carry the id all the same.
+    let mut response = match next.call(request).await {
+        Ok(response) => response.map_into_boxed_body(),
+        Err(error) => {
+            let refusal: &dyn ResponseError = error.as_response_error();
+            ServiceResponse::new(http_request, refusal.error_response())
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    let worked = response.response().extensions().get::<Worked>().cloned();
+    line.write(response.status().as_u16(), worked.as_ref());
+    Ok(response)
+}

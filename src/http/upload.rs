@@ -1,0 +1,236 @@
+//! Uploads on disk: written as they come, counted against one bound, removed with their last
+//! user, and swept at the next start if a crash left them.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use stt_actors::ports::AudioSource;
+use tempfile::TempPath;
+use tokio::io::AsyncWriteExt;
+use tracing::{info, warn};
+
+use super::error::ApiError;
+
+/// All uploads together may take this many times the largest one.
+const LARGEST_UPLOADS_AT_ONCE: u64 = 4;
+/// Held by the process that owns a folder of uploads.
+const LOCK: &str = "lock";
+
+/// Where uploads go.
+#[derive(Clone)]
+pub struct UploadStore(Arc<Inner>);
+
+struct Inner {
+    folder: PathBuf,
+    largest: u64,
+    space: u64,
+    used: AtomicU64,
+    /// Locked as long as the process lives, however it ends.
+    _lock: File,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
+            warn!(%error, "the folder of uploads could not be removed");
+        }
+    }
+}
+
+impl UploadStore {
+    /// A folder of this process's own below `parent`, after removing those of dead processes.
+    /// `largest` is the bound on one upload, in bytes.
+    pub fn open(parent: &Path, largest: u64) -> io::Result<Self> {
+        create_private(parent)?;
+        sweep(parent)?;
+        let folder = tempfile::Builder::new().prefix("run-").tempdir_in(parent)?.keep();
+        let lock = File::create(folder.join(LOCK))?;
+        lock.lock()?;
+        Ok(Self(Arc::new(Inner {
+            folder,
+            largest,
+            space: largest.saturating_mul(LARGEST_UPLOADS_AT_ONCE),
+            used: AtomicU64::new(0),
+            _lock: lock,
+        })))
+    }
+
+    /// The usual place: of this user, so that two users' servers do not meet.
+    pub fn default_parent() -> PathBuf {
+        let user = nix::unistd::getuid();
+        std::env::temp_dir().join(format!("uttera-stt-uploads-{user}"))
+    }
+
+    /// The bound on one upload, in bytes.
+    pub fn largest(&self) -> u64 {
+        self.0.largest
+    }
+
+    /// Bytes on disk now.
+    pub fn used(&self) -> u64 {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// Begins an upload.
+    pub fn begin(&self) -> Result<Upload, ApiError> {
+        let file = tempfile::Builder::new()
+            .prefix("upload-")
+            .tempfile_in(&self.0.folder)
+            .map_err(|error| storage_error(&error))?;
+        let (file, path) = file.into_parts();
+        Ok(Upload {
+            file: tokio::fs::File::from_std(file),
+            stored: Stored {
+                path,
+                bytes: 0,
+                store: Arc::clone(&self.0),
+            },
+        })
+    }
+}
+
+/// Readable by this user alone: it holds what people said.
+fn create_private(parent: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)
+}
+
+/// Removes the folders whose process is gone: their lock is free.
+fn sweep(parent: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(parent)? {
+        let folder = entry?.path();
+        let lock = match File::open(folder.join(LOCK)) {
+            Ok(lock) => lock,
+            // A folder that is just being made, or nothing of ours.
+            Err(_) => continue,
+        };
+        match lock.try_lock() {
+            Ok(()) => {
+                info!(folder = %folder.display(), "removing uploads that a crash left");
+                std::fs::remove_dir_all(&folder)?;
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// An upload being written.
+pub struct Upload {
+    file: tokio::fs::File,
+    stored: Stored,
+}
+
+/// An upload on disk; the file goes when this is dropped.
+struct Stored {
+    path: TempPath,
+    bytes: u64,
+    store: Arc<Inner>,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.store.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Upload {
+    /// Adds bytes, within the bounds.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
+        let added = bytes.len() as u64;
+        let store = &self.stored.store;
+        if self.stored.bytes + added > store.largest {
+            return Err(ApiError::upload_too_large(self.stored.bytes + added, store.largest));
+        }
+        let used = store.used.fetch_add(added, Ordering::Relaxed) + added;
+        // Counted from here on, whether the write succeeds or not: dropping takes it back.
+        self.stored.bytes += added;
+        if used > self.stored.store.space {
+            warn!(used, "uploads fill the space that they may take");
+            return Err(ApiError::insufficient_storage());
+        }
+        self.file.write_all(bytes).await.map_err(|error| storage_error(&error))
+    }
+
+    /// All bytes have come.
+    pub async fn finish(mut self) -> Result<AudioSource, ApiError> {
+        self.file.flush().await.map_err(|error| storage_error(&error))?;
+        let path = self.stored.path.to_path_buf();
+        Ok(AudioSource::guarded(path, Arc::new(self.stored)))
+    }
+}
+
+fn storage_error(error: &io::Error) -> ApiError {
+    warn!(%error, "an upload cannot be stored");
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ApiError::insufficient_storage()
+        }
+        _ => ApiError::internal(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(largest: u64) -> (tempfile::TempDir, UploadStore) {
+        let parent = tempfile::tempdir().expect("a folder");
+        let store = UploadStore::open(parent.path(), largest).expect("opens");
+        (parent, store)
+    }
+
+    #[tokio::test]
+    async fn an_upload_goes_with_its_last_user_and_gives_its_space_back() {
+        let (_parent, store) = store(100);
+        let mut upload = store.begin().expect("begins");
+        upload.write(b"hello").await.expect("fits");
+        let source = upload.finish().await.expect("finishes");
+        assert_eq!(std::fs::read(source.path()).expect("is there"), b"hello");
+        let (path, again) = (source.path().to_path_buf(), source.clone());
+        drop(source);
+        assert!(path.exists());
+        drop(again);
+        assert!(!path.exists());
+        assert_eq!(store.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_upload_and_all_together_are_bounded() {
+        let (_parent, store) = store(10);
+        let mut upload = store.begin().expect("begins");
+        let error = upload.write(&[0; 11]).await.expect_err("too large");
+        assert_eq!(error.code(), "upload_too_large");
+        let mut kept = Vec::new();
+        for _ in 0..4 {
+            let mut upload = store.begin().expect("begins");
+            upload.write(&[0; 10]).await.expect("fits");
+            kept.push(upload);
+        }
+        let mut one_more = store.begin().expect("begins");
+        let error = one_more.write(&[0; 10]).await.expect_err("full");
+        assert_eq!(error.code(), "insufficient_storage");
+        drop((kept, one_more));
+        assert_eq!(store.used(), 0);
+    }
+
+    #[test]
+    fn what_a_crash_left_is_swept_and_what_lives_is_not() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let living = UploadStore::open(parent.path(), 10).expect("opens");
+        let crashed = parent.path().join("run-crashed");
+        std::fs::create_dir(&crashed).expect("makes");
+        std::fs::write(crashed.join(LOCK), b"").expect("writes");
+        std::fs::write(crashed.join("upload-1"), b"secret").expect("writes");
+        let second = UploadStore::open(parent.path(), 10).expect("opens");
+        assert!(!crashed.exists());
+        assert!(living.0.folder.exists() && second.0.folder.exists());
+        let folder = living.0.folder.clone();
+        drop(living);
+        assert!(!folder.exists());
+    }
+}

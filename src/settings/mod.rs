@@ -1,0 +1,274 @@
+//! Settings: built-in default < file < environment < command line.
+//!
+//! The variables stand in one table ([`variables`]) with their defaults, what they mean and how
+//! they are read. A value that cannot be read stops the start with one line that names the
+//! variable, the value and what is allowed. Secrets never appear in what is printed.
+
+pub mod env_file;
+pub mod variables;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::models::ComputeType;
+use variables::{VARIABLES, Variable};
+
+/// What the server runs with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Address to bind.
+    pub host: IpAddr,
+    /// Port to bind.
+    pub port: u16,
+    /// A catalogue name, a ggml file or a CTranslate2 folder; `auto`: by device.
+    pub whisper_model: String,
+    /// Where models live.
+    pub models_dir: PathBuf,
+    /// How weights are stored; `None`: as they come.
+    pub compute_type: Option<ComputeType>,
+    /// 16-bit weights; off: 32 bits.
+    pub whisper_fp16: bool,
+    /// Threads per worker; `None`: by the machine.
+    pub whisper_threads: Option<u32>,
+    /// ISO 639-1; `None`: detect.
+    pub default_language: Option<String>,
+    /// Most cold workers.
+    pub cold_pool_size: u32,
+    /// Shown in `/health`.
+    pub min_cold_vram_gb: f64,
+    /// Shown in `/health`.
+    pub hot_queue_safety_factor: f64,
+    /// What a worker's start is taken to cost until it is measured.
+    pub cold_start_time: Duration,
+    /// A worker silent for longer on one chunk is killed.
+    pub lane_timeout: Duration,
+    /// Drain time that counts as load 1.0.
+    pub routing_drain_cap: Duration,
+    /// More estimated waiting than this is refused.
+    pub max_queue: Duration,
+    /// Largest upload, in bytes.
+    pub max_upload_bytes: u64,
+    /// Longest audio.
+    pub max_audio: Duration,
+    /// Bearer keys; none: open.
+    pub api_keys: Vec<String>,
+    /// Where inference runs.
+    pub device: Device,
+    /// Which GPU.
+    pub device_index: u32,
+    /// Trace routing and workers.
+    pub debug: bool,
+    /// The log's shape.
+    pub log_format: LogFormat,
+}
+
+/// Where inference runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A GPU that this build knows, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// NVIDIA.
+    Cuda,
+    /// Any GPU with Vulkan.
+    Vulkan,
+}
+
+/// The log's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one object a line.
+    Json,
+}
+
+/// Why the settings cannot be used: one line, for people.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SettingsError {
+    /// A value that cannot be read.
+    #[error("{name}={value} ({origin}) is not valid: {allowed}")]
+    Value {
+        /// The variable.
+        name: String,
+        /// Its value, hidden if secret.
+        value: String,
+        /// Where it was set.
+        origin: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A file that cannot be read.
+    #[error("{0}")]
+    File(String),
+}
+
+/// Settings and what there is to say about them.
+#[derive(Debug)]
+pub struct Loaded {
+    /// To run with.
+    pub settings: Settings,
+    /// One line each: unknown names, values without effect.
+    pub warnings: Vec<String>,
+    /// Each variable with the text that is in force; secrets hidden.
+    pub in_force: Vec<(&'static str, String)>,
+}
+
+/// Where values come from, lowest first.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file's name and its assignments.
+    pub file: Option<(PathBuf, Vec<env_file::Assignment>)>,
+    /// The process environment.
+    pub environment: BTreeMap<String, String>,
+    /// From the command line.
+    pub command_line: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The file named by `config` or `CONFIG_PATH`, else `.env` here or in the parent folder (where
+    /// the Python original looked as well); the environment; and the command line's pairs.
+    pub fn of_process(
+        config: Option<&Path>,
+        command_line: Vec<(String, String)>,
+    ) -> Result<Self, SettingsError> {
+        let environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let named = config.map(Path::to_path_buf).or_else(|| {
+            let path = environment.get("CONFIG_PATH")?;
+            (!path.is_empty()).then(|| PathBuf::from(path))
+        });
+        let usual = [Path::new(".env"), Path::new("../.env")];
+        let found = named.or_else(|| {
+            let here = usual.into_iter().find(|path| path.is_file());
+            here.map(Path::to_path_buf)
+        });
+        let file = match found {
+            Some(path) => {
+                let read = env_file::read(&path).map_err(SettingsError::File)?;
+                Some((path, read))
+            }
+            None => None,
+        };
+        Ok(Self {
+            file,
+            environment,
+            command_line,
+        })
+    }
+
+    /// The value in force of a variable and where it comes from. An empty value counts as unset.
+    fn find(&self, name: &str) -> Option<(&str, String)> {
+        let from_command_line = (self.command_line.iter().rev())
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| (value.as_str(), "command line".to_owned()));
+        let from_environment = (self.environment.get(name))
+            .map(|value| (value.as_str(), "environment".to_owned()));
+        let from_file = self.file.as_ref().and_then(|(path, assignments)| {
+            let last = assignments.iter().rev().find(|a| a.name == name)?;
+            Some((last.value.as_str(), path.display().to_string()))
+        });
+        [from_command_line, from_environment, from_file]
+            .into_iter()
+            .flatten()
+            .find(|(value, _)| !value.trim().is_empty())
+    }
+
+    fn unknown_names(&self) -> Vec<String> {
+        let file = self.file.iter().flat_map(|(_, assignments)| assignments);
+        let from_file = file.map(|a| a.name.as_str());
+        let from_command_line = self.command_line.iter().map(|(name, _)| name.as_str());
+        let mut unknown: Vec<String> = (from_file.chain(from_command_line))
+            .filter(|name| variables::find(name).is_none())
+            .map(unknown_name)
+            .collect();
+        unknown.dedup();
+        unknown
+    }
+}
+
+fn unknown_name(name: &str) -> String {
+    if variables::OF_THE_PYTHON_ORIGINAL.contains(&name) {
+        return format!("{name} has no meaning here: there is no Python to point at");
+    }
+    let nearest = VARIABLES
+        .iter()
+        .map(|v| (strsim::jaro_winkler(v.name, name), v.name))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((likeness, nearest)) if likeness > 0.8 => {
+            format!("{name} is not known and ignored; did you mean {nearest}?")
+        }
+        Some(_) | None => format!("{name} is not known and ignored"),
+    }
+}
+
+impl Settings {
+    /// Puts the sources together.
+    ///
+    /// # Errors
+    /// The first value that cannot be read.
+    pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
+        let mut settings = Self::default();
+        let mut warnings = sources.unknown_names();
+        let mut in_force = Vec::new();
+        for variable in VARIABLES {
+            let found = sources.find(variable.name);
+            let text = match &found {
+                Some((value, origin)) => {
+                    apply(&mut settings, variable, value.trim(), origin)?;
+                    if !variable.in_effect {
+                        warnings.push(format!(
+                            "{} is set, but this version does not act on it yet",
+                            variable.name
+                        ));
+                    }
+                    if variable.secret { "***" } else { value.trim() }
+                }
+                None => variable.default,
+            };
+            in_force.push((variable.name, text.to_owned()));
+        }
+        Ok(Loaded {
+            settings,
+            warnings,
+            in_force,
+        })
+    }
+}
+
+fn apply(
+    settings: &mut Settings,
+    variable: &Variable,
+    value: &str,
+    origin: &str,
+) -> Result<(), SettingsError> {
+    (variable.read)(settings, value).map_err(|allowed| SettingsError::Value {
+        name: variable.name.to_owned(),
+        value: if variable.secret { "***" } else { value }.to_owned(),
+        origin: origin.to_owned(),
+        allowed,
+    })
+}
+
+/// `assets/models` below the working directory where it exists, else the user's cache.
+fn default_models_dir() -> PathBuf {
+    let beside = Path::new("assets/models");
+    if beside.is_dir() {
+        return beside.join("whisper");
+    }
+    match directories::BaseDirs::new() {
+        Some(base) => base.cache_dir().join("whisper"),
+        None => beside.join("whisper"),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

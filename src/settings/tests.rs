@@ -1,0 +1,95 @@
+//! Precedence, unhappy values, and what is said about them.
+
+use super::env_file::Assignment;
+use super::*;
+
+fn sources(file: &[(&str, &str)], environment: &[(&str, &str)], cli: &[(&str, &str)]) -> Sources {
+    let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        (pairs.iter())
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    let assignments = own(file)
+        .into_iter()
+        .map(|(name, value)| Assignment { name, value })
+        .collect();
+    Sources {
+        file: Some((PathBuf::from("test.env"), assignments)),
+        environment: own(environment).into_iter().collect(),
+        command_line: own(cli),
+    }
+}
+
+fn load(file: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
+    Settings::load(&sources(file, &[], &[]))
+}
+
+#[test]
+fn the_command_line_beats_the_environment_beats_the_file() {
+    let port = |file, environment, cli| {
+        let loaded = Settings::load(&sources(file, environment, cli)).expect("loads");
+        loaded.settings.port
+    };
+    assert_eq!(port(&[], &[], &[]), 9005);
+    assert_eq!(port(&[("PORT", "1")], &[], &[]), 1);
+    assert_eq!(port(&[("PORT", "1")], &[("PORT", "2")], &[]), 2);
+    assert_eq!(port(&[("PORT", "1")], &[("PORT", "2")], &[("PORT", "3")]), 3);
+    assert_eq!(port(&[("PORT", "1")], &[("PORT", "")], &[]), 1);
+}
+
+#[test]
+fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
+    let error = load(&[("PORT", "many")]).expect_err("refused").to_string();
+    assert_eq!(error, "PORT=many (test.env) is not valid: a port from 0 to 65535 is expected");
+    for (name, value) in [
+        ("HOST", "nowhere"),
+        ("WHISPER_FP16", "maybe"),
+        ("WHISPER_THREADS", "0"),
+        ("DEFAULT_LANGUAGE", "klingon"),
+        ("MAX_UPLOAD_MB", "-1"),
+        ("MAX_AUDIO_SECONDS", "NaN"),
+        ("COMPUTE_TYPE", "float17"),
+        ("DEVICE", "tpu"),
+        ("REDIS_URL", "redis"),
+        ("CONF_LOGPROB_THRESHOLD", "1.5"),
+        ("LOG_FORMAT", "xml"),
+    ] {
+        let error = load(&[(name, value)]).expect_err(name).to_string();
+        assert!(error.starts_with(name) && !error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn unknown_names_are_warned_about_with_the_nearest_known_one() {
+    let loaded = load(&[("WISPER_MODEL", "base"), ("VENV_PYTHON", "/x"), ("QQQ", "1")]);
+    let warnings = loaded.expect("loads").warnings;
+    assert!(warnings[0].contains("did you mean WHISPER_MODEL"), "{warnings:?}");
+    assert!(warnings[1].contains("no Python"), "{warnings:?}");
+    assert!(!warnings[2].contains("did you mean"), "{warnings:?}");
+}
+
+#[test]
+fn a_setting_without_effect_yet_says_so() {
+    let warnings = load(&[("REDIS_URL", "redis://x")]).expect("loads").warnings;
+    assert!(warnings[0].starts_with("REDIS_URL is set"), "{warnings:?}");
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let loaded = load(&[("API_KEYS", "sesame, open")]).expect("loads");
+    assert_eq!(loaded.settings.api_keys, ["sesame", "open"]);
+    let shown = format!("{:?}", loaded.in_force);
+    assert!(!shown.contains("sesame") && shown.contains("***"), "{shown}");
+    let error = load(&[("REDIS_URL", "pass:word")]).expect_err("refused");
+    assert!(!error.to_string().contains("word"), "{error}");
+}
+
+#[test]
+fn every_default_of_the_table_is_the_one_in_force() {
+    for variable in VARIABLES.iter().filter(|v| !v.default.is_empty()) {
+        let mut settings = Settings::default();
+        (variable.read)(&mut settings, variable.default).expect(variable.name);
+        let (with, without) = (format!("{settings:?}"), format!("{:?}", Settings::default()));
+        assert_eq!(with, without, "{}", variable.name);
+    }
+}
