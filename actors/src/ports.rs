@@ -99,7 +99,9 @@ pub enum DecodeError {
     #[error("the file has no audio stream")]
     NoAudioStream,
     /// Longer than the configured limit.
-    #[error("the audio is longer than the {limit_seconds} s that this server takes (MAX_AUDIO_SECONDS)")]
+    #[error(
+        "the audio is longer than the {limit_seconds} s that this server takes (MAX_AUDIO_SECONDS)"
+    )]
     TooLong {
         /// The limit, in seconds.
         limit_seconds: u64,

@@ -219,10 +219,16 @@ mod tests {
     #[test]
     fn a_late_first_chunk_holds_back_the_second() {
         let mut merger = Merger::default();
-        let later = merger.push(chunk(1, 16_000, 16_000), result(vec![segment(0.0, 1.0, " b")]));
+        let later = merger.push(
+            chunk(1, 16_000, 16_000),
+            result(vec![segment(0.0, 1.0, " b")]),
+        );
         assert!(later.is_empty());
         let both = merger.push(chunk(0, 0, 16_000), result(vec![segment(0.0, 0.5, " a")]));
-        let texts: Vec<_> = both.iter().map(|s| (s.id, s.text.as_str(), s.start)).collect();
+        let texts: Vec<_> = both
+            .iter()
+            .map(|s| (s.id, s.text.as_str(), s.start))
+            .collect();
         assert_eq!(texts, [(0, " a", 0.0), (1, " b", 1.0)]);
     }
 
