@@ -1,3 +1,19 @@
 //! The edges of uttera-stt: HTTP, audio, engines, models, settings.
+//!
+//! The supervision tree itself is the crate `stt-actors`; [`serve`] puts everything together.
 
+pub mod audio;
+pub mod cli;
 pub mod engine;
+pub mod http;
+pub mod language;
+pub mod models;
+pub mod serve;
+pub mod settings;
+pub mod telemetry;
+pub mod transcribe;
+
+mod shutdown;
+
+/// Whether this build can use a GPU: by cargo feature of the same name.
+pub const BUILT_FOR_GPU: bool = cfg!(any(feature = "cuda", feature = "vulkan"));

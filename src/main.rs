@@ -1,2 +1,15 @@
-//! Entry.
-fn main() {}
+//! The program: see [`uttera_stt::cli`].
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match uttera_stt::cli::run(uttera_stt::cli::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

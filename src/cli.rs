@@ -1,0 +1,145 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tracing::warn;
+
+use crate::models::cli::ModelsArgs;
+use crate::models::{self, ModelStore};
+use crate::settings::{Loaded, Settings, Sources};
+use crate::transcribe::TranscribeArgs;
+use crate::{engine, serve, telemetry, transcribe};
+
+/// Private, OpenAI-compatible speech-to-text on Whisper.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    /// File of settings (default: CONFIG_PATH, else .env here or in the parent folder).
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// Set a variable: --set MAX_UPLOAD_MB=16. Beats the environment and the file.
+    #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = parse_pair)]
+    set: Vec<(String, String)>,
+    /// The model: a catalogue name, a ggml file or a CTranslate2 folder (WHISPER_MODEL).
+    #[arg(long, global = true)]
+    model: Option<String>,
+    /// Print the settings in force, secrets hidden, and exit.
+    #[arg(long, global = true)]
+    print_config: bool,
+    /// What to do; serve if not given.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve over HTTP until SIGTERM or Ctrl-C.
+    Serve {
+        /// Address to bind (HOST).
+        #[arg(long)]
+        host: Option<String>,
+        /// Port to bind (PORT).
+        #[arg(long)]
+        port: Option<String>,
+    },
+    /// Transcribe files and exit.
+    Transcribe(TranscribeArgs),
+    /// List, fetch, import, convert and verify models.
+    Models(ModelsArgs),
+    /// Check the settings and exit: 0 if they can be used.
+    CheckConfig,
+    /// Started by the server.
+    #[command(hide = true)]
+    Worker,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("NAME=VALUE is expected".to_owned()),
+    }
+}
+
+/// Runs what the command line says.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    if matches!(cli.command, Some(Command::Worker)) {
+        return engine::worker::run();
+    }
+    let loaded = load_settings(&cli)?;
+    if cli.print_config {
+        for (name, value) in &loaded.in_force {
+            println!("{name}={value}");
+        }
+        return Ok(());
+    }
+    match cli.command {
+        Some(Command::Worker | Command::Serve { .. }) | None => {
+            start_log(&loaded, "info");
+            runtime()?.block_on(serve::serve(loaded.settings))
+        }
+        Some(Command::Transcribe(args)) => {
+            start_log(&loaded, "warn");
+            runtime()?.block_on(transcribe::transcribe(loaded.settings, args))
+        }
+        Some(Command::Models(args)) => {
+            start_log(&loaded, "warn");
+            let store = ModelStore::new(loaded.settings.models_dir);
+            models::cli::command(args, &store)
+        }
+        Some(Command::CheckConfig) => check_config(&loaded),
+    }
+}
+
+fn load_settings(cli: &Cli) -> anyhow::Result<Loaded> {
+    let mut pairs = cli.set.clone();
+    let mut own = |name: &str, value: &Option<String>| {
+        pairs.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
+    };
+    own("WHISPER_MODEL", &cli.model);
+    if let Some(Command::Serve { host, port }) = &cli.command {
+        own("HOST", host);
+        own("PORT", port);
+    }
+    let sources = Sources::of_process(cli.config.as_deref(), pairs)?;
+    Ok(Settings::load(&sources)?)
+}
+
+fn start_log(loaded: &Loaded, usual: &str) {
+    let filter = loaded.in_force.iter().find(|(name, _)| *name == "RUST_LOG");
+    let filter = filter.map_or("", |(_, value)| value.as_str());
+    telemetry::start(&loaded.settings, filter, usual);
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+}
+
+fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
+    for warning in &loaded.warnings {
+        println!("warning: {warning}");
+    }
+    let store = ModelStore::new(loaded.settings.models_dir.clone());
+    match loaded.settings.whisper_model.as_str() {
+        "auto" => {}
+        named => {
+            if let Err(error) = store.resolve(named, None) {
+                println!("warning: WHISPER_MODEL={named}: {error}");
+            }
+        }
+    }
+    println!("the settings can be used");
+    Ok(())
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the runtime cannot be started")?;
+    // TLS for fetching models: one provider for the whole process.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        bail!("the TLS provider was set before");
+    }
+    Ok(runtime)
+}
