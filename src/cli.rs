@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tracing::warn;
@@ -90,7 +90,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             let store = ModelStore::new(loaded.settings.models_dir);
             models::cli::command(args, &store)
         }
-        Some(Command::CheckConfig) => check_config(&loaded),
+        Some(Command::CheckConfig) => {
+            check_config(&loaded);
+            Ok(())
+        }
     }
 }
 
@@ -117,7 +120,7 @@ fn start_log(loaded: &Loaded, usual: &str) {
     }
 }
 
-fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
+fn check_config(loaded: &Loaded) {
     for warning in &loaded.warnings {
         println!("warning: {warning}");
     }
@@ -131,15 +134,11 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
         }
     }
     println!("the settings can be used");
-    Ok(())
 }
 
 fn runtime() -> anyhow::Result<Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("the runtime cannot be started")?;
-    // TLS for fetching models: one provider for the whole process.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        bail!("the TLS provider was set before");
-    }
-    Ok(runtime)
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    runtime.context("the runtime cannot be started")
 }

@@ -71,7 +71,10 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen().context("signals cannot be heard")?;
     let address = (settings.host, settings.port);
     let listener = TcpListener::bind(address).with_context(|| {
-        format!("{}:{} cannot be bound (HOST, PORT)", settings.host, settings.port)
+        format!(
+            "{}:{} cannot be bound (HOST, PORT)",
+            settings.host, settings.port
+        )
     })?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;

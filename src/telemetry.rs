@@ -21,7 +21,10 @@ pub fn start(settings: &Settings, filter: &str, usual: &str) {
         Err(error) => (EnvFilter::new(usual), Some(error)),
     };
     let ansi = std::io::stderr().is_terminal();
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi);
     let started = match settings.log_format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

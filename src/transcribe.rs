@@ -49,7 +49,8 @@ pub struct TranscribeArgs {
 
 fn parse_format(name: &str) -> Result<Format, String> {
     let name = if name == "txt" { "text" } else { name };
-    Format::parse(name).map_err(|_| "one of txt, json, verbose_json, srt, vtt is expected".to_owned())
+    Format::parse(name)
+        .map_err(|_| "one of txt, json, verbose_json, srt, vtt is expected".to_owned())
 }
 
 fn parse_language(text: &str) -> Result<String, String> {
@@ -82,7 +83,10 @@ pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Res
 async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::Result<()> {
     let engine = stt.ready().await.map_err(anyhow::Error::msg)?;
     if args.translate && !engine.multilingual {
-        bail!("the model {} cannot translate: it knows English only", engine.model);
+        bail!(
+            "the model {} cannot translate: it knows English only",
+            engine.model
+        );
     }
     let mut failed = 0;
     for file in &args.files {
@@ -106,13 +110,20 @@ async fn one(
 ) -> anyhow::Result<()> {
     // A missing file is told as such, and not as audio that cannot be decoded.
     std::fs::metadata(file).context("cannot be read")?;
-    let task = if args.translate { Task::Translate } else { Task::Transcribe };
+    let task = if args.translate {
+        Task::Translate
+    } else {
+        Task::Transcribe
+    };
     let job = Job {
         request_id: file.display().to_string().into(),
         source: AudioSource::file(std::path::absolute(file)?),
         options: Options {
             task,
-            language: args.language.clone().or_else(|| settings.default_language.clone()),
+            language: args
+                .language
+                .clone()
+                .or_else(|| settings.default_language.clone()),
             prompt: args.prompt.clone(),
             temperature: args.temperature,
         },

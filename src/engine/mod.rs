@@ -13,3 +13,4 @@ pub mod worker;
 mod exit;
 mod link;
 mod log_relay;
+mod warm_up;

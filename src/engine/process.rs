@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +29,7 @@ use super::exit::{End, Reaper};
 use super::link::{self, Command, Frames};
 use super::log_relay;
 use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
+use super::warm_up;
 
 /// A worker says hello within milliseconds; a machine that swaps may take longer.
 const HELLO_LIMIT: Duration = Duration::from_secs(20);
@@ -77,12 +79,18 @@ pub struct WorkerConfig {
 pub struct WorkerLauncher {
     config: WorkerConfig,
     models: Arc<dyn ModelSource>,
+    /// A worker of this launcher has transcribed.
+    proven: AtomicBool,
 }
 
 impl WorkerLauncher {
     /// A launcher of workers that load what `models` gives.
     pub fn new(config: WorkerConfig, models: Arc<dyn ModelSource>) -> Self {
-        Self { config, models }
+        Self {
+            config,
+            models,
+            proven: AtomicBool::new(false),
+        }
     }
 
     fn spawn(&self, worker: &WorkerId) -> std::io::Result<(Frames, Reaper)> {
@@ -137,6 +145,28 @@ impl WorkerLauncher {
     }
 }
 
+impl WorkerLauncher {
+    /// Has a clip transcribed before the engine counts as ready. On a GPU the first call of every
+    /// process is slow; on a CPU it is enough to know once that the model works.
+    async fn warm_up(&self, engine: &Worker) -> Result<(), LaunchError> {
+        if self.proven.load(Ordering::Relaxed) && self.config.gpu.is_none() {
+            return Ok(());
+        }
+        let clip = warm_up::clip().map_err(|error| LaunchError::Worker(error.to_string()))?;
+        match tokio::time::timeout(self.config.load_limit, engine.transcribe(clip)).await {
+            Ok(Ok(_transcript)) => {
+                self.proven.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(Err(EngineError::Exited(exit))) => Err(LaunchError::Exited(exit)),
+            Ok(Err(error)) => Err(LaunchError::Worker(error.to_string())),
+            Err(_elapsed) => Err(LaunchError::TimedOut {
+                seconds: self.config.load_limit.as_secs(),
+            }),
+        }
+    }
+}
+
 /// A message within a limit; the end of the stream is told as [`LaunchError::Exited`] later.
 async fn within(
     limit: Duration,
@@ -176,16 +206,19 @@ impl EngineLauncher for WorkerLauncher {
         };
         let (commands, inbox) = mpsc::unbounded_channel();
         tokio::spawn(link::run(frames, inbox, reaper.clone()));
-        Ok(Arc::new(Worker {
+        let mut engine = Worker {
             info: EngineInfo {
                 model: model.name,
                 multilingual,
                 process_id,
-                load_time: begin.elapsed(),
+                load_time: Duration::ZERO,
             },
             commands,
             reaper,
-        }))
+        };
+        self.warm_up(&engine).await?;
+        engine.info.load_time = begin.elapsed();
+        Ok(Arc::new(engine))
     }
 }
 

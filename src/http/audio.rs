@@ -51,7 +51,10 @@ async fn translate(
             return Err(ApiError::translation_unsupported(&engine.model));
         }
         if engine.model.contains("turbo") {
-            warn!(model = engine.model, "this model was trained little for translation");
+            warn!(
+                model = engine.model,
+                "this model was trained little for translation"
+            );
         }
     }
     run(&state, &request, body, Task::Translate).await

@@ -110,7 +110,11 @@ impl ApiError {
     /// The body is of a type that this path does not take.
     pub fn unsupported_media_type() -> Self {
         let message = "the body must be multipart/form-data with the audio as `file`";
-        Self::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+        Self::client(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            message,
+        )
     }
 
     /// More bytes than are taken. Sizes in bytes.
@@ -123,15 +127,22 @@ impl ApiError {
 
     /// The client stopped sending.
     pub fn upload_timeout(silent: Duration) -> Self {
-        let message = format!("the upload stopped: nothing came for {} s", silent.as_secs());
+        let message = format!(
+            "the upload stopped: nothing came for {} s",
+            silent.as_secs()
+        );
         Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
     }
 
     /// No room for the upload.
     pub fn insufficient_storage() -> Self {
         let message = "there is no room for the upload now";
-        Self::server(StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage", message)
-            .with_retry_after(STORAGE_RETRY)
+        Self::server(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "insufficient_storage",
+            message,
+        )
+        .with_retry_after(STORAGE_RETRY)
     }
 
     /// No key, or a wrong one.
@@ -155,7 +166,11 @@ impl ApiError {
     /// A path with another method.
     pub fn method_not_allowed() -> Self {
         let message = "this path does not take that method";
-        Self::client(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        Self::client(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            message,
+        )
     }
 
     /// The served model knows English only.

@@ -59,9 +59,17 @@ pub async fn read(
 }
 
 fn check_headers(request: &HttpRequest, largest: u64) -> Result<(), ApiError> {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let header = |name| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
     let content_type = header(CONTENT_TYPE).unwrap_or_default();
-    if !content_type.to_ascii_lowercase().starts_with("multipart/form-data") {
+    if !content_type
+        .to_ascii_lowercase()
+        .starts_with("multipart/form-data")
+    {
         return Err(ApiError::unsupported_media_type());
     }
     let length = header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
@@ -92,7 +100,9 @@ async fn read_parts(mut multipart: Multipart, uploads: &UploadStore) -> Result<P
 async fn read_file(field: &mut Field, uploads: &UploadStore) -> Result<AudioSource, ApiError> {
     let mut upload = uploads.begin()?;
     while let Some(bytes) = in_time(field.next()).await? {
-        upload.write(&bytes.map_err(|error| malformed(&error))?).await?;
+        upload
+            .write(&bytes.map_err(|error| malformed(&error))?)
+            .await?;
     }
     upload.finish().await
 }
@@ -132,7 +142,9 @@ fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     // Of a field that comes twice, the last value counts. An empty one is as good as none.
     let field = |name: &str| {
         let found = parts.fields.iter().rev().find(|(n, _)| n == name);
-        found.map(|(_, value)| value.as_str()).filter(|value| !value.trim().is_empty())
+        found
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.trim().is_empty())
     };
     let format = match field("response_format") {
         Some(value) => Format::parse(value.trim())?,
@@ -175,7 +187,9 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
         Some(language) => Ok(language.code().to_owned()),
         None => Err(ApiError::unsupported_language(
             param,
-            format!("the language {value:?} is not one of the 99 that whisper knows; a code such as \"en\" is expected"),
+            format!(
+                "the language {value:?} is not one of the 99 that whisper knows; a code such as \"en\" is expected"
+            ),
         )),
     }
 }
@@ -187,7 +201,9 @@ fn check_target(target: &str) -> Result<(), ApiError> {
     }
     Err(ApiError::unsupported_language(
         "to_language",
-        format!("translating to {target:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works"),
+        format!(
+            "translating to {target:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works"
+        ),
     ))
 }
 
@@ -214,7 +230,8 @@ fn refuse_unserved(fields: &[(String, String)]) -> Result<(), ApiError> {
                     return Err(ApiError::invalid_value("timestamp_granularities", message));
                 }
                 _ => {
-                    let message = format!("timestamp_granularities is {value:?}; segment is expected");
+                    let message =
+                        format!("timestamp_granularities is {value:?}; segment is expected");
                     return Err(ApiError::invalid_value("timestamp_granularities", message));
                 }
             },
@@ -272,7 +289,10 @@ mod tests {
     #[test]
     fn a_form_without_a_file_says_so() {
         let error = check(Parts::default(), Task::Transcribe).expect_err("refused");
-        assert_eq!((error.status_code().as_u16(), error.code()), (400, "missing_file"));
+        assert_eq!(
+            (error.status_code().as_u16(), error.code()),
+            (400, "missing_file")
+        );
     }
 
     #[test]

@@ -41,8 +41,8 @@ async fn list(state: web::Data<AppState>) -> HttpResponse {
 }
 
 async fn one(state: web::Data<AppState>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    let known = ALIASES.contains(&id.as_str())
-        || served_name(&state).is_some_and(|served| served == *id);
+    let known =
+        ALIASES.contains(&id.as_str()) || served_name(&state).is_some_and(|served| served == *id);
     if known {
         Ok(HttpResponse::Ok().json(model(&id)))
     } else {

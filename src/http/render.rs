@@ -121,7 +121,11 @@ fn short(value: f32) -> f64 {
 /// Segments that say something, with their text on one line.
 fn cues(segments: &[Segment]) -> impl Iterator<Item = (&Segment, String)> {
     segments.iter().filter_map(|segment| {
-        let text = segment.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = segment
+            .text
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         (!text.is_empty()).then_some((segment, text))
     })
 }
@@ -182,7 +186,7 @@ mod tests {
             segments: vec![
                 segment(0, 0.0, 1.5, " Hello \"there\","),
                 segment(1, 1.5, 2.0, "  "),
-                segment(2, 3661.999_6, 3663.04, " A --> B & <C>\nD. ñ"),
+                segment(2, 3_661.999_6, 3_663.04, " A --> B & <C>\nD. ñ"),
             ],
             language: "es".to_owned(),
             language_probability: Some(0.9),
@@ -203,7 +207,10 @@ mod tests {
 
     #[test]
     fn silence_is_an_empty_reply_in_every_format() {
-        let silence = Transcript { segments: Vec::new(), ..transcript() };
+        let silence = Transcript {
+            segments: Vec::new(),
+            ..transcript()
+        };
         for (name, format) in FORMATS {
             let body = format.render(&silence, Task::Translate);
             insta::assert_snapshot!(format!("silent_{name}"), body);

@@ -46,7 +46,10 @@ impl UploadStore {
     pub fn open(parent: &Path, largest: u64) -> io::Result<Self> {
         create_private(parent)?;
         sweep(parent)?;
-        let folder = tempfile::Builder::new().prefix("run-").tempdir_in(parent)?.keep();
+        let folder = tempfile::Builder::new()
+            .prefix("run-")
+            .tempdir_in(parent)?
+            .keep();
         let lock = File::create(folder.join(LOCK))?;
         lock.lock()?;
         Ok(Self(Arc::new(Inner {
@@ -95,17 +98,19 @@ impl UploadStore {
 /// Readable by this user alone: it holds what people said.
 fn create_private(parent: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)
 }
 
 /// Removes the folders whose process is gone: their lock is free.
 fn sweep(parent: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(parent)? {
         let folder = entry?.path();
-        let lock = match File::open(folder.join(LOCK)) {
-            Ok(lock) => lock,
-            // A folder that is just being made, or nothing of ours.
-            Err(_) => continue,
+        // Without a lock: a folder that is just being made, or nothing of ours.
+        let Ok(lock) = File::open(folder.join(LOCK)) else {
+            continue;
         };
         match lock.try_lock() {
             Ok(()) => {
@@ -144,7 +149,10 @@ impl Upload {
         let added = bytes.len() as u64;
         let store = &self.stored.store;
         if self.stored.bytes + added > store.largest {
-            return Err(ApiError::upload_too_large(self.stored.bytes + added, store.largest));
+            return Err(ApiError::upload_too_large(
+                self.stored.bytes + added,
+                store.largest,
+            ));
         }
         let used = store.used.fetch_add(added, Ordering::Relaxed) + added;
         // Counted from here on, whether the write succeeds or not: dropping takes it back.
@@ -153,12 +161,18 @@ impl Upload {
             warn!(used, "uploads fill the space that they may take");
             return Err(ApiError::insufficient_storage());
         }
-        self.file.write_all(bytes).await.map_err(|error| storage_error(&error))
+        self.file
+            .write_all(bytes)
+            .await
+            .map_err(|error| storage_error(&error))
     }
 
     /// All bytes have come.
     pub async fn finish(mut self) -> Result<AudioSource, ApiError> {
-        self.file.flush().await.map_err(|error| storage_error(&error))?;
+        self.file
+            .flush()
+            .await
+            .map_err(|error| storage_error(&error))?;
         let path = self.stored.path.to_path_buf();
         Ok(AudioSource::guarded(path, Arc::new(self.stored)))
     }

@@ -25,7 +25,10 @@ impl ConfiguredModel {
     pub fn new(settings: &Settings) -> Self {
         let model = match settings.whisper_model.as_str() {
             "auto" => {
-                info!(model = AUTO_ON_CPU, "WHISPER_MODEL is auto: chosen by device");
+                info!(
+                    model = AUTO_ON_CPU,
+                    "WHISPER_MODEL is auto: chosen by device"
+                );
                 AUTO_ON_CPU.to_owned()
             }
             named => named.to_owned(),

@@ -60,7 +60,9 @@ fn parse_value(value: &str) -> Result<String, String> {
     }
     // A `#` inside a word belongs to it: passwords and URLs have them.
     let comment = value.find(" #").or_else(|| value.find("\t#"));
-    Ok(value[..comment.unwrap_or(value.len())].trim_end().to_owned())
+    Ok(value[..comment.unwrap_or(value.len())]
+        .trim_end()
+        .to_owned())
 }
 
 #[cfg(test)]

@@ -168,8 +168,8 @@ impl Sources {
         let from_command_line = (self.command_line.iter().rev())
             .find(|(n, _)| n == name)
             .map(|(_, value)| (value.as_str(), "command line".to_owned()));
-        let from_environment = (self.environment.get(name))
-            .map(|value| (value.as_str(), "environment".to_owned()));
+        let from_environment =
+            (self.environment.get(name)).map(|value| (value.as_str(), "environment".to_owned()));
         let from_file = self.file.as_ref().and_then(|(path, assignments)| {
             let last = assignments.iter().rev().find(|a| a.name == name)?;
             Some((last.value.as_str(), path.display().to_string()))

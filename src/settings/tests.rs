@@ -33,14 +33,20 @@ fn the_command_line_beats_the_environment_beats_the_file() {
     assert_eq!(port(&[], &[], &[]), 9005);
     assert_eq!(port(&[("PORT", "1")], &[], &[]), 1);
     assert_eq!(port(&[("PORT", "1")], &[("PORT", "2")], &[]), 2);
-    assert_eq!(port(&[("PORT", "1")], &[("PORT", "2")], &[("PORT", "3")]), 3);
+    assert_eq!(
+        port(&[("PORT", "1")], &[("PORT", "2")], &[("PORT", "3")]),
+        3
+    );
     assert_eq!(port(&[("PORT", "1")], &[("PORT", "")], &[]), 1);
 }
 
 #[test]
 fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
     let error = load(&[("PORT", "many")]).expect_err("refused").to_string();
-    assert_eq!(error, "PORT=many (test.env) is not valid: a port from 0 to 65535 is expected");
+    assert_eq!(
+        error,
+        "PORT=many (test.env) is not valid: a port from 0 to 65535 is expected"
+    );
     for (name, value) in [
         ("HOST", "nowhere"),
         ("WHISPER_FP16", "maybe"),
@@ -61,9 +67,16 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
 
 #[test]
 fn unknown_names_are_warned_about_with_the_nearest_known_one() {
-    let loaded = load(&[("WISPER_MODEL", "base"), ("VENV_PYTHON", "/x"), ("QQQ", "1")]);
+    let loaded = load(&[
+        ("WISPER_MODEL", "base"),
+        ("VENV_PYTHON", "/x"),
+        ("QQQ", "1"),
+    ]);
     let warnings = loaded.expect("loads").warnings;
-    assert!(warnings[0].contains("did you mean WHISPER_MODEL"), "{warnings:?}");
+    assert!(
+        warnings[0].contains("did you mean WHISPER_MODEL"),
+        "{warnings:?}"
+    );
     assert!(warnings[1].contains("no Python"), "{warnings:?}");
     assert!(!warnings[2].contains("did you mean"), "{warnings:?}");
 }
@@ -79,7 +92,10 @@ fn secrets_are_never_shown() {
     let loaded = load(&[("API_KEYS", "sesame, open")]).expect("loads");
     assert_eq!(loaded.settings.api_keys, ["sesame", "open"]);
     let shown = format!("{:?}", loaded.in_force);
-    assert!(!shown.contains("sesame") && shown.contains("***"), "{shown}");
+    assert!(
+        !shown.contains("sesame") && shown.contains("***"),
+        "{shown}"
+    );
     let error = load(&[("REDIS_URL", "pass:word")]).expect_err("refused");
     assert!(!error.to_string().contains("word"), "{error}");
 }
@@ -89,7 +105,25 @@ fn every_default_of_the_table_is_the_one_in_force() {
     for variable in VARIABLES.iter().filter(|v| !v.default.is_empty()) {
         let mut settings = Settings::default();
         (variable.read)(&mut settings, variable.default).expect(variable.name);
-        let (with, without) = (format!("{settings:?}"), format!("{:?}", Settings::default()));
+        let (with, without) = (
+            format!("{settings:?}"),
+            format!("{:?}", Settings::default()),
+        );
         assert_eq!(with, without, "{}", variable.name);
+    }
+}
+
+#[test]
+fn the_documentation_has_every_variable_with_its_default() {
+    let page = include_str!("../../docs/configuration.md");
+    let later = page.find("## Read and checked").expect("the heading");
+    for variable in VARIABLES {
+        let default = match variable.default {
+            "" => "–".to_owned(),
+            default => format!("`{default}`"),
+        };
+        let row = format!("| `{}` | {default} | {}", variable.name, variable.meaning);
+        let place = page.find(&row).unwrap_or_else(|| panic!("no row {row}"));
+        assert_eq!(place < later, variable.in_effect, "{}", variable.name);
     }
 }

@@ -64,7 +64,12 @@ impl Default for Settings {
 
 const MEGABYTE: u64 = 1024 * 1024;
 
-fn number<T: FromStr + PartialOrd>(value: &str, least: T, most: T, what: &str) -> Result<T, String> {
+fn number<T: FromStr + PartialOrd + Copy>(
+    value: &str,
+    least: T,
+    most: T,
+    what: &str,
+) -> Result<T, String> {
     let parsed = value.parse::<T>().ok();
     parsed
         .filter(|number| *number >= least && *number <= most)
@@ -147,7 +152,14 @@ const fn row(
     meaning: &'static str,
     read: fn(&mut Settings, &str) -> Result<(), String>,
 ) -> Variable {
-    Variable { name, default, meaning, secret: false, in_effect: true, read }
+    Variable {
+        name,
+        default,
+        meaning,
+        secret: false,
+        in_effect: true,
+        read,
+    }
 }
 
 /// A row that this version reads and checks and nothing more.
@@ -157,7 +169,14 @@ const fn later(
     meaning: &'static str,
     read: fn(&mut Settings, &str) -> Result<(), String>,
 ) -> Variable {
-    Variable { name, default, meaning, secret: false, in_effect: false, read }
+    Variable {
+        name,
+        default,
+        meaning,
+        secret: false,
+        in_effect: false,
+        read,
+    }
 }
 
 const fn secret(mut variable: Variable) -> Variable {
@@ -176,58 +195,133 @@ pub static VARIABLES: &[Variable] = &[
         s.port = number(v, 0, u16::MAX, "a port from 0 to 65535")?;
         Ok(())
     }),
-    row("WHISPER_MODEL", "auto", "A catalogue name, a ggml file or a CTranslate2 folder.", |s, v| {
-        v.clone_into(&mut s.whisper_model);
-        Ok(())
-    }),
-    row("XDG_CACHE_HOME", "", "Models live in its folder `whisper`.", |s, v| {
-        s.models_dir = PathBuf::from(v).join("whisper");
-        Ok(())
-    }),
+    row(
+        "WHISPER_MODEL",
+        "auto",
+        "A catalogue name, a ggml file or a CTranslate2 folder.",
+        |s, v| {
+            v.clone_into(&mut s.whisper_model);
+            Ok(())
+        },
+    ),
+    row(
+        "XDG_CACHE_HOME",
+        "",
+        "Models live in its folder `whisper`.",
+        |s, v| {
+            s.models_dir = PathBuf::from(v).join("whisper");
+            Ok(())
+        },
+    ),
     row("WHISPER_FP16", "1", "0: weights of 32 bits.", |s, v| {
         s.whisper_fp16 = flag(v)?;
         Ok(())
     }),
     // The alias first: the variable's own name wins.
-    row("CPU_THREADS", "", "Another name of WHISPER_THREADS.", threads),
-    row("WHISPER_THREADS", "", "Threads of the CPU per worker.", threads),
-    row("DEFAULT_LANGUAGE", "", "Language of requests that name none; empty: detect.", |s, v| {
-        let language = language::parse(v).ok_or("a language code such as en is expected")?;
-        s.default_language = Some(language.code().to_owned());
-        Ok(())
-    }),
+    row(
+        "CPU_THREADS",
+        "",
+        "Another name of WHISPER_THREADS.",
+        threads,
+    ),
+    row(
+        "WHISPER_THREADS",
+        "",
+        "Threads of the CPU per worker.",
+        threads,
+    ),
+    row(
+        "DEFAULT_LANGUAGE",
+        "",
+        "Language of requests that name none; empty: detect.",
+        |s, v| {
+            let language = language::parse(v).ok_or("a language code such as en is expected")?;
+            s.default_language = Some(language.code().to_owned());
+            Ok(())
+        },
+    ),
     row("COLD_POOL_SIZE", "10", "Most cold workers.", |s, v| {
         s.cold_pool_size = number(v, 0, 1000, "a whole number from 0 to 1000")?;
         Ok(())
     }),
-    later("COLD_WORKER_IDLE_TIMEOUT", "60", "Idle seconds before a cold worker ends.", any_seconds),
-    later("COLD_WORKER_IDLE_STAGGER", "10", "Seconds added per free slot at spawn.", any_seconds),
-    later("COLD_POOL_MANAGER_INTERVAL", "0.5", "Seconds between sizing ticks.", any_seconds),
-    row("MIN_COLD_VRAM_GB", "4.0", "Free VRAM that a cold worker needs.", |s, v| {
-        s.min_cold_vram_gb = number(v, 0.0, 10_000.0, "a number of GB from 0")?;
-        Ok(())
-    }),
-    row("HOT_QUEUE_SAFETY_FACTOR", "0.8", "Shown in /health; without effect.", |s, v| {
-        s.hot_queue_safety_factor = number(v, 0.0, 100.0, "a number from 0 to 100")?;
-        Ok(())
-    }),
-    row("COLD_START_TIME_SECONDS", "8.0", "A worker's start, until measured.", |s, v| {
-        s.cold_start_time = positive_seconds(v)?;
-        Ok(())
-    }),
-    row("COLD_LANE_TIMEOUT_SECONDS", "300", "A worker silent for longer on one chunk is killed.", |s, v| {
-        s.lane_timeout = positive_seconds(v)?;
-        Ok(())
-    }),
-    later("HOT_IDLE_TIMEOUT", "0", "Idle seconds after which even the hot model is freed; 0: never.", any_seconds),
-    row("ROUTING_DRAIN_CAP_SECONDS", "120", "Drain time that counts as load 1.0.", |s, v| {
-        s.routing_drain_cap = positive_seconds(v)?;
-        Ok(())
-    }),
-    row("MAX_QUEUE_SECONDS", "600", "More estimated waiting is refused with 503.", |s, v| {
-        s.max_queue = positive_seconds(v)?;
-        Ok(())
-    }),
+    later(
+        "COLD_WORKER_IDLE_TIMEOUT",
+        "60",
+        "Idle seconds before a cold worker ends.",
+        any_seconds,
+    ),
+    later(
+        "COLD_WORKER_IDLE_STAGGER",
+        "10",
+        "Seconds added per free slot at spawn.",
+        any_seconds,
+    ),
+    later(
+        "COLD_POOL_MANAGER_INTERVAL",
+        "0.5",
+        "Seconds between sizing ticks.",
+        any_seconds,
+    ),
+    row(
+        "MIN_COLD_VRAM_GB",
+        "4.0",
+        "Free VRAM that a cold worker needs.",
+        |s, v| {
+            s.min_cold_vram_gb = number(v, 0.0, 10_000.0, "a number of GB from 0")?;
+            Ok(())
+        },
+    ),
+    row(
+        "HOT_QUEUE_SAFETY_FACTOR",
+        "0.8",
+        "Shown in /health; without effect.",
+        |s, v| {
+            s.hot_queue_safety_factor = number(v, 0.0, 100.0, "a number from 0 to 100")?;
+            Ok(())
+        },
+    ),
+    row(
+        "COLD_START_TIME_SECONDS",
+        "8.0",
+        "A worker's start, until measured.",
+        |s, v| {
+            s.cold_start_time = positive_seconds(v)?;
+            Ok(())
+        },
+    ),
+    row(
+        "COLD_LANE_TIMEOUT_SECONDS",
+        "300",
+        "A worker silent for longer on one chunk is killed.",
+        |s, v| {
+            s.lane_timeout = positive_seconds(v)?;
+            Ok(())
+        },
+    ),
+    later(
+        "HOT_IDLE_TIMEOUT",
+        "0",
+        "Idle seconds after which even the hot model is freed; 0: never.",
+        any_seconds,
+    ),
+    row(
+        "ROUTING_DRAIN_CAP_SECONDS",
+        "120",
+        "Drain time that counts as load 1.0.",
+        |s, v| {
+            s.routing_drain_cap = positive_seconds(v)?;
+            Ok(())
+        },
+    ),
+    row(
+        "MAX_QUEUE_SECONDS",
+        "600",
+        "More estimated waiting is refused with 503.",
+        |s, v| {
+            s.max_queue = positive_seconds(v)?;
+            Ok(())
+        },
+    ),
     row("MAX_UPLOAD_MB", "512", "Largest upload.", |s, v| {
         let megabytes: f64 = number(v, 0.001, 1_000_000.0, "a number of MB from 0.001")?;
         s.max_upload_bytes = (megabytes * MEGABYTE as f64) as u64;
@@ -237,44 +331,117 @@ pub static VARIABLES: &[Variable] = &[
         s.max_audio = positive_seconds(v)?;
         Ok(())
     }),
-    later("LIBRETRANSLATE_URL", "", "Translation through LibreTranslate.", any_url),
+    later(
+        "LIBRETRANSLATE_URL",
+        "",
+        "Translation through LibreTranslate.",
+        any_url,
+    ),
     secret(later("LIBRETRANSLATE_API_KEY", "", "Its key.", any)),
-    later("LIBRETRANSLATE_TIMEOUT_S", "30", "Its time limit.", any_seconds),
+    later(
+        "LIBRETRANSLATE_TIMEOUT_S",
+        "30",
+        "Its time limit.",
+        any_seconds,
+    ),
     // May carry a password.
-    secret(later("REDIS_URL", "", "Where the node registers itself.", any_url)),
+    secret(later(
+        "REDIS_URL",
+        "",
+        "Where the node registers itself.",
+        any_url,
+    )),
     later("NODE_ID", "", "The node's name; empty: host:port.", any),
     later("NODE_HOST", "localhost", "The advertised host.", any),
-    later("NODE_PORT", "", "The advertised port; empty: PORT.", |_, v| {
-        number(v, 1, u16::MAX, "a port from 1 to 65535").map(drop)
-    }),
+    later(
+        "NODE_PORT",
+        "",
+        "The advertised port; empty: PORT.",
+        |_, v| number(v, 1, u16::MAX, "a port from 1 to 65535").map(drop),
+    ),
     later("CORS_ALLOW_ORIGINS", "", "Origins, by comma, or *.", any),
-    secret(row("API_KEYS", "", "Bearer keys, by comma; empty: open.", |s, v| {
-        s.api_keys = v.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).collect();
-        Ok(())
-    })),
-    secret(later("API_KEYS_FILE", "", "A file with `name key` a line.", any)),
-    later("RATE_LIMIT_RPS", "", "Requests per second and client.", |_, v| {
-        number(v, 0.0, 1_000_000.0, "a number from 0").map(drop)
-    }),
-    later("RATE_LIMIT_BURST", "", "Requests at once and client.", any_count),
+    secret(row(
+        "API_KEYS",
+        "",
+        "Bearer keys, by comma; empty: open.",
+        |s, v| {
+            s.api_keys = v
+                .split(',')
+                .map(|key| key.trim().to_owned())
+                .filter(|key| !key.is_empty())
+                .collect();
+            Ok(())
+        },
+    )),
+    secret(later(
+        "API_KEYS_FILE",
+        "",
+        "A file with `name key` a line.",
+        any,
+    )),
+    later(
+        "RATE_LIMIT_RPS",
+        "",
+        "Requests per second and client.",
+        |_, v| number(v, 0.0, 1_000_000.0, "a number from 0").map(drop),
+    ),
+    later(
+        "RATE_LIMIT_BURST",
+        "",
+        "Requests at once and client.",
+        any_count,
+    ),
     row("DEVICE", "auto", "cpu, cuda, vulkan or auto.", device),
     row("DEVICE_INDEX", "0", "Which GPU.", |s, v| {
         s.device_index = number(v, 0, 255, "a whole number from 0 to 255")?;
         Ok(())
     }),
-    row("COMPUTE_TYPE", "", "How weights are stored: float32, float16, int8, q5_1 ….", |s, v| {
-        s.compute_type = Some(v.parse::<ComputeType>().map_err(|error| error.to_string())?);
-        Ok(())
-    }),
-    later("MAX_CONCURRENCY", "", "Most chunks in inference at once.", any_count),
+    row(
+        "COMPUTE_TYPE",
+        "",
+        "How weights are stored: float32, float16, int8, q5_1 ….",
+        |s, v| {
+            s.compute_type = Some(
+                v.parse::<ComputeType>()
+                    .map_err(|error| error.to_string())?,
+            );
+            Ok(())
+        },
+    ),
+    later(
+        "MAX_CONCURRENCY",
+        "",
+        "Most chunks in inference at once.",
+        any_count,
+    ),
     later("CT2_SMALL_PATH", "", "Another name of WHISPER_MODEL.", any),
     later("CT2_MEDIUM_PATH", "", "Another name of WHISPER_MODEL.", any),
-    later("CONF_LOGPROB_THRESHOLD", "0.55", "Confidence below which a request escalates.", any_probability),
-    later("CONF_LANGPROB_THRESHOLD", "0.70", "The same for a detected language.", any_probability),
-    later("MIN_WORDS_FOR_CONF", "3", "Fewer words escalate.", any_count),
+    later(
+        "CONF_LOGPROB_THRESHOLD",
+        "0.55",
+        "Confidence below which a request escalates.",
+        any_probability,
+    ),
+    later(
+        "CONF_LANGPROB_THRESHOLD",
+        "0.70",
+        "The same for a detected language.",
+        any_probability,
+    ),
+    later(
+        "MIN_WORDS_FOR_CONF",
+        "3",
+        "Fewer words escalate.",
+        any_count,
+    ),
     later("FALLBACK_URL", "", "The larger node.", any_url),
     secret(later("FALLBACK_API_KEY", "", "Its key.", any)),
-    later("METRICS_KEYED", "0", "Whether /metrics needs a key.", any_flag),
+    later(
+        "METRICS_KEYED",
+        "0",
+        "Whether /metrics needs a key.",
+        any_flag,
+    ),
     later("SERVER_COMMIT", "", "Shown by /v1/metrics.", any),
     row("DEBUG", "false", "Trace routing and workers.", |s, v| {
         s.debug = flag(v)?;

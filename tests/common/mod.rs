@@ -1,0 +1,279 @@
+//! The built program as a black box: starting servers, finding their processes, asking them.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod wer;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::multipart::{Form, Part};
+use reqwest::{Client, Response};
+use serde_json::Value;
+use uttera_stt::models::{ModelStore, Silent};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_uttera-stt");
+/// Anything that takes longer than this has failed.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A file of the repository's samples.
+pub fn sample(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("samples")
+        .join(name)
+}
+
+/// The corpus of real speech, where there is one.
+pub fn corpus() -> Option<PathBuf> {
+    std::env::var_os("STT_CORPUS")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+}
+
+/// A real model, fetched by the program's own code the first time.
+pub async fn model(name: &str) -> PathBuf {
+    let folder = std::env::var_os("UTTERA_TEST_MODELS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-models"),
+        PathBuf::from,
+    );
+    let store = ModelStore::new(folder);
+    let resolved = store.ensure(name, None, &Silent).await;
+    resolved.expect("the test model can be had").path
+}
+
+/// A running server.
+pub struct Server {
+    pub child: Child,
+    pub url: String,
+    pub client: Client,
+    log: Arc<Mutex<Vec<String>>>,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts one on a free port and waits until it listens. It may not be ready yet.
+    pub async fn start(model: &Path, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut environment: BTreeMap<&str, &str> = BTreeMap::from([
+            ("PORT", "0"),
+            ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
+        ]);
+        environment.extend(settings.iter().copied());
+        let mut child = Command::new(PROGRAM)
+            .arg("serve")
+            .current_dir(folder.path())
+            .env("TMPDIR", folder.path())
+            .env("RUST_LOG", "info,uttera_stt=debug,stt_actors=debug")
+            .envs(environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sink.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
+            }
+        });
+        let mut server = Self {
+            child,
+            url: String::new(),
+            client: Client::new(),
+            log,
+            folder,
+        };
+        let listening = server.log_line("listening").await;
+        let address = listening.split("address=").nth(1).expect("an address");
+        let address = address.split_whitespace().next().expect("an address");
+        server.url = format!("http://{address}");
+        server
+    }
+
+    /// The same, able to transcribe.
+    pub async fn ready(model: &Path, settings: &[(&str, &str)]) -> Self {
+        let server = Self::start(model, settings).await;
+        server.until_ready().await;
+        server
+    }
+
+    pub async fn until_ready(&self) {
+        let ready = || async { self.get("/readyz").await.status() == 200 };
+        self.until("the server is ready", ready).await;
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A place of this server's own.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The first line of the log with this text, as soon as there is one.
+    pub async fn log_line(&self, text: &str) -> String {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(line) = self.log().into_iter().find(|line| line.contains(text)) {
+                return line;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the log never said {text:?}:\n{}", self.log().join("\n"))
+    }
+
+    /// Waits for a condition.
+    pub async fn until<F, R>(&self, what: &str, condition: F)
+    where
+        F: Fn() -> R,
+        R: Future<Output = bool>,
+    {
+        let begin = Instant::now();
+        while !condition().await {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "never happened: {what}; the log:\n{}",
+                self.log().join("\n")
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        let request = self.client.get(format!("{}{path}", self.url));
+        request.send().await.expect("an answer")
+    }
+
+    pub async fn health(&self) -> Value {
+        self.get("/health").await.json().await.expect("JSON")
+    }
+
+    pub async fn post(&self, path: &str, form: Form) -> Response {
+        let request = self
+            .client
+            .post(format!("{}{path}", self.url))
+            .multipart(form);
+        request.send().await.expect("an answer")
+    }
+
+    /// A transcription of a file, with these fields.
+    pub async fn transcribe(&self, file: &Path, fields: &[(&str, &str)]) -> Response {
+        self.post("/v1/audio/transcriptions", form(file, fields))
+            .await
+    }
+
+    /// Processes that this server started and that live.
+    pub fn workers(&self) -> Vec<u32> {
+        children(self.pid(), "worker")
+    }
+
+    /// Whether a chunk is queued or running.
+    pub async fn is_busy(&self) -> bool {
+        let health = self.health().await;
+        health["smart_routing"]["queue_audio_seconds"].as_f64() > Some(0.0)
+    }
+
+    /// Asks it to stop and gives its exit code.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        signal(self.pid(), "TERM");
+        self.exit_code().await
+    }
+
+    /// Waits for its end.
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("waits") {
+                return status.code();
+            }
+            assert!(begin.elapsed() < PATIENCE, "the server does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A form with a file as clients send it, and fields.
+pub fn form(file: &Path, fields: &[(&str, &str)]) -> Form {
+    let bytes = std::fs::read(file).expect("the file is there");
+    let name = file
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let mut form = Form::new().part("file", Part::bytes(bytes).file_name(name));
+    for (name, value) in fields {
+        form = form.text((*name).to_owned(), (*value).to_owned());
+    }
+    form
+}
+
+/// Sends a signal by its name.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status();
+    assert!(sent.expect("kill runs").success(), "no process {pid}");
+}
+
+/// Living children of a process with this argument.
+pub fn children(parent: u32, argument: &str) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let mut fields = after_name.split_whitespace();
+        let (state, its_parent) = (fields.next(), fields.next());
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        state.is_some_and(|state| state != "Z")
+            && its_parent == Some(&parent.to_string())
+            && command.split('\0').any(|word| word == argument)
+    })
+    .collect()
+}
+
+/// Whether a process lives.
+pub fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z")
+}
+
+/// Lower-case words without punctuation: what must be equal between two transcripts.
+pub fn words(text: &str) -> Vec<String> {
+    wer::normalise(text)
+}
+
+/// The text that the repository says a sample has.
+pub fn sample_text(name: &str) -> String {
+    let table = std::fs::read_to_string(sample("samples.tsv")).expect("the table");
+    let row = table
+        .lines()
+        .find(|line| line.starts_with(name))
+        .expect("a row");
+    row.split('\t').nth(2).expect("a text").to_owned()
+}
