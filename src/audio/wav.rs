@@ -1,0 +1,243 @@
+//! PCM WAV, read in this process with hound: 8, 16, 24 and 32 bit and 32 bit float, any rate and
+//! any number of channels.
+//!
+//! What is not certainly that (compressed WAV, RF64, headers of live streams that never learned
+//! their length, unusual sample containers) is left to ffmpeg, which knows all of it.
+
+use std::fs::File;
+use std::io::{self, BufReader, Seek};
+use std::time::Duration;
+
+use hound::{SampleFormat, WavReader};
+use stt_actors::ports::{DecodeError, SAMPLE_RATE};
+use tokio::task::JoinHandle;
+
+use super::resample::Resampler;
+use super::riff::{self, Layout};
+
+/// Frames that are read in one go: a few seconds, so that a hand-over between threads costs
+/// nothing and memory stays small.
+const BLOCK_FRAMES: usize = 65_536;
+
+/// Sample rates that audio is recorded in; what claims another one is left to ffmpeg.
+const RATES: std::ops::RangeInclusive<u32> = 1000..=768_000;
+
+/// More channels than any recorder has.
+const MOST_CHANNELS: u16 = 64;
+
+/// A channel that was never louder than this, of full scale 1 (-60 dB), is an empty one.
+const EMPTY_CHANNEL_PEAK: f32 = 0.001;
+
+/// What a file turned out to be.
+pub(super) enum Inspected {
+    /// For this module.
+    Pcm(WavSource),
+    /// A WAV header that no sound follows.
+    NoSamples,
+    /// Anything else.
+    Other(File),
+}
+
+/// Looks at the content of `file`. Blocking.
+pub(super) fn inspect(mut file: File) -> io::Result<Inspected> {
+    let layout = riff::layout(&mut BufReader::new(&mut file))?;
+    file.rewind()?;
+    let for_hound = match layout {
+        Layout::Pcm(data) => data.channels <= MOST_CHANNELS && RATES.contains(&data.rate),
+        // hound skips odd chunks differently: it may find what was missed.
+        Layout::NoData => true,
+        Layout::Other => false,
+    };
+    if !for_hound {
+        return Ok(Inspected::Other(file));
+    }
+    let length = file.metadata()?.len();
+    let opened = WavReader::new(BufReader::with_capacity(1 << 16, file.try_clone()?));
+    match (opened, layout) {
+        (Ok(reader), _) if reader.len() > 0 => Ok(Inspected::Pcm(WavSource::new(reader, length))),
+        (_, Layout::NoData) => Ok(Inspected::NoSamples),
+        _ => {
+            file.rewind()?;
+            Ok(Inspected::Other(file))
+        }
+    }
+}
+
+/// Samples, or `None` at the end.
+type Block = Result<Option<Vec<i16>>, DecodeError>;
+
+/// A WAV file as a stream of 16 kHz mono blocks.
+pub(super) struct WavSource {
+    claimed: Duration,
+    /// `None` while a block is being read.
+    worker: Option<Box<Worker>>,
+    /// The block being read: kept here, so that a caller who stopped waiting loses nothing.
+    reading: Option<JoinHandle<(Box<Worker>, Block)>>,
+}
+
+struct Worker {
+    reader: WavReader<BufReader<File>>,
+    /// Made with the first block.
+    resampler: Option<Resampler>,
+    /// The channels that had sound so far.
+    heard: Vec<bool>,
+    ended: bool,
+}
+
+impl WavSource {
+    fn new(reader: WavReader<BufReader<File>>, file_length: u64) -> Self {
+        let spec = reader.spec();
+        // A header may claim more than is there; never believe it beyond the file's end.
+        let frame_bytes = u64::from(spec.channels) * u64::from(spec.bits_per_sample.max(8) / 8);
+        let frames = u64::from(reader.duration()).min(file_length / frame_bytes.max(1));
+        Self {
+            claimed: Duration::from_secs_f64(frames as f64 / f64::from(spec.sample_rate.max(1))),
+            worker: Some(Box::new(Worker {
+                reader,
+                resampler: None,
+                heard: vec![false; usize::from(spec.channels)],
+                ended: false,
+            })),
+            reading: None,
+        }
+    }
+
+    /// By the header, but never longer than the file.
+    pub(super) fn claimed_duration(&self) -> Duration {
+        self.claimed
+    }
+
+    /// The next samples, `None` at the end. Reads on a thread where blocking is allowed.
+    pub(super) async fn next_block(&mut self) -> Block {
+        if let Some(mut worker) = self.worker.take() {
+            self.reading = Some(tokio::task::spawn_blocking(move || {
+                let block = worker.next_block();
+                (worker, block)
+            }));
+        }
+        let Some(reading) = &mut self.reading else {
+            return Ok(None);
+        };
+        let finished = reading.await;
+        self.reading = None;
+        let (worker, block) = finished
+            .map_err(|error| DecodeError::Unavailable(format!("the WAV reader ended: {error}")))?;
+        self.worker = Some(worker);
+        block
+    }
+}
+
+impl Worker {
+    fn next_block(&mut self) -> Block {
+        if self.ended {
+            return Ok(None);
+        }
+        let spec = self.reader.spec();
+        let plain = spec.channels == 1
+            && spec.sample_rate == SAMPLE_RATE
+            && spec.bits_per_sample == 16
+            && spec.sample_format == SampleFormat::Int;
+        let mut output = Vec::new();
+        if plain {
+            self.read_frames::<i16>(|samples| output.push(samples[0]))?;
+        } else {
+            self.read_and_resample(spec, &mut output)?;
+        }
+        Ok(Some(output))
+    }
+
+    fn read_and_resample(
+        &mut self,
+        spec: hound::WavSpec,
+        output: &mut Vec<i16>,
+    ) -> Result<(), DecodeError> {
+        let mut mono = match spec.sample_format {
+            SampleFormat::Float => self.read_summed(|sample: f32| sample)?,
+            SampleFormat::Int => {
+                let scale = 1.0 / (1_u64 << (spec.bits_per_sample - 1)) as f32;
+                self.read_summed(|sample: i32| sample as f32 * scale)?
+            }
+        };
+        // The mean of all channels that had sound: of a headset that fills only the left one, or of
+        // speech in the middle of six, nothing is lost. Channels cannot be told from one block
+        // alone, so that the level drops once when another one sets in.
+        let heard = self.heard.iter().filter(|&&heard| heard).count().max(1);
+        for sample in &mut mono {
+            *sample /= heard as f32;
+        }
+        let resampler = match &mut self.resampler {
+            Some(resampler) => resampler,
+            none => none.insert(Resampler::new(spec.sample_rate).map_err(|error| {
+                DecodeError::Undecodable(format!("a rate of {} Hz: {error}", spec.sample_rate))
+            })?),
+        };
+        resampler.push(&mono, output);
+        if self.ended {
+            resampler.finish(output);
+        }
+        Ok(())
+    }
+
+    /// A block with the sum of all channels; `scaled` brings a sample to full scale 1.
+    fn read_summed<S: hound::Sample + Copy>(
+        &mut self,
+        scaled: impl Fn(S) -> f32,
+    ) -> Result<Vec<f32>, DecodeError> {
+        let mut sums = Vec::with_capacity(BLOCK_FRAMES);
+        let mut heard = std::mem::take(&mut self.heard);
+        let read = self.read_frames::<S>(|frame| {
+            let mut sum = 0.0;
+            for (sample, heard) in frame.iter().zip(&mut heard) {
+                let sample = scaled(*sample);
+                // Damaged float samples may be no numbers.
+                if sample.is_finite() {
+                    *heard |= sample.abs() > EMPTY_CHANNEL_PEAK;
+                    sum += sample;
+                }
+            }
+            sums.push(sum);
+        });
+        self.heard = heard;
+        read.map(|()| sums)
+    }
+
+    /// Hands up to a block's worth of frames to `each`, and notes the end of the data. A file that
+    /// ends before its header says so just ends; an incomplete last frame is dropped.
+    fn read_frames<S: hound::Sample>(
+        &mut self,
+        mut each: impl FnMut(&[S]),
+    ) -> Result<(), DecodeError> {
+        let channels = usize::from(self.reader.spec().channels);
+        let mut samples = self.reader.samples::<S>();
+        let mut frame = Vec::with_capacity(channels);
+        for _ in 0..BLOCK_FRAMES {
+            frame.clear();
+            while frame.len() < channels {
+                match samples.next() {
+                    Some(Ok(sample)) => frame.push(sample),
+                    Some(Err(error)) if !is_end_of_file(&error) => return Err(reading(&error)),
+                    Some(Err(_)) | None => {
+                        self.ended = true;
+                        return Ok(());
+                    }
+                }
+            }
+            each(&frame);
+        }
+        Ok(())
+    }
+}
+
+/// hound reports the end of the file as an error of its own making, without a system's code.
+fn is_end_of_file(error: &hound::Error) -> bool {
+    matches!(error, hound::Error::IoError(error) if error.raw_os_error().is_none())
+}
+
+fn reading(error: &hound::Error) -> DecodeError {
+    match error {
+        hound::Error::IoError(error) => {
+            DecodeError::Unavailable(format!("the audio file could not be read: {error}"))
+        }
+        other => DecodeError::Undecodable(format!("damaged WAV: {other}")),
+    }
+}
