@@ -11,12 +11,14 @@ use crate::settings::{LogFormat, Settings};
 /// and `usual`.
 pub fn start(settings: &Settings, filter: &str, usual: &str) {
     let filter = match filter {
-        "" if settings.debug => "info,uttera_stt=debug,stt_actors=debug",
-        "" => usual,
-        given => given,
+        "" if settings.debug => "info,uttera_stt=debug,stt_actors=debug".to_owned(),
+        "" => usual.to_owned(),
+        given => given.to_owned(),
     };
+    // Their own stories are told by ours, and ractor's spans would stand before every line.
+    let filter = format!("actix_server=warn,ractor=warn,{filter}");
     // A filter that cannot be read falls back to the usual one; the log tells.
-    let (filter, problem) = match EnvFilter::try_new(filter) {
+    let (filter, problem) = match EnvFilter::try_new(&filter) {
         Ok(parsed) => (parsed, None),
         Err(error) => (EnvFilter::new(usual), Some(error)),
     };

@@ -201,7 +201,8 @@ async fn a_broken_model_file_is_refused_with_the_reason_and_no_crash() {
 async fn a_client_that_leaves_takes_its_work_and_its_file_with_it() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     {
-        let request = server.transcribe(&sample("en-long.ogg"), &[]);
+        let file = sample("en-long.ogg");
+        let request = server.transcribe(&file, &[]);
         tokio::select! {
             _ = request => panic!("it should still run"),
             () = server.until("a chunk runs", || server.is_busy()) => {}

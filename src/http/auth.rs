@@ -1,10 +1,10 @@
 //! Bearer keys: checked before a byte of the body is read.
 
-use actix_web::body::MessageBody;
+use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::middleware::Next;
-use actix_web::{Error, web};
+use actix_web::{Error, ResponseError, web};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::AppState;
@@ -14,15 +14,18 @@ use super::error::ApiError;
 pub async fn require_key<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<B>, Error> {
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let allowed = match request.app_data::<web::Data<AppState>>() {
         Some(state) => is_allowed(&state.settings.api_keys, bearer(&request)),
         None => false,
     };
     if !allowed {
-        return Err(ApiError::invalid_api_key().into());
+        let refusal = ApiError::invalid_api_key().error_response();
+        return Ok(request.into_response(refusal).map_into_right_body());
     }
-    next.call(request).await
+    next.call(request)
+        .await
+        .map(ServiceResponse::map_into_left_body)
 }
 
 fn bearer(request: &ServiceRequest) -> Option<&str> {

@@ -6,7 +6,7 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
+use actix_web::{Error, HttpMessage, HttpRequest};
 use stt_actors::transcript::Transcript;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -117,13 +117,12 @@ pub async fn log_request<B: MessageBody + 'static>(
         begin: Instant::now(),
         ended: false,
     };
-    let http_request = request.request().clone();
-    // A refusal by a middleware further in is an error here, and must carry the id all the same.
     let mut response = match next.call(request).await {
-        Ok(response) => response.map_into_boxed_body(),
+        Ok(response) => response,
+        // Refusals are responses; an error here is actix's own.
         Err(error) => {
-            let refusal: &dyn ResponseError = error.as_response_error();
-            ServiceResponse::new(http_request, refusal.error_response())
+            line.write(error.as_response_error().status_code().as_u16(), None);
+            return Err(error);
         }
     };
     if let Ok(value) = HeaderValue::from_str(&id.0) {

@@ -75,6 +75,8 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the server starts");
+        // Plain HTTP, but the client library wants to know.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let sink = Arc::clone(&log);
@@ -92,7 +94,7 @@ impl Server {
             log,
             folder,
         };
-        let listening = server.log_line("listening").await;
+        let listening = server.log_line("the model is loading").await;
         let address = listening.split("address=").nth(1).expect("an address");
         let address = address.split_whitespace().next().expect("an address");
         server.url = format!("http://{address}");
