@@ -17,6 +17,9 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own id is echoed up to this length.
 const LONGEST_ID: usize = 128;
 
+/// Paths that are asked for by machines.
+const PROBES: &[&str] = &["/health", "/livez", "/readyz"];
+
 /// A request's id: the client's own, or ours.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);
@@ -84,8 +87,8 @@ impl Line {
                 decode_seconds = worked.decode_seconds,
                 inference_seconds = worked.inference_seconds, total_seconds, "request"
             ),
-            // Probes come every few seconds.
-            None if method != "POST" && status < 400 => {
+            // They come every few seconds.
+            None if PROBES.contains(&path.as_str()) => {
                 debug!(request_id = %id, method, path, status, total_seconds, "request");
             }
             None => info!(request_id = %id, method, path, status, total_seconds, "request"),
