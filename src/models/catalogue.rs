@@ -116,11 +116,7 @@ impl CatalogueEntry {
 
     /// Whether the model knows languages other than English.
     pub fn multilingual(&self) -> bool {
-        !self
-            .name
-            .split('-')
-            .next()
-            .is_some_and(|base| base.ends_with(".en"))
+        !self.name.contains(".en")
     }
 
     /// How many languages, for tables: large-v3 and turbo added Cantonese to the first 99.

@@ -136,11 +136,14 @@ impl Ct2Index {
 
     /// Number of consecutive layers of a side (`encoder` or `decoder`).
     pub(crate) fn layers(&self, side: &str) -> u32 {
-        let is_there = |layer: &u32| {
-            self.get(&format!("{side}/layer_{layer}/ffn/linear_0/weight"))
-                .is_some()
-        };
-        (0u32..).take_while(is_there).count() as u32
+        let mut layers = 0;
+        while self
+            .get(&format!("{side}/layer_{layers}/ffn/linear_0/weight"))
+            .is_some()
+        {
+            layers += 1;
+        }
+        layers
     }
 }
 
