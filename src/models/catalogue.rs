@@ -9,7 +9,7 @@ use super::error::ModelError;
 
 /// Working memory of an inference, on top of the weights, and the languages, by model family.
 #[derive(Debug, PartialEq, Eq)]
-struct Family {
+pub(crate) struct Family {
     /// MiB for caches and buffers: whisper.cpp's published memory figures less the file sizes.
     working_mib: u64,
 }
@@ -35,7 +35,8 @@ pub struct Published {
 pub struct CatalogueEntry {
     /// Canonical name, for example `base.en` or `large-v3-turbo-q5_0`.
     pub name: &'static str,
-    family: &'static Family,
+    /// What it shares with its relatives.
+    pub(crate) family: &'static Family,
     /// The published generations of the file, newest first; never empty.
     pub published: &'static [Published],
 }

@@ -10,7 +10,7 @@ use super::ggml::{ElementType, GgmlFile};
 use super::import::Ct2Model;
 use super::reader::BoundedReader;
 use super::store::ModelStore;
-use super::{convert, locate};
+use super::{convert, locate, sniff};
 
 impl ModelStore {
     /// Makes sure that `target` is the import of `folder` in its present state.
@@ -20,6 +20,7 @@ impl ModelStore {
         target: &Path,
         weights: ElementType,
     ) -> Result<(), ModelError> {
+        sniff::require_ctranslate2_folder(folder)?;
         if is_fresh(target, folder, weights) {
             return Ok(());
         }

@@ -15,9 +15,10 @@ use super::vocabulary;
 
 /// Reads the bytes as a CTranslate2 `model.bin` and converts what is accepted.
 ///
-/// Returns the bytes of the ggml file, which has an empty vocabulary.
+/// Returns the bytes of the ggml file, whose vocabulary is one token.
 pub fn import(model: &[u8]) -> Result<Vec<u8>, FormatError> {
     let mut model = Ct2Model::read(BoundedReader::new(Cursor::new(model))?)?;
+    model.set_tokens(vec![b"a".to_vec()]);
     let mut out = Vec::new();
     model.write(&mut out, ElementType::F16)?;
     Ok(out)

@@ -32,14 +32,12 @@ pub(crate) struct Ct2Model<R> {
 impl Ct2Model<File> {
     /// Opens a folder and checks everything but the numbers themselves.
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        if !sniff::is_ctranslate2_folder(folder) {
-            return Err(sniff::not_a_model_folder(folder));
-        }
+        sniff::require_ctranslate2_folder(folder)?;
         let path = folder.join("model.bin");
         let mut model = BoundedReader::open(&path)
             .and_then(Self::read)
             .map_err(ModelError::corrupt(path))?;
-        model.tokens = vocabulary::read(folder, model.dimensions.text_tokens())?;
+        model.set_tokens(vocabulary::read(folder, model.dimensions.text_tokens())?);
         Ok(model)
     }
 }
@@ -55,6 +53,11 @@ impl<R: Read + Seek> Ct2Model<R> {
             dimensions,
             tokens: Vec::new(),
         })
+    }
+
+    /// Sets the vocabulary that is written.
+    pub(crate) fn set_tokens(&mut self, tokens: Vec<Vec<u8>>) {
+        self.tokens = tokens;
     }
 
     /// Writes the whole model with weights as 16-bit or 32-bit floats.

@@ -22,6 +22,7 @@ mod catalogue;
 pub(crate) mod checksum;
 pub mod cli;
 mod compute;
+mod conv_float32;
 mod convert;
 mod ct2;
 mod derive;

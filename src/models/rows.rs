@@ -78,7 +78,8 @@ pub(crate) fn read_scales<R: Read + Seek>(
     if !matches!(variable.stored, Stored::I8 | Stored::I16) {
         return Ok(Vec::new());
     }
-    let scale_name = format!("{name}_scale");
+    // The scales of a tensor that is stored under another name are stored beside that.
+    let scale_name = format!("{}_scale", index.stored_name(name));
     let scale = index.require(&scale_name)?;
     let count = scale.rows() * scale.row_elements();
     if scale.stored != Stored::F32 || (count != 1 && count != variable.rows()) {
