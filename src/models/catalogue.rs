@@ -9,7 +9,7 @@ use super::error::ModelError;
 
 /// Working memory of an inference, on top of the weights, and the languages, by model family.
 #[derive(Debug, PartialEq, Eq)]
-struct Family {
+pub(crate) struct Family {
     /// MiB for caches and buffers: whisper.cpp's published memory figures less the file sizes.
     working_mib: u64,
 }
@@ -35,7 +35,8 @@ pub struct Published {
 pub struct CatalogueEntry {
     /// Canonical name, for example `base.en` or `large-v3-turbo-q5_0`.
     pub name: &'static str,
-    family: &'static Family,
+    /// What it shares with its relatives.
+    pub(crate) family: &'static Family,
     /// The published generations of the file, newest first; never empty.
     pub published: &'static [Published],
 }
@@ -116,11 +117,7 @@ impl CatalogueEntry {
 
     /// Whether the model knows languages other than English.
     pub fn multilingual(&self) -> bool {
-        !self
-            .name
-            .split('-')
-            .next()
-            .is_some_and(|base| base.ends_with(".en"))
+        !self.name.contains(".en")
     }
 
     /// How many languages, for tables: large-v3 and turbo added Cantonese to the first 99.

@@ -64,19 +64,27 @@ pub enum Action {
 
 /// Runs the subcommand and prints to standard output. Blocks; must not be called on a runtime's thread.
 pub fn command(args: ModelsArgs, store: &ModelStore) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match args.action {
-        Action::List => list(store, &mut out),
-        Action::Pull { names, all } => pull(store, &names, all, &mut out),
+    let done = run(args.action, store, &mut io::stdout().lock());
+    done.or_else(|error| match error.downcast_ref::<io::Error>() {
+        // The reader has seen enough: `models list | head`.
+        Some(broken) if broken.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    })
+}
+
+fn run(action: Action, store: &ModelStore, out: &mut impl Write) -> anyhow::Result<()> {
+    match action {
+        Action::List => list(store, out),
+        Action::Pull { names, all } => pull(store, &names, all, out),
         Action::Import { path, name } => {
             let file = store.import(&path, name.as_deref())?;
-            print_path(&mut out, &file)
+            print_path(out, &file)
         }
-        Action::Verify { name } => verify(store, name, &mut out),
-        Action::Path { name: None } => print_path(&mut out, store.dir()),
+        Action::Verify { name } => verify(store, name, out),
+        Action::Path { name: None } => print_path(out, store.dir()),
         Action::Path { name: Some(name) } => {
             let path = store.resolve(&name, None)?.path;
-            print_path(&mut out, &path)
+            print_path(out, &path)
         }
         Action::Convert {
             name,
@@ -84,7 +92,7 @@ pub fn command(args: ModelsArgs, store: &ModelStore) -> anyhow::Result<()> {
             output,
         } => {
             let file = store.convert(&name, compute, output.as_deref())?;
-            print_path(&mut out, &file)
+            print_path(out, &file)
         }
     }
 }

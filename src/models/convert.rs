@@ -7,11 +7,9 @@
 
 use std::io::{Read, Seek, Write};
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
 use super::error::FormatError;
 use super::ggml::{ElementType, GgmlFile, StoredTensor, write_header, write_tensor_header};
+use super::numbers;
 use super::quantise;
 use super::reader::BoundedReader;
 
@@ -85,20 +83,7 @@ fn copy_data<R: Read + Seek>(
 /// Decodes float data; the caller has made sure that nothing is quantised.
 fn floats(bytes: &[u8], element: ElementType) -> Vec<f32> {
     if element == ElementType::F32 {
-        return bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect();
+        return numbers::f32_from_bytes(bytes);
     }
-    let halves: Vec<f16> = bytes
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|b| f16::from_le_bytes(*b))
-        .collect();
-    let mut values = vec![0.0; halves.len()];
-    halves.convert_to_f32_slice(&mut values);
-    values
+    numbers::f32_from_f16_bytes(bytes)
 }

@@ -121,11 +121,15 @@ impl Ct2Index {
 
     /// Looks a variable up, by its own name or by an alias (equal tensors are stored once).
     pub(crate) fn get(&self, name: &str) -> Option<&Variable> {
-        self.variables.get(name).or_else(|| {
-            self.aliases
-                .get(name)
-                .and_then(|target| self.variables.get(target))
-        })
+        self.variables.get(self.stored_name(name))
+    }
+
+    /// The name under which a variable's data is stored.
+    pub(crate) fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+        match self.aliases.get(name) {
+            Some(target) if !self.variables.contains_key(name) => target,
+            _ => name,
+        }
     }
 
     /// Like [`Self::get`], with an error that names what is missing.
@@ -136,11 +140,14 @@ impl Ct2Index {
 
     /// Number of consecutive layers of a side (`encoder` or `decoder`).
     pub(crate) fn layers(&self, side: &str) -> u32 {
-        let is_there = |layer: &u32| {
-            self.get(&format!("{side}/layer_{layer}/ffn/linear_0/weight"))
-                .is_some()
-        };
-        (0u32..).take_while(is_there).count() as u32
+        let mut layers = 0;
+        while self
+            .get(&format!("{side}/layer_{layers}/ffn/linear_0/weight"))
+            .is_some()
+        {
+            layers += 1;
+        }
+        layers
     }
 }
 

@@ -275,3 +275,7 @@ fn describe(error: &reqwest::Error) -> String {
     }
     format!("{place}: {cause}")
 }
+
+#[cfg(test)]
+#[path = "download_tests.rs"]
+mod tests;

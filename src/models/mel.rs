@@ -52,9 +52,11 @@ pub(crate) fn filter_bank(bands: usize) -> Vec<f32> {
         let area = 2.0 / (high - low);
         for bin in 0..FREQUENCY_BINS {
             let hz = bin as f64 * bin_hz;
-            let rising = (hz - low) / (centre - low);
+            let rising = -(low - hz) / (centre - low);
             let falling = (high - hz) / (high - centre);
-            let weight = rising.min(falling).max(0.0) as f32;
+            // Written so that a weight of -0 stays one, as in the published files.
+            let least = if falling < rising { falling } else { rising };
+            let weight = if least < 0.0 { 0.0 } else { least as f32 };
             bank.push((f64::from(weight) * area) as f32);
         }
     }

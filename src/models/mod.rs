@@ -11,11 +11,11 @@
 //! | file | story |
 //! |---|---|
 //! | `catalogue` | names, sizes, checksums |
-//! | `store`, `locate` | the folder: resolve, pull, import, verify |
+//! | `store`, `locate`, `derive`, `inspect` | the folder: resolve, pull, import, convert, verify |
 //! | `download`, `wheel` | the two sources |
-//! | `ct2`, `vocabulary`, `mel`, `import` | CTranslate2 folder → ggml file |
+//! | `ct2`, `rows`, `vocabulary`, `mel`, `import` | CTranslate2 folder → ggml file |
 //! | `ggml`, `layout`, `sniff`, `reader` | reading and judging files |
-//! | `convert`, `quantise` | ggml file → other number format |
+//! | `convert`, `quantise`, `numbers` | ggml file → other number format |
 //! | `files`, `checksum` | temporary names, locks, records |
 
 mod catalogue;
@@ -23,19 +23,25 @@ pub(crate) mod checksum;
 pub mod cli;
 mod compute;
 pub mod configured;
+mod conv_float32;
 mod convert;
 mod ct2;
+mod derive;
 mod download;
 mod error;
 mod files;
+pub mod fuzzing;
 mod ggml;
 mod import;
+mod inspect;
 mod layout;
 mod locate;
 mod mel;
+mod numbers;
 mod progress;
 mod quantise;
 mod reader;
+mod rows;
 mod sniff;
 mod store;
 mod vocabulary;
@@ -45,6 +51,7 @@ pub use catalogue::{ALIASES, CATALOGUE, CatalogueEntry, Published, canonical, fi
 pub use compute::ComputeType;
 pub use error::{FormatError, ModelError};
 pub use ggml::GgmlFile;
+pub use inspect::{LocalModel, Verdict, Verified};
 pub use layout::Dimensions;
 pub use progress::{Bar, Logged, Progress, Silent};
-pub use store::{LocalModel, ModelStore, ResolvedModel, Verdict, Verified};
+pub use store::{ModelStore, ResolvedModel};

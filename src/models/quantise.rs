@@ -6,7 +6,7 @@ use std::thread;
 use whisper_rs::whisper_rs_sys as ggml;
 
 use super::ggml::ElementType;
-use super::import::{f16_bytes, f32_bytes};
+use super::numbers::{f16_bytes, f32_bytes};
 
 /// Encodes whole rows of `width` values each in the wanted type.
 ///

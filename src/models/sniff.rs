@@ -65,8 +65,31 @@ pub(crate) fn is_ctranslate2_folder(folder: &Path) -> bool {
     folder.join("model.bin").is_file()
 }
 
+/// Refuses what cannot be imported, each with what to do instead.
+pub(crate) fn require_ctranslate2_folder(folder: &Path) -> Result<(), ModelError> {
+    if is_ctranslate2_folder(folder) {
+        return Ok(());
+    }
+    if folder.is_file() {
+        refuse_other_formats(folder)?;
+        return Err(ModelError::NotAModel {
+            path: folder.to_owned(),
+            what: "a file".to_owned(),
+            advice: "CTranslate2 models are folders; a ggml file needs no import: put it into the \
+                     models folder as ggml-<name>.bin, or use its path as the model"
+                .to_owned(),
+        });
+    }
+    if folder.is_dir() {
+        return Err(not_a_model_folder(folder));
+    }
+    Err(ModelError::io("read", folder)(
+        std::io::ErrorKind::NotFound.into(),
+    ))
+}
+
 /// The error for a folder that is no CTranslate2 model.
-pub(crate) fn not_a_model_folder(folder: &Path) -> ModelError {
+fn not_a_model_folder(folder: &Path) -> ModelError {
     let transformers = [
         "model.safetensors",
         "pytorch_model.bin",

