@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tokio::runtime::Runtime;
 use tracing::warn;
 
 use crate::models::cli::ModelsArgs;
@@ -79,11 +78,11 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Worker | Command::Serve { .. }) | None => {
             start_log(&loaded, "info");
-            runtime()?.block_on(serve::serve(loaded.settings))
+            run_to_end(serve::serve(loaded.settings))
         }
         Some(Command::Transcribe(args)) => {
             start_log(&loaded, "warn");
-            runtime()?.block_on(transcribe::transcribe(loaded.settings, args))
+            run_to_end(transcribe::transcribe(loaded.settings, args))
         }
         Some(Command::Models(args)) => {
             start_log(&loaded, "warn");
@@ -136,9 +135,17 @@ fn check_config(loaded: &Loaded) {
     println!("the settings can be used");
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
+/// Runs a future on a runtime of its own. Blocking work that it leaves behind, a model's conversion
+/// say, writes to temporary files only and is not waited for.
+fn run_to_end<F>(future: F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build();
-    runtime.context("the runtime cannot be started")
+        .build()
+        .context("the runtime cannot be started")?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_background();
+    result
 }

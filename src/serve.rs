@@ -18,11 +18,13 @@ use crate::models::configured::{ConfiguredModel, gpu};
 use crate::settings::Settings;
 use crate::shutdown::StopSignals;
 
-/// How long requests may go on after the signal to stop. Short of the 90 s after which systemd
-/// kills.
+/// How long requests may go on after the signal to stop. With the workers' and the HTTP server's own
+/// grace it stays below the unit's `TimeoutStopSec`.
 const DRAIN_GRACE: Duration = Duration::from_secs(30);
 /// How long a worker may take to end after its socket was closed.
 const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
+/// A large model from a slow disk takes minutes.
+const LOAD_LIMIT: Duration = Duration::from_secs(600);
 /// Threads beyond these gain nothing: handlers only wait.
 const MOST_HTTP_THREADS: usize = 4;
 /// ggml gains little from more threads on one small model.
@@ -36,7 +38,7 @@ pub async fn start_tree(settings: &Settings) -> anyhow::Result<(Stt, TreeEnded)>
         executable: own_executable()?,
         threads: settings.whisper_threads.unwrap_or(default_threads),
         gpu: gpu(settings),
-        load_limit: settings.lane_timeout,
+        load_limit: LOAD_LIMIT,
     };
     let models = Arc::new(ConfiguredModel::new(settings));
     let ports = Ports {
@@ -92,7 +94,6 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let server_handle = server.handle();
     let mut server = tokio::spawn(server);
     info!(%address, version = env!("CARGO_PKG_VERSION"), "listening; the model is loading");
-    let announced = tokio::spawn(announce(stt.clone()));
     let unasked = loop {
         tokio::select! {
             name = signals.next() => {
@@ -108,7 +109,6 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
             }
         }
     };
-    announced.abort();
     // The tree has answered everything by now; this lets the answers out.
     server_handle.stop(true).await;
     if unasked {
@@ -125,17 +125,5 @@ fn warn_if_open(settings: &Settings) {
             host = %settings.host,
             "anyone who reaches this address can use the server: set API_KEYS, or keep it behind a firewall"
         );
-    }
-}
-
-/// Says once in the log that the server can transcribe, or why it cannot yet.
-async fn announce(stt: Stt) {
-    match stt.ready().await {
-        Ok(engine) => info!(
-            model = engine.model,
-            load_seconds = engine.load_time.as_secs_f64(),
-            "ready"
-        ),
-        Err(reason) => error!(reason, "not ready; trying again now and then"),
     }
 }

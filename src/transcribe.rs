@@ -1,5 +1,6 @@
 //! `uttera-stt transcribe FILE…`: the same tree without HTTP.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,6 +75,7 @@ pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Res
     let result = tokio::select! {
         result = all(&stt, &settings, &args) => result,
         signal = signals.next() => Err(anyhow::anyhow!("ended by {signal}")),
+        () = tree_ended.wait() => return Err(anyhow::anyhow!("the supervision tree ended by itself")),
     };
     stt.drain(Duration::ZERO);
     tree_ended.wait().await;
@@ -88,6 +90,7 @@ async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::R
             engine.model
         );
     }
+    refuse_collisions(args)?;
     let mut failed = 0;
     for file in &args.files {
         if let Err(error) = one(stt, settings, args, file).await {
@@ -166,7 +169,8 @@ fn progress_bar(file: &Path) -> ProgressBar {
     bar
 }
 
-fn write(rendered: &str, args: &TranscribeArgs, file: &Path) -> anyhow::Result<()> {
+/// Where a file's result goes; `None`: to standard output.
+fn target(args: &TranscribeArgs, file: &Path) -> Option<PathBuf> {
     let ending = match args.format {
         Format::Json | Format::VerboseJson => "json",
         Format::Text => "txt",
@@ -174,15 +178,34 @@ fn write(rendered: &str, args: &TranscribeArgs, file: &Path) -> anyhow::Result<(
         Format::Vtt => "vtt",
     };
     let target = match &args.output_dir {
-        Some(folder) => Some(folder.join(file.file_name().context("has no name")?)),
+        Some(folder) => Some(folder.join(file.file_name()?)),
         None => args.beside.then(|| file.to_path_buf()),
     };
-    let Some(target) = target else {
+    target.map(|target| target.with_extension(ending))
+}
+
+/// Two results in one place would leave one of them, and a result in place of a file none.
+fn refuse_collisions(args: &TranscribeArgs) -> anyhow::Result<()> {
+    let mut taken: BTreeSet<PathBuf> = args.files.iter().cloned().collect();
+    for file in &args.files {
+        if let Some(target) = target(args, file)
+            && !taken.insert(target.clone())
+        {
+            bail!(
+                "{} would be written twice, or over its source",
+                target.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn write(rendered: &str, args: &TranscribeArgs, file: &Path) -> anyhow::Result<()> {
+    let Some(target) = target(args, file) else {
         let mut out = std::io::stdout().lock();
         let newline = if rendered.ends_with('\n') { "" } else { "\n" };
         return Ok(write!(out, "{rendered}{newline}")?);
     };
-    let target = target.with_extension(ending);
     if let Some(folder) = target.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
     }

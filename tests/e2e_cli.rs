@@ -57,6 +57,24 @@ async fn files_are_transcribed_to_stdout_and_beside_and_one_that_fails_harms_no_
     assert!(subtitles.starts_with("1\n00:00:00,000 --> "), "{subtitles}");
 }
 
+#[tokio::test]
+async fn two_results_in_one_place_are_refused_before_any_work() {
+    let model = model("tiny.en").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a.wav", "a.mp3"] {
+        std::fs::copy(sample("en-command.wav"), folder.path().join(name)).expect("copies");
+    }
+    let model = model.to_str().expect("UTF-8");
+    let arguments = ["--model", model, "transcribe", "a.wav", "a.mp3", "--beside"];
+    let output = run(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("a.txt would be written twice"),
+        "{}",
+        err(&output)
+    );
+}
+
 #[test]
 fn a_wrong_setting_stops_the_start_with_one_line() {
     let folder = tempfile::tempdir().expect("a folder");

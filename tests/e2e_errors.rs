@@ -227,17 +227,14 @@ async fn every_broken_file_of_the_corpus_is_refused_or_played_as_far_as_it_goes(
         let response = server
             .transcribe(&corpus.join("broken").join(name), &[])
             .await;
-        match code {
-            Some(code) => {
-                let message = refused(response, 400, code, Some("file")).await;
-                assert!(!message.contains('/'), "a path in {message:?}");
-            }
-            None => {
-                assert_eq!(response.status(), 200, "{name}");
-                let body: Value = response.json().await.expect("JSON");
-                let empty = body["text"].as_str().expect("text").is_empty();
-                assert_eq!(empty, *name == "short_50ms.wav", "{name}: {body}");
-            }
+        if let Some(code) = code {
+            let message = refused(response, 400, code, Some("file")).await;
+            assert!(!message.contains('/'), "a path in {message:?}");
+            continue;
         }
+        assert_eq!(response.status(), 200, "{name}");
+        let body: Value = response.json().await.expect("JSON");
+        let empty = body["text"].as_str().expect("text").is_empty();
+        assert_eq!(empty, *name == "short_50ms.wav", "{name}: {body}");
     }
 }

@@ -235,6 +235,72 @@ async fn a_slow_ready_is_told_as_loading() {
         .expect("ready");
 }
 
+#[tokio::test]
+async fn sigterm_while_the_model_loads_ends_everything_at_once() {
+    let mut server = Server::start(&model("base").await, &[]).await;
+    server
+        .until("the worker is there", || async {
+            !server.workers().is_empty()
+        })
+        .await;
+    let workers = server.workers();
+    assert_eq!(server.terminate().await, Some(0));
+    server
+        .until("the worker is gone", || async {
+            !workers.iter().any(|&pid| lives(pid))
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_what_would_still_take_long() {
+    let mut server = Server::ready(&model("base").await, &[]).await;
+    let client = server.client.clone();
+    let url = format!("{}/v1/audio/transcriptions", server.url);
+    let request = tokio::spawn(async move {
+        let form = form(&sample("en-long.ogg"), &[]);
+        client.post(url).multipart(form).send().await
+    });
+    server.until("a chunk runs", || server.is_busy()).await;
+    signal(server.pid(), "TERM");
+    let draining = || async { server.health().await["status"] == "draining" };
+    server.until("it drains", draining).await;
+    assert_eq!(server.terminate().await, Some(0));
+    // Told, or finished in the meantime; not cut off.
+    let response = request.await.expect("no panic").expect("an answer");
+    assert!(
+        [503, 200].contains(&response.status().as_u16()),
+        "{}",
+        response.status()
+    );
+}
+
+#[tokio::test]
+async fn a_prompt_of_any_length_harms_nobody() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let worker = server.workers();
+    for prompt in [
+        "a".repeat(60_000),
+        " ".repeat(60_000),
+        "!1\0ñ".repeat(10_000),
+    ] {
+        let fields = [("prompt", prompt.as_str())];
+        let response = server.transcribe(&sample("en-command.wav"), &fields).await;
+        assert_eq!(response.status(), 200);
+    }
+    assert_eq!(server.workers(), worker);
+}
+
+#[tokio::test]
+async fn a_server_that_is_open_to_the_network_without_keys_says_so() {
+    let model = model("tiny.en").await;
+    let server = Server::start(&model, &[("HOST", "0.0.0.0")]).await;
+    server.log_line("anyone who reaches this address").await;
+    let keyed = Server::start(&model, &[("HOST", "0.0.0.0"), ("API_KEYS", "sesame")]).await;
+    keyed.log_line("the model is loading").await;
+    assert!(!keyed.log().join("\n").contains("anyone who"));
+}
+
 /// Every file and folder below, as text.
 fn walk(folder: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();

@@ -38,6 +38,8 @@ pub enum DispatcherMessage {
     },
     /// A request is over or its client is gone: nobody waits for its chunks.
     Withdraw(JobId),
+    /// The Transcriptions are gone, and with them everyone who waits.
+    WithdrawAll,
     /// A lane's engine is up, or the lane offers itself to a new Dispatcher.
     LaneReady {
         /// The lane.
@@ -71,12 +73,19 @@ pub struct DispatcherArguments {
     pub status: Arc<NodeStatus>,
 }
 
+/// Who waits for a request's chunks.
+#[derive(Debug)]
+struct Owner {
+    actor: ActorRef<TranscriptionMessage>,
+    request_id: Arc<str>,
+}
+
 /// The actor's state.
 #[derive(Debug)]
 pub struct DispatcherState {
     queue: WorkQueue,
     lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
-    owners: HashMap<JobId, ActorRef<TranscriptionMessage>>,
+    owners: HashMap<JobId, Owner>,
     status: Arc<NodeStatus>,
 }
 
@@ -115,6 +124,11 @@ impl Actor for Dispatcher {
                 owner,
             } => state.enqueue(job, request, owner),
             DispatcherMessage::Withdraw(job) => state.withdraw(job),
+            DispatcherMessage::WithdrawAll => {
+                for job in state.owners.keys().copied().collect::<Vec<_>>() {
+                    state.withdraw(job);
+                }
+            }
             DispatcherMessage::LaneReady { lane, kind, actor } => {
                 state.lane_ready(lane, kind, actor);
             }
@@ -138,7 +152,10 @@ impl DispatcherState {
         request: ChunkRequest,
         owner: ActorRef<TranscriptionMessage>,
     ) {
-        self.owners.insert(job, owner);
+        self.owners.entry(job).or_insert_with(|| Owner {
+            actor: owner,
+            request_id: Arc::clone(&request.request_id),
+        });
         self.queue.enqueue(job, request);
     }
 
@@ -193,10 +210,14 @@ impl DispatcherState {
                 lane,
             } => self.tell_owner(key, Ok((transcript, lane))),
             Ended::Requeued(key) => {
-                info!(job = %key.job, chunk = key.index, "the chunk is tried again");
+                info!(
+                    request_id = self.request_id(key),
+                    chunk = key.index,
+                    "the chunk is tried again"
+                );
             }
             Ended::Refused { key, error } => {
-                warn!(job = %key.job, chunk = key.index, %error, "the chunk is refused");
+                warn!(request_id = self.request_id(key), chunk = key.index, %error, "the chunk is refused");
                 self.tell_owner(key, Err(error));
             }
             Ended::Stale => debug!("an answer came that nobody waits for"),
@@ -206,11 +227,17 @@ impl DispatcherState {
     fn tell_owner(&self, key: ChunkKey, outcome: Result<(ChunkTranscript, LaneKind), SttError>) {
         if let Some(owner) = self.owners.get(&key.job) {
             // An owner that is gone has its Withdraw on the way.
-            let _ = owner.cast(TranscriptionMessage::ChunkEnded {
+            let _ = owner.actor.cast(TranscriptionMessage::ChunkEnded {
                 index: key.index,
                 outcome,
             });
         }
+    }
+
+    fn request_id(&self, key: ChunkKey) -> &str {
+        self.owners
+            .get(&key.job)
+            .map_or("", |owner| &owner.request_id)
     }
 
     /// Gives work to idle lanes and brings the accounts up to date.

@@ -22,6 +22,9 @@ use crate::transcription::TranscriptionMessage;
 /// client waits if it never answers.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Requests in the tree at once. Each costs little; this bounds what a flood of them does.
+const MOST_REQUESTS: usize = 512;
+
 /// The longest Retry-After that is ever given: clients ignore longer ones.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 
@@ -81,7 +84,7 @@ impl Stt {
             HotState::Failed { reason } => return Err(self.not_ready(&reason)),
         }
         let estimate = snapshot.drain_estimate();
-        if estimate > self.config.max_queue {
+        if estimate > self.config.max_queue || snapshot.active_requests >= MOST_REQUESTS {
             return Err(SttError::Overloaded {
                 retry_after: estimate
                     .saturating_sub(self.config.max_queue)

@@ -6,6 +6,7 @@
 //! that end with the lane, so that its mailbox always moves.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::caught::caught;
@@ -108,6 +109,8 @@ enum Phase {
 struct Running {
     lease: LeaseId,
     audio_seconds: f64,
+    /// Set before the engine is told, for a task that has not asked it yet.
+    aborted: Arc<AtomicBool>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -160,7 +163,7 @@ impl Lane {
                 Ok(After::Continue)
             }
             LaneMessage::Finished(lease, outcome) => {
-                self.finished(myself, lease, outcome);
+                self.finished(myself, lease, outcome)?;
                 Ok(After::Continue)
             }
             LaneMessage::EngineExited(exit) => Err(self.engine_exited(exit).into()),
@@ -215,20 +218,27 @@ impl Lane {
             return;
         };
         let audio_seconds = lease.request.audio.duration_seconds();
+        let aborted = Arc::new(AtomicBool::new(false));
         let task = {
             let (engine, lane) = (Arc::clone(engine), myself.clone());
             let (id, request) = (lease.id, lease.request);
-            let limit = self.arguments.chunk_timeout;
+            let (limit, grace) = (self.arguments.chunk_timeout, self.arguments.stop_grace);
+            let aborted = Arc::clone(&aborted);
             spawn(async move {
-                let outcome = caught(transcribe(engine.as_ref(), request, limit))
-                    .await
-                    .unwrap_or_else(|| Err(EngineError::Failed("a panic".to_owned())));
+                let outcome = if aborted.load(Ordering::Acquire) {
+                    Err(EngineError::Aborted)
+                } else {
+                    caught(transcribe(engine.as_ref(), request, limit, grace))
+                        .await
+                        .unwrap_or_else(|| Err(EngineError::Failed("a panic".to_owned())))
+                };
                 let _ = lane.cast(LaneMessage::Finished(id, outcome));
             })
         };
         *running = Some(Running {
             lease: lease.id,
             audio_seconds,
+            aborted,
             _task: task,
         });
     }
@@ -242,6 +252,7 @@ impl Lane {
             && running.lease == lease
         {
             debug!(worker = %self.arguments.worker, "aborting a chunk that nobody waits for");
+            running.aborted.store(true, Ordering::Release);
             engine.abort();
         }
     }
@@ -251,12 +262,16 @@ impl Lane {
         myself: &ActorRef<LaneMessage>,
         lease: LeaseId,
         outcome: Result<ChunkTranscript, EngineError>,
-    ) {
+    ) -> Result<(), LaneFailure> {
         let Phase::Up { running, .. } = &mut self.phase else {
-            return;
+            return Ok(());
         };
         let Some(done) = running.take_if(|running| running.lease == lease) else {
-            return;
+            return Ok(());
+        };
+        let exit = match &outcome {
+            Err(EngineError::Exited(exit)) => Some(exit.clone()),
+            Ok(_) | Err(EngineError::Aborted | EngineError::Failed(_)) => None,
         };
         if let Ok(transcript) = &outcome {
             let kind = self.arguments.kind;
@@ -267,9 +282,14 @@ impl Lane {
             );
         }
         self.report(lease, outcome);
+        if let Some(exit) = exit {
+            // The watcher says so as well, unless the process cannot even be killed.
+            return Err(LaneFailure::Exited(exit));
+        }
         if std::mem::take(&mut self.offer_when_free) {
             self.offer(myself);
         }
+        Ok(())
     }
 
     fn report(&self, lease: LeaseId, outcome: Result<ChunkTranscript, EngineError>) {
@@ -319,8 +339,13 @@ impl Lane {
 
     async fn stop(&mut self) {
         if let Phase::Up { engine, .. } = &self.phase {
-            let exit = engine.stop(self.arguments.stop_grace).await;
-            info!(worker = %self.arguments.worker, %exit, "worker stopped");
+            let grace = self.arguments.stop_grace;
+            let worker = &self.arguments.worker;
+            if let Ok(exit) = tokio::time::timeout(grace * 2, engine.stop(grace)).await {
+                info!(%worker, %exit, "worker stopped");
+            } else {
+                warn!(%worker, "worker cannot be stopped");
+            }
         }
     }
 }
@@ -332,12 +357,15 @@ async fn transcribe(
     engine: &dyn Engine,
     request: ChunkRequest,
     limit: Duration,
+    grace: Duration,
 ) -> Result<ChunkTranscript, EngineError> {
     match tokio::time::timeout(limit, engine.transcribe(request)).await {
         Ok(outcome) => outcome,
         Err(_elapsed) => {
             engine.kill_timed_out();
-            Err(EngineError::Exited(engine.exited().await))
+            // A process that a driver holds cannot be killed; it is not waited for.
+            let exit = tokio::time::timeout(grace, engine.exited()).await;
+            Err(EngineError::Exited(exit.unwrap_or(EngineExit::TimedOut)))
         }
     }
 }

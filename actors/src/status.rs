@@ -2,6 +2,7 @@
 //! the actors that own each fact and read by `/health`, admission and metrics.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -35,6 +36,7 @@ pub enum HotState {
 #[derive(Debug)]
 pub struct NodeStatus {
     hot: watch::Sender<HotState>,
+    last_engine: Mutex<Option<EngineInfo>>,
     draining: AtomicBool,
     queue_depth: AtomicUsize,
     queue_audio_millis: AtomicU64,
@@ -48,6 +50,7 @@ impl Default for NodeStatus {
     fn default() -> Self {
         Self {
             hot: watch::Sender::new(HotState::Starting),
+            last_engine: Mutex::new(None),
             draining: AtomicBool::new(false),
             queue_depth: AtomicUsize::new(0),
             queue_audio_millis: AtomicU64::new(0),
@@ -60,6 +63,9 @@ impl Default for NodeStatus {
 
 impl NodeStatus {
     pub(crate) fn set_hot(&self, state: HotState) {
+        if let HotState::Ready(info) = &state {
+            *self.lock_last_engine() = Some(info.clone());
+        }
         self.hot.send_replace(state);
     }
 
@@ -102,6 +108,12 @@ impl NodeStatus {
         self.finished_chunks.load(Ordering::Relaxed)
     }
 
+    fn lock_last_engine(&self) -> MutexGuard<'_, Option<EngineInfo>> {
+        self.last_engine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn subscribe_hot(&self) -> watch::Receiver<HotState> {
         self.hot.subscribe()
     }
@@ -115,6 +127,7 @@ impl NodeStatus {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             hot: self.hot.borrow().clone(),
+            last_engine: self.lock_last_engine().clone(),
             draining: self.draining.load(Ordering::Acquire),
             queue_depth: self.queue_depth.load(Ordering::Relaxed),
             queue_audio: Duration::from_millis(self.queue_audio_millis.load(Ordering::Relaxed)),
@@ -130,6 +143,8 @@ impl NodeStatus {
 pub struct Snapshot {
     /// The hot lane.
     pub hot: HotState,
+    /// The engine that was up last: what is served, also while it is being brought back.
+    pub last_engine: Option<EngineInfo>,
     /// Whether the server is shutting down.
     pub draining: bool,
     /// Chunks that wait for a lane.

@@ -27,7 +27,7 @@ use crate::hot_worker::{HotWorker, HotWorkerArguments};
 use crate::job::Job;
 use crate::lane::{LaneArguments, LaneFailure, LaneMessage};
 use crate::ports::{AudioDecoder, EngineInfo, EngineLauncher, LaunchError, WorkerId};
-use crate::restart_budget::RestartBudget;
+use crate::restart_budget::{Restart, RestartBudget};
 use crate::status::{HotState, NodeStatus};
 use crate::transcription::EventSender;
 use crate::transcriptions::{
@@ -35,9 +35,9 @@ use crate::transcriptions::{
 };
 use crate::work_queue::{LaneId, LaneKind};
 
-/// A model that could not be loaded is tried again this seldom at first: files do not mend
-/// themselves in milliseconds.
-const MODEL_RETRY: Duration = Duration::from_secs(5);
+/// A model that could not be loaded is tried again this seldom: files do not mend themselves in
+/// milliseconds.
+const MODEL_RETRY: Duration = Duration::from_secs(10);
 
 /// What the Supervisor hears.
 #[derive(Debug)]
@@ -258,6 +258,7 @@ impl SupervisorState {
             .as_ref()
             .is_some_and(|hot| hot.actor.get_id() == worker)
         {
+            info!(model = info.model, "ready to transcribe");
             self.arguments.status.set_hot(HotState::Ready(info));
         }
     }
@@ -281,8 +282,12 @@ impl SupervisorState {
             self.replace_dispatcher(myself).await?;
         } else if self.transcriptions.get_id() == who.get_id() {
             error!(reason = %text(reason), "the transcriptions failed; replacing them");
+            let _ = self.dispatcher.cast(DispatcherMessage::WithdrawAll);
             self.transcriptions =
                 spawn_transcriptions(myself, &self.arguments, &self.dispatcher).await?;
+            if self.phase == Phase::Draining {
+                let _ = self.transcriptions.cast(TranscriptionsMessage::Drain);
+            }
         }
         Ok(())
     }
@@ -298,14 +303,7 @@ impl SupervisorState {
         if self.phase == Phase::Stopping {
             return;
         }
-        let finished = self.arguments.status.finished_chunks();
-        let progressed = finished > self.chunks_at_last_failure;
-        self.chunks_at_last_failure = finished;
-        let mut restart = self.hot_budget.record_failure(progressed);
-        if is_models_fault(reason) {
-            restart.budget_spent = true;
-            restart.after = restart.after.max(MODEL_RETRY);
-        }
+        let restart = self.restart(reason);
         let reason_text = text(reason);
         warn!(reason = %reason_text, restart_after_seconds = restart.after.as_secs_f64(),
             "the hot worker is gone");
@@ -320,6 +318,20 @@ impl SupervisorState {
         drop(myself.send_after(restart.after, || SupervisorMessage::StartHot));
     }
 
+    /// A model at fault says nothing about the worker: it is outside of the budget.
+    fn restart(&mut self, reason: Option<&ActorProcessingErr>) -> Restart {
+        if is_models_fault(reason) {
+            return Restart {
+                after: MODEL_RETRY,
+                budget_spent: true,
+            };
+        }
+        let finished = self.arguments.status.finished_chunks();
+        let progressed = finished > self.chunks_at_last_failure;
+        self.chunks_at_last_failure = finished;
+        self.hot_budget.record_failure(progressed)
+    }
+
     fn refuse_work(&self, reason: String) {
         let refusal = SttError::NotReady {
             reason: reason.clone(),
@@ -328,6 +340,7 @@ impl SupervisorState {
         let _ = self
             .dispatcher
             .cast(DispatcherMessage::RefuseWaiting(refusal));
+        error!(reason, "cannot transcribe; trying again now and then");
         self.arguments.status.set_hot(HotState::Failed { reason });
     }
 

@@ -43,7 +43,7 @@ pub enum TranscriptionMessage {
         /// The audio.
         chunk: AudioChunk,
         /// Given back when the chunk is done.
-        permit: OwnedSemaphorePermit,
+        permit: ChunkPermit,
         /// Seconds of audio known of by now.
         seconds_known: f64,
         /// Seconds that were spent waiting for the decoder so far.
@@ -62,6 +62,13 @@ pub enum TranscriptionMessage {
     DispatcherReplaced(ActorRef<DispatcherMessage>),
     /// The client is gone, or the server will not wait for this any longer.
     Cancel(SttError),
+}
+
+/// A decoded chunk's share of what its request and of what all requests may hold in memory.
+#[derive(Debug)]
+pub struct ChunkPermit {
+    _of_request: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 /// What the decoding task says at the end.
@@ -83,6 +90,8 @@ pub struct TranscriptionArguments {
     pub events: EventSender,
     /// Opens the audio.
     pub decoder: Arc<dyn AudioDecoder>,
+    /// Chunks that all requests together may hold.
+    pub chunk_budget: Arc<Semaphore>,
     /// Does the work.
     pub dispatcher: ActorRef<DispatcherMessage>,
     /// Knows the model.
@@ -98,9 +107,9 @@ pub struct TranscriptionState {
     status: Arc<NodeStatus>,
     _decoding: AbortOnDropHandle<()>,
     /// Chunks at the Dispatcher.
-    outstanding: BTreeMap<usize, (AudioChunk, OwnedSemaphorePermit)>,
+    outstanding: BTreeMap<usize, (AudioChunk, ChunkPermit)>,
     /// Chunks that wait until the language is known.
-    held_back: VecDeque<(AudioChunk, OwnedSemaphorePermit)>,
+    held_back: VecDeque<(AudioChunk, ChunkPermit)>,
     decoded: Option<DecodedAudio>,
     merger: Merger,
     segments: Vec<Segment>,
@@ -137,12 +146,13 @@ impl Actor for Transcription {
             job,
             events,
             decoder,
+            chunk_budget,
             dispatcher,
             status,
         } = arguments;
         let source = job.source.clone();
         let decoding = tokio::spawn(async move {
-            let ended = caught(decode(decoder.as_ref(), &source, &myself))
+            let ended = caught(decode(decoder.as_ref(), &source, chunk_budget, &myself))
                 .await
                 .unwrap_or_else(|| Err(DecodeError::Unavailable("a panic".to_owned())));
             let _ = myself.cast(TranscriptionMessage::DecodeEnded(ended));
@@ -196,7 +206,8 @@ impl Actor for Transcription {
             }
             TranscriptionMessage::Cancel(reason) => state.fail(reason),
         };
-        if outcome == Outcome::Ended {
+        // A client that left before it had the stream cannot say so.
+        if outcome == Outcome::Ended || state.events.is_closed() {
             myself.stop(None);
         }
         Ok(())
@@ -208,7 +219,7 @@ impl TranscriptionState {
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
         chunk: AudioChunk,
-        permit: OwnedSemaphorePermit,
+        permit: ChunkPermit,
     ) {
         if self.language.is_none() && !self.outstanding.is_empty() {
             self.held_back.push_back((chunk, permit));
@@ -221,7 +232,7 @@ impl TranscriptionState {
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
         chunk: AudioChunk,
-        permit: OwnedSemaphorePermit,
+        permit: ChunkPermit,
     ) {
         let request = ChunkRequest {
             request_id: Arc::clone(&self.job.request_id),
@@ -284,10 +295,10 @@ impl TranscriptionState {
     }
 
     fn announce_language(&mut self, transcript: &ChunkTranscript) {
-        let (code, probability) = self
-            .language
-            .get_or_insert_with(|| (transcript.language.clone(), transcript.language_probability))
-            .clone();
+        // The engine has the last word: a model of one language hears no other.
+        let code = transcript.language.clone();
+        let probability = transcript.language_probability;
+        self.language = Some((code.clone(), probability));
         self.send(Ok(Event::Language { code, probability }));
     }
 
@@ -313,8 +324,8 @@ impl TranscriptionState {
             language,
             language_probability,
             duration,
-            model: match self.status.snapshot().engine() {
-                Some(info) => info.model.clone(),
+            model: match self.status.snapshot().last_engine {
+                Some(info) => info.model,
                 None => String::new(),
             },
             route: if self.used_cold_lane {
@@ -333,7 +344,7 @@ impl TranscriptionState {
         Outcome::Ended
     }
 
-    /// A client that no longer listens has its `Cancel` on the way.
+    /// That nobody listens any more is noticed after every message.
     fn send(&self, event: Result<Event, SttError>) {
         let _ = self.events.send(event);
     }
@@ -354,6 +365,7 @@ impl TranscriptionState {
 async fn decode(
     decoder: &dyn AudioDecoder,
     source: &crate::ports::AudioSource,
+    chunk_budget: Arc<Semaphore>,
     owner: &ActorRef<TranscriptionMessage>,
 ) -> Result<DecodedAudio, DecodeError> {
     let permits = Arc::new(Semaphore::new(OUTSTANDING_CHUNKS));
@@ -362,10 +374,10 @@ async fn decode(
     let mut stream: Box<dyn ChunkStream> = decoder.open(source).await?;
     waited += begin.elapsed();
     loop {
-        let permit = Arc::clone(&permits)
-            .acquire_owned()
-            .await
-            .map_err(|_closed| DecodeError::Unavailable("the permits are closed".to_owned()))?;
+        let permit = ChunkPermit {
+            _of_request: acquire(&permits).await?,
+            _of_all: acquire(&chunk_budget).await?,
+        };
         let begin = Instant::now();
         let next = stream.next_chunk().await?;
         waited += begin.elapsed();
@@ -388,4 +400,9 @@ async fn decode(
             return Err(DecodeError::Unavailable("the request has ended".to_owned()));
         }
     }
+}
+
+async fn acquire(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, DecodeError> {
+    let acquired = Arc::clone(permits).acquire_owned().await;
+    acquired.map_err(|_closed| DecodeError::Unavailable("the server is stopping".to_owned()))
 }

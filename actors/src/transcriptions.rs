@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
 use crate::dispatcher::DispatcherMessage;
@@ -19,6 +20,9 @@ use crate::supervisor::SupervisorMessage;
 use crate::transcription::{
     EventSender, Transcription, TranscriptionArguments, TranscriptionMessage,
 };
+
+/// Decoded chunks of all requests together: 245 MB of samples if each is as long as it may be.
+const CHUNKS_IN_MEMORY: usize = 256;
 
 /// What comes back for a submitted job.
 pub type Accepted = Result<ActorRef<TranscriptionMessage>, SttError>;
@@ -59,6 +63,7 @@ pub struct TranscriptionsArguments {
 pub struct TranscriptionsState {
     arguments: TranscriptionsArguments,
     running: HashMap<ActorId, (JobId, ActorRef<TranscriptionMessage>)>,
+    chunk_budget: Arc<Semaphore>,
     draining: bool,
 }
 
@@ -79,6 +84,7 @@ impl Actor for Transcriptions {
         Ok(TranscriptionsState {
             arguments,
             running: HashMap::new(),
+            chunk_budget: Arc::new(Semaphore::new(CHUNKS_IN_MEMORY)),
             draining: false,
         })
     }
@@ -152,6 +158,7 @@ impl TranscriptionsState {
             job,
             events,
             decoder: Arc::clone(&self.arguments.decoder),
+            chunk_budget: Arc::clone(&self.chunk_budget),
             dispatcher: self.arguments.dispatcher.clone(),
             status: Arc::clone(&self.arguments.status),
         };
@@ -204,5 +211,6 @@ impl TranscriptionsState {
         for (_, actor) in self.running.values() {
             let _ = actor.cast(TranscriptionMessage::Cancel(SttError::Draining));
         }
+        self.report_when_empty();
     }
 }

@@ -34,6 +34,9 @@ use super::warm_up;
 /// A worker says hello within milliseconds; a machine that swaps may take longer.
 const HELLO_LIMIT: Duration = Duration::from_secs(20);
 
+/// A killed process ends at once, unless a driver holds it.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
 /// Environment that a worker needs. The rest of the server's, secrets among it, stays behind.
 const PASSED_ON: &[&str] = &[
     "PATH",
@@ -201,6 +204,8 @@ impl EngineLauncher for WorkerLauncher {
             }
             Err(error) => {
                 reaper.ask(End::Kill(EngineExit::Stopped));
+                // Its memory must be free before the next one loads.
+                let _ = tokio::time::timeout(KILL_LIMIT, reaper.exited()).await;
                 return Err(error);
             }
         };
@@ -216,7 +221,11 @@ impl EngineLauncher for WorkerLauncher {
             commands,
             reaper,
         };
-        self.warm_up(&engine).await?;
+        if let Err(error) = self.warm_up(&engine).await {
+            engine.reaper.ask(End::Kill(EngineExit::Stopped));
+            let _ = tokio::time::timeout(KILL_LIMIT, engine.exited()).await;
+            return Err(error);
+        }
         engine.info.load_time = begin.elapsed();
         Ok(Arc::new(engine))
     }

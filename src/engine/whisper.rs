@@ -33,6 +33,8 @@ const LADDER_STEP: f32 = 0.2;
 const FULL_WINDOW: usize = 1500;
 /// Detecting the language needs no more of the audio than this: 15 s.
 const DETECTION_WINDOW: usize = 768;
+/// Text of the 220 tokens that whisper keeps of a prompt, and some more.
+const LONGEST_PROMPT_BYTES: usize = 2000;
 /// Vocabulary of the models that know 100 languages; those with fewer entries know 99.
 const VOCABULARY_WITH_100_LANGUAGES: i32 = 51_866;
 
@@ -190,7 +192,7 @@ impl Model {
         };
         // Whisper's text ends at a NUL. A token is at least a byte, so there is always room: with
         // too little of it the binding would misread the answer.
-        let prompt = prompt.replace('\0', " ");
+        let prompt = tail(prompt).replace('\0', " ");
         self.context
             .tokenize(&prompt, prompt.len() + 1)
             .map_err(whisper_failed)
@@ -274,6 +276,13 @@ fn nothing_said(request: &Request) -> ChunkTranscript {
     }
 }
 
+/// The end of a prompt, which is all that whisper looks at: it keeps some 220 tokens. Its tokeniser
+/// recurses over the text and overflows the stack on tens of thousands of characters.
+fn tail(prompt: &str) -> &str {
+    let start = prompt.len().saturating_sub(LONGEST_PROMPT_BYTES);
+    &prompt[prompt.ceil_char_boundary(start)..]
+}
+
 /// Temperature 0 asks for the ladder 0, 0.2 … 1.0; any other is used as it is.
 fn is_ladder(temperature: f32) -> bool {
     temperature <= f32::EPSILON
@@ -319,6 +328,15 @@ mod tests {
         assert!(compression_ratio(&"thank you ".repeat(40)) > 2.4);
         assert!(compression_ratio("The quick brown fox jumps over the lazy dog.") < 1.5);
         assert!(compression_ratio("").abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn a_long_prompt_keeps_its_end_and_whole_characters() {
+        assert_eq!(tail("short"), "short");
+        let long = "ñ".repeat(LONGEST_PROMPT_BYTES);
+        assert_eq!(tail(&long), "ñ".repeat(LONGEST_PROMPT_BYTES / 2));
+        let odd = format!("{long}x");
+        assert!(tail(&odd).len() <= LONGEST_PROMPT_BYTES && tail(&odd).ends_with('x'));
     }
 
     #[test]

@@ -46,7 +46,7 @@ async fn translate(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    if let Some(engine) = state.stt.snapshot().engine() {
+    if let Some(engine) = state.stt.snapshot().last_engine {
         if !engine.multilingual {
             return Err(ApiError::translation_unsupported(&engine.model));
         }

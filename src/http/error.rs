@@ -14,6 +14,8 @@ use stt_actors::ports::DecodeError;
 
 /// Tells the OpenAI clients not to send a request again that will fail again.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// OpenAI's clients ignore longer ones.
+const LONGEST_RETRY_SECONDS: u64 = 120;
 /// When a disk may have room again.
 const STORAGE_RETRY: Duration = Duration::from_secs(30);
 /// When another node, or this one restarted, may take work.
@@ -185,7 +187,7 @@ impl ApiError {
         Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
-    /// For the log line.
+    /// As in the body.
     pub fn code(&self) -> &'static str {
         self.code
     }
@@ -237,7 +239,11 @@ impl From<SttError> for ApiError {
                 deterministic: true,
                 ..Self::server(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
             },
-            SttError::WorkerLost { .. } | SttError::Engine(_) | SttError::Internal(_) => {
+            SttError::Engine(_) => Self {
+                deterministic: true,
+                ..Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+            },
+            SttError::WorkerLost { .. } | SttError::Internal(_) => {
                 Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
             }
         }
@@ -252,7 +258,7 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         if let Some(after) = self.retry_after {
-            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            let seconds = (after.as_secs_f64().ceil() as u64).clamp(1, LONGEST_RETRY_SECONDS);
             response.insert_header((RETRY_AFTER, seconds));
         }
         if self.deterministic {
@@ -262,7 +268,7 @@ impl ResponseError for ApiError {
             let challenge = HeaderValue::from_static("Bearer");
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
-        response.json(json!({
+        let mut response = response.json(json!({
             "error": {
                 "message": self.message,
                 "type": self.kind.as_str(),
@@ -270,6 +276,9 @@ impl ResponseError for ApiError {
                 "code": self.code,
             },
             "detail": self.message,
-        }))
+        }));
+        // For the log line.
+        response.extensions_mut().insert(self.clone());
+        response
     }
 }

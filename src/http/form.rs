@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use actix_multipart::{Field, Multipart, MultipartError};
 use actix_web::HttpRequest;
+use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use actix_web::web::Payload;
-use futures::StreamExt;
+use actix_web::web::{Bytes, Payload};
+use futures::{Stream, StreamExt};
 use stt_actors::ports::AudioSource;
 use stt_actors::transcript::Task;
 
@@ -17,6 +18,22 @@ use crate::language;
 
 /// A client that sends nothing for so long is gone.
 const STALL: Duration = Duration::from_secs(30);
+/// A client that trickles holds a connection and a file no longer than this.
+const LONGEST_UPLOAD: Duration = Duration::from_secs(3600);
+/// The fields that mean something here.
+const FIELDS: &[&str] = &[
+    "include",
+    "language",
+    "model",
+    "prompt",
+    "response_format",
+    "stream",
+    "temperature",
+    "timestamp_granularities",
+    "to_language",
+];
+/// Each of them may come more than once, within reason.
+const MOST_FIELDS: usize = 64;
 /// A text field is a prompt at most.
 const LARGEST_FIELD: usize = 64 * 1024;
 /// What the form's own lines and text fields may add to the file.
@@ -53,9 +70,26 @@ pub async fn read(
     task: Task,
 ) -> Result<AudioForm, ApiError> {
     check_headers(request, uploads.largest())?;
-    let multipart = Multipart::new(request.headers(), body);
-    let parts = read_parts(multipart, uploads).await?;
+    let multipart = Multipart::new(request.headers(), bounded(body, uploads.largest()));
+    let reading = read_parts(multipart, uploads);
+    let parts = tokio::time::timeout(LONGEST_UPLOAD, reading)
+        .await
+        .map_err(|_elapsed| ApiError::upload_timeout(LONGEST_UPLOAD))??;
     check(parts, task)
+}
+
+/// The body, ending with an overflow beyond the largest file and what a form may add to it. The
+/// headers' own word on its length proves nothing, and there may be none.
+fn bounded(
+    body: impl Stream<Item = Result<Bytes, PayloadError>>,
+    largest: u64,
+) -> impl Stream<Item = Result<Bytes, PayloadError>> {
+    let mut left = largest + OVERHEAD;
+    body.map(move |bytes| {
+        let bytes = bytes?;
+        left = (left.checked_sub(bytes.len() as u64)).ok_or(PayloadError::Overflow)?;
+        Ok(bytes)
+    })
 }
 
 fn check_headers(request: &HttpRequest, largest: u64) -> Result<(), ApiError> {
@@ -83,40 +117,53 @@ fn check_headers(request: &HttpRequest, largest: u64) -> Result<(), ApiError> {
 
 async fn read_parts(mut multipart: Multipart, uploads: &UploadStore) -> Result<Parts, ApiError> {
     let mut parts = Parts::default();
-    let mut text_bytes = 0;
+    let largest = uploads.largest();
     while let Some(field) = in_time(multipart.next()).await? {
-        let mut field = field.map_err(|error| malformed(&error))?;
+        let mut field = field.map_err(|error| unreadable(&error, largest))?;
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
+            if parts.file.is_some() {
+                return Err(ApiError::malformed_body(
+                    "the form has two parts named `file`",
+                ));
+            }
             parts.file = Some(read_file(&mut field, uploads).await?);
-        } else {
-            let value = read_text(&mut field, &name, &mut text_bytes).await?;
+        } else if FIELDS.contains(&name.trim_end_matches("[]")) {
+            if parts.fields.len() == MOST_FIELDS {
+                return Err(ApiError::malformed_body("the form has too many fields"));
+            }
+            let value = read_text(&mut field, &name, largest).await?;
             parts.fields.push((name, value));
+        } else {
+            skip(&mut field, largest).await?;
         }
     }
     Ok(parts)
+}
+
+/// Unknown fields are ignored, whatever they hold.
+async fn skip(field: &mut Field, largest: u64) -> Result<(), ApiError> {
+    while let Some(bytes) = in_time(field.next()).await? {
+        bytes.map_err(|error| unreadable(&error, largest))?;
+    }
+    Ok(())
 }
 
 async fn read_file(field: &mut Field, uploads: &UploadStore) -> Result<AudioSource, ApiError> {
     let mut upload = uploads.begin()?;
     while let Some(bytes) = in_time(field.next()).await? {
         upload
-            .write(&bytes.map_err(|error| malformed(&error))?)
+            .write(&bytes.map_err(|error| unreadable(&error, uploads.largest()))?)
             .await?;
     }
     upload.finish().await
 }
 
-async fn read_text(
-    field: &mut Field,
-    name: &str,
-    text_bytes: &mut u64,
-) -> Result<String, ApiError> {
+async fn read_text(field: &mut Field, name: &str, largest: u64) -> Result<String, ApiError> {
     let mut value = Vec::new();
     while let Some(bytes) = in_time(field.next()).await? {
-        let bytes = bytes.map_err(|error| malformed(&error))?;
-        *text_bytes += bytes.len() as u64;
-        if value.len() + bytes.len() > LARGEST_FIELD || *text_bytes > OVERHEAD {
+        let bytes = bytes.map_err(|error| unreadable(&error, largest))?;
+        if value.len() + bytes.len() > LARGEST_FIELD {
             return Err(ApiError::malformed_body(format!(
                 "the field {name:?} is longer than {LARGEST_FIELD} bytes"
             )));
@@ -134,7 +181,10 @@ async fn in_time<T>(next: impl Future<Output = T>) -> Result<T, ApiError> {
         .map_err(|_elapsed| ApiError::upload_timeout(STALL))
 }
 
-fn malformed(error: &MultipartError) -> ApiError {
+fn unreadable(error: &MultipartError, largest: u64) -> ApiError {
+    if matches!(error, MultipartError::Payload(PayloadError::Overflow)) {
+        return ApiError::upload_too_large(largest + OVERHEAD, largest);
+    }
     ApiError::malformed_body(format!("the multipart form cannot be read: {error}"))
 }
 
@@ -248,6 +298,7 @@ fn refuse_unserved(fields: &[(String, String)]) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use actix_web::ResponseError;
+    use actix_web::http::header::{HeaderMap, HeaderValue};
 
     use super::*;
 
@@ -284,6 +335,64 @@ mod tests {
         ] {
             assert_eq!(refused(&[(name, value)]), (status, code), "{name}={value}");
         }
+    }
+
+    fn multipart(body: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> Multipart {
+        let value = HeaderValue::from_static("multipart/form-data; boundary=x");
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
+        Multipart::new(&headers, body)
+    }
+
+    fn store() -> (tempfile::TempDir, UploadStore) {
+        let parent = tempfile::tempdir().expect("a folder");
+        let store = UploadStore::open(parent.path(), 1000).expect("opens");
+        (parent, store)
+    }
+
+    const PART: &str = "--x\r\nContent-Disposition: form-data; name=\"NAME\"\r\n\r\nvalue\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_stops_is_a_timeout_and_leaves_nothing() {
+        let (_parent, store) = store();
+        let begin = Bytes::from(PART.replace("NAME", "file"));
+        let body = futures::stream::iter([Ok(begin)]).chain(futures::stream::pending());
+        let error = read_parts(multipart(body), &store)
+            .await
+            .expect_err("stops");
+        assert_eq!(
+            (error.status_code().as_u16(), error.code()),
+            (408, "upload_timeout")
+        );
+        assert_eq!(store.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn endless_forms_end_at_the_bound_whatever_they_are_made_of() {
+        let (_parent, store) = store();
+        for name in ["unknown", "prompt"] {
+            let part = Bytes::from(PART.replace("NAME", name));
+            let endless = futures::stream::repeat_with(move || Ok(part.clone()));
+            let body = bounded(endless, store.largest());
+            let error = read_parts(multipart(body), &store).await.expect_err("ends");
+            let expected = if name == "prompt" {
+                "malformed_body"
+            } else {
+                "upload_too_large"
+            };
+            assert_eq!(error.code(), expected, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_file_is_refused_and_both_are_gone() {
+        let (_parent, store) = store();
+        let twice = Bytes::from(PART.replace("NAME", "file").repeat(2) + "--x--\r\n");
+        let body = futures::stream::iter([Ok(twice)]);
+        let error = read_parts(multipart(body), &store)
+            .await
+            .expect_err("refused");
+        assert_eq!(error.code(), "malformed_body");
+        assert_eq!(store.used(), 0);
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn report(snapshot: &Snapshot, settings: &Settings) -> Value {
     let loaded = snapshot.engine().is_some();
     let load_score = snapshot.load_score(settings.routing_drain_cap);
     let accepts = loaded && load_score < 1.0 && !snapshot.draining;
-    let model = match snapshot.engine() {
+    let model = match &snapshot.last_engine {
         Some(engine) => engine.model.as_str(),
         None => settings.whisper_model.as_str(),
     };

@@ -33,6 +33,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// and a big uploader sees a reset in place of the refusal.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long answers may take to get out once the tree has stopped.
+const SHUTDOWN_SECONDS: u64 = 5;
+
 /// What handlers share.
 #[derive(Clone)]
 pub struct AppState {
@@ -67,6 +70,7 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
     // A client that closes its side is gone: its handler is dropped, and with it its work.
     .h1_allow_half_closed(false)
     .disable_signals()
+    .shutdown_timeout(SHUTDOWN_SECONDS)
     .listen(listener)?
     .run();
     Ok(server)

@@ -50,10 +50,10 @@ async fn one(state: web::Data<AppState>, id: web::Path<String>) -> Result<HttpRe
     }
 }
 
-/// The loaded model's name; before it is loaded, the configured one unless that is `auto`.
+/// The served model's name; before it is loaded, the configured one unless that is `auto`.
 fn served_name(state: &AppState) -> Option<String> {
-    if let Some(engine) = state.stt.snapshot().engine() {
-        return Some(engine.model.clone());
+    if let Some(engine) = state.stt.snapshot().last_engine {
+        return Some(engine.model);
     }
     let configured = &state.settings.whisper_model;
     (configured != "auto" && !configured.contains('/')).then(|| configured.clone())

@@ -9,8 +9,10 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use stt_actors::transcript::Transcript;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
+
+use super::error::ApiError;
 
 /// Carries the id both ways.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -76,10 +78,19 @@ struct Line {
 }
 
 impl Line {
-    fn write(&mut self, status: u16, worked: Option<&Worked>) {
+    fn write(&mut self, status: u16, worked: Option<&Worked>, refusal: Option<&ApiError>) {
         self.ended = true;
         let (id, method, path) = (&self.id.0, &self.method, &self.path);
         let total_seconds = self.begin.elapsed().as_secs_f64();
+        if let Some(refusal) = refusal {
+            let code = refusal.code();
+            if status >= 500 {
+                error!(request_id = %id, method, path, status, code, reason = %refusal, total_seconds, "request");
+            } else {
+                info!(request_id = %id, method, path, status, code, reason = %refusal, total_seconds, "request");
+            }
+            return;
+        }
         match worked {
             Some(worked) => info!(
                 request_id = %id, method, path, status, route = worked.route,
@@ -124,7 +135,7 @@ pub async fn log_request<B: MessageBody + 'static>(
         Ok(response) => response,
         // Refusals are responses; an error here is actix's own.
         Err(error) => {
-            line.write(error.as_response_error().status_code().as_u16(), None);
+            line.write(error.as_response_error().status_code().as_u16(), None, None);
             return Err(error);
         }
     };
@@ -132,6 +143,11 @@ pub async fn log_request<B: MessageBody + 'static>(
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     let worked = response.response().extensions().get::<Worked>().cloned();
-    line.write(response.status().as_u16(), worked.as_ref());
+    let refusal = response.response().extensions().get::<ApiError>().cloned();
+    line.write(
+        response.status().as_u16(),
+        worked.as_ref(),
+        refusal.as_ref(),
+    );
     Ok(response)
 }

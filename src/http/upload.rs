@@ -46,12 +46,14 @@ impl UploadStore {
     pub fn open(parent: &Path, largest: u64) -> io::Result<Self> {
         create_private(parent)?;
         sweep(parent)?;
-        let folder = tempfile::Builder::new()
-            .prefix("run-")
-            .tempdir_in(parent)?
-            .keep();
-        let lock = File::create(folder.join(LOCK))?;
+        let unnamed = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(parent)?;
+        let lock = File::create(unnamed.path().join(LOCK))?;
         lock.lock()?;
+        // Locked before it has a name that a sweep looks at.
+        let folder = parent.join(format!("run-{}", uuid::Uuid::new_v4()));
+        std::fs::rename(unnamed.keep(), &folder)?;
         Ok(Self(Arc::new(Inner {
             folder,
             largest,
@@ -107,8 +109,12 @@ fn create_private(parent: &Path) -> io::Result<()> {
 /// Removes the folders whose process is gone: their lock is free.
 fn sweep(parent: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(parent)? {
-        let folder = entry?.path();
-        // Without a lock: a folder that is just being made, or nothing of ours.
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with("run-") {
+            continue;
+        }
+        let folder = entry.path();
+        // Without a lock: just being removed by somebody else.
         let Ok(lock) = File::open(folder.join(LOCK)) else {
             continue;
         };

@@ -7,6 +7,8 @@
 pub mod env_file;
 pub mod variables;
 
+mod read;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

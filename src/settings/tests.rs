@@ -59,6 +59,8 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         ("REDIS_URL", "redis"),
         ("CONF_LOGPROB_THRESHOLD", "1.5"),
         ("LOG_FORMAT", "xml"),
+        ("API_KEYS", " , "),
+        ("API_KEYS_FILE", "keys.txt"),
     ] {
         let error = load(&[(name, value)]).expect_err(name).to_string();
         assert!(error.starts_with(name) && !error.contains('\n'), "{error}");

@@ -126,8 +126,8 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?} failed: {complaints}");
 }
 
-/// What whisper.cpp makes of `tests/data/father.wav` with this model, in lower case.
-pub fn transcribe_father(model: &Path) -> String {
+/// What whisper.cpp makes of `samples/en-command.wav` with this model, in lower case.
+pub fn transcribe_command(model: &Path) -> String {
     whisper_rs::install_logging_hooks();
     let mut parameters = WhisperContextParameters::default();
     parameters.use_gpu(false);
@@ -140,13 +140,13 @@ pub fn transcribe_father(model: &Path) -> String {
     full.set_audio_ctx(512);
     full.set_print_progress(false);
     full.set_print_realtime(false);
-    state.full(full, &father()).unwrap();
+    state.full(full, &command()).unwrap();
     let text: String = state.as_iter().map(|segment| segment.to_string()).collect();
     text.to_lowercase()
 }
 
-fn father() -> Vec<f32> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/father.wav");
+fn command() -> Vec<f32> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/en-command.wav");
     let mut reader = hound::WavReader::open(path).unwrap();
     reader
         .samples::<i16>()

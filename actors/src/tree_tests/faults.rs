@@ -52,6 +52,13 @@ async fn a_worker_that_hangs_is_killed_and_its_chunk_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_even_be_killed_is_given_up_and_replaced() {
+    let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::HangForGood])]).await;
+    assert_eq!(text(&tree, "2").await.expect("rescued"), "0 1");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_hanging_workers_make_it_a_timeout() {
     let hanging = || LaunchPlan::Up(vec![ChunkPlan::Hang]);
     let tree = Tree::ready(vec![hanging(), hanging()]).await;
@@ -144,6 +151,10 @@ async fn lost_transcriptions_fail_typed_and_the_next_request_works() {
     all[0].kill();
     let error = stream.transcript().await.expect_err("lost");
     assert!(matches!(error, SttError::Internal(_)), "{error}");
+    eventually("its chunks are withdrawn", || {
+        tree.stt.snapshot().queue_audio.is_zero()
+    })
+    .await;
     eventually("they are replaced", || {
         tree.children::<crate::transcriptions::TranscriptionsMessage>()
             .last()

@@ -6,7 +6,7 @@ mod requests;
 mod shutdown;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub enum ChunkPlan {
     Answer,
     Die(EngineExit),
     Hang,
+    /// Hangs, and stays when it is killed.
+    HangForGood,
     Fail,
     Panic,
 }
@@ -93,6 +95,7 @@ pub struct ScriptedEngine {
     plans: Mutex<VecDeque<ChunkPlan>>,
     exit: watch::Sender<Option<EngineExit>>,
     abort: Notify,
+    unkillable: AtomicBool,
     world: Arc<World>,
 }
 
@@ -133,6 +136,10 @@ impl Engine for ScriptedEngine {
                 self.die(exit.clone());
                 Err(EngineError::Exited(exit))
             }
+            ChunkPlan::HangForGood => {
+                self.unkillable.store(true, Ordering::SeqCst);
+                std::future::pending().await
+            }
             ChunkPlan::Hang => std::future::pending().await,
         }
     }
@@ -154,7 +161,9 @@ impl Engine for ScriptedEngine {
     }
 
     fn kill_timed_out(&self) {
-        self.die(EngineExit::TimedOut);
+        if !self.unkillable.load(Ordering::SeqCst) {
+            self.die(EngineExit::TimedOut);
+        }
     }
 }
 
@@ -202,6 +211,7 @@ impl EngineLauncher for Launcher {
             plans: Mutex::new(plans.into()),
             exit: watch::Sender::new(None),
             abort: Notify::new(),
+            unkillable: AtomicBool::new(false),
             world: Arc::clone(&self.0),
         }))
     }
@@ -213,7 +223,7 @@ struct Decoder(Arc<World>);
 
 struct Chunks {
     world: Arc<World>,
-    chunks: usize,
+    total: usize,
     broken: bool,
     given: usize,
 }
@@ -228,7 +238,7 @@ impl AudioDecoder for Decoder {
         self.0.open_decoders.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Chunks {
             world: Arc::clone(&self.0),
-            chunks,
+            total: chunks,
             broken: script.ends_with("bad"),
             given: 0,
         }))
@@ -238,10 +248,11 @@ impl AudioDecoder for Decoder {
 #[async_trait]
 impl ChunkStream for Chunks {
     async fn next_chunk(&mut self) -> Result<Option<AudioChunk>, DecodeError> {
-        if self.given == self.chunks {
-            return match self.broken {
-                true => Err(DecodeError::Undecodable("scripted".to_owned())),
-                false => Ok(None),
+        if self.given == self.total {
+            return if self.broken {
+                Err(DecodeError::Undecodable("scripted".to_owned()))
+            } else {
+                Ok(None)
             };
         }
         let index = self.given;

@@ -119,8 +119,8 @@ async fn work_beyond_the_queue_limit_is_refused_with_the_time_to_wait() {
         streams.push(tree.stt.submit(job("1")).await);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let refused = streams.iter().filter_map(|stream| stream.as_ref().err());
-    let Some(SttError::Overloaded { retry_after }) = refused.last() else {
+    let mut refused = streams.iter().filter_map(|stream| stream.as_ref().err());
+    let Some(SttError::Overloaded { retry_after }) = refused.next_back() else {
         panic!("never refused: {:?}", tree.stt.snapshot())
     };
     assert!(*retry_after >= Duration::from_secs(1));

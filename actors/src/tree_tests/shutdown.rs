@@ -64,3 +64,14 @@ async fn the_supervisors_own_end_takes_every_actor_with_it() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn draining_ends_even_if_the_transcriptions_are_lost_meanwhile() {
+    let mut tree = Tree::ready(vec![]).await;
+    let stream = tree.stt.submit(job("5")).await.expect("accepted");
+    tree.stt.drain(Duration::from_secs(600));
+    eventually("it drains", || tree.stt.snapshot().draining).await;
+    tree.children::<crate::transcriptions::TranscriptionsMessage>()[0].kill();
+    stream.transcript().await.expect_err("lost");
+    tree.ended.wait().await;
+}

@@ -1,0 +1,91 @@
+//! Reading values: each function puts one into the settings, or says what is allowed.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Device, Settings};
+
+/// Bytes.
+pub const MEGABYTE: u64 = 1024 * 1024;
+
+pub fn number<T: FromStr + PartialOrd + Copy>(
+    value: &str,
+    least: T,
+    most: T,
+    what: &str,
+) -> Result<T, String> {
+    let parsed = value.parse::<T>().ok();
+    parsed
+        .filter(|number| *number >= least && *number <= most)
+        .ok_or_else(|| format!("{what} is expected"))
+}
+
+pub fn seconds(value: &str) -> Result<Duration, String> {
+    let what = "a number of seconds from 0 to 1000000";
+    number(value, 0.0, 1_000_000.0, what).map(Duration::from_secs_f64)
+}
+
+pub fn positive_seconds(value: &str) -> Result<Duration, String> {
+    let what = "a number of seconds from 0.001 to 1000000";
+    number(value, 0.001, 1_000_000.0, what).map(Duration::from_secs_f64)
+}
+
+pub fn flag(value: &str) -> Result<bool, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("1, true, yes, on or 0, false, no, off is expected".to_owned()),
+    }
+}
+
+pub fn url(value: &str) -> Result<(), String> {
+    match value.split_once("://") {
+        Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() => Ok(()),
+        Some(_) | None => Err("a URL such as http://host:port is expected".to_owned()),
+    }
+}
+
+pub fn threads(settings: &mut Settings, value: &str) -> Result<(), String> {
+    settings.whisper_threads = Some(number(value, 1, 256, "a number of threads from 1 to 256")?);
+    Ok(())
+}
+
+/// Anything goes: a value that is used as it is, elsewhere or later.
+#[expect(clippy::unnecessary_wraps, reason = "a row's reader")]
+pub fn any(_: &mut Settings, _: &str) -> Result<(), String> {
+    Ok(())
+}
+
+pub fn any_url(_: &mut Settings, value: &str) -> Result<(), String> {
+    url(value)
+}
+
+pub fn any_seconds(_: &mut Settings, value: &str) -> Result<(), String> {
+    seconds(value).map(drop)
+}
+
+pub fn any_count(_: &mut Settings, value: &str) -> Result<(), String> {
+    number(value, 0_u32, 1_000_000, "a whole number from 0").map(drop)
+}
+
+pub fn any_probability(_: &mut Settings, value: &str) -> Result<(), String> {
+    number(value, 0.0, 1.0, "a number from 0 to 1").map(drop)
+}
+
+pub fn any_flag(_: &mut Settings, value: &str) -> Result<(), String> {
+    flag(value).map(drop)
+}
+
+pub fn device(settings: &mut Settings, value: &str) -> Result<(), String> {
+    settings.device = match value {
+        "auto" => Device::Auto,
+        "cpu" => Device::Cpu,
+        "cuda" => Device::Cuda,
+        "vulkan" => Device::Vulkan,
+        _ => return Err("auto, cpu, cuda or vulkan is expected".to_owned()),
+    };
+    if matches!(settings.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
+        return Err("this build knows the CPU only; auto or cpu is expected".to_owned());
+    }
+    Ok(())
+}
