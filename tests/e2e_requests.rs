@@ -8,8 +8,8 @@ use serde_json::Value;
 #[tokio::test]
 async fn every_format_of_a_real_transcript_is_right() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = sample("en-sentence.wav");
-    let expected = words(&sample_text("en-sentence.wav"));
+    let file = sample("en-command.wav");
+    let expected = words(&sample_text("en-command.wav"));
     for (format, content_type) in [
         ("json", "application/json"),
         ("text", "text/plain"),
