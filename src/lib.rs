@@ -8,6 +8,7 @@ pub mod engine;
 pub mod http;
 pub mod language;
 pub mod models;
+pub mod render;
 pub mod serve;
 pub mod settings;
 pub mod telemetry;

@@ -23,6 +23,8 @@ use crate::shutdown::StopSignals;
 const DRAIN_GRACE: Duration = Duration::from_secs(30);
 /// How long a worker may take to end after its socket was closed.
 const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
+/// Ample, also on a machine that swaps.
+const HELLO_LIMIT: Duration = Duration::from_secs(20);
 /// A large model from a slow disk takes minutes.
 const LOAD_LIMIT: Duration = Duration::from_secs(600);
 /// Threads beyond these gain nothing: handlers only wait.
@@ -38,6 +40,7 @@ pub async fn start_tree(settings: &Settings) -> anyhow::Result<(Stt, TreeEnded)>
         executable: own_executable()?,
         threads: settings.whisper_threads.unwrap_or(default_threads),
         gpu: gpu(settings),
+        hello_limit: HELLO_LIMIT,
         load_limit: LOAD_LIMIT,
     };
     let models = Arc::new(ConfiguredModel::new(settings));

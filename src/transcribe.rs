@@ -13,8 +13,8 @@ use stt_actors::transcript::{Task, Transcript};
 use stt_actors::{Event, Job, Options, Stt};
 use tracing::warn;
 
-use crate::http::render::Format;
 use crate::language;
+use crate::render::Format;
 use crate::serve::start_tree;
 use crate::settings::Settings;
 use crate::shutdown::StopSignals;
@@ -51,7 +51,7 @@ pub struct TranscribeArgs {
 fn parse_format(name: &str) -> Result<Format, String> {
     let name = if name == "txt" { "text" } else { name };
     Format::parse(name)
-        .map_err(|_| "one of txt, json, verbose_json, srt, vtt is expected".to_owned())
+        .ok_or_else(|| "one of txt, json, verbose_json, srt, vtt is expected".to_owned())
 }
 
 fn parse_language(text: &str) -> Result<String, String> {

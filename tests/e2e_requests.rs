@@ -72,6 +72,9 @@ async fn verbose_json_tells_the_truth_about_a_detected_language_and_its_segments
         assert!(number("temperature").abs() < 1e-6);
         assert!(!segment["tokens"].as_array().expect("tokens").is_empty());
     }
+    let fields = [("response_format", "verbose_json"), ("temperature", "0.4")];
+    let body: Value = (server.transcribe(&file, &fields).await.json().await).expect("JSON");
+    assert_eq!(body["segments"][0]["temperature"], 0.4);
     let response = server
         .post("/v1/audio/translations", form(&file, &[]))
         .await;

@@ -10,11 +10,12 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::config::{Ports, TreeConfig};
 use crate::error::SttError;
 use crate::job::{Event, Job};
 use crate::ports::EngineInfo;
 use crate::status::{HotState, NodeStatus, Snapshot};
-use crate::supervisor::{Ports, Supervisor, SupervisorArguments, SupervisorMessage, TreeConfig};
+use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::transcript::Transcript;
 use crate::transcription::TranscriptionMessage;
 

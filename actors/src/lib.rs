@@ -13,6 +13,7 @@
 //! tested without an actor in sight.
 
 mod caught;
+pub mod config;
 pub mod dispatcher;
 pub mod error;
 pub mod handle;
@@ -31,8 +32,8 @@ pub mod work_queue;
 #[cfg(test)]
 mod tree_tests;
 
+pub use config::{Ports, TreeConfig};
 pub use error::SttError;
 pub use handle::{StartError, Stt, TranscriptStream, TreeEnded};
 pub use job::{Event, Job, JobId, Options, Progress};
 pub use status::{HotState, Snapshot};
-pub use supervisor::{Ports, TreeConfig};

@@ -21,12 +21,13 @@ use ractor::{
 };
 use tracing::{error, info, warn};
 
+use crate::config::{Ports, TreeConfig};
 use crate::dispatcher::{Dispatcher, DispatcherArguments, DispatcherMessage};
 use crate::error::SttError;
 use crate::hot_worker::{HotWorker, HotWorkerArguments};
 use crate::job::Job;
 use crate::lane::{LaneArguments, LaneFailure, LaneMessage};
-use crate::ports::{AudioDecoder, EngineInfo, EngineLauncher, LaunchError, WorkerId};
+use crate::ports::{EngineInfo, LaunchError, WorkerId};
 use crate::restart_budget::{Restart, RestartBudget};
 use crate::status::{HotState, NodeStatus};
 use crate::transcription::EventSender;
@@ -69,29 +70,6 @@ pub enum SupervisorMessage {
     TranscriptionsDone,
     /// To itself: the grace is over.
     DrainOverdue,
-}
-
-/// What the tree needs from outside.
-#[derive(Clone)]
-pub struct Ports {
-    /// Starts engines.
-    pub launcher: Arc<dyn EngineLauncher>,
-    /// Opens audio.
-    pub decoder: Arc<dyn AudioDecoder>,
-}
-
-/// The tree's time limits.
-#[derive(Clone, Debug)]
-pub struct TreeConfig {
-    /// An engine silent for longer on one chunk is ended (`COLD_LANE_TIMEOUT_SECONDS`).
-    pub chunk_timeout: Duration,
-    /// How long a stopping engine may take before it is killed.
-    pub stop_grace: Duration,
-    /// What an engine's start is taken to cost until it was measured
-    /// (`COLD_START_TIME_SECONDS`).
-    pub start_estimate: Duration,
-    /// More estimated waiting than this is refused (`MAX_QUEUE_SECONDS`).
-    pub max_queue: Duration,
 }
 
 /// What the Supervisor is made from.

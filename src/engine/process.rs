@@ -31,9 +31,6 @@ use super::log_relay;
 use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
 use super::warm_up;
 
-/// A worker says hello within milliseconds; a machine that swaps may take longer.
-const HELLO_LIMIT: Duration = Duration::from_secs(20);
-
 /// A killed process ends at once, unless a driver holds it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -74,6 +71,8 @@ pub struct WorkerConfig {
     pub threads: u32,
     /// Use the GPU with this index; `None`: the CPU.
     pub gpu: Option<u32>,
+    /// A worker says hello within milliseconds; a machine that swaps may take longer.
+    pub hello_limit: Duration,
     /// Loading the model may take this long.
     pub load_limit: Duration,
 }
@@ -124,7 +123,7 @@ impl WorkerLauncher {
 
     /// Hello and the load, each within its limit.
     async fn greet(&self, frames: &mut Frames, model: &ReadyModel) -> Result<bool, LaunchError> {
-        match within(HELLO_LIMIT, link::receive(frames)).await? {
+        match within(self.config.hello_limit, link::receive(frames)).await? {
             FromWorker::Hello { version } if version == protocol::VERSION => {}
             other => {
                 return Err(LaunchError::Worker(format!(

@@ -3,7 +3,6 @@
 
 pub mod error;
 pub mod form;
-pub mod render;
 pub mod upload;
 
 mod audio;

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use stt_actors::transcript::{Segment, Task, Transcript};
 
-use super::error::ApiError;
 use crate::language;
 
 /// `response_format`.
@@ -34,14 +33,9 @@ const FORMATS: [(&str, Format); 5] = [
 
 impl Format {
     /// The format of a name.
-    pub fn parse(name: &str) -> Result<Self, ApiError> {
+    pub fn parse(name: &str) -> Option<Self> {
         let known = FORMATS.iter().find(|(known, _)| *known == name);
-        known.map(|(_, format)| *format).ok_or_else(|| {
-            let message = format!(
-                "response_format is {name:?}; one of json, text, srt, verbose_json, vtt is expected"
-            );
-            ApiError::invalid_value("response_format", message)
-        })
+        known.map(|(_, format)| *format)
     }
 
     /// As in the request.

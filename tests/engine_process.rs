@@ -1,0 +1,204 @@
+//! Worker processes behind the engine port: the real one, and programs that only pretend.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::{PROGRAM, lives, model, sample, signal, words};
+use stt_actors::ports::{
+    AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LaunchError,
+    WorkerId,
+};
+use stt_actors::transcript::Task;
+use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
+
+struct Fixed(PathBuf);
+
+#[async_trait]
+impl ModelSource for Fixed {
+    async fn ready_model(&self) -> Result<ReadyModel, String> {
+        Ok(ReadyModel {
+            name: "test".to_owned(),
+            path: self.0.clone(),
+        })
+    }
+}
+
+async fn launch(executable: &Path, model: &Path) -> Result<Arc<dyn Engine>, LaunchError> {
+    let config = WorkerConfig {
+        executable: executable.to_path_buf(),
+        threads: 2,
+        gpu: None,
+        hello_limit: Duration::from_secs(2),
+        load_limit: Duration::from_secs(60),
+    };
+    let launcher = WorkerLauncher::new(config, Arc::new(Fixed(model.to_path_buf())));
+    launcher.launch(&WorkerId::new("test", 1)).await
+}
+
+/// A program that does this in place of a worker.
+fn pretend(folder: &Path, script: &str) -> PathBuf {
+    let path = folder.join("worker.sh");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("writes");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("sets");
+    path
+}
+
+fn request() -> ChunkRequest {
+    let mut wav = hound::WavReader::open(sample("en-command.wav")).expect("opens");
+    let samples: Vec<i16> = wav.samples().map(|s| s.expect("a sample")).collect();
+    ChunkRequest {
+        request_id: Arc::from("test"),
+        audio: AudioChunk {
+            index: 0,
+            start_sample: 0,
+            samples: Arc::from(samples),
+        },
+        task: Task::Transcribe,
+        language: None,
+        prompt: None,
+        temperature: 0.0,
+    }
+}
+
+#[tokio::test]
+async fn a_worker_transcribes_alike_every_time_and_stops_when_asked() {
+    let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+        .await
+        .expect("launches");
+    assert!(!engine.info().multilingual);
+    let first = engine.transcribe(request()).await.expect("transcribes");
+    let again = engine.transcribe(request()).await.expect("transcribes");
+    assert_eq!(
+        words(&first.segments[0].text),
+        words("turn on the kitchen light")
+    );
+    assert_eq!(first.segments, again.segments);
+    // One window, and no pass for the language of a model that knows only one.
+    assert_eq!(first.encoder_passes, 1);
+    let pid = engine.info().process_id.expect("a process");
+    assert_eq!(
+        engine.stop(Duration::from_secs(5)).await,
+        EngineExit::Stopped
+    );
+    assert!(!lives(pid));
+}
+
+#[tokio::test]
+async fn detecting_the_language_costs_one_trimmed_pass() {
+    let engine = launch(Path::new(PROGRAM), &model("base").await)
+        .await
+        .expect("launches");
+    let detected = engine.transcribe(request()).await.expect("transcribes");
+    assert_eq!(
+        (detected.language.as_str(), detected.encoder_passes),
+        ("en", 2)
+    );
+    assert!(detected.language_probability > Some(0.5), "{detected:?}");
+    let forced = ChunkRequest {
+        language: Some("en".to_owned()),
+        ..request()
+    };
+    let forced = engine.transcribe(forced).await.expect("transcribes");
+    assert_eq!(
+        (forced.language_probability, forced.encoder_passes),
+        (None, 1)
+    );
+    let unknown = ChunkRequest {
+        language: Some("xx".to_owned()),
+        ..request()
+    };
+    let refused = engine.transcribe(unknown).await.expect_err("refused");
+    assert!(matches!(refused, EngineError::Failed(_)), "{refused}");
+    engine.transcribe(request()).await.expect("it still works");
+}
+
+#[tokio::test]
+async fn an_aborted_chunk_ends_as_aborted_and_the_next_one_works() {
+    let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+        .await
+        .expect("launches");
+    let running = Arc::clone(&engine);
+    let chunk = tokio::spawn(async move { running.transcribe(request()).await });
+    while !chunk.is_finished() {
+        engine.abort();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(chunk.await.expect("no panic"), Err(EngineError::Aborted));
+    engine
+        .transcribe(request())
+        .await
+        .expect("the next one works");
+}
+
+#[tokio::test]
+async fn a_worker_killed_from_outside_is_told_from_one_that_crashed() {
+    for (name, counts) in [("KILL", false), ("ABRT", true)] {
+        let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+            .await
+            .expect("launches");
+        signal(engine.info().process_id.expect("a process"), name);
+        let exit = engine.exited().await;
+        assert_eq!(exit.counts_against_chunk(), counts, "{exit}");
+        let error = engine.transcribe(request()).await.expect_err("gone");
+        assert_eq!(error, EngineError::Exited(exit));
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_engine_leaves_no_process() {
+    let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+        .await
+        .expect("launches");
+    let pid = engine.info().process_id.expect("a process");
+    drop(engine);
+    tokio::time::timeout(common::PATIENCE, async {
+        while lives(pid) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it ends");
+}
+
+#[tokio::test]
+async fn programs_that_only_pretend_are_found_out_in_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = Path::new("/nowhere");
+    let exits = launch(&pretend(folder.path(), "exit 7"), model).await.err();
+    assert_eq!(exits, Some(LaunchError::Exited(EngineExit::Code(7))));
+    let silent = launch(&pretend(folder.path(), "exec sleep 1000"), model)
+        .await
+        .err();
+    assert_eq!(silent, Some(LaunchError::TimedOut { seconds: 2 }));
+    let garbage = pretend(
+        folder.path(),
+        r"printf '\377\377\377\377' >&0; exec sleep 1000",
+    );
+    let garbage = launch(&garbage, model).await.err();
+    assert!(
+        matches!(garbage, Some(LaunchError::Worker(_))),
+        "{garbage:?}"
+    );
+    // A hello of version 0.
+    let older = pretend(
+        folder.path(),
+        r"printf '\000\000\000\002\000\000' >&0; exec sleep 1000",
+    );
+    let older = launch(&older, model).await.err();
+    assert!(
+        older
+            .as_ref()
+            .is_some_and(|e| e.to_string().contains("version")),
+        "{older:?}"
+    );
+    let missing = launch(Path::new("/nowhere/worker"), model).await.err();
+    assert!(
+        matches!(missing, Some(LaunchError::Worker(_))),
+        "{missing:?}"
+    );
+}
