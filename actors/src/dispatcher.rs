@@ -2,7 +2,7 @@
 //!
 //! Transcriptions bring chunks, lanes offer themselves, and the Dispatcher brings them together,
 //! hands failed chunks out again and refuses hopeless ones. All decisions are
-//! [`WorkQueue`](crate::work_queue::WorkQueue)'s; this actor carries them out and keeps the
+//! [`WorkQueue`]'s; this actor carries them out and keeps the
 //! accounts of [`NodeStatus`].
 //!
 //! Supervised by the Supervisor. If it fails, its successor starts with an empty queue:

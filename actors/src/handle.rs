@@ -133,6 +133,7 @@ impl Stt {
                 HotState::Starting | HotState::Restarting { .. } => {}
             }
             if hot.changed().await.is_err() {
+                // The status lives as long as this handle.
                 return Err("the tree has ended".to_owned());
             }
         }

@@ -10,7 +10,7 @@
 //! - The Transcriptions are replaced at once; the requests under them have failed with them.
 //!
 //! ColdPool, VramWatcher and Registrar belong here too, as further children between the
-//! HotWorker and the end of [`SupervisorState::start`].
+//! HotWorker and the end of `SupervisorState::start`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Workers as the tree's engines: launching them, and one handle for each.
 //!
 //! A worker is this executable, run as `uttera-stt worker`. Its standard input is one end of a
-//! socket pair that carries the [`protocol`](super::protocol); its standard output and error are a
+//! socket pair that carries the [`protocol`]; its standard output and error are a
 //! pipe into the log from birth, so that nothing that native code prints can corrupt a frame. It
 //! lives in a process group of its own: a Ctrl-C at the terminal must not kill lanes that drain.
 
@@ -103,6 +103,8 @@ impl WorkerLauncher {
             .iter()
             .filter_map(|name| Some((name, std::env::var_os(name)?)));
         let child = Process::new(&self.config.executable)
+            // For people who look at the list of processes.
+            .arg0("uttera-stt")
             .arg("worker")
             .env_clear()
             .envs(kept)

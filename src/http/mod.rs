@@ -1,5 +1,5 @@
 //! The HTTP side: one file per resource, each with a `configure` of its own. Handlers check, send
-//! one message through [`Stt`](stt_actors::Stt), await the reply and render it.
+//! one message through [`Stt`], await the reply and render it.
 
 pub mod error;
 pub mod form;

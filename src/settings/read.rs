@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::{Device, Settings};
 
-/// Bytes.
+/// In bytes.
 pub const MEGABYTE: u64 = 1024 * 1024;
 
+/// A number within bounds, both included; `what` says them.
 pub fn number<T: FromStr + PartialOrd + Copy>(
     value: &str,
     least: T,
