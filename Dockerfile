@@ -21,6 +21,7 @@ RUN apt-get update \
     && install -d -o uttera -g uttera /models
 COPY --from=build /build/target/release/uttera-stt /usr/local/bin/uttera-stt
 COPY scripts/container-start /usr/local/bin/container-start
+COPY LICENSE NOTICE /usr/share/doc/uttera-stt/
 USER uttera
 WORKDIR /var/lib/uttera-stt
 ENV HOST=0.0.0.0 PORT=9005 XDG_CACHE_HOME=/models

@@ -154,3 +154,39 @@ async fn too_long_audio_is_refused_without_decoding_all_of_it() {
         assert_eq!(decode_with(&decoder, &path).await.unwrap().samples, 80_000);
     }
 }
+
+/// A header that two parsers read differently: an odd chunk without the byte that pads it.
+#[tokio::test]
+async fn a_header_that_asks_for_gigabytes_is_refused_and_costs_nothing() {
+    let files = Files::new();
+    let mut wav = b"RIFF\x31\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0".to_vec();
+    wav.extend_from_slice(&4_294_967_291_u32.to_le_bytes());
+    wav.extend_from_slice(&4_294_967_291_u32.to_le_bytes());
+    wav.extend_from_slice(b"\x01\0\x08\0JUNK\x01\0\0\0xdata\x04\0\0\0abcd");
+    let path = files.path("evil.wav");
+    std::fs::write(&path, wav).unwrap();
+    decode(&path).await.expect_err("refused");
+}
+
+#[tokio::test]
+async fn a_rate_that_no_recorder_has_is_decoded_in_little_memory_all_the_same() {
+    let files = Files::new();
+    let path = files.path("prime.wav");
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 767_957,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+    for _ in 0..767_957 {
+        writer.write_sample(1000_i16).unwrap();
+    }
+    writer.finalize().unwrap();
+    let decoded = decode(&path).await.expect("decoded");
+    assert!(
+        decoded.samples.abs_diff(16_000) < 160,
+        "{}",
+        decoded.samples
+    );
+}

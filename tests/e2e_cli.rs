@@ -5,10 +5,15 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use uttera_stt::settings::variables::VARIABLES;
+
 use common::{PROGRAM, model, sample, sample_text, words};
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(PROGRAM);
+    for variable in VARIABLES {
+        command.env_remove(variable.name);
+    }
     command.args(arguments).current_dir(folder);
     command.output().expect("the program runs")
 }

@@ -48,6 +48,14 @@ fn the_two_part_base_wheel_becomes_a_multilingual_model_that_transcribes() {
 }
 
 #[test]
+fn importing_gives_the_same_bytes_today() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(folder.path().to_path_buf());
+    store.import(&ct2_folder("float16"), Some("fresh")).unwrap();
+    assert_eq!(store.verify("fresh").unwrap().sha256, TINY_EN_SHA256);
+}
+
+#[test]
 fn a_model_on_disk_is_used_with_every_source_out_of_reach() {
     let there = model("tiny.en");
     let store = ModelStore::new(models_dir())

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ffmpeg_sidecar::command::FfmpegCommand;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use stt_actors::ports::{DecodeError, SAMPLE_RATE};
@@ -27,6 +28,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::ffmpeg_log::{FfmpegLog, INPUT_NAME};
+
+/// Address space of one ffmpeg, in bytes: about twice what the formats of everyday take.
+const MOST_MEMORY: u64 = 1 << 30;
 
 /// The containers that are taken, by ffmpeg's names: what people and their devices record, and
 /// nothing that refers to other files (hls, dash, concat, sdp, image2, imf, …) or that matches
@@ -235,10 +239,23 @@ fn command(settings: &FfmpegSettings, file: File) -> Command {
         )
         .process_group(0)
         .kill_on_drop(true);
+    limit_memory(&mut command);
     command
 }
 
 /// The command line, without the pipes.
+/// Bounds what the process may take in all: some containers make ffmpeg build tables of gigabytes
+/// from a few kilobytes, in pieces that are each below `-max_alloc`.
+fn limit_memory(command: &mut Command) {
+    // SAFETY: between fork and exec only async-signal-safe functions may run; `setrlimit` is a bare
+    // system call, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| {
+            setrlimit(Resource::RLIMIT_AS, MOST_MEMORY, MOST_MEMORY).map_err(std::io::Error::from)
+        });
+    }
+}
+
 fn arguments(settings: &FfmpegSettings) -> std::process::Command {
     let longest = settings.max_audio.as_secs();
     let cpu_seconds = (BASE_CPU_TIME + settings.max_audio).as_secs();

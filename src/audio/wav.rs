@@ -22,6 +22,9 @@ const BLOCK_FRAMES: usize = 65_536;
 /// Sample rates that audio is recorded in; what claims another one is left to ffmpeg.
 const RATES: std::ops::RangeInclusive<u32> = 1000..=768_000;
 
+/// 44.1 kHz is 441 to 160; a prime rate is itself to 16,000.
+const LARGEST_RATIO: u32 = 50_000;
+
 /// More channels than any recorder has.
 const MOST_CHANNELS: u16 = 64;
 
@@ -43,9 +46,10 @@ pub(super) fn inspect(mut file: File) -> io::Result<Inspected> {
     let layout = riff::layout(&mut BufReader::new(&mut file))?;
     file.rewind()?;
     let for_hound = match layout {
-        Layout::Pcm(data) => data.channels <= MOST_CHANNELS && RATES.contains(&data.rate),
-        // hound skips odd chunks differently: it may find what was missed.
-        Layout::NoData => true,
+        Layout::Pcm(data) => data.channels <= MOST_CHANNELS && can_resample(data.rate),
+        // Nothing of it was checked: hound, which skips odd chunks differently, could find a
+        // header that asks for gigabytes.
+        Layout::NoData => return Ok(Inspected::NoSamples),
         Layout::Other => false,
     };
     if !for_hound {
@@ -53,13 +57,33 @@ pub(super) fn inspect(mut file: File) -> io::Result<Inspected> {
     }
     let length = file.metadata()?.len();
     let opened = WavReader::new(BufReader::with_capacity(1 << 16, file.try_clone()?));
-    match (opened, layout) {
-        (Ok(reader), _) if reader.len() > 0 => Ok(Inspected::Pcm(WavSource::new(reader, length))),
-        (_, Layout::NoData) => Ok(Inspected::NoSamples),
-        _ => {
+    match opened {
+        // hound must have read the same header.
+        Ok(reader) if reader.len() > 0 && is_sane(reader.spec()) => {
+            Ok(Inspected::Pcm(WavSource::new(reader, length)))
+        }
+        Ok(_) | Err(_) => {
             file.rewind()?;
             Ok(Inspected::Other(file))
         }
+    }
+}
+
+fn is_sane(spec: hound::WavSpec) -> bool {
+    spec.channels <= MOST_CHANNELS && can_resample(spec.sample_rate)
+}
+
+/// Whether a rate is one that audio is recorded in, and cheap to bring to ours: the resampler's
+/// memory grows with the smallest numbers that have the ratio of the two rates.
+fn can_resample(rate: u32) -> bool {
+    RATES.contains(&rate) && rate / greatest_common_divisor(rate, SAMPLE_RATE) <= LARGEST_RATIO
+}
+
+fn greatest_common_divisor(a: u32, b: u32) -> u32 {
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
     }
 }
 

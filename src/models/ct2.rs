@@ -160,10 +160,21 @@ fn read_string<R: Read + Seek>(reader: &mut BoundedReader<R>) -> Result<String, 
     String::from_utf8(bytes).map_err(|_| FormatError::invalid("a name is not UTF-8"))
 }
 
+/// The largest model has some 2,000 of each. Many more would take far more memory than their file.
+fn most(count: u64) -> Result<(), FormatError> {
+    if count > 100_000 {
+        return Err(FormatError::invalid(
+            "it claims more variables than any model has",
+        ));
+    }
+    Ok(())
+}
+
 fn read_variables<R: Read + Seek>(
     reader: &mut BoundedReader<R>,
 ) -> Result<HashMap<String, Variable>, FormatError> {
     let count = u64::from(reader.u32()?);
+    most(count)?;
     reader.need(count * LEAST_VARIABLE_BYTES)?;
     let mut variables = HashMap::new();
     for _ in 0..count {
@@ -213,6 +224,7 @@ fn read_aliases<R: Read + Seek>(
     reader: &mut BoundedReader<R>,
 ) -> Result<HashMap<String, String>, FormatError> {
     let count = u64::from(reader.u32()?);
+    most(count)?;
     reader.need(count * LEAST_ALIAS_BYTES)?;
     let mut aliases = HashMap::new();
     for _ in 0..count {

@@ -11,10 +11,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Response};
 use serde_json::Value;
 use uttera_stt::models::{ModelStore, Silent};
+use uttera_stt::settings::variables::VARIABLES;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_uttera-stt");
@@ -64,9 +67,16 @@ impl Server {
             ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
         ]);
         environment.extend(settings.iter().copied());
-        let mut child = Command::new(PROGRAM)
+        // Two levels down: a file of settings in the parent folder would be read.
+        let working = folder.path().join("run/here");
+        std::fs::create_dir_all(&working).expect("makes");
+        let mut command = Command::new(PROGRAM);
+        for variable in VARIABLES {
+            command.env_remove(variable.name);
+        }
+        let mut child = command
             .arg("serve")
-            .current_dir(folder.path())
+            .current_dir(working)
             .env("TMPDIR", folder.path())
             .env("RUST_LOG", "info,uttera_stt=debug,stt_actors=debug")
             .envs(environment)
@@ -235,11 +245,8 @@ pub fn form(file: &Path, fields: &[(&str, &str)]) -> Form {
 
 /// Sends a signal by its name.
 pub fn signal(pid: u32, name: &str) {
-    let sent = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(pid.to_string())
-        .status();
-    assert!(sent.expect("kill runs").success(), "no process {pid}");
+    let signal: Signal = format!("SIG{name}").parse().expect("a signal");
+    kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is there");
 }
 
 /// Living children of a process with this argument.
