@@ -186,7 +186,20 @@ async fn fetch_once(
         check_announced(url, entry, from + rest)?;
         files::require_space(part.parent().unwrap_or(Path::new(".")), rest)?;
     }
-    append(response, part, from, largest, progress).await
+    let announced = response.content_length().is_some();
+    append(response, part, from, largest, progress).await?;
+    if !announced {
+        // Without a length it is only now clear that this was a page about something else.
+        let got = fs::metadata(part)
+            .map_err(ModelError::io("look at", part))?
+            .len();
+        let checked = check_announced(url, entry, got);
+        if checked.is_err() {
+            fs::remove_file(part).map_err(ModelError::io("remove", part))?;
+        }
+        return checked;
+    }
+    Ok(())
 }
 
 /// Refuses a file of another size than the published ones before fetching gigabytes of it.

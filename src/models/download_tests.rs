@@ -24,6 +24,8 @@ enum Answer {
     IgnoreRange(Vec<u8>),
     /// Only a status line.
     Status(&'static str),
+    /// A body without a length, as gateways and sign-in pages send.
+    Lengthless(&'static str),
     /// Takes the connection and says nothing until the client leaves.
     Silence,
 }
@@ -72,6 +74,9 @@ fn reply(mut stream: TcpStream, answer: &Answer, range: Option<u64>) -> std::io:
                 stream,
                 "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             );
+        }
+        Answer::Lengthless(page) => {
+            return write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{page}");
         }
         Answer::Silence => {
             let mut line = String::new();
@@ -224,6 +229,15 @@ async fn a_file_of_another_size_is_refused_before_it_is_fetched() {
     let (base, _) = serve(vec![Answer::Serve(vec![0; 400_000])]);
     let reason = reason(fetch(&base, &entry_for(&file), dir.path()).await);
     assert!(reason.contains("400000 bytes"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_page_without_a_length_is_a_reason_to_try_elsewhere() {
+    let (dir, file) = (tempfile::tempdir().unwrap(), file());
+    let (base, _) = serve(vec![Answer::Lengthless("<html>sign in</html>")]);
+    let reason = reason(fetch(&base, &entry_for(&file), dir.path()).await);
+    assert!(reason.contains("20 bytes"), "{reason}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[tokio::test]
