@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Server, children, form, lives, model, sample, signal};
+use common::{Server, children, lives, model, sample, signal};
 use serde_json::Value;
 
 async fn text(response: reqwest::Response) -> String {
@@ -77,13 +77,7 @@ async fn a_stopped_worker_is_killed_after_the_limit_and_the_chunk_is_tried_again
 #[tokio::test]
 async fn sigterm_finishes_what_runs_and_leaves_nothing_behind() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
-    let client = server.client.clone();
-    let url = format!("{}/v1/audio/transcriptions", server.url);
-    let request = tokio::spawn(async move {
-        let form = form(&sample("en-long.ogg"), &[]);
-        client.post(url).multipart(form).send().await
-    });
-    server.until("a chunk runs", || server.is_busy()).await;
+    let request = server.start_long_request().await;
     let workers = server.workers();
     assert_eq!(server.terminate().await, Some(0));
     let response = request.await.expect("no panic").expect("an answer");
@@ -135,13 +129,7 @@ async fn uploads_that_a_crash_left_are_removed_at_the_next_start() {
     let settings = [("TMPDIR", place)];
     let model = model("tiny.en").await;
     let mut server = Server::ready(&model, &settings).await;
-    let client = server.client.clone();
-    let url = format!("{}/v1/audio/transcriptions", server.url);
-    let request = tokio::spawn(async move {
-        let form = form(&sample("en-long.ogg"), &[]);
-        client.post(url).multipart(form).send().await
-    });
-    server.until("a chunk runs", || server.is_busy()).await;
+    let request = server.start_long_request().await;
     signal(server.pid(), "KILL");
     server.exit_code().await;
     request.await.expect("no panic").expect_err("cut off");
@@ -255,13 +243,7 @@ async fn sigterm_while_the_model_loads_ends_everything_at_once() {
 #[tokio::test]
 async fn a_second_sigterm_ends_what_would_still_take_long() {
     let mut server = Server::ready(&model("base").await, &[]).await;
-    let client = server.client.clone();
-    let url = format!("{}/v1/audio/transcriptions", server.url);
-    let request = tokio::spawn(async move {
-        let form = form(&sample("en-long.ogg"), &[]);
-        client.post(url).multipart(form).send().await
-    });
-    server.until("a chunk runs", || server.is_busy()).await;
+    let request = server.start_long_request().await;
     signal(server.pid(), "TERM");
     let draining = || async { server.health().await["status"] == "draining" };
     server.until("it drains", draining).await;

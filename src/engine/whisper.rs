@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+// The worker has no runtime whose clock could be paused.
 use std::time::Instant;
 
 use flate2::Compression;

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Response};
 use serde_json::Value;
+use tokio::task::JoinHandle;
 use uttera_stt::models::{ModelStore, Silent};
 use uttera_stt::settings::variables::VARIABLES;
 
@@ -189,6 +190,18 @@ impl Server {
     pub async fn transcribe(&self, file: &Path, fields: &[(&str, &str)]) -> Response {
         self.post("/v1/audio/transcriptions", form(file, fields))
             .await
+    }
+
+    /// Sends a file that takes a while, in a task of its own, and waits until a chunk of it runs.
+    pub async fn start_long_request(&self) -> JoinHandle<reqwest::Result<Response>> {
+        let request = self
+            .client
+            .post(format!("{}/v1/audio/transcriptions", self.url))
+            .multipart(form(&sample("en-long.ogg"), &[]))
+            .send();
+        let running = tokio::spawn(request);
+        self.until("a chunk runs", || self.is_busy()).await;
+        running
     }
 
     /// Processes that this server started and that live.
