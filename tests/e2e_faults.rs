@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::{Server, children, lives, model, sample, signal};
 use serde_json::Value;
 
@@ -207,20 +205,24 @@ async fn a_client_that_leaves_takes_its_work_and_its_file_with_it() {
 }
 
 #[tokio::test]
-async fn a_slow_ready_is_told_as_loading() {
-    let model = model("base").await;
-    let server = Server::start(&model, &[]).await;
-    // Either it is still loading, and says so, or it was faster than this question.
+async fn while_the_model_loads_requests_are_told_so_and_when_to_come_back() {
+    let server = Server::start(&model("tiny.en").await, &[]).await;
+    let started = || async { !server.workers().is_empty() };
+    server.until("the worker is there", started).await;
+    let worker = server.workers()[0];
+    // Held in the middle of its load.
+    signal(worker, "STOP");
     let response = server.transcribe(&sample("en-command.wav"), &[]).await;
-    if response.status() == 503 {
-        let body: Value = response.json().await.expect("JSON");
-        assert_eq!(body["error"]["code"], "loading");
-    } else {
-        assert_eq!(response.status(), 200);
-    }
-    tokio::time::timeout(Duration::from_secs(60), server.until_ready())
-        .await
-        .expect("ready");
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    let body: Value = response.json().await.expect("JSON");
+    assert_eq!(body["error"]["code"], "loading");
+    assert_eq!(server.health().await["status"], "loading");
+    assert_eq!(server.get("/readyz").await.status(), 503);
+    signal(worker, "CONT");
+    server.until_ready().await;
+    let response = server.transcribe(&sample("en-command.wav"), &[]).await;
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]
