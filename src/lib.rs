@@ -5,6 +5,7 @@
 pub mod audio;
 pub mod cli;
 pub mod engine;
+pub mod host_memory;
 pub mod http;
 pub mod language;
 pub mod models;

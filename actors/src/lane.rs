@@ -115,7 +115,7 @@ struct Running {
 }
 
 /// What the actor around the lane has to do next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum After {
     /// Nothing special.
     Continue,

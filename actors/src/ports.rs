@@ -163,7 +163,7 @@ impl fmt::Display for WorkerId {
 }
 
 /// What an engine says of itself when its model is loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineInfo {
     /// The model's name, as users know it (`base`, `tiny.en`).
     pub model: String,
@@ -171,8 +171,19 @@ pub struct EngineInfo {
     pub multilingual: bool,
     /// The worker's process id, where it is a process.
     pub process_id: Option<u32>,
-    /// From the start of the launch to readiness.
+    /// From the start of the worker to readiness: the cost of one more of these.
     pub load_time: Duration,
+    /// What its first clip took, where one was transcribed before it counted as ready.
+    pub calibration: Option<Calibration>,
+}
+
+/// The work that a known clip took: the first point of the node's rates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Calibration {
+    /// Length of the clip, in seconds.
+    pub audio_seconds: f64,
+    /// What the engine took for it, in seconds.
+    pub inference_seconds: f64,
 }
 
 /// One chunk's work, complete in itself: nothing is remembered between two of these.
@@ -198,6 +209,9 @@ pub enum LaunchError {
     /// The model is missing, broken or unknown.
     #[error("the model cannot be loaded: {0}")]
     Model(String),
+    /// There is no room for it in the memory of the GPU or of the machine.
+    #[error("there is not enough memory for the model: {0}")]
+    OutOfMemory(String),
     /// The worker process could not be started or did not behave.
     #[error("the worker could not be started: {0}")]
     Worker(String),
@@ -298,4 +312,72 @@ pub trait Engine: Send + Sync + 'static {
     /// Ends it at once because it was silent for too long on a chunk: from now on its exit is
     /// [`EngineExit::TimedOut`].
     fn kill_timed_out(&self);
+
+    /// Resident memory of the engine's process, in bytes, where it can be told at once.
+    fn resident_bytes(&self) -> Option<u64>;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Memory
+
+/// Which memory decides how many engines fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// That of the GPU which the workers use.
+    Vram,
+    /// That of the machine, where inference runs on the CPU.
+    Host,
+}
+
+/// Memory at one moment, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemorySample {
+    /// Free for a further engine.
+    pub free: u64,
+    /// Of the device or the machine.
+    pub total: u64,
+    /// What each of the processes asked about holds; one whose use cannot be told is left out.
+    pub used_by_process: Vec<(u32, u64)>,
+}
+
+/// Why there is no sample.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct ProbeError(pub String);
+
+/// Looks at the memory that engines need.
+pub trait VramProbe: Send + Sync + 'static {
+    /// Which memory this looks at.
+    fn kind(&self) -> MemoryKind;
+
+    /// Looks now, also at what these processes hold. It may block for as long as a driver does: it
+    /// is called on a thread for that, one call at a time.
+    fn sample(&self, processes: &[u32]) -> Result<MemorySample, ProbeError>;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Registration
+
+/// What routers are told of this node. Name, address and version are the directory's to add.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NodeRecord {
+    /// Share of the routing cap that the work in hand takes, 0 to 1.
+    pub load_score: f64,
+    /// Whether new work should come here.
+    pub accepts_requests: bool,
+}
+
+/// Why a record could not be published or removed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct DirectoryError(pub String);
+
+/// Where nodes make themselves known.
+#[async_trait]
+pub trait NodeDirectory: Send + Sync + 'static {
+    /// Puts the record there for `ttl`, in place of the one before.
+    async fn publish(&self, record: NodeRecord, ttl: Duration) -> Result<(), DirectoryError>;
+
+    /// Takes it away.
+    async fn withdraw(&self) -> Result<(), DirectoryError>;
 }

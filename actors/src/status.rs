@@ -14,7 +14,7 @@ use crate::work_queue::LaneKind;
 const RATE_WEIGHT: f64 = 0.3;
 
 /// The hot lane, as admission sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum HotState {
     /// The first load is under way: nothing can be promised yet.
     Starting,

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stt_actors::ports::{
-    ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError,
-    WorkerId,
+    Calibration, ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher,
+    LaunchError, WorkerId,
 };
 use stt_actors::transcript::ChunkTranscript;
 use tokio::net::UnixStream;
@@ -30,6 +30,7 @@ use super::link::{self, Command, Frames};
 use super::log_relay;
 use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
 use super::warm_up;
+use crate::host_memory::resident_bytes;
 
 /// A killed process ends at once, unless a driver holds it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -152,15 +153,19 @@ impl WorkerLauncher {
 impl WorkerLauncher {
     /// Has a clip transcribed before the engine counts as ready. On a GPU the first call of every
     /// process is slow; on a CPU it is enough to know once that the model works.
-    async fn warm_up(&self, engine: &Worker) -> Result<(), LaunchError> {
+    async fn warm_up(&self, engine: &Worker) -> Result<Option<Calibration>, LaunchError> {
         if self.proven.load(Ordering::Relaxed) && self.config.gpu.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let clip = warm_up::clip().map_err(|error| LaunchError::Worker(error.to_string()))?;
+        let audio_seconds = clip.audio.duration_seconds();
         match tokio::time::timeout(self.config.load_limit, engine.transcribe(clip)).await {
-            Ok(Ok(_transcript)) => {
+            Ok(Ok(transcript)) => {
                 self.proven.store(true, Ordering::Relaxed);
-                Ok(())
+                Ok(Some(Calibration {
+                    audio_seconds,
+                    inference_seconds: transcript.inference_seconds,
+                }))
             }
             Ok(Err(EngineError::Exited(exit))) => Err(LaunchError::Exited(exit)),
             Ok(Err(error)) => Err(LaunchError::Worker(error.to_string())),
@@ -217,17 +222,24 @@ impl EngineLauncher for WorkerLauncher {
                 model: model.name,
                 multilingual,
                 process_id,
-                load_time: Duration::ZERO,
+                load_time: begin.elapsed(),
+                calibration: None,
             },
             commands,
             reaper,
         };
-        if let Err(error) = self.warm_up(&engine).await {
-            engine.reaper.ask(End::Kill(EngineExit::Stopped));
-            let _ = tokio::time::timeout(KILL_LIMIT, engine.exited()).await;
-            return Err(error);
+        match self.warm_up(&engine).await {
+            Ok(calibration) => engine.info.calibration = calibration,
+            Err(error) => {
+                engine.reaper.ask(End::Kill(EngineExit::Stopped));
+                let _ = tokio::time::timeout(KILL_LIMIT, engine.exited()).await;
+                return Err(error);
+            }
         }
-        engine.info.load_time = begin.elapsed();
+        // On a GPU every worker has its first clip before it is ready: it is part of the start.
+        if self.config.gpu.is_some() {
+            engine.info.load_time = begin.elapsed();
+        }
         Ok(Arc::new(engine))
     }
 }
@@ -281,5 +293,9 @@ impl Engine for Worker {
 
     fn kill_timed_out(&self) {
         self.reaper.ask(End::Kill(EngineExit::TimedOut));
+    }
+
+    fn resident_bytes(&self) -> Option<u64> {
+        resident_bytes(self.reaper.process_id()?)
     }
 }

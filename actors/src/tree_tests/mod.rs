@@ -165,6 +165,10 @@ impl Engine for ScriptedEngine {
             self.die(EngineExit::TimedOut);
         }
     }
+
+    fn resident_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Every chunk's text is its index, said once in its middle.
@@ -207,6 +211,7 @@ impl EngineLauncher for Launcher {
                 multilingual: true,
                 process_id: None,
                 load_time: Duration::ZERO,
+                calibration: None,
             },
             plans: Mutex::new(plans.into()),
             exit: watch::Sender::new(None),
