@@ -1,0 +1,226 @@
+//! A real Redis of a test's own: on a free port, with its files in a folder to be thrown away, and
+//! ended when dropped.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use deadpool_redis::redis::{self, Client, Connection, FromRedisValue, RedisResult};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Anything that takes longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Free ports are found by asking; another process may be faster.
+const ATTEMPTS: usize = 5;
+
+/// Runs, is paused, or is stopped; keeps its port through all of it, and nothing else.
+pub struct RedisServer {
+    port: u16,
+    password: Option<String>,
+    /// Given to the program with every start.
+    options: Vec<String>,
+    process: Option<Child>,
+    folder: TempDir,
+}
+
+impl RedisServer {
+    /// Starts one that is open to everybody here.
+    pub fn start() -> Self {
+        Self::start_with(None, &[])
+    }
+
+    /// Starts one that wants this password.
+    pub fn start_with_password(password: &str) -> Self {
+        Self::start_with(Some(password), &[])
+    }
+
+    /// Starts one with options as on its command line.
+    pub fn start_with(password: Option<&str>, options: &[&str]) -> Self {
+        let mut server = Self {
+            port: 0,
+            password: password.map(str::to_owned),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            process: None,
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        for _ in 0..ATTEMPTS {
+            server.port = free_port();
+            if server.try_start() {
+                return server;
+            }
+        }
+        panic!("redis-server does not start:\n{}", server.log());
+    }
+
+    /// The port on 127.0.0.1, the same over restarts.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// To be had by anybody who knows the password.
+    pub fn url(&self) -> String {
+        match &self.password {
+            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
+            None => format!("redis://127.0.0.1:{}", self.port),
+        }
+    }
+
+    /// Its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    /// Ends it and forgets its data.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // By force: one that is paused hears nothing else, and there is nothing to save.
+            process.kill().expect("it was running");
+            process.wait().expect("it ended");
+        }
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub fn restart(&mut self) {
+        self.stop();
+        assert!(self.try_start(), "no restart:\n{}", self.log());
+    }
+
+    /// The same with another password, or none.
+    pub fn restart_with_password(&mut self, password: Option<&str>) {
+        self.password = password.map(str::to_owned);
+        self.restart();
+    }
+
+    /// From now on it takes connections (the kernel does) and bytes, and answers nothing.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        self.until("it is paused", |server| server.state() == Some('T'));
+    }
+
+    /// Ends a pause: what has arrived meanwhile is answered now.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+        self.until("it runs again", |server| server.state() != Some('T'));
+    }
+
+    /// The text at a key.
+    pub fn get(&self, key: &str) -> Option<String> {
+        self.ask(&["GET", key])
+    }
+
+    /// Seconds that a key still has to live; -1: for ever, -2: there is none.
+    pub fn ttl(&self, key: &str) -> i64 {
+        self.ask(&["TTL", key])
+    }
+
+    /// All its keys.
+    pub fn keys(&self) -> Vec<String> {
+        self.ask(&["KEYS", "*"])
+    }
+
+    /// Changes a setting of the running server.
+    pub fn set_option(&self, name: &str, value: &str) {
+        self.ask::<()>(&["CONFIG", "SET", name, value]);
+    }
+
+    /// Sends any command and gives its answer.
+    pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::Cmd::new();
+        command.arg(words);
+        let answer = self.connect().and_then(|mut c| command.query(&mut c));
+        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// Waits for a condition.
+    pub fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !condition(self) {
+            let log = self.log();
+            assert!(begin.elapsed() < PATIENCE, "never happened: {what}\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts the process and waits until it answers. False: it ended, as it does without its port.
+    fn try_start(&mut self) -> bool {
+        let folder = self.folder.path();
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .args(["--unixsocket", "redis.sock", "--logfile", "redis.log"])
+            .arg("--dir")
+            .arg(folder)
+            .current_dir(folder)
+            .args(&self.options);
+        if let Some(password) = &self.password {
+            command.args(["--requirepass", password]);
+        }
+        let started = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let mut process = started.expect("redis-server is installed");
+        let begin = Instant::now();
+        while process.try_wait().expect("waits").is_none() {
+            // Another process may have the port by now, and be a Redis as well.
+            if self.process_id().is_ok_and(|id| id == process.id()) {
+                self.process = Some(process);
+                return true;
+            }
+            let log = self.log();
+            assert!(begin.elapsed() < PATIENCE, "it never answers\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    fn connect(&self) -> RedisResult<Connection> {
+        let limit = Duration::from_secs(5);
+        let connection = Client::open(self.url())?.get_connection_with_timeout(limit)?;
+        connection.set_read_timeout(Some(limit))?;
+        Ok(connection)
+    }
+
+    fn process_id(&self) -> RedisResult<u32> {
+        let info: redis::InfoDict = redis::cmd("INFO")
+            .arg("server")
+            .query(&mut self.connect()?)?;
+        Ok(info.get("process_id").unwrap_or_default())
+    }
+
+    fn running(&self) -> Pid {
+        let process = self.process.as_ref().expect("it was not stopped");
+        Pid::from_raw(process.id().cast_signed())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(self.running(), signal).expect("it is running");
+    }
+
+    /// As in /proc: `T` is stopped by a signal.
+    fn state(&self) -> Option<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.running())).ok()?;
+        stat.rsplit(')').next()?.trim_start().chars().next()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("redis.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// A port on 127.0.0.1 on which nothing listens.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
