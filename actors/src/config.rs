@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ports::{AudioDecoder, EngineLauncher};
+use crate::ports::{AudioDecoder, EngineLauncher, NodeDirectory, VramProbe};
+use crate::reaper::IdlePolicy;
+use crate::wear::WearLimits;
 
 /// What the tree needs from outside.
 #[derive(Clone)]
@@ -12,9 +14,24 @@ pub struct Ports {
     pub launcher: Arc<dyn EngineLauncher>,
     /// Opens audio.
     pub decoder: Arc<dyn AudioDecoder>,
+    /// Looks at the memory that workers need; `None`: it is never looked at.
+    pub memory: Option<Arc<dyn VramProbe>>,
+    /// Where the node makes itself known; `None`: nowhere.
+    pub directory: Option<Arc<dyn NodeDirectory>>,
 }
 
-/// The tree's time limits.
+/// The cold workers' limits.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolConfig {
+    /// Most of them; 0: none.
+    pub size: usize,
+    /// Time between two looks at the demand (`COLD_POOL_MANAGER_INTERVAL`).
+    pub interval: Duration,
+    /// How long they may idle.
+    pub idle: IdlePolicy,
+}
+
+/// The tree's limits.
 #[derive(Clone, Debug)]
 pub struct TreeConfig {
     /// An engine silent for longer on one chunk is ended (`COLD_LANE_TIMEOUT_SECONDS`).
@@ -26,4 +43,16 @@ pub struct TreeConfig {
     pub start_estimate: Duration,
     /// More estimated waiting than this is refused (`MAX_QUEUE_SECONDS`).
     pub max_queue: Duration,
+    /// Drain time that counts as load 1.0 (`ROUTING_DRAIN_CAP_SECONDS`).
+    pub drain_cap: Duration,
+    /// The hot engine is freed when it has idled for so long; `None`: never
+    /// (`HOT_IDLE_TIMEOUT`).
+    pub hot_idle_limit: Option<Duration>,
+    /// Engines are replaced when they are worn out.
+    pub wear: WearLimits,
+    /// The cold workers' limits.
+    pub pool: PoolConfig,
+    /// GPU memory that a worker is taken to need until it was measured, in bytes; 0: it is never
+    /// checked (`MIN_COLD_VRAM_GB`).
+    pub minimum_worker_bytes: u64,
 }

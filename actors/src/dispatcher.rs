@@ -21,8 +21,10 @@ use crate::lane::LaneMessage;
 use crate::ports::{ChunkRequest, EngineError, EngineExit};
 use crate::status::NodeStatus;
 use crate::transcript::ChunkTranscript;
-use crate::transcription::TranscriptionMessage;
-use crate::work_queue::{ChunkKey, Ended, LaneId, LaneKind, LeaseId, WorkQueue};
+use crate::transcription::{ChunkDone, TranscriptionMessage};
+use crate::work_queue::{
+    ChunkKey, Ended, LaneId, LaneKind, LeaseId, Retire, Retirement, WorkQueue,
+};
 
 /// What the Dispatcher hears.
 #[derive(Debug)]
@@ -60,8 +62,20 @@ pub enum DispatcherMessage {
     },
     /// A lane is no more.
     LaneGone(LaneId),
-    /// No lane will come soon: whatever waits is refused with this.
-    RefuseWaiting(SttError),
+    /// All lanes of this kind are no more: their supervisor failed.
+    LanesGone(LaneKind),
+    /// A lane wants to go: it hears [`LaneMessage::Retired`] when it may.
+    Retire {
+        /// The lane.
+        lane: LaneId,
+        /// When.
+        when: Retire,
+        /// Who wants to go.
+        actor: ActorRef<LaneMessage>,
+    },
+    /// The hot lane will not come back soon. Whatever waits while there is no other lane is refused
+    /// with this; until the hot lane is ready again.
+    Hopeless(SttError),
 }
 
 /// What a Dispatcher is made from.
@@ -86,6 +100,7 @@ pub struct DispatcherState {
     queue: WorkQueue,
     lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
     owners: HashMap<JobId, Owner>,
+    hopeless: Option<SttError>,
     status: Arc<NodeStatus>,
 }
 
@@ -107,6 +122,7 @@ impl Actor for Dispatcher {
             queue: WorkQueue::new(arguments.generation),
             lanes: HashMap::new(),
             owners: HashMap::new(),
+            hopeless: None,
             status: arguments.status,
         })
     }
@@ -138,7 +154,13 @@ impl Actor for Dispatcher {
                 outcome,
             } => state.lease_ended(lane, lease, outcome),
             DispatcherMessage::LaneGone(lane) => state.lane_gone(lane),
-            DispatcherMessage::RefuseWaiting(error) => state.refuse_waiting(&error),
+            DispatcherMessage::LanesGone(kind) => {
+                for lane in state.queue.lanes_of(kind) {
+                    state.lane_gone(lane);
+                }
+            }
+            DispatcherMessage::Retire { lane, when, actor } => state.retire(lane, when, &actor),
+            DispatcherMessage::Hopeless(error) => state.hopeless = Some(error),
         }
         state.hand_out();
         Ok(())
@@ -172,6 +194,9 @@ impl DispatcherState {
     fn lane_ready(&mut self, lane: LaneId, kind: LaneKind, actor: ActorRef<LaneMessage>) {
         self.lanes.insert(lane, actor);
         self.queue.lane_ready(lane, kind);
+        if kind == LaneKind::Hot {
+            self.hopeless = None;
+        }
     }
 
     fn lease_ended(
@@ -185,6 +210,22 @@ impl DispatcherState {
         }
         let ended = self.queue.lease_ended(lane, lease, outcome);
         self.settle(ended);
+        if !self.queue.knows(lane)
+            && let Some(actor) = self.lanes.remove(&lane)
+        {
+            // It wanted to go after this one. If its engine ended, it goes without being told.
+            let _ = actor.cast(LaneMessage::Retired);
+        }
+    }
+
+    fn retire(&mut self, lane: LaneId, when: Retire, actor: &ActorRef<LaneMessage>) {
+        match self.queue.retire(lane, when) {
+            Retirement::Granted => {
+                self.lanes.remove(&lane);
+                let _ = actor.cast(LaneMessage::Retired);
+            }
+            Retirement::AfterLease | Retirement::Refused => {}
+        }
     }
 
     fn lane_gone(&mut self, lane: LaneId) {
@@ -195,9 +236,15 @@ impl DispatcherState {
         self.settle(ended);
     }
 
-    fn refuse_waiting(&mut self, error: &SttError) {
-        for key in self.queue.take_waiting() {
-            self.tell_owner(key, Err(error.clone()));
+    /// Work waits for a lane that comes back, but not for one that does not.
+    fn refuse_what_is_hopeless(&mut self) {
+        if let Some(error) = &self.hopeless
+            && self.queue.busy_and_idle() == (0, 0)
+        {
+            let error = error.clone();
+            for key in self.queue.take_waiting() {
+                self.tell_owner(key, Err(error.clone()));
+            }
         }
     }
 
@@ -208,7 +255,15 @@ impl DispatcherState {
                 key,
                 transcript,
                 lane,
-            } => self.tell_owner(key, Ok((transcript, lane))),
+                cold_failed,
+            } => {
+                let done = ChunkDone {
+                    transcript,
+                    lane,
+                    rescued: cold_failed && lane == LaneKind::Hot,
+                };
+                self.tell_owner(key, Ok(done));
+            }
             Ended::Requeued(key) => {
                 info!(
                     request_id = self.request_id(key),
@@ -224,7 +279,7 @@ impl DispatcherState {
         }
     }
 
-    fn tell_owner(&self, key: ChunkKey, outcome: Result<(ChunkTranscript, LaneKind), SttError>) {
+    fn tell_owner(&self, key: ChunkKey, outcome: Result<ChunkDone, SttError>) {
         if let Some(owner) = self.owners.get(&key.job) {
             // An owner that is gone has its Withdraw on the way.
             let _ = owner.actor.cast(TranscriptionMessage::ChunkEnded {
@@ -255,7 +310,8 @@ impl DispatcherState {
                 self.lane_gone(lane);
             }
         }
-        self.status
-            .set_queue(self.queue.depth(), self.queue.audio());
+        self.refuse_what_is_hopeless();
+        let (busy, idle) = self.queue.busy_and_idle();
+        self.status.set_queue(self.queue.depth(), busy, idle);
     }
 }

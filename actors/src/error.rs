@@ -6,6 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::ports::{DecodeError, EngineExit};
+use crate::snapshot::Snapshot;
 
 /// Why a request has no transcript.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -29,7 +30,10 @@ pub enum SttError {
     },
     /// The server is shutting down.
     #[error("the server is shutting down")]
-    Draining,
+    Draining {
+        /// When another one may be up in its place.
+        retry_after: Duration,
+    },
     /// A chunk of this audio crashed two workers; it will not get a third.
     #[error("this audio crashed two workers and is refused ({last})")]
     Poison {
@@ -53,4 +57,14 @@ pub enum SttError {
     /// A fault of the tree itself: an actor that is gone or gave no answer.
     #[error("internal error: {0}")]
     Internal(&'static str),
+}
+
+impl SttError {
+    /// For a request that comes while the server is leaving: what it still does must end, and then
+    /// another start takes its time.
+    pub(crate) fn draining(snapshot: &Snapshot) -> Self {
+        Self::Draining {
+            retry_after: snapshot.drain_estimate() + snapshot.start_time(),
+        }
+    }
 }

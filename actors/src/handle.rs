@@ -10,11 +10,13 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::admission::{Outlook, Place};
 use crate::config::{Ports, TreeConfig};
 use crate::error::SttError;
 use crate::job::{Event, Job};
 use crate::ports::EngineInfo;
-use crate::status::{HotState, NodeStatus, Snapshot};
+use crate::snapshot::{HotState, Snapshot};
+use crate::status::NodeStatus;
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::transcript::Transcript;
 use crate::transcription::TranscriptionMessage;
@@ -56,7 +58,8 @@ impl TreeEnded {
 impl Stt {
     /// Starts the tree. It is up at once; the model loads meanwhile: see [`Self::ready`].
     pub async fn start(ports: Ports, config: TreeConfig) -> Result<(Self, TreeEnded), StartError> {
-        let status = Arc::new(NodeStatus::default());
+        let status = NodeStatus::new(config.drain_cap, config.start_estimate);
+        let status = Arc::new(status);
         let arguments = SupervisorArguments {
             ports,
             config: config.clone(),
@@ -73,35 +76,39 @@ impl Stt {
         Ok((stt, TreeEnded(join)))
     }
 
-    /// Whether a request would be taken now: for refusing before its body is read. Asks no actor.
-    pub fn admit(&self) -> Result<(), SttError> {
+    /// Takes a place for a request, or refuses it: before its body is read, so that refused work
+    /// costs nothing. Asks no actor. The place is given back when it is dropped.
+    pub fn admit(&self) -> Result<Admission, SttError> {
+        // Taken first and looked at then: many that come at once cannot all see the last one free.
+        let place = Place::take(&self.status);
         let snapshot = self.snapshot();
-        if snapshot.draining {
-            return Err(SttError::Draining);
-        }
-        match snapshot.hot {
-            HotState::Ready(_) | HotState::Restarting { .. } => {}
-            HotState::Starting => return Err(self.not_ready("the model is loading")),
-            HotState::Failed { reason } => return Err(self.not_ready(&reason)),
-        }
-        let estimate = snapshot.drain_estimate();
-        if estimate > self.config.max_queue || snapshot.active_requests >= MOST_REQUESTS {
+        refuse_unable(&snapshot)?;
+        let outlook = snapshot.outlook(place.own());
+        if outlook.wait > self.config.max_queue || snapshot.requests > MOST_REQUESTS {
+            let too_long = outlook.wait.saturating_sub(self.config.max_queue);
             return Err(SttError::Overloaded {
-                retry_after: estimate
-                    .saturating_sub(self.config.max_queue)
-                    .clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
+                retry_after: too_long.clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
             });
         }
-        Ok(())
+        if matches!(snapshot.hot, HotState::Asleep(_)) {
+            // The model loads while the upload comes. A tree that has ended says so at submit.
+            let _ = self.supervisor.cast(SupervisorMessage::Wake);
+        }
+        Ok(Admission { place, outlook })
     }
 
-    /// Starts a transcription and gives its events. Dropping the stream ends it.
-    pub async fn submit(&self, job: Job) -> Result<TranscriptStream, SttError> {
-        self.admit()?;
+    /// Starts a transcription in its place and gives its events. Dropping the stream ends it.
+    pub async fn submit(
+        &self,
+        admission: Admission,
+        job: Job,
+    ) -> Result<TranscriptStream, SttError> {
+        let place = admission.place;
         let (events, receiver) = mpsc::unbounded_channel();
         let (reply, accepted) = tokio::sync::oneshot::channel();
         let message = SupervisorMessage::Submit {
             job,
+            place,
             events,
             reply: RpcReplyPort::from(reply),
         };
@@ -128,7 +135,7 @@ impl Stt {
         let mut hot = self.status.subscribe_hot();
         loop {
             match &*hot.borrow_and_update() {
-                HotState::Ready(info) => return Ok(info.clone()),
+                HotState::Ready(info) | HotState::Asleep(info) => return Ok(info.clone()),
                 HotState::Failed { reason } => return Err(reason.clone()),
                 HotState::Starting | HotState::Restarting { .. } => {}
             }
@@ -145,12 +152,40 @@ impl Stt {
         // A tree that has ended needs no draining.
         let _ = self.supervisor.cast(SupervisorMessage::Drain { grace });
     }
+}
 
-    fn not_ready(&self, reason: &str) -> SttError {
-        SttError::NotReady {
-            reason: reason.to_owned(),
-            retry_after: self.config.start_estimate.min(LONGEST_RETRY_AFTER),
-        }
+/// Refuses while no lane can do anything soon.
+fn refuse_unable(snapshot: &Snapshot) -> Result<(), SttError> {
+    if snapshot.draining {
+        return Err(SttError::draining(snapshot));
+    }
+    match &snapshot.hot {
+        HotState::Ready(_) | HotState::Asleep(_) | HotState::Restarting { .. } => Ok(()),
+        // Cold workers that are up go on without it.
+        HotState::Failed { .. } if snapshot.lanes() > 0 => Ok(()),
+        HotState::Starting => Err(not_ready(snapshot, "the model is loading")),
+        HotState::Failed { reason } => Err(not_ready(snapshot, reason)),
+    }
+}
+
+fn not_ready(snapshot: &Snapshot, reason: &str) -> SttError {
+    SttError::NotReady {
+        reason: reason.to_owned(),
+        retry_after: snapshot.start_time().min(LONGEST_RETRY_AFTER),
+    }
+}
+
+/// A request's place in the queue: to be given with the request, or dropped.
+#[derive(Debug)]
+pub struct Admission {
+    place: Place,
+    outlook: Outlook,
+}
+
+impl Admission {
+    /// What was before it at its admission.
+    pub fn outlook(&self) -> Outlook {
+        self.outlook
     }
 }
 

@@ -1,12 +1,14 @@
-//! The HotWorker: the lane whose engine is always loaded.
+//! The HotWorker: the lane whose engine is always loaded, or, with `HOT_IDLE_TIMEOUT`, whenever there
+//! was work lately.
 //!
 //! It owns one engine through a [`Lane`] and is supervised by the Supervisor. It ends when asked,
-//! or with a [`LaneFailure`](crate::lane::LaneFailure) when its engine ends or never comes up;
-//! bringing it back is the Supervisor's decision.
+//! of its own accord ([`Leaving`](crate::lane_end::Leaving)), or with a
+//! [`LaneFailure`](crate::lane_end::LaneFailure) when its engine ends or never comes up; bringing it
+//! back is the Supervisor's decision.
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::lane::{After, Lane, LaneArguments, LaneMessage};
+use crate::lane::{Lane, LaneArguments, LaneMessage};
 use crate::supervisor::SupervisorMessage;
 
 /// What a HotWorker is made from.
@@ -49,15 +51,10 @@ impl Actor for HotWorker {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match state.lane.handle(&myself, message).await? {
-            After::Continue => {}
-            After::AnnounceReady(info) => {
-                let _ = state.supervisor.cast(SupervisorMessage::HotReady {
-                    worker: myself.get_id(),
-                    info,
-                });
-            }
-            After::Stop => myself.stop(None),
+        if let Some(info) = state.lane.handle(&myself, message).await? {
+            let worker = myself.get_id();
+            let ready = SupervisorMessage::HotReady { worker, info };
+            let _ = state.supervisor.cast(ready);
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! A lane lives exactly as long as its engine. It launches the engine, offers itself to the
 //! Dispatcher, runs one lease at a time, and when the engine ends unasked it fails, so that its
-//! supervisor decides what comes next. Slow things (the load, a chunk) run in tasks of their own
+//! supervisor decides what comes next. It goes by itself when it has been idle for long or its
+//! engine is worn out, but never without the Dispatcher's leave: a chunk may be on its way. Slow things (the load, a chunk) run in tasks of their own
 //! that end with the lane, so that its mailbox always moves.
 
 use std::sync::Arc;
@@ -11,19 +12,22 @@ use std::time::Duration;
 
 use crate::caught::caught;
 use ractor::{ActorProcessingErr, ActorRef};
-use thiserror::Error;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::dispatcher::DispatcherMessage;
+use crate::lane_end::{LaneFailure, Leaving};
 use crate::ports::{
     ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError,
     WorkerId,
 };
-use crate::status::NodeStatus;
+use crate::reaper::{Reaper, Verdict};
+use crate::status::{EngineAccount, NodeStatus};
 use crate::transcript::ChunkTranscript;
-use crate::work_queue::{LaneId, LaneKind, Lease, LeaseId};
+use crate::wear::{Wear, WearLimits};
+use crate::work_queue::{LaneId, LaneKind, Lease, LeaseId, Retire};
 
 /// What a lane hears.
 #[derive(Debug)]
@@ -38,6 +42,10 @@ pub enum LaneMessage {
     Finished(LeaseId, Result<ChunkTranscript, EngineError>),
     /// From the task that watches the engine.
     EngineExited(EngineExit),
+    /// From its own timer: look whether it has been idle for too long.
+    CheckIdle,
+    /// From the Dispatcher: nothing more comes; the lane may go, as it wanted.
+    Retired,
     /// From the Supervisor: a new Dispatcher took over.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
     /// From the Supervisor: end the engine, then the lane.
@@ -70,27 +78,23 @@ pub struct LaneArguments {
     pub chunk_timeout: Duration,
     /// How long a stopping engine may take before it is killed.
     pub stop_grace: Duration,
+    /// The lane goes when it has been idle for so long; `None`: it stays.
+    pub idle_limit: Option<Duration>,
+    /// The engine is replaced when it is worn out.
+    pub wear: WearLimits,
     /// Who hands out work.
     pub dispatcher: ActorRef<DispatcherMessage>,
     /// Where rates are kept.
     pub status: Arc<NodeStatus>,
 }
 
-/// Why a lane failed: the error that its supervisor finds in `ActorFailed`.
-#[derive(Debug, Error)]
-pub enum LaneFailure {
-    /// The engine never came up.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The engine ended unasked.
-    #[error("the worker {0}")]
-    Exited(EngineExit),
-}
-
 /// A lane's state and logic. The actors around it only pass messages on.
 pub struct Lane {
     arguments: LaneArguments,
     phase: Phase,
+    reaper: Option<Reaper>,
+    /// Why it wants to go, once it does.
+    leaving: Option<Leaving>,
     /// A new Dispatcher came while a chunk of the old one's was running.
     offer_when_free: bool,
 }
@@ -102,6 +106,8 @@ enum Phase {
     Up {
         engine: Arc<dyn Engine>,
         _exit_watch: AbortOnDropHandle<()>,
+        _account: EngineAccount,
+        wear: Wear,
         running: Option<Running>,
     },
 }
@@ -112,17 +118,6 @@ struct Running {
     /// Set before the engine is told, for a task that has not asked it yet.
     aborted: Arc<AtomicBool>,
     _task: AbortOnDropHandle<()>,
-}
-
-/// What the actor around the lane has to do next.
-#[derive(Debug, PartialEq)]
-pub enum After {
-    /// Nothing special.
-    Continue,
-    /// Tell the supervisor that the engine is up.
-    AnnounceReady(EngineInfo),
-    /// Stop: the engine has ended as asked.
-    Stop,
 }
 
 impl Lane {
@@ -139,46 +134,40 @@ impl Lane {
             let _ = myself.cast(LaneMessage::Launched(result));
         });
         Self {
+            reaper: arguments.idle_limit.map(Reaper::new),
             arguments,
             phase: Phase::Loading { _launch: launch },
+            leaving: None,
             offer_when_free: false,
         }
     }
 
-    /// Handles one message. An error ends the actor: the engine is gone.
+    /// Handles one message of the actor around the lane, and ends that actor when the engine has
+    /// ended as asked. Gives what the engine says of itself when it has come up. An error ends the
+    /// actor as well: the engine is gone.
     pub async fn handle(
         &mut self,
         myself: &ActorRef<LaneMessage>,
         message: LaneMessage,
-    ) -> Result<After, ActorProcessingErr> {
+    ) -> Result<Option<EngineInfo>, ActorProcessingErr> {
         match message {
-            LaneMessage::Launched(Ok(engine)) => Ok(self.engine_up(myself, engine.0)),
-            LaneMessage::Launched(Err(error)) => Err(LaneFailure::Launch(error).into()),
-            LaneMessage::Run(lease) => {
-                self.run(myself, lease);
-                Ok(After::Continue)
-            }
-            LaneMessage::Abort(lease) => {
-                self.abort(lease);
-                Ok(After::Continue)
-            }
-            LaneMessage::Finished(lease, outcome) => {
-                self.finished(myself, lease, outcome)?;
-                Ok(After::Continue)
-            }
-            LaneMessage::EngineExited(exit) => Err(self.engine_exited(exit).into()),
+            LaneMessage::Launched(Ok(engine)) => return Ok(Some(self.engine_up(myself, engine.0))),
+            LaneMessage::Launched(Err(error)) => return Err(LaneFailure::Launch(error).into()),
+            LaneMessage::Run(lease) => self.run(myself, lease),
+            LaneMessage::Abort(lease) => self.abort(lease),
+            LaneMessage::Finished(lease, outcome) => self.finished(myself, lease, outcome)?,
+            LaneMessage::EngineExited(exit) => return Err(self.engine_exited(exit).into()),
             LaneMessage::DispatcherReplaced(dispatcher) => {
                 self.dispatcher_replaced(myself, dispatcher);
-                Ok(After::Continue)
             }
-            LaneMessage::Stop => {
-                self.stop().await;
-                Ok(After::Stop)
-            }
+            LaneMessage::CheckIdle => self.check_idle(myself),
+            LaneMessage::Retired => self.stop(myself, self.leaving).await,
+            LaneMessage::Stop => self.stop(myself, None).await,
         }
+        Ok(None)
     }
 
-    fn engine_up(&mut self, myself: &ActorRef<LaneMessage>, engine: Arc<dyn Engine>) -> After {
+    fn engine_up(&mut self, myself: &ActorRef<LaneMessage>, engine: Arc<dyn Engine>) -> EngineInfo {
         let info = engine.info().clone();
         info!(worker = %self.arguments.worker, model = info.model,
             load_seconds = info.load_time.as_secs_f64(), "worker ready");
@@ -188,13 +177,44 @@ impl Lane {
             let exit = watched.exited().await;
             let _ = lane.cast(LaneMessage::EngineExited(exit));
         });
+        let status = &self.arguments.status;
         self.phase = Phase::Up {
             engine,
             _exit_watch: exit_watch,
+            _account: EngineAccount::open(status, self.arguments.lane, info.process_id),
+            wear: Wear::new(self.arguments.wear),
             running: None,
         };
         self.offer(myself);
-        After::AnnounceReady(info)
+        self.rest(myself);
+        info
+    }
+
+    /// Nothing runs: the time until the lane goes begins.
+    fn rest(&mut self, myself: &ActorRef<LaneMessage>) {
+        if let Some(reaper) = &mut self.reaper {
+            let due_in = reaper.idle(Instant::now());
+            // A timer that is overtaken by work finds the lane busy, or idle for less.
+            drop(myself.send_after(due_in, || LaneMessage::CheckIdle));
+        }
+    }
+
+    fn check_idle(&mut self, myself: &ActorRef<LaneMessage>) {
+        let verdict = self.reaper.as_ref().map(|r| r.check(Instant::now()));
+        if verdict == Some(Verdict::Due) {
+            self.leave(myself, Leaving::Idle, Retire::IfIdle);
+        }
+    }
+
+    /// Asks the Dispatcher for leave. If a chunk is on its way here, there is no answer, and the
+    /// lane asks again after its next idle time.
+    fn leave(&mut self, myself: &ActorRef<LaneMessage>, why: Leaving, when: Retire) {
+        self.leaving = Some(why);
+        let _ = self.arguments.dispatcher.cast(DispatcherMessage::Retire {
+            lane: self.arguments.lane,
+            when,
+            actor: myself.clone(),
+        });
     }
 
     fn offer(&self, myself: &ActorRef<LaneMessage>) {
@@ -241,6 +261,9 @@ impl Lane {
             aborted,
             _task: task,
         });
+        if let Some(reaper) = &mut self.reaper {
+            reaper.busy();
+        }
     }
 
     fn abort(&mut self, lease: LeaseId) {
@@ -263,29 +286,43 @@ impl Lane {
         lease: LeaseId,
         outcome: Result<ChunkTranscript, EngineError>,
     ) -> Result<(), LaneFailure> {
-        let Phase::Up { running, .. } = &mut self.phase else {
+        let Phase::Up {
+            running,
+            wear,
+            engine,
+            ..
+        } = &mut self.phase
+        else {
             return Ok(());
         };
         let Some(done) = running.take_if(|running| running.lease == lease) else {
             return Ok(());
         };
+        let worn_out = wear.chunk_done(engine.resident_bytes());
         let exit = match &outcome {
             Err(EngineError::Exited(exit)) => Some(exit.clone()),
             Ok(_) | Err(EngineError::Aborted | EngineError::Failed(_)) => None,
         };
         if let Ok(transcript) = &outcome {
             let kind = self.arguments.kind;
+            crate::metrics::record_inference(kind, transcript.inference_seconds);
             (self.arguments.status).record_finished_chunk(
                 kind,
                 transcript.inference_seconds,
                 done.audio_seconds,
             );
         }
+        if let Some(wear) = worn_out.filter(|_| exit.is_none()) {
+            info!(worker = %self.arguments.worker, %wear, "the worker is to be replaced");
+            // Asked for before the answer: the Dispatcher hands out nothing in between.
+            self.leave(myself, Leaving::WornOut, Retire::AfterLease);
+        }
         self.report(lease, outcome);
         if let Some(exit) = exit {
             // The watcher says so as well, unless the process cannot even be killed.
             return Err(LaneFailure::Exited(exit));
         }
+        self.rest(myself);
         if std::mem::take(&mut self.offer_when_free) {
             self.offer(myself);
         }
@@ -337,7 +374,7 @@ impl Lane {
         }
     }
 
-    async fn stop(&mut self) {
+    async fn stop(&mut self, myself: &ActorRef<LaneMessage>, why: Option<Leaving>) {
         if let Phase::Up { engine, .. } = &self.phase {
             let grace = self.arguments.stop_grace;
             let worker = &self.arguments.worker;
@@ -347,6 +384,7 @@ impl Lane {
                 warn!(%worker, "worker cannot be stopped");
             }
         }
+        myself.stop(why.map(|why| why.as_str().to_owned()));
     }
 }
 

@@ -5,35 +5,60 @@
 //!  ├─ Dispatcher             the one shared work queue: brings chunks and lanes together
 //!  ├─ Transcriptions         supervises the requests
 //!  │   └─ Transcription × n  one request: decode → chunks → merge → events
-//!  └─ HotWorker              the lane whose engine is always loaded
+//!  ├─ HotWorker              the lane whose engine is always loaded
+//!  ├─ ColdPool               decides how many cold workers there should be
+//!  │   └─ ColdWorker × n     a lane that comes with the work and goes without
+//!  ├─ VramWatcher            samples the memory that workers need
+//!  └─ Registrar              keeps this node's record where routers look
 //! ```
 //!
 //! Everything outside is behind the traits of [`ports`]; everyone outside uses [`Stt`]. What the
-//! actors decide is decided in plain structs ([`work_queue`], [`restart_budget`]), which are
-//! tested without an actor in sight.
+//! actors decide is decided in plain structs ([`work_queue`], [`pool_sizing`], [`reaper`],
+//! [`restart_budget`], [`memory`], [`cost`]), which are tested without an actor in sight. What
+//! others may know is in [`status`], and what follows from it in [`snapshot`].
 
+mod atomic_f64;
 mod caught;
+
+pub mod admission;
+pub mod cold_pool;
+pub mod cold_worker;
 pub mod config;
+pub mod cost;
+pub mod decoding;
 pub mod dispatcher;
 pub mod error;
 pub mod handle;
 pub mod hot_worker;
 pub mod job;
 pub mod lane;
+pub mod lane_end;
+pub mod learned_cap;
+pub mod memory;
+pub mod metrics;
+pub mod pool_sizing;
 pub mod ports;
+pub mod reaper;
+pub mod registrar;
 pub mod restart_budget;
+pub mod snapshot;
 pub mod status;
 pub mod supervisor;
 pub mod transcript;
 pub mod transcription;
 pub mod transcriptions;
+pub mod vram_watcher;
+pub mod wear;
 pub mod work_queue;
 
 #[cfg(test)]
 mod tree_tests;
 
-pub use config::{Ports, TreeConfig};
+pub use admission::Outlook;
+pub use config::{PoolConfig, Ports, TreeConfig};
 pub use error::SttError;
-pub use handle::{StartError, Stt, TranscriptStream, TreeEnded};
+pub use handle::{Admission, StartError, Stt, TranscriptStream, TreeEnded};
 pub use job::{Event, Job, JobId, Options, Progress};
-pub use status::{HotState, Snapshot};
+pub use reaper::IdlePolicy;
+pub use snapshot::{HotState, Snapshot};
+pub use wear::WearLimits;

@@ -1,192 +1,361 @@
 //! The tree's state as others may see it at any time without asking an actor: atomics, written by
-//! the actors that own each fact and read by `/health`, admission and metrics.
+//! the actors that own each fact and read by `/health`, admission, sizing and metrics.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::ports::EngineInfo;
-use crate::work_queue::LaneKind;
+use crate::admission::Places;
+use crate::atomic_f64::AtomicF64;
+use crate::cost::{Cost, CostModel};
+use crate::memory::MemoryLedger;
+use crate::ports::{Calibration, EngineInfo, MemoryKind};
+use crate::snapshot::{HotState, MemorySnapshot, PoolSnapshot, Snapshot};
+use crate::work_queue::{LaneId, LaneKind};
 
-/// Weight of the newest chunk in the rolling real-time factor.
-const RATE_WEIGHT: f64 = 0.3;
+/// Weight of the newest start in the rolling start time.
+const START_WEIGHT: f64 = 0.3;
+/// Weight of the newest request in the rolling length of requests.
+const REQUEST_WEIGHT: f64 = 0.1;
+/// What a request is taken to be until one was seen, in seconds of audio.
+const TYPICAL_REQUEST_SECONDS: f64 = 10.0;
 
-/// The hot lane, as admission sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum HotState {
-    /// The first load is under way: nothing can be promised yet.
-    Starting,
-    /// Transcribing.
-    Ready(EngineInfo),
-    /// It ended and is being brought back: work may wait for it.
-    Restarting {
-        /// How it ended.
-        reason: String,
-    },
-    /// It could not be brought up. It is tried again, seldom; work does not wait for it.
-    Failed {
-        /// Why, for people.
-        reason: String,
-    },
-}
-
-/// Owned by the tree, shared with the handle. Each field has one writer.
+/// Owned by the tree, shared with the handle.
 #[derive(Debug)]
 pub struct NodeStatus {
+    /// Drain time that counts as load 1.0.
+    drain_cap: Duration,
+    /// What a start is taken to cost until one was measured.
+    start_estimate: Duration,
     hot: watch::Sender<HotState>,
     last_engine: Mutex<Option<EngineInfo>>,
+    /// Whether routers should send work here; changes wake the Registrar.
+    accepting: watch::Sender<bool>,
     draining: AtomicBool,
-    queue_depth: AtomicUsize,
-    queue_audio_millis: AtomicU64,
-    active_requests: AtomicUsize,
-    finished_chunks: AtomicU64,
-    /// Bits of an `f64`; NaN until a chunk was done.
-    hot_real_time_factor: AtomicU64,
+    places: Places,
+    typical_request_seconds: AtomicF64,
+    queue: QueueCounts,
+    finished: [AtomicU64; 2],
+    costs: Mutex<CostModel>,
+    cost_fixed: AtomicF64,
+    cost_slope: AtomicF64,
+    hot_real_time_factor: AtomicF64,
+    start_seconds: AtomicF64,
+    pool: PoolCounts,
+    memory: MemoryFacts,
+    engines: Mutex<BTreeMap<LaneId, Option<u32>>>,
+}
+
+/// Written by the Dispatcher.
+#[derive(Debug, Default)]
+struct QueueCounts {
+    depth: AtomicUsize,
+    busy_lanes: AtomicUsize,
+    idle_lanes: AtomicUsize,
+}
+
+/// Written by the ColdPool.
+#[derive(Debug, Default)]
+struct PoolCounts {
+    active: AtomicUsize,
+    loading: AtomicUsize,
+    wanted: AtomicUsize,
+    size_cap: AtomicUsize,
+    spawned: AtomicU64,
+}
+
+/// Written by the VramWatcher.
+#[derive(Debug)]
+struct MemoryFacts {
+    on_gpu: AtomicBool,
+    free: AtomicF64,
+    worker: AtomicF64,
+    need: AtomicF64,
+    fits: AtomicBool,
+    samples: AtomicU64,
 }
 
 impl Default for NodeStatus {
     fn default() -> Self {
-        Self {
-            hot: watch::Sender::new(HotState::Starting),
-            last_engine: Mutex::new(None),
-            draining: AtomicBool::new(false),
-            queue_depth: AtomicUsize::new(0),
-            queue_audio_millis: AtomicU64::new(0),
-            active_requests: AtomicUsize::new(0),
-            finished_chunks: AtomicU64::new(0),
-            hot_real_time_factor: AtomicU64::new(f64::NAN.to_bits()),
-        }
+        Self::new(Duration::from_secs(120), Duration::from_secs(8))
     }
 }
 
 impl NodeStatus {
+    /// Nothing has happened yet. `drain_cap` is `ROUTING_DRAIN_CAP_SECONDS`, `start_estimate` is
+    /// `COLD_START_TIME_SECONDS`.
+    pub fn new(drain_cap: Duration, start_estimate: Duration) -> Self {
+        Self {
+            drain_cap,
+            start_estimate,
+            hot: watch::Sender::new(HotState::Starting),
+            last_engine: Mutex::default(),
+            accepting: watch::Sender::new(false),
+            draining: AtomicBool::default(),
+            places: Places::default(),
+            typical_request_seconds: AtomicF64::default(),
+            queue: QueueCounts::default(),
+            finished: Default::default(),
+            costs: Mutex::default(),
+            cost_fixed: AtomicF64::default(),
+            cost_slope: AtomicF64::default(),
+            hot_real_time_factor: AtomicF64::default(),
+            start_seconds: AtomicF64::default(),
+            pool: PoolCounts::default(),
+            memory: MemoryFacts {
+                on_gpu: AtomicBool::default(),
+                free: AtomicF64::default(),
+                worker: AtomicF64::default(),
+                need: AtomicF64::default(),
+                fits: AtomicBool::new(true),
+                samples: AtomicU64::default(),
+            },
+            engines: Mutex::default(),
+        }
+    }
+
+    // --- The Supervisor's facts
+
     pub(crate) fn set_hot(&self, state: HotState) {
         if let HotState::Ready(info) = &state {
-            *self.lock_last_engine() = Some(info.clone());
+            *lock(&self.last_engine) = Some(info.clone());
         }
         self.hot.send_replace(state);
+        self.review_routing();
     }
 
     pub(crate) fn set_draining(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.store(true, Ordering::SeqCst);
+        self.review_routing();
     }
 
-    pub(crate) fn set_queue(&self, depth: usize, audio: Duration) {
-        self.queue_depth.store(depth, Ordering::Relaxed);
-        self.queue_audio_millis
-            .store(audio.as_millis() as u64, Ordering::Relaxed);
-    }
-
-    pub(crate) fn set_active_requests(&self, active: usize) {
-        self.active_requests.store(active, Ordering::Relaxed);
-    }
-
-    /// Counts a chunk and, if the hot lane did it, moves that lane's rolling rate towards it. Only
-    /// the engine's own time goes in, so that waiting never pollutes the rate.
-    pub(crate) fn record_finished_chunk(
-        &self,
-        lane: LaneKind,
-        inference_seconds: f64,
-        audio_seconds: f64,
-    ) {
-        self.finished_chunks.fetch_add(1, Ordering::Relaxed);
-        if lane != LaneKind::Hot || audio_seconds <= 0.0 || inference_seconds <= 0.0 {
-            return;
+    /// Takes the first engine's own load and clip for the node's rates, so that they are known
+    /// before the first request.
+    pub(crate) fn calibrate(&self, info: &EngineInfo) {
+        self.record_start(info.load_time);
+        if let Some(Calibration {
+            audio_seconds,
+            inference_seconds,
+        }) = info.calibration
+        {
+            self.observe_cost(audio_seconds, inference_seconds);
         }
-        let newest = inference_seconds / audio_seconds;
-        let rolling = match self.hot_real_time_factor() {
-            Some(old) => old + RATE_WEIGHT * (newest - old),
-            None => newest,
-        };
-        self.hot_real_time_factor
-            .store(rolling.to_bits(), Ordering::Relaxed);
     }
 
-    pub(crate) fn finished_chunks(&self) -> u64 {
-        self.finished_chunks.load(Ordering::Relaxed)
+    /// A worker's start took so long, from its process to readiness.
+    pub(crate) fn record_start(&self, took: Duration) {
+        if !took.is_zero() {
+            self.start_seconds.roll(took.as_secs_f64(), START_WEIGHT);
+        }
     }
 
-    fn lock_last_engine(&self) -> MutexGuard<'_, Option<EngineInfo>> {
-        self.last_engine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn hot(&self) -> HotState {
+        self.hot.borrow().clone()
     }
 
     pub(crate) fn subscribe_hot(&self) -> watch::Receiver<HotState> {
         self.hot.subscribe()
     }
 
-    fn hot_real_time_factor(&self) -> Option<f64> {
-        let factor = f64::from_bits(self.hot_real_time_factor.load(Ordering::Relaxed));
-        (!factor.is_nan()).then_some(factor)
+    // --- The Dispatcher's and the lanes' facts
+
+    pub(crate) fn set_queue(&self, depth: usize, busy_lanes: usize, idle_lanes: usize) {
+        self.queue.depth.store(depth, Ordering::Relaxed);
+        self.queue.busy_lanes.store(busy_lanes, Ordering::Relaxed);
+        self.queue.idle_lanes.store(idle_lanes, Ordering::Relaxed);
+    }
+
+    /// Lanes that are up.
+    pub(crate) fn lanes(&self) -> usize {
+        let queue = &self.queue;
+        queue.busy_lanes.load(Ordering::Relaxed) + queue.idle_lanes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a chunk and, if the hot lane did it, moves the node's rates towards it. Only the
+    /// engine's own time goes in, so that waiting never pollutes them.
+    pub(crate) fn record_finished_chunk(
+        &self,
+        lane: LaneKind,
+        inference_seconds: f64,
+        audio_seconds: f64,
+    ) {
+        self.finished[lane as usize].fetch_add(1, Ordering::Relaxed);
+        if lane == LaneKind::Hot {
+            self.observe_cost(audio_seconds, inference_seconds);
+        }
+    }
+
+    fn observe_cost(&self, audio_seconds: f64, inference_seconds: f64) {
+        let mut costs = lock(&self.costs);
+        costs.observe(audio_seconds, inference_seconds);
+        let cost = costs.cost();
+        self.cost_fixed.set(cost.map(|cost| cost.fixed));
+        self.cost_slope.set(cost.map(|cost| cost.slope));
+        self.hot_real_time_factor.set(costs.real_time_factor());
+    }
+
+    /// Chunks that lanes of this kind have finished since the start.
+    pub(crate) fn finished_chunks(&self, lane: LaneKind) -> u64 {
+        self.finished[lane as usize].load(Ordering::Relaxed)
+    }
+
+    /// A lane's engine is up, in this process.
+    pub(crate) fn engine_up(&self, lane: LaneId, process_id: Option<u32>) {
+        lock(&self.engines).insert(lane, process_id);
+    }
+
+    pub(crate) fn engine_gone(&self, lane: LaneId) {
+        lock(&self.engines).remove(&lane);
+    }
+
+    /// How many engines are up, and the processes of those that have one.
+    pub(crate) fn engines(&self) -> (usize, Vec<u32>) {
+        let engines = lock(&self.engines);
+        (engines.len(), engines.values().flatten().copied().collect())
+    }
+
+    // --- The ColdPool's facts
+
+    pub(crate) fn set_pool(&self, active: usize, loading: usize, wanted: usize, size_cap: usize) {
+        self.pool.active.store(active, Ordering::Relaxed);
+        self.pool.loading.store(loading, Ordering::Relaxed);
+        self.pool.wanted.store(wanted, Ordering::Relaxed);
+        self.pool.size_cap.store(size_cap, Ordering::Relaxed);
+    }
+
+    /// Counts a start, and gives the number that no other cold worker has.
+    pub(crate) fn count_spawn(&self) -> u64 {
+        self.pool.spawned.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    // --- The VramWatcher's facts
+
+    pub(crate) fn set_memory(&self, ledger: &MemoryLedger) {
+        let memory = &self.memory;
+        let number = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
+        (memory.on_gpu).store(ledger.kind() == MemoryKind::Vram, Ordering::Relaxed);
+        memory.free.set(number(ledger.free()));
+        memory.worker.set(number(ledger.measured()));
+        memory.need.set(number(ledger.need()));
+        memory.fits.store(ledger.fits_one_more(), Ordering::Relaxed);
+        memory.samples.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often memory was looked at.
+    pub(crate) fn memory_samples(&self) -> u64 {
+        self.memory.samples.load(Ordering::Acquire)
+    }
+
+    // --- Requests
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// A request's audio turned out to be so long.
+    pub(crate) fn record_request(&self, audio_seconds: f64) {
+        self.typical_request_seconds
+            .roll(audio_seconds, REQUEST_WEIGHT);
+    }
+
+    pub(crate) fn typical_request_seconds(&self) -> f64 {
+        self.typical_request_seconds
+            .get()
+            .unwrap_or(TYPICAL_REQUEST_SECONDS)
+    }
+
+    /// Looks whether routers should think otherwise of this node now; the Registrar hears of it.
+    pub(crate) fn review_routing(&self) {
+        let accepts = self.snapshot().accepts_requests();
+        self.accepting.send_if_modified(|current| {
+            let changed = *current != accepts;
+            *current = accepts;
+            changed
+        });
+    }
+
+    pub(crate) fn subscribe_accepting(&self) -> watch::Receiver<bool> {
+        self.accepting.subscribe()
     }
 
     /// All of it, as of now.
     pub fn snapshot(&self) -> Snapshot {
+        let cost = match (self.cost_fixed.get(), self.cost_slope.get()) {
+            (Some(fixed), Some(slope)) => Some(Cost { fixed, slope }),
+            (None, _) | (_, None) => None,
+        };
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         Snapshot {
-            hot: self.hot.borrow().clone(),
-            last_engine: self.lock_last_engine().clone(),
-            draining: self.draining.load(Ordering::Acquire),
-            queue_depth: self.queue_depth.load(Ordering::Relaxed),
-            queue_audio: Duration::from_millis(self.queue_audio_millis.load(Ordering::Relaxed)),
-            active_requests: self.active_requests.load(Ordering::Relaxed),
-            finished_chunks: self.finished_chunks(),
-            hot_real_time_factor: self.hot_real_time_factor(),
+            hot: self.hot(),
+            last_engine: lock(&self.last_engine).clone(),
+            draining: self.draining.load(Ordering::SeqCst),
+            drain_cap: self.drain_cap,
+            queue_depth: count(&self.queue.depth),
+            busy_lanes: count(&self.queue.busy_lanes),
+            idle_lanes: count(&self.queue.idle_lanes),
+            requests: self.places.held(),
+            remaining: self.places.remaining(),
+            ahead: self.places.ahead(),
+            finished_hot_chunks: self.finished_chunks(LaneKind::Hot),
+            finished_cold_chunks: self.finished_chunks(LaneKind::Cold),
+            cost,
+            hot_real_time_factor: self.hot_real_time_factor.get(),
+            measured_start: self.start_seconds.get().map(Duration::from_secs_f64),
+            start_estimate: self.start_estimate,
+            pool: PoolSnapshot {
+                active: count(&self.pool.active),
+                loading: count(&self.pool.loading),
+                wanted: count(&self.pool.wanted),
+                size_cap: count(&self.pool.size_cap),
+                spawned: self.pool.spawned.load(Ordering::Relaxed),
+            },
+            memory: self.memory_snapshot(),
+        }
+    }
+
+    fn memory_snapshot(&self) -> MemorySnapshot {
+        let bytes = |number: &AtomicF64| number.get().map(|bytes| bytes as u64);
+        MemorySnapshot {
+            kind: if self.memory.on_gpu.load(Ordering::Relaxed) {
+                MemoryKind::Vram
+            } else {
+                MemoryKind::Host
+            },
+            free_bytes: bytes(&self.memory.free),
+            worker_bytes: bytes(&self.memory.worker),
+            need_bytes: bytes(&self.memory.need),
+            fits_one_more: self.memory.fits.load(Ordering::Relaxed),
         }
     }
 }
 
-/// The tree's state at one moment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
-    /// The hot lane.
-    pub hot: HotState,
-    /// The engine that was up last: what is served, also while it is being brought back.
-    pub last_engine: Option<EngineInfo>,
-    /// Whether the server is shutting down.
-    pub draining: bool,
-    /// Chunks that wait for a lane.
-    pub queue_depth: usize,
-    /// Audio in chunks that wait or run.
-    pub queue_audio: Duration,
-    /// Requests in the tree.
-    pub active_requests: usize,
-    /// Chunks transcribed since the start.
-    pub finished_chunks: u64,
-    /// Rolling seconds of work per second of audio on the hot lane; `None` until measured.
-    pub hot_real_time_factor: Option<f64>,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Snapshot {
-    /// Seconds until the work that waits or runs is done: audio × real-time factor. An unmeasured
-    /// lane counts as real time.
-    pub fn drain_estimate(&self) -> Duration {
-        self.queue_audio
-            .mul_f64(self.hot_real_time_factor.unwrap_or(1.0))
-    }
+/// A lane's engine in the accounts; dropping it takes it out, however the lane ends.
+#[derive(Debug)]
+pub(crate) struct EngineAccount {
+    status: Arc<NodeStatus>,
+    lane: LaneId,
+}
 
-    /// min(drain estimate / `cap`, 1), rounded to three decimals.
-    pub fn load_score(&self, cap: Duration) -> f64 {
-        let score = (self.drain_estimate().as_secs_f64() / cap.as_secs_f64()).min(1.0);
-        (score * 1000.0).round() / 1000.0
-    }
-
-    /// The loaded model, while there is one.
-    pub fn engine(&self) -> Option<&EngineInfo> {
-        match &self.hot {
-            HotState::Ready(info) => Some(info),
-            HotState::Starting | HotState::Restarting { .. } | HotState::Failed { .. } => None,
+impl EngineAccount {
+    pub(crate) fn open(status: &Arc<NodeStatus>, lane: LaneId, process_id: Option<u32>) -> Self {
+        status.engine_up(lane, process_id);
+        Self {
+            status: Arc::clone(status),
+            lane,
         }
     }
+}
 
-    /// What is wrong with the hot lane, where something is.
-    pub fn hot_error(&self) -> Option<&str> {
-        match &self.hot {
-            HotState::Restarting { reason } | HotState::Failed { reason } => Some(reason),
-            HotState::Starting | HotState::Ready(_) => None,
-        }
+impl Drop for EngineAccount {
+    fn drop(&mut self) {
+        self.status.engine_gone(self.lane);
     }
 }
 
@@ -195,27 +364,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_follows_the_engine_and_ignores_nonsense() {
+    fn the_rates_follow_the_hot_engine_alone_and_ignore_nonsense() {
         let status = NodeStatus::default();
         assert_eq!(status.snapshot().hot_real_time_factor, None);
         status.record_finished_chunk(LaneKind::Hot, 1.0, 10.0);
         status.record_finished_chunk(LaneKind::Hot, 0.0, 10.0);
-        status.record_finished_chunk(LaneKind::Hot, 1.0, 0.0);
         status.record_finished_chunk(LaneKind::Cold, 9.0, 10.0);
-        assert_eq!(status.snapshot().hot_real_time_factor, Some(0.1));
-        status.record_finished_chunk(LaneKind::Hot, 2.0, 10.0);
-        let rate = status.snapshot().hot_real_time_factor.expect("measured");
-        assert!((rate - 0.13).abs() < 1e-9);
-        assert_eq!(status.snapshot().finished_chunks, 5);
+        let snapshot = status.snapshot();
+        assert_eq!(snapshot.hot_real_time_factor, Some(0.1));
+        assert_eq!(
+            (snapshot.finished_hot_chunks, snapshot.finished_cold_chunks),
+            (2, 1)
+        );
     }
 
     #[test]
-    fn the_load_score_is_capped_and_has_three_decimals() {
+    fn a_start_is_estimated_until_one_was_measured() {
         let status = NodeStatus::default();
-        status.set_queue(3, Duration::from_secs(100));
-        status.record_finished_chunk(LaneKind::Hot, 1.0, 3.0);
-        let snapshot = status.snapshot();
-        assert!((snapshot.load_score(Duration::from_secs(120)) - 0.278).abs() < f64::EPSILON);
-        assert!((snapshot.load_score(Duration::from_secs(1)) - 1.0).abs() < f64::EPSILON);
+        assert_eq!(status.snapshot().start_time(), Duration::from_secs(8));
+        status.record_start(Duration::from_secs(2));
+        status.record_start(Duration::from_secs(4));
+        assert_eq!(status.snapshot().start_time(), Duration::from_millis(2600));
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ports::AudioChunk;
+use crate::work_queue::LaneKind;
 
 /// What whisper is asked to do with speech.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,17 @@ pub enum Route {
 }
 
 impl Route {
+    /// The route of a request when one more chunk was done by a lane of this kind; `rescued`: by
+    /// the hot lane, after a cold one had failed on it.
+    pub(crate) fn with(self, lane: LaneKind, rescued: bool) -> Self {
+        match (self, lane) {
+            (Self::ColdPoolThenHot, _) => self,
+            (_, LaneKind::Hot) if rescued => Self::ColdPoolThenHot,
+            (_, LaneKind::Cold) => Self::ColdPool,
+            (_, LaneKind::Hot) => self,
+        }
+    }
+
     /// As in the header.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -12,24 +12,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::admission::Place;
 use crate::caught::caught;
+use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, decode};
 use crate::dispatcher::DispatcherMessage;
 use crate::error::SttError;
 use crate::job::{Event, Job, JobId, Progress};
-use crate::ports::{
-    AudioChunk, AudioDecoder, ChunkRequest, ChunkStream, DecodeError, samples_to_seconds,
-};
+use crate::ports::{AudioChunk, AudioDecoder, ChunkRequest, DecodeError, samples_to_seconds};
 use crate::status::NodeStatus;
 use crate::transcript::{ChunkTranscript, Merger, Route, Segment, Timings, Transcript};
 use crate::work_queue::LaneKind;
-
-/// Chunks of one request that are decoded and not yet done, at most: one in a lane, one waiting
-/// for it, one being cut.
-const OUTSTANDING_CHUNKS: usize = 3;
 
 /// Where events go. Unbounded, and bounded by the length of the audio all the same: a handful of
 /// segments a chunk.
@@ -55,8 +51,8 @@ pub enum TranscriptionMessage {
     ChunkEnded {
         /// Which.
         index: usize,
-        /// The text and the lane that made it, or why there is none.
-        outcome: Result<(ChunkTranscript, LaneKind), SttError>,
+        /// The text and how it came about, or why there is none.
+        outcome: Result<ChunkDone, SttError>,
     },
     /// From [`Transcriptions`](crate::transcriptions): a new Dispatcher took over.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
@@ -64,20 +60,15 @@ pub enum TranscriptionMessage {
     Cancel(SttError),
 }
 
-/// A decoded chunk's share of what its request and of what all requests may hold in memory.
+/// A chunk's result.
 #[derive(Debug)]
-pub struct ChunkPermit {
-    _of_request: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
-}
-
-/// What the decoding task says at the end.
-#[derive(Debug)]
-pub struct DecodedAudio {
-    /// Length of the audio in samples, silence included.
-    pub samples: u64,
-    /// Seconds that were spent waiting for the decoder.
-    pub decode_seconds: f64,
+pub struct ChunkDone {
+    /// The text.
+    pub transcript: ChunkTranscript,
+    /// Who made it.
+    pub lane: LaneKind,
+    /// The hot lane did it after a cold one had failed.
+    pub rescued: bool,
 }
 
 /// What a Transcription is made from.
@@ -86,6 +77,8 @@ pub struct TranscriptionArguments {
     pub id: JobId,
     /// The work.
     pub job: Job,
+    /// Its place in the accounts; held until the request is over.
+    pub place: Place,
     /// Where events go.
     pub events: EventSender,
     /// Opens the audio.
@@ -102,6 +95,7 @@ pub struct TranscriptionArguments {
 pub struct TranscriptionState {
     id: JobId,
     job: Job,
+    place: Place,
     events: EventSender,
     dispatcher: ActorRef<DispatcherMessage>,
     status: Arc<NodeStatus>,
@@ -115,7 +109,9 @@ pub struct TranscriptionState {
     segments: Vec<Segment>,
     language: Option<(String, Option<f32>)>,
     progress: Progress,
-    used_cold_lane: bool,
+    /// Seconds of audio in the chunks that were decoded so far.
+    decoded_seconds: f64,
+    route: Route,
     started: Instant,
     timings: Timings,
 }
@@ -144,6 +140,7 @@ impl Actor for Transcription {
         let TranscriptionArguments {
             id,
             job,
+            place,
             events,
             decoder,
             chunk_budget,
@@ -151,8 +148,9 @@ impl Actor for Transcription {
             status,
         } = arguments;
         let source = job.source.clone();
+        let budget = ChunkBudget::new(Arc::clone(&status), chunk_budget);
         let decoding = tokio::spawn(async move {
-            let ended = caught(decode(decoder.as_ref(), &source, chunk_budget, &myself))
+            let ended = caught(decode(decoder.as_ref(), &source, budget, &myself))
                 .await
                 .unwrap_or_else(|| Err(DecodeError::Unavailable("a panic".to_owned())));
             let _ = myself.cast(TranscriptionMessage::DecodeEnded(ended));
@@ -161,6 +159,7 @@ impl Actor for Transcription {
             id,
             language: job.options.language.clone().map(|code| (code, None)),
             job,
+            place,
             events,
             dispatcher,
             status,
@@ -171,7 +170,8 @@ impl Actor for Transcription {
             merger: Merger::default(),
             segments: Vec::new(),
             progress: Progress::default(),
-            used_cold_lane: false,
+            decoded_seconds: 0.0,
+            route: Route::Hot,
             started: Instant::now(),
             timings: Timings::default(),
         })
@@ -206,6 +206,7 @@ impl Actor for Transcription {
             }
             TranscriptionMessage::Cancel(reason) => state.fail(reason),
         };
+        state.account();
         // A client that left before it had the stream cannot say so.
         if outcome == Outcome::Ended || state.events.is_closed() {
             myself.stop(None);
@@ -221,6 +222,7 @@ impl TranscriptionState {
         chunk: AudioChunk,
         permit: ChunkPermit,
     ) {
+        self.decoded_seconds += chunk.duration_seconds();
         if self.language.is_none() && !self.outstanding.is_empty() {
             self.held_back.push_back((chunk, permit));
         } else {
@@ -255,13 +257,13 @@ impl TranscriptionState {
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
         index: usize,
-        outcome: Result<(ChunkTranscript, LaneKind), SttError>,
+        outcome: Result<ChunkDone, SttError>,
     ) -> Outcome {
         let Some((chunk, _permit)) = self.outstanding.remove(&index) else {
             return Outcome::GoesOn;
         };
         match outcome {
-            Ok((transcript, lane)) => self.chunk_done(myself, chunk, transcript, lane),
+            Ok(done) => self.chunk_done(myself, chunk, done),
             Err(error) => self.fail(error),
         }
     }
@@ -270,16 +272,16 @@ impl TranscriptionState {
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
         chunk: AudioChunk,
-        transcript: ChunkTranscript,
-        lane: LaneKind,
+        done: ChunkDone,
     ) -> Outcome {
+        let transcript = done.transcript;
         if self.progress.chunks_done == 0 {
             let in_tree = self.started.elapsed().as_secs_f64();
             let working = transcript.inference_seconds + self.timings.decode;
             self.timings.queue_wait = (in_tree - working).max(0.0);
             self.announce_language(&transcript);
         }
-        self.used_cold_lane |= lane == LaneKind::Cold;
+        self.route = self.route.with(done.lane, done.rescued);
         self.timings.inference += transcript.inference_seconds;
         self.progress.chunks_done += 1;
         self.progress.seconds_done += chunk.duration_seconds();
@@ -317,6 +319,7 @@ impl TranscriptionState {
             return Outcome::GoesOn;
         }
         let duration = samples_to_seconds(audio.samples);
+        self.status.record_request(duration);
         self.timings.total = self.started.elapsed().as_secs_f64();
         let (language, language_probability) = self.language.take().unwrap_or_default();
         let transcript = Transcript {
@@ -328,15 +331,28 @@ impl TranscriptionState {
                 Some(info) => info.model,
                 None => String::new(),
             },
-            route: if self.used_cold_lane {
-                Route::ColdPool
-            } else {
-                Route::Hot
-            },
+            route: self.route,
             timings: self.timings,
         };
+        // Before the client hears: its next request must not wait behind this one.
+        self.place.update(0, 0.0, 0.0);
         self.send(Ok(Event::Done(transcript)));
         Outcome::Ended
+    }
+
+    /// Tells the accounts what is left to do.
+    fn account(&mut self) {
+        let open = self.outstanding.values().chain(&self.held_back);
+        let open_seconds = open.map(|(chunk, _)| chunk.duration_seconds()).sum();
+        let open = self.outstanding.len() + self.held_back.len();
+        let undecoded = match self.decoded {
+            Some(_) => 0.0,
+            None => self.progress.seconds_known - self.decoded_seconds,
+        };
+        // Before the first chunk, the length is what it was taken for at admission.
+        if self.decoded.is_some() || self.decoded_seconds > 0.0 {
+            self.place.update(open, open_seconds, undecoded);
+        }
     }
 
     fn fail(&mut self, error: SttError) -> Outcome {
@@ -359,50 +375,4 @@ impl TranscriptionState {
             self.enqueue(myself, chunk, permit);
         }
     }
-}
-
-/// Decodes the whole source, a chunk at a time as permits come back.
-async fn decode(
-    decoder: &dyn AudioDecoder,
-    source: &crate::ports::AudioSource,
-    chunk_budget: Arc<Semaphore>,
-    owner: &ActorRef<TranscriptionMessage>,
-) -> Result<DecodedAudio, DecodeError> {
-    let permits = Arc::new(Semaphore::new(OUTSTANDING_CHUNKS));
-    let mut waited = std::time::Duration::ZERO;
-    let begin = Instant::now();
-    let mut stream: Box<dyn ChunkStream> = decoder.open(source).await?;
-    waited += begin.elapsed();
-    loop {
-        let permit = ChunkPermit {
-            _of_request: acquire(&permits).await?,
-            _of_all: acquire(&chunk_budget).await?,
-        };
-        let begin = Instant::now();
-        let next = stream.next_chunk().await?;
-        waited += begin.elapsed();
-        let decode_seconds = waited.as_secs_f64();
-        let Some(chunk) = next else {
-            return Ok(DecodedAudio {
-                samples: stream.decoded_samples(),
-                decode_seconds,
-            });
-        };
-        let so_far = samples_to_seconds(stream.decoded_samples());
-        let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
-        let sent = owner.cast(TranscriptionMessage::Decoded {
-            chunk,
-            permit,
-            seconds_known: so_far.max(claimed),
-            decode_seconds,
-        });
-        if sent.is_err() {
-            return Err(DecodeError::Unavailable("the request has ended".to_owned()));
-        }
-    }
-}
-
-async fn acquire(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, DecodeError> {
-    let acquired = Arc::clone(permits).acquire_owned().await;
-    acquired.map_err(|_closed| DecodeError::Unavailable("the server is stopping".to_owned()))
 }

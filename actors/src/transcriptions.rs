@@ -11,6 +11,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
+use crate::admission::Place;
 use crate::dispatcher::DispatcherMessage;
 use crate::error::SttError;
 use crate::job::{Job, JobId};
@@ -34,6 +35,8 @@ pub enum TranscriptionsMessage {
     Submit {
         /// The work.
         job: Job,
+        /// Its place in the accounts.
+        place: Place,
         /// Where its events go.
         events: EventSender,
         /// Hears whether it started.
@@ -96,10 +99,15 @@ impl Actor for Transcriptions {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            TranscriptionsMessage::Submit { job, events, reply } => {
+            TranscriptionsMessage::Submit {
+                job,
+                place,
+                events,
+                reply,
+            } => {
                 // Whoever asked may have given up: then nothing is started for nobody.
                 if !reply.is_closed() {
-                    let accepted = state.start(&myself, job, events).await;
+                    let accepted = state.start(&myself, job, place, events).await;
                     let _ = reply.send(accepted);
                 }
             }
@@ -147,15 +155,17 @@ impl TranscriptionsState {
         &mut self,
         myself: &ActorRef<TranscriptionsMessage>,
         job: Job,
+        place: Place,
         events: EventSender,
     ) -> Accepted {
         if self.draining {
-            return Err(SttError::Draining);
+            return Err(SttError::draining(&self.arguments.status.snapshot()));
         }
         let id = JobId::next();
         let arguments = TranscriptionArguments {
             id,
             job,
+            place,
             events,
             decoder: Arc::clone(&self.arguments.decoder),
             chunk_budget: Arc::clone(&self.chunk_budget),
@@ -169,7 +179,6 @@ impl TranscriptionsState {
             SttError::Internal("the transcription could not be started")
         })?;
         self.running.insert(actor.get_id(), (id, actor.clone()));
-        self.account();
         Ok(actor)
     }
 
@@ -178,14 +187,7 @@ impl TranscriptionsState {
         if let Some((job, _)) = self.running.remove(&who) {
             let _ = (self.arguments.dispatcher).cast(DispatcherMessage::Withdraw(job));
         }
-        self.account();
         self.report_when_empty();
-    }
-
-    fn account(&self) {
-        self.arguments
-            .status
-            .set_active_requests(self.running.len());
     }
 
     fn report_when_empty(&self) {
@@ -208,8 +210,9 @@ impl TranscriptionsState {
                 "ending requests that are not done in time"
             );
         }
+        let reason = SttError::draining(&self.arguments.status.snapshot());
         for (_, actor) in self.running.values() {
-            let _ = actor.cast(TranscriptionMessage::Cancel(SttError::Draining));
+            let _ = actor.cast(TranscriptionMessage::Cancel(reason.clone()));
         }
         self.report_when_empty();
     }

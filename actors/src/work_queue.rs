@@ -6,7 +6,7 @@
 //! ignored, whoever sends it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::SttError;
 use crate::job::JobId;
@@ -23,6 +23,14 @@ const ENGINE_FAILURES: u32 = 2;
 /// One lane, for as long as its engine lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId(pub u64);
+
+impl LaneId {
+    /// A number that no other lane of this process has; later lanes have larger ones.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// What kind of lane. The order is the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +74,8 @@ pub enum Ended {
         transcript: ChunkTranscript,
         /// Who did it.
         lane: LaneKind,
+        /// A cold lane had failed on it before.
+        cold_failed: bool,
     },
     /// The chunk waits again, in front of all others.
     Requeued(ChunkKey),
@@ -88,11 +98,13 @@ struct Work {
     condemning_deaths: u32,
     outside_deaths: u32,
     engine_failures: u32,
+    /// A cold lane failed on it: it is the hot lane's now, as long as there is one.
+    cold_failed: bool,
 }
 
 impl Work {
-    fn samples(&self) -> u64 {
-        self.request.audio.samples.len() as u64
+    fn is_for(&self, kind: LaneKind, hot_is_up: bool) -> bool {
+        kind == LaneKind::Hot || !self.cold_failed || !hot_is_up
     }
 }
 
@@ -103,7 +115,29 @@ enum LaneState {
         lease: LeaseId,
         /// `None` once the request was withdrawn: the lane still works, for nobody.
         work: Option<Work>,
+        /// The lane goes when this lease ends.
+        last: bool,
     },
+}
+
+/// When a lane wants to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retire {
+    /// If it has nothing to do: it has been idle for long.
+    IfIdle,
+    /// After what it does now: it shall be replaced.
+    AfterLease,
+}
+
+/// What becomes of a lane that wants to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retirement {
+    /// It gets nothing more.
+    Granted,
+    /// It has a chunk, and goes when that is done.
+    AfterLease,
+    /// It has a chunk, perhaps one that it does not know of yet, and stays.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -142,6 +176,7 @@ impl WorkQueue {
             condemning_deaths: 0,
             outside_deaths: 0,
             engine_failures: 0,
+            cold_failed: false,
         });
     }
 
@@ -153,35 +188,64 @@ impl WorkQueue {
         });
     }
 
-    /// Hands the next chunk to an idle lane, hot first. To be called until it gives nothing.
+    /// Hands the next chunk to an idle lane: the hot one first, then the cold one that is up
+    /// longest, so that the younger ones become idle. To be called until it gives nothing.
     pub fn assign(&mut self) -> Option<(LaneId, Lease)> {
-        let (&id, lane) = self
-            .lanes
-            .iter_mut()
+        let hot_is_up = self.lanes.values().any(|lane| lane.kind == LaneKind::Hot);
+        let mut idle: Vec<(LaneKind, LaneId)> = (self.lanes.iter())
             .filter(|(_, lane)| matches!(lane.state, LaneState::Idle))
-            .min_by_key(|(_, lane)| lane.kind)?;
-        let work = self.waiting.pop_front()?;
-        let lease = LeaseId(self.next_lease);
-        self.next_lease += 1;
-        let request = work.request.clone();
-        lane.state = LaneState::Busy {
-            lease,
-            work: Some(work),
-        };
-        Some((id, Lease { id: lease, request }))
+            .map(|(&id, lane)| (lane.kind, id))
+            .collect();
+        idle.sort_unstable();
+        for (kind, id) in idle {
+            let fitting = |work: &Work| work.is_for(kind, hot_is_up);
+            let Some(place) = self.waiting.iter().position(fitting) else {
+                continue;
+            };
+            let (Some(work), Some(lane)) = (self.waiting.remove(place), self.lanes.get_mut(&id))
+            else {
+                continue;
+            };
+            let lease = LeaseId(self.next_lease);
+            self.next_lease += 1;
+            let request = work.request.clone();
+            lane.state = LaneState::Busy {
+                lease,
+                work: Some(work),
+                last: false,
+            };
+            return Some((id, Lease { id: lease, request }));
+        }
+        None
     }
 
-    /// A lane's answer. The lane is idle again unless its engine ended.
+    /// A lane wants to go. One that is not known has nothing that could be lost.
+    pub fn retire(&mut self, lane: LaneId, when: Retire) -> Retirement {
+        match self.lanes.get_mut(&lane).map(|lane| &mut lane.state) {
+            Some(LaneState::Busy { last, .. }) if when == Retire::AfterLease => {
+                *last = true;
+                Retirement::AfterLease
+            }
+            Some(LaneState::Busy { .. }) => Retirement::Refused,
+            Some(LaneState::Idle) | None => {
+                self.lanes.remove(&lane);
+                Retirement::Granted
+            }
+        }
+    }
+
+    /// A lane's answer. The lane is idle again unless its engine ended or it wanted to go: see
+    /// [`Self::knows`].
     pub fn lease_ended(
         &mut self,
         lane: LaneId,
         lease: LeaseId,
         outcome: Result<ChunkTranscript, EngineError>,
     ) -> Ended {
-        let Some((kind, work)) = self.take_lease(lane, lease) else {
+        let Some((kind, work, last)) = self.take_lease(lane, lease) else {
             return Ended::Stale;
         };
-        if matches!(outcome, Err(EngineError::Exited(_))) {
+        if last || matches!(outcome, Err(EngineError::Exited(_))) {
             self.lanes.remove(&lane);
         }
         let Some(work) = work else {
@@ -192,22 +256,45 @@ impl WorkQueue {
                 key: work.key,
                 transcript,
                 lane: kind,
+                cold_failed: work.cold_failed,
             },
             // Nobody of ours aborts work that somebody waits for; try it again.
-            Err(EngineError::Aborted) => self.engine_failed(work, "aborted".to_owned()),
-            Err(EngineError::Failed(reason)) => self.engine_failed(work, reason),
-            Err(EngineError::Exited(exit)) => self.engine_died(work, exit),
+            Err(EngineError::Aborted) => self.engine_failed(kind, work, "aborted".to_owned()),
+            Err(EngineError::Failed(reason)) => self.engine_failed(kind, work, reason),
+            Err(EngineError::Exited(exit)) => self.engine_died(kind, work, exit),
         }
     }
 
     /// A lane is no more, for whatever reason; its chunk, if any, was lost with `exit`.
     pub fn lane_gone(&mut self, lane: LaneId, exit: EngineExit) -> Ended {
-        match self.lanes.remove(&lane).map(|lane| lane.state) {
-            Some(LaneState::Busy {
+        let Some(lane) = self.lanes.remove(&lane) else {
+            return Ended::Stale;
+        };
+        match lane.state {
+            LaneState::Busy {
                 work: Some(work), ..
-            }) => self.engine_died(work, exit),
-            Some(LaneState::Busy { work: None, .. } | LaneState::Idle) | None => Ended::Stale,
+            } => self.engine_died(lane.kind, work, exit),
+            LaneState::Busy { work: None, .. } | LaneState::Idle => Ended::Stale,
         }
+    }
+
+    /// Whether a lane of this number may get work.
+    pub fn knows(&self, lane: LaneId) -> bool {
+        self.lanes.contains_key(&lane)
+    }
+
+    /// The lanes of this kind.
+    pub fn lanes_of(&self, kind: LaneKind) -> Vec<LaneId> {
+        let lanes = self.lanes.iter().filter(|(_, lane)| lane.kind == kind);
+        lanes.map(|(&id, _)| id).collect()
+    }
+
+    /// How many lanes work on a chunk, and how many could take one.
+    pub fn busy_and_idle(&self) -> (usize, usize) {
+        let idle = self.lanes.values();
+        let idle = idle.filter(|lane| matches!(lane.state, LaneState::Idle));
+        let idle = idle.count();
+        (self.lanes.len() - idle, idle)
     }
 
     /// Takes a request out: its waiting chunks are gone, and what lanes still do for it is for
@@ -216,7 +303,7 @@ impl WorkQueue {
         self.waiting.retain(|work| work.key.job != job);
         let mut running = Vec::new();
         for (&id, lane) in &mut self.lanes {
-            if let LaneState::Busy { lease, work } = &mut lane.state
+            if let LaneState::Busy { lease, work, .. } = &mut lane.state
                 && work.as_ref().is_some_and(|work| work.key.job == job)
             {
                 *work = None;
@@ -236,31 +323,31 @@ impl WorkQueue {
         self.waiting.len()
     }
 
-    /// Audio in chunks that wait, or that a lane works on for somebody.
-    pub fn audio(&self) -> Duration {
-        let running = self.lanes.values().filter_map(|lane| match &lane.state {
-            LaneState::Busy { work, .. } => work.as_ref(),
-            LaneState::Idle => None,
-        });
-        let samples: u64 = self.waiting.iter().chain(running).map(Work::samples).sum();
-        Duration::from_secs_f64(crate::ports::samples_to_seconds(samples))
-    }
-
-    /// The work of a lease, if it is the one that the lane has; the lane is idle afterwards.
-    fn take_lease(&mut self, lane: LaneId, lease: LeaseId) -> Option<(LaneKind, Option<Work>)> {
+    /// The work of a lease, if it is the one that the lane has, and whether it was the lane's last;
+    /// the lane is idle afterwards.
+    fn take_lease(
+        &mut self,
+        lane: LaneId,
+        lease: LeaseId,
+    ) -> Option<(LaneKind, Option<Work>, bool)> {
         let lane = self.lanes.get_mut(&lane)?;
         match &mut lane.state {
-            LaneState::Busy { lease: held, work } if *held == lease => {
-                let work = work.take();
+            LaneState::Busy {
+                lease: held,
+                work,
+                last,
+            } if *held == lease => {
+                let (work, last) = (work.take(), *last);
                 lane.state = LaneState::Idle;
-                Some((lane.kind, work))
+                Some((lane.kind, work, last))
             }
             LaneState::Busy { .. } | LaneState::Idle => None,
         }
     }
 
-    fn engine_failed(&mut self, mut work: Work, reason: String) -> Ended {
+    fn engine_failed(&mut self, kind: LaneKind, mut work: Work, reason: String) -> Ended {
         work.engine_failures += 1;
+        work.cold_failed |= kind == LaneKind::Cold;
         if work.engine_failures >= ENGINE_FAILURES {
             return Ended::Refused {
                 key: work.key,
@@ -270,7 +357,8 @@ impl WorkQueue {
         self.requeue(work)
     }
 
-    fn engine_died(&mut self, mut work: Work, exit: EngineExit) -> Ended {
+    fn engine_died(&mut self, kind: LaneKind, mut work: Work, exit: EngineExit) -> Ended {
+        work.cold_failed |= kind == LaneKind::Cold;
         if exit.counts_against_chunk() {
             work.condemning_deaths += 1;
         } else {

@@ -1,6 +1,6 @@
 //! The queue's promises: nothing lost, nothing twice, in order, and a bound on tries.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -138,12 +138,95 @@ fn a_withdrawn_request_frees_its_lane_only_when_the_lane_answers() {
     queue.enqueue(stayer, request(0));
     let (_, lease) = queue.assign().expect("assigned");
     assert_eq!(queue.withdraw(leaver), [(HOT, lease.id)]);
-    assert_eq!(queue.depth(), 1);
-    assert_eq!(queue.audio(), Duration::from_secs(1));
+    assert_eq!((queue.depth(), queue.busy_and_idle()), (1, (1, 0)));
     assert!(queue.assign().is_none());
     let late = queue.lease_ended(HOT, lease.id, Err(EngineError::Aborted));
     assert_eq!(late, Ended::Stale);
     assert_eq!(queue.assign().map(|(lane, _)| lane), Some(HOT));
+}
+
+#[test]
+fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
+    let mut queue = WorkQueue::new(0);
+    let (first_cold, second_cold) = (LaneId(7), LaneId(8));
+    queue.lane_ready(HOT, LaneKind::Hot);
+    queue.lane_ready(first_cold, LaneKind::Cold);
+    queue.lane_ready(second_cold, LaneKind::Cold);
+    let job = JobId::next();
+    for index in 0..3 {
+        queue.enqueue(job, request(index));
+    }
+    let leases: Vec<_> = std::iter::from_fn(|| queue.assign()).collect();
+    let lanes: Vec<_> = leases.iter().map(|(lane, _)| *lane).collect();
+    assert_eq!(lanes, [HOT, first_cold, second_cold]);
+    let ended = queue.lease_ended(first_cold, leases[1].1.id, Err(killed()));
+    assert!(matches!(ended, Ended::Requeued(key) if key.index == 1));
+    let done = queue.lease_ended(second_cold, leases[2].1.id, Ok(ChunkTranscript::default()));
+    assert!(matches!(
+        done,
+        Ended::Done {
+            cold_failed: false,
+            ..
+        }
+    ));
+    // The second cold lane is idle, and the chunk is not for it.
+    assert!(queue.assign().is_none());
+    queue.lease_ended(HOT, leases[0].1.id, Ok(ChunkTranscript::default()));
+    let (lane, lease) = queue.assign().expect("the hot lane takes it");
+    assert_eq!((lane, lease.request.audio.index), (HOT, 1));
+    let done = queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
+    assert!(matches!(
+        done,
+        Ended::Done {
+            cold_failed: true,
+            lane: LaneKind::Hot,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn while_the_hot_lane_is_down_a_cold_one_tries_again_and_others_pass_what_waits_for_hot() {
+    let mut queue = WorkQueue::new(0);
+    let (first, second) = (LaneId(7), LaneId(8));
+    queue.lane_ready(first, LaneKind::Cold);
+    queue.lane_ready(second, LaneKind::Cold);
+    queue.enqueue(JobId::next(), request(0));
+    let (_, lease) = queue.assign().expect("assigned");
+    queue.lease_ended(first, lease.id, Err(killed()));
+    let (lane, again) = queue.assign().expect("hot is down");
+    assert_eq!(lane, second);
+    // Meanwhile the hot lane comes up, busy at once; what cold lanes failed on waits for it, and
+    // what comes behind does not.
+    queue.lease_ended(second, again.id, Err(EngineError::Failed("no".to_owned())));
+    queue.lane_ready(HOT, LaneKind::Hot);
+    let (lane, _) = queue.assign().expect("the hot lane");
+    assert_eq!(lane, HOT);
+    let job = JobId::next();
+    queue.enqueue(job, request(5));
+    assert_eq!(queue.assign().map(|(lane, _)| lane), Some(second));
+}
+
+#[test]
+fn a_lane_goes_only_when_nothing_is_lost_with_it() {
+    let mut queue = WorkQueue::new(0);
+    queue.lane_ready(HOT, LaneKind::Hot);
+    queue.enqueue(JobId::next(), request(0));
+    queue.enqueue(JobId::next(), request(1));
+    let (_, lease) = queue.assign().expect("assigned");
+    // It thought that it was idle; the chunk was on its way.
+    assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Refused);
+    assert_eq!(
+        queue.retire(HOT, Retire::AfterLease),
+        Retirement::AfterLease
+    );
+    let done = queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
+    assert!(matches!(done, Ended::Done { .. }));
+    assert!(!queue.knows(HOT) && queue.assign().is_none());
+    assert_eq!(queue.depth(), 1);
+    assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Granted);
+    queue.lane_ready(LaneId(2), LaneKind::Cold);
+    assert!(queue.assign().is_some());
 }
 
 /// What may happen to a queue, in any order.
@@ -153,90 +236,164 @@ enum Step {
     LaneReady(u64),
     Answer { lane: u64, how: u8 },
     LaneGone(u64),
+    Retire { lane: u64, when: Retire },
     Withdraw { job: usize },
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let when = prop_oneof![Just(Retire::IfIdle), Just(Retire::AfterLease)];
     prop_oneof![
         3 => (0..4_usize).prop_map(|job| Step::Enqueue { job }),
-        2 => (0..3_u64).prop_map(Step::LaneReady),
-        4 => (0..3_u64, 0..5_u8).prop_map(|(lane, how)| Step::Answer { lane, how }),
-        1 => (0..3_u64).prop_map(Step::LaneGone),
+        2 => (0..4_u64).prop_map(Step::LaneReady),
+        4 => (0..4_u64, 0..6_u8).prop_map(|(lane, how)| Step::Answer { lane, how }),
+        1 => (0..4_u64).prop_map(Step::LaneGone),
+        1 => (0..4_u64, when).prop_map(|(lane, when)| Step::Retire { lane, when }),
         1 => (0..4_usize).prop_map(|job| Step::Withdraw { job }),
     ]
 }
 
+/// Lane 0 is the hot one.
+fn kind(lane: u64) -> LaneKind {
+    if lane == 0 {
+        LaneKind::Hot
+    } else {
+        LaneKind::Cold
+    }
+}
+
+/// A queue, and what must be true of it.
+struct Model {
+    queue: WorkQueue,
+    jobs: Vec<JobId>,
+    next_index: usize,
+    /// Chunks put in and neither done, refused nor withdrawn.
+    open: BTreeSet<ChunkKey>,
+    /// Chunks that were tried before: they may come before older ones again.
+    retried: BTreeSet<usize>,
+    leases: BTreeMap<u64, Lease>,
+    tries: BTreeMap<usize, usize>,
+}
+
+impl Model {
+    fn take(&mut self, step: &Step) -> Ended {
+        match *step {
+            Step::Enqueue { job } => {
+                let key = ChunkKey {
+                    job: self.jobs[job],
+                    index: self.next_index,
+                };
+                self.queue.enqueue(key.job, request(key.index));
+                self.open.insert(key);
+                self.next_index += 1;
+                Ended::Stale
+            }
+            Step::LaneReady(lane) => {
+                self.queue.lane_ready(LaneId(lane), kind(lane));
+                Ended::Stale
+            }
+            Step::Answer { lane, how } => self.answer(lane, how),
+            Step::LaneGone(lane) => {
+                self.leases.remove(&lane);
+                self.queue.lane_gone(LaneId(lane), EngineExit::Stopped)
+            }
+            Step::Retire { lane, when } => {
+                let granted = self.queue.retire(LaneId(lane), when);
+                let busy = self.leases.contains_key(&lane);
+                assert_eq!(granted == Retirement::Granted, !busy, "lost with its lane");
+                Ended::Stale
+            }
+            Step::Withdraw { job } => {
+                let job = self.jobs[job];
+                self.queue.withdraw(job);
+                self.open.retain(|key| key.job != job);
+                Ended::Stale
+            }
+        }
+    }
+
+    fn answer(&mut self, lane: u64, how: u8) -> Ended {
+        let Some(lease) = self.leases.remove(&lane) else {
+            return Ended::Stale;
+        };
+        let outcome = match how {
+            0 => Err(crash()),
+            1 => Err(killed()),
+            2 => Err(EngineError::Failed("no".to_owned())),
+            _ => Ok(ChunkTranscript::default()),
+        };
+        let ended = (self.queue).lease_ended(LaneId(lane), lease.id, outcome);
+        // The same answer once more changes nothing.
+        let again = (self.queue).lease_ended(LaneId(lane), lease.id, Err(killed()));
+        assert_eq!(again, Ended::Stale);
+        ended
+    }
+
+    fn settle(&mut self, ended: &Ended) {
+        match ended {
+            Ended::Done { key, .. } | Ended::Refused { key, .. } => {
+                assert!(self.open.remove(key), "done or refused twice");
+            }
+            Ended::Requeued(key) => {
+                assert!(self.open.contains(key));
+                self.retried.insert(key.index);
+            }
+            Ended::Stale => {}
+        }
+    }
+
+    fn hand_out(&mut self) {
+        let mut newest = None;
+        while let Some((lane, lease)) = self.queue.assign() {
+            let index = lease.request.audio.index;
+            let tries = self.tries.entry(index).or_default();
+            *tries += 1;
+            // Two that condemn, five from outside, two failures, and the one that works.
+            assert!(*tries <= 10, "a chunk is tried for ever");
+            if !self.retried.contains(&index) {
+                assert!(newest < Some(index), "out of order");
+                newest = Some(index);
+            }
+            assert!(self.leases.insert(lane.0, lease).is_none(), "two leases");
+        }
+        let (busy, _) = self.queue.busy_and_idle();
+        assert_eq!(busy, self.leases.len());
+    }
+}
+
 proptest! {
     /// Every chunk that was put in is, in the end, exactly one of: done, refused, withdrawn, still
-    /// waiting or still in a lane; and the accounted audio is that of the last two.
+    /// waiting or still in one lane; chunks that were not tried before go out in order; and no
+    /// chunk is tried for ever.
     #[test]
-    fn nothing_is_lost_and_nothing_is_done_twice(steps in prop::collection::vec(step(), 0..120)) {
-        let jobs: Vec<JobId> = (0..4).map(|_| JobId::next()).collect();
-        let mut next_index = 0;
-        let mut queue = WorkQueue::new(0);
-        let mut open: BTreeSet<ChunkKey> = BTreeSet::new();
-        let mut leases: std::collections::BTreeMap<u64, LeaseId> = std::collections::BTreeMap::new();
+    fn nothing_is_lost_and_nothing_is_done_twice(steps in prop::collection::vec(step(), 0..150)) {
+        let mut model = Model {
+            queue: WorkQueue::new(0),
+            jobs: (0..4).map(|_| JobId::next()).collect(),
+            next_index: 0,
+            open: BTreeSet::new(),
+            retried: BTreeSet::new(),
+            leases: BTreeMap::default(),
+            tries: BTreeMap::default(),
+        };
         for step in steps {
-            let ended = match step {
-                Step::Enqueue { job } => {
-                    queue.enqueue(jobs[job], request(next_index));
-                    open.insert(ChunkKey { job: jobs[job], index: next_index });
-                    next_index += 1;
-                    Ended::Stale
-                }
-                Step::LaneReady(lane) => {
-                    queue.lane_ready(LaneId(lane), LaneKind::Hot);
-                    Ended::Stale
-                }
-                Step::Answer { lane, how } => match leases.remove(&lane) {
-                    None => Ended::Stale,
-                    Some(lease) => {
-                        let outcome = match how {
-                            0 => Err(crash()),
-                            1 => Err(killed()),
-                            2 => Err(EngineError::Failed("no".to_owned())),
-                            _ => Ok(ChunkTranscript::default()),
-                        };
-                        let ended = queue.lease_ended(LaneId(lane), lease, outcome);
-                        // The same answer once more changes nothing.
-                        let again = queue.lease_ended(LaneId(lane), lease, Err(killed()));
-                        prop_assert_eq!(again, Ended::Stale);
-                        ended
-                    }
-                },
-                Step::LaneGone(lane) => {
-                    leases.remove(&lane);
-                    queue.lane_gone(LaneId(lane), EngineExit::Stopped)
-                }
-                Step::Withdraw { job } => {
-                    queue.withdraw(jobs[job]);
-                    open.retain(|key| key.job != jobs[job]);
-                    Ended::Stale
-                }
-            };
-            match ended {
-                Ended::Done { key, .. } | Ended::Refused { key, .. } => prop_assert!(open.remove(&key)),
-                Ended::Requeued(key) => prop_assert!(open.contains(&key)),
-                Ended::Stale => {}
-            }
-            while let Some((lane, lease)) = queue.assign() {
-                prop_assert!(leases.insert(lane.0, lease.id).is_none(), "a lane got two leases");
-            }
-            prop_assert_eq!(queue.audio(), Duration::from_secs(open.len() as u64));
+            let ended = model.take(&step);
+            model.settle(&ended);
+            model.hand_out();
         }
         // Whatever is still open comes out when a lane that never fails serves the queue.
-        for lane in leases.keys() {
-            if let Ended::Refused { key, .. } = queue.lane_gone(LaneId(*lane), EngineExit::Stopped) {
-                prop_assert!(open.remove(&key));
-            }
+        for lane in std::mem::take(&mut model.leases).into_keys() {
+            let ended = model.queue.lane_gone(LaneId(lane), EngineExit::Stopped);
+            model.settle(&ended);
+        }
+        for lane in 0..4 {
+            model.queue.retire(LaneId(lane), Retire::IfIdle);
         }
         for lane in 100.. {
-            queue.lane_ready(LaneId(lane), LaneKind::Hot);
-            let Some((lane, lease)) = queue.assign() else { break };
-            let ended = queue.lease_ended(lane, lease.id, Ok(ChunkTranscript::default()));
-            let Ended::Done { key, .. } = ended else { panic!("{ended:?}") };
-            prop_assert!(open.remove(&key));
+            model.queue.lane_ready(LaneId(lane), LaneKind::Hot);
+            let Some((lane, lease)) = model.queue.assign() else { break };
+            let ended = model.queue.lease_ended(lane, lease.id, Ok(ChunkTranscript::default()));
+            model.settle(&ended);
         }
-        prop_assert!(open.is_empty(), "lost: {open:?}");
+        prop_assert!(model.open.is_empty(), "lost: {:?}", model.open);
     }
 }

@@ -1,33 +1,14 @@
 //! Engines that die, hang, fail or never come up, and actors that break: a test for each.
 
 use super::*;
+use crate::admission::Load;
 use crate::{HotState, SttError};
-
-fn crash() -> EngineExit {
-    EngineExit::Crashed {
-        signal: "SIGSEGV".to_owned(),
-    }
-}
-
-fn killed() -> EngineExit {
-    EngineExit::Killed {
-        signal: "SIGKILL".to_owned(),
-    }
-}
-
-async fn text(tree: &Tree, script: &str) -> Result<String, SttError> {
-    let stream = tree.stt.submit(job(script)).await?;
-    stream
-        .transcript()
-        .await
-        .map(|transcript| transcript.text())
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_killed_in_the_middle_costs_a_retry_and_no_text() {
     let plan = vec![ChunkPlan::Answer, ChunkPlan::Die(killed())];
     let tree = Tree::ready(vec![LaunchPlan::Up(plan)]).await;
-    assert_eq!(text(&tree, "3").await.expect("rescued"), "0 1 2");
+    assert_eq!(tree.text("3").await.expect("rescued"), "0 1 2");
     assert_eq!(tree.world.count(&Seen::Launched("hot-2".to_owned())), 1);
     tree.end().await;
 }
@@ -36,9 +17,9 @@ async fn a_worker_killed_in_the_middle_costs_a_retry_and_no_text() {
 async fn audio_that_crashes_two_workers_is_refused_and_others_go_on() {
     let crashing = || LaunchPlan::Up(vec![ChunkPlan::Die(crash())]);
     let tree = Tree::ready(vec![crashing(), crashing()]).await;
-    let error = text(&tree, "1").await.expect_err("poison");
+    let error = tree.text("1").await.expect_err("poison");
     assert!(matches!(error, SttError::Poison { .. }), "{error}");
-    assert_eq!(text(&tree, "2").await.expect("unharmed"), "0 1");
+    assert_eq!(tree.text("2").await.expect("unharmed"), "0 1");
     tree.end().await;
 }
 
@@ -46,7 +27,7 @@ async fn audio_that_crashes_two_workers_is_refused_and_others_go_on() {
 async fn a_worker_that_hangs_is_killed_and_its_chunk_tried_again() {
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Hang])]).await;
     let before = tokio::time::Instant::now();
-    assert_eq!(text(&tree, "1").await.expect("rescued"), "0");
+    assert_eq!(tree.text("1").await.expect("rescued"), "0");
     assert!(before.elapsed() >= CHUNK_TIMEOUT);
     tree.end().await;
 }
@@ -54,7 +35,7 @@ async fn a_worker_that_hangs_is_killed_and_its_chunk_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_cannot_even_be_killed_is_given_up_and_replaced() {
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::HangForGood])]).await;
-    assert_eq!(text(&tree, "2").await.expect("rescued"), "0 1");
+    assert_eq!(tree.text("2").await.expect("rescued"), "0 1");
     tree.end().await;
 }
 
@@ -62,7 +43,7 @@ async fn a_worker_that_cannot_even_be_killed_is_given_up_and_replaced() {
 async fn two_hanging_workers_make_it_a_timeout() {
     let hanging = || LaunchPlan::Up(vec![ChunkPlan::Hang]);
     let tree = Tree::ready(vec![hanging(), hanging()]).await;
-    assert_eq!(text(&tree, "1").await, Err(SttError::Timeout));
+    assert_eq!(tree.text("1").await, Err(SttError::Timeout));
     tree.end().await;
 }
 
@@ -70,9 +51,9 @@ async fn two_hanging_workers_make_it_a_timeout() {
 async fn an_engine_that_fails_twice_on_a_chunk_keeps_running() {
     let plan = vec![ChunkPlan::Fail, ChunkPlan::Fail];
     let tree = Tree::ready(vec![LaunchPlan::Up(plan)]).await;
-    let error = text(&tree, "1").await.expect_err("refused");
+    let error = tree.text("1").await.expect_err("refused");
     assert!(matches!(error, SttError::Engine(_)), "{error}");
-    assert_eq!(text(&tree, "1").await.expect("unharmed"), "0");
+    assert_eq!(tree.text("1").await.expect("unharmed"), "0");
     assert_eq!(tree.world.count(&Seen::Launched("hot-2".to_owned())), 0);
     tree.end().await;
 }
@@ -86,7 +67,7 @@ async fn a_model_that_cannot_load_leaves_the_tree_up_with_the_reason_and_is_trie
     let refusal = tree.stt.admit().expect_err("refused");
     assert!(matches!(refusal, SttError::NotReady { .. }), "{refusal}");
     eventually("it recovers by itself", || tree.stt.admit().is_ok()).await;
-    assert_eq!(text(&tree, "1").await.expect("recovered"), "0");
+    assert_eq!(tree.text("1").await.expect("recovered"), "0");
     tree.end().await;
 }
 
@@ -96,13 +77,13 @@ async fn work_waits_for_a_restart_while_the_budget_lasts_and_is_refused_after() 
     let mut plans = vec![LaunchPlan::Up(vec![ChunkPlan::Die(killed())])];
     plans.extend((0..3).map(|_| dead()));
     let tree = Tree::ready(plans).await;
-    assert_eq!(text(&tree, "1").await.expect("it waited"), "0");
+    assert_eq!(tree.text("1").await.expect("it waited"), "0");
     tree.end().await;
 
     let mut plans = vec![LaunchPlan::Up(vec![ChunkPlan::Die(killed())])];
     plans.extend((0..30).map(|_| dead()));
     let tree = Tree::ready(plans).await;
-    let error = text(&tree, "1").await.expect_err("hopeless");
+    let error = tree.text("1").await.expect_err("hopeless");
     assert!(matches!(error, SttError::NotReady { .. }), "{error}");
     assert!(matches!(tree.stt.snapshot().hot, HotState::Failed { .. }));
     tree.end().await;
@@ -111,12 +92,9 @@ async fn work_waits_for_a_restart_while_the_budget_lasts_and_is_refused_after() 
 #[tokio::test(start_paused = true)]
 async fn a_lost_dispatcher_is_replaced_and_no_request_notices() {
     let tree = Tree::ready(vec![]).await;
-    let stream = tree.stt.submit(job("5")).await.expect("accepted");
+    let stream = tree.submit("5").await.expect("accepted");
     let before = tree.dispatcher();
-    eventually("a chunk runs", || {
-        !tree.stt.snapshot().queue_audio.is_zero()
-    })
-    .await;
+    tree.until_a_chunk_runs().await;
     before.kill();
     eventually("it is replaced", || {
         tree.children::<DispatcherMessage>()
@@ -132,11 +110,8 @@ async fn a_lost_dispatcher_is_replaced_and_no_request_notices() {
 #[tokio::test(start_paused = true)]
 async fn a_hot_worker_actor_that_is_killed_gives_its_chunk_back() {
     let tree = Tree::ready(vec![]).await;
-    let stream = tree.stt.submit(job("2")).await.expect("accepted");
-    eventually("a chunk runs", || {
-        !tree.stt.snapshot().queue_audio.is_zero()
-    })
-    .await;
+    let stream = tree.submit("2").await.expect("accepted");
+    tree.until_a_chunk_runs().await;
     tree.children::<crate::lane::LaneMessage>().remove(0).kill();
     let transcript = stream.transcript().await.expect("rescued");
     assert_eq!(transcript.text(), "0 1");
@@ -146,13 +121,13 @@ async fn a_hot_worker_actor_that_is_killed_gives_its_chunk_back() {
 #[tokio::test(start_paused = true)]
 async fn lost_transcriptions_fail_typed_and_the_next_request_works() {
     let tree = Tree::ready(vec![]).await;
-    let stream = tree.stt.submit(job("5")).await.expect("accepted");
+    let stream = tree.submit("5").await.expect("accepted");
     let all = tree.children::<crate::transcriptions::TranscriptionsMessage>();
     all[0].kill();
     let error = stream.transcript().await.expect_err("lost");
     assert!(matches!(error, SttError::Internal(_)), "{error}");
     eventually("its chunks are withdrawn", || {
-        tree.stt.snapshot().queue_audio.is_zero()
+        tree.stt.snapshot().remaining == Load::default()
     })
     .await;
     eventually("they are replaced", || {
@@ -161,13 +136,13 @@ async fn lost_transcriptions_fail_typed_and_the_next_request_works() {
             .is_some_and(|now| now.get_id() != all[0].get_id())
     })
     .await;
-    assert_eq!(text(&tree, "1").await.expect("works"), "0");
+    assert_eq!(tree.text("1").await.expect("works"), "0");
     tree.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_inside_an_engine_call_is_a_failure_like_any_other() {
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Panic])]).await;
-    assert_eq!(text(&tree, "1").await.expect("rescued"), "0");
+    assert_eq!(tree.text("1").await.expect("rescued"), "0");
     tree.end().await;
 }

@@ -1,289 +1,35 @@
 //! The whole tree with scripted engines and decoders on a paused clock: time passes only when
 //! nothing else can happen, so minutes take microseconds and nothing depends on the machine.
 
+mod actors_of_ractor;
+mod admission;
+mod cold_faults;
 mod faults;
+mod hot_idle;
+mod memory;
+mod pool;
+mod registration;
 mod requests;
 mod shutdown;
+mod warnings;
+mod world;
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ractor::ActorCell;
-use tokio::sync::{Notify, watch};
 
 use crate::dispatcher::DispatcherMessage;
-use crate::ports::{
-    AudioChunk, AudioDecoder, AudioSource, ChunkRequest, ChunkStream, DecodeError, Engine,
-    EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError, SAMPLE_RATE, WorkerId,
+use crate::ports::{AudioSource, EngineExit, LaunchError};
+use crate::{
+    IdlePolicy, Job, Options, PoolConfig, Ports, Stt, SttError, TranscriptStream, TreeConfig,
+    TreeEnded, WearLimits,
 };
-use crate::transcript::{ChunkTranscript, Segment};
-use crate::{Job, Options, Ports, Stt, TreeConfig, TreeEnded};
 
-/// How long a scripted engine works on a chunk.
-pub const WORK: Duration = Duration::from_secs(1);
-/// The tree's bound on that.
-pub const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What an engine does with its next chunk. Without a plan it answers.
-#[derive(Clone, Debug)]
-pub enum ChunkPlan {
-    Answer,
-    Die(EngineExit),
-    Hang,
-    /// Hangs, and stays when it is killed.
-    HangForGood,
-    Fail,
-    Panic,
-}
-
-/// What the next launch gives. Without a plan it gives an engine that answers everything.
-pub enum LaunchPlan {
-    Up(Vec<ChunkPlan>),
-    Fail(LaunchError),
-}
-
-/// What happened, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
-    Launched(String),
-    Chunk {
-        index: usize,
-        language: Option<String>,
-    },
-    Aborted,
-    Stopped,
-}
-
-/// The script and the record of one test.
-#[derive(Default)]
-pub struct World {
-    launches: Mutex<VecDeque<LaunchPlan>>,
-    seen: Mutex<Vec<Seen>>,
-    /// Chunks that decoders have given.
-    pub chunks_decoded: AtomicUsize,
-    /// Decoders alive.
-    pub open_decoders: AtomicUsize,
-}
-
-impl World {
-    pub fn plan(self: &Arc<Self>, plan: LaunchPlan) {
-        lock(&self.launches).push_back(plan);
-    }
-
-    pub fn seen(&self) -> Vec<Seen> {
-        lock(&self.seen).clone()
-    }
-
-    pub fn count(&self, what: &Seen) -> usize {
-        lock(&self.seen).iter().filter(|seen| *seen == what).count()
-    }
-
-    fn saw(&self, what: Seen) {
-        lock(&self.seen).push(what);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub struct ScriptedEngine {
-    info: EngineInfo,
-    plans: Mutex<VecDeque<ChunkPlan>>,
-    exit: watch::Sender<Option<EngineExit>>,
-    abort: Notify,
-    unkillable: AtomicBool,
-    world: Arc<World>,
-}
-
-impl ScriptedEngine {
-    fn die(&self, exit: EngineExit) {
-        self.exit.send_if_modified(|current| {
-            let first = current.is_none();
-            current.get_or_insert(exit);
-            first
-        });
-    }
-}
-
-#[async_trait]
-impl Engine for ScriptedEngine {
-    fn info(&self) -> &EngineInfo {
-        &self.info
-    }
-
-    async fn transcribe(&self, request: ChunkRequest) -> Result<ChunkTranscript, EngineError> {
-        self.world.saw(Seen::Chunk {
-            index: request.audio.index,
-            language: request.language.clone(),
-        });
-        let plan = lock(&self.plans).pop_front().unwrap_or(ChunkPlan::Answer);
-        tokio::select! {
-            () = tokio::time::sleep(WORK) => {}
-            () = self.abort.notified() => {
-                self.world.saw(Seen::Aborted);
-                return Err(EngineError::Aborted);
-            }
-        }
-        match plan {
-            ChunkPlan::Answer => Ok(answer(&request)),
-            ChunkPlan::Fail => Err(EngineError::Failed("scripted".to_owned())),
-            ChunkPlan::Panic => panic!("scripted"),
-            ChunkPlan::Die(exit) => {
-                self.die(exit.clone());
-                Err(EngineError::Exited(exit))
-            }
-            ChunkPlan::HangForGood => {
-                self.unkillable.store(true, Ordering::SeqCst);
-                std::future::pending().await
-            }
-            ChunkPlan::Hang => std::future::pending().await,
-        }
-    }
-
-    fn abort(&self) {
-        self.abort.notify_waiters();
-    }
-
-    async fn exited(&self) -> EngineExit {
-        let mut exit = self.exit.subscribe();
-        let exit = exit.wait_for(Option::is_some).await.expect("self is alive");
-        exit.clone().expect("some")
-    }
-
-    async fn stop(&self, _grace: Duration) -> EngineExit {
-        self.world.saw(Seen::Stopped);
-        self.die(EngineExit::Stopped);
-        EngineExit::Stopped
-    }
-
-    fn kill_timed_out(&self) {
-        if !self.unkillable.load(Ordering::SeqCst) {
-            self.die(EngineExit::TimedOut);
-        }
-    }
-
-    fn resident_bytes(&self) -> Option<u64> {
-        None
-    }
-}
-
-/// Every chunk's text is its index, said once in its middle.
-fn answer(request: &ChunkRequest) -> ChunkTranscript {
-    ChunkTranscript {
-        segments: vec![Segment {
-            id: 0,
-            seek: 0,
-            start: 0.0,
-            end: request.audio.duration_seconds(),
-            text: format!(" {}", request.audio.index),
-            tokens: vec![1, 2],
-            temperature: request.temperature,
-            avg_logprob: -0.5,
-            compression_ratio: 1.0,
-            no_speech_prob: 0.1,
-        }],
-        language: request.language.clone().unwrap_or_else(|| "es".to_owned()),
-        language_probability: request.language.is_none().then_some(0.9),
-        encoder_passes: 1,
-        inference_seconds: WORK.as_secs_f64(),
-    }
-}
-
-struct Launcher(Arc<World>);
-
-#[async_trait]
-impl EngineLauncher for Launcher {
-    async fn launch(&self, worker: &WorkerId) -> Result<Arc<dyn Engine>, LaunchError> {
-        self.0.saw(Seen::Launched(worker.to_string()));
-        let plan = lock(&self.0.launches).pop_front();
-        let plans = match plan {
-            Some(LaunchPlan::Fail(error)) => return Err(error),
-            Some(LaunchPlan::Up(plans)) => plans,
-            None => Vec::new(),
-        };
-        Ok(Arc::new(ScriptedEngine {
-            info: EngineInfo {
-                model: "scripted".to_owned(),
-                multilingual: true,
-                process_id: None,
-                load_time: Duration::ZERO,
-                calibration: None,
-            },
-            plans: Mutex::new(plans.into()),
-            exit: watch::Sender::new(None),
-            abort: Notify::new(),
-            unkillable: AtomicBool::new(false),
-            world: Arc::clone(&self.0),
-        }))
-    }
-}
-
-/// A source's path says what it decodes to: `3` is three chunks of 10 s, `bad` is not audio and
-/// `2bad` breaks off after two chunks.
-struct Decoder(Arc<World>);
-
-struct Chunks {
-    world: Arc<World>,
-    total: usize,
-    broken: bool,
-    given: usize,
-}
-
-const CHUNK_SAMPLES: usize = 10 * SAMPLE_RATE as usize;
-
-#[async_trait]
-impl AudioDecoder for Decoder {
-    async fn open(&self, source: &AudioSource) -> Result<Box<dyn ChunkStream>, DecodeError> {
-        let script = source.path().to_string_lossy();
-        let chunks = script.trim_end_matches("bad").parse().unwrap_or(0);
-        self.0.open_decoders.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(Chunks {
-            world: Arc::clone(&self.0),
-            total: chunks,
-            broken: script.ends_with("bad"),
-            given: 0,
-        }))
-    }
-}
-
-#[async_trait]
-impl ChunkStream for Chunks {
-    async fn next_chunk(&mut self) -> Result<Option<AudioChunk>, DecodeError> {
-        if self.given == self.total {
-            return if self.broken {
-                Err(DecodeError::Undecodable("scripted".to_owned()))
-            } else {
-                Ok(None)
-            };
-        }
-        let index = self.given;
-        self.given += 1;
-        self.world.chunks_decoded.fetch_add(1, Ordering::SeqCst);
-        Ok(Some(AudioChunk {
-            index,
-            start_sample: (index * CHUNK_SAMPLES) as u64,
-            samples: Arc::from(vec![0; CHUNK_SAMPLES]),
-        }))
-    }
-
-    fn decoded_samples(&self) -> u64 {
-        (self.given * CHUNK_SAMPLES) as u64
-    }
-
-    fn claimed_duration(&self) -> Option<Duration> {
-        None
-    }
-}
-
-impl Drop for Chunks {
-    fn drop(&mut self) {
-        self.world.open_decoders.fetch_sub(1, Ordering::SeqCst);
-    }
-}
+use warnings::Warnings;
+use world::*;
 
 /// A running tree that must be ended with [`Tree::end`].
 pub struct Tree {
@@ -292,25 +38,93 @@ pub struct Tree {
     ended: TreeEnded,
 }
 
+/// The usual ports over a world.
+pub fn ports(world: &Arc<World>) -> Ports {
+    Ports {
+        launcher: Arc::new(Launcher(Arc::clone(world))),
+        decoder: Arc::new(Decoder(Arc::clone(world))),
+        memory: None,
+        directory: None,
+    }
+}
+
+/// The usual limits, with so many cold workers.
+pub fn config(pool_size: usize) -> TreeConfig {
+    TreeConfig {
+        chunk_timeout: CHUNK_TIMEOUT,
+        stop_grace: Duration::from_secs(5),
+        start_estimate: Duration::from_secs(8),
+        max_queue: Duration::from_secs(600),
+        drain_cap: Duration::from_secs(120),
+        hot_idle_limit: None,
+        wear: WearLimits::default(),
+        pool: PoolConfig {
+            size: pool_size,
+            interval: Duration::from_millis(500),
+            idle: IdlePolicy {
+                timeout: Duration::from_secs(60),
+                stagger: Duration::from_secs(10),
+                pool_size,
+            },
+        },
+        minimum_worker_bytes: 0,
+    }
+}
+
 impl Tree {
-    /// A tree over a world with these launches planned; not waiting until it is ready.
+    /// A tree without cold workers over a world with these launches planned; not waiting until it
+    /// is ready.
     pub async fn start(launches: Vec<LaunchPlan>) -> Self {
+        Self::start_with(config(0), launches, |_| {}).await
+    }
+
+    /// The same with these limits, and with ports that are changed before.
+    pub async fn start_with(
+        config: TreeConfig,
+        launches: Vec<LaunchPlan>,
+        change: impl FnOnce(&mut Ports),
+    ) -> Self {
         let world = Arc::new(World::default());
         for plan in launches {
             world.plan(plan);
         }
-        let ports = Ports {
-            launcher: Arc::new(Launcher(Arc::clone(&world))),
-            decoder: Arc::new(Decoder(Arc::clone(&world))),
-        };
-        let config = TreeConfig {
-            chunk_timeout: CHUNK_TIMEOUT,
-            stop_grace: Duration::from_secs(5),
-            start_estimate: Duration::from_secs(8),
-            max_queue: Duration::from_secs(600),
-        };
+        let mut ports = ports(&world);
+        change(&mut ports);
         let (stt, ended) = Stt::start(ports, config).await.expect("the tree starts");
         Self { stt, world, ended }
+    }
+
+    /// With these limits, and with its first engine up.
+    pub async fn ready_with(config: TreeConfig, launches: Vec<LaunchPlan>) -> Self {
+        let tree = Self::start_with(config, launches, |_| {}).await;
+        tree.stt.ready().await.expect("ready");
+        tree
+    }
+
+    /// Submits a job as the server does.
+    pub async fn submit(&self, script: &str) -> Result<TranscriptStream, SttError> {
+        let admission = self.stt.admit()?;
+        self.stt.submit(admission, job(script)).await
+    }
+
+    /// Submits so many jobs, and waits until all of them are in the tree.
+    pub async fn submit_many(&self, count: usize, script: &str) -> Vec<TranscriptStream> {
+        let mut streams = Vec::new();
+        for _ in 0..count {
+            streams.push(self.submit(script).await.expect("accepted"));
+        }
+        streams
+    }
+
+    /// The text of a job.
+    pub async fn text(&self, script: &str) -> Result<String, SttError> {
+        let transcript = self.submit(script).await?.transcript().await;
+        transcript.map(|transcript| transcript.text())
+    }
+
+    /// Waits until a lane works.
+    pub async fn until_a_chunk_runs(&self) {
+        eventually("a chunk runs", || self.stt.snapshot().busy_lanes > 0).await;
     }
 
     /// The same, with its first engine up.
@@ -334,6 +148,12 @@ impl Tree {
     /// The Dispatcher that runs now.
     pub fn dispatcher(&self) -> ActorCell {
         self.children::<DispatcherMessage>().remove(0)
+    }
+
+    /// The ColdPool that runs now.
+    pub fn cold_pool(&self) -> ActorCell {
+        self.children::<crate::cold_pool::ColdPoolMessage>()
+            .remove(0)
     }
 
     /// The Supervisor's children that hear messages of this type.

@@ -1,7 +1,6 @@
 //! What a request gets when nothing goes wrong, and when its own audio does.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::*;
 use crate::{Event, SttError};
@@ -9,7 +8,7 @@ use crate::{Event, SttError};
 #[tokio::test(start_paused = true)]
 async fn a_request_gets_its_text_in_order_with_times_on_its_own_line() {
     let tree = Tree::ready(vec![]).await;
-    let transcript = tree.stt.submit(job("4")).await.expect("accepted");
+    let transcript = tree.submit("4").await.expect("accepted");
     let transcript = transcript.transcript().await.expect("transcribed");
     assert_eq!(transcript.text(), "0 1 2 3");
     assert_eq!(transcript.language, "es");
@@ -26,7 +25,7 @@ async fn a_request_gets_its_text_in_order_with_times_on_its_own_line() {
 #[tokio::test(start_paused = true)]
 async fn events_tell_the_language_then_segments_and_progress_then_the_end() {
     let tree = Tree::ready(vec![]).await;
-    let mut stream = tree.stt.submit(job("2")).await.expect("accepted");
+    let mut stream = tree.submit("2").await.expect("accepted");
     let mut kinds = Vec::new();
     while let Some(event) = stream.next().await {
         kinds.push(match event.expect("no error") {
@@ -48,7 +47,7 @@ async fn events_tell_the_language_then_segments_and_progress_then_the_end() {
 #[tokio::test(start_paused = true)]
 async fn the_first_chunk_detects_the_language_and_the_others_are_given_it() {
     let tree = Tree::ready(vec![]).await;
-    let stream = tree.stt.submit(job("3")).await.expect("accepted");
+    let stream = tree.submit("3").await.expect("accepted");
     stream.transcript().await.expect("transcribed");
     let languages: Vec<_> = tree
         .world
@@ -67,7 +66,7 @@ async fn the_first_chunk_detects_the_language_and_the_others_are_given_it() {
 #[tokio::test(start_paused = true)]
 async fn a_long_file_is_decoded_only_a_few_chunks_ahead() {
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Hang])]).await;
-    let stream = tree.stt.submit(job("1000")).await.expect("accepted");
+    let stream = tree.submit("1000").await.expect("accepted");
     tokio::time::sleep(CHUNK_TIMEOUT / 2).await;
     let decoded = tree.world.chunks_decoded.load(Ordering::SeqCst);
     assert!(decoded <= 4, "{decoded} chunks in memory");
@@ -79,11 +78,11 @@ async fn a_long_file_is_decoded_only_a_few_chunks_ahead() {
 async fn audio_that_cannot_be_decoded_is_the_clients_error_and_nothing_else_suffers() {
     let tree = Tree::ready(vec![]).await;
     for script in ["bad", "2bad"] {
-        let stream = tree.stt.submit(job(script)).await.expect("accepted");
+        let stream = tree.submit(script).await.expect("accepted");
         let error = stream.transcript().await.expect_err("not audio");
         assert!(matches!(error, SttError::Decode(_)), "{error}");
     }
-    let stream = tree.stt.submit(job("1")).await.expect("accepted");
+    let stream = tree.submit("1").await.expect("accepted");
     assert_eq!(stream.transcript().await.expect("transcribed").text(), "0");
     tree.end().await;
 }
@@ -91,39 +90,18 @@ async fn audio_that_cannot_be_decoded_is_the_clients_error_and_nothing_else_suff
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_takes_its_work_with_it() {
     let tree = Tree::ready(vec![]).await;
-    let leaver = tree.stt.submit(job("50")).await.expect("accepted");
-    eventually("its first chunk runs", || {
-        !tree.stt.snapshot().queue_audio.is_zero()
-    })
-    .await;
+    let leaver = tree.submit("50").await.expect("accepted");
+    tree.until_a_chunk_runs().await;
     drop(leaver);
     eventually("nothing of it is left", || {
         let snapshot = tree.stt.snapshot();
-        snapshot.active_requests == 0 && snapshot.queue_audio.is_zero()
+        snapshot.requests == 0 && snapshot.busy_lanes == 0
     })
     .await;
     assert_eq!(tree.world.count(&Seen::Aborted), 1);
     let before = tokio::time::Instant::now();
-    let stream = tree.stt.submit(job("1")).await.expect("accepted");
+    let stream = tree.submit("1").await.expect("accepted");
     stream.transcript().await.expect("transcribed");
     assert!(before.elapsed() < WORK * 2, "the lane was not free");
-    tree.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn work_beyond_the_queue_limit_is_refused_with_the_time_to_wait() {
-    let tree = Tree::ready(vec![]).await;
-    let mut streams = Vec::new();
-    // Unmeasured, a lane counts as real time: 10 s of each request are known to the queue.
-    for _ in 0..100 {
-        streams.push(tree.stt.submit(job("1")).await);
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let mut refused = streams.iter().filter_map(|stream| stream.as_ref().err());
-    let Some(SttError::Overloaded { retry_after }) = refused.next_back() else {
-        panic!("never refused: {:?}", tree.stt.snapshot())
-    };
-    assert!(*retry_after >= Duration::from_secs(1));
-    drop(streams);
     tree.end().await;
 }

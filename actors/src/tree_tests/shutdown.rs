@@ -8,12 +8,13 @@ use crate::SttError;
 #[tokio::test(start_paused = true)]
 async fn draining_finishes_what_runs_and_refuses_what_comes() {
     let mut tree = Tree::ready(vec![]).await;
-    let running = tree.stt.submit(job("3")).await.expect("accepted");
+    let running = tree.submit("3").await.expect("accepted");
     tree.stt.drain(Duration::from_secs(60));
     eventually("it drains", || tree.stt.snapshot().draining).await;
-    assert_eq!(
-        tree.stt.submit(job("1")).await.err(),
-        Some(SttError::Draining)
+    let refused = tree.submit("1").await.err();
+    assert!(
+        matches!(refused, Some(SttError::Draining { .. })),
+        "{refused:?}"
     );
     assert_eq!(
         running.transcript().await.expect("finished").text(),
@@ -26,20 +27,22 @@ async fn draining_finishes_what_runs_and_refuses_what_comes() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_outlasts_the_grace_is_told_so() {
     let mut tree = Tree::ready(vec![]).await;
-    let running = tree.stt.submit(job("1000")).await.expect("accepted");
+    let running = tree.submit("1000").await.expect("accepted");
     tree.stt.drain(Duration::from_secs(5));
-    assert_eq!(running.transcript().await, Err(SttError::Draining));
+    let ended = running.transcript().await;
+    assert!(matches!(ended, Err(SttError::Draining { .. })), "{ended:?}");
     tree.ended.wait().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn asking_twice_cuts_the_grace_short() {
     let mut tree = Tree::ready(vec![]).await;
-    let running = tree.stt.submit(job("1000")).await.expect("accepted");
+    let running = tree.submit("1000").await.expect("accepted");
     let before = tokio::time::Instant::now();
     tree.stt.drain(Duration::from_secs(3600));
     tree.stt.drain(Duration::from_secs(3600));
-    assert_eq!(running.transcript().await, Err(SttError::Draining));
+    let ended = running.transcript().await;
+    assert!(matches!(ended, Err(SttError::Draining { .. })), "{ended:?}");
     tree.ended.wait().await;
     assert!(before.elapsed() < Duration::from_secs(60));
 }
@@ -55,7 +58,7 @@ async fn a_tree_whose_model_never_loaded_can_be_stopped() {
 #[tokio::test(start_paused = true)]
 async fn the_supervisors_own_end_takes_every_actor_with_it() {
     let mut tree = Tree::ready(vec![]).await;
-    let stream = tree.stt.submit(job("5")).await.expect("accepted");
+    let stream = tree.submit("5").await.expect("accepted");
     tree.stt.supervisor.stop(None);
     tree.ended.wait().await;
     stream.transcript().await.expect_err("ended with it");
@@ -68,7 +71,7 @@ async fn the_supervisors_own_end_takes_every_actor_with_it() {
 #[tokio::test(start_paused = true)]
 async fn draining_ends_even_if_the_transcriptions_are_lost_meanwhile() {
     let mut tree = Tree::ready(vec![]).await;
-    let stream = tree.stt.submit(job("5")).await.expect("accepted");
+    let stream = tree.submit("5").await.expect("accepted");
     tree.stt.drain(Duration::from_secs(600));
     eventually("it drains", || tree.stt.snapshot().draining).await;
     tree.children::<crate::transcriptions::TranscriptionsMessage>()[0].kill();

@@ -1,0 +1,36 @@
+//! A number that one actor writes and anybody reads; NaN while it is unknown.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// See the module.
+#[derive(Debug)]
+pub struct AtomicF64(AtomicU64);
+
+impl Default for AtomicF64 {
+    /// Unknown.
+    fn default() -> Self {
+        Self(AtomicU64::new(f64::NAN.to_bits()))
+    }
+}
+
+impl AtomicF64 {
+    /// `None`: unknown from now on.
+    pub fn set(&self, value: Option<f64>) {
+        let bits = value.unwrap_or(f64::NAN).to_bits();
+        self.0.store(bits, Ordering::Relaxed);
+    }
+
+    /// The value, if it is known.
+    pub fn get(&self) -> Option<f64> {
+        let value = f64::from_bits(self.0.load(Ordering::Relaxed));
+        (!value.is_nan()).then_some(value)
+    }
+
+    /// Moves a rolling mean towards `newest` by `weight`; the first value counts whole.
+    pub fn roll(&self, newest: f64, weight: f64) {
+        self.set(Some(match self.get() {
+            Some(old) => old + weight * (newest - old),
+            None => newest,
+        }));
+    }
+}

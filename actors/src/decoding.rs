@@ -1,0 +1,106 @@
+//! A Transcription's decoding task: brings its chunks, a few at a time, as memory allows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::ActorRef;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::admission::outstanding_chunks;
+use crate::ports::{AudioDecoder, AudioSource, ChunkStream, DecodeError, samples_to_seconds};
+use crate::status::NodeStatus;
+use crate::transcription::TranscriptionMessage;
+
+/// A decoded chunk's share of what its request and of what all requests may hold in memory.
+#[derive(Debug)]
+pub struct ChunkPermit {
+    _of_request: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// What the decoding task says at the end.
+#[derive(Debug)]
+pub struct DecodedAudio {
+    /// Length of the audio in samples, silence included.
+    pub samples: u64,
+    /// Seconds that were spent waiting for the decoder.
+    pub decode_seconds: f64,
+}
+
+/// What a request may hold in memory: a few chunks beyond one for each lane, and its share of what
+/// all requests together may.
+pub(crate) struct ChunkBudget {
+    status: Arc<NodeStatus>,
+    of_request: Arc<Semaphore>,
+    of_all: Arc<Semaphore>,
+    /// Permits that `of_request` was made of.
+    granted: usize,
+}
+
+impl ChunkBudget {
+    pub(crate) fn new(status: Arc<NodeStatus>, of_all: Arc<Semaphore>) -> Self {
+        let granted = outstanding_chunks(status.lanes());
+        Self {
+            status,
+            of_request: Arc::new(Semaphore::new(granted)),
+            of_all,
+            granted,
+        }
+    }
+
+    /// Waits until one more chunk may be held. Lanes that came up meanwhile are counted in.
+    async fn permit(&mut self) -> Result<ChunkPermit, DecodeError> {
+        let allowed = outstanding_chunks(self.status.lanes());
+        if allowed > self.granted {
+            self.of_request.add_permits(allowed - self.granted);
+            self.granted = allowed;
+        }
+        Ok(ChunkPermit {
+            _of_request: acquire(&self.of_request).await?,
+            _of_all: acquire(&self.of_all).await?,
+        })
+    }
+}
+
+/// Decodes the whole source, a chunk at a time as permits come back.
+pub(crate) async fn decode(
+    decoder: &dyn AudioDecoder,
+    source: &AudioSource,
+    mut budget: ChunkBudget,
+    owner: &ActorRef<TranscriptionMessage>,
+) -> Result<DecodedAudio, DecodeError> {
+    let mut waited = Duration::ZERO;
+    let begin = Instant::now();
+    let mut stream: Box<dyn ChunkStream> = decoder.open(source).await?;
+    waited += begin.elapsed();
+    loop {
+        let permit = budget.permit().await?;
+        let begin = Instant::now();
+        let next = stream.next_chunk().await?;
+        waited += begin.elapsed();
+        let decode_seconds = waited.as_secs_f64();
+        let Some(chunk) = next else {
+            return Ok(DecodedAudio {
+                samples: stream.decoded_samples(),
+                decode_seconds,
+            });
+        };
+        let so_far = samples_to_seconds(stream.decoded_samples());
+        let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
+        let sent = owner.cast(TranscriptionMessage::Decoded {
+            chunk,
+            permit,
+            seconds_known: so_far.max(claimed),
+            decode_seconds,
+        });
+        if sent.is_err() {
+            return Err(DecodeError::Unavailable("the request has ended".to_owned()));
+        }
+    }
+}
+
+async fn acquire(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, DecodeError> {
+    let acquired = Arc::clone(permits).acquire_owned().await;
+    acquired.map_err(|_closed| DecodeError::Unavailable("the server is stopping".to_owned()))
+}

@@ -1,0 +1,42 @@
+//! How a lane ends, as its supervisor finds it.
+
+use thiserror::Error;
+
+use crate::ports::{EngineExit, LaunchError};
+
+/// Why a lane failed: the error that its supervisor finds in `ActorFailed`.
+#[derive(Debug, Error)]
+pub enum LaneFailure {
+    /// The engine never came up.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The engine ended unasked.
+    #[error("the worker {0}")]
+    Exited(EngineExit),
+}
+
+/// Why a lane went of its own accord: the reason that its supervisor finds in `ActorTerminated`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It had nothing to do for long.
+    Idle,
+    /// Its engine is to be replaced.
+    WornOut,
+}
+
+impl Leaving {
+    const ALL: [Self; 2] = [Self::Idle, Self::WornOut];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle for long",
+            Self::WornOut => "worn out",
+        }
+    }
+
+    /// Reads a reason of `ActorTerminated`.
+    pub fn from_reason(reason: Option<&str>) -> Option<Self> {
+        let reason = reason?;
+        Self::ALL.into_iter().find(|this| this.as_str() == reason)
+    }
+}

@@ -1,0 +1,20 @@
+//! The tree's own metrics: what cannot be read from a snapshot, because every single event counts.
+//! Everything else is exported from [`Snapshot`](crate::Snapshot) by the server.
+
+use crate::work_queue::LaneKind;
+
+/// Histogram of seconds that an engine worked on one chunk, without any waiting. Label `op`.
+pub const INFERENCE_DURATION_SECONDS: &str = "uttera_stt_inference_duration_seconds";
+
+/// The value of the label `op` for a lane's work.
+pub fn inference_op(lane: LaneKind) -> &'static str {
+    match lane {
+        LaneKind::Hot => "whisper_transcribe_hot",
+        LaneKind::Cold => "whisper_transcribe_cold",
+    }
+}
+
+/// A chunk was transcribed.
+pub(crate) fn record_inference(lane: LaneKind, seconds: f64) {
+    metrics::histogram!(INFERENCE_DURATION_SECONDS, "op" => inference_op(lane)).record(seconds);
+}

@@ -1,0 +1,117 @@
+//! When an idle worker ends: a plain decision on a clock that tests can pause.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long cold workers may idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdlePolicy {
+    /// The least (`COLD_WORKER_IDLE_TIMEOUT`).
+    pub timeout: Duration,
+    /// Added for each slot that was free at the spawn (`COLD_WORKER_IDLE_STAGGER`).
+    pub stagger: Duration,
+    /// Slots (`COLD_POOL_SIZE`).
+    pub pool_size: usize,
+}
+
+impl IdlePolicy {
+    /// The limit of a worker that is spawned beside `active_at_spawn` others. The first one idles
+    /// longest, so that a pool that grew in a burst winds down one by one, newest first.
+    pub fn limit(&self, active_at_spawn: usize) -> Duration {
+        let free = self.pool_size.saturating_sub(active_at_spawn);
+        let slots = u32::try_from(free).unwrap_or(u32::MAX);
+        self.timeout
+            .saturating_add(self.stagger.saturating_mul(slots))
+    }
+}
+
+/// Watches one worker's idleness.
+#[derive(Clone, Copy, Debug)]
+pub struct Reaper {
+    limit: Duration,
+    idle_since: Option<Instant>,
+}
+
+impl Reaper {
+    /// Of a worker that may idle for `limit`. It counts as busy until it is first said to idle.
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            idle_since: None,
+        }
+    }
+
+    /// The worker has nothing to do from now on. Returns how long until it is due.
+    pub fn idle(&mut self, now: Instant) -> Duration {
+        self.idle_since = Some(now);
+        self.limit
+    }
+
+    /// The worker has work.
+    pub fn busy(&mut self) {
+        self.idle_since = None;
+    }
+
+    /// Whether it has idled for as long as it may. A timer that was set in an earlier idle time
+    /// comes too soon: then this says how much is left.
+    pub fn check(&self, now: Instant) -> Verdict {
+        let Some(since) = self.idle_since else {
+            return Verdict::Busy;
+        };
+        match self.limit.checked_sub(now.saturating_duration_since(since)) {
+            None | Some(Duration::ZERO) => Verdict::Due,
+            Some(left) => Verdict::IdleFor(left),
+        }
+    }
+}
+
+/// What a look at the clock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It works.
+    Busy,
+    /// It idles and may do so for as long.
+    IdleFor(Duration),
+    /// It has idled long enough.
+    Due,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn of_ten_slots_the_first_worker_idles_160_s_and_the_last_70() {
+        let policy = IdlePolicy {
+            timeout: 60 * SECOND,
+            stagger: 10 * SECOND,
+            pool_size: 10,
+        };
+        assert_eq!(policy.limit(0), 160 * SECOND);
+        assert_eq!(policy.limit(9), 70 * SECOND);
+        assert_eq!(policy.limit(12), 60 * SECOND);
+        let limits: Vec<_> = (0..10).map(|active| policy.limit(active)).collect();
+        assert!(limits.windows(2).all(|w| w[0] > w[1]), "one by one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_in_between_starts_the_clock_anew() {
+        let mut reaper = Reaper::new(10 * SECOND);
+        assert_eq!(reaper.check(Instant::now()), Verdict::Busy);
+        reaper.idle(Instant::now());
+        tokio::time::advance(9 * SECOND).await;
+        assert_eq!(reaper.check(Instant::now()), Verdict::IdleFor(SECOND));
+        reaper.busy();
+        tokio::time::advance(9 * SECOND).await;
+        assert_eq!(reaper.check(Instant::now()), Verdict::Busy);
+        reaper.idle(Instant::now());
+        // The timer of the first idle time comes now.
+        tokio::time::advance(SECOND).await;
+        assert_eq!(reaper.check(Instant::now()), Verdict::IdleFor(9 * SECOND));
+        tokio::time::advance(9 * SECOND).await;
+        assert_eq!(reaper.check(Instant::now()), Verdict::Due);
+    }
+}

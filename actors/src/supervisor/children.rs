@@ -1,0 +1,181 @@
+//! How each child is spawned, and what is known of its end.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
+
+use super::{SupervisorArguments, SupervisorMessage};
+use crate::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage};
+use crate::dispatcher::{Dispatcher, DispatcherArguments, DispatcherMessage};
+use crate::hot_worker::{HotWorker, HotWorkerArguments};
+use crate::lane::{LaneArguments, LaneMessage};
+use crate::lane_end::{LaneFailure, Leaving};
+use crate::ports::{LaunchError, WorkerId};
+use crate::registrar::{Registrar, RegistrarArguments, RegistrarMessage};
+use crate::transcriptions::{Transcriptions, TranscriptionsArguments, TranscriptionsMessage};
+use crate::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
+use crate::work_queue::{LaneId, LaneKind};
+
+/// How a child ended.
+#[derive(Clone, Copy)]
+pub(super) enum Failure<'a> {
+    /// With an error or a panic.
+    Error(&'a ActorProcessingErr),
+    /// It stopped or was killed.
+    Ended(Option<&'a str>),
+}
+
+impl Failure<'_> {
+    /// A model that is missing or broken will be so at the next try as well, most likely.
+    pub(super) fn is_models_fault(self) -> bool {
+        let Self::Error(error) = self else {
+            return false;
+        };
+        (error.downcast_ref::<LaneFailure>())
+            .is_some_and(|failure| matches!(failure, LaneFailure::Launch(LaunchError::Model(_))))
+    }
+
+    /// Why a lane went of its own accord, if it did.
+    pub(super) fn leaving(self) -> Option<Leaving> {
+        match self {
+            Self::Error(_) => None,
+            Self::Ended(reason) => Leaving::from_reason(reason),
+        }
+    }
+}
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error(error) => error.fmt(f),
+            Self::Ended(Some(reason)) => f.write_str(reason),
+            Self::Ended(None) => f.write_str("it was ended"),
+        }
+    }
+}
+
+pub(super) async fn dispatcher(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+    generation: u32,
+) -> Result<ActorRef<DispatcherMessage>, SpawnErr> {
+    let arguments = DispatcherArguments {
+        generation,
+        status: Arc::clone(&arguments.status),
+    };
+    let spawned = Dispatcher::spawn_linked(None, Dispatcher, arguments, myself.get_cell()).await;
+    spawned.map(|(actor, _join)| actor)
+}
+
+pub(super) async fn transcriptions(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+    dispatcher: &ActorRef<DispatcherMessage>,
+) -> Result<ActorRef<TranscriptionsMessage>, SpawnErr> {
+    let arguments = TranscriptionsArguments {
+        decoder: Arc::clone(&arguments.ports.decoder),
+        dispatcher: dispatcher.clone(),
+        supervisor: myself.clone(),
+        status: Arc::clone(&arguments.status),
+    };
+    let spawned =
+        Transcriptions::spawn_linked(None, Transcriptions, arguments, myself.get_cell()).await;
+    spawned.map(|(actor, _join)| actor)
+}
+
+pub(super) async fn cold_pool(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+    dispatcher: &ActorRef<DispatcherMessage>,
+) -> Result<ActorRef<ColdPoolMessage>, SpawnErr> {
+    let arguments = ColdPoolArguments {
+        config: arguments.config.pool,
+        memory_is_watched: arguments.ports.memory.is_some(),
+        lane: lane(
+            arguments,
+            dispatcher,
+            LaneKind::Cold,
+            WorkerId::new("cold", 0),
+        ),
+        status: Arc::clone(&arguments.status),
+    };
+    let spawned = ColdPool::spawn_linked(None, ColdPool, arguments, myself.get_cell()).await;
+    spawned.map(|(actor, _join)| actor)
+}
+
+/// A HotWorker, and the name of its lane.
+pub(super) async fn hot_worker(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+    dispatcher: &ActorRef<DispatcherMessage>,
+    generation: u64,
+) -> Result<(ActorRef<LaneMessage>, LaneId), SpawnErr> {
+    let worker = WorkerId::new("hot", generation);
+    let lane = LaneArguments {
+        idle_limit: arguments.config.hot_idle_limit,
+        ..lane(arguments, dispatcher, LaneKind::Hot, worker)
+    };
+    let id = lane.lane;
+    let arguments = HotWorkerArguments {
+        lane,
+        supervisor: myself.clone(),
+    };
+    let spawned = HotWorker::spawn_linked(None, HotWorker, arguments, myself.get_cell()).await;
+    spawned.map(|(actor, _join)| (actor, id))
+}
+
+fn lane(
+    arguments: &SupervisorArguments,
+    dispatcher: &ActorRef<DispatcherMessage>,
+    kind: LaneKind,
+    worker: WorkerId,
+) -> LaneArguments {
+    let config = &arguments.config;
+    LaneArguments {
+        lane: LaneId::next(),
+        kind,
+        worker,
+        launcher: Arc::clone(&arguments.ports.launcher),
+        chunk_timeout: config.chunk_timeout,
+        stop_grace: config.stop_grace,
+        idle_limit: None,
+        wear: config.wear,
+        dispatcher: dispatcher.clone(),
+        status: Arc::clone(&arguments.status),
+    }
+}
+
+/// None where nothing looks at the memory.
+pub(super) async fn vram_watcher(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+) -> Result<Option<ActorRef<VramWatcherMessage>>, SpawnErr> {
+    let Some(probe) = &arguments.ports.memory else {
+        return Ok(None);
+    };
+    let arguments = VramWatcherArguments {
+        probe: Arc::clone(probe),
+        minimum_bytes: arguments.config.minimum_worker_bytes,
+        status: Arc::clone(&arguments.status),
+    };
+    let spawned = VramWatcher::spawn_linked(None, VramWatcher, arguments, myself.get_cell()).await;
+    spawned.map(|(actor, _join)| Some(actor))
+}
+
+/// None where the node is not registered anywhere.
+pub(super) async fn registrar(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+) -> Result<Option<ActorRef<RegistrarMessage>>, SpawnErr> {
+    let Some(directory) = &arguments.ports.directory else {
+        return Ok(None);
+    };
+    let arguments = RegistrarArguments {
+        directory: Arc::clone(directory),
+        interval: arguments.config.pool.interval,
+        status: Arc::clone(&arguments.status),
+    };
+    let spawned = Registrar::spawn_linked(None, Registrar, arguments, myself.get_cell()).await;
+    spawned.map(|(actor, _join)| Some(actor))
+}

@@ -1,0 +1,315 @@
+//! The Supervisor: root of the tree.
+//!
+//! It owns the Dispatcher, the Transcriptions, the ColdPool, the HotWorker, the VramWatcher and the
+//! Registrar, starts them in this order and stops them in the order of [`shutdown`]. Each child has
+//! a restart policy of its own:
+//!
+//! - The HotWorker comes back after a pause that grows with failures in a row ([`hot`]). While the
+//!   budget lasts, work waits for it; after that, and when the model itself is at fault, work is
+//!   refused unless cold workers can do it, and the node keeps trying, seldom.
+//! - The Dispatcher is replaced at once; lanes and transcriptions are told and nothing is lost.
+//! - The Transcriptions are replaced at once; the requests under them have failed with them.
+//! - The ColdPool is replaced at once; its workers have ended with it, and their chunks go out
+//!   again.
+//! - The VramWatcher and the Registrar are replaced after a pause: nothing waits for them.
+
+mod children;
+mod hot;
+mod shutdown;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr,
+    SupervisionEvent,
+};
+use tracing::{error, warn};
+
+use crate::admission::Place;
+use crate::cold_pool::ColdPoolMessage;
+use crate::config::{Ports, TreeConfig};
+use crate::dispatcher::DispatcherMessage;
+use crate::job::Job;
+use crate::lane::LaneMessage;
+use crate::ports::EngineInfo;
+use crate::registrar::RegistrarMessage;
+use crate::status::NodeStatus;
+use crate::transcription::EventSender;
+use crate::transcriptions::{Accepted, TranscriptionsMessage};
+use crate::vram_watcher::VramWatcherMessage;
+use crate::work_queue::LaneKind;
+use children::Failure;
+use hot::HotLane;
+
+/// A child that nobody waits for is replaced after this long.
+const SIDE_CHILD_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the Supervisor hears.
+#[derive(Debug)]
+pub enum SupervisorMessage {
+    /// From the handle: a job.
+    Submit {
+        /// The work.
+        job: Job,
+        /// Its place in the accounts.
+        place: Place,
+        /// Where its events go.
+        events: EventSender,
+        /// Hears whether it started.
+        reply: RpcReplyPort<Accepted>,
+    },
+    /// From the handle: work is coming, and the hot model may have been freed.
+    Wake,
+    /// From the HotWorker: the engine is up.
+    HotReady {
+        /// Which incarnation says so.
+        worker: ActorId,
+        /// What was loaded.
+        info: EngineInfo,
+    },
+    /// To itself, after a pause: bring the HotWorker back.
+    StartHot,
+    /// To itself, after a pause: bring back those of the VramWatcher and the Registrar that are
+    /// missing.
+    StartSideChildren,
+    /// From the handle: finish what runs, within `grace`, then stop everything.
+    Drain {
+        /// How long requests may still take.
+        grace: Duration,
+    },
+    /// From the Transcriptions: the last request is done.
+    TranscriptionsDone,
+    /// To itself: the grace is over.
+    DrainOverdue,
+}
+
+/// What the Supervisor is made from.
+pub struct SupervisorArguments {
+    /// What the tree needs from outside.
+    pub ports: Ports,
+    /// Its limits.
+    pub config: TreeConfig,
+    /// Its state as others see it.
+    pub status: Arc<NodeStatus>,
+}
+
+/// The actor's state.
+pub struct SupervisorState {
+    arguments: SupervisorArguments,
+    dispatcher: ActorRef<DispatcherMessage>,
+    dispatcher_generation: u32,
+    transcriptions: ActorRef<TranscriptionsMessage>,
+    cold_pool: ActorRef<ColdPoolMessage>,
+    hot: HotLane,
+    vram_watcher: Option<ActorRef<VramWatcherMessage>>,
+    registrar: Option<ActorRef<RegistrarMessage>>,
+    phase: Phase,
+}
+
+/// How far the tree's life is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Children that end are brought back.
+    Running,
+    /// The same, but nothing new comes in.
+    Draining,
+    /// Children end because they are told to.
+    Stopping,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct Supervisor;
+
+impl Actor for Supervisor {
+    type Msg = SupervisorMessage;
+    type State = SupervisorState;
+    type Arguments = SupervisorArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(SupervisorState::start(&myself, arguments).await?)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SupervisorMessage::Submit {
+                job,
+                place,
+                events,
+                reply,
+            } => {
+                state.wake(&myself).await?;
+                state.submit(job, place, events, reply);
+            }
+            SupervisorMessage::Wake => state.wake(&myself).await?,
+            SupervisorMessage::HotReady { worker, info } => state.hot_ready(worker, info),
+            SupervisorMessage::StartHot => state.start_hot(&myself).await?,
+            SupervisorMessage::StartSideChildren => state.start_side_children(&myself).await?,
+            SupervisorMessage::Drain { grace } => state.drain(&myself, grace),
+            SupervisorMessage::TranscriptionsDone => state.stop_all(&myself).await,
+            SupervisorMessage::DrainOverdue => state.drain_overdue(),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(who, reason) => {
+                let failure = Failure::Error(&reason);
+                state.child_gone(&myself, &who, failure).await?;
+            }
+            SupervisionEvent::ActorTerminated(who, _, reason) => {
+                let failure = Failure::Ended(reason.as_deref());
+                state.child_gone(&myself, &who, failure).await?;
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        _state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        // A parent's exit kills children without their `post_stop`: whatever is left is stopped.
+        myself.stop_children_and_wait(None, None).await;
+        Ok(())
+    }
+}
+
+impl SupervisorState {
+    async fn start(
+        myself: &ActorRef<SupervisorMessage>,
+        arguments: SupervisorArguments,
+    ) -> Result<Self, SpawnErr> {
+        let dispatcher = children::dispatcher(myself, &arguments, 0).await?;
+        let transcriptions = children::transcriptions(myself, &arguments, &dispatcher).await?;
+        let cold_pool = children::cold_pool(myself, &arguments, &dispatcher).await?;
+        let mut state = Self {
+            arguments,
+            dispatcher,
+            dispatcher_generation: 0,
+            transcriptions,
+            cold_pool,
+            hot: HotLane::default(),
+            vram_watcher: None,
+            registrar: None,
+            phase: Phase::Running,
+        };
+        state.start_hot(myself).await?;
+        state.start_side_children(myself).await?;
+        Ok(state)
+    }
+
+    fn submit(&self, job: Job, place: Place, events: EventSender, reply: RpcReplyPort<Accepted>) {
+        let submit = TranscriptionsMessage::Submit {
+            job,
+            place,
+            events,
+            reply,
+        };
+        // If they are just being replaced, the reply port drops and the handle says so.
+        let _ = self.transcriptions.cast(submit);
+    }
+
+    async fn child_gone(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+        who: &ActorCell,
+        failure: Failure<'_>,
+    ) -> Result<(), SpawnErr> {
+        let who = who.get_id();
+        if self.hot.is(who) {
+            return self.hot_gone(myself, failure).await;
+        }
+        if self.phase == Phase::Stopping {
+            // It was stopped by us.
+            return Ok(());
+        }
+        if self.dispatcher.get_id() == who {
+            error!(reason = %failure, "the dispatcher failed; replacing it");
+            self.replace_dispatcher(myself).await?;
+        } else if self.transcriptions.get_id() == who {
+            error!(reason = %failure, "the transcriptions failed; replacing them");
+            self.replace_transcriptions(myself).await?;
+        } else if self.cold_pool.get_id() == who {
+            error!(reason = %failure, "the cold pool failed; replacing it");
+            let gone = DispatcherMessage::LanesGone(LaneKind::Cold);
+            let _ = self.dispatcher.cast(gone);
+            self.cold_pool = children::cold_pool(myself, &self.arguments, &self.dispatcher).await?;
+        } else if self.side_child_gone(who) {
+            warn!(reason = %failure, "the VRAM watcher or the registrar failed; replacing it");
+            // The timer ends with the actor's mailbox; nothing else is to be done with it.
+            drop(myself.send_after(SIDE_CHILD_PAUSE, || SupervisorMessage::StartSideChildren));
+        }
+        Ok(())
+    }
+
+    fn side_child_gone(&mut self, who: ActorId) -> bool {
+        let watcher = self.vram_watcher.take_if(|child| child.get_id() == who);
+        let registrar = self.registrar.take_if(|child| child.get_id() == who);
+        watcher.is_some() || registrar.is_some()
+    }
+
+    async fn start_side_children(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+    ) -> Result<(), SpawnErr> {
+        if self.phase == Phase::Stopping {
+            return Ok(());
+        }
+        if self.vram_watcher.is_none() {
+            self.vram_watcher = children::vram_watcher(myself, &self.arguments).await?;
+        }
+        if self.registrar.is_none() {
+            self.registrar = children::registrar(myself, &self.arguments).await?;
+        }
+        Ok(())
+    }
+
+    async fn replace_dispatcher(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+    ) -> Result<(), SpawnErr> {
+        self.dispatcher_generation += 1;
+        let generation = self.dispatcher_generation;
+        self.dispatcher = children::dispatcher(myself, &self.arguments, generation).await?;
+        let new = || self.dispatcher.clone();
+        let _ = (self.transcriptions).cast(TranscriptionsMessage::DispatcherReplaced(new()));
+        let _ = (self.cold_pool).cast(ColdPoolMessage::DispatcherReplaced(new()));
+        if let Some(hot) = self.hot.actor() {
+            let _ = hot.cast(LaneMessage::DispatcherReplaced(new()));
+        }
+        self.repeat_hopelessness();
+        Ok(())
+    }
+
+    async fn replace_transcriptions(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+    ) -> Result<(), SpawnErr> {
+        let _ = self.dispatcher.cast(DispatcherMessage::WithdrawAll);
+        self.transcriptions =
+            children::transcriptions(myself, &self.arguments, &self.dispatcher).await?;
+        if self.phase == Phase::Draining {
+            let _ = self.transcriptions.cast(TranscriptionsMessage::Drain);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! The ordered end: intake, transcriptions, dispatcher, lanes, watcher, registrar. A sequence of
+//! messages, since stopping children at once is concurrent.
+
+use std::time::Duration;
+
+use ractor::{ActorCell, ActorRef};
+use tracing::{info, warn};
+
+use super::{Phase, SupervisorMessage, SupervisorState};
+use crate::cold_pool::ColdPoolMessage;
+use crate::lane::LaneMessage;
+use crate::transcriptions::TranscriptionsMessage;
+
+/// The Registrar waits for its directory at the end, within limits of its own.
+const REGISTRAR_LIMIT: Duration = Duration::from_secs(8);
+
+impl SupervisorState {
+    pub(super) fn drain(&mut self, myself: &ActorRef<SupervisorMessage>, grace: Duration) {
+        if self.phase != Phase::Running {
+            // Asked again: whoever asks has no more patience.
+            self.drain_overdue();
+            return;
+        }
+        info!(grace_seconds = grace.as_secs_f64(), "draining");
+        self.phase = Phase::Draining;
+        self.arguments.status.set_draining();
+        let _ = self.transcriptions.cast(TranscriptionsMessage::Drain);
+        drop(myself.send_after(grace, || SupervisorMessage::DrainOverdue));
+    }
+
+    pub(super) fn drain_overdue(&mut self) {
+        let _ = self.transcriptions.cast(TranscriptionsMessage::CancelAll);
+    }
+
+    /// The last steps. Nothing is left to be heard by now, so that waiting here is harmless.
+    pub(super) async fn stop_all(&mut self, myself: &ActorRef<SupervisorMessage>) {
+        self.phase = Phase::Stopping;
+        let grace = self.arguments.config.stop_grace;
+        stop(self.transcriptions.get_cell(), grace * 2, "transcriptions").await;
+        stop(self.dispatcher.get_cell(), grace * 2, "dispatcher").await;
+        self.stop_lanes(grace * 3).await;
+        if let Some(watcher) = self.vram_watcher.take() {
+            stop(watcher.get_cell(), grace, "VRAM watcher").await;
+        }
+        if let Some(registrar) = self.registrar.take() {
+            stop(registrar.get_cell(), REGISTRAR_LIMIT, "registrar").await;
+        }
+        myself.stop(None);
+    }
+
+    /// All of them at once: each has its engine's grace.
+    async fn stop_lanes(&mut self, within: Duration) {
+        let hot = self.hot.actor().cloned();
+        if let Some(hot) = &hot {
+            let _ = hot.cast(LaneMessage::Stop);
+        }
+        let _ = self.cold_pool.cast(ColdPoolMessage::Stop);
+        let cells = hot.map(|hot| hot.get_cell());
+        for cell in cells.into_iter().chain([self.cold_pool.get_cell()]) {
+            if cell.wait(Some(within)).await.is_err() {
+                warn!("a worker did not stop in time");
+            }
+        }
+    }
+}
+
+async fn stop(cell: ActorCell, within: Duration, name: &str) {
+    if cell.stop_and_wait(None, Some(within)).await.is_err() {
+        warn!(name, "it did not stop in time");
+    }
+}

@@ -1,0 +1,234 @@
+//! Cold workers that die, hang or find no memory, and a pool that breaks: a test for each.
+
+use super::*;
+use crate::HotState;
+use crate::cold_pool::ColdPoolMessage;
+use crate::transcript::{Route, Transcript};
+
+/// A tree whose hot lane is busy for long with its first chunk, and whose first cold workers do as
+/// planned.
+async fn with_cold(plans: Vec<LaunchPlan>) -> Tree {
+    let mut launches = vec![LaunchPlan::Up(vec![])];
+    launches.extend(plans);
+    Tree::ready_with(config(1), launches).await
+}
+
+/// Enough work that a cold worker is started and gets its share.
+async fn burst(tree: &Tree) -> Vec<Transcript> {
+    let mut transcripts = Vec::new();
+    for stream in tree.submit_many(12, "1").await {
+        transcripts.push(stream.transcript().await.expect("transcribed"));
+    }
+    transcripts
+}
+
+fn routes(transcripts: &[Transcript]) -> Vec<Route> {
+    transcripts
+        .iter()
+        .map(|transcript| transcript.route)
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_worker_that_dies_gives_its_chunk_to_the_hot_lane_and_the_route_says_so() {
+    for death in [killed(), crash(), EngineExit::Code(1)] {
+        let tree = with_cold(vec![LaunchPlan::Up(vec![ChunkPlan::Die(death)])]).await;
+        let transcripts = burst(&tree).await;
+        assert!(
+            transcripts
+                .iter()
+                .all(|transcript| transcript.text() == "0")
+        );
+        let routes = routes(&transcripts);
+        let rescued = routes
+            .iter()
+            .filter(|route| **route == Route::ColdPoolThenHot);
+        assert_eq!(rescued.count(), 1, "{routes:?}");
+        tree.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_worker_that_hangs_is_killed_and_the_hot_lane_does_its_chunk() {
+    let tree = with_cold(vec![LaunchPlan::Up(vec![ChunkPlan::Hang])]).await;
+    let transcripts = burst(&tree).await;
+    assert!(routes(&transcripts).contains(&Route::ColdPoolThenHot));
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_engine_that_fails_stays_and_the_hot_lane_does_its_chunk() {
+    let tree = with_cold(vec![LaunchPlan::Up(vec![ChunkPlan::Fail])]).await;
+    let transcripts = burst(&tree).await;
+    assert!(routes(&transcripts).contains(&Route::ColdPoolThenHot));
+    assert_eq!(tree.world.launched(), ["hot-1", "cold-1"]);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_hot_lane_is_down_cold_ones_try_again_and_work_goes_on() {
+    let away = || LaunchPlan::Fail(LaunchError::TimedOut { seconds: 10 });
+    // The hot engine dies on its fourth chunk and does not come back for a while.
+    let mut hot = vec![ChunkPlan::Answer; 5];
+    hot.push(ChunkPlan::Die(killed()));
+    let mut plans = vec![LaunchPlan::Up(hot), LaunchPlan::Up(vec![])];
+    plans.extend((0..3).map(|_| away()));
+    let tree = Tree::ready_with(config(1), plans).await;
+    let transcripts = burst(&tree).await;
+    assert!(
+        transcripts
+            .iter()
+            .all(|transcript| transcript.text() == "0")
+    );
+    assert!(routes(&transcripts).contains(&Route::ColdPool));
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn audio_that_crashes_a_cold_and_a_hot_worker_is_poison_and_nobody_else_suffers() {
+    // Each engine dies of the same chunk: the third of the only long request.
+    let crashing = |answers: usize| {
+        let mut plan = vec![ChunkPlan::Answer; answers];
+        plan.push(ChunkPlan::Die(crash()));
+        LaunchPlan::Up(plan)
+    };
+    let tree = Tree::ready_with(config(0), vec![crashing(0), crashing(0)]).await;
+    let poisoned = tree.submit("1").await.expect("accepted");
+    let others = tree.submit_many(5, "1").await;
+    let error = poisoned.transcript().await.expect_err("poison");
+    assert!(matches!(error, SttError::Poison { .. }), "{error}");
+    for other in others {
+        assert_eq!(other.transcript().await.expect("unharmed").text(), "0");
+    }
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_memory_for_a_worker_makes_the_pool_smaller_and_it_remembers() {
+    let full = || LaunchPlan::Fail(LaunchError::OutOfMemory("the GPU is full".to_owned()));
+    let mut plans = vec![LaunchPlan::Up(vec![]), LaunchPlan::Up(vec![])];
+    plans.extend((0..3).map(|_| full()));
+    let tree = Tree::ready_with(config(5), plans).await;
+    let streams = tree.submit_many(400, "1").await;
+    eventually("the second one fails", || tree.world.launched().len() == 3).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    // One cold worker is what fits: nothing is tried beyond it, and it goes on.
+    assert_eq!(tree.world.launched(), ["hot-1", "cold-1", "cold-2"]);
+    assert_eq!(tree.stt.snapshot().pool.wanted, 1);
+    assert_eq!(tree.stt.snapshot().pool.active, 1);
+    for stream in streams {
+        assert_eq!(stream.transcript().await.expect("transcribed").text(), "0");
+    }
+    // Later it is tried again.
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let streams = tree.submit_many(200, "1").await;
+    eventually("it tries again", || tree.world.launched().len() >= 4).await;
+    drop(streams);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_breaks_is_replaced_and_its_workers_chunks_are_done_by_others() {
+    let tree = with_cold(vec![]).await;
+    let streams = tree.submit_many(20, "1").await;
+    eventually("a cold worker is busy", || {
+        tree.stt.snapshot().busy_lanes == 2
+    })
+    .await;
+    let before = tree.cold_pool();
+    before.kill();
+    eventually("it is replaced", || {
+        let pools = tree.children::<ColdPoolMessage>();
+        pools
+            .last()
+            .is_some_and(|now| now.get_id() != before.get_id())
+    })
+    .await;
+    for stream in streams {
+        assert_eq!(stream.transcript().await.expect("unharmed").text(), "0");
+    }
+    // The new one works, and names its workers anew.
+    let streams = tree.submit_many(20, "1").await;
+    eventually("another one comes", || tree.stt.snapshot().pool.active == 1).await;
+    drop(streams);
+    let launched = tree.world.launched();
+    assert_eq!(launched.iter().filter(|name| *name == "cold-1").count(), 1);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_worker_actor_that_is_killed_gives_its_chunk_back() {
+    let tree = with_cold(vec![]).await;
+    let streams = tree.submit_many(20, "1").await;
+    eventually("a cold worker is busy", || {
+        tree.stt.snapshot().busy_lanes == 2
+    })
+    .await;
+    tree.cold_pool().get_children()[0].kill();
+    for stream in streams {
+        assert_eq!(stream.transcript().await.expect("unharmed").text(), "0");
+    }
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_dispatcher_loses_nothing_that_hot_and_cold_lanes_work_on() {
+    let tree = with_cold(vec![]).await;
+    let streams = tree.submit_many(20, "1").await;
+    for _ in 0..3 {
+        eventually("both work", || tree.stt.snapshot().busy_lanes == 2).await;
+        let before = tree.dispatcher();
+        before.kill();
+        eventually("it is replaced", || {
+            let all = tree.children::<DispatcherMessage>();
+            all.last()
+                .is_some_and(|now| now.get_id() != before.get_id())
+        })
+        .await;
+    }
+    for stream in streams {
+        assert_eq!(stream.transcript().await.expect("unharmed").text(), "0");
+    }
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn cold_workers_go_on_when_the_hot_model_is_gone_for_good_until_they_leave() {
+    let gone = || LaunchPlan::Fail(LaunchError::Model("the file is gone".to_owned()));
+    let mut hot = vec![ChunkPlan::Answer; 5];
+    hot.push(ChunkPlan::Die(killed()));
+    let mut plans = vec![LaunchPlan::Up(hot), LaunchPlan::Up(vec![])];
+    plans.extend((0..60).map(|_| gone()));
+    let tree = Tree::ready_with(config(1), plans).await;
+    let transcripts = burst(&tree).await;
+    assert!(
+        transcripts
+            .iter()
+            .all(|transcript| transcript.text() == "0")
+    );
+    assert!(matches!(tree.stt.snapshot().hot, HotState::Failed { .. }));
+    // A cold lane is up: work is still taken.
+    assert_eq!(tree.text("2").await.expect("transcribed"), "0 1");
+    assert!(
+        !tree.stt.snapshot().accepts_requests(),
+        "but routers look elsewhere"
+    );
+    eventually("the cold one leaves", || tree.stt.snapshot().lanes() == 0).await;
+    let refused = tree.stt.admit().expect_err("no lane");
+    assert!(matches!(refused, SttError::NotReady { .. }), "{refused}");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_when_the_last_lane_goes_is_refused_and_not_forgotten() {
+    let gone = || LaunchPlan::Fail(LaunchError::Model("the file is gone".to_owned()));
+    let mut plans = vec![LaunchPlan::Up(vec![ChunkPlan::Die(killed())])];
+    plans.extend((0..60).map(|_| gone()));
+    let tree = Tree::ready_with(config(0), plans).await;
+    let streams = tree.submit_many(5, "1").await;
+    for stream in streams {
+        let error = stream.transcript().await.expect_err("no model");
+        assert!(matches!(error, SttError::NotReady { .. }), "{error}");
+    }
+    tree.end().await;
+}

@@ -1,0 +1,169 @@
+//! The Registrar: what it publishes and when, and what a directory in trouble does to the node.
+
+use super::*;
+use crate::ports::{DirectoryError, NodeDirectory, NodeRecord};
+use crate::registrar::RegistrarMessage;
+
+/// A directory as a test wants it.
+#[derive(Default)]
+struct Directory {
+    seen: Mutex<Vec<Entry>>,
+    failing: AtomicBool,
+    hanging: AtomicBool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Entry {
+    Published(NodeRecord, Duration),
+    Withdrawn,
+}
+
+impl Directory {
+    fn entries(&self) -> Vec<Entry> {
+        lock(&self.seen).clone()
+    }
+
+    fn last_record(&self) -> Option<NodeRecord> {
+        let entries = self.entries();
+        entries.iter().rev().find_map(|entry| match entry {
+            Entry::Published(record, _) => Some(*record),
+            Entry::Withdrawn => None,
+        })
+    }
+
+    async fn note(&self, entry: Entry) -> Result<(), DirectoryError> {
+        if self.hanging.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(DirectoryError("connection refused".to_owned()));
+        }
+        lock(&self.seen).push(entry);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl NodeDirectory for Directory {
+    async fn publish(&self, record: NodeRecord, ttl: Duration) -> Result<(), DirectoryError> {
+        self.note(Entry::Published(record, ttl)).await
+    }
+
+    async fn withdraw(&self) -> Result<(), DirectoryError> {
+        self.note(Entry::Withdrawn).await
+    }
+}
+
+async fn registered(change: impl FnOnce(&mut TreeConfig)) -> (Tree, Arc<Directory>) {
+    let directory = Arc::<Directory>::default();
+    let port: Arc<dyn NodeDirectory> = Arc::clone(&directory) as _;
+    let mut limits = config(0);
+    change(&mut limits);
+    let tree = Tree::start_with(limits, vec![], |ports| ports.directory = Some(port)).await;
+    (tree, directory)
+}
+
+fn accepts(directory: &Directory) -> Option<bool> {
+    directory
+        .last_record()
+        .map(|record| record.accepts_requests)
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_tick_renews_the_record_and_the_end_takes_it_away() {
+    let (tree, directory) = registered(|_| {}).await;
+    tree.stt.ready().await.expect("ready");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let entries = directory.entries();
+    let count = entries.len();
+    // 12 s, two ticks a second.
+    assert!((22..=28).contains(&count), "{count} records");
+    let Some(Entry::Published(record, ttl)) = entries.last() else {
+        panic!("{entries:?}")
+    };
+    assert_eq!(*ttl, Duration::from_secs(2));
+    assert!(record.accepts_requests && record.load_score.abs() < f64::EPSILON);
+    tree.end().await;
+    assert_eq!(directory.entries().last(), Some(&Entry::Withdrawn));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_saturated_and_draining_are_told_at_once_and_not_at_the_next_tick() {
+    // Ticks so rare that only changes can explain a record.
+    let (tree, directory) = registered(|limits| {
+        limits.pool.interval = Duration::from_secs(10_000);
+        limits.drain_cap = Duration::from_secs(5);
+    })
+    .await;
+    eventually("the loading node is there", || {
+        accepts(&directory) == Some(false)
+    })
+    .await;
+    tree.stt.ready().await.expect("ready");
+    eventually("ready", || accepts(&directory) == Some(true)).await;
+    let streams = tree.submit_many(8, "1").await;
+    eventually("saturated", || accepts(&directory) == Some(false)).await;
+    let record = directory.last_record().expect("a record");
+    assert!((record.load_score - 1.0).abs() < f64::EPSILON);
+    for stream in streams {
+        stream.transcript().await.expect("transcribed");
+    }
+    eventually("ready again", || accepts(&directory) == Some(true)).await;
+    let running = tree.submit("3").await.expect("accepted");
+    tree.stt.drain(Duration::from_secs(600));
+    eventually("draining", || accepts(&directory) == Some(false)).await;
+    running.transcript().await.expect("finished");
+    tree.end().await;
+    assert_eq!(directory.entries().last(), Some(&Entry::Withdrawn));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_refuses_is_told_once_and_then_rarely_and_requests_go_on() {
+    let warnings = Warnings::listen();
+    let (tree, directory) = registered(|_| {}).await;
+    directory.failing.store(true, Ordering::SeqCst);
+    tree.stt.ready().await.expect("ready");
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!(warnings.count("connection refused"), 1);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(warnings.count("connection refused"), 2);
+    assert_eq!(tree.text("2").await.expect("transcribed"), "0 1");
+    directory.failing.store(false, Ordering::SeqCst);
+    eventually("it is registered", || accepts(&directory) == Some(true)).await;
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_hangs_delays_neither_a_request_nor_the_end_for_long() {
+    let (tree, directory) = registered(|_| {}).await;
+    tree.stt.ready().await.expect("ready");
+    directory.hanging.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let before = tokio::time::Instant::now();
+    assert_eq!(tree.text("1").await.expect("transcribed"), "0");
+    assert!(before.elapsed() < WORK * 2);
+    directory.hanging.store(false, Ordering::SeqCst);
+    let known = directory.entries().len();
+    eventually("it goes on", || directory.entries().len() > known).await;
+    directory.hanging.store(true, Ordering::SeqCst);
+    let before = tokio::time::Instant::now();
+    tree.end().await;
+    assert!(before.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registrar_that_breaks_is_replaced() {
+    let (tree, directory) = registered(|_| {}).await;
+    tree.stt.ready().await.expect("ready");
+    let before = tree.children::<RegistrarMessage>().remove(0);
+    before.kill();
+    eventually("it is replaced", || {
+        let all = tree.children::<RegistrarMessage>();
+        all.last()
+            .is_some_and(|now| now.get_id() != before.get_id())
+    })
+    .await;
+    let known = directory.entries().len();
+    eventually("it publishes", || directory.entries().len() > known + 2).await;
+    tree.end().await;
+}
