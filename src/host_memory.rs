@@ -1,9 +1,305 @@
-//! Memory of the machine and of its processes, from `/proc`.
+//! Memory of the machine and of its processes, from `/proc` and the control group (cgroup v2) that
+//! this process is in: a container or a systemd unit may be allowed less than the machine has.
+
+use std::path::{Component, Path, PathBuf};
+
+use stt_actors::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
 
 /// Resident memory of a process, in bytes; `None` if it is gone.
 pub fn resident_bytes(process_id: u32) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{process_id}/statm")).ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     let page_size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages * u64::try_from(page_size).ok()?)
+    resident_in(&statm, u64::try_from(page_size).ok()?)
+}
+
+/// How many processes of this machine the kernel has killed for lack of memory since it started;
+/// `None` where it does not count them.
+pub fn oom_kills() -> Option<u64> {
+    counter(&std::fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
+}
+
+/// Looks at the memory of the machine, or at what this process's control group may use of it.
+pub struct HostMemoryProbe {
+    proc: PathBuf,
+    cgroups: PathBuf,
+}
+
+impl Default for HostMemoryProbe {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HostMemoryProbe {
+    /// Of the machine that this runs on.
+    pub fn new() -> Self {
+        Self::under(PathBuf::from("/proc"), PathBuf::from("/sys/fs/cgroup"))
+    }
+
+    /// Reads these folders in place of `/proc` and `/sys/fs/cgroup`, but for what processes hold.
+    pub fn under(proc: PathBuf, cgroups: PathBuf) -> Self {
+        Self { proc, cgroups }
+    }
+
+    /// The limits of this process's group and of all groups around it.
+    fn allowances(&self) -> Vec<Allowance> {
+        let groups = std::fs::read_to_string(self.proc.join("self/cgroup")).unwrap_or_default();
+        own_group(&groups)
+            .map(|group| levels(&self.cgroups, group))
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|folder| allowance_of(folder))
+            .collect()
+    }
+}
+
+impl VramProbe for HostMemoryProbe {
+    fn kind(&self) -> MemoryKind {
+        MemoryKind::Host
+    }
+
+    fn sample(&self, processes: &[u32]) -> Result<MemorySample, ProbeError> {
+        let path = self.proc.join("meminfo");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| ProbeError(format!("{} cannot be read: {e}", path.display())))?;
+        let field = |name: &str| {
+            meminfo_bytes(&text, name)
+                .ok_or_else(|| ProbeError(format!("{} tells no {name}", path.display())))
+        };
+        let (mut free, mut total) = (field("MemAvailable")?, field("MemTotal")?);
+        for allowance in self.allowances() {
+            free = free.min(allowance.free());
+            total = total.min(allowance.limit);
+        }
+        Ok(MemorySample {
+            free,
+            total,
+            used_by_process: processes
+                .iter()
+                .filter_map(|&process| Some((process, resident_bytes(process)?)))
+                .collect(),
+        })
+    }
+}
+
+/// What one control group may use, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Allowance {
+    limit: u64,
+    used: u64,
+    /// The part of `used` that the kernel gives back when asked: files read long ago.
+    inactive_file: u64,
+}
+
+impl Allowance {
+    fn free(self) -> u64 {
+        self.limit
+            .saturating_sub(self.used.saturating_sub(self.inactive_file))
+    }
+}
+
+/// The limit that the group in this folder has; `None` without one, as in the topmost group.
+fn allowance_of(folder: &Path) -> Option<Allowance> {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let statistics = read("memory.stat").unwrap_or_default();
+    Some(Allowance {
+        // Without a limit it says `max`.
+        limit: number(&read("memory.max")?)?,
+        used: number(&read("memory.current")?)?,
+        inactive_file: counter(&statistics, "inactive_file").unwrap_or(0),
+    })
+}
+
+/// The folder of this group and those of the groups around it, up to `root`. In a container the
+/// path may be one of the host's, of which nothing but the root is to be seen: there, the root is
+/// the container's own group.
+fn levels(root: &Path, group: &str) -> Vec<PathBuf> {
+    let group = Path::new(group.trim_start_matches('/'));
+    if !group
+        .components()
+        .all(|c| matches!(c, Component::Normal(_)))
+    {
+        return vec![root.to_path_buf()];
+    }
+    group.ancestors().map(|part| root.join(part)).collect()
+}
+
+/// The group in the unified hierarchy, from `/proc/self/cgroup`.
+fn own_group(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// A field of `/proc/meminfo`, which has it in kB of 1024 bytes, in bytes.
+fn meminfo_bytes(text: &str, field: &str) -> Option<u64> {
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    number(rest.trim().strip_suffix("kB")?)?.checked_mul(1024)
+}
+
+/// A counter in a file of lines of a name and a number.
+fn counter(text: &str, name: &str) -> Option<u64> {
+    number(
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?,
+    )
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// The second number of `/proc/PID/statm`, which counts pages, in bytes.
+fn resident_in(statm: &str, page_size: u64) -> Option<u64> {
+    number(statm.split_whitespace().nth(1)?)?.checked_mul(page_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MEMINFO: &str = "MemTotal:  1000 kB\nMemFree:  100 kB\nMemAvailable:     800 kB\n";
+
+    /// A machine with [`MEMINFO`], this `/proc/self/cgroup` and these files under `/sys/fs/cgroup`.
+    struct Machine(tempfile::TempDir);
+
+    impl Machine {
+        fn new(own_group: &str, files: &[(&str, &str)]) -> Self {
+            let machine = Self(tempfile::tempdir().expect("a folder"));
+            machine.write("proc/meminfo", MEMINFO);
+            machine.write("proc/self/cgroup", own_group);
+            for (path, text) in files {
+                machine.write(&format!("cgroup/{path}"), text);
+            }
+            machine
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.0.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("creates");
+            std::fs::write(path, text).expect("writes");
+        }
+
+        /// Free and total, in units of 1024 bytes.
+        fn sample(&self) -> (u64, u64) {
+            let root = self.0.path();
+            let probe = HostMemoryProbe::under(root.join("proc"), root.join("cgroup"));
+            let sample = probe.sample(&[]).expect("a sample");
+            (sample.free / 1024, sample.total / 1024)
+        }
+    }
+
+    #[test]
+    fn without_a_limit_the_machines_memory_counts() {
+        let version_1 = Machine::new("4:memory:/x\n1:cpu:/\n", &[]);
+        assert_eq!(version_1.sample(), (800, 1000));
+        let unlimited = [("a/memory.max", "max\n"), ("a/memory.current", "307200\n")];
+        assert_eq!(Machine::new("0::/a\n", &unlimited).sample(), (800, 1000));
+    }
+
+    #[test]
+    fn a_groups_limit_counts_less_its_use_and_old_file_cache_is_no_use() {
+        let mut files = vec![
+            ("a/memory.max", "512000\n"),
+            ("a/memory.current", "307200\n"),
+        ];
+        assert_eq!(Machine::new("0::/a\n", &files).sample(), (200, 500));
+        files.push((
+            "a/memory.stat",
+            "anon 1\ninactive_file 102400\nactive_file 9\n",
+        ));
+        assert_eq!(Machine::new("0::/a\n", &files).sample(), (300, 500));
+    }
+
+    #[test]
+    fn the_tightest_of_the_groups_around_counts() {
+        let files = [
+            ("a/memory.max", "409600\n"),
+            ("a/memory.current", "102400\n"),
+            ("a/b/memory.max", "614400\n"),
+            ("a/b/memory.current", "0\n"),
+        ];
+        assert_eq!(Machine::new("0::/a/b/c\n", &files).sample(), (300, 400));
+    }
+
+    #[test]
+    fn a_container_that_sees_the_hosts_path_finds_its_limit_at_the_root() {
+        let files = [("memory.max", "204800\n"), ("memory.current", "102400\n")];
+        for own_group in ["0::/\n", "0::/docker/1f3c\n", "0::/../../1f3c\n"] {
+            assert_eq!(Machine::new(own_group, &files).sample(), (100, 200));
+        }
+    }
+
+    #[test]
+    fn a_group_over_its_limit_has_nothing_free() {
+        let files = [("a/memory.max", "1024\n"), ("a/memory.current", "2048\n")];
+        assert_eq!(Machine::new("0::/a\n", &files).sample(), (0, 1));
+    }
+
+    #[test]
+    fn a_meminfo_that_tells_nothing_is_an_error() {
+        let machine = Machine::new("0::/\n", &[]);
+        machine.write("proc/meminfo", "MemTotal: 1000 kB\n");
+        let root = machine.0.path();
+        let error = HostMemoryProbe::under(root.join("proc"), root.join("cgroup")).sample(&[]);
+        assert!(error.is_err_and(|e| e.0.contains("MemAvailable")));
+        let error = HostMemoryProbe::under(root.join("none"), root.join("cgroup")).sample(&[]);
+        assert!(error.is_err_and(|e| e.0.contains("meminfo")));
+    }
+
+    #[test]
+    fn this_machine_is_sampled_with_this_process_and_without_one_that_is_gone() {
+        let probe = HostMemoryProbe::new();
+        assert_eq!(probe.kind(), MemoryKind::Host);
+        let own = std::process::id();
+        let sample = probe.sample(&[own, u32::MAX]).expect("a sample");
+        assert!(0 < sample.free && sample.free <= sample.total, "{sample:?}");
+        let [(process, bytes)] = sample.used_by_process[..] else {
+            panic!("{sample:?}");
+        };
+        assert!(process == own && bytes > 100_000, "{sample:?}");
+    }
+
+    #[test]
+    fn kills_for_lack_of_memory_are_told_from_counters_of_like_names() {
+        let vmstat = "oom_kill_x 1\nnr_oom_kill 2\noom_kill 3\nkswapd 4\n";
+        assert_eq!(counter(vmstat, "oom_kill"), Some(3));
+        assert_eq!(counter("nr_free_pages 1\n", "oom_kill"), None);
+        assert_eq!(counter("oom_kill x\n", "oom_kill"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_the_second_number_in_pages() {
+        assert_eq!(resident_in("9 3 1 1 0 1 0\n", 4096), Some(12_288));
+        assert_eq!(resident_in("", 4096), None);
+        assert_eq!(resident_in("9 18446744073709551615", 4096), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(
+            text in r"(MemTotal:|oom_kill|0::)?[ 0-9kBmax./\n]*|\PC*",
+            number in any::<u64>(),
+        ) {
+            for text in [text, format!("MemTotal: {number} kB"), format!("1 {number}")] {
+                let _ = meminfo_bytes(&text, "MemTotal");
+                let _ = counter(&text, "oom_kill");
+                let _ = resident_in(&text, 4096);
+                if let Some(group) = own_group(&text) {
+                    // Whatever the path says, nothing outside the root is read.
+                    for folder in levels(Path::new("/r"), group) {
+                        prop_assert!(folder.starts_with("/r"));
+                        prop_assert!(!folder.components().any(|c| c == Component::ParentDir));
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_free_is_within_the_limit(limit: u64, used: u64, inactive_file: u64) {
+            let free = Allowance { limit, used, inactive_file }.free();
+            prop_assert!(free <= limit);
+        }
+    }
 }

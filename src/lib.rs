@@ -9,6 +9,7 @@ pub mod host_memory;
 pub mod http;
 pub mod language;
 pub mod models;
+pub mod nvml;
 pub mod redis;
 pub mod render;
 pub mod serve;

@@ -38,10 +38,25 @@ pub struct Settings {
     pub whisper_threads: Option<u32>,
     /// ISO 639-1; `None`: detect.
     pub default_language: Option<String>,
-    /// Most cold workers.
-    pub cold_pool_size: u32,
-    /// Shown in `/health`.
+    /// Most cold workers; `None`: what suits the machine, ten at most.
+    pub cold_pool_size: Option<u32>,
+    /// Idle time before a cold worker ends.
+    pub cold_idle_timeout: Duration,
+    /// Added to it for each slot that is free at its spawn.
+    pub cold_idle_stagger: Duration,
+    /// Time between two looks at the demand, and between two records in Redis.
+    pub pool_interval: Duration,
+    /// Free GPU memory that a worker is taken to need until measured, in GB (2³⁰ bytes); 0: no
+    /// check.
     pub min_cold_vram_gb: f64,
+    /// Idle time after which even the hot model is freed; `None`: never.
+    pub hot_idle_timeout: Option<Duration>,
+    /// Most chunks in inference at once; `None`: one for each worker.
+    pub max_concurrency: Option<u32>,
+    /// Chunks after which a worker is replaced; `None`: any number.
+    pub worker_max_chunks: Option<u64>,
+    /// Resident memory above which a worker is replaced, in bytes; `None`: any amount.
+    pub worker_max_memory: Option<u64>,
     /// Shown in `/health`.
     pub hot_queue_safety_factor: f64,
     /// What a worker's start is taken to cost until it is measured.
@@ -56,6 +71,14 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// Longest audio.
     pub max_audio: Duration,
+    /// Where the node registers itself; `None`: nowhere.
+    pub redis_url: Option<String>,
+    /// The node's name there; `None`: `host:port`.
+    pub node_id: Option<String>,
+    /// The host that is advertised.
+    pub node_host: String,
+    /// The port that is advertised; `None`: the one that is bound.
+    pub node_port: Option<u16>,
     /// Bearer keys; none: open.
     pub api_keys: Vec<String>,
     /// Where inference runs.
@@ -67,6 +90,9 @@ pub struct Settings {
     /// The log's shape.
     pub log_format: LogFormat,
 }
+
+/// Slots of the cold pool where `COLD_POOL_SIZE` is not set.
+const DEFAULT_COLD_POOL_SIZE: u32 = 10;
 
 /// Where inference runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,6 +238,12 @@ fn unknown_name(name: &str) -> String {
 }
 
 impl Settings {
+    /// Slots of the cold pool, whether the machine is good for them or not: the idle times of cold
+    /// workers count from here.
+    pub fn cold_pool_slots(&self) -> u32 {
+        self.cold_pool_size.unwrap_or(DEFAULT_COLD_POOL_SIZE)
+    }
+
     /// Puts the sources together.
     ///
     /// # Errors

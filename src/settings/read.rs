@@ -61,6 +61,14 @@ pub fn any_url(_: &mut Settings, value: &str) -> Result<(), String> {
     url(value)
 }
 
+/// What the Redis client itself takes; the reason never repeats the URL, which may hold a password.
+pub fn redis_url(settings: &mut Settings, value: &str) -> Result<(), String> {
+    crate::redis::check_url(value)
+        .map_err(|reason| format!("{reason}; a URL such as redis://host:6379/0 is expected"))?;
+    settings.redis_url = Some(value.to_owned());
+    Ok(())
+}
+
 pub fn any_seconds(_: &mut Settings, value: &str) -> Result<(), String> {
     seconds(value).map(drop)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::read::{
     MEGABYTE, any, any_count, any_flag, any_probability, any_seconds, any_url, device, flag,
-    number, positive_seconds, threads,
+    number, positive_seconds, redis_url, seconds, threads,
 };
 use super::{Device, LogFormat, Settings, default_models_dir};
 use crate::language;
@@ -47,8 +47,15 @@ impl Default for Settings {
             whisper_fp16: true,
             whisper_threads: None,
             default_language: None,
-            cold_pool_size: 10,
+            cold_pool_size: None,
+            cold_idle_timeout: Duration::from_secs(60),
+            cold_idle_stagger: Duration::from_secs(10),
+            pool_interval: Duration::from_millis(500),
             min_cold_vram_gb: 4.0,
+            hot_idle_timeout: None,
+            max_concurrency: None,
+            worker_max_chunks: Some(1000),
+            worker_max_memory: None,
             hot_queue_safety_factor: 0.8,
             cold_start_time: Duration::from_secs(8),
             lane_timeout: Duration::from_secs(300),
@@ -56,6 +63,10 @@ impl Default for Settings {
             max_queue: Duration::from_secs(600),
             max_upload_bytes: 512 * MEGABYTE,
             max_audio: Duration::from_secs(14_400),
+            redis_url: None,
+            node_id: None,
+            node_host: "localhost".to_owned(),
+            node_port: None,
             api_keys: Vec::new(),
             device: Device::Auto,
             device_index: 0,
@@ -161,31 +172,41 @@ pub static VARIABLES: &[Variable] = &[
         },
     ),
     row("COLD_POOL_SIZE", "10", "Most cold workers.", |s, v| {
-        s.cold_pool_size = number(v, 0, 1000, "a whole number from 0 to 1000")?;
+        s.cold_pool_size = Some(number(v, 0, 1000, "a whole number from 0 to 1000")?);
         Ok(())
     }),
-    later(
+    row(
         "COLD_WORKER_IDLE_TIMEOUT",
         "60",
         "Idle seconds before a cold worker ends.",
-        any_seconds,
+        |s, v| {
+            s.cold_idle_timeout = seconds(v)?;
+            Ok(())
+        },
     ),
-    later(
+    row(
         "COLD_WORKER_IDLE_STAGGER",
         "10",
         "Seconds added per free slot at spawn.",
-        any_seconds,
+        |s, v| {
+            s.cold_idle_stagger = seconds(v)?;
+            Ok(())
+        },
     ),
-    later(
+    row(
         "COLD_POOL_MANAGER_INTERVAL",
         "0.5",
-        "Seconds between sizing ticks.",
-        any_seconds,
+        "Seconds between sizing ticks, and between records in Redis.",
+        |s, v| {
+            let what = "a number of seconds from 0.05 to 3600";
+            s.pool_interval = Duration::from_secs_f64(number(v, 0.05, 3600.0, what)?);
+            Ok(())
+        },
     ),
     row(
         "MIN_COLD_VRAM_GB",
         "4.0",
-        "Free VRAM that a cold worker needs.",
+        "Free VRAM, in GB, that a cold worker needs until measured; 0: no check.",
         |s, v| {
             s.min_cold_vram_gb = number(v, 0.0, 10_000.0, "a number of GB from 0")?;
             Ok(())
@@ -218,11 +239,34 @@ pub static VARIABLES: &[Variable] = &[
             Ok(())
         },
     ),
-    later(
+    row(
         "HOT_IDLE_TIMEOUT",
         "0",
         "Idle seconds after which even the hot model is freed; 0: never.",
-        any_seconds,
+        |s, v| {
+            s.hot_idle_timeout = Some(seconds(v)?).filter(|limit| !limit.is_zero());
+            Ok(())
+        },
+    ),
+    row(
+        "WORKER_MAX_CHUNKS",
+        "1000",
+        "Pieces of audio after which a worker is replaced by a fresh one; 0: never.",
+        |s, v| {
+            let chunks = number(v, 0, 1_000_000_000, "a whole number from 0")?;
+            s.worker_max_chunks = Some(chunks).filter(|chunks| *chunks > 0);
+            Ok(())
+        },
+    ),
+    row(
+        "WORKER_MAX_MEMORY_MB",
+        "0",
+        "Resident memory, in MB, above which a worker is replaced; 0: any amount.",
+        |s, v| {
+            let megabytes: u64 = number(v, 0, 100_000_000, "a whole number of MB from 0")?;
+            s.worker_max_memory = Some(megabytes * MEGABYTE).filter(|bytes| *bytes > 0);
+            Ok(())
+        },
     ),
     row(
         "ROUTING_DRAIN_CAP_SECONDS",
@@ -265,19 +309,29 @@ pub static VARIABLES: &[Variable] = &[
         any_seconds,
     ),
     // May carry a password.
-    secret(later(
+    secret(row(
         "REDIS_URL",
         "",
         "Where the node registers itself.",
-        any_url,
+        redis_url,
     )),
-    later("NODE_ID", "", "The node's name; empty: host:port.", any),
-    later("NODE_HOST", "localhost", "The advertised host.", any),
-    later(
+    row("NODE_ID", "", "The node's name; empty: host:port.", |s, v| {
+        s.node_id = Some(v.to_owned());
+        Ok(())
+    }),
+    row("NODE_HOST", "localhost", "The advertised host.", |s, v| {
+        v.clone_into(&mut s.node_host);
+        Ok(())
+    }),
+    row(
         "NODE_PORT",
         "",
         "The advertised port; empty: PORT.",
-        |_, v| number(v, 1, u16::MAX, "a port from 1 to 65535").map(drop),
+        |s, v| {
+            let port = number(v, 1, u16::MAX, "a port from 1 to 65535")?;
+            s.node_port = Some(port);
+            Ok(())
+        },
     ),
     later("CORS_ALLOW_ORIGINS", "", "Origins, by comma, or *.", any),
     secret(row(
@@ -332,11 +386,15 @@ pub static VARIABLES: &[Variable] = &[
             Ok(())
         },
     ),
-    later(
+    row(
         "MAX_CONCURRENCY",
         "",
-        "Most chunks in inference at once.",
-        any_count,
+        "Most pieces of audio in inference at once; empty: one for each worker.",
+        |s, v| {
+            let most = number(v, 1, 1001, "a whole number from 1 to 1001")?;
+            s.max_concurrency = Some(most);
+            Ok(())
+        },
     ),
     later("CT2_SMALL_PATH", "", "Another name of WHISPER_MODEL.", any),
     later("CT2_MEDIUM_PATH", "", "Another name of WHISPER_MODEL.", any),
