@@ -8,6 +8,7 @@ pub mod engine;
 pub mod host_memory;
 pub mod http;
 pub mod language;
+pub mod metrics;
 pub mod models;
 pub mod nvml;
 pub mod redis;

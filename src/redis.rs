@@ -209,6 +209,11 @@ fn whole_seconds(ttl: Duration) -> u64 {
     ttl.as_secs().saturating_add(begun).max(1)
 }
 
+/// Whether [`RedisDirectory::new`] takes this URL.
+pub fn check_url(url: &str) -> Result<(), RedisUrlError> {
+    connection_info(url).map(drop)
+}
+
 fn connection_info(url: &str) -> Result<ConnectionInfo, RedisUrlError> {
     if let Some(parsed) = parse_redis_url(url) {
         let known: &[&str] = match parsed.scheme() {

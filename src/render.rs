@@ -38,6 +38,11 @@ impl Format {
         known.map(|(_, format)| *format)
     }
 
+    /// The names of all.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        FORMATS.iter().map(|(name, _)| *name)
+    }
+
     /// As in the request.
     pub fn name(self) -> &'static str {
         let known = FORMATS.iter().find(|(_, format)| *format == self);

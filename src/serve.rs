@@ -7,14 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use stt_actors::{Ports, Stt, TreeConfig, TreeEnded};
+use stt_actors::ports::{NodeDirectory, VramProbe};
+use stt_actors::{IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, TreeEnded, WearLimits};
 use tracing::{error, info, warn};
 
 use crate::audio::{Decoder, DecoderLimits};
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
+use crate::host_memory::HostMemoryProbe;
 use crate::http::upload::UploadStore;
 use crate::http::{self, AppState};
+use crate::metrics::{Exporter, GB, UPKEEP_INTERVAL};
 use crate::models::configured::{ConfiguredModel, gpu};
+use crate::nvml::NvmlProbe;
+use crate::redis::{NodeAddress, RedisDirectory};
 use crate::settings::Settings;
 use crate::shutdown::StopSignals;
 
@@ -31,19 +36,32 @@ const LOAD_LIMIT: Duration = Duration::from_secs(600);
 const MOST_HTTP_THREADS: usize = 4;
 /// ggml gains little from more threads on one small model.
 const MOST_DEFAULT_THREADS: usize = 8;
+/// Lanes' threads for each core. While one lane is in a part of its work that has one thread only,
+/// another one uses the rest: on two cores, two lanes of two threads take 0.54 to 0.77 of the time
+/// that one takes, and a third gains nothing (`examples/measure_lanes.rs`).
+const THREADS_PER_CORE: usize = 2;
 
-/// Starts the tree on real engines and the real decoder.
-pub async fn start_tree(settings: &Settings) -> anyhow::Result<(Stt, TreeEnded)> {
+/// Starts the tree on real engines, the real decoder and the memory that there is. `directory` is
+/// where the node makes itself known.
+pub async fn start_tree(
+    settings: &Settings,
+    directory: Option<Arc<dyn NodeDirectory>>,
+) -> anyhow::Result<(Stt, TreeEnded)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let default_threads = cores.min(MOST_DEFAULT_THREADS) as u32;
+    let threads = (settings.whisper_threads).unwrap_or(default_threads(cores));
+    let gpu = gpu(settings);
     let worker = WorkerConfig {
         executable: own_executable()?,
-        threads: settings.whisper_threads.unwrap_or(default_threads),
-        gpu: gpu(settings),
+        threads,
+        gpu,
         hello_limit: HELLO_LIMIT,
         load_limit: LOAD_LIMIT,
     };
     let models = Arc::new(ConfiguredModel::new(settings));
+    let memory: Arc<dyn VramProbe> = match gpu {
+        Some(index) => Arc::new(NvmlProbe::new(index)),
+        None => Arc::new(HostMemoryProbe::new()),
+    };
     let ports = Ports {
         launcher: Arc::new(WorkerLauncher::new(worker, models)),
         decoder: Arc::new(Decoder::new(DecoderLimits {
@@ -51,14 +69,66 @@ pub async fn start_tree(settings: &Settings) -> anyhow::Result<(Stt, TreeEnded)>
             concurrent_decoders: cores,
             ..DecoderLimits::default()
         })),
+        memory: Some(memory),
+        directory,
     };
-    let config = TreeConfig {
+    let lanes = gpu.is_none().then(|| default_lanes(cores, threads));
+    let config = tree_config(settings, lanes);
+    info!(
+        cold_pool_size = config.pool.size,
+        "at most so many cold workers"
+    );
+    Ok(Stt::start(ports, config).await?)
+}
+
+/// `lanes`: what the CPU is good for, where inference runs on it.
+fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
+    let slots = settings.cold_pool_size as usize;
+    TreeConfig {
         chunk_timeout: settings.lane_timeout,
         stop_grace: WORKER_STOP_GRACE,
         start_estimate: settings.cold_start_time,
         max_queue: settings.max_queue,
-    };
-    Ok(Stt::start(ports, config).await?)
+        drain_cap: settings.routing_drain_cap,
+        hot_idle_limit: settings.hot_idle_timeout,
+        wear: WearLimits {
+            chunks: settings.worker_max_chunks,
+            resident_bytes: settings.worker_max_memory,
+        },
+        pool: PoolConfig {
+            size: pool_size(settings, lanes),
+            interval: settings.pool_interval,
+            idle: IdlePolicy {
+                timeout: settings.cold_idle_timeout,
+                stagger: settings.cold_idle_stagger,
+                pool_size: slots,
+            },
+        },
+        minimum_worker_bytes: (settings.min_cold_vram_gb * GB) as u64,
+    }
+}
+
+/// Most cold workers. On a CPU the workers share the cores: unless the operator says otherwise,
+/// there are no more of them than gain something.
+fn pool_size(settings: &Settings, lanes: Option<usize>) -> usize {
+    let mut size = settings.cold_pool_size as usize;
+    if let Some(lanes) = lanes
+        && !settings.is_set("COLD_POOL_SIZE")
+    {
+        size = size.min(lanes.saturating_sub(1));
+    }
+    let most = settings.max_concurrency.map(|most| most as usize);
+    size.min(most.map_or(usize::MAX, |most| most.saturating_sub(1)))
+}
+
+fn default_threads(cores: usize) -> u32 {
+    cores.min(MOST_DEFAULT_THREADS) as u32
+}
+
+/// Lanes of so many threads that a CPU is good for, the hot one included.
+fn default_lanes(cores: usize, threads: u32) -> usize {
+    let lanes = THREADS_PER_CORE * cores / threads.max(1) as usize;
+    lanes.clamp(1, cores)
 }
 
 /// This program's file. `/proc/self/exe` stays true when the file is replaced by an update while
@@ -86,11 +156,15 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     warn_if_open(&settings);
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)
         .context("the folder of uploads cannot be made")?;
-    let (stt, mut tree_ended) = start_tree(&settings).await?;
+    let metrics = Exporter::install()?;
+    tokio::spawn(keep_up(metrics.clone()));
+    let directory = directory(&settings, address.port())?;
+    let (stt, mut tree_ended) = start_tree(&settings, directory).await?;
     let state = AppState {
         stt: stt.clone(),
         settings: Arc::new(settings),
         uploads,
+        metrics,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let server = http::server(listener, state, threads.min(MOST_HTTP_THREADS))?;
@@ -122,11 +196,74 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn keep_up(metrics: Exporter) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        metrics.upkeep();
+    }
+}
+
+/// Where the settings have the node registered; `port` is the one that is bound.
+fn directory(settings: &Settings, port: u16) -> anyhow::Result<Option<Arc<dyn NodeDirectory>>> {
+    let Some(url) = &settings.redis_url else {
+        return Ok(None);
+    };
+    let (host, port) = (
+        settings.node_host.clone(),
+        settings.node_port.unwrap_or(port),
+    );
+    let id = settings.node_id.clone();
+    let node = NodeAddress {
+        id: id.unwrap_or_else(|| format!("{host}:{port}")),
+        host,
+        port,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    info!(node_id = node.id, "the node registers itself in Redis");
+    Ok(Some(Arc::new(RedisDirectory::new(url, node)?)))
+}
+
 fn warn_if_open(settings: &Settings) {
     if !settings.host.is_loopback() && settings.api_keys.is_empty() {
         warn!(
             host = %settings.host,
             "anyone who reaches this address can use the server: set API_KEYS, or keep it behind a firewall"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Sources;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let sources = Sources {
+            command_line: pairs.iter().map(pair).collect(),
+            ..Sources::default()
+        };
+        Settings::load(&sources).expect("loads").settings
+    }
+
+    #[test]
+    fn a_cpu_gets_as_many_lanes_as_gain_something() {
+        let lanes = |cores| default_lanes(cores, default_threads(cores));
+        assert_eq!([1, 2, 4, 8, 16, 64].map(lanes), [1, 2, 2, 2, 4, 16]);
+        assert_eq!(default_lanes(2, 1), 2);
+    }
+
+    #[test]
+    fn the_operators_pool_size_counts_on_a_cpu_and_concurrency_bounds_it() {
+        assert_eq!(pool_size(&settings(&[]), Some(2)), 1);
+        assert_eq!(pool_size(&settings(&[]), None), 10);
+        assert_eq!(
+            pool_size(&settings(&[("COLD_POOL_SIZE", "10")]), Some(2)),
+            10
+        );
+        assert_eq!(pool_size(&settings(&[("COLD_POOL_SIZE", "0")]), None), 0);
+        assert_eq!(pool_size(&settings(&[("MAX_CONCURRENCY", "3")]), None), 2);
+        assert_eq!(pool_size(&settings(&[("MAX_CONCURRENCY", "1")]), None), 0);
     }
 }

@@ -71,7 +71,7 @@ fn parse_temperature(text: &str) -> Result<f32, String> {
 /// No model, or a file that failed.
 pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
-    let (stt, mut tree_ended) = start_tree(&settings).await?;
+    let (stt, mut tree_ended) = start_tree(&settings, None).await?;
     let result = tokio::select! {
         result = all(&stt, &settings, &args) => result,
         signal = signals.next() => Err(anyhow::anyhow!("ended by {signal}")),
@@ -138,7 +138,7 @@ async fn one(
 /// Runs a job with a progress bar where there is a terminal.
 async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> {
     let bar = progress_bar(file);
-    let mut stream = stt.submit(job).await?;
+    let mut stream = stt.submit(stt.admit()?, job).await?;
     while let Some(event) = stream.next().await {
         match event? {
             Event::Progress(progress) => {

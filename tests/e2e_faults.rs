@@ -18,7 +18,7 @@ async fn a_worker_killed_in_the_middle_of_a_request_costs_nothing_but_time() {
     let undisturbed = text(server.transcribe(&file, &[]).await).await;
     let request = server.transcribe(&file, &[]);
     let killing = async {
-        server.until("a chunk runs", || server.is_busy()).await;
+        server.until_a_lane_has_work().await;
         let worker = server.workers()[0];
         signal(worker, "KILL");
         worker
@@ -38,16 +38,9 @@ async fn audio_on_which_two_workers_crash_is_refused_and_the_next_request_works(
     let file = sample("en-long.ogg");
     let request = server.transcribe(&file, &[]);
     let crashing = async {
-        let mut last = 0;
         for _ in 0..2 {
-            let fresh = || async {
-                let worker = server.workers().first().copied();
-                worker.is_some_and(|pid| pid != last)
-                    && server.health().await["hot_worker_loaded"] == true
-                    && server.is_busy().await
-            };
-            server.until("a worker has a chunk", fresh).await;
-            last = server.workers()[0];
+            server.until_a_lane_has_work().await;
+            let last = server.workers()[0];
             // A SEGV from outside would be taken by Rust's own handler the first time.
             signal(last, "ABRT");
         }
@@ -94,7 +87,7 @@ async fn while_draining_the_node_says_so_and_refuses_new_work() {
     let file = sample("en-long.ogg");
     let running = server.transcribe(&file, &[]);
     let asking = async {
-        server.until("a chunk runs", || server.is_busy()).await;
+        server.until_a_lane_has_work().await;
         signal(server.pid(), "TERM");
         let draining = || async { server.health().await["status"] == "draining" };
         server.until("it drains", draining).await;
@@ -192,7 +185,7 @@ async fn a_client_that_leaves_takes_its_work_and_its_file_with_it() {
         let request = server.transcribe(&file, &[]);
         tokio::select! {
             _ = request => panic!("it should still run"),
-            () = server.until("a chunk runs", || server.is_busy()) => {}
+            () = server.until_a_lane_has_work() => {}
         }
     }
     let idle = || async {

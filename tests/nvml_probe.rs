@@ -1,95 +1,17 @@
 //! The GPU probe through the real wrapper, on a stand-in for NVIDIA's library that is built here.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#[path = "support/nvml_driver.rs"]
+mod nvml_driver;
+
+use std::path::Path;
 use std::time::Duration;
 
+use nvml_driver::{Driver, TWO_GPUS, probe};
 use stt_actors::ports::{MemoryKind, MemorySample, VramProbe};
-use tempfile::TempDir;
 use uttera_stt::nvml::NvmlProbe;
 
 /// Longer than the probe waits between two starts of the library.
 const NEXT_START: Duration = Duration::from_secs(31);
-
-/// Two GPUs, and processes on both.
-const TWO_GPUS: &str = "\
-    device GPU-aaaa-1111 24000 20000\n\
-    device GPU-aaaa-2222 8000 1000\n\
-    compute 0 100 3000\n\
-    compute 0 101 -1\n\
-    compute 1 102 500\n\
-    graphics 1 100 77\n";
-
-/// A folder for the stand-in and its state.
-struct Driver(TempDir);
-
-impl Driver {
-    /// Not yet installed.
-    fn missing() -> Self {
-        let driver = Self(tempfile::tempdir().expect("a folder"));
-        driver.says(TWO_GPUS);
-        driver
-    }
-
-    fn installed() -> Self {
-        let driver = Self::missing();
-        driver.install(&[]);
-        driver
-    }
-
-    /// Builds the stand-in, without these functions.
-    fn install(&self, without: &[&str]) {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/nvml_stand_in.c");
-        let status = Command::new("cc")
-            .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", source])
-            .arg("-o")
-            .arg(self.library())
-            .arg(format!("-DSTATE=\"{}\"", self.state().display()))
-            .args(
-                without
-                    .iter()
-                    .map(|name| format!("-D{name}=left_out_{name}")),
-            )
-            .status()
-            .expect("cc runs");
-        assert!(status.success());
-    }
-
-    fn library(&self) -> PathBuf {
-        self.0.path().join("libnvidia-ml.so.1")
-    }
-
-    fn state(&self) -> PathBuf {
-        self.0.path().join("state")
-    }
-
-    fn says(&self, state: &str) {
-        std::fs::write(self.state(), state).expect("writes");
-    }
-
-    /// The library answers as ever, but this function with this code.
-    fn fails(&self, function: &str, code: u32) {
-        self.says(&format!("{TWO_GPUS}fail {function} {code}\n"));
-    }
-
-    /// How often the library was started and shut down.
-    fn starts(&self) -> (usize, usize) {
-        let calls = self.0.path().join("state.calls");
-        let calls = std::fs::read_to_string(calls).unwrap_or_default();
-        let count = |call: &str| calls.lines().filter(|line| *line == call).count();
-        (count("start"), count("shutdown"))
-    }
-
-    fn probe(&self, device_index: u32) -> NvmlProbe {
-        probe(&[&self.library()], device_index)
-    }
-}
-
-fn probe(libraries: &[&Path], device_index: u32) -> NvmlProbe {
-    NvmlProbe::new(device_index)
-        .with_visible_devices(None)
-        .with_libraries(libraries.iter().map(|path| path.to_path_buf()).collect())
-}
 
 fn free_and_total(probe: &NvmlProbe) -> (u64, u64) {
     let sample = probe.sample(&[]).expect("a sample");

@@ -6,11 +6,18 @@ use crate::work_queue::LaneKind;
 /// Histogram of seconds that an engine worked on one chunk, without any waiting. Label `op`.
 pub const INFERENCE_DURATION_SECONDS: &str = "uttera_stt_inference_duration_seconds";
 
+/// All values of its label `op`; the last is the server's own to record.
+pub const INFERENCE_OPS: [&str; 3] = [
+    "whisper_transcribe_hot",
+    "whisper_transcribe_cold",
+    "libretranslate",
+];
+
 /// The value of the label `op` for a lane's work.
 pub fn inference_op(lane: LaneKind) -> &'static str {
     match lane {
-        LaneKind::Hot => "whisper_transcribe_hot",
-        LaneKind::Cold => "whisper_transcribe_cold",
+        LaneKind::Hot => INFERENCE_OPS[0],
+        LaneKind::Cold => INFERENCE_OPS[1],
     }
 }
 

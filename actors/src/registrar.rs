@@ -23,6 +23,9 @@ use crate::status::NodeStatus;
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(3);
 /// Trouble that goes on is told this often.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Trouble that has become another is told after this long: causes that take turns must not fill
+/// the log.
+const TELL_CHANGE_AFTER: Duration = Duration::from_secs(5);
 
 /// What the Registrar hears.
 #[derive(Debug)]
@@ -53,7 +56,8 @@ pub struct RegistrarState {
     publishing: Option<AbortOnDropHandle<()>>,
     /// Something changed while the last record was on its way.
     publish_again: bool,
-    told: Option<Instant>,
+    /// The trouble that was told last, and when.
+    told: Option<(DirectoryError, Instant)>,
 }
 
 /// The actor.
@@ -148,7 +152,7 @@ impl RegistrarState {
                     info!("the node is registered again");
                 }
             }
-            Err(error) => self.tell(&error),
+            Err(error) => self.tell(error),
         }
         if std::mem::take(&mut self.publish_again) {
             self.publish(myself, false);
@@ -156,10 +160,18 @@ impl RegistrarState {
     }
 
     /// Once, and then rarely: it is tried again every tick.
-    fn tell(&mut self, error: &DirectoryError) {
-        if (self.told).is_none_or(|told| told.elapsed() >= TELL_AGAIN_AFTER) {
+    fn tell(&mut self, error: DirectoryError) {
+        let is_due = self.told.as_ref().is_none_or(|(last, at)| {
+            let pause = if *last == error {
+                TELL_AGAIN_AFTER
+            } else {
+                TELL_CHANGE_AFTER
+            };
+            at.elapsed() >= pause
+        });
+        if is_due {
             warn!(%error, "the node cannot be registered; trying on");
-            self.told = Some(Instant::now());
+            self.told = Some((error, Instant::now()));
         }
     }
 

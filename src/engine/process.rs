@@ -30,7 +30,7 @@ use super::link::{self, Command, Frames};
 use super::log_relay;
 use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
 use super::warm_up;
-use crate::host_memory::resident_bytes;
+use crate::host_memory::{oom_kills, resident_bytes};
 
 /// A killed process ends at once, unless a driver holds it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -112,6 +112,9 @@ impl WorkerLauncher {
             // ggml's threads spin while they wait. Two workers with as many threads as cores
             // then take 275 s for what takes 16 s when they sleep instead.
             .env("OMP_WAIT_POLICY", "passive")
+            // The driver's library counts GPUs by their place on the bus; so must CUDA, or free
+            // memory would be looked up on another card than the one that is used.
+            .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(log_writer.try_clone()?)
             .stderr(log_writer)
@@ -144,7 +147,11 @@ impl WorkerLauncher {
             .map_err(|error| LaunchError::Worker(error.to_string()))?;
         match within(self.config.load_limit, link::receive(frames)).await? {
             FromWorker::Loaded { multilingual } => Ok(multilingual),
-            FromWorker::LoadFailed { reason } => Err(LaunchError::Model(reason)),
+            FromWorker::LoadFailed {
+                reason,
+                out_of_memory: true,
+            } => Err(LaunchError::OutOfMemory(reason)),
+            FromWorker::LoadFailed { reason, .. } => Err(LaunchError::Model(reason)),
             other => Err(LaunchError::Worker(format!("unexpected answer {other:?}"))),
         }
     }
@@ -176,6 +183,18 @@ impl WorkerLauncher {
     }
 }
 
+/// What it means that a worker ended while it loaded. The kernel kills without a word: that its
+/// counter rose is what tells such a death from somebody else's SIGKILL.
+fn end_of_load(exit: EngineExit, killed_before: Option<u64>) -> LaunchError {
+    let kernel_killed = oom_kills()
+        .zip(killed_before)
+        .is_some_and(|(now, before)| now > before);
+    if matches!(exit, EngineExit::Killed { .. }) && kernel_killed {
+        return LaunchError::OutOfMemory("the kernel killed the worker for its memory".to_owned());
+    }
+    LaunchError::Exited(exit)
+}
+
 /// A message within a limit; the end of the stream is told as [`LaunchError::Exited`] later.
 async fn within(
     limit: Duration,
@@ -198,6 +217,7 @@ impl EngineLauncher for WorkerLauncher {
             .await
             .map_err(LaunchError::Model)?;
         let begin = Instant::now();
+        let killed_before = oom_kills();
         let (mut frames, reaper) = self
             .spawn(worker)
             .map_err(|error| LaunchError::Worker(error.to_string()))?;
@@ -206,7 +226,7 @@ impl EngineLauncher for WorkerLauncher {
             Ok(multilingual) => multilingual,
             Err(LaunchError::Exited(_)) => {
                 // Its end of the socket is closed: how it ended is known in a moment.
-                return Err(LaunchError::Exited(reaper.exited().await));
+                return Err(end_of_load(reaper.exited().await, killed_before));
             }
             Err(error) => {
                 reaper.ask(End::Kill(EngineExit::Stopped));

@@ -16,7 +16,7 @@ use stt_actors::transcript::{ChunkTranscript, Task};
 use tokio_util::codec::LengthDelimitedCodec;
 
 /// Changes with every change of a message.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A chunk is 960,000 bytes at most; a transcript is far less. More is a broken peer.
 pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
@@ -81,6 +81,8 @@ pub enum FromWorker {
     LoadFailed {
         /// Why.
         reason: String,
+        /// There was no room for it in memory.
+        out_of_memory: bool,
     },
     /// A chunk is done.
     Done {

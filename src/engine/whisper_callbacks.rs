@@ -148,6 +148,17 @@ unsafe extern "C" fn logits_come(
     }
 }
 
+/// What ggml says when an allocation fails, on a GPU or not; its error codes do not tell.
+const SHORT_OF_MEMORY: &[&str] = &["out of memory", "failed to allocate", "bad_alloc"];
+
+/// An allocation has failed in this process.
+static MEMORY_WAS_SHORT: AtomicBool = AtomicBool::new(false);
+
+/// Whether whisper said that an allocation failed.
+pub fn memory_was_short() -> bool {
+    MEMORY_WAS_SHORT.load(Ordering::Relaxed)
+}
+
 /// Lets only whisper's warnings and errors through to standard error, and so into the server's
 /// log: it tells a page about every model, and a line about every chunk.
 pub fn quieten_log() {
@@ -171,6 +182,9 @@ unsafe extern "C" fn warnings_only(
     }
     // SAFETY: whisper passes a NUL-terminated string that lives during the call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if SHORT_OF_MEMORY.iter().any(|sign| text.contains(sign)) {
+        MEMORY_WAS_SHORT.store(true, Ordering::Relaxed);
+    }
     // Said every time that a language is detected: that call is meant to stop there.
     if !text.contains("encoder_begin_callback returned false") {
         eprint!("{text}");

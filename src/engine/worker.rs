@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
-use super::whisper::{Model, Request};
+use super::whisper::{self, Model, Request};
 
 /// Added to the score by which the kernel chooses whom to kill when memory runs out: a worker is
 /// replaced within seconds, the server is not.
@@ -136,7 +136,10 @@ fn serve(
     let mut model = match load_model(&load) {
         Ok(model) => model,
         Err(reason) => {
-            server.tell(&FromWorker::LoadFailed { reason });
+            server.tell(&FromWorker::LoadFailed {
+                reason,
+                out_of_memory: whisper::memory_was_short(),
+            });
             end_now(1);
         }
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::http::header::{CONTENT_TYPE, HeaderName};
 use actix_web::middleware::from_fn;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use stt_actors::transcript::Task;
 use stt_actors::{Job, Options};
 use tracing::warn;
@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::form::{self, AudioForm};
 use super::request_log::{RequestId, Worked};
 use super::{AppState, auth, method_not_allowed};
+use crate::metrics::Transcribed;
 
 /// Which lanes did the work.
 const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
@@ -66,13 +67,21 @@ async fn run(
     body: web::Payload,
     task: Task,
 ) -> Result<HttpResponse, ApiError> {
-    // Before the body is read: refused work costs nothing.
-    state.stt.admit()?;
+    // Before the body is read: refused work costs nothing. However this ends, the place is given
+    // back.
+    let admission = state.stt.admit()?;
+    request.extensions_mut().insert(admission.outlook());
     let form = form::read(request, body, &state.uploads, task).await?;
     let format = form.format;
     let job = job(state, request, form, task);
     // If the client leaves, this future is dropped, the stream with it, and the work ends.
-    let transcript = state.stt.submit(job).await?.transcript().await?;
+    let transcript = state.stt.submit(admission, job).await?.transcript().await?;
+    state.metrics.record_transcript(&Transcribed {
+        task,
+        format,
+        route: transcript.route,
+        audio_seconds: transcript.duration,
+    });
     let mut response = HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, format.content_type()))
         .insert_header((X_ROUTE, transcript.route.as_str()))

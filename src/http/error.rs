@@ -12,14 +12,14 @@ use serde_json::json;
 use stt_actors::SttError;
 use stt_actors::ports::DecodeError;
 
+use crate::metrics::ErrorType;
+
 /// Tells the OpenAI clients not to send a request again that will fail again.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// OpenAI's clients ignore longer ones.
 const LONGEST_RETRY_SECONDS: u64 = 120;
 /// When a disk may have room again.
 const STORAGE_RETRY: Duration = Duration::from_secs(30);
-/// When another node, or this one restarted, may take work.
-const DRAINING_RETRY: Duration = Duration::from_secs(5);
 
 /// OpenAI's kinds of error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub struct ApiError {
     retry_after: Option<Duration>,
     /// It fails again if it is sent again.
     deterministic: bool,
+    counted_as: ErrorType,
 }
 
 impl std::fmt::Display for ApiError {
@@ -68,12 +69,14 @@ impl ApiError {
             message: message.into(),
             retry_after: None,
             deterministic: false,
+            counted_as: ErrorType::Validation,
         }
     }
 
     fn server(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Server,
+            counted_as: ErrorType::Internal,
             ..Self::client(status, code, message)
         }
     }
@@ -85,6 +88,16 @@ impl ApiError {
 
     fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    fn deterministic(mut self) -> Self {
+        self.deterministic = true;
+        self
+    }
+
+    fn counted_as(mut self, kind: ErrorType) -> Self {
+        self.counted_as = kind;
         self
     }
 
@@ -145,12 +158,14 @@ impl ApiError {
             message,
         )
         .with_retry_after(STORAGE_RETRY)
+        .counted_as(ErrorType::Overloaded)
     }
 
     /// No key, or a wrong one.
     pub fn invalid_api_key() -> Self {
         let message = "a valid key is needed: `Authorization: Bearer KEY`";
         Self::client(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+            .counted_as(ErrorType::Auth)
     }
 
     /// A path that is not there.
@@ -191,6 +206,11 @@ impl ApiError {
     pub fn code(&self) -> &'static str {
         self.code
     }
+
+    /// The label under which it is counted.
+    pub fn error_type(&self) -> ErrorType {
+        self.counted_as
+    }
 }
 
 impl From<DecodeError> for ApiError {
@@ -203,9 +223,12 @@ impl From<DecodeError> for ApiError {
             | DecodeError::Stalled { .. } => {
                 Self::client(StatusCode::BAD_REQUEST, "audio_decode_error", message)
                     .with_param("file")
+                    .counted_as(ErrorType::Decode)
             }
             DecodeError::TooLong { .. } => {
-                Self::client(StatusCode::BAD_REQUEST, "audio_too_long", message).with_param("file")
+                Self::client(StatusCode::BAD_REQUEST, "audio_too_long", message)
+                    .with_param("file")
+                    .counted_as(ErrorType::Decode)
             }
             DecodeError::Unavailable(_) => {
                 Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
@@ -217,35 +240,34 @@ impl From<DecodeError> for ApiError {
 impl From<SttError> for ApiError {
     fn from(error: SttError) -> Self {
         let message = error.to_string();
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let internal = StatusCode::INTERNAL_SERVER_ERROR;
         match error {
             SttError::Decode(error) => error.into(),
-            SttError::NotReady { retry_after, .. } => {
-                Self::server(StatusCode::SERVICE_UNAVAILABLE, "loading", message)
-                    .with_retry_after(retry_after)
-            }
+            SttError::NotReady { retry_after, .. } => Self::server(unavailable, "loading", message)
+                .with_retry_after(retry_after)
+                .counted_as(ErrorType::Model),
             SttError::Overloaded { retry_after } => {
-                Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+                Self::server(unavailable, "overloaded", message)
                     .with_retry_after(retry_after)
+                    .counted_as(ErrorType::Overloaded)
             }
-            SttError::Draining => {
-                Self::server(StatusCode::SERVICE_UNAVAILABLE, "draining", message)
-                    .with_retry_after(DRAINING_RETRY)
+            SttError::Draining { retry_after } => Self::server(unavailable, "draining", message)
+                .with_retry_after(retry_after)
+                .counted_as(ErrorType::Overloaded),
+            SttError::Poison { .. } => Self::server(internal, "poison_audio", message)
+                .deterministic()
+                .counted_as(ErrorType::Poison),
+            SttError::Timeout => Self::server(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+                .deterministic()
+                .counted_as(ErrorType::Timeout),
+            SttError::Engine(_) => Self::server(internal, "internal_error", message)
+                .deterministic()
+                .counted_as(ErrorType::Model),
+            SttError::WorkerLost { .. } => {
+                Self::server(internal, "internal_error", message).counted_as(ErrorType::Model)
             }
-            SttError::Poison { .. } => Self {
-                deterministic: true,
-                ..Self::server(StatusCode::INTERNAL_SERVER_ERROR, "poison_audio", message)
-            },
-            SttError::Timeout => Self {
-                deterministic: true,
-                ..Self::server(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
-            },
-            SttError::Engine(_) => Self {
-                deterministic: true,
-                ..Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
-            },
-            SttError::WorkerLost { .. } | SttError::Internal(_) => {
-                Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
-            }
+            SttError::Internal(_) => Self::server(internal, "internal_error", message),
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
+use stt_actors::ports::MemoryKind;
 use stt_actors::{HotState, Snapshot};
 
 use super::{AppState, method_not_allowed};
+use crate::metrics::GB;
 use crate::settings::Settings;
 
 pub fn configure(config: &mut web::ServiceConfig) {
@@ -51,16 +53,13 @@ async fn readyz(state: web::Data<AppState>) -> HttpResponse {
 fn status(snapshot: &Snapshot) -> &'static str {
     match &snapshot.hot {
         _ if snapshot.draining => "draining",
-        HotState::Ready(_) => "ok",
+        HotState::Ready(_) | HotState::Asleep(_) => "ok",
         HotState::Starting => "loading",
         HotState::Restarting { .. } | HotState::Failed { .. } => "degraded",
     }
 }
 
 fn report(snapshot: &Snapshot, settings: &Settings) -> Value {
-    let loaded = snapshot.engine().is_some();
-    let load_score = snapshot.load_score(settings.routing_drain_cap);
-    let accepts = loaded && load_score < 1.0 && !snapshot.draining;
     let model = match &snapshot.last_engine {
         Some(engine) => engine.model.as_str(),
         None => settings.whisper_model.as_str(),
@@ -69,27 +68,41 @@ fn report(snapshot: &Snapshot, settings: &Settings) -> Value {
         "status": status(snapshot),
         "version": env!("CARGO_PKG_VERSION"),
         "model": model,
-        "hot_worker_loaded": loaded,
+        "hot_worker_loaded": snapshot.engine().is_some(),
         "hot_worker_error": snapshot.hot_error(),
-        "routing": {"load_score": load_score, "accepts_requests": accepts},
-        "smart_routing": {
-            "ema_sps": snapshot.hot_real_time_factor,
-            "cold_start_calibrated": false,
-            "cold_ema_start_seconds": null,
-            "queue_depth": snapshot.queue_depth,
-            "queue_audio_seconds": snapshot.queue_audio.as_secs_f64(),
-            "queue_drain_estimate_seconds": snapshot.drain_estimate().as_secs_f64(),
-            "pool_workers_active": 0,
-            "pool_workers_loading": 0,
-            "pool_workers_optimal": 0,
-            "pool_size_cap": settings.cold_pool_size,
-            "vram_free_gb": null,
-            "cold_vram_ema_gb": null,
-            "vram_sufficient_for_cold": true,
-            "cold_start_configured_seconds": settings.cold_start_time.as_secs_f64(),
-            "safety_factor": settings.hot_queue_safety_factor,
-            "min_cold_vram_gb": settings.min_cold_vram_gb,
-            "cold_vram_per_worker_gb": null,
+        "routing": {
+            "load_score": snapshot.load_score(),
+            "accepts_requests": snapshot.accepts_requests(),
         },
+        "smart_routing": smart_routing(snapshot, settings),
+    })
+}
+
+/// Unknown numbers are null. What speaks of VRAM is about a GPU, and null without one.
+fn smart_routing(snapshot: &Snapshot, settings: &Settings) -> Value {
+    let memory = snapshot.memory;
+    let on_gpu = memory.kind == MemoryKind::Vram;
+    let vram_gb = |bytes: Option<u64>| {
+        let bytes = bytes.filter(|_| on_gpu);
+        bytes.map(|bytes| bytes as f64 / GB)
+    };
+    json!({
+        "ema_sps": snapshot.hot_real_time_factor,
+        "cold_start_calibrated": snapshot.measured_start.is_some(),
+        "cold_ema_start_seconds": snapshot.measured_start.map(|start| start.as_secs_f64()),
+        "queue_depth": snapshot.queue_depth,
+        "queue_audio_seconds": snapshot.remaining.audio_seconds(),
+        "queue_drain_estimate_seconds": snapshot.drain_estimate().as_secs_f64(),
+        "pool_workers_active": snapshot.pool.active,
+        "pool_workers_loading": snapshot.pool.loading,
+        "pool_workers_optimal": snapshot.pool.wanted,
+        "pool_size_cap": snapshot.pool.size_cap,
+        "vram_free_gb": vram_gb(memory.free_bytes),
+        "cold_vram_ema_gb": vram_gb(memory.worker_bytes),
+        "vram_sufficient_for_cold": !on_gpu || memory.fits_one_more,
+        "cold_start_configured_seconds": settings.cold_start_time.as_secs_f64(),
+        "safety_factor": settings.hot_queue_safety_factor,
+        "min_cold_vram_gb": settings.min_cold_vram_gb,
+        "cold_vram_per_worker_gb": vram_gb(memory.need_bytes),
     })
 }

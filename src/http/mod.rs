@@ -8,6 +8,7 @@ pub mod upload;
 mod audio;
 mod auth;
 mod health;
+mod metrics;
 mod models;
 mod request_log;
 
@@ -20,6 +21,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpServer, web};
 use stt_actors::Stt;
 
+use crate::metrics::Exporter;
 use crate::settings::Settings;
 use error::ApiError;
 use upload::UploadStore;
@@ -44,11 +46,14 @@ pub struct AppState {
     pub settings: Arc<Settings>,
     /// Where uploads go.
     pub uploads: UploadStore,
+    /// Where metrics go.
+    pub metrics: Exporter,
 }
 
 /// All resources.
 fn configure(config: &mut web::ServiceConfig) {
     health::configure(config);
+    metrics::configure(config);
     models::configure(config);
     audio::configure(config);
 }

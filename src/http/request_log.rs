@@ -7,20 +7,29 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest};
+use stt_actors::Outlook;
 use stt_actors::transcript::Transcript;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::error::ApiError;
+use crate::metrics::{record_error, record_request};
 
 /// Carries the id both ways.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own id is echoed up to this length.
 const LONGEST_ID: usize = 128;
 
+/// Requests that waited for a lane before this one, when it was admitted.
+const X_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-queue-position");
+/// How long it would wait for a lane, as it looked then.
+const X_QUEUE_ETA_MS: HeaderName = HeaderName::from_static("x-queue-eta-ms");
+
 /// Paths that are asked for by machines.
-const PROBES: &[&str] = &["/health", "/livez", "/readyz"];
+const PROBES: &[&str] = &["/health", "/livez", "/readyz", "/metrics"];
+/// What a request counts as whose client left before the answer: nginx's number for it.
+const CLIENT_LEFT: u16 = 499;
 
 /// A request's id: the client's own, or ours.
 #[derive(Clone, Debug)]
@@ -73,6 +82,8 @@ struct Line {
     id: RequestId,
     method: String,
     path: String,
+    /// The route's pattern.
+    pattern: Option<String>,
     begin: Instant,
     ended: bool,
 }
@@ -80,6 +91,7 @@ struct Line {
 impl Line {
     fn write(&mut self, status: u16, worked: Option<&Worked>, refusal: Option<&ApiError>) {
         self.ended = true;
+        self.measure(status, refusal);
         let (id, method, path) = (&self.id.0, &self.method, &self.path);
         let total_seconds = self.begin.elapsed().as_secs_f64();
         if let Some(refusal) = refusal {
@@ -105,11 +117,20 @@ impl Line {
             None => info!(request_id = %id, method, path, status, total_seconds, "request"),
         }
     }
+
+    fn measure(&self, status: u16, refusal: Option<&ApiError>) {
+        let pattern = self.pattern.as_deref();
+        record_request(pattern, &self.method, status, self.begin.elapsed());
+        if let Some(refusal) = refusal {
+            record_error(refusal.error_type());
+        }
+    }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         if !self.ended {
+            self.measure(CLIENT_LEFT, None);
             let total_seconds = self.begin.elapsed().as_secs_f64();
             warn!(request_id = %self.id.0, method = self.method, path = self.path, total_seconds,
                 "the client left before the end");
@@ -128,6 +149,7 @@ pub async fn log_request<B: MessageBody + 'static>(
         id: id.clone(),
         method: request.method().to_string(),
         path: request.path().to_owned(),
+        pattern: request.match_pattern(),
         begin: Instant::now(),
         ended: false,
     };
@@ -141,6 +163,13 @@ pub async fn log_request<B: MessageBody + 'static>(
     };
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    let outlook = response.request().extensions().get::<Outlook>().copied();
+    if let Some(outlook) = outlook {
+        let millis = outlook.wait.as_millis() as u64;
+        let headers = response.headers_mut();
+        headers.insert(X_QUEUE_POSITION, outlook.position.into());
+        headers.insert(X_QUEUE_ETA_MS, millis.into());
     }
     let worked = response.response().extensions().get::<Worked>().cloned();
     let refusal = response.response().extensions().get::<ApiError>().cloned();

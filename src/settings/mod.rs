@@ -9,7 +9,7 @@ pub mod variables;
 
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,8 +38,8 @@ pub struct Settings {
     pub whisper_threads: Option<u32>,
     /// ISO 639-1; `None`: detect.
     pub default_language: Option<String>,
-    /// Most cold workers; `None`: what suits the machine, ten at most.
-    pub cold_pool_size: Option<u32>,
+    /// Most cold workers.
+    pub cold_pool_size: u32,
     /// Idle time before a cold worker ends.
     pub cold_idle_timeout: Duration,
     /// Added to it for each slot that is free at its spawn.
@@ -89,10 +89,9 @@ pub struct Settings {
     pub debug: bool,
     /// The log's shape.
     pub log_format: LogFormat,
+    /// Variables that somebody has set.
+    set: BTreeSet<&'static str>,
 }
-
-/// Slots of the cold pool where `COLD_POOL_SIZE` is not set.
-const DEFAULT_COLD_POOL_SIZE: u32 = 10;
 
 /// Where inference runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,10 +237,9 @@ fn unknown_name(name: &str) -> String {
 }
 
 impl Settings {
-    /// Slots of the cold pool, whether the machine is good for them or not: the idle times of cold
-    /// workers count from here.
-    pub fn cold_pool_slots(&self) -> u32 {
-        self.cold_pool_size.unwrap_or(DEFAULT_COLD_POOL_SIZE)
+    /// Whether somebody has set this variable, be it to its default.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.set.contains(name)
     }
 
     /// Puts the sources together.
@@ -257,6 +255,7 @@ impl Settings {
             let text = match &found {
                 Some((value, origin)) => {
                     apply(&mut settings, variable, value.trim(), origin)?;
+                    settings.set.insert(variable.name);
                     if !variable.in_effect {
                         warnings.push(format!(
                             "{} is set, but this version does not act on it yet",

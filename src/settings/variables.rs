@@ -1,5 +1,6 @@
 //! The table of variables: one row each, in the order of the documentation.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ impl Default for Settings {
             whisper_fp16: true,
             whisper_threads: None,
             default_language: None,
-            cold_pool_size: None,
+            cold_pool_size: 10,
             cold_idle_timeout: Duration::from_secs(60),
             cold_idle_stagger: Duration::from_secs(10),
             pool_interval: Duration::from_millis(500),
@@ -72,6 +73,7 @@ impl Default for Settings {
             device_index: 0,
             debug: false,
             log_format: LogFormat::Text,
+            set: BTreeSet::new(),
         }
     }
 }
@@ -172,7 +174,7 @@ pub static VARIABLES: &[Variable] = &[
         },
     ),
     row("COLD_POOL_SIZE", "10", "Most cold workers.", |s, v| {
-        s.cold_pool_size = Some(number(v, 0, 1000, "a whole number from 0 to 1000")?);
+        s.cold_pool_size = number(v, 0, 1000, "a whole number from 0 to 1000")?;
         Ok(())
     }),
     row(
@@ -315,10 +317,15 @@ pub static VARIABLES: &[Variable] = &[
         "Where the node registers itself.",
         redis_url,
     )),
-    row("NODE_ID", "", "The node's name; empty: host:port.", |s, v| {
-        s.node_id = Some(v.to_owned());
-        Ok(())
-    }),
+    row(
+        "NODE_ID",
+        "",
+        "The node's name; empty: host:port.",
+        |s, v| {
+            s.node_id = Some(v.to_owned());
+            Ok(())
+        },
+    ),
     row("NODE_HOST", "localhost", "The advertised host.", |s, v| {
         v.clone_into(&mut s.node_host);
         Ok(())

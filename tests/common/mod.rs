@@ -65,6 +65,8 @@ impl Server {
         let folder = tempfile::tempdir().expect("a folder");
         let mut environment: BTreeMap<&str, &str> = BTreeMap::from([
             ("PORT", "0"),
+            // One worker, unless a test is about more.
+            ("COLD_POOL_SIZE", "0"),
             ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
         ]);
         environment.extend(settings.iter().copied());
@@ -200,7 +202,7 @@ impl Server {
             .multipart(form(&sample("en-long.ogg"), &[]))
             .send();
         let running = tokio::spawn(request);
-        self.until("a chunk runs", || self.is_busy()).await;
+        self.until_a_lane_has_work().await;
         running
     }
 
@@ -209,10 +211,44 @@ impl Server {
         children(self.pid(), "worker")
     }
 
-    /// Whether a chunk is queued or running.
+    /// Whether a request is admitted and not over, be it that its upload still comes.
     pub async fn is_busy(&self) -> bool {
         let health = self.health().await;
         health["smart_routing"]["queue_audio_seconds"].as_f64() > Some(0.0)
+    }
+
+    /// How often a lane has been given a chunk.
+    pub fn chunks_handed_out(&self) -> usize {
+        let log = self.log();
+        log.iter()
+            .filter(|line| line.contains("chunk handed out"))
+            .count()
+    }
+
+    /// Waits until a lane is given a chunk, from now on.
+    pub async fn until_a_lane_has_work(&self) {
+        let before = self.chunks_handed_out();
+        let given = || async { self.chunks_handed_out() > before };
+        self.until("a lane has work", given).await;
+    }
+
+    /// The whole page of metrics.
+    pub async fn metrics(&self) -> String {
+        let response = self.get("/metrics").await;
+        assert_eq!(response.status(), 200);
+        response.text().await.expect("a body")
+    }
+
+    /// The value of one series, `name` or `name{labels}`, as it stands on the page.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let page = self.metrics().await;
+        let line = page.lines().find(|line| {
+            let rest = line.strip_prefix(series);
+            rest.is_some_and(|rest| rest.starts_with(' '))
+        });
+        let line = line.unwrap_or_else(|| panic!("no {series} in\n{page}"));
+        let value = line.rsplit(' ').next().expect("a value");
+        value.parse().expect("a number")
     }
 
     /// Asks it to stop and gives its exit code.

@@ -1,0 +1,26 @@
+//! `/metrics`: Prometheus's text format, from memory alone.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpResponse, web};
+
+use super::{AppState, method_not_allowed};
+
+/// What Prometheus and Telegraf ask for.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    config.service(
+        web::resource("/metrics")
+            .route(web::get().to(scrape))
+            .route(web::head().to(scrape))
+            .default_service(web::to(method_not_allowed)),
+    );
+}
+
+async fn scrape(state: web::Data<AppState>) -> HttpResponse {
+    // LibreTranslate comes with translations to other languages than English.
+    let text = state.metrics.render(&state.stt.snapshot(), false);
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, TEXT_FORMAT))
+        .body(text)
+}

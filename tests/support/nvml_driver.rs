@@ -1,0 +1,88 @@
+//! A stand-in for NVIDIA's driver library, built by the tests, whose state they write.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use uttera_stt::nvml::NvmlProbe;
+
+/// Two GPUs, and processes on both.
+pub const TWO_GPUS: &str = "\
+    device GPU-aaaa-1111 24000 20000\n\
+    device GPU-aaaa-2222 8000 1000\n\
+    compute 0 100 3000\n\
+    compute 0 101 -1\n\
+    compute 1 102 500\n\
+    graphics 1 100 77\n";
+
+/// A folder for the stand-in and its state.
+pub struct Driver(TempDir);
+
+impl Driver {
+    /// Not yet installed.
+    pub fn missing() -> Self {
+        let driver = Self(tempfile::tempdir().expect("a folder"));
+        driver.says(TWO_GPUS);
+        driver
+    }
+
+    pub fn installed() -> Self {
+        let driver = Self::missing();
+        driver.install(&[]);
+        driver
+    }
+
+    /// Builds the stand-in, without these functions.
+    pub fn install(&self, without: &[&str]) {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/nvml_stand_in.c");
+        let status = Command::new("cc")
+            .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", source])
+            .arg("-o")
+            .arg(self.library())
+            .arg(format!("-DSTATE=\"{}\"", self.state().display()))
+            .args(
+                without
+                    .iter()
+                    .map(|name| format!("-D{name}=left_out_{name}")),
+            )
+            .status()
+            .expect("cc runs");
+        assert!(status.success());
+    }
+
+    pub fn library(&self) -> PathBuf {
+        self.0.path().join("libnvidia-ml.so.1")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    pub fn says(&self, state: &str) {
+        std::fs::write(self.state(), state).expect("writes");
+    }
+
+    /// The library answers as ever, but this function with this code.
+    pub fn fails(&self, function: &str, code: u32) {
+        self.says(&format!("{TWO_GPUS}fail {function} {code}\n"));
+    }
+
+    /// How often the library was started and shut down.
+    pub fn starts(&self) -> (usize, usize) {
+        let calls = self.0.path().join("state.calls");
+        let calls = std::fs::read_to_string(calls).unwrap_or_default();
+        let count = |call: &str| calls.lines().filter(|line| *line == call).count();
+        (count("start"), count("shutdown"))
+    }
+
+    pub fn probe(&self, device_index: u32) -> NvmlProbe {
+        probe(&[&self.library()], device_index)
+    }
+}
+
+/// A probe that knows these places alone.
+pub fn probe(libraries: &[&Path], device_index: u32) -> NvmlProbe {
+    NvmlProbe::new(device_index)
+        .with_visible_devices(None)
+        .with_libraries(libraries.iter().map(|path| path.to_path_buf()).collect())
+}
