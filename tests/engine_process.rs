@@ -166,6 +166,24 @@ async fn a_dropped_engine_leaves_no_process() {
 }
 
 #[tokio::test]
+async fn a_model_for_which_there_is_no_memory_is_told_from_a_model_that_is_broken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = model("base").await;
+    // The real worker, with address space for the program and not for the model.
+    let script = format!("ulimit -v 220000; exec {PROGRAM} worker");
+    let refused = launch(&pretend(folder.path(), &script), &model).await.err();
+    assert!(
+        matches!(refused, Some(LaunchError::OutOfMemory(_))),
+        "{refused:?}"
+    );
+    let cut = folder.path().join("ggml-cut.bin");
+    let whole = std::fs::read(&model).expect("reads");
+    std::fs::write(&cut, &whole[..whole.len() / 2]).expect("writes");
+    let broken = launch(Path::new(PROGRAM), &cut).await.err();
+    assert!(matches!(broken, Some(LaunchError::Model(_))), "{broken:?}");
+}
+
+#[tokio::test]
 async fn programs_that_only_pretend_are_found_out_in_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = Path::new("/nowhere");

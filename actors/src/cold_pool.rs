@@ -189,7 +189,8 @@ impl ColdPoolState {
     fn may_start(&mut self, snapshot: &Snapshot) -> bool {
         let one_at_a_time = self.workers.values().all(|worker| worker.ready);
         let model_is_known_to_load = match snapshot.hot {
-            HotState::Ready(_) | HotState::Restarting { .. } => true,
+            HotState::Ready(_) => true,
+            HotState::Restarting { .. } => snapshot.last_engine.is_some(),
             // Waking, the hot lane is as soon there as a cold one would be.
             HotState::Starting | HotState::Asleep(_) | HotState::Failed { .. } => false,
         };

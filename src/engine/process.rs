@@ -112,6 +112,8 @@ impl WorkerLauncher {
             // ggml's threads spin while they wait. Two workers with as many threads as cores
             // then take 275 s for what takes 16 s when they sleep instead.
             .env("OMP_WAIT_POLICY", "passive")
+            // ggml would start a debugger to print a backtrace before it aborts.
+            .env("GGML_NO_BACKTRACE", "1")
             // The driver's library counts GPUs by their place on the bus; so must CUDA, or free
             // memory would be looked up on another card than the one that is used.
             .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
@@ -183,12 +185,16 @@ impl WorkerLauncher {
     }
 }
 
-/// What it means that a worker ended while it loaded. The kernel kills without a word: that its
+/// What it means that a worker ended while it loaded. ggml aborts where an allocation fails, which
+/// the worker turns into an exit code; the kernel kills without a word: that its
 /// counter rose is what tells such a death from somebody else's SIGKILL.
 fn end_of_load(exit: EngineExit, killed_before: Option<u64>) -> LaunchError {
     let kernel_killed = oom_kills()
         .zip(killed_before)
         .is_some_and(|(now, before)| now > before);
+    if exit == EngineExit::Code(protocol::OUT_OF_MEMORY_EXIT) {
+        return LaunchError::OutOfMemory("an allocation failed".to_owned());
+    }
     if matches!(exit, EngineExit::Killed { .. }) && kernel_killed {
         return LaunchError::OutOfMemory("the kernel killed the worker for its memory".to_owned());
     }

@@ -18,6 +18,9 @@ use tokio_util::codec::LengthDelimitedCodec;
 /// Changes with every change of a message.
 pub const VERSION: u32 = 2;
 
+/// A worker's exit code when native code aborted because an allocation failed.
+pub const OUT_OF_MEMORY_EXIT: i32 = 77;
+
 /// A chunk is 960,000 bytes at most; a transcript is far less. More is a broken peer.
 pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
 

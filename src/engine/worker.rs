@@ -12,6 +12,7 @@ use std::sync::{Arc, mpsc};
 
 use anyhow::{Context, bail};
 use bytes::BytesMut;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use serde::de::DeserializeOwned;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
@@ -35,6 +36,7 @@ pub fn run() -> anyhow::Result<()> {
     )?;
     // Best effort: without /proc the kernel's own choice stands.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
+    catch_aborts()?;
     let mut server = Server {
         socket: socket.try_clone()?,
         codec: protocol::codec(),
@@ -179,6 +181,26 @@ fn transcribe(model: &mut Model, request: TranscribeRequest, abort: &AtomicBool)
         Ok(transcript) => FromWorker::Done { id, transcript },
         Err(failure) => FromWorker::Failed { id, failure },
     }
+}
+
+/// Lets an abort for lack of memory be told from any other: the first says nothing about the audio.
+fn catch_aborts() -> nix::Result<()> {
+    let action = SigAction::new(
+        SigHandler::Handler(on_abort),
+        SaFlags::SA_RESETHAND,
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does only what a signal handler may: it reads an atomic, ends the process
+    // or raises a signal.
+    unsafe { sigaction(Signal::SIGABRT, &action) }.map(drop)
+}
+
+extern "C" fn on_abort(_signal: i32) {
+    if whisper::memory_was_short() {
+        end_now(protocol::OUT_OF_MEMORY_EXIT);
+    }
+    // The handler is gone by now: this is the end, and its cause is plain to see.
+    let _ = raise(Signal::SIGABRT);
 }
 
 /// Ends the process without running destructors, which would race with whisper's threads.

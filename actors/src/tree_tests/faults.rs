@@ -119,6 +119,26 @@ async fn a_hot_worker_actor_that_is_killed_gives_its_chunk_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_transcription_that_breaks_fails_alone_and_gives_everything_back() {
+    let tree = Tree::ready(vec![]).await;
+    let broken = tree.submit("5").await.expect("accepted");
+    tree.until_a_chunk_runs().await;
+    let all = tree.children::<crate::transcriptions::TranscriptionsMessage>();
+    all[0].get_children()[0].kill();
+    let other = tree.submit("2").await.expect("accepted");
+    let error = broken.transcript().await.expect_err("lost");
+    assert!(matches!(error, SttError::Internal(_)), "{error}");
+    let transcript = other.transcript().await.expect("unharmed");
+    assert_eq!(transcript.text(), "0 1");
+    eventually("nothing of it is left", || {
+        let snapshot = tree.stt.snapshot();
+        snapshot.requests == 0 && snapshot.remaining == Load::default()
+    })
+    .await;
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn lost_transcriptions_fail_typed_and_the_next_request_works() {
     let tree = Tree::ready(vec![]).await;
     let stream = tree.submit("5").await.expect("accepted");
