@@ -1,10 +1,10 @@
 //! The Supervisor: root of the tree.
 //!
 //! It owns the Dispatcher, the Transcriptions, the ColdPool, the HotWorker, the VramWatcher and the
-//! Registrar, starts them in this order and stops them in the order of [`shutdown`]. Each child has
+//! Registrar, starts them in this order and stops them in the order of `shutdown`. Each child has
 //! a restart policy of its own:
 //!
-//! - The HotWorker comes back after a pause that grows with failures in a row ([`hot`]). While the
+//! - The HotWorker comes back after a pause that grows with failures in a row (`hot`). While the
 //!   budget lasts, work waits for it; after that, and when the model itself is at fault, work is
 //!   refused unless cold workers can do it, and the node keeps trying, seldom.
 //! - The Dispatcher is replaced at once; lanes and transcriptions are told and nothing is lost.

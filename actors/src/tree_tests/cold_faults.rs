@@ -135,15 +135,7 @@ async fn a_pool_that_breaks_is_replaced_and_its_workers_chunks_are_done_by_other
         tree.stt.snapshot().busy_lanes == 2
     })
     .await;
-    let before = tree.cold_pool();
-    before.kill();
-    eventually("it is replaced", || {
-        let pools = tree.children::<ColdPoolMessage>();
-        pools
-            .last()
-            .is_some_and(|now| now.get_id() != before.get_id())
-    })
-    .await;
+    tree.break_and_replace::<ColdPoolMessage>().await;
     for stream in streams {
         assert_eq!(stream.transcript().await.expect("unharmed").text(), "0");
     }
@@ -177,14 +169,7 @@ async fn a_lost_dispatcher_loses_nothing_that_hot_and_cold_lanes_work_on() {
     let streams = tree.submit_many(20, "1").await;
     for _ in 0..3 {
         eventually("both work", || tree.stt.snapshot().busy_lanes == 2).await;
-        let before = tree.dispatcher();
-        before.kill();
-        eventually("it is replaced", || {
-            let all = tree.children::<DispatcherMessage>();
-            all.last()
-                .is_some_and(|now| now.get_id() != before.get_id())
-        })
-        .await;
+        tree.break_and_replace::<DispatcherMessage>().await;
     }
     for stream in streams {
         assert_eq!(stream.transcript().await.expect("unharmed").text(), "0");

@@ -153,14 +153,7 @@ async fn a_driver_that_hangs_holds_nobody_up() {
 async fn a_watcher_that_breaks_is_replaced() {
     let gpu = Gpu::new(9);
     let tree = tree_on(&gpu).await;
-    let before = tree.children::<VramWatcherMessage>().remove(0);
-    before.kill();
-    eventually("it is replaced", || {
-        let all = tree.children::<VramWatcherMessage>();
-        all.last()
-            .is_some_and(|now| now.get_id() != before.get_id())
-    })
-    .await;
+    tree.break_and_replace::<VramWatcherMessage>().await;
     gpu.set(Ok(5 * GIB));
     eventually("it looks", || {
         tree.stt.snapshot().memory.free_bytes == Some(5 * GIB)

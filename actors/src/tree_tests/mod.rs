@@ -156,6 +156,18 @@ impl Tree {
             .remove(0)
     }
 
+    /// Kills the Supervisor's child that hears messages of this type, and waits for another one.
+    pub async fn break_and_replace<M: ractor::Message>(&self) {
+        let before = self.children::<M>().remove(0);
+        before.kill();
+        eventually("it is replaced", || {
+            let now = self.children::<M>();
+            now.last()
+                .is_some_and(|now| now.get_id() != before.get_id())
+        })
+        .await;
+    }
+
     /// The Supervisor's children that hear messages of this type.
     pub fn children<M: ractor::Message>(&self) -> Vec<ActorCell> {
         let children = self.stt.supervisor.get_cell().get_children();

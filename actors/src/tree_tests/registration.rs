@@ -155,14 +155,7 @@ async fn a_directory_that_hangs_delays_neither_a_request_nor_the_end_for_long() 
 async fn a_registrar_that_breaks_is_replaced() {
     let (tree, directory) = registered(|_| {}).await;
     tree.stt.ready().await.expect("ready");
-    let before = tree.children::<RegistrarMessage>().remove(0);
-    before.kill();
-    eventually("it is replaced", || {
-        let all = tree.children::<RegistrarMessage>();
-        all.last()
-            .is_some_and(|now| now.get_id() != before.get_id())
-    })
-    .await;
+    tree.break_and_replace::<RegistrarMessage>().await;
     let known = directory.entries().len();
     eventually("it publishes", || directory.entries().len() > known + 2).await;
     tree.end().await;
