@@ -166,6 +166,61 @@ async fn a_dropped_engine_leaves_no_process() {
 }
 
 #[tokio::test]
+async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
+    let model = model("base").await;
+    let fresh = launch(Path::new(PROGRAM), &model).await.expect("launches");
+    let silence = || ChunkRequest {
+        audio: AudioChunk {
+            samples: Arc::from(vec![0_i16; 48_000]),
+            ..request().audio
+        },
+        language: Some("en".to_owned()),
+        ..request()
+    };
+    // Sampled at a temperature: whatever a random generator kept from before would show.
+    let sampled = || ChunkRequest {
+        temperature: 0.9,
+        language: Some("en".to_owned()),
+        ..request()
+    };
+    let quiet = fresh.transcribe(silence()).await.expect("transcribes");
+    let spoken = fresh.transcribe(sampled()).await.expect("transcribes");
+    drop(fresh);
+
+    let used = launch(Path::new(PROGRAM), &model).await.expect("launches");
+    let secret = || ChunkRequest {
+        prompt: Some("Zanzibar, xylophone, Quetzalcoatl.".to_owned()),
+        temperature: 0.7,
+        ..request()
+    };
+    used.transcribe(secret()).await.expect("transcribes");
+    let unknown = ChunkRequest {
+        language: Some("xx".to_owned()),
+        ..secret()
+    };
+    used.transcribe(unknown).await.expect_err("refused");
+    assert_eq!(
+        used.transcribe(silence()).await.expect("works").segments,
+        quiet.segments
+    );
+    let (aborted, ()) = tokio::join!(used.transcribe(secret()), async {
+        used.abort();
+        tokio::task::yield_now().await;
+        used.abort();
+    });
+    // Too late for the abort is as good: the secret was spoken.
+    assert!(matches!(aborted, Ok(_) | Err(EngineError::Aborted)));
+    assert_eq!(
+        used.transcribe(sampled()).await.expect("works").segments,
+        spoken.segments
+    );
+    assert_eq!(
+        used.transcribe(silence()).await.expect("works").segments,
+        quiet.segments
+    );
+}
+
+#[tokio::test]
 async fn a_model_for_which_there_is_no_memory_is_told_from_a_model_that_is_broken() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = model("base").await;

@@ -322,11 +322,26 @@ impl Lane {
             // The watcher says so as well, unless the process cannot even be killed.
             return Err(LaneFailure::Exited(exit));
         }
-        self.rest(myself);
-        if std::mem::take(&mut self.offer_when_free) {
-            self.offer(myself);
-        }
+        let to_new_dispatcher = std::mem::take(&mut self.offer_when_free);
+        self.free_again(myself, to_new_dispatcher);
         Ok(())
+    }
+
+    /// Nothing runs any more. A new Dispatcher does not know the lane yet, nor that it wants to go:
+    /// what the old one was asked is lost.
+    fn free_again(&mut self, myself: &ActorRef<LaneMessage>, to_new_dispatcher: bool) {
+        match (self.leaving, to_new_dispatcher) {
+            (Some(Leaving::WornOut), true) => {
+                self.leave(myself, Leaving::WornOut, Retire::AfterLease);
+            }
+            (Some(Leaving::WornOut), false) => {}
+            (Some(Leaving::Idle) | None, _) => {
+                self.rest(myself);
+                if to_new_dispatcher {
+                    self.offer(myself);
+                }
+            }
+        }
     }
 
     fn report(&self, lease: LeaseId, outcome: Result<ChunkTranscript, EngineError>) {
@@ -370,7 +385,7 @@ impl Lane {
                 engine.abort();
                 self.offer_when_free = true;
             }
-            Phase::Up { running: None, .. } => self.offer(myself),
+            Phase::Up { running: None, .. } => self.free_again(myself, true),
         }
     }
 

@@ -178,6 +178,41 @@ async fn a_lost_dispatcher_loses_nothing_that_hot_and_cold_lanes_work_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_worker_leaves_in_its_time_though_the_dispatcher_was_lost_meanwhile() {
+    let tree = with_cold(vec![]).await;
+    burst(&tree).await;
+    eventually("it idles", || tree.stt.snapshot().busy_lanes == 0).await;
+    // Once long before its time, and once at the very moment at which it asks for leave.
+    for pause in [30_000, 69_990] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        tree.break_and_replace::<DispatcherMessage>().await;
+    }
+    eventually("it leaves", || tree.stt.snapshot().pool.active == 0).await;
+    assert_eq!(tree.text("1").await.expect("transcribed"), "0");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worn_out_worker_is_replaced_though_the_dispatcher_was_lost_meanwhile() {
+    let mut limits = config(0);
+    limits.wear.chunks = Some(2);
+    let tree = Tree::ready_with(limits, vec![]).await;
+    for _ in 0..20 {
+        let stream = tree.submit("1").await.expect("accepted");
+        tree.until_a_chunk_runs().await;
+        tree.break_and_replace::<DispatcherMessage>().await;
+        assert_eq!(stream.transcript().await.expect("unharmed").text(), "0");
+    }
+    assert!(
+        tree.world.launched().len() > 8,
+        "{:?}",
+        tree.world.launched()
+    );
+    assert_eq!(tree.stt.snapshot().hot_error(), None);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn cold_workers_go_on_when_the_hot_model_is_gone_for_good_until_they_leave() {
     let gone = || LaunchPlan::Fail(LaunchError::Model("the file is gone".to_owned()));
     let mut hot = vec![ChunkPlan::Answer; 5];
