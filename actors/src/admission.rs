@@ -132,10 +132,11 @@ impl Place {
             remaining: Load::default(),
             ahead: Load::default(),
         };
-        // A request of any length is one chunk at least.
+        // One chunk, as long as those of other requests were: anything more would let one long file
+        // speak for every command after it.
         let expected = Load {
+            audio_millis: (status.typical_request_seconds() * 1000.0) as u64,
             chunks: 1,
-            ..Load::uncut(status.typical_request_seconds())
         };
         place.set(expected, expected);
         place

@@ -14,6 +14,11 @@ impl Default for AtomicF64 {
 }
 
 impl AtomicF64 {
+    /// Known from the start.
+    pub fn new(value: f64) -> Self {
+        Self(AtomicU64::new(value.to_bits()))
+    }
+
     /// `None`: unknown from now on.
     pub fn set(&self, value: Option<f64>) {
         let bits = value.unwrap_or(f64::NAN).to_bits();

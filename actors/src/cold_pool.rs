@@ -25,7 +25,7 @@ use crate::lane::{LaneArguments, LaneMessage};
 use crate::lane_end::{LaneFailure, Leaving};
 use crate::learned_cap::LearnedCap;
 use crate::pool_sizing::{Demand, PoolLimits};
-use crate::ports::{EngineInfo, LaunchError, WorkerId};
+use crate::ports::{EngineExit, EngineInfo, LaunchError, WorkerId};
 use crate::restart_budget::RestartBudget;
 use crate::snapshot::{HotState, Snapshot};
 use crate::status::NodeStatus;
@@ -70,9 +70,8 @@ pub struct ColdPoolState {
     /// No start before this.
     not_before: Instant,
     learned: LearnedCap,
-    /// Memory was looked at so often when the last worker came up: what it took is seen by the next
-    /// look only.
-    samples_at_last_start: u64,
+    /// When the last worker came up: what it took is seen by a look after that only.
+    last_start: Instant,
     short_of_memory: bool,
 }
 
@@ -107,7 +106,7 @@ impl Actor for ColdPool {
             chunks_at_last_failure: finished,
             not_before: Instant::now(),
             learned: LearnedCap::default(),
-            samples_at_last_start: 0,
+            last_start: Instant::now(),
             short_of_memory: false,
         };
         state.publish(0);
@@ -188,25 +187,18 @@ impl ColdPoolState {
 
     fn may_start(&mut self, snapshot: &Snapshot) -> bool {
         let one_at_a_time = self.workers.values().all(|worker| worker.ready);
-        let model_is_known_to_load = match snapshot.hot {
-            HotState::Ready(_) => true,
-            HotState::Restarting { .. } => snapshot.last_engine.is_some(),
-            // Waking, the hot lane is as soon there as a cold one would be.
-            HotState::Starting | HotState::Asleep(_) | HotState::Failed { .. } => false,
-        };
+        // While the hot lane comes back it needs the memory that it had, and it is there as soon as
+        // a cold one would be.
+        let hot_is_up = matches!(snapshot.hot, HotState::Ready(_));
         let now = Instant::now() >= self.not_before;
-        one_at_a_time
-            && model_is_known_to_load
-            && now
-            && !snapshot.draining
-            && self.has_memory(snapshot)
+        one_at_a_time && hot_is_up && now && !snapshot.draining && self.has_memory(snapshot)
     }
 
     fn has_memory(&mut self, snapshot: &Snapshot) -> bool {
         if !self.arguments.memory_is_watched {
             return true;
         }
-        if self.arguments.status.memory_samples() <= self.samples_at_last_start {
+        if !self.arguments.status.memory_shows(self.last_start) {
             return false;
         }
         let short = !snapshot.memory.fits_one_more;
@@ -255,7 +247,7 @@ impl ColdPoolState {
         worker.ready = true;
         self.arguments.status.record_start(info.load_time);
         self.learned.disprove(active);
-        self.samples_at_last_start = self.arguments.status.memory_samples();
+        self.last_start = Instant::now();
         self.publish_counts();
     }
 
@@ -334,7 +326,12 @@ impl ColdPoolState {
 }
 
 fn lacked_memory(reason: Option<&ActorProcessingErr>) -> bool {
-    reason
-        .and_then(|reason| reason.downcast_ref::<LaneFailure>())
-        .is_some_and(|failure| matches!(failure, LaneFailure::Launch(LaunchError::OutOfMemory(_))))
+    let failure = reason.and_then(|reason| reason.downcast_ref::<LaneFailure>());
+    matches!(
+        failure,
+        Some(
+            LaneFailure::Launch(LaunchError::OutOfMemory(_))
+                | LaneFailure::Exited(EngineExit::OutOfMemory)
+        )
+    )
 }

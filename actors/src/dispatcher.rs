@@ -62,8 +62,11 @@ pub enum DispatcherMessage {
     },
     /// A lane is no more.
     LaneGone(LaneId),
-    /// All lanes of this kind are no more: their supervisor failed.
-    LanesGone(LaneKind),
+    /// The cold lanes with a number up to this are no more: their supervisor failed.
+    ColdLanesGone {
+        /// Given after the last of them.
+        up_to: LaneId,
+    },
     /// A lane wants to go: it hears [`LaneMessage::Retired`] when it may.
     Retire {
         /// The lane.
@@ -101,6 +104,8 @@ pub struct DispatcherState {
     lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
     owners: HashMap<JobId, Owner>,
     hopeless: Option<SttError>,
+    /// Cold lanes up to this number are gone, whatever they still have on the way.
+    cold_gone: Option<LaneId>,
     status: Arc<NodeStatus>,
 }
 
@@ -118,11 +123,14 @@ impl Actor for Dispatcher {
         _myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        // What the one before has left there is of no queue any more.
+        arguments.status.set_queue(0, 0, 0);
         Ok(DispatcherState {
             queue: WorkQueue::new(arguments.generation),
             lanes: HashMap::new(),
             owners: HashMap::new(),
             hopeless: None,
+            cold_gone: None,
             status: arguments.status,
         })
     }
@@ -154,11 +162,7 @@ impl Actor for Dispatcher {
                 outcome,
             } => state.lease_ended(lane, lease, outcome),
             DispatcherMessage::LaneGone(lane) => state.lane_gone(lane),
-            DispatcherMessage::LanesGone(kind) => {
-                for lane in state.queue.lanes_of(kind) {
-                    state.lane_gone(lane);
-                }
-            }
+            DispatcherMessage::ColdLanesGone { up_to } => state.cold_lanes_gone(up_to),
             DispatcherMessage::Retire { lane, when, actor } => state.retire(lane, when, &actor),
             DispatcherMessage::Hopeless(error) => state.hopeless = Some(error),
         }
@@ -192,6 +196,9 @@ impl DispatcherState {
     }
 
     fn lane_ready(&mut self, lane: LaneId, kind: LaneKind, actor: ActorRef<LaneMessage>) {
+        if kind == LaneKind::Cold && self.cold_gone.is_some_and(|last| lane <= last) {
+            return;
+        }
         self.lanes.insert(lane, actor);
         self.queue.lane_ready(lane, kind);
         if kind == LaneKind::Hot {
@@ -234,6 +241,15 @@ impl DispatcherState {
         // message is a lane that failed without a word, which says nothing about its chunk.
         let ended = self.queue.lane_gone(lane, EngineExit::Stopped);
         self.settle(ended);
+    }
+
+    fn cold_lanes_gone(&mut self, up_to: LaneId) {
+        self.cold_gone = Some(up_to);
+        for lane in self.queue.lanes_of(LaneKind::Cold) {
+            if lane <= up_to {
+                self.lane_gone(lane);
+            }
+        }
     }
 
     /// Work waits for a lane that comes back, but not for one that does not.

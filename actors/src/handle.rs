@@ -84,10 +84,14 @@ impl Stt {
         let snapshot = self.snapshot();
         refuse_unable(&snapshot)?;
         let outlook = snapshot.outlook(place.own());
-        if outlook.wait > self.config.max_queue || snapshot.requests > MOST_REQUESTS {
-            let too_long = outlook.wait.saturating_sub(self.config.max_queue);
+        let too_long = outlook.wait.saturating_sub(self.config.max_queue);
+        let too_many = snapshot.requests > MOST_REQUESTS;
+        if !too_long.is_zero() || too_many {
+            // A place is free when one of so many is done.
+            let next_done = outlook.wait / snapshot.requests.max(1) as u32;
             return Err(SttError::Overloaded {
-                retry_after: too_long.clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
+                retry_after: (too_long.max(next_done))
+                    .clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
             });
         }
         if matches!(snapshot.hot, HotState::Asleep(_)) {
@@ -112,17 +116,25 @@ impl Stt {
             events,
             reply: RpcReplyPort::from(reply),
         };
-        (self.supervisor.cast(message))
-            .map_err(|_gone| SttError::Internal("the tree has ended"))?;
+        (self.supervisor.cast(message)).map_err(|_gone| self.lost("the tree has ended"))?;
         let transcription = tokio::time::timeout(SUBMIT_TIMEOUT, accepted)
             .await
-            .map_err(|_elapsed| SttError::Internal("the tree gave no answer in time"))?
-            .map_err(|_dropped| SttError::Internal("the request was lost in a restart"))??;
+            .map_err(|_elapsed| self.lost("the tree gave no answer in time"))?
+            .map_err(|_dropped| self.lost("the request was lost in a restart"))??;
         Ok(TranscriptStream {
             events: receiver,
             transcription,
             ended: false,
         })
+    }
+
+    /// Why the tree did not take a request: it is leaving, or something is wrong.
+    fn lost(&self, what: &'static str) -> SttError {
+        let snapshot = self.snapshot();
+        if snapshot.draining {
+            return SttError::draining(&snapshot);
+        }
+        SttError::Internal(what)
     }
 
     /// The tree's state, now. Asks no actor.

@@ -93,6 +93,7 @@ pub struct Lane {
     arguments: LaneArguments,
     phase: Phase,
     reaper: Option<Reaper>,
+    timer_is_set: bool,
     /// Why it wants to go, once it does.
     leaving: Option<Leaving>,
     /// A new Dispatcher came while a chunk of the old one's was running.
@@ -135,6 +136,7 @@ impl Lane {
         });
         Self {
             reaper: arguments.idle_limit.map(Reaper::new),
+            timer_is_set: false,
             arguments,
             phase: Phase::Loading { _launch: launch },
             leaving: None,
@@ -194,16 +196,34 @@ impl Lane {
     fn rest(&mut self, myself: &ActorRef<LaneMessage>) {
         if let Some(reaper) = &mut self.reaper {
             let due_in = reaper.idle(Instant::now());
-            // A timer that is overtaken by work finds the lane busy, or idle for less.
-            drop(myself.send_after(due_in, || LaneMessage::CheckIdle));
+            self.look_again(myself, due_in);
+        }
+    }
+
+    /// One timer at a time: it looks at the clock when it comes, and is set anew if it is too soon.
+    fn look_again(&mut self, myself: &ActorRef<LaneMessage>, after: Duration) {
+        if !std::mem::replace(&mut self.timer_is_set, true) {
+            drop(myself.send_after(after, || LaneMessage::CheckIdle));
         }
     }
 
     fn check_idle(&mut self, myself: &ActorRef<LaneMessage>) {
+        self.timer_is_set = false;
         let verdict = self.reaper.as_ref().map(|r| r.check(Instant::now()));
-        if verdict == Some(Verdict::Due) {
-            self.leave(myself, Leaving::Idle, Retire::IfIdle);
+        match verdict {
+            Some(Verdict::Due) if self.is_about_to_be_needed() => self.rest(myself),
+            Some(Verdict::Due) => self.leave(myself, Leaving::Idle, Retire::IfIdle),
+            Some(Verdict::IdleFor(left)) => self.look_again(myself, left),
+            // It rests again after its chunk.
+            Some(Verdict::Busy) | None => {}
         }
+    }
+
+    /// The hot lane stays for a request that is still uploaded or decoded: it would be started
+    /// again at once.
+    fn is_about_to_be_needed(&self) -> bool {
+        let admitted = self.arguments.status.places().held() > 0;
+        self.arguments.kind == LaneKind::Hot && admitted
     }
 
     /// Asks the Dispatcher for leave. If a chunk is on its way here, there is no answer, and the

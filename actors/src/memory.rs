@@ -4,9 +4,13 @@ use crate::ports::{MemoryKind, MemorySample};
 
 /// Room for what a worker takes beyond what was seen so far.
 const HEADROOM: f64 = 1.2;
-/// How fast a need that is not seen any more is forgotten, per sample. A higher one counts at once:
-/// a worker holds its peak for the length of a chunk only.
-const FORGETTING: f64 = 0.02;
+/// How fast a need that is not seen any more is forgotten, per sample: by half in about an hour. A
+/// higher one counts at once: a worker holds its peak for the length of a chunk only, and much less
+/// while it idles.
+const FORGETTING: f64 = 0.0002;
+/// What is only inferred from free memory is not believed below this part of the configured
+/// minimum.
+const LEAST_INFERRED: u64 = 2;
 
 /// How much memory workers need and how much there is.
 #[derive(Clone, Debug)]
@@ -17,6 +21,9 @@ pub struct MemoryLedger {
     measured: Option<f64>,
     last: Option<MemorySample>,
     engines_at_last: usize,
+    /// The most that was free while there were so many engines: an engine takes its memory step by
+    /// step and counts as up in the end.
+    most_free: u64,
 }
 
 impl MemoryLedger {
@@ -28,6 +35,7 @@ impl MemoryLedger {
             measured: None,
             last: None,
             engines_at_last: 0,
+            most_free: 0,
         }
     }
 
@@ -42,6 +50,11 @@ impl MemoryLedger {
                 Some(_) | None => seen,
             });
         }
+        self.most_free = if engines == self.engines_at_last {
+            self.most_free.max(sample.free)
+        } else {
+            sample.free
+        };
         self.engines_at_last = engines;
         self.last = Some(sample);
     }
@@ -54,10 +67,10 @@ impl MemoryLedger {
     /// Where a driver does not tell what a process holds (WSL, containers): what free memory fell
     /// by while exactly one engine came up. Other programs blur this.
     fn drop_in_free(&self, sample: &MemorySample, engines: usize) -> Option<u64> {
-        let before = self.last.as_ref()?;
-        (engines == self.engines_at_last + 1)
-            .then(|| before.free.checked_sub(sample.free))
-            .flatten()
+        self.last.as_ref()?;
+        let one_more = engines == self.engines_at_last + 1;
+        let fell = self.most_free.checked_sub(sample.free)?;
+        one_more.then(|| fell.max(self.minimum / LEAST_INFERRED))
     }
 
     /// Which memory this is about.
@@ -141,17 +154,29 @@ mod tests {
         memory.observe(sample(9 * GIB, &[GIB, GIB]), 2);
         let now = memory.measured().expect("measured");
         assert!(now > 29 * GIB / 10 && now < 3 * GIB);
+        // An hour of idling, in which the engine holds its weights only.
+        for _ in 0..3600 {
+            memory.observe(sample(9 * GIB, &[GIB, GIB]), 2);
+        }
+        assert!(memory.measured() > Some(19 * GIB / 10));
     }
 
     #[test]
     fn without_a_word_on_processes_the_fall_of_free_memory_tells() {
         let mut memory = MemoryLedger::new(MemoryKind::Vram, 4 * GIB);
         memory.observe(sample(10 * GIB, &[]), 0);
+        // It loads, step by step, and is up in the end.
+        memory.observe(sample(8 * GIB, &[]), 0);
         memory.observe(sample(7 * GIB, &[]), 1);
         assert_eq!(memory.measured(), Some(3 * GIB));
         // Somebody else's memory: no engine came up meanwhile.
         memory.observe(sample(2 * GIB, &[]), 1);
         assert_eq!(memory.measured(), Some(3 * GIB));
+        // Another engine, and next to nothing is missing: that is not believed.
+        let mut doubtful = MemoryLedger::new(MemoryKind::Vram, 4 * GIB);
+        doubtful.observe(sample(9 * GIB, &[]), 0);
+        doubtful.observe(sample(9 * GIB, &[]), 1);
+        assert_eq!(doubtful.measured(), Some(2 * GIB));
         memory.lose_sight();
         assert_eq!(memory.free(), None);
         assert!(memory.fits_one_more());

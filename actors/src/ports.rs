@@ -241,6 +241,8 @@ pub enum EngineExit {
         /// The signal's name, `SIGKILL`.
         signal: String,
     },
+    /// There was no memory for what it did, on the GPU or in the machine.
+    OutOfMemory,
     /// With an exit code, unasked.
     Code(i32),
     /// It sent what it should not, and was ended for it.
@@ -263,6 +265,7 @@ impl fmt::Display for EngineExit {
             Self::Stopped => f.write_str("stopped"),
             Self::Crashed { signal } => write!(f, "crashed with {signal}"),
             Self::Killed { signal } => write!(f, "killed by {signal}"),
+            Self::OutOfMemory => f.write_str("ran out of memory"),
             Self::Code(code) => write!(f, "exited with code {code}"),
             Self::Protocol(what) => write!(f, "broke the protocol: {what}"),
             Self::TimedOut => f.write_str("gave no answer in time"),

@@ -23,9 +23,8 @@ use crate::status::NodeStatus;
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(3);
 /// Trouble that goes on is told this often.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(600);
-/// Trouble that has become another is told after this long: causes that take turns must not fill
-/// the log.
-const TELL_CHANGE_AFTER: Duration = Duration::from_secs(5);
+/// Different troubles that are remembered as told.
+const TROUBLES: usize = 8;
 
 /// What the Registrar hears.
 #[derive(Debug)]
@@ -56,8 +55,8 @@ pub struct RegistrarState {
     publishing: Option<AbortOnDropHandle<()>>,
     /// Something changed while the last record was on its way.
     publish_again: bool,
-    /// The trouble that was told last, and when.
-    told: Option<(DirectoryError, Instant)>,
+    /// Troubles that were told since the last success, and when.
+    told: Vec<(DirectoryError, Instant)>,
 }
 
 /// The actor.
@@ -91,7 +90,7 @@ impl Actor for Registrar {
             _watch: AbortOnDropHandle::new(watch),
             publishing: None,
             publish_again: false,
-            told: None,
+            told: Vec::new(),
         })
     }
 
@@ -148,7 +147,7 @@ impl RegistrarState {
         self.publishing = None;
         match result {
             Ok(()) => {
-                if self.told.take().is_some() {
+                if !std::mem::take(&mut self.told).is_empty() {
                     info!("the node is registered again");
                 }
             }
@@ -159,19 +158,13 @@ impl RegistrarState {
         }
     }
 
-    /// Once, and then rarely: it is tried again every tick.
+    /// Each trouble once, and then rarely: it is tried again every tick.
     fn tell(&mut self, error: DirectoryError) {
-        let is_due = self.told.as_ref().is_none_or(|(last, at)| {
-            let pause = if *last == error {
-                TELL_AGAIN_AFTER
-            } else {
-                TELL_CHANGE_AFTER
-            };
-            at.elapsed() >= pause
-        });
-        if is_due {
+        self.told.retain(|(_, at)| at.elapsed() < TELL_AGAIN_AFTER);
+        let is_told = self.told.iter().any(|(told, _)| *told == error);
+        if !is_told && self.told.len() < TROUBLES {
             warn!(%error, "the node cannot be registered; trying on");
-            self.told = Some((error, Instant::now()));
+            self.told.push((error, Instant::now()));
         }
     }
 

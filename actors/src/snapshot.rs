@@ -125,14 +125,14 @@ impl Snapshot {
     pub fn outlook(&self, own: Load) -> Outlook {
         let others = self.requests.saturating_sub(1);
         let lanes = self.lanes();
-        if lanes > others {
-            // A lane is free for it, or will be before its audio is decoded.
-            return Outlook::default();
-        }
         let ahead = Load {
             audio_millis: self.ahead.audio_millis.saturating_sub(own.audio_millis),
             chunks: self.ahead.chunks.saturating_sub(own.chunks),
         };
+        if (ahead.chunks as usize) < lanes {
+            // Each of them has a lane, and there is one left.
+            return Outlook::default();
+        }
         let mut wait = self.shared(self.work_seconds(ahead));
         if lanes == 0 {
             wait += self.start_time();
@@ -228,9 +228,13 @@ mod tests {
         let outlook = status.snapshot().outlook(third.own());
         assert_eq!(outlook.position, 1);
         assert_eq!(outlook.wait, Duration::from_secs(70));
+        // Two lanes have the first two chunks of the file; the third one comes before.
+        status.set_queue(1, 2, 0);
+        drop(third);
+        let outlook = status.snapshot().outlook(newcomer.own());
+        assert_eq!(outlook.wait, Duration::from_secs(30));
         drop(long);
         status.set_queue(0, 0, 2);
-        drop(third);
         let outlook = status.snapshot().outlook(newcomer.own());
         assert_eq!(outlook, Outlook::default());
     }

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::admission::Places;
 use crate::atomic_f64::AtomicF64;
-use crate::cost::{Cost, CostModel};
+use crate::cost::{Cost, CostModel, TYPICAL_CHUNK_SECONDS};
 use crate::memory::MemoryLedger;
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
 use crate::snapshot::{HotState, MemorySnapshot, PoolSnapshot, Snapshot};
@@ -20,7 +21,7 @@ use crate::work_queue::{LaneId, LaneKind};
 const START_WEIGHT: f64 = 0.3;
 /// Weight of the newest request in the rolling length of requests.
 const REQUEST_WEIGHT: f64 = 0.1;
-/// What a request is taken to be until one was seen, in seconds of audio.
+/// What a request is taken for at first, in seconds of audio.
 const TYPICAL_REQUEST_SECONDS: f64 = 10.0;
 
 /// Owned by the tree, shared with the handle.
@@ -75,7 +76,8 @@ struct MemoryFacts {
     worker: AtomicF64,
     need: AtomicF64,
     fits: AtomicBool,
-    samples: AtomicU64,
+    /// When the last look began.
+    looked_at: Mutex<Option<Instant>>,
 }
 
 impl Default for NodeStatus {
@@ -96,7 +98,7 @@ impl NodeStatus {
             accepting: watch::Sender::new(false),
             draining: AtomicBool::default(),
             places: Places::default(),
-            typical_request_seconds: AtomicF64::default(),
+            typical_request_seconds: AtomicF64::new(TYPICAL_REQUEST_SECONDS),
             queue: QueueCounts::default(),
             finished: Default::default(),
             costs: Mutex::default(),
@@ -111,7 +113,7 @@ impl NodeStatus {
                 worker: AtomicF64::default(),
                 need: AtomicF64::default(),
                 fits: AtomicBool::new(true),
-                samples: AtomicU64::default(),
+                looked_at: Mutex::default(),
             },
             engines: Mutex::default(),
         }
@@ -233,7 +235,8 @@ impl NodeStatus {
 
     // --- The VramWatcher's facts
 
-    pub(crate) fn set_memory(&self, ledger: &MemoryLedger) {
+    /// What a look that began at `begun` has shown.
+    pub(crate) fn set_memory(&self, ledger: &MemoryLedger, begun: Instant) {
         let memory = &self.memory;
         let number = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
         (memory.on_gpu).store(ledger.kind() == MemoryKind::Vram, Ordering::Relaxed);
@@ -241,12 +244,12 @@ impl NodeStatus {
         memory.worker.set(number(ledger.measured()));
         memory.need.set(number(ledger.need()));
         memory.fits.store(ledger.fits_one_more(), Ordering::Relaxed);
-        memory.samples.fetch_add(1, Ordering::Release);
+        *lock(&memory.looked_at) = Some(begun);
     }
 
-    /// How often memory was looked at.
-    pub(crate) fn memory_samples(&self) -> u64 {
-        self.memory.samples.load(Ordering::Acquire)
+    /// Whether memory was looked at after this moment: what happened before it, it shows.
+    pub(crate) fn memory_shows(&self, moment: Instant) -> bool {
+        lock(&self.memory.looked_at).is_some_and(|begun| begun >= moment)
     }
 
     // --- Requests
@@ -257,14 +260,15 @@ impl NodeStatus {
 
     /// A request's audio turned out to be so long.
     pub(crate) fn record_request(&self, audio_seconds: f64) {
+        let first_chunk = audio_seconds.min(TYPICAL_CHUNK_SECONDS);
         self.typical_request_seconds
-            .roll(audio_seconds, REQUEST_WEIGHT);
+            .roll(first_chunk, REQUEST_WEIGHT);
     }
 
+    /// What a request whose audio is not known yet is taken for: no more than a chunk of it.
     pub(crate) fn typical_request_seconds(&self) -> f64 {
-        self.typical_request_seconds
-            .get()
-            .unwrap_or(TYPICAL_REQUEST_SECONDS)
+        let rolling = self.typical_request_seconds.get();
+        rolling.unwrap_or(TYPICAL_REQUEST_SECONDS)
     }
 
     /// Looks whether routers should think otherwise of this node now; the Registrar hears of it.

@@ -109,7 +109,7 @@ pub struct TranscriptionState {
     segments: Vec<Segment>,
     language: Option<(String, Option<f32>)>,
     progress: Progress,
-    /// Seconds of audio in the chunks that were decoded so far.
+    /// Where the last decoded chunk ends, in seconds from the start; silence before it is passed.
     decoded_seconds: f64,
     route: Route,
     started: Instant,
@@ -222,7 +222,7 @@ impl TranscriptionState {
         chunk: AudioChunk,
         permit: ChunkPermit,
     ) {
-        self.decoded_seconds += chunk.duration_seconds();
+        self.decoded_seconds = chunk.start_seconds() + chunk.duration_seconds();
         if self.language.is_none() && !self.outstanding.is_empty() {
             self.held_back.push_back((chunk, permit));
         } else {

@@ -27,7 +27,12 @@ pub enum VramWatcherMessage {
     /// From its own timer.
     Tick,
     /// From the sampling thread.
-    Sampled(Result<MemorySample, ProbeError>),
+    Sampled {
+        /// When the look began.
+        begun: Instant,
+        /// What it showed.
+        sample: Result<MemorySample, ProbeError>,
+    },
 }
 
 /// What a VramWatcher is made from.
@@ -84,7 +89,7 @@ impl Actor for VramWatcher {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             VramWatcherMessage::Tick => state.tick(&myself),
-            VramWatcherMessage::Sampled(sample) => state.sampled(sample),
+            VramWatcherMessage::Sampled { begun, sample } => state.sampled(begun, sample),
         }
         Ok(())
     }
@@ -95,14 +100,15 @@ impl VramWatcherState {
         match self.sampling_since {
             None => self.begin_sample(myself),
             Some(since) if since.elapsed() >= PATIENCE => {
-                self.unknown(&ProbeError("it gives no answer".to_owned()));
+                self.unknown(Instant::now(), &ProbeError("it gives no answer".to_owned()));
             }
             Some(_) => {}
         }
     }
 
     fn begin_sample(&mut self, myself: &ActorRef<VramWatcherMessage>) {
-        self.sampling_since = Some(Instant::now());
+        let begun = Instant::now();
+        self.sampling_since = Some(begun);
         let (probe, watcher) = (Arc::clone(&self.probe), myself.clone());
         let (_, processes) = self.status.engines();
         // Not waited for: a thread that a driver holds cannot be ended.
@@ -110,11 +116,11 @@ impl VramWatcherState {
             let call = std::panic::AssertUnwindSafe(|| probe.sample(&processes));
             let sample = std::panic::catch_unwind(call)
                 .unwrap_or_else(|_| Err(ProbeError("the probe panicked".to_owned())));
-            let _ = watcher.cast(VramWatcherMessage::Sampled(sample));
+            let _ = watcher.cast(VramWatcherMessage::Sampled { begun, sample });
         }));
     }
 
-    fn sampled(&mut self, sample: Result<MemorySample, ProbeError>) {
+    fn sampled(&mut self, begun: Instant, sample: Result<MemorySample, ProbeError>) {
         self.sampling_since = None;
         match sample {
             Ok(sample) => {
@@ -123,17 +129,17 @@ impl VramWatcherState {
                 }
                 let (engines, _) = self.status.engines();
                 self.ledger.observe(sample, engines);
-                self.status.set_memory(&self.ledger);
+                self.status.set_memory(&self.ledger, begun);
             }
-            Err(error) => self.unknown(&error),
+            Err(error) => self.unknown(begun, &error),
         }
     }
 
-    fn unknown(&mut self, error: &ProbeError) {
+    fn unknown(&mut self, begun: Instant, error: &ProbeError) {
         if !std::mem::replace(&mut self.failing, true) {
             warn!(kind = ?self.ledger.kind(), %error, "free memory is unknown; workers are started without that check");
         }
         self.ledger.lose_sight();
-        self.status.set_memory(&self.ledger);
+        self.status.set_memory(&self.ledger, begun);
     }
 }

@@ -11,6 +11,9 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
+use super::protocol::OUT_OF_MEMORY_EXIT;
+use crate::host_memory::oom_kills;
+
 /// How long a worker whose handle was dropped may take to notice that its socket is closed.
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 
@@ -41,9 +44,10 @@ impl Reaper {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (exit, watcher) = watch::channel(None);
         // Detached on purpose: whoever asked for the end may itself be gone by then.
+        let killed_before = oom_kills();
         tokio::spawn(async move {
             let how = reap(child, inbox).await;
-            exit.send_replace(Some(how));
+            exit.send_replace(Some(lack_of_memory(how, killed_before)));
         });
         Self {
             requests,
@@ -70,6 +74,24 @@ impl Reaper {
         let how = ended.ok().and_then(|how| how.clone());
         // The sender is dropped unsent only when the runtime itself goes down.
         how.unwrap_or(EngineExit::Stopped)
+    }
+}
+
+/// Tells deaths for lack of memory from others. ggml aborts where an allocation fails, which the
+/// worker turns into an exit code of its own. The kernel kills without a word: that its counter rose
+/// is what tells such a death from somebody else's SIGKILL.
+fn lack_of_memory(exit: EngineExit, killed_before: Option<u64>) -> EngineExit {
+    let kernel_killed = || {
+        let now = oom_kills();
+        now.zip(killed_before)
+            .is_some_and(|(now, before)| now > before)
+    };
+    match exit {
+        EngineExit::Code(OUT_OF_MEMORY_EXIT) => EngineExit::OutOfMemory,
+        EngineExit::Killed { ref signal } if signal == "SIGKILL" && kernel_killed() => {
+            EngineExit::OutOfMemory
+        }
+        other => other,
     }
 }
 
@@ -167,6 +189,10 @@ mod tests {
         );
         assert!(!killed.counts_against_chunk());
         assert_eq!(sh("exit 7").exited().await, EngineExit::Code(7));
+        let script = format!("exit {OUT_OF_MEMORY_EXIT}");
+        let short = sh(&script).exited().await;
+        assert_eq!(short, EngineExit::OutOfMemory);
+        assert!(!short.counts_against_chunk());
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use super::link::{self, Command, Frames};
 use super::log_relay;
 use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
 use super::warm_up;
-use crate::host_memory::{oom_kills, resident_bytes};
+use crate::host_memory::resident_bytes;
 
 /// A killed process ends at once, unless a driver holds it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -161,22 +161,30 @@ impl WorkerLauncher {
 
 impl WorkerLauncher {
     /// Has a clip transcribed before the engine counts as ready. On a GPU the first call of every
-    /// process is slow; on a CPU it is enough to know once that the model works.
+    /// process is slow, and says nothing about the next one; on a CPU it is enough to know once that
+    /// the model works.
     async fn warm_up(&self, engine: &Worker) -> Result<Option<Calibration>, LaunchError> {
-        if self.proven.load(Ordering::Relaxed) && self.config.gpu.is_none() {
+        let on_gpu = self.config.gpu.is_some();
+        if self.proven.load(Ordering::Relaxed) && !on_gpu {
             return Ok(None);
         }
+        let mut calibration = self.transcribe_clip(engine).await?;
+        if on_gpu {
+            calibration = self.transcribe_clip(engine).await?;
+        }
+        self.proven.store(true, Ordering::Relaxed);
+        Ok(Some(calibration))
+    }
+
+    async fn transcribe_clip(&self, engine: &Worker) -> Result<Calibration, LaunchError> {
         let clip = warm_up::clip().map_err(|error| LaunchError::Worker(error.to_string()))?;
         let audio_seconds = clip.audio.duration_seconds();
         match tokio::time::timeout(self.config.load_limit, engine.transcribe(clip)).await {
-            Ok(Ok(transcript)) => {
-                self.proven.store(true, Ordering::Relaxed);
-                Ok(Some(Calibration {
-                    audio_seconds,
-                    inference_seconds: transcript.inference_seconds,
-                }))
-            }
-            Ok(Err(EngineError::Exited(exit))) => Err(LaunchError::Exited(exit)),
+            Ok(Ok(transcript)) => Ok(Calibration {
+                audio_seconds,
+                inference_seconds: transcript.inference_seconds,
+            }),
+            Ok(Err(EngineError::Exited(exit))) => Err(end_of_launch(exit)),
             Ok(Err(error)) => Err(LaunchError::Worker(error.to_string())),
             Err(_elapsed) => Err(LaunchError::TimedOut {
                 seconds: self.config.load_limit.as_secs(),
@@ -185,20 +193,23 @@ impl WorkerLauncher {
     }
 }
 
-/// What it means that a worker ended while it loaded. ggml aborts where an allocation fails, which
-/// the worker turns into an exit code; the kernel kills without a word: that its
-/// counter rose is what tells such a death from somebody else's SIGKILL.
-fn end_of_load(exit: EngineExit, killed_before: Option<u64>) -> LaunchError {
-    let kernel_killed = oom_kills()
-        .zip(killed_before)
-        .is_some_and(|(now, before)| now > before);
-    if exit == EngineExit::Code(protocol::OUT_OF_MEMORY_EXIT) {
-        return LaunchError::OutOfMemory("an allocation failed".to_owned());
+/// What it means that a worker ended before it was ready.
+fn end_of_launch(exit: EngineExit) -> LaunchError {
+    match exit {
+        EngineExit::OutOfMemory => LaunchError::OutOfMemory("an allocation failed".to_owned()),
+        other => LaunchError::Exited(other),
     }
-    if matches!(exit, EngineExit::Killed { .. }) && kernel_killed {
-        return LaunchError::OutOfMemory("the kernel killed the worker for its memory".to_owned());
+}
+
+/// Its end, by force if it does not come by itself: its memory must be free before the next worker
+/// loads.
+async fn end_of(reaper: &Reaper) -> EngineExit {
+    if let Ok(exit) = tokio::time::timeout(KILL_LIMIT, reaper.exited()).await {
+        return exit;
     }
-    LaunchError::Exited(exit)
+    reaper.ask(End::Kill(EngineExit::TimedOut));
+    let killed = tokio::time::timeout(KILL_LIMIT, reaper.exited()).await;
+    killed.unwrap_or(EngineExit::TimedOut)
 }
 
 /// A message within a limit; the end of the stream is told as [`LaunchError::Exited`] later.
@@ -223,7 +234,6 @@ impl EngineLauncher for WorkerLauncher {
             .await
             .map_err(LaunchError::Model)?;
         let begin = Instant::now();
-        let killed_before = oom_kills();
         let (mut frames, reaper) = self
             .spawn(worker)
             .map_err(|error| LaunchError::Worker(error.to_string()))?;
@@ -232,7 +242,7 @@ impl EngineLauncher for WorkerLauncher {
             Ok(multilingual) => multilingual,
             Err(LaunchError::Exited(_)) => {
                 // Its end of the socket is closed: how it ended is known in a moment.
-                return Err(end_of_load(reaper.exited().await, killed_before));
+                return Err(end_of_launch(end_of(&reaper).await));
             }
             Err(error) => {
                 reaper.ask(End::Kill(EngineExit::Stopped));

@@ -20,7 +20,7 @@ use whisper_rs::{
 
 use super::protocol::Failure;
 use callbacks::Watch;
-pub use callbacks::memory_was_short;
+pub use callbacks::{forget_memory, memory_was_short};
 
 #[path = "whisper_callbacks.rs"]
 mod callbacks;

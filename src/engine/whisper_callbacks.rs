@@ -149,12 +149,17 @@ unsafe extern "C" fn logits_come(
 }
 
 /// What ggml says when an allocation fails, on a GPU or not; its error codes do not tell.
-const SHORT_OF_MEMORY: &[&str] = &["out of memory", "failed to allocate", "bad_alloc"];
+const SHORT_OF_MEMORY: &[&str] = &["out of memory", "failed to allocate", "insufficient memory"];
 
 /// An allocation has failed in this process.
 static MEMORY_WAS_SHORT: AtomicBool = AtomicBool::new(false);
 
-/// Whether whisper said that an allocation failed.
+/// What was said before says nothing about what comes now.
+pub fn forget_memory() {
+    MEMORY_WAS_SHORT.store(false, Ordering::Relaxed);
+}
+
+/// Whether whisper said that an allocation failed, since [`forget_memory`].
 pub fn memory_was_short() -> bool {
     MEMORY_WAS_SHORT.load(Ordering::Relaxed)
 }

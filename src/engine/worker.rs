@@ -165,6 +165,7 @@ fn load_model(load: &LoadRequest) -> Result<Model, String> {
 
 fn transcribe(model: &mut Model, request: TranscribeRequest, abort: &AtomicBool) -> FromWorker {
     let id = request.id;
+    whisper::forget_memory();
     let result = protocol::bytes_to_samples(&request.audio)
         .map_err(Failure::Engine)
         .and_then(|samples| {
@@ -178,6 +179,12 @@ fn transcribe(model: &mut Model, request: TranscribeRequest, abort: &AtomicBool)
             model.transcribe(request, abort)
         });
     match result {
+        // Whisper's caches may be half gone, and the chunk is not at fault: another worker, or this
+        // one's successor, does it when there is memory again.
+        Err(Failure::Engine(reason)) if whisper::memory_was_short() => {
+            eprintln!("out of memory: {reason}");
+            end_now(protocol::OUT_OF_MEMORY_EXIT);
+        }
         Ok(transcript) => FromWorker::Done { id, transcript },
         Err(failure) => FromWorker::Failed { id, failure },
     }
@@ -192,7 +199,21 @@ fn catch_aborts() -> nix::Result<()> {
     );
     // SAFETY: the handler does only what a signal handler may: it reads an atomic, ends the process
     // or raises a signal.
-    unsafe { sigaction(Signal::SIGABRT, &action) }.map(drop)
+    unsafe { sigaction(Signal::SIGABRT, &action) }?;
+    // SAFETY: the function only remembers the handler, which lives as long as the process.
+    unsafe { set_new_handler(Some(on_failed_allocation)) };
+    Ok(())
+}
+
+unsafe extern "C" {
+    /// `std::set_new_handler` of the C++ library that whisper is linked with.
+    #[link_name = "_ZSt15set_new_handlerPFvvE"]
+    fn set_new_handler(handler: Option<extern "C" fn()>) -> Option<extern "C" fn()>;
+}
+
+/// Called by C++ in place of throwing `std::bad_alloc`, which would end in an abort.
+extern "C" fn on_failed_allocation() {
+    end_now(protocol::OUT_OF_MEMORY_EXIT);
 }
 
 extern "C" fn on_abort(_signal: i32) {

@@ -38,7 +38,7 @@ use crate::status::NodeStatus;
 use crate::transcription::EventSender;
 use crate::transcriptions::{Accepted, TranscriptionsMessage};
 use crate::vram_watcher::VramWatcherMessage;
-use crate::work_queue::LaneKind;
+use crate::work_queue::LaneId;
 use children::Failure;
 use hot::HotLane;
 
@@ -250,7 +250,9 @@ impl SupervisorState {
             self.replace_transcriptions(myself).await?;
         } else if self.cold_pool.get_id() == who {
             error!(reason = %failure, "the cold pool failed; replacing it");
-            let gone = DispatcherMessage::LanesGone(LaneKind::Cold);
+            let gone = DispatcherMessage::ColdLanesGone {
+                up_to: LaneId::next(),
+            };
             let _ = self.dispatcher.cast(gone);
             self.cold_pool = children::cold_pool(myself, &self.arguments, &self.dispatcher).await?;
         } else if self.side_child_gone(who) {
@@ -290,13 +292,14 @@ impl SupervisorState {
         self.dispatcher_generation += 1;
         let generation = self.dispatcher_generation;
         self.dispatcher = children::dispatcher(myself, &self.arguments, generation).await?;
+        // Before the lanes hear of it: one that is up takes it back.
+        self.repeat_hopelessness();
         let new = || self.dispatcher.clone();
         let _ = (self.transcriptions).cast(TranscriptionsMessage::DispatcherReplaced(new()));
         let _ = (self.cold_pool).cast(ColdPoolMessage::DispatcherReplaced(new()));
         if let Some(hot) = self.hot.actor() {
             let _ = hot.cast(LaneMessage::DispatcherReplaced(new()));
         }
-        self.repeat_hopelessness();
         Ok(())
     }
 

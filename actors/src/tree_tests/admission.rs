@@ -143,3 +143,21 @@ async fn the_number_of_requests_is_bounded_and_the_last_place_is_given_once() {
     assert!(tree.stt.admit().is_ok());
     tree.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_long_file_does_not_make_commands_after_it_look_long() {
+    let mut limits = config(1);
+    limits.max_queue = Duration::from_secs(20);
+    let tree = Tree::ready_with(limits, vec![]).await;
+    tree.text("1000").await.expect("transcribed");
+    eventually("it is over", || nothing_is_left(&tree)).await;
+    // Before their audio is known, they count as a piece of it each.
+    let held: Vec<_> = std::iter::from_fn(|| tree.stt.admit().ok())
+        .take(5)
+        .collect();
+    assert_eq!(held.len(), 5);
+    assert!(tree.stt.snapshot().load_score() < 0.1);
+    assert!(tree.stt.snapshot().accepts_requests());
+    drop(held);
+    tree.end().await;
+}

@@ -252,3 +252,18 @@ async fn what_waits_when_the_last_lane_goes_is_refused_and_not_forgotten() {
     }
     tree.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_worker_that_runs_out_of_memory_at_work_teaches_the_pool_as_well() {
+    let short = LaunchPlan::Up(vec![ChunkPlan::Die(EngineExit::OutOfMemory)]);
+    let tree = with_cold(vec![short]).await;
+    let transcripts = burst(&tree).await;
+    assert!(routes(&transcripts).contains(&Route::ColdPoolThenHot));
+    // There is work for it, and nobody is started.
+    let streams = tree.submit_many(30, "1").await;
+    for stream in streams {
+        stream.transcript().await.expect("transcribed");
+    }
+    assert_eq!(tree.world.launched(), ["hot-1", "cold-1"]);
+    tree.end().await;
+}

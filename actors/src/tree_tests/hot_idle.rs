@@ -78,3 +78,20 @@ async fn a_sleeping_tree_can_be_stopped() {
     eventually("it sleeps", || is_asleep(&tree)).await;
     tree.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn it_stays_for_a_request_whose_upload_still_comes() {
+    let tree = sleepy().await;
+    let admission = tree.stt.admit().expect("accepted");
+    tokio::time::sleep(IDLE * 5).await;
+    assert!(!is_asleep(&tree));
+    let stream = tree.stt.submit(admission, job("1")).await;
+    stream
+        .expect("accepted")
+        .transcript()
+        .await
+        .expect("transcribed");
+    assert_eq!(tree.world.launched(), ["hot-1"]);
+    eventually("it sleeps", || is_asleep(&tree)).await;
+    tree.end().await;
+}
