@@ -99,10 +99,21 @@ async fn kill_workers(server: &Server) -> usize {
     killed
 }
 
+/// How often the most unlucky piece of audio lost its worker.
+fn most_deaths(server: &Server) -> usize {
+    let mut deaths: HashMap<String, usize> = HashMap::new();
+    for line in server.log() {
+        if let Some((_, piece)) = line.split_once("the chunk is tried again ") {
+            *deaths.entry(piece.to_owned()).or_default() += 1;
+        }
+    }
+    deaths.into_values().max().unwrap_or(0)
+}
+
 #[tokio::test]
 async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
     let settings = [
-        ("COLD_POOL_SIZE", "2"),
+        ("COLD_POOL_SIZE", "1"),
         ("COLD_POOL_MANAGER_INTERVAL", "0.2"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
@@ -143,11 +154,14 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
             Err(lost) => panic!("lost or changed: {lost}\n{}", server.log().join("\n")),
         }
     }
-    println!("{killed} workers killed; answers by lane: {routes:?}");
+    println!(
+        "{killed} workers killed; answers by lane: {routes:?}; most deaths of one piece: {}",
+        most_deaths(&server)
+    );
     assert_eq!(killed, KILLS);
-    let idle = || async { !server.is_busy().await };
+    let idle = || async { server.metric("uttera_stt_inflight_requests").await <= 0.0 };
     server.until("the accounts are empty", idle).await;
-    assert!(server.metric("uttera_stt_inflight_requests").await <= 0.0);
+    assert!(!server.is_busy().await);
     server.until_ready().await;
     let again = ask(&server.client, &server.url, "en-long.ogg")
         .await

@@ -95,7 +95,9 @@ pub struct TranscriptionArguments {
 pub struct TranscriptionState {
     id: JobId,
     job: Job,
-    place: Place,
+    /// Given back before the client hears the end: its next request must not find this one still
+    /// in the accounts.
+    place: Option<Place>,
     events: EventSender,
     dispatcher: ActorRef<DispatcherMessage>,
     status: Arc<NodeStatus>,
@@ -159,7 +161,7 @@ impl Actor for Transcription {
             id,
             language: job.options.language.clone().map(|code| (code, None)),
             job,
-            place,
+            place: Some(place),
             events,
             dispatcher,
             status,
@@ -334,8 +336,7 @@ impl TranscriptionState {
             route: self.route,
             timings: self.timings,
         };
-        // Before the client hears: its next request must not wait behind this one.
-        self.place.update(0, 0.0, 0.0);
+        self.place = None;
         self.send(Ok(Event::Done(transcript)));
         Outcome::Ended
     }
@@ -350,12 +351,14 @@ impl TranscriptionState {
             None => self.progress.seconds_known - self.decoded_seconds,
         };
         // Before the first chunk, the length is what it was taken for at admission.
-        if self.decoded.is_some() || self.decoded_seconds > 0.0 {
-            self.place.update(open, open_seconds, undecoded);
+        let length_is_known = self.decoded.is_some() || self.decoded_seconds > 0.0;
+        if let Some(place) = self.place.as_mut().filter(|_| length_is_known) {
+            place.update(open, open_seconds, undecoded);
         }
     }
 
     fn fail(&mut self, error: SttError) -> Outcome {
+        self.place = None;
         self.send(Err(error));
         Outcome::Ended
     }
