@@ -6,7 +6,6 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::ports::{DecodeError, EngineExit};
-use crate::snapshot::Snapshot;
 
 /// Why a request has no transcript.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -57,14 +56,4 @@ pub enum SttError {
     /// A fault of the tree itself: an actor that is gone or gave no answer.
     #[error("internal error: {0}")]
     Internal(&'static str),
-}
-
-impl SttError {
-    /// For a request that comes while the server is leaving: what it still does must end, and then
-    /// another start takes its time.
-    pub(crate) fn draining(snapshot: &Snapshot) -> Self {
-        Self::Draining {
-            retry_after: snapshot.drain_estimate() + snapshot.start_time(),
-        }
-    }
 }

@@ -132,7 +132,7 @@ impl Stt {
     fn lost(&self, what: &'static str) -> SttError {
         let snapshot = self.snapshot();
         if snapshot.draining {
-            return SttError::draining(&snapshot);
+            return snapshot.draining_refusal();
         }
         SttError::Internal(what)
     }
@@ -169,7 +169,7 @@ impl Stt {
 /// Refuses while no lane can do anything soon.
 fn refuse_unable(snapshot: &Snapshot) -> Result<(), SttError> {
     if snapshot.draining {
-        return Err(SttError::draining(snapshot));
+        return Err(snapshot.draining_refusal());
     }
     match &snapshot.hot {
         HotState::Ready(_) | HotState::Asleep(_) | HotState::Restarting { .. } => Ok(()),

@@ -3,25 +3,24 @@
 //! A lane lives exactly as long as its engine. It launches the engine, offers itself to the
 //! Dispatcher, runs one lease at a time, and when the engine ends unasked it fails, so that its
 //! supervisor decides what comes next. It goes by itself when it has been idle for long or its
-//! engine is worn out, but never without the Dispatcher's leave: a chunk may be on its way. Slow things (the load, a chunk) run in tasks of their own
-//! that end with the lane, so that its mailbox always moves.
+//! engine is worn out, but never without the Dispatcher's leave: a chunk may be on its way. Slow
+//! things (the load, a chunk) run in tasks of their own (`lane_task`) that end
+//! with the lane, so that its mailbox always moves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::caught::caught;
 use ractor::{ActorProcessingErr, ActorRef};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
+use crate::caught::caught;
 use crate::dispatcher::DispatcherMessage;
 use crate::lane_end::{LaneFailure, Leaving};
+use crate::lane_task::{Running, spawn};
 use crate::ports::{
-    ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError,
-    WorkerId,
+    Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError, WorkerId,
 };
 use crate::reaper::{Reaper, Verdict};
 use crate::status::{EngineAccount, NodeStatus};
@@ -111,14 +110,6 @@ enum Phase {
         wear: Wear,
         running: Option<Running>,
     },
-}
-
-struct Running {
-    lease: LeaseId,
-    audio_seconds: f64,
-    /// Set before the engine is told, for a task that has not asked it yet.
-    aborted: Arc<AtomicBool>,
-    _task: AbortOnDropHandle<()>,
 }
 
 impl Lane {
@@ -257,30 +248,8 @@ impl Lane {
             warn!(worker = %self.arguments.worker, "a lease came before the engine was up");
             return;
         };
-        let audio_seconds = lease.request.audio.duration_seconds();
-        let aborted = Arc::new(AtomicBool::new(false));
-        let task = {
-            let (engine, lane) = (Arc::clone(engine), myself.clone());
-            let (id, request) = (lease.id, lease.request);
-            let (limit, grace) = (self.arguments.chunk_timeout, self.arguments.stop_grace);
-            let aborted = Arc::clone(&aborted);
-            spawn(async move {
-                let outcome = if aborted.load(Ordering::Acquire) {
-                    Err(EngineError::Aborted)
-                } else {
-                    caught(transcribe(engine.as_ref(), request, limit, grace))
-                        .await
-                        .unwrap_or_else(|| Err(EngineError::Failed("a panic".to_owned())))
-                };
-                let _ = lane.cast(LaneMessage::Finished(id, outcome));
-            })
-        };
-        *running = Some(Running {
-            lease: lease.id,
-            audio_seconds,
-            aborted,
-            _task: task,
-        });
+        let limits = (self.arguments.chunk_timeout, self.arguments.stop_grace);
+        *running = Some(Running::begin(engine, myself, lease, limits));
         if let Some(reaper) = &mut self.reaper {
             reaper.busy();
         }
@@ -295,8 +264,7 @@ impl Lane {
             && running.lease == lease
         {
             debug!(worker = %self.arguments.worker, "aborting a chunk that nobody waits for");
-            running.aborted.store(true, Ordering::Release);
-            engine.abort();
+            running.abort(engine.as_ref());
         }
     }
 
@@ -421,32 +389,4 @@ impl Lane {
         }
         myself.stop(why.map(|why| why.as_str().to_owned()));
     }
-}
-
-/// Runs one chunk with a bound on the engine's silence. After the bound the engine is told to die
-/// and the answer is its death, which [`LaneMessage::EngineExited`] reports as well: whichever
-/// comes first gives the chunk back.
-async fn transcribe(
-    engine: &dyn Engine,
-    request: ChunkRequest,
-    limit: Duration,
-    grace: Duration,
-) -> Result<ChunkTranscript, EngineError> {
-    match tokio::time::timeout(limit, engine.transcribe(request)).await {
-        Ok(outcome) => outcome,
-        Err(_elapsed) => {
-            engine.kill_timed_out();
-            // A process that a driver holds cannot be killed; it is not waited for.
-            let exit = tokio::time::timeout(grace, engine.exited()).await;
-            Err(EngineError::Exited(exit.unwrap_or(EngineExit::TimedOut)))
-        }
-    }
-}
-
-fn spawn<F>(future: F) -> AbortOnDropHandle<()>
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let handle: JoinHandle<()> = tokio::spawn(future);
-    AbortOnDropHandle::new(handle)
 }

@@ -19,6 +19,7 @@
 
 mod atomic_f64;
 mod caught;
+mod lane_task;
 
 pub mod admission;
 pub mod cold_pool;

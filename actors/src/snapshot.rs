@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::admission::{Load, Outlook};
 use crate::cost::Cost;
+use crate::error::SttError;
 use crate::ports::{EngineInfo, MemoryKind};
 
 /// The hot lane, as admission sees it.
@@ -119,6 +120,14 @@ impl Snapshot {
     /// What a worker's start takes.
     pub fn start_time(&self) -> Duration {
         self.measured_start.unwrap_or(self.start_estimate)
+    }
+
+    /// For a request that comes while the server is leaving: what it still does must end, and then
+    /// another start takes its time.
+    pub(crate) fn draining_refusal(&self) -> SttError {
+        SttError::Draining {
+            retry_after: self.drain_estimate() + self.start_time(),
+        }
     }
 
     /// What a request that is admitted now has before it, not counting `own`, which is its own.

@@ -159,7 +159,7 @@ impl TranscriptionsState {
         events: EventSender,
     ) -> Accepted {
         if self.draining {
-            return Err(SttError::draining(&self.arguments.status.snapshot()));
+            return Err(self.arguments.status.snapshot().draining_refusal());
         }
         let id = JobId::next();
         let arguments = TranscriptionArguments {
@@ -210,7 +210,7 @@ impl TranscriptionsState {
                 "ending requests that are not done in time"
             );
         }
-        let reason = SttError::draining(&self.arguments.status.snapshot());
+        let reason = self.arguments.status.snapshot().draining_refusal();
         for (_, actor) in self.running.values() {
             let _ = actor.cast(TranscriptionMessage::Cancel(reason.clone()));
         }
