@@ -12,7 +12,9 @@ use audio::{Decoded, decode};
 use stt_actors::ports::DecodeError;
 
 fn corpus() -> Option<PathBuf> {
-    let corpus = std::env::var_os("STT_CORPUS").map(PathBuf::from);
+    let corpus = std::env::var_os("STT_CORPUS")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
     if corpus.is_none() {
         eprintln!("skipped: STT_CORPUS is not set");
     }
