@@ -163,7 +163,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let state = AppState {
         stt: stt.clone(),
         settings: Arc::new(settings),
-        uploads,
+        uploads: uploads.clone(),
         metrics,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -188,6 +188,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     // The tree has answered everything by now; this lets the answers out.
     server_handle.stop(true).await;
+    uploads.close();
     if unasked {
         error!("the supervision tree ended by itself");
         anyhow::bail!("the supervision tree ended by itself");

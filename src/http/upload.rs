@@ -32,11 +32,19 @@ struct Inner {
     _lock: File,
 }
 
+impl Inner {
+    fn remove(&self) {
+        match std::fs::remove_dir_all(&self.folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!(%error, "the folder of uploads could not be removed"),
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
-            warn!(%error, "the folder of uploads could not be removed");
-        }
+        self.remove();
     }
 }
 
@@ -61,6 +69,12 @@ impl UploadStore {
             used: AtomicU64::new(0),
             _lock: lock,
         })))
+    }
+
+    /// Removes the folder though somebody may still hold this store: at the end of the server, whose
+    /// threads are not waited for.
+    pub fn close(&self) {
+        self.0.remove();
     }
 
     /// The usual place: of this user, so that two users' servers do not meet.
@@ -250,7 +264,9 @@ mod tests {
         assert!(!crashed.exists());
         assert!(living.0.folder.exists() && second.0.folder.exists());
         let folder = living.0.folder.clone();
-        drop(living);
+        let held = living.clone();
+        living.close();
         assert!(!folder.exists());
+        drop((living, held));
     }
 }
