@@ -8,17 +8,23 @@ use crate::vram_watcher::VramWatcherMessage;
 
 const GIB: u64 = 1 << 30;
 
-/// A GPU as a test wants it.
+/// A GPU, or a machine, as a test wants it.
 struct Gpu {
     free: Mutex<Result<u64, ProbeError>>,
     per_worker: u64,
+    kind: MemoryKind,
     hanging: Mutex<bool>,
     let_go: Condvar,
 }
 
 impl Gpu {
     fn new(free_gib: u64) -> Arc<Self> {
+        Self::of(MemoryKind::Vram, free_gib)
+    }
+
+    fn of(kind: MemoryKind, free_gib: u64) -> Arc<Self> {
         Arc::new(Self {
+            kind,
             free: Mutex::new(Ok(free_gib * GIB)),
             per_worker: GIB,
             hanging: Mutex::new(false),
@@ -38,7 +44,7 @@ impl Gpu {
 
 impl VramProbe for Gpu {
     fn kind(&self) -> MemoryKind {
-        MemoryKind::Vram
+        self.kind
     }
 
     fn sample(&self, processes: &[u32]) -> Result<MemorySample, ProbeError> {
@@ -81,6 +87,20 @@ async fn no_worker_is_started_for_which_there_is_no_memory_until_there_is() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(tree.world.launched(), ["hot-1"]);
     gpu.set(Ok(2 * GIB));
+    eventually("one is started", || tree.world.launched().len() == 2).await;
+    drop(streams);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_cpu_the_machines_memory_decides_by_what_the_hot_worker_holds() {
+    let machine = Gpu::of(MemoryKind::Host, 1);
+    let tree = tree_on(&machine).await;
+    let streams = tree.submit_many(100, "1").await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(tree.world.launched(), ["hot-1"]);
+    // The minimum of 4 GiB speaks of GPUs.
+    machine.set(Ok(2 * GIB));
     eventually("one is started", || tree.world.launched().len() == 2).await;
     drop(streams);
     tree.end().await;

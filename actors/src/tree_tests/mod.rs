@@ -180,6 +180,15 @@ impl Tree {
     }
 }
 
+/// What each of them says in the end.
+pub async fn all_texts(streams: Vec<TranscriptStream>) -> Vec<String> {
+    let mut texts = Vec::new();
+    for stream in streams {
+        texts.push(stream.transcript().await.expect("transcribed").text());
+    }
+    texts
+}
+
 pub fn job(script: &str) -> Job {
     Job {
         request_id: Arc::from("test"),

@@ -11,14 +11,6 @@ fn pool(tree: &Tree) -> PoolSnapshot {
     tree.stt.snapshot().pool
 }
 
-async fn all_texts(streams: Vec<TranscriptStream>) -> Vec<String> {
-    let mut texts = Vec::new();
-    for stream in streams {
-        texts.push(stream.transcript().await.expect("transcribed").text());
-    }
-    texts
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_burst_grows_the_pool_by_the_formula_one_worker_at_a_time() {
     let tree = Tree::ready_with(config(10), vec![]).await;

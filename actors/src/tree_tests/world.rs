@@ -61,6 +61,8 @@ pub enum Seen {
         index: usize,
         language: Option<String>,
     },
+    /// This worker crashed on poisonous audio.
+    Poisoned(String),
     Aborted,
     Stopped,
 }
@@ -142,7 +144,11 @@ impl Engine for ScriptedEngine {
             index: request.audio.index,
             language: request.language.clone(),
         });
-        let plan = lock(&self.plans).pop_front().unwrap_or(ChunkPlan::Answer);
+        let mut plan = lock(&self.plans).pop_front().unwrap_or(ChunkPlan::Answer);
+        if request.audio.samples[0] == POISON {
+            self.world.saw(Seen::Poisoned(self.worker.clone()));
+            plan = ChunkPlan::Die(crash());
+        }
         tokio::select! {
             () = tokio::time::sleep(WORK) => {}
             () = self.abort.notified() => {
@@ -249,14 +255,18 @@ impl EngineLauncher for Launcher {
     }
 }
 
+/// Audio of such samples crashes every engine.
+const POISON: i16 = 666;
+
 /// A source's path says what it decodes to: `3` is three chunks of 10 s, `bad` is not audio and
-/// `2bad` breaks off after two chunks.
+/// `2bad` breaks off after two chunks; `poison` is a chunk that no engine survives.
 pub struct Decoder(pub Arc<World>);
 
 struct Chunks {
     world: Arc<World>,
     total: usize,
     broken: bool,
+    sample: i16,
     given: usize,
 }
 
@@ -266,12 +276,15 @@ const CHUNK_SAMPLES: usize = 10 * SAMPLE_RATE as usize;
 impl AudioDecoder for Decoder {
     async fn open(&self, source: &AudioSource) -> Result<Box<dyn ChunkStream>, DecodeError> {
         let script = source.path().to_string_lossy();
-        let chunks = script.trim_end_matches("bad").parse().unwrap_or(0);
+        let poison = script == "poison";
+        let chunks = script.trim_end_matches("bad").parse();
+        let chunks = chunks.unwrap_or(usize::from(poison));
         self.0.open_decoders.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Chunks {
             world: Arc::clone(&self.0),
             total: chunks,
             broken: script.ends_with("bad"),
+            sample: if poison { POISON } else { 0 },
             given: 0,
         }))
     }
@@ -293,7 +306,7 @@ impl ChunkStream for Chunks {
         Ok(Some(AudioChunk {
             index,
             start_sample: (index * CHUNK_SAMPLES) as u64,
-            samples: Arc::from(vec![0; CHUNK_SAMPLES]),
+            samples: Arc::from(vec![self.sample; CHUNK_SAMPLES]),
         }))
     }
 
