@@ -158,17 +158,13 @@ async fn lane(
     while next.fetch_add(1, Ordering::Relaxed) < clips {
         let request = ChunkRequest {
             request_id: Arc::from("measure"),
-            audio: AudioChunk {
-                index: 0,
-                start_sample: 0,
-                samples: Arc::clone(&samples),
-            },
+            audio: AudioChunk::contiguous(0, 0, Arc::clone(&samples)),
             task: Task::Transcribe,
             language: Some("en".to_owned()),
             prompt: None,
             temperature: 0.0,
         };
-        engine.transcribe(request).await?;
+        engine.transcribe(request, Box::new(drop)).await?;
     }
     engine.stop(Duration::from_secs(5)).await;
     Ok(())

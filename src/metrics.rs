@@ -11,7 +11,8 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use stt_actors::Snapshot;
-use stt_actors::metrics::{INFERENCE_DURATION_SECONDS, INFERENCE_OPS};
+use stt_actors::hallucination::Reason;
+use stt_actors::metrics::{HALLUCINATIONS_TOTAL, INFERENCE_DURATION_SECONDS, INFERENCE_OPS};
 use stt_actors::ports::MemoryKind;
 use stt_actors::transcript::{Route, Task};
 
@@ -353,6 +354,10 @@ fn describe() {
         INFERENCE_DURATION_SECONDS,
         "An engine's own time for one piece of audio, in seconds, without any waiting."
     );
+    describe_counter!(
+        HALLUCINATIONS_TOTAL,
+        "Stretches of text that were taken out because whisper made them up, by reason."
+    );
     describe_counter!(ERRORS, "Refused requests, by kind of error.");
     describe_counter!(SPAWNED, "Cold workers started since the server did.");
     describe_gauge!(BUILD_INFO, "Version, engine and model; always 1.");
@@ -382,6 +387,9 @@ fn register() {
         for mode in TRANSLATION_MODES {
             let _ = counter!(TRANSLATIONS, "mode" => *mode, "response_format" => format);
         }
+    }
+    for reason in Reason::ALL {
+        let _ = counter!(HALLUCINATIONS_TOTAL, "reason" => reason.as_str());
     }
     for op in INFERENCE_OPS {
         let _ = histogram!(INFERENCE_DURATION_SECONDS, "op" => op);

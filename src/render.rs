@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use stt_actors::transcript::{Segment, Task, Transcript};
+use stt_actors::transcript::{Removed, Segment, Task, Transcript};
 
 use crate::language;
 
@@ -97,13 +97,27 @@ fn verbose(transcript: &Transcript, task: Task) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut body = json!({
         "task": task.as_str(),
         "language": language::name_of(&transcript.language),
         "duration": rounded(transcript.duration),
         "text": transcript.text(),
         "segments": segments,
         "usage": usage(transcript),
+    });
+    if !transcript.removed.is_empty() {
+        body["removed"] = transcript.removed.iter().map(removed).collect();
+    }
+    body
+}
+
+/// Text that was taken out: an addition of this server's, there only where something was.
+fn removed(removed: &Removed) -> Value {
+    json!({
+        "start": rounded(removed.start),
+        "end": rounded(removed.end),
+        "text": removed.text,
+        "reason": removed.reason.as_str(),
     })
 }
 
@@ -182,6 +196,7 @@ mod tests {
             no_speech_prob: 0.01,
         };
         Transcript {
+            removed: Vec::new(),
             segments: vec![
                 segment(0, 0.0, 1.5, " Hello \"there\","),
                 segment(1, 1.5, 2.0, "  "),

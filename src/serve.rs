@@ -2,7 +2,7 @@
 //! and the HTTP server in front of it.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use stt_actors::ports::{NodeDirectory, VramProbe};
 use stt_actors::{IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, TreeEnded, WearLimits};
 use tracing::{error, info, warn};
 
+use crate::audio::vad::VoiceActivity;
+use crate::audio::vad::silero::Weights;
 use crate::audio::{Decoder, DecoderLimits};
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
 use crate::host_memory::HostMemoryProbe;
@@ -18,9 +20,10 @@ use crate::http::upload::UploadStore;
 use crate::http::{self, AppState};
 use crate::metrics::{Exporter, GB, UPKEEP_INTERVAL};
 use crate::models::configured::{ConfiguredModel, gpu};
+use crate::models::{Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
 use crate::redis::{NodeAddress, RedisDirectory};
-use crate::settings::Settings;
+use crate::settings::{Settings, VadModel};
 use crate::shutdown::StopSignals;
 
 /// How long requests may go on after the signal to stop. With the workers' and the HTTP server's own
@@ -64,11 +67,14 @@ pub async fn start_tree(
     };
     let ports = Ports {
         launcher: Arc::new(WorkerLauncher::new(worker, models)),
-        decoder: Arc::new(Decoder::new(DecoderLimits {
-            max_audio: settings.max_audio,
-            concurrent_decoders: cores,
-            ..DecoderLimits::default()
-        })),
+        decoder: Arc::new(Decoder::new(
+            DecoderLimits {
+                max_audio: settings.max_audio,
+                concurrent_decoders: cores,
+                ..DecoderLimits::default()
+            },
+            voice_activity(settings)?,
+        )),
         memory: Some(memory),
         directory,
     };
@@ -79,6 +85,39 @@ pub async fn start_tree(
         "at most so many cold workers"
     );
     Ok(Stt::start(ports, config).await?)
+}
+
+/// What tells speech from silence, by the settings. Weights that are not there yet are fetched
+/// meanwhile: until then, and if they cannot be had, all audio counts as speech.
+fn voice_activity(settings: &Settings) -> anyhow::Result<VoiceActivity> {
+    let load =
+        |path: &Path| Weights::load(path).with_context(|| format!("VAD_MODEL: {}", path.display()));
+    let store = ModelStore::new(settings.models_dir.clone());
+    match (&settings.vad_model, store.voice_activity()) {
+        (VadModel::Off, _) => Ok(VoiceActivity::default()),
+        (VadModel::File(path), _) => Ok(VoiceActivity::with(load(path)?)),
+        (VadModel::Silero, Some(path)) => Ok(VoiceActivity::with(load(&path)?)),
+        (VadModel::Silero, None) => {
+            let missing = VoiceActivity::default();
+            tokio::spawn(fetch_voice_activity(store, missing.clone()));
+            Ok(missing)
+        }
+    }
+}
+
+async fn fetch_voice_activity(store: ModelStore, missing: VoiceActivity) {
+    let fetched = store.ensure_voice_activity(&Logged::default()).await;
+    let weights = fetched
+        .map_err(anyhow::Error::from)
+        .and_then(|path| Ok(Weights::load(&path)?));
+    match weights {
+        Ok(weights) => missing.provide(weights),
+        Err(error) => warn!(
+            reason = format!("{error:#}"),
+            "no voice activity detection: silence goes to the model as well. \
+             `uttera-stt models pull {VOICE_ACTIVITY_NAME}` fetches what is missing"
+        ),
+    }
 }
 
 /// `lanes`: what the CPU is good for, where inference runs on it.

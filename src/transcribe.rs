@@ -10,7 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use stt_actors::ports::AudioSource;
 use stt_actors::transcript::{Task, Transcript};
-use stt_actors::{Event, Job, Options, Stt};
+use stt_actors::{Client, Event, Job, Newcomer, Options, Stt};
 use tracing::warn;
 
 use crate::language;
@@ -21,6 +21,7 @@ use crate::shutdown::StopSignals;
 
 /// Arguments of `uttera-stt transcribe`.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct TranscribeArgs {
     /// Audio or video files.
     #[arg(required = true)]
@@ -40,6 +41,15 @@ pub struct TranscribeArgs {
     /// 0: greedy, with whisper's temperature ladder; up to 1.
     #[arg(long, default_value_t = 0.0, value_parser = parse_temperature)]
     temperature: f32,
+    /// Transcribe silence and noise as well, instead of leaving out what is not speech.
+    #[arg(long)]
+    no_vad: bool,
+    /// Keep text that whisper seems to have made up.
+    #[arg(long)]
+    no_hallucination_guard: bool,
+    /// More than one language is spoken: detect it for each piece of the audio.
+    #[arg(long, conflicts_with = "language")]
+    multilingual: bool,
     /// Write each result beside its file, with the format's ending.
     #[arg(long, conflicts_with = "output_dir")]
     beside: bool,
@@ -129,6 +139,9 @@ async fn one(
                 .or_else(|| settings.default_language.clone()),
             prompt: args.prompt.clone(),
             temperature: args.temperature,
+            voice_activity: !args.no_vad,
+            hallucination_guard: !args.no_hallucination_guard,
+            multilingual: args.multilingual,
         },
     };
     let transcript = follow(stt, job, file).await?;
@@ -138,7 +151,8 @@ async fn one(
 /// Runs a job with a progress bar where there is a terminal.
 async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> {
     let bar = progress_bar(file);
-    let mut stream = stt.submit(stt.admit()?, job).await?;
+    let newcomer = Newcomer::of(Client::new("command line"));
+    let mut stream = stt.submit(stt.admit(newcomer)?, job).await?;
     while let Some(event) = stream.next().await {
         match event? {
             Event::Progress(progress) => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use audio::{Decoded, Files, assert_undecodable, decode, decode_with, spec, tone_wav};
 use hound::{SampleFormat, WavSpec, WavWriter};
+use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
 fn assert_is_tone(decoded: &Decoded, what: &str) {
@@ -47,10 +48,13 @@ async fn wav_of_any_width_rate_and_channel_count_is_read() {
         let path = files.path("tone.wav");
         tone_wav(&path, spec, 2);
         // Without ffmpeg: WAV is this process's own work.
-        let decoder = Decoder::new(DecoderLimits {
-            ffmpeg: "no-such-ffmpeg".into(),
-            ..DecoderLimits::default()
-        });
+        let decoder = Decoder::new(
+            DecoderLimits {
+                ffmpeg: "no-such-ffmpeg".into(),
+                ..DecoderLimits::default()
+            },
+            VoiceActivity::default(),
+        );
         let tone = decode_with(&decoder, &path).await.unwrap();
         assert_eq!(tone.samples, 32_000, "{spec:?}");
         assert_eq!(tone.claimed, Some(Duration::from_secs(2)));
@@ -235,11 +239,11 @@ async fn long_audio_comes_in_chunks_cut_in_the_pauses() {
     let decoded = decode(&path).await.unwrap();
     assert!((decoded.seconds() - 100.0).abs() < 0.1);
     for chunk in &decoded.chunks[1..] {
-        let place = chunk.start_seconds() % 11.0;
+        let place = (chunk.start_sample() as f64 / 16_000.0) % 11.0;
         assert!(
             (place - 10.7).abs() < 0.1,
             "cut at {} s",
-            chunk.start_seconds()
+            (chunk.start_sample() as f64 / 16_000.0)
         );
     }
 }

@@ -7,10 +7,11 @@ mod audio;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use audio::{Files, decode_with, is_gone, open, patiently, readers_of, until};
+use audio::{Files, decode_with, is_gone, next_chunk, open, patiently, readers_of, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stt_actors::ports::DecodeError;
+use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
 /// Long enough that ffmpeg cannot be done while only the first chunk was taken.
@@ -21,7 +22,7 @@ fn long_file(files: &Files) -> PathBuf {
 fn with(limits: impl FnOnce(&mut DecoderLimits)) -> Decoder {
     let mut chosen = DecoderLimits::default();
     limits(&mut chosen);
-    Decoder::new(chosen)
+    Decoder::new(chosen, VoiceActivity::default())
 }
 
 #[tokio::test]
@@ -30,7 +31,10 @@ async fn dropping_the_stream_ends_ffmpeg() {
     let path = long_file(&files);
     let decoder = with(|_| {});
     let mut stream = open(&decoder, &path).await.unwrap();
-    patiently(stream.next_chunk()).await.unwrap().unwrap();
+    patiently(next_chunk(stream.as_mut()))
+        .await
+        .unwrap()
+        .unwrap();
     let [ffmpeg] = readers_of(&path)[..] else {
         panic!("one process reads the file");
     };
@@ -45,7 +49,7 @@ async fn dropping_the_stream_ends_the_children_of_a_wrapper_too() {
     let path = files.write("some.bin", "something");
     let decoder = with(|limits| limits.ffmpeg = wrapper);
     let mut stream = open(&decoder, &path).await.unwrap();
-    let next = tokio::spawn(async move { stream.next_chunk().await.map(|_| ()) });
+    let next = tokio::spawn(async move { next_chunk(stream.as_mut()).await.map(|_| ()) });
     until("both run", || readers_of(&path).len() == 2).await;
     let processes = readers_of(&path);
     next.abort();
@@ -59,13 +63,16 @@ async fn ffmpeg_killed_in_the_middle_is_an_error_and_no_short_audio() {
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let decoder = with(|_| {});
         let mut stream = open(&decoder, &path).await.unwrap();
-        patiently(stream.next_chunk()).await.unwrap().unwrap();
+        patiently(next_chunk(stream.as_mut()))
+            .await
+            .unwrap()
+            .unwrap();
         let [ffmpeg] = readers_of(&path)[..] else {
             panic!("one process reads the file");
         };
         kill(Pid::from_raw(ffmpeg), signal).unwrap();
         let error = loop {
-            match patiently(stream.next_chunk()).await {
+            match patiently(next_chunk(stream.as_mut())).await {
                 Ok(Some(_)) => {}
                 Ok(None) => panic!("{signal} passed for the end of the audio"),
                 Err(error) => break error,
@@ -100,7 +107,7 @@ async fn a_slow_listener_is_not_a_stall() {
     let mut stream = open(&decoder, &path).await.unwrap();
     let mut samples = 0;
     let mut paused = false;
-    while let Some(chunk) = patiently(stream.next_chunk()).await.unwrap() {
+    while let Some(chunk) = patiently(next_chunk(stream.as_mut())).await.unwrap() {
         samples += chunk.samples.len();
         if !paused {
             // The pause is what is tested: longer than ffmpeg may be silent.
@@ -143,10 +150,18 @@ async fn a_long_file_that_waits_keeps_no_turn_from_a_short_one() {
     let short = files.tone("short.mp3", 2.0, "");
     let decoder = with(|limits| limits.concurrent_decoders = 1);
     let mut waiting = open(&decoder, &long).await.unwrap();
-    patiently(waiting.next_chunk()).await.unwrap().unwrap();
+    patiently(next_chunk(waiting.as_mut()))
+        .await
+        .unwrap()
+        .unwrap();
     let seconds = decode_with(&decoder, &short).await.unwrap().seconds();
     assert!((seconds - 2.0).abs() < 0.1);
-    assert!(patiently(waiting.next_chunk()).await.unwrap().is_some());
+    assert!(
+        patiently(next_chunk(waiting.as_mut()))
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[tokio::test]
@@ -160,13 +175,19 @@ async fn no_more_decoders_are_at_work_than_turns() {
         limits.ffmpeg = silent;
     });
     let mut at_work = open(&decoder, &stuck).await.unwrap();
-    let at_work = tokio::spawn(async move { at_work.next_chunk().await.map(|_| ()) });
+    let at_work = tokio::spawn(async move { next_chunk(at_work.as_mut()).await.map(|_| ()) });
     until("it is at work", || !readers_of(&stuck).is_empty()).await;
     let mut waiting = open(&decoder, &wav).await.unwrap();
-    let early = tokio::time::timeout(Duration::from_millis(300), waiting.next_chunk()).await;
+    let early =
+        tokio::time::timeout(Duration::from_millis(300), next_chunk(waiting.as_mut())).await;
     assert!(early.is_err(), "it did not wait");
     at_work.abort();
-    assert!(patiently(waiting.next_chunk()).await.unwrap().is_some());
+    assert!(
+        patiently(next_chunk(waiting.as_mut()))
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[tokio::test]
@@ -180,14 +201,22 @@ async fn no_more_processes_than_slots_and_waiting_for_one_is_no_stall() {
         limits.stall = stall;
     });
     let mut holder = open(&decoder, &long).await.unwrap();
-    patiently(holder.next_chunk()).await.unwrap().unwrap();
+    patiently(next_chunk(holder.as_mut()))
+        .await
+        .unwrap()
+        .unwrap();
     let mut stream = open(&decoder, &second).await.unwrap();
     let longer_than_a_stall = stall + Duration::from_millis(500);
-    let early = tokio::time::timeout(longer_than_a_stall, stream.next_chunk()).await;
+    let early = tokio::time::timeout(longer_than_a_stall, next_chunk(stream.as_mut())).await;
     assert!(early.is_err(), "it did not wait");
     assert!(readers_of(&second).is_empty());
     drop(holder);
-    assert!(patiently(stream.next_chunk()).await.unwrap().is_some());
+    assert!(
+        patiently(next_chunk(stream.as_mut()))
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[tokio::test]
@@ -196,9 +225,17 @@ async fn a_file_that_is_decoded_gives_its_slot_back_before_it_is_dropped() {
     let short = files.tone("short.mp3", 2.0, "");
     let decoder = with(|limits| limits.ffmpeg_processes = 1);
     let mut first = open(&decoder, &short).await.unwrap();
-    patiently(first.next_chunk()).await.unwrap().unwrap();
+    patiently(next_chunk(first.as_mut()))
+        .await
+        .unwrap()
+        .unwrap();
     decode_with(&decoder, &short).await.unwrap();
-    assert!(patiently(first.next_chunk()).await.unwrap().is_none());
+    assert!(
+        patiently(next_chunk(first.as_mut()))
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -212,7 +249,7 @@ async fn a_caller_who_asks_again_loses_nothing() {
         loop {
             // Gives up again and again, at times in the middle of a block.
             let patience = Duration::from_micros(200);
-            match tokio::time::timeout(patience, stream.next_chunk()).await {
+            match tokio::time::timeout(patience, next_chunk(stream.as_mut())).await {
                 Err(_) => {}
                 Ok(chunk) => match chunk.unwrap() {
                     Some(chunk) => samples += chunk.samples.len(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use audio::{Files, assert_undecodable, decode, decode_with, refusal, spec, tone_wav};
 use stt_actors::ports::DecodeError;
+use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
 #[tokio::test]
@@ -133,10 +134,13 @@ async fn a_file_without_sound_is_told_from_a_broken_one() {
 #[tokio::test]
 async fn too_long_audio_is_refused_without_decoding_all_of_it() {
     let files = Files::new();
-    let decoder = Decoder::new(DecoderLimits {
-        max_audio: Duration::from_secs(5),
-        ..DecoderLimits::default()
-    });
+    let decoder = Decoder::new(
+        DecoderLimits {
+            max_audio: Duration::from_secs(5),
+            ..DecoderLimits::default()
+        },
+        VoiceActivity::default(),
+    );
     let wav = files.path("long.wav");
     tone_wav(&wav, spec(1, 16_000, 16), 6);
     // A bomb: an hour of silence in a few kilobytes.

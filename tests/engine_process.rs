@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::{PROGRAM, lives, model, sample, signal, words};
 use stt_actors::ports::{
-    AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LaunchError,
-    WorkerId,
+    AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LanguageHeard,
+    LaunchError, WorkerId,
 };
 use stt_actors::transcript::Task;
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
@@ -53,16 +53,17 @@ fn request() -> ChunkRequest {
     let samples: Vec<i16> = wav.samples().map(|s| s.expect("a sample")).collect();
     ChunkRequest {
         request_id: Arc::from("test"),
-        audio: AudioChunk {
-            index: 0,
-            start_sample: 0,
-            samples: Arc::from(samples),
-        },
+        audio: AudioChunk::contiguous(0, 0, Arc::from(samples)),
         task: Task::Transcribe,
         language: None,
         prompt: None,
         temperature: 0.0,
     }
+}
+
+/// Nobody asks for the language.
+fn unheard() -> LanguageHeard {
+    Box::new(drop)
 }
 
 #[tokio::test]
@@ -71,8 +72,14 @@ async fn a_worker_transcribes_alike_every_time_and_stops_when_asked() {
         .await
         .expect("launches");
     assert!(!engine.info().multilingual);
-    let first = engine.transcribe(request()).await.expect("transcribes");
-    let again = engine.transcribe(request()).await.expect("transcribes");
+    let first = engine
+        .transcribe(request(), unheard())
+        .await
+        .expect("transcribes");
+    let again = engine
+        .transcribe(request(), unheard())
+        .await
+        .expect("transcribes");
     assert_eq!(
         words(&first.segments[0].text),
         words("turn on the kitchen light")
@@ -93,7 +100,10 @@ async fn detecting_the_language_costs_one_trimmed_pass() {
     let engine = launch(Path::new(PROGRAM), &model("base").await)
         .await
         .expect("launches");
-    let detected = engine.transcribe(request()).await.expect("transcribes");
+    let detected = engine
+        .transcribe(request(), unheard())
+        .await
+        .expect("transcribes");
     assert_eq!(
         (detected.language.as_str(), detected.encoder_passes),
         ("en", 2)
@@ -103,7 +113,10 @@ async fn detecting_the_language_costs_one_trimmed_pass() {
         language: Some("en".to_owned()),
         ..request()
     };
-    let forced = engine.transcribe(forced).await.expect("transcribes");
+    let forced = engine
+        .transcribe(forced, unheard())
+        .await
+        .expect("transcribes");
     assert_eq!(
         (forced.language_probability, forced.encoder_passes),
         (None, 1)
@@ -112,9 +125,15 @@ async fn detecting_the_language_costs_one_trimmed_pass() {
         language: Some("xx".to_owned()),
         ..request()
     };
-    let refused = engine.transcribe(unknown).await.expect_err("refused");
+    let refused = engine
+        .transcribe(unknown, unheard())
+        .await
+        .expect_err("refused");
     assert!(matches!(refused, EngineError::Failed(_)), "{refused}");
-    engine.transcribe(request()).await.expect("it still works");
+    engine
+        .transcribe(request(), unheard())
+        .await
+        .expect("it still works");
 }
 
 #[tokio::test]
@@ -123,14 +142,14 @@ async fn an_aborted_chunk_ends_as_aborted_and_the_next_one_works() {
         .await
         .expect("launches");
     let running = Arc::clone(&engine);
-    let chunk = tokio::spawn(async move { running.transcribe(request()).await });
+    let chunk = tokio::spawn(async move { running.transcribe(request(), unheard()).await });
     while !chunk.is_finished() {
         engine.abort();
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(chunk.await.expect("no panic"), Err(EngineError::Aborted));
     engine
-        .transcribe(request())
+        .transcribe(request(), unheard())
         .await
         .expect("the next one works");
 }
@@ -144,7 +163,10 @@ async fn a_worker_killed_from_outside_is_told_from_one_that_crashed() {
         signal(engine.info().process_id.expect("a process"), name);
         let exit = engine.exited().await;
         assert_eq!(exit.counts_against_chunk(), counts, "{exit}");
-        let error = engine.transcribe(request()).await.expect_err("gone");
+        let error = engine
+            .transcribe(request(), unheard())
+            .await
+            .expect_err("gone");
         assert_eq!(error, EngineError::Exited(exit));
     }
 }
@@ -183,8 +205,14 @@ async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
         language: Some("en".to_owned()),
         ..request()
     };
-    let quiet = fresh.transcribe(silence()).await.expect("transcribes");
-    let spoken = fresh.transcribe(sampled()).await.expect("transcribes");
+    let quiet = fresh
+        .transcribe(silence(), unheard())
+        .await
+        .expect("transcribes");
+    let spoken = fresh
+        .transcribe(sampled(), unheard())
+        .await
+        .expect("transcribes");
     drop(fresh);
 
     let used = launch(Path::new(PROGRAM), &model).await.expect("launches");
@@ -193,17 +221,24 @@ async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
         temperature: 0.7,
         ..request()
     };
-    used.transcribe(secret()).await.expect("transcribes");
+    used.transcribe(secret(), unheard())
+        .await
+        .expect("transcribes");
     let unknown = ChunkRequest {
         language: Some("xx".to_owned()),
         ..secret()
     };
-    used.transcribe(unknown).await.expect_err("refused");
+    used.transcribe(unknown, unheard())
+        .await
+        .expect_err("refused");
     assert_eq!(
-        used.transcribe(silence()).await.expect("works").segments,
+        used.transcribe(silence(), unheard())
+            .await
+            .expect("works")
+            .segments,
         quiet.segments
     );
-    let (aborted, ()) = tokio::join!(used.transcribe(secret()), async {
+    let (aborted, ()) = tokio::join!(used.transcribe(secret(), unheard()), async {
         used.abort();
         tokio::task::yield_now().await;
         used.abort();
@@ -211,11 +246,17 @@ async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
     // Too late for the abort is as good: the secret was spoken.
     assert!(matches!(aborted, Ok(_) | Err(EngineError::Aborted)));
     assert_eq!(
-        used.transcribe(sampled()).await.expect("works").segments,
+        used.transcribe(sampled(), unheard())
+            .await
+            .expect("works")
+            .segments,
         spoken.segments
     );
     assert_eq!(
-        used.transcribe(silence()).await.expect("works").segments,
+        used.transcribe(silence(), unheard())
+            .await
+            .expect("works")
+            .segments,
         quiet.segments
     );
 }

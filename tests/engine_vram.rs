@@ -15,8 +15,10 @@ use common::{PROGRAM, model, sample};
 use nvml_driver::Driver;
 use stt_actors::ports::AudioSource;
 use stt_actors::{
-    IdlePolicy, Job, Options, PoolConfig, Ports, Stt, TranscriptStream, TreeConfig, WearLimits,
+    Client, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt, TranscriptStream,
+    TreeConfig, WearLimits,
 };
+use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
@@ -68,7 +70,9 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
             source: AudioSource::file(sample("en-command.wav")),
             options: Options::default(),
         };
-        let admission = stt.admit().expect("admitted");
+        let admission = stt
+            .admit(Newcomer::of(Client::new("test")))
+            .expect("admitted");
         streams.push(stt.submit(admission, job).await.expect("accepted"));
     }
     streams
@@ -96,7 +100,10 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
     let models = Arc::new(Fixed(model("tiny.en").await));
     let ports = Ports {
         launcher: Arc::new(WorkerLauncher::new(worker, models)),
-        decoder: Arc::new(Decoder::new(DecoderLimits::default())),
+        decoder: Arc::new(Decoder::new(
+            DecoderLimits::default(),
+            VoiceActivity::default(),
+        )),
         memory: Some(Arc::new(driver.probe(0))),
         directory: None,
     };

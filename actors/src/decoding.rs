@@ -8,7 +8,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::admission::outstanding_chunks;
-use crate::ports::{AudioDecoder, AudioSource, ChunkStream, DecodeError, samples_to_seconds};
+use crate::chunk_length::target_length;
+use crate::ports::{
+    AudioDecoder, AudioSource, ChunkStream, DecodeError, DecodeOptions, Decoded, samples_to_seconds,
+};
 use crate::status::NodeStatus;
 use crate::transcription::TranscriptionMessage;
 
@@ -63,38 +66,63 @@ impl ChunkBudget {
     }
 }
 
+/// How far decoding is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Position {
+    /// Seconds of audio known of: the container's claim, or what was decoded so far.
+    pub known: f64,
+    /// Up to which second it is settled what is speech.
+    pub settled: f64,
+    /// Seconds that were spent waiting for the decoder.
+    pub decode_seconds: f64,
+}
+
 /// Decodes the whole source, a chunk at a time as permits come back.
 pub(crate) async fn decode(
     decoder: &dyn AudioDecoder,
     source: &AudioSource,
+    options: DecodeOptions,
     mut budget: ChunkBudget,
     owner: &ActorRef<TranscriptionMessage>,
 ) -> Result<DecodedAudio, DecodeError> {
     let mut waited = Duration::ZERO;
     let begin = Instant::now();
-    let mut stream: Box<dyn ChunkStream> = decoder.open(source).await?;
+    let mut stream: Box<dyn ChunkStream> = decoder.open(source, options).await?;
     waited += begin.elapsed();
+    let mut permit = None;
     loop {
-        let permit = budget.permit().await?;
-        let begin = Instant::now();
-        let next = stream.next_chunk().await?;
-        waited += begin.elapsed();
-        let decode_seconds = waited.as_secs_f64();
-        let Some(chunk) = next else {
-            return Ok(DecodedAudio {
-                samples: stream.decoded_samples(),
-                decode_seconds,
-            });
+        let held = match permit.take() {
+            Some(held) => held,
+            None => budget.permit().await?,
         };
+        let begin = Instant::now();
+        let next = stream.next(target_length(budget.status.cost())).await?;
+        waited += begin.elapsed();
         let so_far = samples_to_seconds(stream.decoded_samples());
         let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
-        let sent = owner.cast(TranscriptionMessage::Decoded {
-            chunk,
-            permit,
-            seconds_known: so_far.max(claimed),
-            decode_seconds,
-        });
-        if sent.is_err() {
+        let position = Position {
+            known: so_far.max(claimed),
+            settled: samples_to_seconds(stream.settled_samples()),
+            decode_seconds: waited.as_secs_f64(),
+        };
+        let message = match next {
+            Some(Decoded::Chunk(chunk)) => TranscriptionMessage::Decoded {
+                chunk,
+                permit: held,
+                position,
+            },
+            Some(Decoded::Silence) => {
+                permit = Some(held);
+                TranscriptionMessage::Silence(position)
+            }
+            None => {
+                return Ok(DecodedAudio {
+                    samples: stream.decoded_samples(),
+                    decode_seconds: position.decode_seconds,
+                });
+            }
+        };
+        if owner.cast(message).is_err() {
             return Err(DecodeError::Unavailable("the request has ended".to_owned()));
         }
     }

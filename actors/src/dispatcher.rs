@@ -13,15 +13,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::error::SttError;
 use crate::job::JobId;
 use crate::lane::LaneMessage;
-use crate::ports::{ChunkRequest, EngineError, EngineExit};
+use crate::ports::{ChunkRequest, DetectedLanguage, EngineError, EngineExit};
 use crate::status::NodeStatus;
 use crate::transcript::ChunkTranscript;
 use crate::transcription::{ChunkDone, TranscriptionMessage};
+use crate::waiting::Terms;
 use crate::work_queue::{
     ChunkKey, Ended, LaneId, LaneKind, LeaseId, Retire, Retirement, WorkQueue,
 };
@@ -35,6 +37,8 @@ pub enum DispatcherMessage {
         job: JobId,
         /// The chunk and how to do it.
         request: ChunkRequest,
+        /// What its turn depends on.
+        terms: Terms,
         /// Who hears the result.
         owner: ActorRef<TranscriptionMessage>,
     },
@@ -50,6 +54,15 @@ pub enum DispatcherMessage {
         kind: LaneKind,
         /// Where leases go.
         actor: ActorRef<LaneMessage>,
+    },
+    /// A lane has heard the language of its chunk.
+    LanguageHeard {
+        /// The lane.
+        lane: LaneId,
+        /// Which handing-out.
+        lease: LeaseId,
+        /// The language.
+        language: DetectedLanguage,
     },
     /// A lane answers.
     LeaseEnded {
@@ -145,8 +158,9 @@ impl Actor for Dispatcher {
             DispatcherMessage::Enqueue {
                 job,
                 request,
+                terms,
                 owner,
-            } => state.enqueue(job, request, owner),
+            } => state.enqueue(job, request, terms, owner),
             DispatcherMessage::Withdraw(job) => state.withdraw(job),
             DispatcherMessage::WithdrawAll => {
                 for job in state.owners.keys().copied().collect::<Vec<_>>() {
@@ -156,6 +170,11 @@ impl Actor for Dispatcher {
             DispatcherMessage::LaneReady { lane, kind, actor } => {
                 state.lane_ready(lane, kind, actor);
             }
+            DispatcherMessage::LanguageHeard {
+                lane,
+                lease,
+                language,
+            } => state.language_heard(lane, lease, language),
             DispatcherMessage::LeaseEnded {
                 lane,
                 lease,
@@ -176,13 +195,14 @@ impl DispatcherState {
         &mut self,
         job: JobId,
         request: ChunkRequest,
+        terms: Terms,
         owner: ActorRef<TranscriptionMessage>,
     ) {
         self.owners.entry(job).or_insert_with(|| Owner {
             actor: owner,
             request_id: Arc::clone(&request.request_id),
         });
-        self.queue.enqueue(job, request);
+        self.queue.enqueue(job, request, terms, Instant::now());
     }
 
     fn withdraw(&mut self, job: JobId) {
@@ -203,6 +223,16 @@ impl DispatcherState {
         self.queue.lane_ready(lane, kind);
         if kind == LaneKind::Hot {
             self.hopeless = None;
+        }
+    }
+
+    fn language_heard(&self, lane: LaneId, lease: LeaseId, language: DetectedLanguage) {
+        if let Some(key) = self.queue.chunk_of(lane, lease)
+            && let Some(owner) = self.owners.get(&key.job)
+        {
+            let index = key.index;
+            let heard = TranscriptionMessage::LanguageHeard { index, language };
+            let _ = owner.actor.cast(heard);
         }
     }
 
@@ -313,7 +343,7 @@ impl DispatcherState {
 
     /// Gives work to idle lanes and brings the accounts up to date.
     fn hand_out(&mut self) {
-        while let Some((lane, lease)) = self.queue.assign() {
+        while let Some((lane, lease)) = self.queue.assign(Instant::now()) {
             let request = &lease.request;
             debug!(request_id = %request.request_id, chunk = request.audio.index, lane = lane.0,
                 "chunk handed out");
@@ -327,6 +357,11 @@ impl DispatcherState {
             }
         }
         self.refuse_what_is_hopeless();
+        for (lane, lease) in self.queue.held_up() {
+            if let Some(actor) = self.lanes.get(&lane) {
+                let _ = actor.cast(LaneMessage::WorkWaits(lease));
+            }
+        }
         let (busy, idle) = self.queue.busy_and_idle();
         self.status.set_queue(self.queue.depth(), busy, idle);
     }

@@ -10,13 +10,13 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::admission::{Outlook, Place};
+use crate::admission::{Newcomer, Outlook, Place};
 use crate::config::{Ports, TreeConfig};
 use crate::error::SttError;
 use crate::job::{Event, Job};
 use crate::ports::EngineInfo;
 use crate::snapshot::{HotState, Snapshot};
-use crate::status::NodeStatus;
+use crate::status::{LONGEST_RETRY_AFTER, NodeStatus};
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::transcript::Transcript;
 use crate::transcription::TranscriptionMessage;
@@ -24,12 +24,6 @@ use crate::transcription::TranscriptionMessage;
 /// How long the tree may take to start a transcription. It takes microseconds; this bounds what a
 /// client waits if it never answers.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Requests in the tree at once. Each costs little; this bounds what a flood of them does.
-const MOST_REQUESTS: usize = 512;
-
-/// The longest Retry-After that is ever given: clients ignore longer ones.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 
 /// The tree could not be started.
 #[derive(Debug, Error)]
@@ -41,7 +35,6 @@ pub struct StartError(String);
 pub struct Stt {
     pub(crate) supervisor: ActorRef<SupervisorMessage>,
     pub(crate) status: Arc<NodeStatus>,
-    config: TreeConfig,
 }
 
 /// Resolves when the tree has ended.
@@ -58,42 +51,28 @@ impl TreeEnded {
 impl Stt {
     /// Starts the tree. It is up at once; the model loads meanwhile: see [`Self::ready`].
     pub async fn start(ports: Ports, config: TreeConfig) -> Result<(Self, TreeEnded), StartError> {
-        let status = NodeStatus::new(config.drain_cap, config.start_estimate);
+        let status = NodeStatus::new(config.drain_cap, config.start_estimate, config.max_queue);
         let status = Arc::new(status);
         let arguments = SupervisorArguments {
             ports,
-            config: config.clone(),
+            config,
             status: Arc::clone(&status),
         };
         let (supervisor, join) = Supervisor::spawn(None, Supervisor, arguments)
             .await
             .map_err(|error| StartError(error.to_string()))?;
-        let stt = Self {
-            supervisor,
-            status,
-            config,
-        };
+        let stt = Self { supervisor, status };
         Ok((stt, TreeEnded(join)))
     }
 
     /// Takes a place for a request, or refuses it: before its body is read, so that refused work
     /// costs nothing. Asks no actor. The place is given back when it is dropped.
-    pub fn admit(&self) -> Result<Admission, SttError> {
+    pub fn admit(&self, newcomer: Newcomer) -> Result<Admission, SttError> {
         // Taken first and looked at then: many that come at once cannot all see the last one free.
-        let place = Place::take(&self.status);
+        let place = Place::take(&self.status, newcomer);
         let snapshot = self.snapshot();
         refuse_unable(&snapshot)?;
-        let outlook = snapshot.outlook(place.own());
-        let too_long = outlook.wait.saturating_sub(self.config.max_queue);
-        let too_many = snapshot.requests > MOST_REQUESTS;
-        if !too_long.is_zero() || too_many {
-            // A place is free when one of so many is done.
-            let next_done = outlook.wait / snapshot.requests.max(1) as u32;
-            return Err(SttError::Overloaded {
-                retry_after: (too_long.max(next_done))
-                    .clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
-            });
-        }
+        let outlook = self.status.outlook(&place)?;
         if matches!(snapshot.hot, HotState::Asleep(_)) {
             // The model loads while the upload comes. A tree that has ended says so at submit.
             let _ = self.supervisor.cast(SupervisorMessage::Wake);

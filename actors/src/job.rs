@@ -25,8 +25,31 @@ impl fmt::Display for JobId {
     }
 }
 
+/// Who sent a request, for fairness: a key's name, or the address that it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Client(Arc<str>);
+
+impl Client {
+    /// Equal names are one client.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+}
+
+/// How urgent a client's work is. It shifts a request's turn; it never keeps others out for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// After others.
+    Low,
+    /// As everybody's.
+    #[default]
+    Normal,
+    /// Before others.
+    High,
+}
+
 /// How the audio is to be transcribed.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Transcribe or translate to English.
     pub task: Task,
@@ -36,6 +59,28 @@ pub struct Options {
     pub prompt: Option<String>,
     /// 0: greedy with whisper's temperature ladder; else this temperature alone. Within 0–1.
     pub temperature: f32,
+    /// Leave out what does not sound like speech.
+    pub voice_activity: bool,
+    /// Take out text that whisper made up ([`crate::hallucination`]).
+    pub hallucination_guard: bool,
+    /// More than one language may be spoken: each chunk's is detected on its own, where none is
+    /// given. Otherwise one is detected and held.
+    pub multilingual: bool,
+}
+
+impl Default for Options {
+    /// Transcribe, in whatever one language is spoken, with all that keeps silence silent.
+    fn default() -> Self {
+        Self {
+            task: Task::default(),
+            language: None,
+            prompt: None,
+            temperature: 0.0,
+            voice_activity: true,
+            hallucination_guard: true,
+            multilingual: false,
+        }
+    }
 }
 
 /// One request.
@@ -72,7 +117,7 @@ pub enum Event {
 pub struct Progress {
     /// Chunks with a result.
     pub chunks_done: usize,
-    /// Seconds of audio with a result.
+    /// Seconds of audio with a result, those of silence among them.
     pub seconds_done: f64,
     /// Seconds of audio known of: the container's claim, or what was decoded so far.
     pub seconds_known: f64,

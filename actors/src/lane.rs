@@ -16,11 +16,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::caught::caught;
+use crate::cost::Cost;
 use crate::dispatcher::DispatcherMessage;
 use crate::lane_end::{LaneFailure, Leaving};
 use crate::lane_task::{Running, spawn};
+
 use crate::ports::{
-    Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError, WorkerId,
+    DetectedLanguage, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError,
+    WorkerId,
 };
 use crate::reaper::{Reaper, Verdict};
 use crate::status::{EngineAccount, NodeStatus};
@@ -37,6 +40,10 @@ pub enum LaneMessage {
     Run(Lease),
     /// From the Dispatcher: nobody waits for this one any more.
     Abort(LeaseId),
+    /// From the Dispatcher: this one runs for nobody, and work waits for the lane.
+    WorkWaits(LeaseId),
+    /// From the lease's task: the language is known.
+    LanguageHeard(LeaseId, DetectedLanguage),
     /// From the lease's task.
     Finished(LeaseId, Result<ChunkTranscript, EngineError>),
     /// From the task that watches the engine.
@@ -148,6 +155,8 @@ impl Lane {
             LaneMessage::Launched(Err(error)) => return Err(LaneFailure::Launch(error).into()),
             LaneMessage::Run(lease) => self.run(myself, lease),
             LaneMessage::Abort(lease) => self.abort(lease),
+            LaneMessage::WorkWaits(lease) => self.work_waits(myself, lease),
+            LaneMessage::LanguageHeard(lease, language) => self.language_heard(lease, language),
             LaneMessage::Finished(lease, outcome) => self.finished(myself, lease, outcome)?,
             LaneMessage::EngineExited(exit) => return Err(self.engine_exited(exit).into()),
             LaneMessage::DispatcherReplaced(dispatcher) => {
@@ -268,6 +277,38 @@ impl Lane {
         }
     }
 
+    /// Nobody waits for the chunk that runs, but others do for the lane. An engine hears an abort
+    /// only after its encoder pass: if another one is up before that, this one goes at once.
+    fn work_waits(&mut self, myself: &ActorRef<LaneMessage>, lease: LeaseId) {
+        let Phase::Up {
+            running: Some(running),
+            ..
+        } = &self.phase
+        else {
+            return;
+        };
+        let status = &self.arguments.status;
+        let (cost, start) = (status.cost(), status.measured_start());
+        let pays = running.lease == lease
+            && running.is_aborted()
+            && replacing_pays(cost, start, running.elapsed());
+        if pays {
+            info!(worker = %self.arguments.worker, "ending a worker that is busy for nobody");
+            self.leave(myself, Leaving::Abandoned, Retire::AfterLease);
+            self.report(lease, Err(EngineError::Aborted));
+        }
+    }
+
+    fn language_heard(&self, lease: LeaseId, language: DetectedLanguage) {
+        let lane = self.arguments.lane;
+        let heard = DispatcherMessage::LanguageHeard {
+            lane,
+            lease,
+            language,
+        };
+        let _ = self.arguments.dispatcher.cast(heard);
+    }
+
     fn finished(
         &mut self,
         myself: &ActorRef<LaneMessage>,
@@ -319,10 +360,10 @@ impl Lane {
     /// what the old one was asked is lost.
     fn free_again(&mut self, myself: &ActorRef<LaneMessage>, to_new_dispatcher: bool) {
         match (self.leaving, to_new_dispatcher) {
-            (Some(Leaving::WornOut), true) => {
-                self.leave(myself, Leaving::WornOut, Retire::AfterLease);
+            (Some(why @ (Leaving::WornOut | Leaving::Abandoned)), true) => {
+                self.leave(myself, why, Retire::AfterLease);
             }
-            (Some(Leaving::WornOut), false) => {}
+            (Some(Leaving::WornOut | Leaving::Abandoned), false) => {}
             (Some(Leaving::Idle) | None, _) => {
                 self.rest(myself);
                 if to_new_dispatcher {
@@ -389,4 +430,15 @@ impl Lane {
         }
         myself.stop(why.map(|why| why.as_str().to_owned()));
     }
+}
+
+/// Whether another engine is up before this one hears of an abort: its pass through the encoder is
+/// the fixed part of what a chunk costs, and begins the work. Half as much again is allowed for
+/// what a start takes longer than usual.
+fn replacing_pays(cost: Option<Cost>, start: Option<Duration>, worked: Duration) -> bool {
+    let (Some(cost), Some(start)) = (cost, start) else {
+        return false;
+    };
+    let rest_of_pass = cost.fixed - worked.as_secs_f64();
+    rest_of_pass > 1.5 * start.as_secs_f64()
 }

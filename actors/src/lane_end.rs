@@ -22,15 +22,28 @@ pub enum Leaving {
     Idle,
     /// Its engine is to be replaced.
     WornOut,
+    /// It is busy for nobody while work waits, and another engine is there sooner.
+    Abandoned,
 }
 
 impl Leaving {
-    const ALL: [Self; 2] = [Self::Idle, Self::WornOut];
+    /// Whether another engine shall take its place at once.
+    pub fn is_replaced(self) -> bool {
+        match self {
+            Self::Idle => false,
+            Self::WornOut | Self::Abandoned => true,
+        }
+    }
+}
+
+impl Leaving {
+    const ALL: [Self; 3] = [Self::Idle, Self::WornOut, Self::Abandoned];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle for long",
             Self::WornOut => "worn out",
+            Self::Abandoned => "busy for nobody",
         }
     }
 

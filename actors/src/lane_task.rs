@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::caught::caught;
 use crate::lane::LaneMessage;
-use crate::ports::{ChunkRequest, Engine, EngineError, EngineExit};
+use crate::ports::{ChunkRequest, Engine, EngineError, EngineExit, LanguageHeard};
 use crate::transcript::ChunkTranscript;
 use crate::work_queue::{Lease, LeaseId};
 
@@ -18,6 +19,7 @@ use crate::work_queue::{Lease, LeaseId};
 pub(crate) struct Running {
     pub(crate) lease: LeaseId,
     pub(crate) audio_seconds: f64,
+    began: Instant,
     /// Set before the engine is told, for a task that has not asked it yet.
     aborted: Arc<AtomicBool>,
     _task: AbortOnDropHandle<()>,
@@ -37,11 +39,15 @@ impl Running {
         let (engine, lane) = (Arc::clone(engine), lane.clone());
         let (id, request) = (lease.id, lease.request);
         let told = Arc::clone(&aborted);
+        let listener = lane.clone();
+        let heard: LanguageHeard = Box::new(move |language| {
+            let _ = listener.cast(LaneMessage::LanguageHeard(id, language));
+        });
         let task = spawn(async move {
             let outcome = if told.load(Ordering::Acquire) {
                 Err(EngineError::Aborted)
             } else {
-                caught(transcribe(engine.as_ref(), request, limits.0, limits.1))
+                caught(transcribe(engine.as_ref(), request, heard, limits))
                     .await
                     .unwrap_or_else(|| Err(EngineError::Failed("a panic".to_owned())))
             };
@@ -50,9 +56,20 @@ impl Running {
         Self {
             lease: id,
             audio_seconds,
+            began: Instant::now(),
             aborted,
             _task: task,
         }
+    }
+
+    /// Whether it was told that nobody waits for it.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
+    /// How long the engine has been at it.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Nobody waits for it any more.
@@ -68,10 +85,10 @@ impl Running {
 async fn transcribe(
     engine: &dyn Engine,
     request: ChunkRequest,
-    limit: Duration,
-    grace: Duration,
+    heard: LanguageHeard,
+    (limit, grace): (Duration, Duration),
 ) -> Result<ChunkTranscript, EngineError> {
-    match tokio::time::timeout(limit, engine.transcribe(request)).await {
+    match tokio::time::timeout(limit, engine.transcribe(request, heard)).await {
         Ok(outcome) => outcome,
         Err(_elapsed) => {
             engine.kill_timed_out();

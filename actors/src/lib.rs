@@ -14,14 +14,17 @@
 //!
 //! Everything outside is behind the traits of [`ports`]; everyone outside uses [`Stt`]. What the
 //! actors decide is decided in plain structs ([`work_queue`], [`pool_sizing`], [`reaper`],
-//! [`restart_budget`], [`memory`], [`cost`]), which are tested without an actor in sight. What
+//! [`restart_budget`], [`memory`], [`cost`], [`waiting`], [`chunk_length`], [`hallucination`]), which are tested without an actor in sight. What
 //! others may know is in [`status`], and what follows from it in [`snapshot`].
 
 mod atomic_f64;
 mod caught;
 mod lane_task;
+mod language_hold;
 
 pub mod admission;
+pub mod chunk;
+pub mod chunk_length;
 pub mod cold_pool;
 pub mod cold_worker;
 pub mod config;
@@ -29,6 +32,7 @@ pub mod cost;
 pub mod decoding;
 pub mod dispatcher;
 pub mod error;
+pub mod hallucination;
 pub mod handle;
 pub mod hot_worker;
 pub mod job;
@@ -49,17 +53,18 @@ pub mod transcript;
 pub mod transcription;
 pub mod transcriptions;
 pub mod vram_watcher;
+pub mod waiting;
 pub mod wear;
 pub mod work_queue;
 
 #[cfg(test)]
 mod tree_tests;
 
-pub use admission::Outlook;
+pub use admission::{Newcomer, Outlook};
 pub use config::{PoolConfig, Ports, TreeConfig};
 pub use error::SttError;
 pub use handle::{Admission, StartError, Stt, TranscriptStream, TreeEnded};
-pub use job::{Event, Job, JobId, Options, Progress};
+pub use job::{Client, Event, Job, JobId, Options, Priority, Progress};
 pub use reaper::IdlePolicy;
 pub use snapshot::{HotState, Snapshot};
 pub use wear::WearLimits;

@@ -1,6 +1,7 @@
 //! The tree's own metrics: what cannot be read from a snapshot, because every single event counts.
 //! Everything else is exported from [`Snapshot`](crate::Snapshot) by the server.
 
+use crate::hallucination::Reason;
 use crate::work_queue::LaneKind;
 
 /// Histogram of seconds that an engine worked on one chunk, without any waiting. Label `op`.
@@ -13,6 +14,9 @@ pub const INFERENCE_OPS: [&str; 3] = [
     "libretranslate",
 ];
 
+/// Counts text that was taken out because whisper made it up. Label `reason`.
+pub const HALLUCINATIONS_TOTAL: &str = "uttera_stt_hallucinations_total";
+
 /// The value of the label `op` for a lane's work.
 pub fn inference_op(lane: LaneKind) -> &'static str {
     match lane {
@@ -24,4 +28,9 @@ pub fn inference_op(lane: LaneKind) -> &'static str {
 /// A chunk was transcribed.
 pub(crate) fn record_inference(lane: LaneKind, seconds: f64) {
     metrics::histogram!(INFERENCE_DURATION_SECONDS, "op" => inference_op(lane)).record(seconds);
+}
+
+/// Text was taken out.
+pub(crate) fn record_hallucination(reason: Reason) {
+    metrics::counter!(HALLUCINATIONS_TOTAL, "reason" => reason.as_str()).increment(1);
 }

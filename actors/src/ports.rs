@@ -12,16 +12,7 @@ use thiserror::Error;
 
 use crate::transcript::{ChunkTranscript, Task};
 
-/// Samples per second of all audio inside the tree (mono, signed 16 bit).
-pub const SAMPLE_RATE: u32 = 16_000;
-
-/// The longest chunk that an engine takes: whisper's window.
-pub const MAX_CHUNK: Duration = Duration::from_secs(30);
-
-/// Seconds of audio in `samples` samples at [`SAMPLE_RATE`].
-pub fn samples_to_seconds(samples: u64) -> f64 {
-    samples as f64 / f64::from(SAMPLE_RATE)
-}
+pub use crate::chunk::{AudioChunk, MAX_CHUNK, SAMPLE_RATE, samples_to_seconds};
 
 // ---------------------------------------------------------------------------------------------
 // Audio
@@ -63,29 +54,6 @@ impl fmt::Debug for AudioSource {
     }
 }
 
-/// A piece of a request's audio, at most [`MAX_CHUNK`] long: the unit of work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AudioChunk {
-    /// Place in the request, from 0 without gaps.
-    pub index: usize,
-    /// First sample, on the request's own time line at [`SAMPLE_RATE`].
-    pub start_sample: u64,
-    /// 16 kHz mono.
-    pub samples: Arc<[i16]>,
-}
-
-impl AudioChunk {
-    /// Start on the request's time line, in seconds.
-    pub fn start_seconds(&self) -> f64 {
-        samples_to_seconds(self.start_sample)
-    }
-
-    /// Length in seconds.
-    pub fn duration_seconds(&self) -> f64 {
-        samples_to_seconds(self.samples.len() as u64)
-    }
-}
-
 /// Why audio could not be decoded. All but [`DecodeError::Unavailable`] are the client's to mend.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
@@ -117,21 +85,45 @@ pub enum DecodeError {
     Unavailable(String),
 }
 
+/// How audio is to be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// Leave out what is not speech. Otherwise all of the audio comes, in one row of chunks.
+    pub voice_activity: bool,
+}
+
+/// What decoding a little further gave.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decoded {
+    /// A chunk with speech.
+    Chunk(AudioChunk),
+    /// Nothing but silence so far; there may be more.
+    Silence,
+}
+
 /// Opens audio of any format as a stream of chunks.
 #[async_trait]
 pub trait AudioDecoder: Send + Sync + 'static {
     /// Starts decoding. What is plainly not audio is refused here or at the first chunk.
-    async fn open(&self, source: &AudioSource) -> Result<Box<dyn ChunkStream>, DecodeError>;
+    async fn open(
+        &self,
+        source: &AudioSource,
+        options: DecodeOptions,
+    ) -> Result<Box<dyn ChunkStream>, DecodeError>;
 }
 
 /// Audio being decoded. Dropping it ends the decoder and all it started.
 #[async_trait]
 pub trait ChunkStream: Send {
-    /// The next chunk in order; `None` at the end. After an error or `None` it is not called again.
-    async fn next_chunk(&mut self) -> Result<Option<AudioChunk>, DecodeError>;
+    /// Decodes on: the next chunk in order, of about the `target` length, or word that there was
+    /// none in a while; `None` at the end. After an error or `None` it is not called again.
+    async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError>;
 
     /// Samples decoded so far, silence included: after the end, the length of the audio.
     fn decoded_samples(&self) -> u64;
+
+    /// Up to which sample it is settled what is in a chunk, given out already, and what is silence.
+    fn settled_samples(&self) -> u64;
 
     /// The length that the container claims, where it does. A hint, not a promise.
     fn claimed_duration(&self) -> Option<Duration>;
@@ -202,6 +194,18 @@ pub struct ChunkRequest {
     /// 0: greedy with whisper's temperature ladder; else this temperature alone.
     pub temperature: f32,
 }
+
+/// A language that an engine has detected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DetectedLanguage {
+    /// ISO 639-1.
+    pub code: String,
+    /// The model's own probability of it.
+    pub probability: f32,
+}
+
+/// Who is told of the language of a chunk, at most once.
+pub type LanguageHeard = Box<dyn FnOnce(DetectedLanguage) + Send>;
 
 /// Why an engine could not be brought up.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -300,8 +304,13 @@ pub trait Engine: Send + Sync + 'static {
     /// What was loaded.
     fn info(&self) -> &EngineInfo;
 
-    /// Transcribes one chunk; one at a time.
-    async fn transcribe(&self, request: ChunkRequest) -> Result<ChunkTranscript, EngineError>;
+    /// Transcribes one chunk; one at a time. Where the language is to be detected, `heard` is told
+    /// as soon as that is done, long before the text is.
+    async fn transcribe(
+        &self,
+        request: ChunkRequest,
+        heard: LanguageHeard,
+    ) -> Result<ChunkTranscript, EngineError>;
 
     /// Asks the running chunk to end early. Heard between an encoder pass and decoder steps.
     fn abort(&self);

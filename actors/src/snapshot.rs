@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use crate::admission::{Load, Outlook};
+use crate::admission::{Ahead, Load, Outlook};
 use crate::cost::Cost;
+use crate::cost::TYPICAL_CHUNK_SECONDS;
 use crate::error::SttError;
 use crate::ports::{EngineInfo, MemoryKind};
 
@@ -80,8 +81,6 @@ pub struct Snapshot {
     pub requests: usize,
     /// What is left of all of them, the undecoded rest of long files included.
     pub remaining: Load,
-    /// What of that comes before a request that is admitted now.
-    pub ahead: Load,
     /// Chunks that hot lanes have transcribed since the start.
     pub finished_hot_chunks: u64,
     /// The same of cold lanes.
@@ -130,24 +129,26 @@ impl Snapshot {
         }
     }
 
-    /// What a request that is admitted now has before it, not counting `own`, which is its own.
-    pub fn outlook(&self, own: Load) -> Outlook {
-        let others = self.requests.saturating_sub(1);
+    /// How long a request waits that has so much before it.
+    pub fn outlook(&self, ahead: Ahead) -> Outlook {
         let lanes = self.lanes();
-        let ahead = Load {
-            audio_millis: self.ahead.audio_millis.saturating_sub(own.audio_millis),
-            chunks: self.ahead.chunks.saturating_sub(own.chunks),
-        };
-        if (ahead.chunks as usize) < lanes {
+        let lanes_with_long_files = ahead.long_in_hand.min(lanes);
+        if (ahead.load.chunks as usize) + lanes_with_long_files < lanes {
             // Each of them has a lane, and there is one left.
             return Outlook::default();
         }
-        let mut wait = self.shared(self.work_seconds(ahead));
+        let mut load = ahead.load;
+        if lanes_with_long_files > 0 {
+            // The lane that is free next has most of a chunk to do yet, at worst.
+            load.audio_millis += (TYPICAL_CHUNK_SECONDS * 1000.0) as u64;
+            load.chunks += 1;
+        }
+        let mut wait = self.shared(self.work_seconds(load));
         if lanes == 0 {
             wait += self.start_time();
         }
         Outlook {
-            position: others.saturating_sub(lanes),
+            position: (ahead.requests + lanes_with_long_files).saturating_sub(lanes),
             wait,
         }
     }
@@ -203,15 +204,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::admission::Place;
+    use crate::admission::{Left, Newcomer, Place};
+    use crate::job::Client;
     use crate::status::NodeStatus;
     use crate::work_queue::LaneKind;
 
     #[test]
     fn the_load_score_is_capped_and_has_three_decimals() {
         let status = Arc::new(NodeStatus::default());
-        let mut place = Place::take(&status);
-        place.update(4, 100.0, 0.0);
+        let mut place = Place::take(&status, Newcomer::of(Client::new("a")));
+        place.update(Left {
+            open: 4,
+            open_seconds: 100.0,
+            ..Left::default()
+        });
         status.record_finished_chunk(LaneKind::Hot, 100.0, 300.0);
         let mut snapshot = status.snapshot();
         snapshot.cost = Some(Cost {
@@ -224,27 +230,34 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_waits_for_the_open_chunks_before_it_and_not_for_long_files() {
+    fn a_command_waits_for_commands_before_it_and_of_a_long_file_for_one_chunk() {
         let status = Arc::new(NodeStatus::default());
+        let command = |seconds: u64| Ahead {
+            load: Load {
+                audio_millis: seconds * 1000,
+                chunks: 1,
+            },
+            requests: 1,
+            long_in_hand: 3,
+        };
+        let outlook = |ahead| status.snapshot().outlook(ahead);
         status.set_queue(2, 1, 0);
-        let mut long = Place::take(&status);
-        long.update(3, 60.0, 1740.0);
-        let newcomer = Place::take(&status);
-        let outlook = status.snapshot().outlook(newcomer.own());
-        assert_eq!(outlook.position, 0);
-        assert_eq!(outlook.wait, Duration::from_secs(60));
-        let third = Place::take(&status);
-        let outlook = status.snapshot().outlook(third.own());
-        assert_eq!(outlook.position, 1);
-        assert_eq!(outlook.wait, Duration::from_secs(70));
-        // Two lanes have the first two chunks of the file; the third one comes before.
+        let only_the_file = Ahead {
+            long_in_hand: 3,
+            ..Ahead::default()
+        };
+        let one_chunk = Duration::from_secs_f64(TYPICAL_CHUNK_SECONDS);
+        assert_eq!(outlook(only_the_file).wait, one_chunk);
+        assert_eq!(outlook(only_the_file).position, 0);
+        assert_eq!(
+            outlook(command(10)).wait,
+            one_chunk + Duration::from_secs(10)
+        );
+        assert_eq!(outlook(command(10)).position, 1);
+        // Two lanes have chunks of the file, and one of them is free in half of the time.
         status.set_queue(1, 2, 0);
-        drop(third);
-        let outlook = status.snapshot().outlook(newcomer.own());
-        assert_eq!(outlook.wait, Duration::from_secs(30));
-        drop(long);
-        status.set_queue(0, 0, 2);
-        let outlook = status.snapshot().outlook(newcomer.own());
-        assert_eq!(outlook, Outlook::default());
+        assert_eq!(outlook(only_the_file).wait, one_chunk / 2);
+        status.set_queue(0, 0, 4);
+        assert_eq!(outlook(only_the_file), Outlook::default());
     }
 }

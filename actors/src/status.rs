@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::admission::Places;
+use crate::admission::{Outlook, Place, Places};
 use crate::atomic_f64::AtomicF64;
 use crate::cost::{Cost, CostModel, TYPICAL_CHUNK_SECONDS};
+use crate::error::SttError;
 use crate::memory::MemoryLedger;
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
 use crate::snapshot::{HotState, MemorySnapshot, PoolSnapshot, Snapshot};
@@ -21,6 +22,10 @@ use crate::work_queue::{LaneId, LaneKind};
 const START_WEIGHT: f64 = 0.3;
 /// Weight of the newest request in the rolling length of requests.
 const REQUEST_WEIGHT: f64 = 0.1;
+/// Requests in the tree at once. Each costs little; this bounds what a flood of them does.
+const MOST_REQUESTS: usize = 512;
+/// The longest Retry-After that is ever given: clients ignore longer ones.
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// What a request is taken for at first, in seconds of audio.
 const TYPICAL_REQUEST_SECONDS: f64 = 10.0;
 
@@ -31,6 +36,8 @@ pub struct NodeStatus {
     drain_cap: Duration,
     /// What a start is taken to cost until one was measured.
     start_estimate: Duration,
+    /// The longest estimated wait with which a request is taken.
+    max_queue: Duration,
     hot: watch::Sender<HotState>,
     last_engine: Mutex<Option<EngineInfo>>,
     /// Whether routers should send work here; changes wake the Registrar.
@@ -82,17 +89,22 @@ struct MemoryFacts {
 
 impl Default for NodeStatus {
     fn default() -> Self {
-        Self::new(Duration::from_secs(120), Duration::from_secs(8))
+        Self::new(
+            Duration::from_secs(120),
+            Duration::from_secs(8),
+            Duration::from_secs(600),
+        )
     }
 }
 
 impl NodeStatus {
     /// Nothing has happened yet. `drain_cap` is `ROUTING_DRAIN_CAP_SECONDS`, `start_estimate` is
-    /// `COLD_START_TIME_SECONDS`.
-    pub fn new(drain_cap: Duration, start_estimate: Duration) -> Self {
+    /// `COLD_START_TIME_SECONDS`, `max_queue` is `MAX_QUEUE_SECONDS`.
+    pub fn new(drain_cap: Duration, start_estimate: Duration, max_queue: Duration) -> Self {
         Self {
             drain_cap,
             start_estimate,
+            max_queue,
             hot: watch::Sender::new(HotState::Starting),
             last_engine: Mutex::default(),
             accepting: watch::Sender::new(false),
@@ -258,6 +270,36 @@ impl NodeStatus {
         &self.places
     }
 
+    /// What a request in this place has before it; refused if that is too much.
+    pub(crate) fn outlook(&self, place: &Place) -> Result<Outlook, SttError> {
+        let snapshot = self.snapshot();
+        let outlook = snapshot.outlook(place.ahead());
+        let too_long = outlook.wait.saturating_sub(self.max_queue);
+        let too_many = snapshot.requests > MOST_REQUESTS;
+        if too_long.is_zero() && !too_many {
+            return Ok(outlook);
+        }
+        // A place is free when one of so many is done.
+        let next_done = outlook.wait / snapshot.requests.max(1) as u32;
+        Err(SttError::Overloaded {
+            retry_after: (too_long.max(next_done))
+                .clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
+        })
+    }
+
+    /// What a chunk costs on the hot lane; `None` until measured.
+    pub(crate) fn cost(&self) -> Option<Cost> {
+        match (self.cost_fixed.get(), self.cost_slope.get()) {
+            (Some(fixed), Some(slope)) => Some(Cost { fixed, slope }),
+            (None, _) | (_, None) => None,
+        }
+    }
+
+    /// A worker's measured start, rolling; `None` until measured.
+    pub(crate) fn measured_start(&self) -> Option<Duration> {
+        self.start_seconds.get().map(Duration::from_secs_f64)
+    }
+
     /// A request's audio turned out to be so long.
     pub(crate) fn record_request(&self, audio_seconds: f64) {
         let first_chunk = audio_seconds.min(TYPICAL_CHUNK_SECONDS);
@@ -287,10 +329,6 @@ impl NodeStatus {
 
     /// All of it, as of now.
     pub fn snapshot(&self) -> Snapshot {
-        let cost = match (self.cost_fixed.get(), self.cost_slope.get()) {
-            (Some(fixed), Some(slope)) => Some(Cost { fixed, slope }),
-            (None, _) | (_, None) => None,
-        };
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         Snapshot {
             hot: self.hot(),
@@ -302,12 +340,11 @@ impl NodeStatus {
             idle_lanes: count(&self.queue.idle_lanes),
             requests: self.places.held(),
             remaining: self.places.remaining(),
-            ahead: self.places.ahead(),
             finished_hot_chunks: self.finished_chunks(LaneKind::Hot),
             finished_cold_chunks: self.finished_chunks(LaneKind::Cold),
-            cost,
+            cost: self.cost(),
             hot_real_time_factor: self.hot_real_time_factor.get(),
-            measured_start: self.start_seconds.get().map(Duration::from_secs_f64),
+            measured_start: self.measured_start(),
             start_estimate: self.start_estimate,
             pool: PoolSnapshot {
                 active: count(&self.pool.active),

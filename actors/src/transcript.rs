@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ports::AudioChunk;
+use crate::hallucination::Reason;
+use crate::ports::{AudioChunk, samples_to_seconds};
 use crate::work_queue::LaneKind;
 
 /// What whisper is asked to do with speech.
@@ -48,6 +49,37 @@ pub struct Segment {
     pub compression_ratio: f32,
     /// The model's own probability that there is no speech in the window.
     pub no_speech_prob: f32,
+}
+
+/// Text that was taken out because whisper made it up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Removed {
+    /// Where it stood, in seconds.
+    pub start: f64,
+    /// In seconds.
+    pub end: f64,
+    /// The text.
+    pub text: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Removed {
+    pub(crate) fn of(segment: &Segment, text: String, reason: Reason) -> Self {
+        Self {
+            start: segment.start,
+            end: segment.end,
+            text,
+            reason,
+        }
+    }
+
+    /// From its chunk's time line to the request's.
+    pub(crate) fn place(mut self, chunk: &AudioChunk) -> Self {
+        self.start = chunk.begins_at(self.start);
+        self.end = chunk.ends_at(self.end).max(self.start);
+        self
+    }
 }
 
 /// One chunk's result; times count from the chunk's first sample.
@@ -116,6 +148,8 @@ pub struct Timings {
 pub struct Transcript {
     /// In order of time, ids from 0.
     pub segments: Vec<Segment>,
+    /// What was taken out, in order of time.
+    pub removed: Vec<Removed>,
     /// ISO 639-1 code: forced or detected.
     pub language: String,
     /// Probability of the language when it was detected, not forced.
@@ -177,12 +211,12 @@ impl Merger {
 
     /// Moves a segment from its chunk's time line to the request's, inside the chunk's audio.
     fn place(&mut self, chunk: &AudioChunk, mut segment: Segment) -> Segment {
-        let offset = chunk.start_seconds();
-        let chunk_end = offset + chunk.duration_seconds();
-        let start = (segment.start + offset).clamp(self.last_end.min(chunk_end), chunk_end);
-        segment.end = (segment.end + offset).clamp(start, chunk_end);
+        let chunk_end = samples_to_seconds(chunk.end_sample());
+        let start = chunk.begins_at(segment.start);
+        let start = start.clamp(self.last_end.min(chunk_end), chunk_end);
+        segment.end = chunk.ends_at(segment.end).clamp(start, chunk_end);
         segment.start = start;
-        segment.seek += chunk.start_sample / 160;
+        segment.seek = (chunk.begins_at(segment.seek as f64 / 100.0) * 100.0).round() as u64;
         segment.id = self.next_id;
         self.next_id += 1;
         self.last_end = segment.end;
@@ -199,11 +233,7 @@ mod tests {
     use super::*;
 
     fn chunk(index: usize, start_sample: u64, samples: usize) -> AudioChunk {
-        AudioChunk {
-            index,
-            start_sample,
-            samples: Arc::from(vec![0; samples]),
-        }
+        AudioChunk::contiguous(index, start_sample, Arc::from(vec![0; samples]))
     }
 
     fn segment(start: f64, end: f64, text: &str) -> Segment {
@@ -284,6 +314,4 @@ mod tests {
             }
         }
     }
-
-    use crate::ports::samples_to_seconds;
 }

@@ -1,9 +1,9 @@
 //! A Transcription: one request, from its first decoded sample to its last segment.
 //!
-//! It runs the decoder in a task of its own, gives chunks to the Dispatcher, merges the answers in
-//! order and sends events to whoever submitted the job. Only a few chunks are outstanding at a
-//! time, so memory does not grow with the length of the audio. When the language is to be
-//! detected, the first chunk decides it and the others wait for that.
+//! It runs the decoder in a task of its own, gives chunks to the Dispatcher, takes out what whisper
+//! made up, merges the answers in order and sends events to whoever submitted the job. Only a few
+//! chunks are outstanding at a time, so memory does not grow with the length of the audio. When the
+//! language is to be detected, the first chunk with speech decides it and the others wait for that.
 //!
 //! Supervised by [`Transcriptions`](crate::transcriptions). It ends with its last event, or when
 //! the client goes away.
@@ -15,17 +15,26 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info};
 
-use crate::admission::Place;
+use crate::admission::{Left, Place};
 use crate::caught::caught;
-use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, decode};
+use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Position, decode};
 use crate::dispatcher::DispatcherMessage;
 use crate::error::SttError;
+use crate::hallucination::guard;
 use crate::job::{Event, Job, JobId, Progress};
-use crate::ports::{AudioChunk, AudioDecoder, ChunkRequest, DecodeError, samples_to_seconds};
+use crate::language_hold::LanguageHold;
+use crate::ports::{
+    AudioChunk, AudioDecoder, ChunkRequest, DecodeError, DecodeOptions, DetectedLanguage,
+    samples_to_seconds,
+};
 use crate::status::NodeStatus;
-use crate::transcript::{ChunkTranscript, Merger, Route, Segment, Timings, Transcript};
+use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Segment, Timings, Transcript};
 use crate::work_queue::LaneKind;
+
+/// The language of audio in which nobody speaks, where none is given: whisper's own default.
+const LANGUAGE_OF_SILENCE: &str = "en";
 
 /// Where events go. Unbounded, and bounded by the length of the audio all the same: a handful of
 /// segments a chunk.
@@ -40,13 +49,20 @@ pub enum TranscriptionMessage {
         chunk: AudioChunk,
         /// Given back when the chunk is done.
         permit: ChunkPermit,
-        /// Seconds of audio known of by now.
-        seconds_known: f64,
-        /// Seconds that were spent waiting for the decoder so far.
-        decode_seconds: f64,
+        /// How far it is.
+        position: Position,
     },
+    /// From the decoding task: nothing but silence since its last word.
+    Silence(Position),
     /// From the decoding task: that was all, or it failed.
     DecodeEnded(Result<DecodedAudio, DecodeError>),
+    /// From the Dispatcher: a lane has heard a chunk's language.
+    LanguageHeard {
+        /// Which chunk.
+        index: usize,
+        /// The language.
+        language: DetectedLanguage,
+    },
     /// From the Dispatcher: a chunk's end.
     ChunkEnded {
         /// Which.
@@ -91,6 +107,14 @@ pub struct TranscriptionArguments {
     pub status: Arc<NodeStatus>,
 }
 
+/// A decoded chunk, until it is done.
+struct OpenChunk {
+    audio: AudioChunk,
+    /// Seconds of the time line that are done with it: its own and the silence before it.
+    covers: f64,
+    _permit: ChunkPermit,
+}
+
 /// The actor's state.
 pub struct TranscriptionState {
     id: JobId,
@@ -103,16 +127,23 @@ pub struct TranscriptionState {
     status: Arc<NodeStatus>,
     _decoding: AbortOnDropHandle<()>,
     /// Chunks at the Dispatcher.
-    outstanding: BTreeMap<usize, (AudioChunk, ChunkPermit)>,
+    outstanding: BTreeMap<usize, OpenChunk>,
     /// Chunks that wait until the language is known.
-    held_back: VecDeque<(AudioChunk, ChunkPermit)>,
+    held_back: VecDeque<OpenChunk>,
+    hold: LanguageHold,
     decoded: Option<DecodedAudio>,
     merger: Merger,
     segments: Vec<Segment>,
+    removed: Vec<Removed>,
+    /// What the client is told, once it was told.
     language: Option<(String, Option<f32>)>,
     progress: Progress,
-    /// Where the last decoded chunk ends, in seconds from the start; silence before it is passed.
-    decoded_seconds: f64,
+    /// The progress that the client has heard of.
+    told: Progress,
+    /// Up to which second it is settled what is speech.
+    settled: f64,
+    /// It was looked at whether the node has the time for so long a file.
+    length_was_weighed: bool,
     route: Route,
     started: Instant,
     timings: Timings,
@@ -151,15 +182,18 @@ impl Actor for Transcription {
         } = arguments;
         let source = job.source.clone();
         let budget = ChunkBudget::new(Arc::clone(&status), chunk_budget);
+        let options = DecodeOptions {
+            voice_activity: job.options.voice_activity,
+        };
         let decoding = tokio::spawn(async move {
-            let ended = caught(decode(decoder.as_ref(), &source, budget, &myself))
+            let ended = caught(decode(decoder.as_ref(), &source, options, budget, &myself))
                 .await
                 .unwrap_or_else(|| Err(DecodeError::Unavailable("a panic".to_owned())));
             let _ = myself.cast(TranscriptionMessage::DecodeEnded(ended));
         });
         Ok(TranscriptionState {
             id,
-            language: job.options.language.clone().map(|code| (code, None)),
+            hold: LanguageHold::new(given_language(&job, &status), job.options.multilingual),
             job,
             place: Some(place),
             events,
@@ -171,8 +205,12 @@ impl Actor for Transcription {
             decoded: None,
             merger: Merger::default(),
             segments: Vec::new(),
+            removed: Vec::new(),
+            language: None,
             progress: Progress::default(),
-            decoded_seconds: 0.0,
+            told: Progress::default(),
+            settled: 0.0,
+            length_was_weighed: false,
             route: Route::Hot,
             started: Instant::now(),
             timings: Timings::default(),
@@ -189,16 +227,14 @@ impl Actor for Transcription {
             TranscriptionMessage::Decoded {
                 chunk,
                 permit,
-                seconds_known,
-                decode_seconds,
-            } => {
-                state.progress.seconds_known = seconds_known;
-                state.timings.decode = decode_seconds;
-                state.chunk_decoded(&myself, chunk, permit);
-                Outcome::GoesOn
-            }
+                position,
+            } => state.chunk_decoded(&myself, chunk, permit, position),
+            TranscriptionMessage::Silence(position) => state.silence_passed(position),
             TranscriptionMessage::DecodeEnded(Ok(audio)) => state.all_decoded(audio),
             TranscriptionMessage::DecodeEnded(Err(error)) => state.fail(error.into()),
+            TranscriptionMessage::LanguageHeard { index, language } => {
+                state.language_heard(&myself, index, language)
+            }
             TranscriptionMessage::ChunkEnded { index, outcome } => {
                 state.chunk_ended(&myself, index, outcome)
             }
@@ -217,42 +253,116 @@ impl Actor for Transcription {
     }
 }
 
+/// The language that needs no detection: the client's, or that of a model which knows no other.
+fn given_language(job: &Job, status: &NodeStatus) -> Option<String> {
+    let given = job.options.language.clone();
+    given.or_else(|| {
+        let engine = status.snapshot().last_engine?;
+        (!engine.multilingual).then(|| "en".to_owned())
+    })
+}
+
 impl TranscriptionState {
     fn chunk_decoded(
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
-        chunk: AudioChunk,
+        audio: AudioChunk,
         permit: ChunkPermit,
-    ) {
-        self.decoded_seconds = chunk.start_seconds() + chunk.duration_seconds();
-        if self.language.is_none() && !self.outstanding.is_empty() {
-            self.held_back.push_back((chunk, permit));
-        } else {
-            self.enqueue(myself, chunk, permit);
+        position: Position,
+    ) -> Outcome {
+        let chunk = OpenChunk {
+            covers: self.advance(position),
+            audio,
+            _permit: permit,
+        };
+        if let Err(refusal) = self.weigh_length(chunk.audio.duration_seconds()) {
+            return self.fail(refusal);
         }
+        if self.hold.may_go(chunk.audio.index) {
+            self.enqueue(myself, chunk);
+        } else {
+            self.held_back.push_back(chunk);
+        }
+        Outcome::GoesOn
     }
 
-    fn enqueue(
-        &mut self,
-        myself: &ActorRef<TranscriptionMessage>,
-        chunk: AudioChunk,
-        permit: ChunkPermit,
-    ) {
+    fn silence_passed(&mut self, position: Position) -> Outcome {
+        self.progress.seconds_done += self.advance(position);
+        self.tell_progress();
+        Outcome::GoesOn
+    }
+
+    /// Takes in how far decoding is. Gives the seconds that were settled since.
+    fn advance(&mut self, position: Position) -> f64 {
+        self.progress.seconds_known = position.known;
+        self.timings.decode = position.decode_seconds;
+        let settled = position.settled.max(self.settled);
+        settled - std::mem::replace(&mut self.settled, settled)
+    }
+
+    /// Before the body was read, the request was taken for a short one. If it turns out to be long
+    /// before any work is done for it, it is asked again whether there is time for it.
+    fn weigh_length(&mut self, first_chunk: f64) -> Result<(), SttError> {
+        if std::mem::replace(&mut self.length_was_weighed, true) {
+            return Ok(());
+        }
+        let Some(place) = &mut self.place else {
+            return Ok(());
+        };
+        place.update(Left {
+            open: 1,
+            open_seconds: first_chunk,
+            undecoded_seconds: self.progress.seconds_known - self.settled,
+            total_seconds: self.progress.seconds_known,
+        });
+        self.status.outlook(place).map(drop)
+    }
+
+    fn enqueue(&mut self, myself: &ActorRef<TranscriptionMessage>, chunk: OpenChunk) {
+        let options = &self.job.options;
         let request = ChunkRequest {
             request_id: Arc::clone(&self.job.request_id),
-            audio: chunk.clone(),
-            task: self.job.options.task,
-            language: self.language.as_ref().map(|(code, _)| code.clone()),
-            prompt: self.job.options.prompt.clone(),
-            temperature: self.job.options.temperature,
+            audio: chunk.audio.clone(),
+            task: options.task,
+            language: self.hold.code().map(str::to_owned),
+            prompt: options.prompt.clone(),
+            temperature: options.temperature,
         };
-        self.outstanding.insert(chunk.index, (chunk, permit));
+        self.outstanding.insert(chunk.audio.index, chunk);
+        let Some(place) = &self.place else { return };
+        let known = self.progress.seconds_known;
+        let terms = place.terms(known, known - self.progress.seconds_done);
         // If the Dispatcher is gone, its successor is announced and gets the chunk again.
         let _ = self.dispatcher.cast(DispatcherMessage::Enqueue {
             job: self.id,
             request,
+            terms,
             owner: myself.clone(),
         });
+    }
+
+    fn language_heard(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        index: usize,
+        language: DetectedLanguage,
+    ) -> Outcome {
+        if let Some(decided) = self.hold.heard(index, language) {
+            self.announce(decided.code, Some(decided.probability));
+            self.release_held_back(myself);
+        }
+        Outcome::GoesOn
+    }
+
+    fn release_held_back(&mut self, myself: &ActorRef<TranscriptionMessage>) {
+        while let Some(next) = self.held_back.front() {
+            if !self.hold.may_go(next.audio.index) {
+                break;
+            }
+            if let Some(chunk) = self.held_back.pop_front() {
+                self.enqueue(myself, chunk);
+            }
+        }
     }
 
     fn chunk_ended(
@@ -261,7 +371,7 @@ impl TranscriptionState {
         index: usize,
         outcome: Result<ChunkDone, SttError>,
     ) -> Outcome {
-        let Some((chunk, _permit)) = self.outstanding.remove(&index) else {
+        let Some(chunk) = self.outstanding.remove(&index) else {
             return Outcome::GoesOn;
         };
         match outcome {
@@ -273,42 +383,80 @@ impl TranscriptionState {
     fn chunk_done(
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
-        chunk: AudioChunk,
+        chunk: OpenChunk,
         done: ChunkDone,
     ) -> Outcome {
-        let transcript = done.transcript;
+        let mut transcript = done.transcript;
         if self.progress.chunks_done == 0 {
             let in_tree = self.started.elapsed().as_secs_f64();
             let working = transcript.inference_seconds + self.timings.decode;
             self.timings.queue_wait = (in_tree - working).max(0.0);
-            self.announce_language(&transcript);
         }
+        if self.job.options.hallucination_guard {
+            self.guard(&chunk.audio, &mut transcript);
+        }
+        self.learn_language(chunk.audio.index, &transcript);
         self.route = self.route.with(done.lane, done.rescued);
         self.timings.inference += transcript.inference_seconds;
         self.progress.chunks_done += 1;
-        self.progress.seconds_done += chunk.duration_seconds();
-        for segment in self.merger.push(chunk, transcript) {
+        self.progress.seconds_done += chunk.covers;
+        for segment in self.merger.push(chunk.audio, transcript) {
             self.segments.push(segment.clone());
             self.send(Ok(Event::Segment(segment)));
         }
-        self.send(Ok(Event::Progress(self.progress)));
-        while let Some((chunk, permit)) = self.held_back.pop_front() {
-            self.enqueue(myself, chunk, permit);
-        }
+        self.tell_progress();
+        self.release_held_back(myself);
         self.end_if_done()
     }
 
-    fn announce_language(&mut self, transcript: &ChunkTranscript) {
-        // The engine has the last word: a model of one language hears no other.
-        let code = transcript.language.clone();
-        let probability = transcript.language_probability;
-        self.language = Some((code.clone(), probability));
-        self.send(Ok(Event::Language { code, probability }));
+    /// Takes out what whisper made up.
+    fn guard(&mut self, audio: &AudioChunk, transcript: &mut ChunkTranscript) {
+        for removed in guard(transcript, &audio.speech) {
+            let removed = removed.place(audio);
+            let (start, end, reason) = (removed.start, removed.end, removed.reason.as_str());
+            info!(request_id = %self.job.request_id, reason, start, end, "text was made up: removed");
+            debug!(request_id = %self.job.request_id, text = removed.text, "the removed text");
+            crate::metrics::record_hallucination(removed.reason);
+            self.removed.push(removed);
+        }
+    }
+
+    /// The engine has the last word on the language: a model of one language hears no other.
+    fn learn_language(&mut self, index: usize, transcript: &ChunkTranscript) {
+        let (code, probability) = (&transcript.language, transcript.language_probability);
+        let says_something = !transcript.segments.is_empty();
+        let decided = match &self.hold {
+            LanguageHold::Open { .. } => {
+                let detected = DetectedLanguage {
+                    code: code.clone(),
+                    probability: probability.unwrap_or(1.0),
+                };
+                let decided = self.hold.chunk_done(index, detected, says_something);
+                decided.map(|decided| (decided.code, probability.and(Some(decided.probability))))
+            }
+            LanguageHold::Known(_) => Some((code.clone(), probability)),
+            LanguageHold::PerChunk => says_something.then(|| (code.clone(), probability)),
+        };
+        if let Some((code, probability)) = decided {
+            self.announce(code, probability);
+        }
+    }
+
+    /// Tells the client the language, once.
+    fn announce(&mut self, code: String, probability: Option<f32>) {
+        if self.language.is_none() && !code.is_empty() {
+            self.language = Some((code.clone(), probability));
+            self.send(Ok(Event::Language { code, probability }));
+        }
     }
 
     fn all_decoded(&mut self, audio: DecodedAudio) -> Outcome {
-        self.timings.decode = audio.decode_seconds;
-        self.progress.seconds_known = samples_to_seconds(audio.samples);
+        let total = samples_to_seconds(audio.samples);
+        self.progress.seconds_done += self.advance(Position {
+            known: total,
+            settled: total,
+            decode_seconds: audio.decode_seconds,
+        });
         self.decoded = Some(audio);
         self.end_if_done()
     }
@@ -323,9 +471,12 @@ impl TranscriptionState {
         let duration = samples_to_seconds(audio.samples);
         self.status.record_request(duration);
         self.timings.total = self.started.elapsed().as_secs_f64();
-        let (language, language_probability) = self.language.take().unwrap_or_default();
+        self.progress.seconds_done = duration;
+        let (language, language_probability) = self.final_language();
+        self.removed.sort_by(|a, b| a.start.total_cmp(&b.start));
         let transcript = Transcript {
             segments: std::mem::take(&mut self.segments),
+            removed: std::mem::take(&mut self.removed),
             language,
             language_probability,
             duration,
@@ -337,30 +488,48 @@ impl TranscriptionState {
             timings: self.timings,
         };
         self.place = None;
+        self.tell_progress();
         self.send(Ok(Event::Done(transcript)));
         Outcome::Ended
     }
 
+    /// What was told, what was given, or what silence is taken for.
+    fn final_language(&mut self) -> (String, Option<f32>) {
+        self.language.take().unwrap_or_else(|| {
+            let code = self.hold.code().unwrap_or(LANGUAGE_OF_SILENCE);
+            (code.to_owned(), None)
+        })
+    }
+
     /// Tells the accounts what is left to do.
     fn account(&mut self) {
-        let open = self.outstanding.values().chain(&self.held_back);
-        let open_seconds = open.map(|(chunk, _)| chunk.duration_seconds()).sum();
-        let open = self.outstanding.len() + self.held_back.len();
-        let undecoded = match self.decoded {
-            Some(_) => 0.0,
-            None => self.progress.seconds_known - self.decoded_seconds,
+        // Before anything was decoded, the length is what it was taken for at admission.
+        let length_is_known = self.decoded.is_some() || self.settled > 0.0;
+        let Some(place) = self.place.as_mut().filter(|_| length_is_known) else {
+            return;
         };
-        // Before the first chunk, the length is what it was taken for at admission.
-        let length_is_known = self.decoded.is_some() || self.decoded_seconds > 0.0;
-        if let Some(place) = self.place.as_mut().filter(|_| length_is_known) {
-            place.update(open, open_seconds, undecoded);
-        }
+        let open = self.outstanding.values().chain(&self.held_back);
+        let open_seconds = open.map(|chunk| chunk.audio.duration_seconds()).sum();
+        let known = self.progress.seconds_known;
+        place.update(Left {
+            open: self.outstanding.len() + self.held_back.len(),
+            open_seconds,
+            undecoded_seconds: known - self.settled,
+            total_seconds: known,
+        });
     }
 
     fn fail(&mut self, error: SttError) -> Outcome {
         self.place = None;
         self.send(Err(error));
         Outcome::Ended
+    }
+
+    fn tell_progress(&mut self) {
+        if self.told != self.progress {
+            self.told = self.progress;
+            self.send(Ok(Event::Progress(self.progress)));
+        }
     }
 
     /// That nobody listens any more is noticed after every message.
@@ -374,8 +543,8 @@ impl TranscriptionState {
         dispatcher: ActorRef<DispatcherMessage>,
     ) {
         self.dispatcher = dispatcher;
-        for (_, (chunk, permit)) in std::mem::take(&mut self.outstanding) {
-            self.enqueue(myself, chunk, permit);
+        for (_, chunk) in std::mem::take(&mut self.outstanding) {
+            self.enqueue(myself, chunk);
         }
     }
 }

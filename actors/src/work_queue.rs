@@ -1,17 +1,21 @@
 //! The decisions of the shared queue, without an actor around them: which lane takes which chunk,
-//! what a lane's answer means, what is tried again and what is refused.
+//! what a lane's answer means, what is tried again and what is refused. The order in which chunks
+//! wait is [`crate::waiting`]'s.
 //!
 //! A chunk in a lane is a *lease*. Every lease has a number of its own, so an answer that comes
 //! after its lease was taken back (the lane was declared gone, the client left) is recognised and
 //! ignored, whoever sends it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::time::Instant;
 
 use crate::error::SttError;
 use crate::job::JobId;
 use crate::ports::{ChunkRequest, EngineError, EngineExit};
 use crate::transcript::ChunkTranscript;
+use crate::waiting::{Terms, Waiting};
 
 /// Deaths by crash or silence after which a chunk is poison.
 const DEATHS_THAT_CONDEMN: u32 = 2;
@@ -77,7 +81,7 @@ pub enum Ended {
         /// A cold lane had failed on it before.
         cold_failed: bool,
     },
-    /// The chunk waits again, in front of all others.
+    /// The chunk waits again, before those that were not tried yet.
     Requeued(ChunkKey),
     /// The chunk will not be tried again.
     Refused {
@@ -92,8 +96,8 @@ pub enum Ended {
 
 /// A chunk and what it has been through.
 #[derive(Debug)]
-struct Work {
-    key: ChunkKey,
+pub(crate) struct Work {
+    pub(crate) key: ChunkKey,
     request: ChunkRequest,
     condemning_deaths: u32,
     outside_deaths: u32,
@@ -103,6 +107,21 @@ struct Work {
 }
 
 impl Work {
+    /// A chunk that nobody has tried yet.
+    pub(crate) fn new(job: JobId, request: ChunkRequest) -> Self {
+        Self {
+            key: ChunkKey {
+                job,
+                index: request.audio.index,
+            },
+            request,
+            condemning_deaths: 0,
+            outside_deaths: 0,
+            engine_failures: 0,
+            cold_failed: false,
+        }
+    }
+
     fn is_for(&self, kind: LaneKind, hot_is_up: bool) -> bool {
         kind == LaneKind::Hot || !self.cold_failed || !hot_is_up
     }
@@ -117,6 +136,8 @@ enum LaneState {
         work: Option<Work>,
         /// The lane goes when this lease ends.
         last: bool,
+        /// It was told that work waits for it.
+        hurried: bool,
     },
 }
 
@@ -149,7 +170,7 @@ struct Lane {
 /// The queue and the lanes that it feeds.
 #[derive(Debug)]
 pub struct WorkQueue {
-    waiting: VecDeque<Work>,
+    waiting: Waiting,
     lanes: BTreeMap<LaneId, Lane>,
     next_lease: u64,
 }
@@ -159,25 +180,15 @@ impl WorkQueue {
     /// queue that was lost are stale to the one that replaces it.
     pub fn new(generation: u32) -> Self {
         Self {
-            waiting: VecDeque::new(),
+            waiting: Waiting::new(),
             lanes: BTreeMap::new(),
             next_lease: u64::from(generation) << 32,
         }
     }
 
-    /// Adds a chunk at the end.
-    pub fn enqueue(&mut self, job: JobId, request: ChunkRequest) {
-        self.waiting.push_back(Work {
-            key: ChunkKey {
-                job,
-                index: request.audio.index,
-            },
-            request,
-            condemning_deaths: 0,
-            outside_deaths: 0,
-            engine_failures: 0,
-            cold_failed: false,
-        });
+    /// Adds a chunk.
+    pub fn enqueue(&mut self, job: JobId, request: ChunkRequest, terms: Terms, now: Instant) {
+        self.waiting.push(Work::new(job, request), terms, now);
     }
 
     /// A lane offers itself. One that is known already is left as it is.
@@ -190,7 +201,7 @@ impl WorkQueue {
 
     /// Hands the next chunk to an idle lane: the hot one first, then the cold one that is up
     /// longest, so that the younger ones become idle. To be called until it gives nothing.
-    pub fn assign(&mut self) -> Option<(LaneId, Lease)> {
+    pub fn assign(&mut self, now: Instant) -> Option<(LaneId, Lease)> {
         let hot_is_up = self.lanes.values().any(|lane| lane.kind == LaneKind::Hot);
         let mut idle: Vec<(LaneKind, LaneId)> = (self.lanes.iter())
             .filter(|(_, lane)| matches!(lane.state, LaneState::Idle))
@@ -199,11 +210,10 @@ impl WorkQueue {
         idle.sort_unstable();
         for (kind, id) in idle {
             let fitting = |work: &Work| work.is_for(kind, hot_is_up);
-            let Some(place) = self.waiting.iter().position(fitting) else {
+            let Some(lane) = self.lanes.get_mut(&id) else {
                 continue;
             };
-            let (Some(work), Some(lane)) = (self.waiting.remove(place), self.lanes.get_mut(&id))
-            else {
+            let Some(work) = self.waiting.take(fitting, now) else {
                 continue;
             };
             let lease = LeaseId(self.next_lease);
@@ -213,6 +223,7 @@ impl WorkQueue {
                 lease,
                 work: Some(work),
                 last: false,
+                hurried: false,
             };
             return Some((id, Lease { id: lease, request }));
         }
@@ -300,7 +311,7 @@ impl WorkQueue {
     /// Takes a request out: its waiting chunks are gone, and what lanes still do for it is for
     /// nobody. Returns those lanes, so that they can be told.
     pub fn withdraw(&mut self, job: JobId) -> Vec<(LaneId, LeaseId)> {
-        self.waiting.retain(|work| work.key.job != job);
+        self.waiting.withdraw(job);
         let mut running = Vec::new();
         for (&id, lane) in &mut self.lanes {
             if let LaneState::Busy { lease, work, .. } = &mut lane.state
@@ -315,12 +326,47 @@ impl WorkQueue {
 
     /// Empties the queue of all that waits, for the caller to refuse. Running work goes on.
     pub fn take_waiting(&mut self) -> Vec<ChunkKey> {
-        self.waiting.drain(..).map(|work| work.key).collect()
+        self.waiting.take_all()
     }
 
     /// Chunks that wait.
     pub fn depth(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Which chunk this lease is, if the lane still has it and somebody waits for it.
+    pub fn chunk_of(&self, lane: LaneId, lease: LeaseId) -> Option<ChunkKey> {
+        match &self.lanes.get(&lane)?.state {
+            LaneState::Busy {
+                lease: held,
+                work: Some(work),
+                ..
+            } if *held == lease => Some(work.key),
+            LaneState::Busy { .. } | LaneState::Idle => None,
+        }
+    }
+
+    /// Lanes that work for nobody while work waits that none of the others can take now. They are
+    /// told once each.
+    pub fn held_up(&mut self) -> Vec<(LaneId, LeaseId)> {
+        let (_, idle) = self.busy_and_idle();
+        if self.waiting.len() == 0 || idle > 0 {
+            return Vec::new();
+        }
+        let mut held_up = Vec::new();
+        for (&id, lane) in &mut self.lanes {
+            if let LaneState::Busy {
+                lease,
+                work: None,
+                hurried,
+                ..
+            } = &mut lane.state
+                && !std::mem::replace(hurried, true)
+            {
+                held_up.push((id, *lease));
+            }
+        }
+        held_up
     }
 
     /// The work of a lease, if it is the one that the lane has, and whether it was the lane's last;
@@ -336,6 +382,7 @@ impl WorkQueue {
                 lease: held,
                 work,
                 last,
+                ..
             } if *held == lease => {
                 let (work, last) = (work.take(), *last);
                 lane.state = LaneState::Idle;
@@ -383,10 +430,9 @@ impl WorkQueue {
         }
     }
 
-    /// In front: it was admitted before all that waits.
     fn requeue(&mut self, work: Work) -> Ended {
         let key = work.key;
-        self.waiting.push_front(work);
+        self.waiting.push_retry(work);
         Ended::Requeued(key)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::job::{Client, Priority};
 use crate::ports::AudioChunk;
 use crate::transcript::Task;
 
@@ -14,16 +15,23 @@ const HOT: LaneId = LaneId(1);
 fn request(index: usize) -> ChunkRequest {
     ChunkRequest {
         request_id: Arc::from("test"),
-        audio: AudioChunk {
-            index,
-            start_sample: 0,
-            samples: Arc::from(vec![0_i16; 16_000]),
-        },
+        audio: AudioChunk::contiguous(index, 0, Arc::from(vec![0_i16; 16_000])),
         task: Task::Transcribe,
         language: None,
         prompt: None,
         temperature: 0.0,
     }
+}
+
+/// Adds a chunk of a short request.
+fn put(queue: &mut WorkQueue, job: JobId, index: usize) {
+    let terms = Terms {
+        client: Client::new("somebody"),
+        priority: Priority::Normal,
+        total_seconds: 1.0,
+        remaining_seconds: 1.0,
+    };
+    queue.enqueue(job, request(index), terms, Instant::now());
 }
 
 fn crash() -> EngineError {
@@ -41,12 +49,14 @@ fn killed() -> EngineError {
 /// A queue with one chunk; each call of the closure runs it on a fresh lane and answers so.
 fn one_chunk() -> (WorkQueue, impl FnMut(&mut WorkQueue, EngineError) -> Ended) {
     let mut queue = WorkQueue::new(0);
-    queue.enqueue(JobId::next(), request(0));
+    put(&mut queue, JobId::next(), 0);
     let mut lane = 0;
     let run = move |queue: &mut WorkQueue, error: EngineError| {
         lane += 1;
         queue.lane_ready(LaneId(lane), LaneKind::Hot);
-        let (id, lease) = queue.assign().expect("a chunk waits and a lane is idle");
+        let (id, lease) = queue
+            .assign(Instant::now())
+            .expect("a chunk waits and a lane is idle");
         queue.lease_ended(id, lease.id, Err(error))
     };
     (queue, run)
@@ -109,20 +119,23 @@ fn the_hot_lane_is_served_before_cold_ones() {
     let mut queue = WorkQueue::new(0);
     queue.lane_ready(LaneId(1), LaneKind::Cold);
     queue.lane_ready(LaneId(2), LaneKind::Hot);
-    queue.enqueue(JobId::next(), request(0));
-    assert_eq!(queue.assign().map(|(lane, _)| lane), Some(LaneId(2)));
+    put(&mut queue, JobId::next(), 0);
+    assert_eq!(
+        queue.assign(Instant::now()).map(|(lane, _)| lane),
+        Some(LaneId(2))
+    );
 }
 
 #[test]
 fn an_answer_to_a_lost_queue_is_stale_in_the_next_one() {
     let mut old = WorkQueue::new(1);
     old.lane_ready(HOT, LaneKind::Hot);
-    old.enqueue(JobId::next(), request(0));
-    let (_, lease) = old.assign().expect("assigned");
+    put(&mut old, JobId::next(), 0);
+    let (_, lease) = old.assign(Instant::now()).expect("assigned");
     let mut new = WorkQueue::new(2);
     new.lane_ready(HOT, LaneKind::Hot);
-    new.enqueue(JobId::next(), request(0));
-    let (_, current) = new.assign().expect("assigned");
+    put(&mut new, JobId::next(), 0);
+    let (_, current) = new.assign(Instant::now()).expect("assigned");
     assert_eq!(new.lease_ended(HOT, lease.id, Err(killed())), Ended::Stale);
     let done = new.lease_ended(HOT, current.id, Ok(ChunkTranscript::default()));
     assert!(matches!(done, Ended::Done { .. }));
@@ -133,16 +146,47 @@ fn a_withdrawn_request_frees_its_lane_only_when_the_lane_answers() {
     let mut queue = WorkQueue::new(0);
     let (leaver, stayer) = (JobId::next(), JobId::next());
     queue.lane_ready(HOT, LaneKind::Hot);
-    queue.enqueue(leaver, request(0));
-    queue.enqueue(leaver, request(1));
-    queue.enqueue(stayer, request(0));
-    let (_, lease) = queue.assign().expect("assigned");
+    put(&mut queue, leaver, 0);
+    put(&mut queue, leaver, 1);
+    put(&mut queue, stayer, 0);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
     assert_eq!(queue.withdraw(leaver), [(HOT, lease.id)]);
     assert_eq!((queue.depth(), queue.busy_and_idle()), (1, (1, 0)));
-    assert!(queue.assign().is_none());
+    assert!(queue.assign(Instant::now()).is_none());
     let late = queue.lease_ended(HOT, lease.id, Err(EngineError::Aborted));
     assert_eq!(late, Ended::Stale);
-    assert_eq!(queue.assign().map(|(lane, _)| lane), Some(HOT));
+    assert_eq!(
+        queue.assign(Instant::now()).map(|(lane, _)| lane),
+        Some(HOT)
+    );
+}
+
+#[test]
+fn a_lane_that_works_for_nobody_is_told_once_that_work_waits() {
+    let mut queue = WorkQueue::new(0);
+    let leaver = JobId::next();
+    queue.lane_ready(HOT, LaneKind::Hot);
+    put(&mut queue, leaver, 0);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
+    assert_eq!(
+        queue.chunk_of(HOT, lease.id).map(|key| key.job),
+        Some(leaver)
+    );
+    queue.withdraw(leaver);
+    assert_eq!(queue.chunk_of(HOT, lease.id), None);
+    assert_eq!(queue.held_up(), []);
+    put(&mut queue, JobId::next(), 0);
+    assert_eq!(queue.held_up(), [(HOT, lease.id)]);
+    assert_eq!(queue.held_up(), []);
+    // Where another lane can take it, nobody is in a hurry.
+    let mut queue = WorkQueue::new(0);
+    queue.lane_ready(HOT, LaneKind::Hot);
+    put(&mut queue, leaver, 0);
+    queue.assign(Instant::now()).expect("assigned");
+    queue.withdraw(leaver);
+    queue.lane_ready(LaneId(2), LaneKind::Cold);
+    put(&mut queue, JobId::next(), 0);
+    assert_eq!(queue.held_up(), []);
 }
 
 #[test]
@@ -154,9 +198,9 @@ fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
     queue.lane_ready(second_cold, LaneKind::Cold);
     let job = JobId::next();
     for index in 0..3 {
-        queue.enqueue(job, request(index));
+        put(&mut queue, job, index);
     }
-    let leases: Vec<_> = std::iter::from_fn(|| queue.assign()).collect();
+    let leases: Vec<_> = std::iter::from_fn(|| queue.assign(Instant::now())).collect();
     let lanes: Vec<_> = leases.iter().map(|(lane, _)| *lane).collect();
     assert_eq!(lanes, [HOT, first_cold, second_cold]);
     let ended = queue.lease_ended(first_cold, leases[1].1.id, Err(killed()));
@@ -170,9 +214,9 @@ fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
         }
     ));
     // The second cold lane is idle, and the chunk is not for it.
-    assert!(queue.assign().is_none());
+    assert!(queue.assign(Instant::now()).is_none());
     queue.lease_ended(HOT, leases[0].1.id, Ok(ChunkTranscript::default()));
-    let (lane, lease) = queue.assign().expect("the hot lane takes it");
+    let (lane, lease) = queue.assign(Instant::now()).expect("the hot lane takes it");
     assert_eq!((lane, lease.request.audio.index), (HOT, 1));
     let done = queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
     assert!(matches!(
@@ -191,29 +235,32 @@ fn while_the_hot_lane_is_down_a_cold_one_tries_again_and_others_pass_what_waits_
     let (first, second) = (LaneId(7), LaneId(8));
     queue.lane_ready(first, LaneKind::Cold);
     queue.lane_ready(second, LaneKind::Cold);
-    queue.enqueue(JobId::next(), request(0));
-    let (_, lease) = queue.assign().expect("assigned");
+    put(&mut queue, JobId::next(), 0);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
     queue.lease_ended(first, lease.id, Err(killed()));
-    let (lane, again) = queue.assign().expect("hot is down");
+    let (lane, again) = queue.assign(Instant::now()).expect("hot is down");
     assert_eq!(lane, second);
     // Meanwhile the hot lane comes up, busy at once; what cold lanes failed on waits for it, and
     // what comes behind does not.
     queue.lease_ended(second, again.id, Err(EngineError::Failed("no".to_owned())));
     queue.lane_ready(HOT, LaneKind::Hot);
-    let (lane, _) = queue.assign().expect("the hot lane");
+    let (lane, _) = queue.assign(Instant::now()).expect("the hot lane");
     assert_eq!(lane, HOT);
     let job = JobId::next();
-    queue.enqueue(job, request(5));
-    assert_eq!(queue.assign().map(|(lane, _)| lane), Some(second));
+    put(&mut queue, job, 5);
+    assert_eq!(
+        queue.assign(Instant::now()).map(|(lane, _)| lane),
+        Some(second)
+    );
 }
 
 #[test]
 fn a_lane_goes_only_when_nothing_is_lost_with_it() {
     let mut queue = WorkQueue::new(0);
     queue.lane_ready(HOT, LaneKind::Hot);
-    queue.enqueue(JobId::next(), request(0));
-    queue.enqueue(JobId::next(), request(1));
-    let (_, lease) = queue.assign().expect("assigned");
+    put(&mut queue, JobId::next(), 0);
+    put(&mut queue, JobId::next(), 1);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
     // It thought that it was idle; the chunk was on its way.
     assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Refused);
     assert_eq!(
@@ -222,11 +269,11 @@ fn a_lane_goes_only_when_nothing_is_lost_with_it() {
     );
     let done = queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
     assert!(matches!(done, Ended::Done { .. }));
-    assert!(!queue.knows(HOT) && queue.assign().is_none());
+    assert!(!queue.knows(HOT) && queue.assign(Instant::now()).is_none());
     assert_eq!(queue.depth(), 1);
     assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Granted);
     queue.lane_ready(LaneId(2), LaneKind::Cold);
-    assert!(queue.assign().is_some());
+    assert!(queue.assign(Instant::now()).is_some());
 }
 
 /// What may happen to a queue, in any order.
@@ -266,6 +313,8 @@ struct Model {
     queue: WorkQueue,
     jobs: Vec<JobId>,
     next_index: usize,
+    /// Whose each chunk is.
+    job_of: BTreeMap<usize, JobId>,
     /// Chunks put in and neither done, refused nor withdrawn.
     open: BTreeSet<ChunkKey>,
     /// Chunks that were tried before: they may come before older ones again.
@@ -282,8 +331,9 @@ impl Model {
                     job: self.jobs[job],
                     index: self.next_index,
                 };
-                self.queue.enqueue(key.job, request(key.index));
+                put(&mut self.queue, key.job, key.index);
                 self.open.insert(key);
+                self.job_of.insert(key.index, key.job);
                 self.next_index += 1;
                 Ended::Stale
             }
@@ -342,16 +392,16 @@ impl Model {
     }
 
     fn hand_out(&mut self) {
-        let mut newest = None;
-        while let Some((lane, lease)) = self.queue.assign() {
+        let mut newest = BTreeMap::new();
+        while let Some((lane, lease)) = self.queue.assign(Instant::now()) {
             let index = lease.request.audio.index;
             let tries = self.tries.entry(index).or_default();
             *tries += 1;
             // Two that condemn, five from outside, two failures, and the one that works.
             assert!(*tries <= 10, "a chunk is tried for ever");
             if !self.retried.contains(&index) {
-                assert!(newest < Some(index), "out of order");
-                newest = Some(index);
+                let before = newest.insert(self.job_of[&index], index);
+                assert!(before < Some(index), "out of order");
             }
             assert!(self.leases.insert(lane.0, lease).is_none(), "two leases");
         }
@@ -362,14 +412,15 @@ impl Model {
 
 proptest! {
     /// Every chunk that was put in is, in the end, exactly one of: done, refused, withdrawn, still
-    /// waiting or still in one lane; chunks that were not tried before go out in order; and no
-    /// chunk is tried for ever.
+    /// waiting or still in one lane; chunks of a request that were not tried before go out in order;
+    /// and no chunk is tried for ever.
     #[test]
     fn nothing_is_lost_and_nothing_is_done_twice(steps in prop::collection::vec(step(), 0..150)) {
         let mut model = Model {
             queue: WorkQueue::new(0),
             jobs: (0..4).map(|_| JobId::next()).collect(),
             next_index: 0,
+            job_of: BTreeMap::new(),
             open: BTreeSet::new(),
             retried: BTreeSet::new(),
             leases: BTreeMap::default(),
@@ -390,7 +441,7 @@ proptest! {
         }
         for lane in 100.. {
             model.queue.lane_ready(LaneId(lane), LaneKind::Hot);
-            let Some((lane, lease)) = model.queue.assign() else { break };
+            let Some((lane, lease)) = model.queue.assign(Instant::now()) else { break };
             let ended = model.queue.lease_ended(lane, lease.id, Ok(ChunkTranscript::default()));
             model.settle(&ended);
         }

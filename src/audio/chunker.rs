@@ -1,141 +1,439 @@
-//! Cuts a stream of samples into chunks of at most 30 s, at quiet places.
+//! Cuts a stream of samples into chunks of speech, at most 30 s long, at pauses.
 //!
 //! Pure and synchronous: samples go in, chunks come out, and the same samples give the same chunks
-//! whatever the sizes of the blocks they came in. Chunks are contiguous: every sample is in exactly
-//! one of them. The memory is one window, however long the audio is.
+//! whatever the sizes of the blocks they came in. What nobody says is left out: before the first
+//! word, after the last, and where a pause is long. What is left of a pause, on both sides of the
+//! speech, is [`PADDING`]. Short stretches of speech with a pause between them share a chunk, so that
+//! the model's fixed price is paid once; where the pause was long, it is shortened, and the chunk has
+//! a seam. Without voice activity detection everything counts as speech.
+//!
+//! The memory is one chunk and a few seconds, however long the audio is.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
 
+use stt_actors::chunk::{SPEECH_FRAME, SpeechTrack};
 use stt_actors::ports::{AudioChunk, MAX_CHUNK, SAMPLE_RATE};
 
-/// Samples a frame, the unit of the search for quiet: 10 ms.
-const FRAME: usize = SAMPLE_RATE as usize / 100;
+use super::vad::{BLOCK, DetectSpeech};
 
-/// Frames that the loudness is averaged over: 300 ms. Longer than the closure of a plosive, so that
+/// Frames in so many milliseconds.
+const fn frames(millis: usize) -> usize {
+    millis * SAMPLE_RATE as usize / 1000 / SPEECH_FRAME
+}
+
+/// Silence that is kept on either side of speech: the detector may hear a word a little late.
+const PADDING: usize = frames(480);
+/// Longer pauses are shortened.
+const LONG_PAUSE: usize = frames(2000);
+/// Speech after a longer pause than this begins a new chunk: one subtitle would bridge it otherwise.
+const LONGEST_SEAM: usize = frames(10_000);
+/// A pause as long as this is a place to cut; shorter ones are inside of words.
+const SHORTEST_PAUSE: usize = frames(96);
+/// A last chunk shorter than this is avoided by cutting the one before it earlier.
+const SHORTEST_TAIL: usize = frames(1000);
+
+/// Samples of a unit of the search for quiet: 10 ms.
+const QUIET_UNIT: usize = SAMPLE_RATE as usize / 100;
+/// Units that the loudness is averaged over: 300 ms. Longer than the closure of a plosive, so that
 /// the inside of a word does not pass for a pause.
 const SMOOTHING: usize = 30;
-
 /// How much louder than the quietest place still counts as quiet: 6 dB, in power.
 const QUIET_RATIO: f64 = 4.0;
-
 /// Power that is quiet in any case, so that the noise of a bad converter does not split a digital
 /// silence: an amplitude of 8 of 32768 (-72 dBFS).
 const QUIET_FLOOR: f64 = 64.0;
 
-/// Where chunks may be cut; in samples at [`SAMPLE_RATE`].
+/// Where chunks may be cut, in frames of [`SPEECH_FRAME`] samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChunkLimits {
-    /// No chunk is cut shorter than this, but the last one.
-    pub earliest_cut: usize,
+struct Limits {
+    /// A pause before this does not end a chunk.
+    earliest: usize,
     /// No chunk is longer than this.
-    pub latest_cut: usize,
-    /// A last chunk shorter than this is avoided by cutting the one before it earlier.
-    pub shortest_tail: usize,
+    latest: usize,
 }
 
-impl Default for ChunkLimits {
-    /// Cut between 20 s and 30 s, and leave at least 1 s.
-    fn default() -> Self {
-        let second = SAMPLE_RATE as usize;
+impl Limits {
+    /// Chunks of about this length.
+    fn around(target: Duration) -> Self {
+        let longest = frames(MAX_CHUNK.as_millis() as usize);
+        let target = frames(target.as_millis() as usize);
+        let latest = (target * 5 / 4).clamp(2 * SHORTEST_TAIL, longest);
         Self {
-            earliest_cut: 20 * second,
-            latest_cut: MAX_CHUNK.as_secs() as usize * second,
-            shortest_tail: second,
+            earliest: (target * 7 / 10).clamp(1, latest - 1),
+            latest,
+        }
+    }
+}
+
+/// A frame of audio, and what is known of it.
+#[derive(Debug)]
+struct Frame {
+    /// Fewer samples than [`SPEECH_FRAME`] only at the end of the stream.
+    samples: Vec<i16>,
+    /// Probability of speech in 255ths, where somebody has looked.
+    probability: Option<u8>,
+    /// Part of a stretch in which somebody speaks.
+    is_speech: bool,
+}
+
+/// Frames in a row, as a chunk will hold them.
+#[derive(Debug, Default)]
+struct Stretch {
+    /// Number of the first frame in the stream.
+    start: usize,
+    frames: VecDeque<Frame>,
+}
+
+impl Stretch {
+    fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Frames after the last one with speech.
+    fn silence_at_end(&self) -> usize {
+        let silent = self
+            .frames
+            .iter()
+            .rev()
+            .take_while(|frame| !frame.is_speech);
+        silent.count()
+    }
+
+    fn silence_at_start(&self) -> usize {
+        let silent = self.frames.iter().take_while(|frame| !frame.is_speech);
+        silent.count()
+    }
+
+    /// Takes away what is longer than the padding at the end.
+    fn trim_end(&mut self) {
+        let excess = self.silence_at_end().saturating_sub(PADDING);
+        self.frames.truncate(self.len() - excess);
+    }
+
+    fn trim_start(&mut self) {
+        let excess = self.silence_at_start().saturating_sub(PADDING);
+        self.frames.drain(..excess);
+        self.start += excess;
+    }
+
+    /// The frames from `place` on.
+    fn split_off(&mut self, place: usize) -> Self {
+        Self {
+            start: self.start + place,
+            frames: self.frames.split_off(place),
         }
     }
 }
 
 /// The chunker of one stream.
-#[derive(Debug)]
 pub struct Chunker {
-    limits: ChunkLimits,
-    /// What is not yet in a chunk.
-    window: Vec<i16>,
-    /// The place of the window's first sample in the stream.
-    start_sample: u64,
+    detector: Option<Box<dyn DetectSpeech>>,
+    gate: SpeechGate,
+    /// Samples that are not a whole block of the detector yet.
+    pending: Vec<i16>,
+    limits: Limits,
+    /// Finished stretches of the chunk in the making.
+    stretches: Vec<Stretch>,
+    /// The one that still grows; what is here outside of speech is the padding before it.
+    current: Stretch,
+    /// Somebody spoke within the last [`LONG_PAUSE`].
+    in_speech: bool,
+    /// Frames since the last stretch ended.
+    pause: usize,
     next_index: usize,
-}
-
-impl Default for Chunker {
-    fn default() -> Self {
-        Self::new(ChunkLimits::default())
-    }
+    pushed_samples: u64,
 }
 
 impl Chunker {
-    /// A chunker at the start of a stream.
-    pub fn new(limits: ChunkLimits) -> Self {
+    /// A chunker at the start of a stream; without a detector everything counts as speech.
+    pub fn new(detector: Option<Box<dyn DetectSpeech>>) -> Self {
         Self {
-            limits,
-            window: Vec::new(),
-            start_sample: 0,
+            detector,
+            gate: SpeechGate::default(),
+            pending: Vec::new(),
+            limits: Limits::around(MAX_CHUNK),
+            stretches: Vec::new(),
+            current: Stretch::default(),
+            in_speech: false,
+            pause: 0,
             next_index: 0,
+            pushed_samples: 0,
         }
+    }
+
+    /// From now on chunks shall have about this length.
+    pub fn aim_at(&mut self, target: Duration) {
+        self.limits = Limits::around(target);
     }
 
     /// Samples that were pushed so far.
     pub fn pushed_samples(&self) -> u64 {
-        self.start_sample + self.window.len() as u64
+        self.pushed_samples
+    }
+
+    /// The sample before which everything was given out, or is silence.
+    pub fn settled_samples(&self) -> u64 {
+        let first = self.stretches.first().unwrap_or(&self.current);
+        ((first.start * SPEECH_FRAME) as u64).min(self.pushed_samples)
     }
 
     /// Takes the next samples and returns the chunks that are certain now.
     pub fn push(&mut self, mut samples: &[i16]) -> Vec<AudioChunk> {
         let mut chunks = Vec::new();
-        // A cut is decided when the window holds exactly this much, never more: so that the block
-        // sizes make no difference. The tail's worth of samples beyond the latest cut is what
-        // proves that the last chunk will not be too short.
-        let decidable = self.limits.latest_cut + self.limits.shortest_tail.max(1);
+        self.pushed_samples += samples.len() as u64;
         while !samples.is_empty() {
-            let wanted = decidable.saturating_sub(self.window.len());
+            let wanted = BLOCK - self.pending.len();
             let (now, later) = samples.split_at(wanted.min(samples.len()));
-            self.window.extend_from_slice(now);
+            self.pending.extend_from_slice(now);
             samples = later;
-            if self.window.len() >= decidable {
-                chunks.push(self.cut(self.limits.latest_cut));
+            if self.pending.len() == BLOCK {
+                self.take_block(&mut chunks);
             }
         }
         chunks
     }
 
-    /// The rest, at the end of the stream: none, one or two chunks.
+    /// The rest, at the end of the stream.
     pub fn flush(&mut self) -> Vec<AudioChunk> {
         let mut chunks = Vec::new();
-        while self.window.len() > self.limits.latest_cut {
-            let latest = (self.window.len() - self.limits.shortest_tail)
-                .clamp(self.limits.earliest_cut, self.limits.latest_cut);
+        self.take_block(&mut chunks);
+        for frame in self.gate.flush() {
+            chunks.extend(self.take_frame(frame));
+        }
+        self.current.trim_end();
+        while self.in_speech && self.length() > self.limits.latest {
+            let before_tail = self.length() - SHORTEST_TAIL;
+            let latest = before_tail.clamp(self.limits.earliest + 1, self.limits.latest);
             chunks.push(self.cut(latest));
         }
-        if !self.window.is_empty() {
-            chunks.push(self.take(self.window.len()));
+        let rest = std::mem::take(&mut self.current);
+        if self.in_speech {
+            self.stretches.push(rest);
         }
+        self.in_speech = false;
+        self.current.start = (self.pushed_samples as usize).div_ceil(SPEECH_FRAME);
+        chunks.extend(self.finish());
         chunks
     }
 
-    /// Cuts at the quietest place between the earliest cut and `latest`.
-    fn cut(&mut self, latest: usize) -> AudioChunk {
-        let earliest = self.limits.earliest_cut.min(latest);
-        let place = quietest_place(&self.window[earliest..latest]);
-        self.take(earliest + place)
+    /// Looks at what is pending, frame by frame.
+    fn take_block(&mut self, chunks: &mut Vec<AudioChunk>) {
+        let block = std::mem::take(&mut self.pending);
+        let scores = self
+            .detector
+            .as_mut()
+            .map(|detector| detector.score(&block));
+        for (number, samples) in block.chunks(SPEECH_FRAME).enumerate() {
+            let probability = scores.as_ref().map(|scores| scores[number]);
+            let frame = Frame {
+                samples: samples.to_vec(),
+                probability,
+                is_speech: true,
+            };
+            for frame in self.gate.pass(frame) {
+                chunks.extend(self.take_frame(frame));
+            }
+        }
+        // The same memory serves the next block.
+        self.pending = block;
+        self.pending.clear();
     }
 
-    fn take(&mut self, length: usize) -> AudioChunk {
-        let samples: Arc<[i16]> = self.window[..length].into();
-        self.window.drain(..length);
-        let chunk = AudioChunk {
-            index: self.next_index,
-            start_sample: self.start_sample,
-            samples,
-        };
-        self.next_index += 1;
-        self.start_sample += length as u64;
+    fn take_frame(&mut self, frame: Frame) -> Option<AudioChunk> {
+        if frame.is_speech {
+            self.in_speech = true;
+            self.pause = 0;
+        } else {
+            self.pause += 1;
+        }
+        self.current.frames.push_back(frame);
+        if !self.in_speech {
+            self.keep_padding();
+            return (self.pause > LONGEST_SEAM).then(|| self.finish()).flatten();
+        }
+        if self.pause >= LONG_PAUSE {
+            return self.end_stretch();
+        }
+        // The tail's worth of frames beyond the latest cut is what proves that the last chunk will
+        // not be too short.
+        let is_full = self.length() >= self.limits.latest + SHORTEST_TAIL;
+        is_full.then(|| self.cut(self.limits.latest))
+    }
+
+    /// Frames of the chunk in the making.
+    fn length(&self) -> usize {
+        self.finished_length() + self.current.len()
+    }
+
+    fn finished_length(&self) -> usize {
+        self.stretches.iter().map(Stretch::len).sum()
+    }
+
+    /// Outside of speech nothing is kept but the padding of the speech to come.
+    fn keep_padding(&mut self) {
+        let excess = self.current.len().saturating_sub(PADDING);
+        self.current.frames.drain(..excess);
+        self.current.start += excess;
+    }
+
+    /// Nobody has spoken for long: the stretch is over, and the chunk if it is long enough.
+    fn end_stretch(&mut self) -> Option<AudioChunk> {
+        let padded = self.current.len() - self.pause + PADDING;
+        let silence = self.current.split_off(padded);
+        let stretch = std::mem::replace(&mut self.current, silence);
+        self.stretches.push(stretch);
+        self.in_speech = false;
+        self.keep_padding();
+        let is_enough = self.finished_length() >= self.limits.earliest;
+        is_enough.then(|| self.finish()).flatten()
+    }
+
+    /// Ends the chunk in the middle of a stretch, before the frame `latest` and as late as the
+    /// earliest cut: in the longest pause, or at the quietest place.
+    fn cut(&mut self, latest: usize) -> AudioChunk {
+        let before = self.finished_length();
+        let window = (self.limits.earliest - before)..(latest - before).min(self.current.len());
+        let place = self.place_to_cut(window);
+        let mut rest = self.current.split_off(place);
+        self.current.trim_end();
+        rest.trim_start();
+        let stretch = std::mem::replace(&mut self.current, rest);
+        self.stretches.push(stretch);
+        let chunk = self.build();
+        if self.current.silence_at_end() == self.current.len() {
+            self.in_speech = false;
+            self.keep_padding();
+        }
         chunk
+    }
+
+    fn place_to_cut(&self, window: Range<usize>) -> usize {
+        let frames: Vec<&Frame> = self.current.frames.range(window.clone()).collect();
+        let (first, length) = longest_run(&frames, |frame| !frame.is_speech);
+        if length >= SHORTEST_PAUSE {
+            return window.start + first + length / 2;
+        }
+        let samples = frames
+            .iter()
+            .flat_map(|frame| frame.samples.iter().copied());
+        let samples: Vec<i16> = samples.collect();
+        let quiet = quietest_place(&samples) / SPEECH_FRAME;
+        (window.start + quiet).max(1)
+    }
+
+    /// The chunk in the making, if there is one.
+    fn finish(&mut self) -> Option<AudioChunk> {
+        (!self.stretches.is_empty()).then(|| self.build())
+    }
+
+    fn build(&mut self) -> AudioChunk {
+        let mut samples = Vec::with_capacity(self.finished_length() * SPEECH_FRAME);
+        let mut probabilities = Vec::new();
+        let mut ranges = Vec::new();
+        for stretch in self.stretches.drain(..) {
+            let start = (stretch.start * SPEECH_FRAME) as u64;
+            let before = samples.len();
+            for frame in &stretch.frames {
+                samples.extend_from_slice(&frame.samples);
+                probabilities.extend(frame.probability);
+            }
+            ranges.push(start..start + (samples.len() - before) as u64);
+        }
+        let index = self.next_index;
+        self.next_index += 1;
+        AudioChunk {
+            index,
+            stretches: ranges.into(),
+            samples: samples.into(),
+            speech: SpeechTrack::new(probabilities),
+        }
+    }
+}
+
+/// Decides frame by frame what is speech, with some hesitation: a click is none, and neither is a
+/// breath inside of a sentence the end of it.
+#[derive(Debug, Default)]
+struct SpeechGate {
+    state: GateState,
+    /// Frames on which it is not decided yet.
+    undecided: Vec<Frame>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum GateState {
+    #[default]
+    Closed,
+    /// It may be speech: so many frames are likely to be, and so many at the end are not.
+    Opening { likely: usize, unlikely: usize },
+    /// It is speech, but for so many frames at the end.
+    Open { unlikely: usize },
+}
+
+impl SpeechGate {
+    /// Speech begins at this probability (0.2 in 255ths). Low, since a word that is lost is worse than
+    /// a noise that is looked at.
+    const BEGIN: u8 = 51;
+    /// It goes on while the probability is this (0.1).
+    const GO_ON: u8 = 26;
+    /// It is over when it was less for so long.
+    const HANG: usize = frames(500);
+    /// Less speech than this is a click.
+    const SHORTEST: usize = frames(96);
+
+    /// Takes a frame in, and gives those that are decided now.
+    fn pass(&mut self, mut frame: Frame) -> Vec<Frame> {
+        let Some(probability) = frame.probability else {
+            return vec![frame];
+        };
+        let (begins, goes_on) = (probability >= Self::BEGIN, probability >= Self::GO_ON);
+        frame.is_speech = false;
+        if let GateState::Open { unlikely } = self.state {
+            frame.is_speech = goes_on;
+            let unlikely = if goes_on { 0 } else { unlikely + 1 };
+            self.state = if unlikely < Self::HANG {
+                GateState::Open { unlikely }
+            } else {
+                GateState::Closed
+            };
+            return vec![frame];
+        }
+        let (likely, unlikely) = match self.state {
+            GateState::Closed if !begins => return vec![frame],
+            GateState::Opening { likely, unlikely } => (likely, unlikely),
+            GateState::Closed | GateState::Open { .. } => (0, 0),
+        };
+        self.undecided.push(frame);
+        let likely = likely + usize::from(begins);
+        let unlikely = if goes_on { 0 } else { unlikely + 1 };
+        if likely >= Self::SHORTEST {
+            self.state = GateState::Open { unlikely: 0 };
+            self.undecided
+                .iter_mut()
+                .for_each(|frame| frame.is_speech = true);
+        } else if unlikely < Self::HANG {
+            self.state = GateState::Opening { likely, unlikely };
+            return Vec::new();
+        } else {
+            self.state = GateState::Closed;
+        }
+        std::mem::take(&mut self.undecided)
+    }
+
+    /// What was not decided at the end of the stream. A word may be cut off there: it counts.
+    fn flush(&mut self) -> Vec<Frame> {
+        self.undecided
+            .iter_mut()
+            .for_each(|frame| frame.is_speech = true);
+        std::mem::take(&mut self.undecided)
     }
 }
 
 /// The middle of the longest stretch of `samples` that is about as quiet as the quietest place; of
 /// two equally long ones the later. All of `samples` if it is too short for a search.
 fn quietest_place(samples: &[i16]) -> usize {
-    let powers: Vec<f64> = samples.chunks_exact(FRAME).map(power).collect();
+    let powers: Vec<f64> = samples.chunks_exact(QUIET_UNIT).map(power).collect();
     if powers.len() < SMOOTHING {
         return samples.len();
     }
@@ -145,16 +443,16 @@ fn quietest_place(samples: &[i16]) -> usize {
         .collect();
     let quietest = smoothed.iter().copied().fold(f64::INFINITY, f64::min);
     let quiet = (quietest * QUIET_RATIO).max(QUIET_FLOOR);
-    let (first, length) = longest_run(&smoothed, |power| power <= quiet);
-    // Window i covers the frames i to i + SMOOTHING: the run of `length` windows covers
-    // `length + SMOOTHING - 1` frames.
-    (2 * first + length + SMOOTHING - 1) * FRAME / 2
+    let (first, length) = longest_run(&smoothed, |power| *power <= quiet);
+    // Window i covers the units i to i + SMOOTHING: the run of `length` windows covers
+    // `length + SMOOTHING - 1` units.
+    (2 * first + length + SMOOTHING - 1) * QUIET_UNIT / 2
 }
 
-/// A frame's power without its mean: an offset or a slow hum is not loudness.
-fn power(frame: &[i16]) -> f64 {
-    let count = frame.len() as f64;
-    let (sum, squares) = frame.iter().fold((0.0, 0.0), |(sum, squares), &sample| {
+/// A unit's power without its mean: an offset or a slow hum is not loudness.
+fn power(unit: &[i16]) -> f64 {
+    let count = unit.len() as f64;
+    let (sum, squares) = unit.iter().fold((0.0, 0.0), |(sum, squares), &sample| {
         let sample = f64::from(sample);
         (sum + sample, squares + sample * sample)
     });
@@ -162,10 +460,10 @@ fn power(frame: &[i16]) -> f64 {
 }
 
 /// Start and length of the longest run of values that are `inside`; the last of equals.
-fn longest_run(values: &[f64], inside: impl Fn(f64) -> bool) -> (usize, usize) {
+fn longest_run<T>(values: &[T], inside: impl Fn(&T) -> bool) -> (usize, usize) {
     let mut best = (0, 0);
     let mut start = 0;
-    for (place, &value) in values.iter().enumerate() {
+    for (place, value) in values.iter().enumerate() {
         if !inside(value) {
             start = place + 1;
         } else if place + 1 - start >= best.1 {
@@ -176,169 +474,5 @@ fn longest_run(values: &[f64], inside: impl Fn(f64) -> bool) -> (usize, usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SECOND: usize = SAMPLE_RATE as usize;
-
-    /// `seconds` of a noise of about `amplitude`.
-    fn noise(seconds: f64, amplitude: i32) -> Vec<i16> {
-        let mut state = 12_345_u32;
-        (0..(seconds * SECOND as f64) as usize)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                ((state >> 16) as i32 % (2 * amplitude + 1) - amplitude) as i16
-            })
-            .collect()
-    }
-
-    fn chunks_of(limits: ChunkLimits, samples: &[i16], block: usize) -> Vec<AudioChunk> {
-        let mut chunker = Chunker::new(limits);
-        let mut chunks = Vec::new();
-        for block in samples.chunks(block) {
-            chunks.extend(chunker.push(block));
-        }
-        chunks.extend(chunker.flush());
-        chunks
-    }
-
-    fn lengths(samples: &[i16]) -> Vec<usize> {
-        chunks_of(ChunkLimits::default(), samples, 4096)
-            .iter()
-            .map(|chunk| chunk.samples.len())
-            .collect()
-    }
-
-    #[test]
-    fn nothing_gives_no_chunk() {
-        assert_eq!(lengths(&[]), Vec::<usize>::new());
-    }
-
-    #[test]
-    fn thirty_seconds_are_one_chunk() {
-        assert_eq!(lengths(&noise(30.0, 3000)), [30 * SECOND]);
-        assert_eq!(lengths(&noise(0.05, 3000)), [SECOND / 20]);
-    }
-
-    #[test]
-    fn the_cut_is_in_the_middle_of_a_silence() {
-        let mut audio = noise(24.0, 3000);
-        audio.extend(noise(1.0, 10));
-        audio.extend(noise(15.0, 3000));
-        let first = lengths(&audio)[0] as f64 / SECOND as f64;
-        assert!((first - 24.5).abs() < 0.05, "cut at {first} s");
-    }
-
-    #[test]
-    fn a_long_pause_is_preferred_to_a_short_one() {
-        let mut audio = noise(22.0, 3000);
-        audio.extend(noise(1.2, 20));
-        audio.extend(noise(4.0, 3000));
-        audio.extend(noise(0.4, 20));
-        audio.extend(noise(12.0, 3000));
-        let first = lengths(&audio)[0] as f64 / SECOND as f64;
-        assert!((first - 22.6).abs() < 0.05, "cut at {first} s");
-    }
-
-    #[test]
-    fn a_silence_is_found_beneath_a_constant_offset() {
-        let mut audio = noise(26.0, 900);
-        audio.extend(noise(0.6, 5));
-        audio.extend(noise(15.0, 900));
-        for sample in &mut audio {
-            *sample += 8000;
-        }
-        let first = lengths(&audio)[0] as f64 / SECOND as f64;
-        assert!((first - 26.3).abs() < 0.05, "cut at {first} s");
-    }
-
-    #[test]
-    fn a_short_tail_is_avoided() {
-        // The only silence is where cutting would leave 0.2 s.
-        let mut audio = noise(29.6, 3000);
-        audio.extend(noise(0.4, 10));
-        audio.extend(noise(0.2, 3000));
-        let lengths = lengths(&audio);
-        assert_eq!(lengths.len(), 2);
-        assert!(lengths[1] >= SECOND, "tail of {} samples", lengths[1]);
-    }
-
-    #[test]
-    fn the_memory_is_one_window_however_long_the_audio() {
-        let mut chunker = Chunker::default();
-        let block = noise(7.3, 2000);
-        for _ in 0..100 {
-            chunker.push(&block);
-            assert!(chunker.window.capacity() <= 4 * 31 * SECOND);
-        }
-        assert_eq!(chunker.pushed_samples(), 100 * block.len() as u64);
-    }
-
-    prop_compose! {
-        /// Stretches of noise of different loudness, up to about 8 s.
-        fn any_audio()(stretches in prop::collection::vec((0.0..1.2_f64, 1..4000_i32), 0..12))
-            -> Vec<i16>
-        {
-            stretches.iter().flat_map(|&(seconds, amplitude)| noise(seconds, amplitude)).collect()
-        }
-    }
-
-    prop_compose! {
-        /// Limits of about a fifteenth of the real ones, so that a case is quick.
-        fn any_limits()(
-            earliest_cut in 1..SECOND,
-            spread in 0..SECOND,
-            tail in 0..SECOND / 10,
-        ) -> ChunkLimits {
-            ChunkLimits {
-                earliest_cut,
-                latest_cut: earliest_cut + spread,
-                shortest_tail: tail.min(spread),
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_sample_is_in_exactly_one_chunk(
-            audio in any_audio(), limits in any_limits(), block in 1..40_000_usize,
-        ) {
-            let chunks = chunks_of(limits, &audio, block);
-            let mut start = 0;
-            for (index, chunk) in chunks.iter().enumerate() {
-                let end = start + chunk.samples.len();
-                prop_assert_eq!(chunk.index, index);
-                prop_assert_eq!(chunk.start_sample, start as u64);
-                prop_assert!(!chunk.samples.is_empty());
-                prop_assert!(chunk.samples.len() <= limits.latest_cut);
-                prop_assert_eq!(&chunk.samples[..], &audio[start..end]);
-                start = end;
-            }
-            prop_assert_eq!(start, audio.len());
-        }
-
-        #[test]
-        fn block_sizes_make_no_difference(
-            audio in any_audio(), limits in any_limits(), block in 1..40_000_usize,
-        ) {
-            let whole = audio.len().max(1);
-            prop_assert_eq!(
-                chunks_of(limits, &audio, block),
-                chunks_of(limits, &audio, whole)
-            );
-        }
-
-        #[test]
-        fn only_the_last_chunk_is_short(audio in any_audio(), limits in any_limits()) {
-            let chunks = chunks_of(limits, &audio, 1000);
-            for chunk in chunks.iter().rev().skip(1) {
-                prop_assert!(chunk.samples.len() >= limits.earliest_cut);
-            }
-            if let [.., _, last] = &chunks[..] {
-                prop_assert!(last.samples.len() >= limits.shortest_tail);
-            }
-        }
-    }
-}
+#[path = "chunker_tests.rs"]
+mod tests;

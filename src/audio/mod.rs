@@ -16,6 +16,7 @@ mod ffmpeg_log;
 mod resample;
 mod riff;
 mod stream;
+pub mod vad;
 mod wav;
 
 use std::fs::File;
@@ -25,11 +26,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stt_actors::ports::{AudioDecoder, AudioSource, ChunkStream, DecodeError};
+use stt_actors::ports::{AudioDecoder, AudioSource, ChunkStream, DecodeError, DecodeOptions};
 use tokio::sync::Semaphore;
 
+use chunker::Chunker;
 use ffmpeg::{FfmpegSettings, FfmpegSource};
 use stream::{DecodedStream, Source};
+use vad::{DetectSpeech, SpeechDetector, VoiceActivity};
 use wav::Inspected;
 
 /// What decoding may cost.
@@ -64,13 +67,16 @@ impl Default for DecoderLimits {
 /// Opens audio of any format.
 pub struct Decoder {
     ffmpeg: FfmpegSettings,
+    voice_activity: VoiceActivity,
     turns: Arc<Semaphore>,
 }
 
 impl Decoder {
-    /// A decoder within `limits`; each limit is at least one.
-    pub fn new(limits: DecoderLimits) -> Self {
+    /// A decoder within `limits`, each of which is at least one, and with this voice activity
+    /// detection.
+    pub fn new(limits: DecoderLimits, voice_activity: VoiceActivity) -> Self {
         Self {
+            voice_activity,
             ffmpeg: FfmpegSettings {
                 program: limits.ffmpeg,
                 max_audio: limits.max_audio,
@@ -86,7 +92,11 @@ impl Decoder {
 impl AudioDecoder for Decoder {
     /// Looks at the file. An empty file, a header without sound and a WAV that says it is too long
     /// are refused here; what only decoding can tell comes with the first chunk.
-    async fn open(&self, source: &AudioSource) -> Result<Box<dyn ChunkStream>, DecodeError> {
+    async fn open(
+        &self,
+        source: &AudioSource,
+        options: DecodeOptions,
+    ) -> Result<Box<dyn ChunkStream>, DecodeError> {
         let kept = source.clone();
         let inspected = tokio::task::spawn_blocking(move || inspect(kept.path()))
             .await
@@ -101,8 +111,16 @@ impl AudioDecoder for Decoder {
             Inspected::Pcm(wav) => Source::Wav(wav),
             Inspected::Other(file) => Source::Ffmpeg(FfmpegSource::new(self.ffmpeg.clone(), file)),
         };
+        let weights = options
+            .voice_activity
+            .then(|| self.voice_activity.weights());
+        let detector = weights.flatten().map(|weights| {
+            let detector: Box<dyn DetectSpeech> = Box::new(SpeechDetector::new(weights));
+            detector
+        });
         Ok(Box::new(DecodedStream::new(
             source,
+            Chunker::new(detector),
             self.ffmpeg.max_audio,
             self.turns.clone(),
         )))

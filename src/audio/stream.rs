@@ -1,16 +1,19 @@
-//! One request's audio: a source of samples, cut into chunks.
+//! One request's audio: a source of samples, cut into chunks of speech.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stt_actors::ports::{AudioChunk, ChunkStream, DecodeError, SAMPLE_RATE};
+use stt_actors::ports::{AudioChunk, ChunkStream, DecodeError, Decoded, SAMPLE_RATE};
 use tokio::sync::Semaphore;
 
 use super::chunker::Chunker;
 use super::ffmpeg::FfmpegSource;
 use super::wav::WavSource;
+
+/// Audio that is decoded in one turn at most, where it has no speech in it.
+const LONGEST_TURN: u64 = 30 * SAMPLE_RATE as u64;
 
 /// Where the samples come from.
 pub(super) enum Source {
@@ -24,6 +27,14 @@ impl Source {
         match self {
             Self::Wav(_) => {}
             Self::Ffmpeg(ffmpeg) => ffmpeg.ready().await,
+        }
+    }
+
+    /// The length that the container claims, where it does.
+    fn claimed_duration(&self) -> Option<Duration> {
+        match self {
+            Self::Wav(wav) => Some(wav.claimed_duration()),
+            Self::Ffmpeg(ffmpeg) => ffmpeg.claimed_duration(),
         }
     }
 
@@ -48,10 +59,15 @@ pub(super) struct DecodedStream {
 }
 
 impl DecodedStream {
-    pub(super) fn new(source: Source, max_audio: Duration, turns: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        source: Source,
+        chunker: Chunker,
+        max_audio: Duration,
+        turns: Arc<Semaphore>,
+    ) -> Self {
         Self {
             source,
-            chunker: Chunker::default(),
+            chunker,
             cut: VecDeque::new(),
             ended: false,
             max_audio,
@@ -59,20 +75,23 @@ impl DecodedStream {
         }
     }
 
-    /// Decodes until there is a chunk to take, or the end.
+    /// Decodes until there is a chunk to take, the end, or for long enough.
     async fn decode(&mut self) -> Result<(), DecodeError> {
         // First the slot, then the turn: who waits for a slot must not keep others from working.
         self.source.ready().await;
         let turns = self.turns.clone();
         // The semaphore is never closed.
         let _turn = turns.acquire().await.ok();
-        while self.cut.is_empty() && !self.ended {
-            if let Some(samples) = self.source.next_block().await? {
-                self.take(&samples)?;
-            } else {
+        let until = self.chunker.pushed_samples() + LONGEST_TURN;
+        while self.cut.is_empty() && !self.ended && self.chunker.pushed_samples() < until {
+            let Some(samples) = self.source.next_block().await? else {
                 self.ended = true;
                 self.cut.extend(self.chunker.flush());
-            }
+                break;
+            };
+            self.take(&samples)?;
+            // A long silence must not keep this thread from others.
+            tokio::task::yield_now().await;
         }
         if self.chunker.pushed_samples() == 0 {
             return Err(DecodeError::Empty("it has no sound in it".into()));
@@ -92,22 +111,30 @@ impl DecodedStream {
 
 #[async_trait]
 impl ChunkStream for DecodedStream {
-    async fn next_chunk(&mut self) -> Result<Option<AudioChunk>, DecodeError> {
+    async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError> {
+        self.chunker.aim_at(target);
         if self.cut.is_empty() && !self.ended {
             self.decode().await?;
         }
-        Ok(self.cut.pop_front())
+        Ok(match self.cut.pop_front() {
+            Some(chunk) => Some(Decoded::Chunk(chunk)),
+            None if self.ended => None,
+            None => Some(Decoded::Silence),
+        })
     }
 
     fn decoded_samples(&self) -> u64 {
         self.chunker.pushed_samples()
     }
 
+    fn settled_samples(&self) -> u64 {
+        // What waits here to be taken is not settled yet.
+        let waiting = self.cut.front().map(AudioChunk::start_sample);
+        waiting.unwrap_or_else(|| self.chunker.settled_samples())
+    }
+
     fn claimed_duration(&self) -> Option<Duration> {
-        match &self.source {
-            Source::Wav(wav) => Some(wav.claimed_duration()),
-            Source::Ffmpeg(ffmpeg) => ffmpeg.claimed_duration(),
-        }
+        self.source.claimed_duration()
     }
 }
 

@@ -1,10 +1,10 @@
 //! The server's end of the socket to one worker: a task that sends requests one at a time and
 //! brings answers back to whoever asked.
 
-use std::io;
+use std::{fmt, io};
 
 use futures::{SinkExt, StreamExt};
-use stt_actors::ports::EngineExit;
+use stt_actors::ports::{DetectedLanguage, EngineExit, LanguageHeard};
 use stt_actors::transcript::ChunkTranscript;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -19,11 +19,25 @@ pub type Frames = Framed<UnixStream, LengthDelimitedCodec>;
 /// A worker's answer to a chunk.
 pub type Answer = Result<ChunkTranscript, Failure>;
 
+/// Who waits for a chunk.
+pub struct Asked {
+    /// Told of the language, if that is detected.
+    pub heard: Option<LanguageHeard>,
+    /// Told of the answer.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
 /// What the link's task is asked.
 #[derive(Debug)]
 pub enum Command {
-    /// Send this chunk; its answer goes here. Its number is filled in.
-    Transcribe(TranscribeRequest, oneshot::Sender<Answer>),
+    /// Send this chunk; its language and its answer go to whoever asks. Its number is filled in.
+    Transcribe(TranscribeRequest, Asked),
     /// Abort the chunk that runs.
     Abort,
     /// Close the socket: the worker ends.
@@ -61,13 +75,13 @@ async fn exchange(
     commands: &mut mpsc::UnboundedReceiver<Command>,
 ) -> io::Result<()> {
     let mut next_id = 0;
-    let mut running: Option<(u64, oneshot::Sender<Answer>)> = None;
+    let mut running: Option<(u64, Asked)> = None;
     loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Transcribe(mut request, answer)) => {
+                Some(Command::Transcribe(mut request, asked)) => {
                     request.id = next_id;
-                    running = Some((next_id, answer));
+                    running = Some((next_id, asked));
                     next_id += 1;
                     // A worker that is gone closes its end: the receiving half tells.
                     let _ = send(frames, &ToWorker::Transcribe(request)).await;
@@ -88,11 +102,13 @@ async fn exchange(
     }
 }
 
-fn deliver(
-    message: FromWorker,
-    running: &mut Option<(u64, oneshot::Sender<Answer>)>,
-) -> io::Result<()> {
+fn deliver(message: FromWorker, running: &mut Option<(u64, Asked)>) -> io::Result<()> {
     let (id, answer) = match message {
+        FromWorker::Language {
+            id,
+            code,
+            probability,
+        } => return tell_language(id, DetectedLanguage { code, probability }, running),
         FromWorker::Done { id, transcript } => (id, Ok(transcript)),
         FromWorker::Failed { id, failure } => (id, Err(failure)),
         FromWorker::Hello { .. } | FromWorker::Loaded { .. } | FromWorker::LoadFailed { .. } => {
@@ -101,8 +117,24 @@ fn deliver(
     };
     match running.take() {
         // Whoever asked may be gone.
-        Some((expected, asked)) if expected == id => drop(asked.send(answer)),
+        Some((expected, asked)) if expected == id => drop(asked.answer.send(answer)),
         Some(_) | None => return Err(io::Error::other("an answer that nobody asked for")),
     }
     Ok(())
+}
+
+fn tell_language(
+    id: u64,
+    language: DetectedLanguage,
+    running: &mut Option<(u64, Asked)>,
+) -> io::Result<()> {
+    match running {
+        Some((expected, asked)) if *expected == id => {
+            if let Some(heard) = asked.heard.take() {
+                heard(language);
+            }
+            Ok(())
+        }
+        Some(_) | None => Err(io::Error::other("a language that nobody asked for")),
+    }
 }

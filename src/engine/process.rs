@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stt_actors::ports::{
     Calibration, ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher,
-    LaunchError, WorkerId,
+    LanguageHeard, LaunchError, WorkerId,
 };
 use stt_actors::transcript::ChunkTranscript;
 use tokio::net::UnixStream;
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::codec::Framed;
 
 use super::exit::{End, Reaper};
-use super::link::{self, Command, Frames};
+use super::link::{self, Asked, Command, Frames};
 use super::log_relay;
 use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
 use super::warm_up;
@@ -179,7 +179,12 @@ impl WorkerLauncher {
     async fn transcribe_clip(&self, engine: &Worker) -> Result<Calibration, LaunchError> {
         let clip = warm_up::clip().map_err(|error| LaunchError::Worker(error.to_string()))?;
         let audio_seconds = clip.audio.duration_seconds();
-        match tokio::time::timeout(self.config.load_limit, engine.transcribe(clip)).await {
+        match tokio::time::timeout(
+            self.config.load_limit,
+            engine.transcribe(clip, Box::new(drop)),
+        )
+        .await
+        {
             Ok(Ok(transcript)) => Ok(Calibration {
                 audio_seconds,
                 inference_seconds: transcript.inference_seconds,
@@ -293,7 +298,11 @@ impl Engine for Worker {
         &self.info
     }
 
-    async fn transcribe(&self, request: ChunkRequest) -> Result<ChunkTranscript, EngineError> {
+    async fn transcribe(
+        &self,
+        request: ChunkRequest,
+        heard: LanguageHeard,
+    ) -> Result<ChunkTranscript, EngineError> {
         let (answer, answered) = oneshot::channel();
         let request = TranscribeRequest {
             id: 0,
@@ -304,7 +313,11 @@ impl Engine for Worker {
             temperature: request.temperature,
         };
         // A link that is gone drops the answer's sender, here or there.
-        let _ = self.commands.send(Command::Transcribe(request, answer));
+        let asked = Asked {
+            heard: Some(heard),
+            answer,
+        };
+        let _ = self.commands.send(Command::Transcribe(request, asked));
         match answered.await {
             Ok(Ok(transcript)) => Ok(transcript),
             Ok(Err(Failure::Aborted)) => Err(EngineError::Aborted),

@@ -16,7 +16,7 @@ use stt_actors::transcript::{ChunkTranscript, Task};
 use tokio_util::codec::LengthDelimitedCodec;
 
 /// Changes with every change of a message.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A worker's exit code when native code aborted because an allocation failed.
 pub const OUT_OF_MEMORY_EXIT: i32 = 77;
@@ -86,6 +86,15 @@ pub enum FromWorker {
         reason: String,
         /// There was no room for it in memory.
         out_of_memory: bool,
+    },
+    /// The language of the chunk that runs was detected.
+    Language {
+        /// [`TranscribeRequest::id`].
+        id: u64,
+        /// ISO 639-1.
+        code: String,
+        /// The model's own probability of it.
+        probability: f32,
     },
     /// A chunk is done.
     Done {

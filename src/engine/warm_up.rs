@@ -19,11 +19,7 @@ pub fn clip() -> Result<ChunkRequest, hound::Error> {
         .collect::<Result<_, _>>()?;
     Ok(ChunkRequest {
         request_id: Arc::from("warm-up"),
-        audio: AudioChunk {
-            index: 0,
-            start_sample: 0,
-            samples: Arc::from(samples),
-        },
+        audio: AudioChunk::contiguous(0, 0, Arc::from(samples)),
         task: Task::Transcribe,
         language: Some("en".to_owned()),
         prompt: None,

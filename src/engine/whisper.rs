@@ -85,7 +85,8 @@ impl Model {
         self.context.is_multilingual()
     }
 
-    /// Transcribes one chunk, complete in itself.
+    /// Transcribes one chunk, complete in itself. `heard` is told a language that was detected, before
+    /// the text is made.
     ///
     /// # Errors
     /// [`Failure::Aborted`] soon after `abort` is set; else what whisper could not do.
@@ -93,6 +94,7 @@ impl Model {
         &mut self,
         request: Request,
         abort: &AtomicBool,
+        heard: &mut dyn FnMut(&str, f32),
     ) -> Result<ChunkTranscript, Failure> {
         let begin = Instant::now();
         let millis = request.samples.len() * 1000 / SAMPLE_RATE as usize;
@@ -105,9 +107,13 @@ impl Model {
         }
         let watch = Watch::new(abort);
         let mut state = self.context.create_state().map_err(whisper_failed)?;
-        let (language, probability) = match self.forced_language(request.language.as_deref())? {
-            Some(forced) => (forced, None),
-            None => self.detect_language(&mut state, &samples, &watch)?,
+        let forced = self.forced_language(request.language.as_deref())?;
+        let (language, probability) = if let Some(forced) = forced {
+            (forced, None)
+        } else {
+            let (code, probability) = self.detect_language(&mut state, &samples, &watch)?;
+            heard(&code, probability);
+            (code, Some(probability))
         };
         let prompt = self.prompt_tokens(request.prompt.as_deref())?;
         let mut parameters = self.parameters(&language, request.task, request.temperature);
@@ -164,7 +170,7 @@ impl Model {
         state: &mut WhisperState,
         samples: &[f32],
         watch: &Watch<'_>,
-    ) -> Result<(String, Option<f32>), Failure> {
+    ) -> Result<(String, f32), Failure> {
         let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
         parameters.set_audio_ctx(detection_window(samples.len()) as i32);
         // Sets the window and the spectrogram, and stops before the encoder.
@@ -183,7 +189,7 @@ impl Model {
                 Some((whisper_rs::get_lang_str(id as i32)?, *probability))
             });
         match best {
-            Some((code, probability)) => Ok((code.to_owned(), Some(probability))),
+            Some((code, probability)) => Ok((code.to_owned(), probability)),
             None => Err(Failure::Engine("no language was detected".to_owned())),
         }
     }

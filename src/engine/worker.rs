@@ -152,7 +152,7 @@ fn serve(
         let ToWorker::Transcribe(request) = message else {
             bail!("a second model to load");
         };
-        let answer = transcribe(&mut model, request, &aborted.flag);
+        let answer = transcribe(&mut model, request, server, &aborted.flag);
         aborted.running.store(NO_CHUNK, Ordering::Release);
         server.tell(&answer);
     }
@@ -163,7 +163,12 @@ fn load_model(load: &LoadRequest) -> Result<Model, String> {
     Model::load(&load.path, load.threads, load.gpu)
 }
 
-fn transcribe(model: &mut Model, request: TranscribeRequest, abort: &AtomicBool) -> FromWorker {
+fn transcribe(
+    model: &mut Model,
+    request: TranscribeRequest,
+    server: &mut Server,
+    abort: &AtomicBool,
+) -> FromWorker {
     let id = request.id;
     whisper::forget_memory();
     let result = protocol::bytes_to_samples(&request.audio)
@@ -176,7 +181,13 @@ fn transcribe(model: &mut Model, request: TranscribeRequest, abort: &AtomicBool)
                 prompt: request.prompt,
                 temperature: request.temperature,
             };
-            model.transcribe(request, abort)
+            model.transcribe(request, abort, &mut |code, probability| {
+                server.tell(&FromWorker::Language {
+                    id,
+                    code: code.to_owned(),
+                    probability,
+                });
+            })
         });
     match result {
         // Whisper's caches may be half gone, and the chunk is not at fault: another worker, or this

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::{CONTENT_TYPE, HeaderName};
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use stt_actors::transcript::Task;
-use stt_actors::{Job, Options};
+use stt_actors::{Job, Newcomer, Options, Priority};
 use tracing::warn;
 
 use super::error::ApiError;
@@ -69,7 +69,7 @@ async fn run(
 ) -> Result<HttpResponse, ApiError> {
     // Before the body is read: refused work costs nothing. However this ends, the place is given
     // back.
-    let admission = state.stt.admit()?;
+    let admission = state.stt.admit(newcomer(state, request))?;
     request.extensions_mut().insert(admission.outlook());
     let form = form::read(request, body, &state.uploads, task).await?;
     let format = form.format;
@@ -90,6 +90,16 @@ async fn run(
     Ok(response)
 }
 
+/// Who asks, and how much it brings by its own word.
+fn newcomer(state: &AppState, request: &HttpRequest) -> Newcomer {
+    let length = request.headers().get(CONTENT_LENGTH);
+    Newcomer {
+        client: auth::client_of(&state.settings.api_keys, request),
+        priority: Priority::default(),
+        body_bytes: length.and_then(|length| length.to_str().ok()?.parse().ok()),
+    }
+}
+
 fn job(state: &AppState, request: &HttpRequest, form: AudioForm, task: Task) -> Job {
     Job {
         request_id: Arc::clone(&RequestId::of(request).0),
@@ -99,6 +109,9 @@ fn job(state: &AppState, request: &HttpRequest, form: AudioForm, task: Task) -> 
             language: (form.language).or_else(|| state.settings.default_language.clone()),
             prompt: form.prompt,
             temperature: form.temperature,
+            voice_activity: form.vad_filter,
+            hallucination_guard: form.hallucination_guard,
+            multilingual: form.multilingual,
         },
     }
 }

@@ -1,10 +1,13 @@
 //! Bearer keys: checked before a byte of the body is read.
 
+use std::slice;
+
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use actix_web::middleware::Next;
-use actix_web::{Error, ResponseError, web};
+use actix_web::{Error, HttpRequest, ResponseError, web};
+use stt_actors::Client;
 use subtle::{Choice, ConstantTimeEq};
 
 use super::AppState;
@@ -16,7 +19,7 @@ pub async fn require_key<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let allowed = match request.app_data::<web::Data<AppState>>() {
-        Some(state) => is_allowed(&state.settings.api_keys, bearer(&request)),
+        Some(state) => is_allowed(&state.settings.api_keys, bearer(request.headers())),
         None => false,
     };
     if !allowed {
@@ -28,8 +31,22 @@ pub async fn require_key<B: MessageBody>(
         .map(ServiceResponse::map_into_left_body)
 }
 
-fn bearer(request: &ServiceRequest) -> Option<&str> {
-    let header = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
+/// Whose request this is, for fairness: that of a key where keys are configured, that of an address
+/// otherwise. A key is known by its place in the list, so that it appears nowhere.
+pub fn client_of(keys: &[String], request: &HttpRequest) -> Client {
+    if let Some(given) = bearer(request.headers())
+        && let Some(place) = keys
+            .iter()
+            .position(|key| is_allowed(slice::from_ref(key), Some(given)))
+    {
+        return Client::new(format!("key {place}"));
+    }
+    let address = request.peer_addr().map(|address| address.ip());
+    Client::new(address.map_or_else(String::new, |address| address.to_string()))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }

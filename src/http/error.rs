@@ -149,6 +149,15 @@ impl ApiError {
         Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
     }
 
+    /// The client trickles.
+    pub fn upload_too_slow(window: Duration) -> Self {
+        let message = format!(
+            "the upload is too slow: hardly anything came for {} s",
+            window.as_secs()
+        );
+        Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
+    }
+
     /// No room for the upload.
     pub fn insufficient_storage() -> Self {
         let message = "there is no room for the upload now";

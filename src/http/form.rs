@@ -1,5 +1,6 @@
 //! The multipart form of the audio paths: read as it comes, in any order of parts, within bounds.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use actix_multipart::{Field, Multipart, MultipartError};
@@ -12,6 +13,7 @@ use stt_actors::ports::AudioSource;
 use stt_actors::transcript::Task;
 
 use super::error::ApiError;
+use super::pace::{self, Pace};
 use super::upload::UploadStore;
 use crate::language;
 use crate::render::Format;
@@ -22,15 +24,18 @@ const STALL: Duration = Duration::from_secs(30);
 const LONGEST_UPLOAD: Duration = Duration::from_secs(3600);
 /// The fields that mean something here.
 const FIELDS: &[&str] = &[
+    "hallucination_guard",
     "include",
     "language",
     "model",
+    "multilingual",
     "prompt",
     "response_format",
     "stream",
     "temperature",
     "timestamp_granularities",
     "to_language",
+    "vad_filter",
 ];
 /// Each of them may come more than once, within reason.
 const MOST_FIELDS: usize = 64;
@@ -52,6 +57,12 @@ pub struct AudioForm {
     pub temperature: f32,
     /// Of the reply.
     pub format: Format,
+    /// Leave out what is not speech.
+    pub vad_filter: bool,
+    /// Take out text that whisper made up.
+    pub hallucination_guard: bool,
+    /// More than one language is spoken.
+    pub multilingual: bool,
 }
 
 /// A form's parts before they are checked.
@@ -78,15 +89,19 @@ pub async fn read(
     check(parts, task)
 }
 
-/// The body, ending with an overflow beyond the largest file and what a form may add to it. The
+/// The body, ending with an error when it comes too slowly, and with an overflow beyond the largest file and what a form may add to it. The
 /// headers' own word on its length proves nothing, and there may be none.
 fn bounded(
     body: impl Stream<Item = Result<Bytes, PayloadError>>,
     largest: u64,
 ) -> impl Stream<Item = Result<Bytes, PayloadError>> {
     let mut left = largest + OVERHEAD;
+    let mut pace = Pace::begin();
     body.map(move |bytes| {
         let bytes = bytes?;
+        if !pace.keeps(bytes.len()) {
+            return Err(PayloadError::Io(ErrorKind::TimedOut.into()));
+        }
         left = (left.checked_sub(bytes.len() as u64)).ok_or(PayloadError::Overflow)?;
         Ok(bytes)
     })
@@ -182,8 +197,14 @@ async fn in_time<T>(next: impl Future<Output = T>) -> Result<T, ApiError> {
 }
 
 fn unreadable(error: &MultipartError, largest: u64) -> ApiError {
-    if matches!(error, MultipartError::Payload(PayloadError::Overflow)) {
-        return ApiError::upload_too_large(largest + OVERHEAD, largest);
+    match error {
+        MultipartError::Payload(PayloadError::Overflow) => {
+            return ApiError::upload_too_large(largest + OVERHEAD, largest);
+        }
+        MultipartError::Payload(PayloadError::Io(error)) if error.kind() == ErrorKind::TimedOut => {
+            return ApiError::upload_too_slow(pace::WINDOW);
+        }
+        _ => {}
     }
     ApiError::malformed_body(format!("the multipart form cannot be read: {error}"))
 }
@@ -214,6 +235,10 @@ fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     {
         check_target(target)?;
     }
+    let switch = |name: &'static str, default: bool| match field(name) {
+        Some(value) => flag(name, value.trim()),
+        None => Ok(default),
+    };
     let prompt = field("prompt").map(str::to_owned);
     Ok(AudioForm {
         source: parts.file.ok_or_else(ApiError::missing_file)?,
@@ -221,6 +246,9 @@ fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
         prompt,
         temperature,
         format,
+        vad_filter: switch("vad_filter", true)?,
+        hallucination_guard: switch("hallucination_guard", true)?,
+        multilingual: switch("multilingual", false)?,
     })
 }
 
@@ -239,6 +267,17 @@ fn temperature(value: &str) -> Result<f32, ApiError> {
         let message = format!("temperature is {value:?}; a number from 0 to 1 is expected");
         ApiError::invalid_value("temperature", message)
     })
+}
+
+fn flag(param: &'static str, value: &str) -> Result<bool, ApiError> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => {
+            let message = format!("{param} is {value:?}; true or false is expected");
+            Err(ApiError::invalid_value(param, message))
+        }
+    }
 }
 
 fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> {

@@ -10,6 +10,7 @@ mod auth;
 mod health;
 mod metrics;
 mod models;
+mod pace;
 mod request_log;
 
 use std::net::TcpListener;

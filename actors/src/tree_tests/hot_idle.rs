@@ -38,7 +38,7 @@ async fn an_idle_hot_model_is_freed_and_the_next_request_brings_it_back() {
 async fn it_begins_to_load_while_the_upload_still_comes() {
     let tree = sleepy().await;
     eventually("it sleeps", || is_asleep(&tree)).await;
-    let admission = tree.stt.admit().expect("accepted");
+    let admission = tree.admit().expect("accepted");
     assert_eq!(admission.outlook().wait, START);
     eventually("it loads", || tree.world.launched().len() == 2).await;
     let stream = tree.stt.submit(admission, job("1")).await;
@@ -82,7 +82,7 @@ async fn a_sleeping_tree_can_be_stopped() {
 #[tokio::test(start_paused = true)]
 async fn it_stays_for_a_request_whose_upload_still_comes() {
     let tree = sleepy().await;
-    let admission = tree.stt.admit().expect("accepted");
+    let admission = tree.admit().expect("accepted");
     tokio::time::sleep(IDLE * 5).await;
     assert!(!is_asleep(&tree));
     let stream = tree.stt.submit(admission, job("1")).await;

@@ -10,6 +10,7 @@ mod memory;
 mod pool;
 mod registration;
 mod requests;
+mod scheduling;
 mod shutdown;
 mod warnings;
 mod world;
@@ -24,8 +25,8 @@ use ractor::ActorCell;
 use crate::dispatcher::DispatcherMessage;
 use crate::ports::{AudioSource, EngineExit, LaunchError};
 use crate::{
-    IdlePolicy, Job, Options, PoolConfig, Ports, Stt, SttError, TranscriptStream, TreeConfig,
-    TreeEnded, WearLimits,
+    Admission, Client, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt, SttError,
+    TranscriptStream, TreeConfig, TreeEnded, WearLimits,
 };
 
 use warnings::Warnings;
@@ -103,8 +104,18 @@ impl Tree {
 
     /// Submits a job as the server does.
     pub async fn submit(&self, script: &str) -> Result<TranscriptStream, SttError> {
-        let admission = self.stt.admit()?;
-        self.stt.submit(admission, job(script)).await
+        self.submit_as("somebody", job(script)).await
+    }
+
+    /// The same for this client.
+    pub async fn submit_as(&self, client: &str, job: Job) -> Result<TranscriptStream, SttError> {
+        let admission = self.stt.admit(Newcomer::of(Client::new(client)))?;
+        self.stt.submit(admission, job).await
+    }
+
+    /// Takes a place and does nothing with it yet.
+    pub fn admit(&self) -> Result<Admission, SttError> {
+        self.stt.admit(Newcomer::of(Client::new("somebody")))
     }
 
     /// Submits so many jobs, and waits until all of them are in the tree.

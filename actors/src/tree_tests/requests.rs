@@ -77,7 +77,7 @@ async fn a_long_file_is_decoded_only_a_few_chunks_ahead() {
 #[tokio::test(start_paused = true)]
 async fn audio_that_cannot_be_decoded_is_the_clients_error_and_nothing_else_suffers() {
     let tree = Tree::ready(vec![]).await;
-    for script in ["bad", "2bad"] {
+    for script in ["bad", "2+bad"] {
         let stream = tree.submit(script).await.expect("accepted");
         let error = stream.transcript().await.expect_err("not audio");
         assert!(matches!(error, SttError::Decode(_)), "{error}");

@@ -82,7 +82,7 @@ async fn draining_ends_even_if_the_transcriptions_are_lost_meanwhile() {
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_ends_after_the_tree_is_told_that_the_server_left() {
     let mut tree = Tree::ready(vec![]).await;
-    let admission = tree.stt.admit().expect("accepted");
+    let admission = tree.admit().expect("accepted");
     tree.stt.drain(Duration::from_secs(60));
     tree.ended.wait().await;
     let refused = tree.stt.submit(admission, job("1")).await.err();

@@ -10,13 +10,15 @@ use tokio::sync::{Notify, watch};
 
 use crate::ports::{
     AudioChunk, AudioDecoder, AudioSource, Calibration, ChunkRequest, ChunkStream, DecodeError,
-    Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError, SAMPLE_RATE,
-    WorkerId,
+    DecodeOptions, Decoded, DetectedLanguage, Engine, EngineError, EngineExit, EngineInfo,
+    EngineLauncher, LanguageHeard, LaunchError, SAMPLE_RATE, WorkerId,
 };
 use crate::transcript::{ChunkTranscript, Segment};
 
 /// How long a scripted engine works on a chunk.
 pub const WORK: Duration = Duration::from_secs(1);
+/// How long it takes of that until it has heard the language.
+pub const DETECTION: Duration = Duration::from_millis(200);
 /// How long its start takes, by its own word and on the clock.
 pub const START: Duration = Duration::from_secs(2);
 /// The tree's bound on that.
@@ -76,6 +78,8 @@ pub struct World {
     pub chunks_decoded: AtomicUsize,
     /// Decoders alive.
     pub open_decoders: AtomicUsize,
+    /// Engines hear no abort: they are in their pass through the encoder.
+    pub deaf: AtomicBool,
     /// What each engine says it holds.
     pub resident_bytes: AtomicU64,
 }
@@ -138,7 +142,11 @@ impl Engine for ScriptedEngine {
         &self.info
     }
 
-    async fn transcribe(&self, request: ChunkRequest) -> Result<ChunkTranscript, EngineError> {
+    async fn transcribe(
+        &self,
+        request: ChunkRequest,
+        heard: LanguageHeard,
+    ) -> Result<ChunkTranscript, EngineError> {
         self.world.saw(Seen::Chunk {
             worker: self.worker.clone(),
             index: request.audio.index,
@@ -149,8 +157,15 @@ impl Engine for ScriptedEngine {
             self.world.saw(Seen::Poisoned(self.worker.clone()));
             plan = ChunkPlan::Die(crash());
         }
+        let work = async {
+            tokio::time::sleep(DETECTION).await;
+            if request.language.is_none() {
+                heard(detected(request.audio.samples[0]));
+            }
+            tokio::time::sleep(WORK.saturating_sub(DETECTION)).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(WORK) => {}
+            () = work => {}
             () = self.abort.notified() => {
                 self.world.saw(Seen::Aborted);
                 return Err(EngineError::Aborted);
@@ -173,7 +188,9 @@ impl Engine for ScriptedEngine {
     }
 
     fn abort(&self) {
-        self.abort.notify_waiters();
+        if !self.world.deaf.load(Ordering::SeqCst) {
+            self.abort.notify_waiters();
+        }
     }
 
     async fn exited(&self) -> EngineExit {
@@ -199,8 +216,23 @@ impl Engine for ScriptedEngine {
     }
 }
 
-/// Every chunk's text is its index, said once in its middle.
+/// Noise is taken for Norwegian, without conviction; everything else is Spanish.
+fn detected(sample: i16) -> DetectedLanguage {
+    let (code, probability) = match sample {
+        NOISE => ("nn", 0.3),
+        _ => ("es", 0.9),
+    };
+    DetectedLanguage {
+        code: code.to_owned(),
+        probability,
+    }
+}
+
+/// Every chunk's text is its index, said once in its middle. Noise is given a text that whisper
+/// itself does not believe in.
 fn answer(request: &ChunkRequest) -> ChunkTranscript {
+    let is_noise = request.audio.samples[0] == NOISE;
+    let heard = detected(request.audio.samples[0]);
     ChunkTranscript {
         segments: vec![Segment {
             id: 0,
@@ -210,12 +242,12 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
             text: format!(" {}", request.audio.index),
             tokens: vec![1, 2],
             temperature: request.temperature,
-            avg_logprob: -0.5,
+            avg_logprob: if is_noise { -1.5 } else { -0.5 },
             compression_ratio: 1.0,
-            no_speech_prob: 0.1,
+            no_speech_prob: if is_noise { 0.9 } else { 0.1 },
         }],
-        language: request.language.clone().unwrap_or_else(|| "es".to_owned()),
-        language_probability: request.language.is_none().then_some(0.9),
+        language: request.language.clone().unwrap_or(heard.code),
+        language_probability: request.language.is_none().then_some(heard.probability),
         encoder_passes: 1,
         inference_seconds: WORK.as_secs_f64(),
     }
@@ -257,66 +289,103 @@ impl EngineLauncher for Launcher {
 
 /// Audio of such samples crashes every engine.
 const POISON: i16 = 666;
+/// Audio of such samples is noise.
+const NOISE: i16 = 7;
 
-/// A source's path says what it decodes to: `3` is three chunks of 10 s, `bad` is not audio and
-/// `2bad` breaks off after two chunks; `poison` is a chunk that no engine survives.
+/// A source's path says what it decodes to, in words separated by `+`: `3` is three chunks of 10 s,
+/// `2s` are two stretches of 10 s of silence, `2n` are two chunks of noise, `bad` is not audio from
+/// there on, and `poison` is a chunk that no engine survives.
 pub struct Decoder(pub Arc<World>);
+
+#[derive(Clone, Copy)]
+enum Piece {
+    /// A chunk of such samples.
+    Chunk(i16),
+    Silence,
+    Broken,
+}
 
 struct Chunks {
     world: Arc<World>,
-    total: usize,
-    broken: bool,
-    sample: i16,
-    given: usize,
+    pieces: VecDeque<Piece>,
+    claimed: u64,
+    passed: usize,
+    next_index: usize,
 }
 
-const CHUNK_SAMPLES: usize = 10 * SAMPLE_RATE as usize;
+const PIECE_SAMPLES: usize = 10 * SAMPLE_RATE as usize;
+
+fn pieces(script: &str) -> VecDeque<Piece> {
+    let mut pieces = VecDeque::new();
+    for word in script.split('+') {
+        let number = word.trim_end_matches(char::is_alphabetic);
+        let kind = &word[number.len()..];
+        let piece = match kind {
+            "" => Piece::Chunk(0),
+            "s" => Piece::Silence,
+            "n" => Piece::Chunk(NOISE),
+            "poison" => Piece::Chunk(POISON),
+            "bad" => Piece::Broken,
+            other => panic!("no such script: {other}"),
+        };
+        let times = number.parse().unwrap_or(1);
+        pieces.extend(std::iter::repeat_n(piece, times));
+    }
+    pieces
+}
 
 #[async_trait]
 impl AudioDecoder for Decoder {
-    async fn open(&self, source: &AudioSource) -> Result<Box<dyn ChunkStream>, DecodeError> {
-        let script = source.path().to_string_lossy();
-        let poison = script == "poison";
-        let chunks = script.trim_end_matches("bad").parse();
-        let chunks = chunks.unwrap_or(usize::from(poison));
+    async fn open(
+        &self,
+        source: &AudioSource,
+        _options: DecodeOptions,
+    ) -> Result<Box<dyn ChunkStream>, DecodeError> {
+        let pieces = pieces(&source.path().to_string_lossy());
         self.0.open_decoders.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Chunks {
             world: Arc::clone(&self.0),
-            total: chunks,
-            broken: script.ends_with("bad"),
-            sample: if poison { POISON } else { 0 },
-            given: 0,
+            claimed: pieces.len() as u64,
+            pieces,
+            passed: 0,
+            next_index: 0,
         }))
     }
 }
 
 #[async_trait]
 impl ChunkStream for Chunks {
-    async fn next_chunk(&mut self) -> Result<Option<AudioChunk>, DecodeError> {
-        if self.given == self.total {
-            return if self.broken {
-                Err(DecodeError::Undecodable("scripted".to_owned()))
-            } else {
-                Ok(None)
-            };
-        }
-        let index = self.given;
-        self.given += 1;
+    async fn next(&mut self, _target: Duration) -> Result<Option<Decoded>, DecodeError> {
+        let start = (self.passed * PIECE_SAMPLES) as u64;
+        let sample = match self.pieces.pop_front() {
+            None => return Ok(None),
+            Some(Piece::Broken) => return Err(DecodeError::Undecodable("scripted".to_owned())),
+            Some(Piece::Silence) => {
+                self.passed += 1;
+                return Ok(Some(Decoded::Silence));
+            }
+            Some(Piece::Chunk(sample)) => sample,
+        };
+        let index = self.next_index;
+        self.passed += 1;
+        self.next_index += 1;
         self.world.chunks_decoded.fetch_add(1, Ordering::SeqCst);
-        Ok(Some(AudioChunk {
-            index,
-            start_sample: (index * CHUNK_SAMPLES) as u64,
-            samples: Arc::from(vec![self.sample; CHUNK_SAMPLES]),
-        }))
+        let samples = Arc::from(vec![sample; PIECE_SAMPLES]);
+        Ok(Some(Decoded::Chunk(AudioChunk::contiguous(
+            index, start, samples,
+        ))))
     }
 
     fn decoded_samples(&self) -> u64 {
-        (self.given * CHUNK_SAMPLES) as u64
+        (self.passed * PIECE_SAMPLES) as u64
+    }
+
+    fn settled_samples(&self) -> u64 {
+        self.decoded_samples()
     }
 
     fn claimed_duration(&self) -> Option<Duration> {
-        let chunk = CHUNK_SAMPLES as u64 / u64::from(SAMPLE_RATE);
-        Some(Duration::from_secs(self.total as u64 * chunk))
+        Some(Duration::from_secs(self.claimed * 10))
     }
 }
 

@@ -1,0 +1,425 @@
+//! Measures word error rates against a running server: the figures on voice activity, context and
+//! long audio in docs/performance.md.
+//!
+//! ```text
+//! # Two ways of asking, on short clips: with and without voice activity detection.
+//! cargo run --release --example measure_accuracy -- clips --url http://127.0.0.1:9005 \
+//!     --corpus corpus --table speech.tsv --b vad_filter=false [--gain-db -40] [--languages en,es]
+//!
+//! # Long files in chunks, against whisper.cpp's own pass over the whole file.
+//! cargo run --release --example measure_accuracy -- long --url http://127.0.0.1:9005 \
+//!     --corpus corpus --model ggml-base.bin [--languages en]
+//! ```
+//!
+//! Both tell the difference of B to A in points of word error rate, with the 95 % interval of a
+//! paired bootstrap over clips, or over a long file's utterances. `long` also tells how far the
+//! segments' times are from the known times of the utterances.
+
+#[path = "../tests/common/wer.rs"]
+#[allow(dead_code)]
+mod wer;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use clap::{Args, Parser, Subcommand};
+use reqwest::multipart::{Form, Part};
+use serde_json::Value;
+// Its linker flags need the library.
+use uttera_stt as _;
+use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
+
+/// Resamplings of the bootstrap.
+const RESAMPLINGS: usize = 10_000;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Compares two ways of asking.
+    Clips(Clips),
+    /// Compares chunks with one pass over the whole file.
+    Long(Long),
+}
+
+#[derive(Args)]
+struct Corpus {
+    /// The server.
+    #[arg(long, default_value = "http://127.0.0.1:9005")]
+    url: String,
+    /// The folder of the recordings and their tables.
+    #[arg(long)]
+    corpus: PathBuf,
+    /// Only these, by comma; all others are left out.
+    #[arg(long, default_value = "en,es,fr")]
+    languages: String,
+    /// Every so many-th row.
+    #[arg(long, default_value_t = 1)]
+    every: usize,
+}
+
+#[derive(Args)]
+struct Clips {
+    #[command(flatten)]
+    corpus: Corpus,
+    /// A table of the corpus.
+    #[arg(long, default_value = "speech.tsv")]
+    table: String,
+    /// Makes the audio louder or quieter before.
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
+    gain_db: f64,
+    /// Form fields of the first way, `name=value`, by comma.
+    #[arg(long, default_value = "")]
+    a: String,
+    /// Of the second way.
+    #[arg(long)]
+    b: String,
+}
+
+#[derive(Args)]
+struct Long {
+    #[command(flatten)]
+    corpus: Corpus,
+    /// The ggml file that the server runs, for the pass over the whole file.
+    #[arg(long)]
+    model: PathBuf,
+    /// Threads of that pass.
+    #[arg(long, default_value_t = 2)]
+    threads: i32,
+    /// That pass does without the text before a window as context.
+    #[arg(long)]
+    no_context: bool,
+    /// Form fields, `name=value`, by comma.
+    #[arg(long, default_value = "")]
+    fields: String,
+}
+
+struct Row {
+    path: String,
+    language: String,
+    text: String,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match Cli::parse().what {
+        What::Clips(args) => clips(&args).await,
+        What::Long(args) => long(&args).await,
+    }
+}
+
+fn rows(corpus: &Corpus, table: &str) -> anyhow::Result<Vec<Row>> {
+    let table = std::fs::read_to_string(corpus.corpus.join(table))?;
+    let languages: Vec<&str> = corpus.languages.split(',').collect();
+    let rows = table.lines().skip(1).filter_map(|line| {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let row = Row {
+            path: (*columns.first()?).to_owned(),
+            language: (*columns.get(1)?).to_owned(),
+            text: (*columns.get(3)?).to_owned(),
+        };
+        languages.contains(&row.language.as_str()).then_some(row)
+    });
+    Ok(rows.step_by(corpus.every).collect())
+}
+
+async fn clips(args: &Clips) -> anyhow::Result<()> {
+    let client = reqwest::Client::new();
+    let mut pairs = Vec::new();
+    for row in rows(&args.corpus, &args.table)? {
+        let samples = decode(&args.corpus.corpus.join(&row.path), args.gain_db)?;
+        let wav = wav(&samples)?;
+        let reference = wer::normalise(&row.text);
+        let mut errors = [0; 2];
+        for (fields, errors) in [&args.a, &args.b].into_iter().zip(&mut errors) {
+            let answer = ask(&client, &args.corpus.url, &wav, &row.language, fields).await?;
+            let said = wer::normalise(answer["text"].as_str().unwrap_or_default());
+            *errors = align(&reference, &said).into_iter().sum();
+        }
+        if errors[0] != errors[1] {
+            println!("{}: {} and {} errors", row.path, errors[0], errors[1]);
+        }
+        pairs.push(Pair {
+            words: reference.len(),
+            errors,
+        });
+    }
+    report(&pairs, ["A", "B"]);
+    Ok(())
+}
+
+async fn long(args: &Long) -> anyhow::Result<()> {
+    let client = reqwest::Client::new();
+    let mut all = Vec::new();
+    let mut edges = Vec::new();
+    for row in rows(&args.corpus, "long.tsv")? {
+        let path = args.corpus.corpus.join(&row.path);
+        let utterances = utterances(&path)?;
+        let samples = decode(&path, 0.0)?;
+        let wav = wav(&samples)?;
+        let begin = std::time::Instant::now();
+        let answer = ask(&client, &args.corpus.url, &wav, &row.language, &args.fields).await?;
+        let chunked_seconds = begin.elapsed().as_secs_f64();
+        let begin = std::time::Instant::now();
+        let whole = sequential(args, &samples, &row.language)?;
+        let whole_seconds = begin.elapsed().as_secs_f64();
+        let texts = [
+            whole,
+            answer["text"].as_str().unwrap_or_default().to_owned(),
+        ];
+        let pairs = by_utterance(&utterances, &texts);
+        println!(
+            "{}: {chunked_seconds:.1} s in chunks, {whole_seconds:.1} s as a whole",
+            row.path
+        );
+        report(&pairs, ["whole", "chunks"]);
+        let off = times_off(&utterances, &answer);
+        println!("  segment edges are off by {:.3} s on average", mean(&off));
+        all.extend(pairs);
+        edges.extend(off);
+    }
+    println!("all files");
+    report(&all, ["whole", "chunks"]);
+    println!(
+        "  segment edges are off by {:.3} s on average",
+        mean(&edges)
+    );
+    Ok(())
+}
+
+/// A known utterance of a long file.
+struct Utterance {
+    start: f64,
+    end: f64,
+    words: Vec<String>,
+}
+
+fn utterances(path: &Path) -> anyhow::Result<Vec<Utterance>> {
+    let json = std::fs::read(path.with_extension("segments.json"))?;
+    let rows: Vec<(f64, f64, String, String)> = serde_json::from_slice(&json)?;
+    let rows = rows.into_iter().map(|(start, end, _, text)| Utterance {
+        start,
+        end,
+        words: wer::normalise(&text),
+    });
+    Ok(rows.collect())
+}
+
+/// How far the nearest segment's edge is from each edge of each utterance, in seconds.
+fn times_off(utterances: &[Utterance], answer: &Value) -> Vec<f64> {
+    let segments = answer["segments"].as_array().cloned().unwrap_or_default();
+    let edges =
+        |name: &str| -> Vec<f64> { segments.iter().filter_map(|s| s[name].as_f64()).collect() };
+    let (starts, ends) = (edges("start"), edges("end"));
+    let nearest = |edges: &[f64], to: f64| {
+        let distances = edges.iter().map(|edge| (edge - to).abs());
+        distances.fold(f64::INFINITY, f64::min)
+    };
+    utterances
+        .iter()
+        .flat_map(|u| [nearest(&starts, u.start), nearest(&ends, u.end)])
+        .collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Words of one unit of the bootstrap, and the errors that A and B made in it.
+struct Pair {
+    words: usize,
+    errors: [usize; 2],
+}
+
+/// The errors of two texts of a long file, utterance by utterance.
+fn by_utterance(utterances: &[Utterance], texts: &[String; 2]) -> Vec<Pair> {
+    let reference: Vec<String> = utterances.iter().flat_map(|u| u.words.clone()).collect();
+    let errors = texts
+        .each_ref()
+        .map(|text| align(&reference, &wer::normalise(text)));
+    let mut at = 0;
+    let mut pairs = Vec::new();
+    for utterance in utterances {
+        let range = at..at + utterance.words.len();
+        pairs.push(Pair {
+            words: utterance.words.len(),
+            errors: errors
+                .each_ref()
+                .map(|errors| errors[range.clone()].iter().sum()),
+        });
+        at = range.end;
+    }
+    pairs
+}
+
+/// Edits that turn the reference into what was said, each charged to a word of the reference.
+fn align(reference: &[String], said: &[String]) -> Vec<usize> {
+    let (rows, columns) = (reference.len() + 1, said.len() + 1);
+    let mut cost = vec![0_u32; rows * columns];
+    for row in 0..rows {
+        for column in 0..columns {
+            cost[row * columns + column] = match (row, column) {
+                (0, _) => column as u32,
+                (_, 0) => row as u32,
+                _ => {
+                    let differs = u32::from(reference[row - 1] != said[column - 1]);
+                    let diagonal = cost[(row - 1) * columns + column - 1] + differs;
+                    let up = cost[(row - 1) * columns + column] + 1;
+                    diagonal.min(up).min(cost[row * columns + column - 1] + 1)
+                }
+            };
+        }
+    }
+    let mut errors = vec![0; reference.len()];
+    let last = reference.len().saturating_sub(1);
+    let (mut row, mut column) = (rows - 1, columns - 1);
+    while row > 0 || column > 0 {
+        let here = cost[row * columns + column];
+        if row > 0 && column > 0 {
+            let differs = u32::from(reference[row - 1] != said[column - 1]);
+            if cost[(row - 1) * columns + column - 1] + differs == here {
+                errors[row - 1] += differs as usize;
+                (row, column) = (row - 1, column - 1);
+                continue;
+            }
+        }
+        if row > 0 && cost[(row - 1) * columns + column] + 1 == here {
+            errors[row - 1] += 1;
+            row -= 1;
+        } else {
+            if let Some(error) = errors.get_mut(row.saturating_sub(1).min(last)) {
+                *error += 1;
+            }
+            column -= 1;
+        }
+    }
+    errors
+}
+
+fn report(pairs: &[Pair], names: [&str; 2]) {
+    let rate = |pairs: &[&Pair], which: usize| {
+        let errors: usize = pairs.iter().map(|pair| pair.errors[which]).sum();
+        let words: usize = pairs.iter().map(|pair| pair.words).sum();
+        100.0 * errors as f64 / words.max(1) as f64
+    };
+    let all: Vec<&Pair> = pairs.iter().collect();
+    let mut state = 1_u64;
+    let mut next = || {
+        // A linear congruential generator; its upper half is random enough to draw clips with.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) as usize
+    };
+    let mut differences: Vec<f64> = (0..RESAMPLINGS)
+        .map(|_| {
+            let drawn: Vec<&Pair> = (0..pairs.len())
+                .map(|_| &pairs[next() % pairs.len()])
+                .collect();
+            rate(&drawn, 1) - rate(&drawn, 0)
+        })
+        .collect();
+    differences.sort_by(f64::total_cmp);
+    let percentile = |share: f64| differences[(RESAMPLINGS as f64 * share) as usize];
+    let (a, b) = (rate(&all, 0), rate(&all, 1));
+    println!(
+        "  {}: {a:.2} %, {}: {b:.2} %, difference {:+.2} points (95 %: {:+.2} to {:+.2}), {} units",
+        names[0],
+        names[1],
+        b - a,
+        percentile(0.025),
+        percentile(0.975),
+        pairs.len()
+    );
+}
+
+async fn ask(
+    client: &reqwest::Client,
+    url: &str,
+    wav: &[u8],
+    language: &str,
+    fields: &str,
+) -> anyhow::Result<Value> {
+    let mut form = Form::new()
+        .part("file", Part::bytes(wav.to_vec()).file_name("clip.wav"))
+        .text("language", language.to_owned())
+        .text("response_format", "verbose_json");
+    for field in fields.split(',').filter(|field| !field.is_empty()) {
+        let (name, value) = field.split_once('=').context("a field is name=value")?;
+        form = form.text(name.to_owned(), value.to_owned());
+    }
+    let request = client.post(format!("{url}/v1/audio/transcriptions"));
+    let response = request.multipart(form).send().await?;
+    let status = response.status();
+    let body: Value = response.json().await?;
+    ensure!(status == 200, "{status}: {body}");
+    Ok(body)
+}
+
+/// whisper.cpp as it comes, over the whole file.
+fn sequential(args: &Long, samples: &[i16], language: &str) -> anyhow::Result<String> {
+    whisper_rs::install_logging_hooks();
+    let context = WhisperContext::new_with_params(
+        &args.model,
+        WhisperContextParameters {
+            flash_attn: false,
+            ..WhisperContextParameters::default()
+        },
+    )?;
+    let mut state = context.create_state()?;
+    let mut parameters = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
+    parameters.set_n_threads(args.threads);
+    parameters.set_language(Some(language));
+    parameters.set_no_context(args.no_context);
+    parameters.set_suppress_nst(true);
+    parameters.set_print_progress(false);
+    parameters.set_print_realtime(false);
+    parameters.set_print_special(false);
+    let samples: Vec<f32> = samples.iter().map(|s| f32::from(*s) / 32_768.0).collect();
+    state.full(parameters, &samples)?;
+    let segments = state.as_iter();
+    let texts = segments.map(|segment| segment.to_str_lossy().map(std::borrow::Cow::into_owned));
+    Ok(texts.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+fn decode(file: &Path, gain_db: f64) -> anyhow::Result<Vec<i16>> {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-i"])
+        .arg(file)
+        .args(["-af", &format!("volume={gain_db}dB")])
+        .args(["-ac", "1", "-ar", "16000", "-f", "s16le", "-"])
+        .stdin(Stdio::null())
+        .output()
+        .context("ffmpeg is needed")?;
+    ensure!(
+        output.status.success(),
+        "{} cannot be decoded",
+        file.display()
+    );
+    let pairs = output.stdout.chunks_exact(2);
+    Ok(pairs
+        .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
+        .collect())
+}
+
+fn wav(samples: &[i16]) -> anyhow::Result<Vec<u8>> {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let mut writer = hound::WavWriter::new(&mut bytes, spec)?;
+    for sample in samples {
+        writer.write_sample(*sample)?;
+    }
+    writer.finalize()?;
+    Ok(bytes.into_inner())
+}

@@ -1,0 +1,185 @@
+//! The whole server with an engine that answers every chunk at once: for measuring everything else,
+//! such as its memory while hours of audio go through.
+//!
+//! ```text
+//! cargo run --release --example null_engine -- --vad silero-vad-16k.safetensors [--port 9005]
+//! ```
+//!
+//! Says its address on a line of its own, and serves until it is killed.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clap::Parser;
+use stt_actors::ports::{
+    ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LanguageHeard,
+    LaunchError, WorkerId,
+};
+use stt_actors::transcript::{ChunkTranscript, Segment};
+use stt_actors::{IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, WearLimits};
+use tokio::sync::watch;
+use uttera_stt::audio::vad::VoiceActivity;
+use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::audio::{Decoder, DecoderLimits};
+use uttera_stt::http::upload::UploadStore;
+use uttera_stt::http::{self, AppState};
+use uttera_stt::metrics::Exporter;
+use uttera_stt::settings::Settings;
+
+#[derive(Parser)]
+struct Args {
+    /// Silero's weights; none: all audio counts as speech.
+    #[arg(long)]
+    vad: Option<PathBuf>,
+    /// 0: any free one.
+    #[arg(long, default_value_t = 9005)]
+    port: u16,
+    /// How long the engine takes for a chunk, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    work_millis: u64,
+}
+
+struct Launcher {
+    work: Duration,
+}
+
+#[async_trait]
+impl EngineLauncher for Launcher {
+    async fn launch(&self, _worker: &WorkerId) -> Result<Arc<dyn Engine>, LaunchError> {
+        Ok(Arc::new(Null {
+            info: EngineInfo {
+                model: "null".to_owned(),
+                multilingual: true,
+                process_id: None,
+                load_time: Duration::from_millis(1),
+                calibration: None,
+            },
+            work: self.work,
+            exit: watch::Sender::new(None),
+        }))
+    }
+}
+
+/// Says a word for each chunk.
+struct Null {
+    info: EngineInfo,
+    work: Duration,
+    exit: watch::Sender<Option<EngineExit>>,
+}
+
+#[async_trait]
+impl Engine for Null {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    async fn transcribe(
+        &self,
+        request: ChunkRequest,
+        _heard: LanguageHeard,
+    ) -> Result<ChunkTranscript, EngineError> {
+        tokio::time::sleep(self.work).await;
+        Ok(ChunkTranscript {
+            segments: vec![Segment {
+                id: 0,
+                seek: 0,
+                start: 0.0,
+                end: request.audio.duration_seconds(),
+                text: " word".to_owned(),
+                tokens: vec![1],
+                temperature: 0.0,
+                avg_logprob: -0.1,
+                compression_ratio: 1.0,
+                no_speech_prob: 0.0,
+            }],
+            language: request.language.unwrap_or_else(|| "en".to_owned()),
+            language_probability: None,
+            encoder_passes: 0,
+            inference_seconds: self.work.as_secs_f64().max(1e-6),
+        })
+    }
+
+    fn abort(&self) {}
+
+    async fn exited(&self) -> EngineExit {
+        let mut exit = self.exit.subscribe();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or(EngineExit::Stopped),
+            Err(_closed) => EngineExit::Stopped,
+        }
+    }
+
+    async fn stop(&self, _grace: Duration) -> EngineExit {
+        self.exit.send_replace(Some(EngineExit::Stopped));
+        EngineExit::Stopped
+    }
+
+    fn kill_timed_out(&self) {
+        self.exit.send_replace(Some(EngineExit::TimedOut));
+    }
+
+    fn resident_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let settings = Settings::default();
+    let voice_activity = match &args.vad {
+        Some(path) => VoiceActivity::with(Weights::load(path)?),
+        None => VoiceActivity::default(),
+    };
+    let ports = Ports {
+        launcher: Arc::new(Launcher {
+            work: Duration::from_millis(args.work_millis),
+        }),
+        decoder: Arc::new(Decoder::new(DecoderLimits::default(), voice_activity)),
+        memory: None,
+        directory: None,
+    };
+    let (stt, mut ended) = Stt::start(ports, config(&settings)).await?;
+    stt.ready().await.map_err(anyhow::Error::msg)?;
+    let listener = TcpListener::bind(("127.0.0.1", args.port))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)?;
+    let state = AppState {
+        stt,
+        settings: Arc::new(settings),
+        uploads,
+        metrics: Exporter::install()?,
+    };
+    let server = http::server(listener, state, 2)?;
+    println!("http://{address}");
+    tokio::select! {
+        ended = server => Ok(ended?),
+        () = ended.wait() => anyhow::bail!("the tree has ended"),
+    }
+}
+
+fn config(settings: &Settings) -> TreeConfig {
+    TreeConfig {
+        chunk_timeout: settings.lane_timeout,
+        stop_grace: Duration::from_secs(1),
+        start_estimate: settings.cold_start_time,
+        max_queue: settings.max_queue,
+        drain_cap: settings.routing_drain_cap,
+        hot_idle_limit: None,
+        wear: WearLimits::default(),
+        pool: PoolConfig {
+            size: 0,
+            interval: settings.pool_interval,
+            idle: IdlePolicy {
+                timeout: settings.cold_idle_timeout,
+                stagger: settings.cold_idle_stagger,
+                pool_size: 0,
+            },
+        },
+        minimum_worker_bytes: 0,
+    }
+}

@@ -1,0 +1,98 @@
+//! Makes quiet audio as loud as the detector expects it.
+//!
+//! The network's answers depend on the level: it misses much of speech that is 40 dB quieter than
+//! usual, and takes quiet music for speech. So each block of two seconds is made louder, never
+//! quieter, until its louder moments have the level of ordinary speech. Longer blocks would let a
+//! loud voice hide a quiet one beside it.
+
+/// Samples that the level is looked at over: 20 ms.
+const WINDOW: usize = 320;
+/// The level, in dB of full scale, that the louder moments of a block are brought to.
+const WANTED_DBFS: f32 = -23.0;
+/// A quieter block is silence: what there is, is the noise of a converter.
+const SILENT_DBFS: f32 = -85.0;
+/// The share of a block that is quieter than its louder moments.
+const PERCENTILE: f32 = 0.95;
+
+/// Makes a block louder, in place. Samples are ±1.0, before and after.
+pub fn normalise(block: &mut [f32]) {
+    let level = 10.0 * loud_power(block).log10();
+    // The level of digital silence is minus infinity.
+    if !(SILENT_DBFS..WANTED_DBFS).contains(&level) {
+        return;
+    }
+    let gain = 10.0_f32.powf((WANTED_DBFS - level) / 20.0);
+    for sample in block {
+        *sample = (*sample * gain).clamp(-1.0, 1.0);
+    }
+}
+
+/// The mean square of a block's louder moments.
+fn loud_power(block: &[f32]) -> f32 {
+    let power = |window: &[f32]| {
+        let squares: f32 = window.iter().map(|sample| sample * sample).sum();
+        squares / window.len().max(1) as f32
+    };
+    let mut powers: Vec<f32> = block.chunks_exact(WINDOW).map(power).collect();
+    if powers.is_empty() {
+        return power(block);
+    }
+    let place = (powers.len() as f32 * PERCENTILE) as usize;
+    let place = place.min(powers.len() - 1);
+    *powers.select_nth_unstable_by(place, f32::total_cmp).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tone(amplitude: f32, samples: usize) -> Vec<f32> {
+        (0..samples)
+            .map(|i| amplitude * (i as f32 * 0.2).sin())
+            .collect()
+    }
+
+    fn level(block: &[f32]) -> f32 {
+        10.0 * loud_power(block).log10()
+    }
+
+    #[test]
+    fn quiet_audio_is_made_louder_and_loud_audio_is_left_alone() {
+        let mut quiet = tone(0.001, 32_000);
+        normalise(&mut quiet);
+        assert!(
+            (level(&quiet) - WANTED_DBFS).abs() < 0.1,
+            "{}",
+            level(&quiet)
+        );
+        let loud = tone(0.5, 32_000);
+        let mut same = loud.clone();
+        normalise(&mut same);
+        assert_eq!(same, loud);
+    }
+
+    #[test]
+    fn silence_stays_silent_and_a_scrap_of_audio_is_no_trouble() {
+        for mut silent in [
+            vec![],
+            vec![0.0; 10],
+            vec![0.0; 32_000],
+            tone(0.000_03, 32_000),
+        ] {
+            let before = silent.clone();
+            normalise(&mut silent);
+            assert_eq!(silent, before);
+        }
+        let mut scrap = tone(0.01, 100);
+        normalise(&mut scrap);
+        assert!(scrap.iter().all(|sample| sample.abs() <= 1.0));
+    }
+
+    #[test]
+    fn what_becomes_too_loud_is_cut_off_at_full_scale() {
+        let mut click = vec![0.000_1; 32_000];
+        click[5] = 0.9;
+        normalise(&mut click);
+        assert!(click[5] <= 1.0);
+    }
+}

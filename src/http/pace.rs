@@ -1,0 +1,75 @@
+//! How slow an upload may be.
+//!
+//! A client that sends nothing for long is cut off elsewhere; one that trickles would hold its place,
+//! its connection and its file for as long as it likes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Slower than this on the average of a window, and it is no upload: a phone on a bad line brings ten
+/// times as much.
+const SLOWEST_BYTES_PER_SECOND: u64 = 500;
+/// What the average is over.
+pub const WINDOW: Duration = Duration::from_secs(30);
+
+/// An upload, watched.
+#[derive(Debug)]
+pub struct Pace {
+    window_began: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    /// It begins now.
+    pub fn begin() -> Self {
+        Self {
+            window_began: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes in that so many bytes came. Gives whether it goes on fast enough.
+    pub fn keeps(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes as u64;
+        let elapsed = self.window_began.elapsed();
+        if elapsed < WINDOW {
+            return true;
+        }
+        let enough = SLOWEST_BYTES_PER_SECOND as f64 * elapsed.as_secs_f64();
+        let keeps = self.bytes as f64 >= enough;
+        *self = Self::begin();
+        keeps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn after(seconds: u64, bytes: usize, pace: &mut Pace) -> bool {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        pace.keeps(bytes)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_is_noticed_after_a_window_and_a_slow_line_is_not() {
+        let mut trickle = Pace::begin();
+        for _ in 0..29 {
+            assert!(after(1, 100, &mut trickle).await);
+        }
+        assert!(!after(1, 100, &mut trickle).await);
+        let mut slow = Pace::begin();
+        for _ in 0..100 {
+            assert!(after(10, 8000, &mut slow).await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fast_beginning_does_not_pay_for_a_trickle_later() {
+        let mut pace = Pace::begin();
+        assert!(after(1, 100_000_000, &mut pace).await);
+        assert!(after(29, 100, &mut pace).await);
+        assert!(!after(30, 100, &mut pace).await);
+    }
+}
