@@ -53,8 +53,8 @@ struct Corpus {
     #[arg(long, default_value = "http://127.0.0.1:9005")]
     url: String,
     /// The folder of the recordings and their tables.
-    #[arg(long)]
-    corpus: PathBuf,
+    #[arg(long = "corpus")]
+    folder: PathBuf,
     /// Only these, by comma; all others are left out.
     #[arg(long, default_value = "en,es,fr")]
     languages: String,
@@ -91,6 +91,9 @@ struct Long {
     /// Threads of that pass.
     #[arg(long, default_value_t = 2)]
     threads: i32,
+    /// Leave that pass out: for the segments' times alone.
+    #[arg(long)]
+    skip_whole: bool,
     /// That pass does without the text before a window as context.
     #[arg(long)]
     no_context: bool,
@@ -115,7 +118,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn rows(corpus: &Corpus, table: &str) -> anyhow::Result<Vec<Row>> {
-    let table = std::fs::read_to_string(corpus.corpus.join(table))?;
+    let table = std::fs::read_to_string(corpus.folder.join(table))?;
     let languages: Vec<&str> = corpus.languages.split(',').collect();
     let rows = table.lines().skip(1).filter_map(|line| {
         let columns: Vec<&str> = line.split('\t').collect();
@@ -133,7 +136,7 @@ async fn clips(args: &Clips) -> anyhow::Result<()> {
     let client = reqwest::Client::new();
     let mut pairs = Vec::new();
     for row in rows(&args.corpus, &args.table)? {
-        let samples = decode(&args.corpus.corpus.join(&row.path), args.gain_db)?;
+        let samples = decode(&args.corpus.folder.join(&row.path), args.gain_db)?;
         let wav = wav(&samples)?;
         let reference = wer::normalise(&row.text);
         let mut errors = [0; 2];
@@ -157,9 +160,9 @@ async fn clips(args: &Clips) -> anyhow::Result<()> {
 async fn long(args: &Long) -> anyhow::Result<()> {
     let client = reqwest::Client::new();
     let mut all = Vec::new();
-    let mut edges = Vec::new();
+    let mut edges = [const { Vec::new() }; 2];
     for row in rows(&args.corpus, "long.tsv")? {
-        let path = args.corpus.corpus.join(&row.path);
+        let path = args.corpus.folder.join(&row.path);
         let utterances = utterances(&path)?;
         let samples = decode(&path, 0.0)?;
         let wav = wav(&samples)?;
@@ -167,7 +170,10 @@ async fn long(args: &Long) -> anyhow::Result<()> {
         let answer = ask(&client, &args.corpus.url, &wav, &row.language, &args.fields).await?;
         let chunked_seconds = begin.elapsed().as_secs_f64();
         let begin = std::time::Instant::now();
-        let whole = sequential(args, &samples, &row.language)?;
+        let whole = match args.skip_whole {
+            true => String::new(),
+            false => sequential(args, &samples, &row.language)?,
+        };
         let whole_seconds = begin.elapsed().as_secs_f64();
         let texts = [
             whole,
@@ -179,17 +185,16 @@ async fn long(args: &Long) -> anyhow::Result<()> {
             row.path
         );
         report(&pairs, ["whole", "chunks"]);
-        let off = times_off(&utterances, &answer);
-        println!("  segment edges are off by {:.3} s on average", mean(&off));
+        let off = times_off(&utterances, &samples, &answer);
+        print_off(&off);
         all.extend(pairs);
-        edges.extend(off);
+        for (all, off) in edges.iter_mut().zip(off) {
+            all.extend(off);
+        }
     }
     println!("all files");
     report(&all, ["whole", "chunks"]);
-    println!(
-        "  segment edges are off by {:.3} s on average",
-        mean(&edges)
-    );
+    print_off(&edges);
     Ok(())
 }
 
@@ -211,8 +216,37 @@ fn utterances(path: &Path) -> anyhow::Result<Vec<Utterance>> {
     Ok(rows.collect())
 }
 
-/// How far the nearest segment's edge is from each edge of each utterance, in seconds.
-fn times_off(utterances: &[Utterance], answer: &Value) -> Vec<f64> {
+fn print_off(off: &[Vec<f64>; 2]) {
+    println!(
+        "  segment edges are off by {:.3} s from the edges of the recordings, by {:.3} s from those of \
+         the speech in them (median {:.3} s)",
+        mean(&off[0]),
+        mean(&off[1]),
+        median(&off[1]),
+    );
+}
+
+/// The first and the last moment in a recording that are nearly as loud as its louder ones: 25 dB
+/// below the level that a twentieth of it exceeds.
+fn speech_edges(utterance: &Utterance, samples: &[i16]) -> (f64, f64) {
+    const FRAME: usize = 160;
+    let place = |seconds: f64| ((seconds * 16_000.0) as usize).min(samples.len());
+    let frames = samples[place(utterance.start)..place(utterance.end)].chunks_exact(FRAME);
+    let powers: Vec<f64> = frames
+        .map(|frame| frame.iter().map(|s| f64::from(*s).powi(2)).sum::<f64>() / FRAME as f64)
+        .collect();
+    let mut sorted = powers.clone();
+    sorted.sort_by(f64::total_cmp);
+    let loud = sorted.get(powers.len() * 95 / 100).copied().unwrap_or(0.0) * 10_f64.powf(-2.5);
+    let first = powers.iter().position(|power| *power >= loud).unwrap_or(0);
+    let last = powers.iter().rposition(|power| *power >= loud).unwrap_or(0);
+    let second = |frame: usize| utterance.start + (frame * FRAME) as f64 / 16_000.0;
+    (second(first), second(last + 1))
+}
+
+/// How far the nearest segment's edge is from each edge of each utterance, in seconds: from those of
+/// the recording, and from those of the speech in it.
+fn times_off(utterances: &[Utterance], samples: &[i16], answer: &Value) -> [Vec<f64>; 2] {
     let segments = answer["segments"].as_array().cloned().unwrap_or_default();
     let edges =
         |name: &str| -> Vec<f64> { segments.iter().filter_map(|s| s[name].as_f64()).collect() };
@@ -221,10 +255,22 @@ fn times_off(utterances: &[Utterance], answer: &Value) -> Vec<f64> {
         let distances = edges.iter().map(|edge| (edge - to).abs());
         distances.fold(f64::INFINITY, f64::min)
     };
-    utterances
-        .iter()
-        .flat_map(|u| [nearest(&starts, u.start), nearest(&ends, u.end)])
-        .collect()
+    let mut off = [const { Vec::new() }; 2];
+    for utterance in utterances {
+        let (start, end) = speech_edges(utterance, samples);
+        off[0].extend([
+            nearest(&starts, utterance.start),
+            nearest(&ends, utterance.end),
+        ]);
+        off[1].extend([nearest(&starts, start), nearest(&ends, end)]);
+    }
+    off
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -63,6 +63,35 @@ impl AudioChunk {
         samples_to_seconds(self.samples.len() as u64)
     }
 
+    /// The part between two moments of this chunk, in seconds, as a chunk of its own with this number,
+    /// and the moment of this chunk at which it begins: that of the frame which `part` begins in.
+    pub fn part(&self, index: usize, part: &Range<f64>) -> (Self, f64) {
+        let frame_seconds = samples_to_seconds(SPEECH_FRAME as u64);
+        let frame = |seconds: f64| (seconds.max(0.0) / frame_seconds) as usize;
+        let first = frame(part.start);
+        let last = frame(part.end).max(first);
+        let end = ((last + 1) * SPEECH_FRAME).min(self.samples.len());
+        let start = (first * SPEECH_FRAME).min(end);
+        let mut before = 0;
+        let mut stretches = Vec::new();
+        for stretch in self.stretches.iter() {
+            let length = stretch.end - stretch.start;
+            let inside = |sample: usize| (sample as u64).saturating_sub(before).min(length);
+            let (from, to) = (inside(start), inside(end));
+            if from < to {
+                stretches.push(stretch.start + from..stretch.start + to);
+            }
+            before += length;
+        }
+        let chunk = Self {
+            index,
+            stretches: stretches.into(),
+            samples: self.samples[start..end].into(),
+            speech: self.speech.part(first, last + 1),
+        };
+        (chunk, samples_to_seconds(start as u64))
+    }
+
     /// The moment of the time line, in seconds, at which something begins that begins at `seconds`
     /// in the chunk: at a seam, after the silence that was left out.
     pub fn begins_at(&self, seconds: f64) -> f64 {
@@ -99,9 +128,54 @@ const MORE_LIKELY_THAN_NOT: u8 = 128;
 pub struct SpeechTrack(Arc<[u8]>);
 
 impl SpeechTrack {
+    const PER_SECOND: f64 = SAMPLE_RATE as f64 / SPEECH_FRAME as f64;
+
     /// From probabilities in 255ths.
     pub fn new(values: impl Into<Arc<[u8]>>) -> Self {
         Self(values.into())
+    }
+
+    /// The part of a stretch of the chunk, in seconds, from the first to the last moment at which
+    /// somebody speaks; all of it where nobody does, or where it is not known.
+    pub fn tightened(&self, start: f64, end: f64) -> (f64, f64) {
+        let spoken = self.0.iter().enumerate().filter_map(|(frame, &value)| {
+            let (from, to) = (
+                frame as f64 / Self::PER_SECOND,
+                (frame + 1) as f64 / Self::PER_SECOND,
+            );
+            let counts = value >= MORE_LIKELY_THAN_NOT && from < end && to > start;
+            counts.then_some((from, to))
+        });
+        let edges = spoken.fold(None, |edges: Option<(f64, f64)>, (from, to)| {
+            Some((edges.map_or(from, |(first, _)| first), to))
+        });
+        edges.map_or((start, end), |(first, last)| {
+            (first.max(start), last.min(end))
+        })
+    }
+
+    /// The longest stretch between two moments of the chunk, in seconds, in which nobody speaks;
+    /// `None` if there is none, or nobody has looked.
+    pub fn longest_pause(&self, start: f64, end: f64) -> Option<Range<f64>> {
+        let frame =
+            |seconds: f64| ((seconds.max(0.0) * Self::PER_SECOND) as usize).min(self.0.len());
+        let (first, last) = (frame(start), frame(end));
+        let mut longest = 0..0;
+        let mut begin = first;
+        for place in first..last {
+            if self.0[place] >= MORE_LIKELY_THAN_NOT {
+                begin = place + 1;
+            } else if place + 1 - begin > longest.len() {
+                longest = begin..place + 1;
+            }
+        }
+        let seconds = |frame: usize| frame as f64 / Self::PER_SECOND;
+        (!longest.is_empty()).then(|| seconds(longest.start)..seconds(longest.end))
+    }
+
+    fn part(&self, first: usize, end: usize) -> Self {
+        let end = end.min(self.0.len());
+        Self(self.0[first.min(end)..end].into())
     }
 
     /// Seconds of speech between two moments of the chunk, in seconds; `None` where it is not known.
@@ -109,14 +183,16 @@ impl SpeechTrack {
         if self.0.is_empty() {
             return None;
         }
-        let per_second = f64::from(SAMPLE_RATE) / SPEECH_FRAME as f64;
-        let frame = |seconds: f64| ((seconds.max(0.0) * per_second) as usize).min(self.0.len() - 1);
+        let frame = |seconds: f64| {
+            let frame = seconds.max(0.0) * Self::PER_SECOND;
+            (frame as usize).min(self.0.len() - 1)
+        };
         let (first, last) = (frame(start), frame(end));
         let frames = &self.0[first..=last.max(first)];
         let spoken = frames
             .iter()
             .filter(|&&value| value >= MORE_LIKELY_THAN_NOT);
-        Some(spoken.count() as f64 / per_second)
+        Some(spoken.count() as f64 / Self::PER_SECOND)
     }
 }
 
@@ -162,6 +238,56 @@ mod tests {
         assert_eq!(frames(0.0, 0.07), 1);
         // Times that make no sense are looked at where they begin.
         assert_eq!(frames(5.0, 2.0), 1);
+    }
+
+    #[test]
+    fn a_stretch_is_tightened_to_the_speech_in_it() {
+        let mut values = vec![0; 100];
+        values[10..20].fill(250);
+        values[40..50].fill(250);
+        let track = SpeechTrack::new(values);
+        let near = |found: (f64, f64), expected: (f64, f64)| {
+            (found.0 - expected.0).abs() < 1e-9 && (found.1 - expected.1).abs() < 1e-9
+        };
+        assert!(near(track.tightened(0.0, 3.2), (0.32, 1.6)));
+        assert!(near(track.tightened(0.0, 1.0), (0.32, 0.64)));
+        assert!(near(track.tightened(0.4, 0.5), (0.4, 0.5)));
+        assert!(near(track.tightened(0.7, 1.2), (0.7, 1.2)));
+        assert!(near(SpeechTrack::default().tightened(1.0, 2.0), (1.0, 2.0)));
+    }
+
+    #[test]
+    fn the_longest_pause_is_found_within_the_asked_time() {
+        let mut values = vec![250; 100];
+        values[10..15].fill(0);
+        values[30..50].fill(0);
+        values[90..100].fill(0);
+        let track = SpeechTrack::new(values);
+        let frames = |range: Option<Range<f64>>| {
+            let frame = |seconds: f64| (seconds / 0.032).round() as usize;
+            range.map(|range| frame(range.start)..frame(range.end))
+        };
+        assert_eq!(frames(track.longest_pause(0.0, 9.0)), Some(30..50));
+        assert_eq!(frames(track.longest_pause(0.0, 0.9)), Some(10..15));
+        assert_eq!(track.longest_pause(0.0, 0.3), None);
+        assert_eq!(SpeechTrack::default().longest_pause(0.0, 1.0), None);
+    }
+
+    #[test]
+    fn a_part_knows_its_place_across_a_seam() {
+        let mut whole = chunk(&[16_384..32_768, 163_840..180_224]);
+        whole.speech = SpeechTrack::new((0..64).collect::<Vec<u8>>());
+        let (part, begins) = whole.part(7, &(0.6..1.5));
+        assert!((begins - 0.576).abs() < 1e-9);
+        assert_eq!(
+            *part.stretches,
+            [16_384 + 9216..32_768, 163_840..163_840 + 7680]
+        );
+        assert_eq!(part.samples.len(), 7168 + 7680);
+        assert_eq!(part.speech, SpeechTrack::new((18..47).collect::<Vec<u8>>()));
+        assert!((part.begins_at(0.0) - whole.begins_at(begins)).abs() < 1e-9);
+        let (rest, _) = whole.part(8, &(1.9..7.0));
+        assert_eq!(rest.end_sample(), whole.end_sample());
     }
 
     proptest! {

@@ -14,13 +14,14 @@
 //!
 //! Everything outside is behind the traits of [`ports`]; everyone outside uses [`Stt`]. What the
 //! actors decide is decided in plain structs ([`work_queue`], [`pool_sizing`], [`reaper`],
-//! [`restart_budget`], [`memory`], [`cost`], [`waiting`], [`chunk_length`], [`hallucination`]), which are tested without an actor in sight. What
+//! [`restart_budget`], [`memory`], [`cost`], [`waiting`], [`chunk_length`], [`hallucination`], [`missed_speech`]), which are tested without an actor in sight. What
 //! others may know is in [`status`], and what follows from it in [`snapshot`].
 
 mod atomic_f64;
 mod caught;
 mod lane_task;
 mod language_hold;
+mod second_pass;
 
 pub mod admission;
 pub mod chunk;
@@ -41,6 +42,7 @@ pub mod lane_end;
 pub mod learned_cap;
 pub mod memory;
 pub mod metrics;
+pub mod missed_speech;
 pub mod pool_sizing;
 pub mod ports;
 pub mod reaper;

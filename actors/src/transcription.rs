@@ -15,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::admission::{Left, Place};
 use crate::caught::caught;
@@ -25,10 +25,12 @@ use crate::error::SttError;
 use crate::hallucination::guard;
 use crate::job::{Event, Job, JobId, Progress};
 use crate::language_hold::LanguageHold;
+use crate::missed_speech::{self, Again};
 use crate::ports::{
     AudioChunk, AudioDecoder, ChunkRequest, DecodeError, DecodeOptions, DetectedLanguage,
     samples_to_seconds,
 };
+use crate::second_pass::{FIRST_PART, SecondPass};
 use crate::status::NodeStatus;
 use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Segment, Timings, Transcript};
 use crate::work_queue::LaneKind;
@@ -107,12 +109,13 @@ pub struct TranscriptionArguments {
     pub status: Arc<NodeStatus>,
 }
 
-/// A decoded chunk, until it is done.
+/// A decoded chunk, until it is done; or a part of one that is transcribed again.
 struct OpenChunk {
     audio: AudioChunk,
     /// Seconds of the time line that are done with it: its own and the silence before it.
     covers: f64,
-    _permit: ChunkPermit,
+    /// A part has its chunk's.
+    _permit: Option<ChunkPermit>,
 }
 
 /// The actor's state.
@@ -130,6 +133,10 @@ pub struct TranscriptionState {
     outstanding: BTreeMap<usize, OpenChunk>,
     /// Chunks that wait until the language is known.
     held_back: VecDeque<OpenChunk>,
+    /// Chunks of which parts are transcribed again.
+    second_passes: Vec<(OpenChunk, SecondPass)>,
+    /// Parts so far.
+    next_part: usize,
     hold: LanguageHold,
     decoded: Option<DecodedAudio>,
     merger: Merger,
@@ -202,6 +209,8 @@ impl Actor for Transcription {
             _decoding: AbortOnDropHandle::new(decoding),
             outstanding: BTreeMap::new(),
             held_back: VecDeque::new(),
+            second_passes: Vec::new(),
+            next_part: 0,
             decoded: None,
             merger: Merger::default(),
             segments: Vec::new(),
@@ -273,7 +282,7 @@ impl TranscriptionState {
         let chunk = OpenChunk {
             covers: self.advance(position),
             audio,
-            _permit: permit,
+            _permit: Some(permit),
         };
         if let Err(refusal) = self.weigh_length(chunk.audio.duration_seconds()) {
             return self.fail(refusal);
@@ -375,6 +384,7 @@ impl TranscriptionState {
             return Outcome::GoesOn;
         };
         match outcome {
+            _ if index >= FIRST_PART => self.part_ended(&chunk.audio, outcome),
             Ok(done) => self.chunk_done(myself, chunk, done),
             Err(error) => self.fail(error),
         }
@@ -392,12 +402,85 @@ impl TranscriptionState {
             let working = transcript.inference_seconds + self.timings.decode;
             self.timings.queue_wait = (in_tree - working).max(0.0);
         }
-        if self.job.options.hallucination_guard {
-            self.guard(&chunk.audio, &mut transcript);
-        }
+        self.take_in(&chunk.audio, &mut transcript, done.lane, done.rescued);
         self.learn_language(chunk.audio.index, &transcript);
-        self.route = self.route.with(done.lane, done.rescued);
+        let again = missed_speech::find(&chunk.audio, &transcript.segments);
+        if again.is_empty() {
+            self.settle(chunk, transcript);
+        } else {
+            self.begin_second_pass(myself, chunk, transcript, again);
+        }
+        self.release_held_back(myself);
+        self.end_if_done()
+    }
+
+    /// What is done with every text that an engine gives.
+    fn take_in(
+        &mut self,
+        audio: &AudioChunk,
+        transcript: &mut ChunkTranscript,
+        lane: LaneKind,
+        rescued: bool,
+    ) {
+        self.route = self.route.with(lane, rescued);
         self.timings.inference += transcript.inference_seconds;
+        if self.job.options.hallucination_guard {
+            self.guard(audio, transcript);
+        }
+        for segment in &mut transcript.segments {
+            // Whisper stretches them over the silence around.
+            let tightened = audio.speech.tightened(segment.start, segment.end);
+            (segment.start, segment.end) = tightened;
+        }
+    }
+
+    /// Has what whisper left out transcribed again, as parts of their own.
+    fn begin_second_pass(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        chunk: OpenChunk,
+        transcript: ChunkTranscript,
+        again: Vec<Again>,
+    ) {
+        info!(request_id = %self.job.request_id, chunk = chunk.audio.index, ?again,
+            "speech without text: transcribing it again");
+        let (pass, parts) = SecondPass::begin(&chunk.audio, transcript, again, &mut self.next_part);
+        self.second_passes.push((chunk, pass));
+        for audio in parts {
+            let part = OpenChunk {
+                audio,
+                covers: 0.0,
+                _permit: None,
+            };
+            self.enqueue(myself, part);
+        }
+    }
+
+    /// A part's failure costs nothing that was there before.
+    fn part_ended(&mut self, audio: &AudioChunk, outcome: Result<ChunkDone, SttError>) -> Outcome {
+        let text = match outcome {
+            Ok(mut done) => {
+                self.take_in(audio, &mut done.transcript, done.lane, done.rescued);
+                Some(done.transcript)
+            }
+            Err(error) => {
+                warn!(request_id = %self.job.request_id, %error, "a second pass failed");
+                None
+            }
+        };
+        let mut passes = self.second_passes.iter_mut();
+        let Some(number) = passes.position(|(_, pass)| pass.awaits(audio.index)) else {
+            return Outcome::GoesOn;
+        };
+        if self.second_passes[number].1.heard(audio.index, text) {
+            let (chunk, pass) = self.second_passes.swap_remove(number);
+            self.settle(chunk, pass.finish());
+        }
+        self.end_if_done()
+    }
+
+    /// A chunk has its text.
+    fn settle(&mut self, chunk: OpenChunk, transcript: ChunkTranscript) {
         self.progress.chunks_done += 1;
         self.progress.seconds_done += chunk.covers;
         for segment in self.merger.push(chunk.audio, transcript) {
@@ -405,8 +488,6 @@ impl TranscriptionState {
             self.send(Ok(Event::Segment(segment)));
         }
         self.tell_progress();
-        self.release_held_back(myself);
-        self.end_if_done()
     }
 
     /// Takes out what whisper made up.
@@ -465,7 +546,8 @@ impl TranscriptionState {
         let Some(audio) = &self.decoded else {
             return Outcome::GoesOn;
         };
-        if !self.outstanding.is_empty() || !self.held_back.is_empty() {
+        let open = self.outstanding.len() + self.held_back.len() + self.second_passes.len();
+        if open > 0 {
             return Outcome::GoesOn;
         }
         let duration = samples_to_seconds(audio.samples);

@@ -129,6 +129,29 @@ async fn noise_alone_is_an_empty_transcript_and_without_the_guard_it_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_engine_leaves_out_is_given_to_it_again_and_put_in_its_place() {
+    let tree = Tree::ready_with(config(1), vec![]).await;
+    let transcript = tree
+        .submit("1+2h+1")
+        .await
+        .expect("accepted")
+        .transcript()
+        .await;
+    let transcript = transcript.expect("transcribed");
+    let both = format!("{HALF_HEARD_TEXT} and the rest");
+    assert_eq!(transcript.text(), format!("0 {both} {both} 3"));
+    let starts: Vec<f64> = transcript.segments.iter().map(|s| s.start).collect();
+    assert!(starts.is_sorted(), "{starts:?}");
+    assert!((starts[2] - 15.0).abs() < 0.1, "{starts:?}");
+    // A part that nobody can transcribe leaves what was written before.
+    tree.end().await;
+    let plans = vec![ChunkPlan::Answer, ChunkPlan::Fail, ChunkPlan::Fail];
+    let tree = Tree::ready(vec![LaunchPlan::Up(plans)]).await;
+    assert_eq!(tree.text("1h").await.expect("transcribed"), HALF_HEARD_TEXT);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn mixed_languages_are_detected_chunk_by_chunk() {
     let tree = Tree::ready(vec![]).await;
     let mut mixed = job("3");

@@ -8,11 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
+use crate::chunk::{SPEECH_FRAME, SpeechTrack};
 use crate::ports::{
     AudioChunk, AudioDecoder, AudioSource, Calibration, ChunkRequest, ChunkStream, DecodeError,
     DecodeOptions, Decoded, DetectedLanguage, Engine, EngineError, EngineExit, EngineInfo,
     EngineLauncher, LanguageHeard, LaunchError, SAMPLE_RATE, WorkerId,
 };
+use crate::second_pass::FIRST_PART;
 use crate::transcript::{ChunkTranscript, Segment};
 
 /// How long a scripted engine works on a chunk.
@@ -232,14 +234,19 @@ fn detected(sample: i16) -> DetectedLanguage {
 /// itself does not believe in.
 fn answer(request: &ChunkRequest) -> ChunkTranscript {
     let is_noise = request.audio.samples[0] == NOISE;
+    let is_half_heard = request.audio.samples[0] == HALF_HEARD && request.audio.index < FIRST_PART;
     let heard = detected(request.audio.samples[0]);
     ChunkTranscript {
         segments: vec![Segment {
             id: 0,
             seek: 0,
             start: 0.0,
-            end: request.audio.duration_seconds(),
-            text: format!(" {}", request.audio.index),
+            end: request.audio.duration_seconds() * if is_half_heard { 0.5 } else { 1.0 },
+            text: match request.audio.index {
+                0..FIRST_PART if is_half_heard => format!(" {HALF_HEARD_TEXT}"),
+                whole @ 0..FIRST_PART => format!(" {whole}"),
+                _part => " and the rest".to_owned(),
+            },
             tokens: vec![1, 2],
             temperature: request.temperature,
             avg_logprob: if is_noise { -1.5 } else { -0.5 },
@@ -289,11 +296,16 @@ impl EngineLauncher for Launcher {
 
 /// Audio of such samples crashes every engine.
 const POISON: i16 = 666;
+/// Of such audio an engine writes the first half, unless it is given the rest on its own.
+const HALF_HEARD: i16 = 9;
+/// What it writes: enough for the time that it claims.
+pub const HALF_HEARD_TEXT: &str = "half of what somebody said there";
 /// Audio of such samples is noise.
 const NOISE: i16 = 7;
 
 /// A source's path says what it decodes to, in words separated by `+`: `3` is three chunks of 10 s,
-/// `2s` are two stretches of 10 s of silence, `2n` are two chunks of noise, `bad` is not audio from
+/// `2s` are two stretches of 10 s of silence, `2n` are two chunks of noise, `2h` two
+/// of which whisper leaves out half, `bad` is not audio from
 /// there on, and `poison` is a chunk that no engine survives.
 pub struct Decoder(pub Arc<World>);
 
@@ -322,6 +334,7 @@ fn pieces(script: &str) -> VecDeque<Piece> {
         let kind = &word[number.len()..];
         let piece = match kind {
             "" => Piece::Chunk(0),
+            "h" => Piece::Chunk(HALF_HEARD),
             "s" => Piece::Silence,
             "n" => Piece::Chunk(NOISE),
             "poison" => Piece::Chunk(POISON),
@@ -371,9 +384,11 @@ impl ChunkStream for Chunks {
         self.next_index += 1;
         self.world.chunks_decoded.fetch_add(1, Ordering::SeqCst);
         let samples = Arc::from(vec![sample; PIECE_SAMPLES]);
-        Ok(Some(Decoded::Chunk(AudioChunk::contiguous(
-            index, start, samples,
-        ))))
+        let mut chunk = AudioChunk::contiguous(index, start, samples);
+        if sample == HALF_HEARD {
+            chunk.speech = SpeechTrack::new(vec![250; PIECE_SAMPLES.div_ceil(SPEECH_FRAME)]);
+        }
+        Ok(Some(Decoded::Chunk(chunk)))
     }
 
     fn decoded_samples(&self) -> u64 {
