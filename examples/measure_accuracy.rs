@@ -9,9 +9,13 @@
 //! # Long files in chunks, against whisper.cpp's own pass over the whole file.
 //! cargo run --release --example measure_accuracy -- long --url http://127.0.0.1:9005 \
 //!     --corpus corpus --model ggml-base.bin [--languages en]
+//!
+//! # Chunks with the text before them as context, and without.
+//! cargo run --release --example measure_accuracy -- context --corpus corpus \
+//!     --model ggml-base.bin --weights silero-vad-16k.safetensors
 //! ```
 //!
-//! Both tell the difference of B to A in points of word error rate, with the 95 % interval of a
+//! All tell the difference of B to A in points of word error rate, with the 95 % interval of a
 //! paired bootstrap over clips, or over a long file's utterances. `long` also tells how far the
 //! segments' times are from the known times of the utterances.
 
@@ -21,13 +25,19 @@ mod wer;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
-// Its linker flags need the library.
-use uttera_stt as _;
+use stt_actors::transcript::Task;
+use uttera_stt::audio::chunker::Chunker;
+use uttera_stt::audio::vad::SpeechDetector;
+use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::engine::whisper::{Model, Request};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
 /// Resamplings of the bootstrap.
@@ -45,6 +55,8 @@ enum What {
     Clips(Clips),
     /// Compares chunks with one pass over the whole file.
     Long(Long),
+    /// Compares chunks that are given the text before them with chunks that are not.
+    Context(WithContext),
 }
 
 #[derive(Args)]
@@ -102,6 +114,21 @@ struct Long {
     fields: String,
 }
 
+#[derive(Args)]
+struct WithContext {
+    #[command(flatten)]
+    corpus: Corpus,
+    /// A ggml file.
+    #[arg(long)]
+    model: PathBuf,
+    /// Silero's weights.
+    #[arg(long)]
+    weights: PathBuf,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: u32,
+}
+
 struct Row {
     path: String,
     language: String,
@@ -114,6 +141,7 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().what {
         What::Clips(args) => clips(&args).await,
         What::Long(args) => long(&args).await,
+        What::Context(args) => context(&args),
     }
 }
 
@@ -163,7 +191,7 @@ async fn long(args: &Long) -> anyhow::Result<()> {
     let mut edges = [const { Vec::new() }; 2];
     for row in rows(&args.corpus, "long.tsv")? {
         let path = args.corpus.folder.join(&row.path);
-        let utterances = utterances(&path)?;
+        let utterances = utterances(&path, &row.text)?;
         let samples = decode(&path, 0.0)?;
         let wav = wav(&samples)?;
         let begin = std::time::Instant::now();
@@ -198,15 +226,26 @@ async fn long(args: &Long) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A known utterance of a long file.
+/// A known utterance of a long file; without times, where they are not known.
 struct Utterance {
     start: f64,
     end: f64,
     words: Vec<String>,
 }
 
-fn utterances(path: &Path) -> anyhow::Result<Vec<Utterance>> {
-    let json = std::fs::read(path.with_extension("segments.json"))?;
+/// Words of a unit of the bootstrap, where the utterances are not known.
+const UNIT: usize = 20;
+
+fn utterances(path: &Path, text: &str) -> anyhow::Result<Vec<Utterance>> {
+    let Ok(json) = std::fs::read(path.with_extension("segments.json")) else {
+        let words = wer::normalise(text);
+        let units = words.chunks(UNIT).map(|words| Utterance {
+            start: f64::NAN,
+            end: f64::NAN,
+            words: words.to_vec(),
+        });
+        return Ok(units.collect());
+    };
     let rows: Vec<(f64, f64, String, String)> = serde_json::from_slice(&json)?;
     let rows = rows.into_iter().map(|(start, end, _, text)| Utterance {
         start,
@@ -214,6 +253,58 @@ fn utterances(path: &Path) -> anyhow::Result<Vec<Utterance>> {
         words: wer::normalise(&text),
     });
     Ok(rows.collect())
+}
+
+fn context(args: &WithContext) -> anyhow::Result<()> {
+    let weights = Arc::new(Weights::load(&args.weights)?);
+    let mut model = Model::load(&args.model, args.threads, None).map_err(anyhow::Error::msg)?;
+    let mut all = Vec::new();
+    for row in rows(&args.corpus, "long.tsv")? {
+        let path = args.corpus.folder.join(&row.path);
+        let detector = SpeechDetector::new(Arc::clone(&weights));
+        let mut chunker = Chunker::new(Some(Box::new(detector)));
+        chunker.aim_at(Duration::from_secs(28));
+        let mut chunks = chunker.push(&decode(&path, 0.0)?);
+        chunks.extend(chunker.flush());
+        let mut texts = [String::new(), String::new()];
+        let mut before = None;
+        for chunk in &chunks {
+            texts[0] += &transcribe(&mut model, &chunk.samples, &row.language, None)?;
+            let said = transcribe(&mut model, &chunk.samples, &row.language, before.take())?;
+            texts[1] += &said;
+            before = Some(said);
+        }
+        let pairs = by_utterance(&utterances(&path, &row.text)?, &texts);
+        println!("{}: {} chunks", row.path, chunks.len());
+        report(&pairs, ["without", "with context"]);
+        all.extend(pairs);
+    }
+    println!("all files");
+    report(&all, ["without", "with context"]);
+    Ok(())
+}
+
+fn transcribe(
+    model: &mut Model,
+    samples: &[i16],
+    language: &str,
+    prompt: Option<String>,
+) -> anyhow::Result<String> {
+    let request = Request {
+        samples: samples.iter().map(|s| f32::from(*s) / 32_768.0).collect(),
+        task: Task::Transcribe,
+        language: Some(language.to_owned()),
+        prompt,
+        temperature: 0.0,
+    };
+    let transcript = model
+        .transcribe(request, &AtomicBool::new(false), &mut |_, _| {})
+        .map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+    Ok(transcript
+        .segments
+        .iter()
+        .map(|s| s.text.as_str())
+        .collect())
 }
 
 fn print_off(off: &[Vec<f64>; 2]) {
@@ -256,7 +347,7 @@ fn times_off(utterances: &[Utterance], samples: &[i16], answer: &Value) -> [Vec<
         distances.fold(f64::INFINITY, f64::min)
     };
     let mut off = [const { Vec::new() }; 2];
-    for utterance in utterances {
+    for utterance in utterances.iter().filter(|u| u.start.is_finite()) {
         let (start, end) = speech_edges(utterance, samples);
         off[0].extend([
             nearest(&starts, utterance.start),

@@ -94,6 +94,7 @@ impl Engine for Null {
                 avg_logprob: -0.1,
                 compression_ratio: 1.0,
                 no_speech_prob: 0.0,
+                words: Vec::new(),
             }],
             language: request.language.unwrap_or_else(|| "en".to_owned()),
             language_probability: None,

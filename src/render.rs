@@ -194,6 +194,7 @@ mod tests {
             avg_logprob: -0.25,
             compression_ratio: 1.1,
             no_speech_prob: 0.01,
+            words: Vec::new(),
         };
         Transcript {
             removed: Vec::new(),

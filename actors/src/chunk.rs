@@ -157,20 +157,43 @@ impl SpeechTrack {
     /// The longest stretch between two moments of the chunk, in seconds, in which nobody speaks;
     /// `None` if there is none, or nobody has looked.
     pub fn longest_pause(&self, start: f64, end: f64) -> Option<Range<f64>> {
+        let silent = self.silent(start, end).into_iter();
+        // Of equals the first.
+        let longest = silent.rev().max_by_key(ExactSizeIterator::len)?;
+        Some(Self::seconds(&longest))
+    }
+
+    /// Stretches of so many seconds and more between two moments of the chunk in which nobody speaks,
+    /// while somebody does before and after.
+    pub fn pauses(&self, start: f64, end: f64, least: f64) -> Vec<Range<f64>> {
+        let (start, end) = self.tightened(start, end);
+        let silent = self.silent(start, end).into_iter();
+        let pauses = silent.map(|frames| Self::seconds(&frames));
+        let inside = |pause: &Range<f64>| pause.start > start && pause.end < end;
+        pauses
+            .filter(|pause| pause.end - pause.start >= least && inside(pause))
+            .collect()
+    }
+
+    fn seconds(frames: &Range<usize>) -> Range<f64> {
+        frames.start as f64 / Self::PER_SECOND..frames.end as f64 / Self::PER_SECOND
+    }
+
+    /// Runs of frames between two moments in which nobody speaks.
+    fn silent(&self, start: f64, end: f64) -> Vec<Range<usize>> {
         let frame =
             |seconds: f64| ((seconds.max(0.0) * Self::PER_SECOND) as usize).min(self.0.len());
-        let (first, last) = (frame(start), frame(end));
-        let mut longest = 0..0;
-        let mut begin = first;
-        for place in first..last {
+        let mut runs = Vec::new();
+        let mut begin = None;
+        for place in frame(start)..frame(end) {
             if self.0[place] >= MORE_LIKELY_THAN_NOT {
-                begin = place + 1;
-            } else if place + 1 - begin > longest.len() {
-                longest = begin..place + 1;
+                runs.extend(begin.take().map(|begin| begin..place));
+            } else {
+                begin.get_or_insert(place);
             }
         }
-        let seconds = |frame: usize| frame as f64 / Self::PER_SECOND;
-        (!longest.is_empty()).then(|| seconds(longest.start)..seconds(longest.end))
+        runs.extend(begin.map(|begin| begin..frame(end)));
+        runs
     }
 
     fn part(&self, first: usize, end: usize) -> Self {

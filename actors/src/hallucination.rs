@@ -219,6 +219,7 @@ mod tests {
             avg_logprob: -0.3,
             compression_ratio: 1.0,
             no_speech_prob: 0.1,
+            words: Vec::new(),
         }
     }
 

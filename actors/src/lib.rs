@@ -43,6 +43,7 @@ pub mod learned_cap;
 pub mod memory;
 pub mod metrics;
 pub mod missed_speech;
+pub mod pauses;
 pub mod pool_sizing;
 pub mod ports;
 pub mod reaper;

@@ -131,6 +131,7 @@ mod tests {
             avg_logprob: -0.1,
             compression_ratio: 1.0,
             no_speech_prob: 0.0,
+            words: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::chunk::AudioChunk;
 use crate::missed_speech::{Again, letters};
-use crate::transcript::{ChunkTranscript, Segment};
+use crate::transcript::{ChunkTranscript, Segment, Word};
 
 /// Parts of chunks have numbers from here on, chunks those below.
 pub(crate) const FIRST_PART: usize = 1 << 31;
@@ -83,6 +83,13 @@ impl SecondPass {
                 start: segment.start + place.begins,
                 end: segment.end + place.begins,
                 seek: segment.seek + (place.begins * 100.0) as u64,
+                words: (segment.words.into_iter())
+                    .map(|word| Word {
+                        start: word.start + place.begins,
+                        end: word.end + place.begins,
+                        ..word
+                    })
+                    .collect(),
                 ..segment
             });
             self.heard[place.again].extend(moved);
@@ -141,6 +148,7 @@ mod tests {
             avg_logprob: -0.1,
             compression_ratio: 1.0,
             no_speech_prob: 0.0,
+            words: Vec::new(),
         }
     }
 

@@ -49,6 +49,24 @@ pub struct Segment {
     pub compression_ratio: f32,
     /// The model's own probability that there is no speech in the window.
     pub no_speech_prob: f32,
+    /// What the text consists of. Where a segment is the part of a longer one, its compression ratio
+    /// is still that of the longer one.
+    pub words: Vec<Word>,
+}
+
+/// A word with the blank before it; in scripts without blanks, a character.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Word {
+    /// As in the segment's text.
+    pub text: String,
+    /// Start in seconds, by whisper's rough account.
+    pub start: f64,
+    /// End in seconds, likewise.
+    pub end: f64,
+    /// Tokens that it takes.
+    pub tokens: usize,
+    /// Sum of their log-probabilities.
+    pub logprob: f32,
 }
 
 /// Text that was taken out because whisper made it up.
@@ -248,6 +266,7 @@ mod tests {
             avg_logprob: -0.1,
             compression_ratio: 1.0,
             no_speech_prob: 0.0,
+            words: Vec::new(),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::hallucination::guard;
 use crate::job::{Event, Job, JobId, Progress};
 use crate::language_hold::LanguageHold;
 use crate::missed_speech::{self, Again};
+use crate::pauses;
 use crate::ports::{
     AudioChunk, AudioDecoder, ChunkRequest, DecodeError, DecodeOptions, DetectedLanguage,
     samples_to_seconds,
@@ -480,7 +481,10 @@ impl TranscriptionState {
     }
 
     /// A chunk has its text.
-    fn settle(&mut self, chunk: OpenChunk, transcript: ChunkTranscript) {
+    fn settle(&mut self, chunk: OpenChunk, mut transcript: ChunkTranscript) {
+        let segments = std::mem::take(&mut transcript.segments).into_iter();
+        let parts = segments.flat_map(|segment| pauses::part(segment, &chunk.audio.speech));
+        transcript.segments = parts.collect();
         self.progress.chunks_done += 1;
         self.progress.seconds_done += chunk.covers;
         for segment in self.merger.push(chunk.audio, transcript) {

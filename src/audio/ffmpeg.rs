@@ -98,6 +98,11 @@ impl FfmpegSource {
         lock(&self.log).claimed_duration()
     }
 
+    /// The same, where it is more than a guess.
+    pub(super) fn promised_duration(&self) -> Option<Duration> {
+        lock(&self.log).promised_duration()
+    }
+
     /// Waits for a slot for the process. That may take as long as other files take.
     pub(super) async fn ready(&mut self) {
         if let State::Waiting(_, slot @ None) = &mut self.state {

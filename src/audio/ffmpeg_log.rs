@@ -29,6 +29,8 @@ pub(super) struct FfmpegLog {
     errors: Vec<String>,
     error_count: u64,
     claimed: Option<Duration>,
+    /// The length is guessed from the bit rate of the beginning.
+    estimated: bool,
     /// The format was guessed from very little.
     doubtful: bool,
     /// The signal that ffmpeg says it was ended by.
@@ -52,6 +54,11 @@ impl FfmpegLog {
         self.claimed
     }
 
+    /// The same, where the container has it in writing.
+    pub(super) fn promised_duration(&self) -> Option<Duration> {
+        self.claimed.filter(|_| !self.estimated)
+    }
+
     /// Whether this is noise that looked like a format by chance: guessed from very little, and
     /// wrong in what followed. Short but proper files are guessed from little too, without errors.
     pub(super) fn is_misdetection(&self) -> bool {
@@ -72,6 +79,8 @@ impl FfmpegLog {
             }
         } else if line.contains("[warning]") && line.contains("misdetection possible") {
             self.doubtful = true;
+        } else if line.contains("Estimating duration from bitrate") {
+            self.estimated = true;
         } else if let Some((_, signal)) = line.split_once("Exiting normally, received signal ") {
             self.heard_signal = signal.trim_end_matches('.').parse().ok();
         } else if self.claimed.is_none() {
@@ -295,6 +304,18 @@ mod tests {
             log("").verdict(exit(0), false),
             Some(DecodeError::Empty(_))
         ));
+    }
+
+    #[test]
+    fn a_guessed_length_is_no_promise() {
+        let line = "[info]   Duration: 05:00:00.00, start: 0.0, bitrate: 64 kb/s\n";
+        let guess =
+            "[mp3 @ 0x1] [warning] Estimating duration from bitrate, this may be inaccurate\n";
+        let five_hours = Some(Duration::from_secs(5 * 3600));
+        assert_eq!(log(line).promised_duration(), five_hours);
+        let guessed = log(&format!("{guess}{line}"));
+        assert_eq!(guessed.promised_duration(), None);
+        assert_eq!(guessed.claimed_duration(), five_hours);
     }
 
     #[test]

@@ -15,6 +15,9 @@ use super::wav::WavSource;
 /// Audio that is decoded in one turn at most, where it has no speech in it.
 const LONGEST_TURN: u64 = 30 * SAMPLE_RATE as u64;
 
+/// By how much a container may overstate its length.
+const ROUNDING: Duration = Duration::from_secs(1);
+
 /// Where the samples come from.
 pub(super) enum Source {
     Wav(WavSource),
@@ -35,6 +38,14 @@ impl Source {
         match self {
             Self::Wav(wav) => Some(wav.claimed_duration()),
             Self::Ffmpeg(ffmpeg) => ffmpeg.claimed_duration(),
+        }
+    }
+
+    /// The same, where it is more than a guess.
+    fn promised_duration(&self) -> Option<Duration> {
+        match self {
+            Self::Wav(wav) => Some(wav.claimed_duration()),
+            Self::Ffmpeg(ffmpeg) => ffmpeg.promised_duration(),
         }
     }
 
@@ -89,6 +100,7 @@ impl DecodedStream {
                 self.cut.extend(self.chunker.flush());
                 break;
             };
+            self.refuse_claim()?;
             self.take(&samples)?;
             // A long silence must not keep this thread from others.
             tokio::task::yield_now().await;
@@ -97,6 +109,14 @@ impl DecodedStream {
             return Err(DecodeError::Empty("it has no sound in it".into()));
         }
         Ok(())
+    }
+
+    /// A container that says itself that it is too long is not decoded up to the limit first.
+    fn refuse_claim(&self) -> Result<(), DecodeError> {
+        match self.source.promised_duration() {
+            Some(length) if length > self.max_audio + ROUNDING => Err(too_long(self.max_audio)),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn take(&mut self, samples: &[i16]) -> Result<(), DecodeError> {

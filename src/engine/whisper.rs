@@ -16,6 +16,7 @@ use stt_actors::ports::SAMPLE_RATE;
 use stt_actors::transcript::{ChunkTranscript, Segment, Task};
 use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState,
+    WhisperToken,
 };
 
 use super::protocol::Failure;
@@ -24,6 +25,8 @@ pub use callbacks::{forget_memory, memory_was_short};
 
 #[path = "whisper_callbacks.rs"]
 mod callbacks;
+#[path = "whisper_words.rs"]
+mod words;
 
 /// Whisper reads beyond the end of very short audio: it is padded with silence to this.
 const SHORTEST_SAMPLES: usize = (SAMPLE_RATE as usize * 11) / 10;
@@ -224,6 +227,8 @@ impl Model {
             0.0
         });
         parameters.set_no_context(true);
+        // Rough times of tokens cost next to nothing.
+        parameters.set_token_timestamps(true);
         parameters.set_suppress_blank(true);
         parameters.set_suppress_nst(true);
         parameters.set_print_special(false);
@@ -249,11 +254,12 @@ impl Model {
                 // Whisper moves on to where the last window's text ended.
                 window_start = segments.last().map_or(0, |last| (last.end * 100.0) as u64);
             }
-            let (tokens, logprobs): (Vec<i32>, Vec<f32>) = (0..segment.n_tokens())
-                .filter_map(|token| segment.get_token(token))
+            let texts = (0..segment.n_tokens()).filter_map(|token| segment.get_token(token));
+            let texts: Vec<_> = texts
                 .filter(|token| token.token_id() < end_of_text)
-                .map(|token| (token.token_id(), token.token_data().plog))
-                .unzip();
+                .collect();
+            let tokens: Vec<i32> = texts.iter().map(WhisperToken::token_id).collect();
+            let logprobs: Vec<f32> = texts.iter().map(|token| token.token_data().plog).collect();
             let text = segment
                 .to_str_lossy()
                 .map(std::borrow::Cow::into_owned)
@@ -269,10 +275,21 @@ impl Model {
                 avg_logprob: mean(&logprobs),
                 compression_ratio: compression_ratio(&text),
                 no_speech_prob: segment.no_speech_probability(),
+                words: words::of_tokens(texts.iter().map(word_token)),
                 text,
             });
         }
         segments
+    }
+}
+
+fn word_token<'a>(token: &WhisperToken<'_, 'a>) -> words::Token<'a> {
+    let data = token.token_data();
+    words::Token {
+        bytes: token.to_bytes().unwrap_or_default(),
+        start: data.t0 as f64 / 100.0,
+        end: data.t1 as f64 / 100.0,
+        logprob: data.plog,
     }
 }
 

@@ -252,6 +252,7 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
             avg_logprob: if is_noise { -1.5 } else { -0.5 },
             compression_ratio: 1.0,
             no_speech_prob: if is_noise { 0.9 } else { 0.1 },
+            words: Vec::new(),
         }],
         language: request.language.clone().unwrap_or(heard.code),
         language_probability: request.language.is_none().then_some(heard.probability),

@@ -14,17 +14,22 @@ const SILENT_DBFS: f32 = -85.0;
 /// The share of a block that is quieter than its louder moments.
 const PERCENTILE: f32 = 0.95;
 
-/// Makes a block louder, in place. Samples are ±1.0, before and after.
-pub fn normalise(block: &mut [f32]) {
-    let level = 10.0 * loud_power(block).log10();
+/// Makes a block louder, in place, and gives whether there is anything in it to hear. Samples are
+/// ±1.0, before and after.
+pub fn normalise(block: &mut [f32]) -> bool {
     // The level of digital silence is minus infinity.
-    if !(SILENT_DBFS..WANTED_DBFS).contains(&level) {
-        return;
+    let level = 10.0 * loud_power(block).log10();
+    if level < SILENT_DBFS {
+        return false;
+    }
+    if level >= WANTED_DBFS {
+        return true;
     }
     let gain = 10.0_f32.powf((WANTED_DBFS - level) / 20.0);
     for sample in block {
         *sample = (*sample * gain).clamp(-1.0, 1.0);
     }
+    true
 }
 
 /// The mean square of a block's louder moments.
@@ -59,7 +64,7 @@ mod tests {
     #[test]
     fn quiet_audio_is_made_louder_and_loud_audio_is_left_alone() {
         let mut quiet = tone(0.001, 32_000);
-        normalise(&mut quiet);
+        assert!(normalise(&mut quiet));
         assert!(
             (level(&quiet) - WANTED_DBFS).abs() < 0.1,
             "{}",
@@ -67,7 +72,7 @@ mod tests {
         );
         let loud = tone(0.5, 32_000);
         let mut same = loud.clone();
-        normalise(&mut same);
+        assert!(normalise(&mut same));
         assert_eq!(same, loud);
     }
 
@@ -80,11 +85,11 @@ mod tests {
             tone(0.000_03, 32_000),
         ] {
             let before = silent.clone();
-            normalise(&mut silent);
+            assert!(!normalise(&mut silent));
             assert_eq!(silent, before);
         }
         let mut scrap = tone(0.01, 100);
-        normalise(&mut scrap);
+        assert!(normalise(&mut scrap));
         assert!(scrap.iter().all(|sample| sample.abs() <= 1.0));
     }
 
@@ -92,7 +97,7 @@ mod tests {
     fn what_becomes_too_loud_is_cut_off_at_full_scale() {
         let mut click = vec![0.000_1; 32_000];
         click[5] = 0.9;
-        normalise(&mut click);
+        assert!(normalise(&mut click));
         assert!(click[5] <= 1.0);
     }
 }

@@ -41,7 +41,11 @@ impl SpeechDetector {
 impl DetectSpeech for SpeechDetector {
     fn score(&mut self, block: &[i16]) -> Vec<u8> {
         let mut samples: Vec<f32> = block.iter().map(|s| f32::from(*s) / 32_768.0).collect();
-        level::normalise(&mut samples);
+        if !level::normalise(&mut samples) {
+            // Hours of silence cost next to nothing.
+            self.memory = Memory::default();
+            return vec![0; block.len().div_ceil(FRAME)];
+        }
         samples.resize(block.len().div_ceil(FRAME) * FRAME, 0.0);
         let probabilities = self.weights.probabilities(&mut self.memory, &samples);
         probabilities

@@ -1,0 +1,194 @@
+//! Parts segments at pauses: a plain decision.
+//!
+//! Whisper's segments run over pauses, and its times are rough. Where the detector heard nobody for a
+//! while in the middle of a segment, the segment becomes two, whose edges are those of the speech; of
+//! whisper's own times of words only which word is nearest to the pause counts. So a subtitle stands
+//! while somebody says it, and none bridges a silence.
+
+use std::ops::Range;
+
+use crate::chunk::SpeechTrack;
+use crate::transcript::{Segment, Word};
+
+/// Silence that parts a segment, in seconds: the breath between two sentences, not the closure of a
+/// consonant.
+const LEAST_PAUSE: f64 = 0.4;
+/// A sentence's end is preferred to a word that is nearer to the pause by less than this, in seconds.
+const SENTENCE_BONUS: f64 = 0.4;
+
+/// The segment, parted at its pauses. Texts and tokens add up to what they were.
+pub fn part(segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
+    let pauses = speech.pauses(segment.start, segment.end, LEAST_PAUSE);
+    let cuts = cuts(&segment.words, &pauses);
+    if cuts.is_empty() {
+        return vec![segment];
+    }
+    let mut parts = Vec::new();
+    let (mut word, mut token, mut start) = (0, 0, segment.start);
+    let end = (segment.words.len(), segment.end..segment.end);
+    for (next_word, pause) in cuts.into_iter().chain([end]) {
+        let words = segment.words[word..next_word].to_vec();
+        let count: usize = words.iter().map(|word| word.tokens).sum();
+        let next_token = (token + count).min(segment.tokens.len());
+        let logprob: f32 = words.iter().map(|word| word.logprob).sum();
+        parts.push(Segment {
+            start,
+            end: pause.start,
+            text: words.iter().map(|word| word.text.as_str()).collect(),
+            tokens: segment.tokens[token..next_token].to_vec(),
+            avg_logprob: logprob / count.max(1) as f32,
+            words,
+            ..segment
+        });
+        (word, token, start) = (next_word, next_token, pause.end);
+    }
+    parts
+}
+
+/// Before which word each pause is; pauses that fall before the first or behind the last are left out.
+fn cuts(words: &[Word], pauses: &[Range<f64>]) -> Vec<(usize, Range<f64>)> {
+    let mut cuts: Vec<(usize, Range<f64>)> = Vec::new();
+    for pause in pauses {
+        let middle = f64::midpoint(pause.start, pause.end);
+        let first = cuts.last().map_or(1, |(word, _)| word + 1);
+        let distance = |word: usize| {
+            let boundary = f64::midpoint(words[word - 1].end, words[word].start);
+            let ends_sentence = words[word - 1].text.ends_with(is_end_of_sentence);
+            (boundary - middle).abs() - if ends_sentence { SENTENCE_BONUS } else { 0.0 }
+        };
+        let nearest = (first..words.len()).min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+        if let Some(word) = nearest {
+            cuts.push((word, pause.clone()));
+        }
+    }
+    cuts
+}
+
+fn is_end_of_sentence(letter: char) -> bool {
+    ".!?;:…。！？；".contains(letter)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Words of a token each, with the times that whisper gives them.
+    fn segment(end: f64, words: &[(&str, f64, f64)]) -> Segment {
+        let words: Vec<Word> = (words.iter())
+            .map(|(text, start, end)| Word {
+                text: format!(" {text}"),
+                start: *start,
+                end: *end,
+                tokens: 1,
+                logprob: -0.2,
+            })
+            .collect();
+        Segment {
+            id: 0,
+            seek: 0,
+            start: 0.0,
+            end,
+            text: words.iter().map(|word| word.text.as_str()).collect(),
+            tokens: (0..words.len() as i32).collect(),
+            temperature: 0.0,
+            avg_logprob: -0.2,
+            compression_ratio: 1.0,
+            no_speech_prob: 0.0,
+            words,
+        }
+    }
+
+    /// Somebody speaks at these times of ten seconds.
+    fn track(spoken: &[Range<f64>]) -> SpeechTrack {
+        let mut values = vec![0; 313];
+        for range in spoken {
+            values[(range.start / 0.032) as usize..(range.end / 0.032) as usize].fill(250);
+        }
+        SpeechTrack::new(values)
+    }
+
+    fn told(parts: &[Segment]) -> Vec<(String, f64, f64)> {
+        let rounded = |seconds: f64| (seconds * 10.0).round() / 10.0;
+        let parts = parts.iter();
+        parts
+            .map(|s| (s.text.clone(), rounded(s.start), rounded(s.end)))
+            .collect()
+    }
+
+    #[test]
+    fn a_pause_parts_the_segment_and_gives_its_edges() {
+        // Whisper's times of words are off by half a second.
+        let words = [
+            ("Good", 0.0, 0.5),
+            ("day.", 0.5, 1.5),
+            ("Come", 1.6, 2.5),
+            ("in.", 2.5, 3.0),
+        ];
+        let parts = part(segment(3.0, &words), &track(&[0.0..1.0, 2.0..3.0]));
+        let expected = [
+            (" Good day.".to_owned(), 0.0, 1.0),
+            (" Come in.".to_owned(), 2.0, 3.0),
+        ];
+        assert_eq!(told(&parts), expected);
+        assert_eq!(
+            (parts[0].tokens.len(), parts[1].tokens.as_slice()),
+            (2, &[2, 3][..])
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_sentence_is_preferred_to_a_slightly_nearer_word() {
+        let words = [
+            ("It", 0.0, 0.4),
+            ("ends.", 0.4, 1.0),
+            ("So", 1.2, 1.4),
+            ("be", 1.5, 2.0),
+        ];
+        let parts = part(segment(2.5, &words), &track(&[0.0..1.2, 1.7..2.5]));
+        assert_eq!(parts[0].text, " It ends.");
+    }
+
+    #[test]
+    fn without_a_pause_or_words_or_a_track_nothing_changes() {
+        let words = [("Good", 0.0, 0.5), ("day.", 0.5, 1.5)];
+        for speech in [
+            track(&[0.0..1.2, 1.4..3.0]),
+            track(&[0.0..3.0]),
+            SpeechTrack::default(),
+        ] {
+            let whole = segment(3.0, &words);
+            assert_eq!(part(whole.clone(), &speech), [whole]);
+        }
+        let wordless = segment(3.0, &[]);
+        assert_eq!(
+            part(wordless.clone(), &track(&[0.0..1.0, 2.0..3.0])),
+            [wordless]
+        );
+        let one = segment(3.0, &[("Hm.", 0.0, 3.0)]);
+        assert_eq!(part(one.clone(), &track(&[0.0..1.0, 2.0..3.0])), [one]);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_of_the_text_is_lost_and_times_run_on(
+            times in prop::collection::vec(0.0_f64..10.0, 0..12),
+            spoken in prop::collection::vec((0.0_f64..9.0, 0.05_f64..1.0), 0..6),
+        ) {
+            let words: Vec<_> = times.iter().map(|time| ("word", *time, *time + 0.3)).collect();
+            let ranges: Vec<_> = spoken.iter().map(|(start, length)| *start..start + length).collect();
+            let whole = segment(10.0, &words);
+            let parts = part(whole.clone(), &track(&ranges));
+            let text: String = parts.iter().map(|part| part.text.as_str()).collect();
+            prop_assert_eq!(text, whole.text);
+            let tokens: Vec<i32> = parts.iter().flat_map(|part| part.tokens.clone()).collect();
+            prop_assert_eq!(tokens, whole.tokens);
+            let mut last = whole.start;
+            for part in &parts {
+                prop_assert!(last <= part.start && part.start <= part.end && part.end <= whole.end);
+                last = part.end;
+            }
+        }
+    }
+}
