@@ -198,9 +198,10 @@ async fn long(args: &Long) -> anyhow::Result<()> {
         let answer = ask(&client, &args.corpus.url, &wav, &row.language, &args.fields).await?;
         let chunked_seconds = begin.elapsed().as_secs_f64();
         let begin = std::time::Instant::now();
-        let whole = match args.skip_whole {
-            true => String::new(),
-            false => sequential(args, &samples, &row.language)?,
+        let whole = if args.skip_whole {
+            String::new()
+        } else {
+            sequential(args, &samples, &row.language)?
         };
         let whole_seconds = begin.elapsed().as_secs_f64();
         let texts = [
@@ -308,6 +309,9 @@ fn transcribe(
 }
 
 fn print_off(off: &[Vec<f64>; 2]) {
+    if off[0].is_empty() {
+        return;
+    }
     println!(
         "  segment edges are off by {:.3} s from the edges of the recordings, by {:.3} s from those of \
          the speech in them (median {:.3} s)",

@@ -14,9 +14,10 @@ use stt_actors::{Client, Event, Job, Newcomer, Options, Stt};
 use tracing::warn;
 
 use crate::language;
+use crate::models::{Logged, ModelStore};
 use crate::render::Format;
 use crate::serve::start_tree;
-use crate::settings::Settings;
+use crate::settings::{Settings, VadModel};
 use crate::shutdown::StopSignals;
 
 /// Arguments of `uttera-stt transcribe`.
@@ -81,6 +82,7 @@ fn parse_temperature(text: &str) -> Result<f32, String> {
 /// No model, or a file that failed.
 pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
+    ensure_voice_activity(&settings).await;
     let (stt, mut tree_ended) = start_tree(&settings, None).await?;
     let result = tokio::select! {
         result = all(&stt, &settings, &args) => result,
@@ -90,6 +92,17 @@ pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Res
     stt.drain(Duration::ZERO);
     tree_ended.wait().await;
     result
+}
+
+/// The first file of a fresh machine is treated like every other: what tells speech from silence is
+/// fetched before, if it can be had.
+async fn ensure_voice_activity(settings: &Settings) {
+    let store = ModelStore::new(settings.models_dir.clone());
+    if settings.vad_model == VadModel::Silero
+        && let Err(error) = store.ensure_voice_activity(&Logged::default()).await
+    {
+        warn!(%error, "no voice activity detection");
+    }
 }
 
 async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::Result<()> {

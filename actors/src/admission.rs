@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::cost::TYPICAL_CHUNK_SECONDS;
+use crate::chunk_length::target_length;
 use crate::job::{Client, Priority};
 use crate::status::NodeStatus;
 use crate::waiting::{Terms, is_long};
@@ -23,8 +23,8 @@ use crate::waiting::{Terms, is_long};
 /// that waits, one that is being cut.
 const CHUNKS_BEYOND_LANES: usize = 2;
 
-/// A body of so many bytes is longer than a chunk: 30 s of two channels with 16 bits at 44.1 kHz.
-const BYTES_OF_A_LONG_FILE: u64 = 30 * 176_400;
+/// A body of so many bytes is longer than a chunk: 30 s of a telephone's best video.
+const BYTES_OF_A_LONG_FILE: u64 = 200_000_000;
 
 /// How many chunks one request may have decoded and not yet done: enough for all lanes, and few
 /// enough that others do not wait long behind them.
@@ -42,12 +42,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Audio of a known length that is not cut yet.
-    fn uncut(seconds: f64) -> Self {
+    /// Audio of a known length that is not cut yet, into chunks of this length.
+    fn uncut(seconds: f64, chunk: Duration) -> Self {
         let seconds = seconds.max(0.0);
         Self {
             audio_millis: (seconds * 1000.0) as u64,
-            chunks: (seconds / TYPICAL_CHUNK_SECONDS).ceil() as u64,
+            chunks: (seconds / chunk.as_secs_f64()).ceil() as u64,
         }
     }
 
@@ -93,8 +93,8 @@ impl Newcomer {
         }
     }
 
-    /// Whether its audio is longer than a chunk in any format that people send: a minute of
-    /// compressed speech may be smaller.
+    /// Whether its audio is longer than a chunk in any format that people send, video included: an
+    /// hour of compressed speech may be smaller.
     fn is_surely_long(&self) -> bool {
         self.body_bytes
             .is_some_and(|bytes| bytes > BYTES_OF_A_LONG_FILE)
@@ -270,10 +270,11 @@ impl Place {
             audio_millis: (left.open_seconds.max(0.0) * 1000.0) as u64,
             chunks: left.open as u64,
         };
+        let chunk = target_length(self.status.cost());
         if let Some(entry) = self.status.places().lock().get_mut(&self.id) {
             entry.long = is_long(left.total_seconds);
             entry.open = open;
-            entry.remaining = open.plus(Load::uncut(left.undecoded_seconds));
+            entry.remaining = open.plus(Load::uncut(left.undecoded_seconds, chunk));
         }
         self.status.review_routing();
     }
@@ -328,7 +329,7 @@ mod tests {
         let mut long = Place::take(&node, newcomer("a"));
         long.update(left(1, 25.0, 1775.0));
         assert!((node.places().remaining().audio_seconds() - 1800.0).abs() < 1e-6);
-        assert_eq!(node.places().remaining().chunks, 72);
+        assert_eq!(node.places().remaining().chunks, 1 + 64);
         let command = Place::take(&node, newcomer("a"));
         let expected = Ahead {
             long_in_hand: 1,
@@ -355,9 +356,10 @@ mod tests {
         let long = take("a", 500.0);
         let _later = take("a", 250.0);
         let ahead = long.ahead();
-        // 10 s, 100 s in four chunks, and 25 s of the other client's.
+        // 10 s, 100 s in four chunks, and one of 36 of the other client's.
+        let expected = 10.0 + 100.0 + 1000.0 / 36.0;
         assert!(
-            (ahead.load.audio_seconds() - 135.0).abs() < 1e-6,
+            (ahead.load.audio_seconds() - expected).abs() < 0.01,
             "{ahead:?}"
         );
         assert_eq!((ahead.load.chunks, ahead.requests), (6, 3));
@@ -385,7 +387,7 @@ mod tests {
         let mut own = Place::take(&node, newcomer("a"));
         own.update(left(0, 0.0, 5000.0));
         let large = Newcomer {
-            body_bytes: Some(50_000_000),
+            body_bytes: Some(500_000_000),
             ..newcomer("a")
         };
         let place = Place::take(&node, large);

@@ -25,7 +25,8 @@ pub fn samples_to_seconds(samples: u64) -> f64 {
 /// A piece of a request's audio, at most [`MAX_CHUNK`] long: the unit of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AudioChunk {
-    /// Place in the request, from 0 without gaps.
+    /// Place in the request, from 0 without gaps. Parts of chunks that are transcribed again are
+    /// numbered by themselves, far beyond.
     pub index: usize,
     /// What it consists of, in samples of the request's own time line at [`SAMPLE_RATE`]: at least
     /// one stretch, in order, none empty, without overlap. Their lengths add up to the samples.
@@ -61,6 +62,15 @@ impl AudioChunk {
     /// Length in seconds, without what was left out.
     pub fn duration_seconds(&self) -> f64 {
         samples_to_seconds(self.samples.len() as u64)
+    }
+
+    /// The same place and number, without the audio: for those who only want to know when.
+    pub(crate) fn without_audio(self) -> Self {
+        Self {
+            samples: Arc::from([]),
+            speech: SpeechTrack::default(),
+            ..self
+        }
     }
 
     /// The part between two moments of this chunk, in seconds, as a chunk of its own with this number,
@@ -119,8 +129,13 @@ impl AudioChunk {
     }
 }
 
+/// Parts of chunks that are transcribed again have numbers from here on, chunks those below.
+pub(crate) const FIRST_PART: usize = 1 << 31;
+
 /// Half, in 255ths.
 const MORE_LIKELY_THAN_NOT: u8 = 128;
+/// A fifth, in 255ths: what is less is no speech, as far as anybody can tell.
+const POSSIBLE: u8 = 51;
 
 /// Probability of speech over a chunk's samples, a value for every [`SPEECH_FRAME`] of them, in
 /// 255ths. Empty where nobody has looked.
@@ -203,6 +218,15 @@ impl SpeechTrack {
 
     /// Seconds of speech between two moments of the chunk, in seconds; `None` where it is not known.
     pub fn seconds_of_speech(&self, start: f64, end: f64) -> Option<f64> {
+        self.seconds_above(MORE_LIKELY_THAN_NOT, start, end)
+    }
+
+    /// The same, with all that may be speech.
+    pub fn seconds_of_possible_speech(&self, start: f64, end: f64) -> Option<f64> {
+        self.seconds_above(POSSIBLE, start, end)
+    }
+
+    fn seconds_above(&self, threshold: u8, start: f64, end: f64) -> Option<f64> {
         if self.0.is_empty() {
             return None;
         }
@@ -212,9 +236,7 @@ impl SpeechTrack {
         };
         let (first, last) = (frame(start), frame(end));
         let frames = &self.0[first..=last.max(first)];
-        let spoken = frames
-            .iter()
-            .filter(|&&value| value >= MORE_LIKELY_THAN_NOT);
+        let spoken = frames.iter().filter(|&&value| value >= threshold);
         Some(spoken.count() as f64 / Self::PER_SECOND)
     }
 }

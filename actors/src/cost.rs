@@ -15,8 +15,6 @@ const PRIOR_VARIANCE: f64 = 4.0;
 /// The expected slope from a single measurement: a whole window of 30 s costs about twice what a
 /// short clip does.
 const SECONDS_TO_DOUBLE: f64 = 30.0;
-/// How long the chunks of a long file are, about: the chunker cuts between 20 s and 30 s.
-pub const TYPICAL_CHUNK_SECONDS: f64 = 25.0;
 
 /// A chunk's cost: `fixed + slope · audio`.
 #[derive(Clone, Copy, Debug, PartialEq)]

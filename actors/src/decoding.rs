@@ -89,6 +89,7 @@ pub(crate) async fn decode(
     let begin = Instant::now();
     let mut stream: Box<dyn ChunkStream> = decoder.open(source, options).await?;
     waited += begin.elapsed();
+    stream.ready().await;
     let mut permit = None;
     loop {
         let held = match permit.take() {

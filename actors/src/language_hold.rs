@@ -7,7 +7,7 @@
 use crate::ports::DetectedLanguage;
 
 /// A language as likely as this is believed before there is any text.
-const CONVINCING: f32 = 0.5;
+const CONVINCING: f32 = 0.8;
 /// Chunks that may turn out to say nothing before the likeliest guess is taken.
 const MOST_TRIES: usize = 4;
 

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::chunk::AudioChunk;
-use crate::transcript::Segment;
+use crate::transcript::{Removed, Segment};
 
 /// Seconds of speech without text that are worth another pass.
 const LEAST_MISSED: f64 = 1.5;
@@ -21,7 +21,7 @@ const LETTERS_IN_A_SYLLABLE: f64 = 3.0;
 /// What is given again has so many seconds around it.
 const MARGIN: f64 = 0.2;
 /// A chunk of which nothing was written would only be heard the same way again.
-const MOST_OF_A_CHUNK: f64 = 0.9;
+const MOST_OF_THE_SPEECH: f64 = 0.9;
 
 /// A part of a chunk to be transcribed again.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,9 +32,15 @@ pub struct Again {
     pub instead_of: Option<usize>,
 }
 
-/// What of a chunk has speech and no text, given its segments in order of time.
-pub fn find(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Again> {
-    let gaps = gaps(chunk, segments).into_iter().map(|gap| Again {
+/// What of a chunk has speech and no text, given its segments in order of time. Where text was taken
+/// out, there was some: whisper would only make it up again.
+pub fn find(chunk: &AudioChunk, segments: &[Segment], removed: &[Removed]) -> Vec<Again> {
+    let was_removed = |gap: &Range<f64>| {
+        let mut removed = removed.iter();
+        removed.any(|removed| removed.start < gap.end && removed.end > gap.start)
+    };
+    let gaps = gaps(chunk, segments).into_iter();
+    let gaps = gaps.filter(|gap| !was_removed(gap)).map(|gap| Again {
         parts: vec![gap],
         instead_of: None,
     });
@@ -51,6 +57,7 @@ pub fn find(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Again> {
 /// Stretches between segments in which somebody speaks.
 fn gaps(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Range<f64>> {
     let duration = chunk.duration_seconds();
+    let (first_word, last_word) = chunk.speech.tightened(0.0, duration);
     let mut gaps = Vec::new();
     let mut end_of_text = 0.0;
     let after_the_last = std::iter::once((duration, duration));
@@ -63,7 +70,7 @@ fn gaps(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Range<f64>> {
             continue;
         }
         let (start, end) = chunk.speech.tightened(gap.start, gap.end);
-        if end - start < MOST_OF_A_CHUNK * duration {
+        if end - start < MOST_OF_THE_SPEECH * (last_word - first_word) {
             gaps.push((start - MARGIN).max(0.0)..(end + MARGIN).min(duration));
         }
     }
@@ -143,6 +150,23 @@ mod tests {
         }
     }
 
+    fn find(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Again> {
+        super::find(chunk, segments, &[])
+    }
+
+    #[test]
+    fn where_text_was_taken_out_there_is_nothing_to_be_heard_again() {
+        let chunk = chunk(&[1.0..4.0, 6.0..9.0, 12.0..19.0]);
+        let loops = Removed {
+            start: 12.0,
+            end: 19.0,
+            text: " thank you".to_owned(),
+            reason: crate::hallucination::Reason::Repetition,
+        };
+        let found = super::find(&chunk, &[segment(6.0, 9.0, 40)], &[loops]);
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
+
     #[test]
     fn a_chunk_whose_speech_is_all_written_is_left_alone() {
         let chunk = chunk(&[1.0..6.0, 8.0..15.0]);
@@ -164,6 +188,7 @@ mod tests {
     #[test]
     fn nothing_written_at_all_would_only_be_heard_the_same_way_again() {
         assert!(find(&chunk(&[0.5..19.5]), &[]).is_empty());
+        assert!(find(&chunk(&[8.0..11.0]), &[]).is_empty());
         let unknown = AudioChunk::contiguous(0, 0, Arc::from(vec![0; 320_000]));
         assert!(find(&unknown, &[segment(0.0, 20.0, 3)]).is_empty());
     }

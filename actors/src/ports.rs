@@ -115,6 +115,10 @@ pub trait AudioDecoder: Send + Sync + 'static {
 /// Audio being decoded. Dropping it ends the decoder and all it started.
 #[async_trait]
 pub trait ChunkStream: Send {
+    /// Waits for what the decoder needs of the machine before it can begin, which may take as long as
+    /// other requests do. Nothing that others wait for is to be held meanwhile.
+    async fn ready(&mut self) {}
+
     /// Decodes on: the next chunk in order, of about the `target` length, or word that there was
     /// none in a while; `None` at the end. After an error or `None` it is not called again.
     async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError>;

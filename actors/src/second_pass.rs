@@ -3,12 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::chunk::AudioChunk;
+use crate::chunk::{AudioChunk, FIRST_PART};
 use crate::missed_speech::{Again, letters};
 use crate::transcript::{ChunkTranscript, Segment, Word};
-
-/// Parts of chunks have numbers from here on, chunks those below.
-pub(crate) const FIRST_PART: usize = 1 << 31;
 
 /// New text takes the place of a segment if it says so much more.
 const MORE: f64 = 1.3;

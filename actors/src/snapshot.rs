@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::admission::{Ahead, Load, Outlook};
+use crate::chunk_length::target_length;
 use crate::cost::Cost;
-use crate::cost::TYPICAL_CHUNK_SECONDS;
 use crate::error::SttError;
 use crate::ports::{EngineInfo, MemoryKind};
 
@@ -140,7 +140,7 @@ impl Snapshot {
         let mut load = ahead.load;
         if lanes_with_long_files > 0 {
             // The lane that is free next has most of a chunk to do yet, at worst.
-            load.audio_millis += (TYPICAL_CHUNK_SECONDS * 1000.0) as u64;
+            load.audio_millis += target_length(self.cost).as_millis() as u64;
             load.chunks += 1;
         }
         let mut wait = self.shared(self.work_seconds(load));
@@ -246,7 +246,7 @@ mod tests {
             long_in_hand: 3,
             ..Ahead::default()
         };
-        let one_chunk = Duration::from_secs_f64(TYPICAL_CHUNK_SECONDS);
+        let one_chunk = target_length(None);
         assert_eq!(outlook(only_the_file).wait, one_chunk);
         assert_eq!(outlook(only_the_file).position, 0);
         assert_eq!(

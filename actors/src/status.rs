@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::admission::{Outlook, Place, Places};
+use crate::admission::{Ahead, Outlook, Place, Places};
 use crate::atomic_f64::AtomicF64;
-use crate::cost::{Cost, CostModel, TYPICAL_CHUNK_SECONDS};
+use crate::chunk_length::LONGEST_TARGET;
+use crate::cost::{Cost, CostModel};
 use crate::error::SttError;
 use crate::memory::MemoryLedger;
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
@@ -270,21 +271,32 @@ impl NodeStatus {
         &self.places
     }
 
-    /// What a request in this place has before it; refused if that is too much.
+    /// What a request in this place has before it; refused if that is too much, or there are too many
+    /// requests.
     pub(crate) fn outlook(&self, place: &Place) -> Result<Outlook, SttError> {
+        let ahead = place.ahead();
+        self.refuse_long_wait(ahead)?;
         let snapshot = self.snapshot();
-        let outlook = snapshot.outlook(place.ahead());
-        let too_long = outlook.wait.saturating_sub(self.max_queue);
-        let too_many = snapshot.requests > MOST_REQUESTS;
-        if too_long.is_zero() && !too_many {
+        let outlook = snapshot.outlook(ahead);
+        if snapshot.requests <= MOST_REQUESTS {
             return Ok(outlook);
         }
         // A place is free when one of so many is done.
         let next_done = outlook.wait / snapshot.requests.max(1) as u32;
-        Err(SttError::Overloaded {
-            retry_after: (too_long.max(next_done))
-                .clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
-        })
+        Err(overloaded(next_done))
+    }
+
+    /// Refuses what would have to wait for so much for too long.
+    pub(crate) fn refuse_long_wait(&self, ahead: Ahead) -> Result<(), SttError> {
+        let snapshot = self.snapshot();
+        let wait = snapshot.outlook(ahead).wait;
+        let too_long = wait.saturating_sub(self.max_queue);
+        if too_long.is_zero() {
+            return Ok(());
+        }
+        Err(overloaded(
+            too_long.max(wait / snapshot.requests.max(1) as u32),
+        ))
     }
 
     /// What a chunk costs on the hot lane; `None` until measured.
@@ -302,7 +314,7 @@ impl NodeStatus {
 
     /// A request's audio turned out to be so long.
     pub(crate) fn record_request(&self, audio_seconds: f64) {
-        let first_chunk = audio_seconds.min(TYPICAL_CHUNK_SECONDS);
+        let first_chunk = audio_seconds.min(LONGEST_TARGET.as_secs_f64());
         self.typical_request_seconds
             .roll(first_chunk, REQUEST_WEIGHT);
     }
@@ -370,6 +382,12 @@ impl NodeStatus {
             need_bytes: bytes(&self.memory.need),
             fits_one_more: self.memory.fits.load(Ordering::Relaxed),
         }
+    }
+}
+
+fn overloaded(come_back_after: Duration) -> SttError {
+    SttError::Overloaded {
+        retry_after: come_back_after.clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
     }
 }
 

@@ -234,6 +234,10 @@ impl Merger {
         let start = start.clamp(self.last_end.min(chunk_end), chunk_end);
         segment.end = chunk.ends_at(segment.end).clamp(start, chunk_end);
         segment.start = start;
+        for word in &mut segment.words {
+            word.start = chunk.begins_at(word.start).clamp(start, segment.end);
+            word.end = chunk.ends_at(word.end).clamp(word.start, segment.end);
+        }
         segment.seek = (chunk.begins_at(segment.seek as f64 / 100.0) * 100.0).round() as u64;
         segment.id = self.next_id;
         self.next_id += 1;

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::admission::{Left, Place};
 use crate::caught::caught;
+use crate::chunk::FIRST_PART;
 use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Position, decode};
 use crate::dispatcher::DispatcherMessage;
 use crate::error::SttError;
@@ -31,9 +32,10 @@ use crate::ports::{
     AudioChunk, AudioDecoder, ChunkRequest, DecodeError, DecodeOptions, DetectedLanguage,
     samples_to_seconds,
 };
-use crate::second_pass::{FIRST_PART, SecondPass};
+use crate::second_pass::SecondPass;
 use crate::status::NodeStatus;
 use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Segment, Timings, Transcript};
+use crate::waiting::is_long;
 use crate::work_queue::LaneKind;
 
 /// The language of audio in which nobody speaks, where none is given: whisper's own default.
@@ -154,6 +156,8 @@ pub struct TranscriptionState {
     length_was_weighed: bool,
     route: Route,
     started: Instant,
+    /// A first chunk is done.
+    wait_is_known: bool,
     timings: Timings,
 }
 
@@ -223,6 +227,7 @@ impl Actor for Transcription {
             length_was_weighed: false,
             route: Route::Hot,
             started: Instant::now(),
+            wait_is_known: false,
             timings: Timings::default(),
         })
     }
@@ -313,19 +318,18 @@ impl TranscriptionState {
     /// Before the body was read, the request was taken for a short one. If it turns out to be long
     /// before any work is done for it, it is asked again whether there is time for it.
     fn weigh_length(&mut self, first_chunk: f64) -> Result<(), SttError> {
-        if std::mem::replace(&mut self.length_was_weighed, true) {
-            return Ok(());
-        }
-        let Some(place) = &mut self.place else {
+        let first_look = !std::mem::replace(&mut self.length_was_weighed, true);
+        let known = self.progress.seconds_known;
+        let Some(place) = self.place.as_mut().filter(|_| first_look && is_long(known)) else {
             return Ok(());
         };
         place.update(Left {
             open: 1,
             open_seconds: first_chunk,
-            undecoded_seconds: self.progress.seconds_known - self.settled,
-            total_seconds: self.progress.seconds_known,
+            undecoded_seconds: known - self.settled,
+            total_seconds: known,
         });
-        self.status.outlook(place).map(drop)
+        self.status.refuse_long_wait(place.ahead())
     }
 
     fn enqueue(&mut self, myself: &ActorRef<TranscriptionMessage>, chunk: OpenChunk) {
@@ -398,14 +402,18 @@ impl TranscriptionState {
         done: ChunkDone,
     ) -> Outcome {
         let mut transcript = done.transcript;
-        if self.progress.chunks_done == 0 {
+        if !std::mem::replace(&mut self.wait_is_known, true) {
             let in_tree = self.started.elapsed().as_secs_f64();
             let working = transcript.inference_seconds + self.timings.decode;
             self.timings.queue_wait = (in_tree - working).max(0.0);
         }
-        self.take_in(&chunk.audio, &mut transcript, done.lane, done.rescued);
+        let removed = self.take_in(&chunk.audio, &mut transcript, done.lane, done.rescued);
         self.learn_language(chunk.audio.index, &transcript);
-        let again = missed_speech::find(&chunk.audio, &transcript.segments);
+        let again = missed_speech::find(&chunk.audio, &transcript.segments, &removed);
+        let placed = removed
+            .into_iter()
+            .map(|removed| removed.place(&chunk.audio));
+        self.removed.extend(placed);
         if again.is_empty() {
             self.settle(chunk, transcript);
         } else {
@@ -415,24 +423,34 @@ impl TranscriptionState {
         self.end_if_done()
     }
 
-    /// What is done with every text that an engine gives.
+    /// What is done with every text that an engine gives. Gives what was taken out of it, with times
+    /// of the chunk.
     fn take_in(
         &mut self,
         audio: &AudioChunk,
         transcript: &mut ChunkTranscript,
         lane: LaneKind,
         rescued: bool,
-    ) {
+    ) -> Vec<Removed> {
         self.route = self.route.with(lane, rescued);
         self.timings.inference += transcript.inference_seconds;
-        if self.job.options.hallucination_guard {
-            self.guard(audio, transcript);
+        let removed = if self.job.options.hallucination_guard {
+            guard(transcript, &audio.speech)
+        } else {
+            Vec::new()
+        };
+        for removed in &removed {
+            let (reason, start) = (removed.reason.as_str(), audio.begins_at(removed.start));
+            info!(request_id = %self.job.request_id, reason, start, "text was made up: removed");
+            debug!(request_id = %self.job.request_id, text = removed.text, "the removed text");
+            crate::metrics::record_hallucination(removed.reason);
         }
         for segment in &mut transcript.segments {
             // Whisper stretches them over the silence around.
             let tightened = audio.speech.tightened(segment.start, segment.end);
             (segment.start, segment.end) = tightened;
         }
+        removed
     }
 
     /// Has what whisper left out transcribed again, as parts of their own.
@@ -485,25 +503,18 @@ impl TranscriptionState {
         let segments = std::mem::take(&mut transcript.segments).into_iter();
         let parts = segments.flat_map(|segment| pauses::part(segment, &chunk.audio.speech));
         transcript.segments = parts.collect();
+        if !transcript.segments.is_empty() {
+            // If it was not told before: only a second pass has found text.
+            self.announce(transcript.language.clone(), transcript.language_probability);
+        }
         self.progress.chunks_done += 1;
         self.progress.seconds_done += chunk.covers;
-        for segment in self.merger.push(chunk.audio, transcript) {
+        // Later chunks may have to wait here for an earlier one: without their audio.
+        for segment in self.merger.push(chunk.audio.without_audio(), transcript) {
             self.segments.push(segment.clone());
             self.send(Ok(Event::Segment(segment)));
         }
         self.tell_progress();
-    }
-
-    /// Takes out what whisper made up.
-    fn guard(&mut self, audio: &AudioChunk, transcript: &mut ChunkTranscript) {
-        for removed in guard(transcript, &audio.speech) {
-            let removed = removed.place(audio);
-            let (start, end, reason) = (removed.start, removed.end, removed.reason.as_str());
-            info!(request_id = %self.job.request_id, reason, start, end, "text was made up: removed");
-            debug!(request_id = %self.job.request_id, text = removed.text, "the removed text");
-            crate::metrics::record_hallucination(removed.reason);
-            self.removed.push(removed);
-        }
     }
 
     /// The engine has the last word on the language: a model of one language hears no other.

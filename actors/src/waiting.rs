@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::chunk::MAX_CHUNK;
+use crate::chunk::{FIRST_PART, MAX_CHUNK};
 use crate::job::{Client, JobId, Priority};
 use crate::work_queue::{ChunkKey, Work};
 
@@ -68,7 +68,15 @@ pub fn is_long(total_seconds: f64) -> bool {
 struct WaitingJob {
     terms: Terms,
     since: Instant,
-    chunks: BTreeMap<usize, Work>,
+    chunks: BTreeMap<Order, Work>,
+}
+
+/// The order of a request's chunks. Parts that are transcribed again come first: their chunk is the
+/// one that the client waits for.
+type Order = (bool, usize);
+
+fn order(index: usize) -> Order {
+    (index < FIRST_PART, index)
 }
 
 /// All that waits for a lane.
@@ -98,7 +106,7 @@ impl Waiting {
             chunks: BTreeMap::new(),
         });
         job.terms = terms;
-        job.chunks.insert(work.key.index, work);
+        job.chunks.insert(order(work.key.index), work);
     }
 
     /// Takes back what a lane failed on.
@@ -160,6 +168,16 @@ impl Waiting {
         all.map(|work| work.key).collect()
     }
 
+    /// Those of the waiting chunks that fit.
+    pub(crate) fn count(&self, fits: impl Fn(&Work) -> bool) -> usize {
+        let chunks = self.jobs.values().flat_map(|job| job.chunks.values());
+        self.retries
+            .iter()
+            .chain(chunks)
+            .filter(|work| fits(work))
+            .count()
+    }
+
     /// Chunks that wait.
     pub(crate) fn len(&self) -> usize {
         let waiting: usize = self.jobs.values().map(|job| job.chunks.len()).sum();
@@ -167,7 +185,7 @@ impl Waiting {
     }
 }
 
-fn first_fitting(job: &WaitingJob, fits: &impl Fn(&Work) -> bool) -> Option<usize> {
+fn first_fitting(job: &WaitingJob, fits: &impl Fn(&Work) -> bool) -> Option<Order> {
     let mut chunks = job.chunks.iter();
     chunks.find(|(_, work)| fits(work)).map(|(&index, _)| index)
 }
@@ -321,6 +339,19 @@ mod tests {
             served.push(queue.next());
         }
         assert_eq!([served[1], served[3]], modest, "{served:?}");
+    }
+
+    #[test]
+    fn what_is_transcribed_again_comes_before_the_rest_of_its_file() {
+        let mut queue = Queue::new();
+        let file = JobId::next();
+        for index in [6, 7, FIRST_PART + 3, 8] {
+            queue.put(file, index, terms("a", 1800.0));
+        }
+        let order: Vec<usize> = std::iter::from_fn(|| queue.take())
+            .map(|key| key.index)
+            .collect();
+        assert_eq!(order, [FIRST_PART + 3, 6, 7, 8]);
     }
 
     #[test]

@@ -346,13 +346,10 @@ impl WorkQueue {
         }
     }
 
-    /// Lanes that work for nobody while work waits that none of the others can take now. They are
-    /// told once each.
+    /// Lanes that work for nobody while work waits for them; as many as there are chunks, each told
+    /// once. To be asked after [`Self::assign`] gives nothing: then no idle lane can take it.
     pub fn held_up(&mut self) -> Vec<(LaneId, LeaseId)> {
-        let (_, idle) = self.busy_and_idle();
-        if self.waiting.len() == 0 || idle > 0 {
-            return Vec::new();
-        }
+        let hot_is_up = self.lanes.values().any(|lane| lane.kind == LaneKind::Hot);
         let mut held_up = Vec::new();
         for (&id, lane) in &mut self.lanes {
             if let LaneState::Busy {
@@ -361,6 +358,7 @@ impl WorkQueue {
                 hurried,
                 ..
             } = &mut lane.state
+                && held_up.len() < self.waiting.count(|work| work.is_for(lane.kind, hot_is_up))
                 && !std::mem::replace(hurried, true)
             {
                 held_up.push((id, *lease));

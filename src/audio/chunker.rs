@@ -203,7 +203,10 @@ impl Chunker {
             chunks.extend(self.take_frame(frame));
         }
         self.current.trim_end();
-        while self.in_speech && self.length() > self.limits.latest {
+        if self.finished_length() >= self.limits.earliest {
+            chunks.extend(self.finish());
+        }
+        while self.in_speech && self.is_too_long() {
             let before_tail = self.length() - SHORTEST_TAIL;
             let latest = before_tail.clamp(self.limits.earliest + 1, self.limits.latest);
             chunks.push(self.cut(latest));
@@ -256,10 +259,29 @@ impl Chunker {
         if self.pause >= LONG_PAUSE {
             return self.end_stretch();
         }
+        if self.finished_length() >= self.limits.earliest {
+            // Chunks have become shorter since: what is finished is one, or more than enough.
+            return self.finish();
+        }
         // The tail's worth of frames beyond the latest cut is what proves that the last chunk will
         // not be too short.
         let is_full = self.length() >= self.limits.latest + SHORTEST_TAIL;
         is_full.then(|| self.cut(self.limits.latest))
+    }
+
+    /// Whether the rest is more than one chunk. A last frame that is not whole counts as what it is.
+    fn is_too_long(&self) -> bool {
+        let stretches = self.stretches.iter().chain([&self.current]);
+        let frames = stretches.flat_map(|stretch| &stretch.frames);
+        let samples: usize = frames.map(|frame| frame.samples.len()).sum();
+        let longest = MAX_CHUNK.as_secs() as usize * SAMPLE_RATE as usize;
+        let is_longest = self.limits.latest == longest / SPEECH_FRAME;
+        samples
+            > if is_longest {
+                longest
+            } else {
+                self.limits.latest * SPEECH_FRAME
+            }
     }
 
     /// Frames of the chunk in the making.
@@ -379,6 +401,8 @@ impl SpeechGate {
     const GO_ON: u8 = 26;
     /// It is over when it was less for so long.
     const HANG: usize = frames(500);
+    /// What is no clear speech by then, is none.
+    const LONGEST_DOUBT: usize = frames(2000);
     /// Less speech than this is a click.
     const SHORTEST: usize = frames(96);
 
@@ -412,7 +436,7 @@ impl SpeechGate {
             self.undecided
                 .iter_mut()
                 .for_each(|frame| frame.is_speech = true);
-        } else if unlikely < Self::HANG {
+        } else if unlikely < Self::HANG && self.undecided.len() < Self::LONGEST_DOUBT {
             self.state = GateState::Opening { likely, unlikely };
             return Vec::new();
         } else {

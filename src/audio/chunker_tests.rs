@@ -167,6 +167,21 @@ fn a_word_that_the_end_cuts_off_counts() {
 }
 
 #[test]
+fn a_hum_that_may_be_speech_is_not_waited_for_without_end() {
+    let mut gate = SpeechGate::default();
+    let doubtful = |probability| Frame {
+        samples: Vec::new(),
+        probability: Some(probability),
+        is_speech: true,
+    };
+    gate.pass(doubtful(60));
+    for _ in 0..1000 {
+        gate.pass(doubtful(40));
+        assert!(gate.undecided.len() <= SpeechGate::LONGEST_DOUBT);
+    }
+}
+
+#[test]
 fn the_probabilities_come_with_the_samples() {
     let audio = speech_and_silence(&[2.0, 1.0, 2.0]);
     let chunks = chunks_of(&audio, 28);
@@ -185,7 +200,7 @@ fn the_probabilities_come_with_the_samples() {
 
 #[test]
 fn without_detection_thirty_seconds_are_one_chunk_and_silence_is_kept() {
-    assert_eq!(undetected(&noise(29.9, 3000)), [29.9]);
+    assert_eq!(undetected(&noise(30.0, 3000)), [30.0]);
     assert_eq!(undetected(&noise(0.05, 3000)), [0.05]);
     let all: f64 = undetected(&noise(100.0, 3)).iter().sum();
     assert!((all - 100.0).abs() < 1e-9);
@@ -286,6 +301,29 @@ proptest! {
         for frame in frames_with_speech(&audio) {
             prop_assert!(covered[frame], "speech at {} s is lost", frame * SPEECH_FRAME / SECOND);
         }
+    }
+
+    #[test]
+    fn a_wanted_length_that_changes_on_the_way_loses_nothing(
+        audio in any_audio(), targets in prop::collection::vec(8_u64..=28, 1..8), detected in any::<bool>(),
+    ) {
+        let detector: Box<dyn DetectSpeech> = Box::new(Loudness);
+        let mut chunker = Chunker::new(detected.then_some(detector));
+        let mut chunks = Vec::new();
+        for (turn, block) in audio.chunks(100_000).enumerate() {
+            chunker.aim_at(Duration::from_secs(targets[turn % targets.len()]));
+            chunks.extend(chunker.push(block));
+        }
+        chunks.extend(chunker.flush());
+        let mut covered = vec![!detected; audio.len().div_ceil(SPEECH_FRAME)];
+        let mut end = 0;
+        for range in chunks.iter().flat_map(|chunk| chunk.stretches.iter()) {
+            prop_assert!(end <= range.start && range.start < range.end);
+            end = range.end;
+            covered[range.start as usize / SPEECH_FRAME..(end as usize).div_ceil(SPEECH_FRAME)].fill(true);
+        }
+        prop_assert!(chunks.iter().all(|chunk| chunk.samples.len() <= 30 * SECOND));
+        prop_assert!(frames_with_speech(&audio).iter().all(|frame| covered[*frame]));
     }
 
     #[test]

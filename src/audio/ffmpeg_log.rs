@@ -79,7 +79,7 @@ impl FfmpegLog {
             }
         } else if line.contains("[warning]") && line.contains("misdetection possible") {
             self.doubtful = true;
-        } else if line.contains("Estimating duration from bitrate") {
+        } else if line.contains("Estimating duration from bitrate") || is_of_broadcast(&line) {
             self.estimated = true;
         } else if let Some((_, signal)) = line.split_once("Exiting normally, received signal ") {
             self.heard_signal = signal.trim_end_matches('.').parse().ok();
@@ -186,6 +186,12 @@ fn plain(line: &str) -> String {
         .filter(|character| !character.is_control())
         .take(200)
         .collect()
+}
+
+/// Containers that have no length: it is the last time stamp less the first, and those may jump.
+fn is_of_broadcast(line: &str) -> bool {
+    let format = line.split_once("Input #0, ").map(|(_, rest)| rest);
+    format.is_some_and(|format| format.starts_with("mpegts,") || format.starts_with("mpeg,"))
 }
 
 #[cfg(test)]
@@ -313,6 +319,8 @@ mod tests {
             "[mp3 @ 0x1] [warning] Estimating duration from bitrate, this may be inaccurate\n";
         let five_hours = Some(Duration::from_secs(5 * 3600));
         assert_eq!(log(line).promised_duration(), five_hours);
+        let broadcast = format!("[info] Input #0, mpegts, from 'file:/dev/stdin':\n{line}");
+        assert_eq!(log(&broadcast).promised_duration(), None);
         let guessed = log(&format!("{guess}{line}"));
         assert_eq!(guessed.promised_duration(), None);
         assert_eq!(guessed.claimed_duration(), five_hours);

@@ -131,6 +131,10 @@ impl DecodedStream {
 
 #[async_trait]
 impl ChunkStream for DecodedStream {
+    async fn ready(&mut self) {
+        self.source.ready().await;
+    }
+
     async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError> {
         self.chunker.aim_at(target);
         if self.cut.is_empty() && !self.ended {

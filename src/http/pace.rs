@@ -13,11 +13,16 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 500;
 /// What the average is over.
 pub const WINDOW: Duration = Duration::from_secs(30);
 
+/// A line may stall for a window.
+const MOST_SLOW_WINDOWS: u32 = 1;
+
 /// An upload, watched.
 #[derive(Debug)]
 pub struct Pace {
     window_began: Instant,
     bytes: u64,
+    /// Windows in a row that were too slow.
+    slow: u32,
 }
 
 impl Pace {
@@ -26,6 +31,7 @@ impl Pace {
         Self {
             window_began: Instant::now(),
             bytes: 0,
+            slow: 0,
         }
     }
 
@@ -37,9 +43,13 @@ impl Pace {
             return true;
         }
         let enough = SLOWEST_BYTES_PER_SECOND as f64 * elapsed.as_secs_f64();
-        let keeps = self.bytes as f64 >= enough;
-        *self = Self::begin();
-        keeps
+        let is_slow = (self.bytes as f64) < enough;
+        let slow = if is_slow { self.slow + 1 } else { 0 };
+        *self = Self {
+            slow,
+            ..Self::begin()
+        };
+        slow <= MOST_SLOW_WINDOWS
     }
 }
 
@@ -53,9 +63,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trickle_is_noticed_after_a_window_and_a_slow_line_is_not() {
+    async fn a_trickle_is_noticed_after_two_windows_and_a_slow_line_is_not() {
         let mut trickle = Pace::begin();
-        for _ in 0..29 {
+        for _ in 0..59 {
             assert!(after(1, 100, &mut trickle).await);
         }
         assert!(!after(1, 100, &mut trickle).await);
@@ -70,6 +80,15 @@ mod tests {
         let mut pace = Pace::begin();
         assert!(after(1, 100_000_000, &mut pace).await);
         assert!(after(29, 100, &mut pace).await);
+        assert!(after(30, 100, &mut pace).await);
         assert!(!after(30, 100, &mut pace).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_stalls_for_a_window_may_go_on() {
+        let mut pace = Pace::begin();
+        assert!(after(31, 6000, &mut pace).await);
+        assert!(after(31, 100_000, &mut pace).await);
+        assert!(after(31, 100, &mut pace).await);
     }
 }

