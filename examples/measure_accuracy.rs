@@ -23,14 +23,17 @@
 #[allow(dead_code)]
 mod wer;
 
+#[path = "support/decode.rs"]
+mod decode;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
+use decode::decode;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 use stt_actors::transcript::Task;
@@ -527,26 +530,6 @@ fn sequential(args: &Long, samples: &[i16], language: &str) -> anyhow::Result<St
     let segments = state.as_iter();
     let texts = segments.map(|segment| segment.to_str_lossy().map(std::borrow::Cow::into_owned));
     Ok(texts.collect::<Result<Vec<_>, _>>()?.concat())
-}
-
-fn decode(file: &Path, gain_db: f64) -> anyhow::Result<Vec<i16>> {
-    let output = Command::new("ffmpeg")
-        .args(["-v", "error", "-i"])
-        .arg(file)
-        .args(["-af", &format!("volume={gain_db}dB")])
-        .args(["-ac", "1", "-ar", "16000", "-f", "s16le", "-"])
-        .stdin(Stdio::null())
-        .output()
-        .context("ffmpeg is needed")?;
-    ensure!(
-        output.status.success(),
-        "{} cannot be decoded",
-        file.display()
-    );
-    let pairs = output.stdout.chunks_exact(2);
-    Ok(pairs
-        .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
-        .collect())
 }
 
 fn wav(samples: &[i16]) -> anyhow::Result<Vec<u8>> {

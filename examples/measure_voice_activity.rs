@@ -10,13 +10,15 @@
 //! they come in, and the seconds of CPU that this took. With `--probabilities`, prints the detector's
 //! probability for every frame of 32 ms instead.
 
+#[path = "support/decode.rs"]
+mod decode;
+
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
 use clap::Parser;
+use decode::decode;
 use stt_actors::ports::AudioChunk;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::silero::Weights;
@@ -71,33 +73,4 @@ fn main() -> anyhow::Result<()> {
         println!("{all:9.2} s, passed {all_passed:9.2} s");
     }
     Ok(())
-}
-
-fn decode(file: &PathBuf, gain_db: f64) -> anyhow::Result<Vec<i16>> {
-    let output = Command::new("ffmpeg")
-        .args(["-v", "error", "-i"])
-        .arg(file)
-        .args([
-            "-af",
-            &format!("volume={gain_db}dB"),
-            "-ac",
-            "1",
-            "-ar",
-            "16000",
-            "-f",
-            "s16le",
-            "-",
-        ])
-        .stdin(Stdio::null())
-        .output()
-        .context("ffmpeg is needed")?;
-    ensure!(
-        output.status.success(),
-        "{} cannot be decoded",
-        file.display()
-    );
-    let pairs = output.stdout.chunks_exact(2);
-    Ok(pairs
-        .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
-        .collect())
 }

@@ -219,19 +219,7 @@ mod tests {
     use super::*;
 
     fn segment(text: &str) -> Segment {
-        Segment {
-            id: 0,
-            seek: 0,
-            start: 0.0,
-            end: 2.0,
-            text: text.to_owned(),
-            tokens: vec![1],
-            temperature: 0.0,
-            avg_logprob: -0.3,
-            compression_ratio: 1.0,
-            no_speech_prob: 0.1,
-            words: Vec::new(),
-        }
+        Segment::said(0.0, 2.0, text)
     }
 
     /// A track of eight seconds in which somebody speaks all the time, or nobody.

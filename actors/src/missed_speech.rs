@@ -127,19 +127,7 @@ mod tests {
     }
 
     fn segment(start: f64, end: f64, letters: usize) -> Segment {
-        Segment {
-            id: 0,
-            seek: 0,
-            start,
-            end,
-            text: "a".repeat(letters),
-            tokens: vec![1],
-            temperature: 0.0,
-            avg_logprob: -0.1,
-            compression_ratio: 1.0,
-            no_speech_prob: 0.0,
-            words: Vec::new(),
-        }
+        Segment::said(start, end, &"a".repeat(letters))
     }
 
     fn assert_near(found: &[Range<f64>], expected: &[Range<f64>]) {

@@ -85,18 +85,11 @@ mod tests {
                 logprob: -0.2,
             })
             .collect();
+        let text: String = words.iter().map(|word| word.text.as_str()).collect();
         Segment {
-            id: 0,
-            seek: 0,
-            start: 0.0,
-            end,
-            text: words.iter().map(|word| word.text.as_str()).collect(),
             tokens: (0..words.len() as i32).collect(),
-            temperature: 0.0,
-            avg_logprob: -0.2,
-            compression_ratio: 1.0,
-            no_speech_prob: 0.0,
             words,
+            ..Segment::said(0.0, end, &text)
         }
     }
 

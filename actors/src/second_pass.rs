@@ -134,19 +134,7 @@ mod tests {
     use super::*;
 
     fn segment(range: Range<f64>, text: &str) -> Segment {
-        Segment {
-            id: 0,
-            seek: 0,
-            start: range.start,
-            end: range.end,
-            text: text.to_owned(),
-            tokens: vec![1],
-            temperature: 0.0,
-            avg_logprob: -0.1,
-            compression_ratio: 1.0,
-            no_speech_prob: 0.0,
-            words: Vec::new(),
-        }
+        Segment::said(range.start, range.end, text)
     }
 
     fn transcript(segments: Vec<Segment>) -> ChunkTranscript {

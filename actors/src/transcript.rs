@@ -54,6 +54,26 @@ pub struct Segment {
     pub words: Vec<Word>,
 }
 
+#[cfg(test)]
+impl Segment {
+    /// One that nothing is to be said against.
+    pub(crate) fn said(start: f64, end: f64, text: &str) -> Self {
+        Self {
+            id: 0,
+            seek: 0,
+            start,
+            end,
+            text: text.to_owned(),
+            tokens: vec![1],
+            temperature: 0.0,
+            avg_logprob: -0.1,
+            compression_ratio: 1.0,
+            no_speech_prob: 0.0,
+            words: Vec::new(),
+        }
+    }
+}
+
 /// A word with the blank before it; in scripts without blanks, a character.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Word {
@@ -258,22 +278,6 @@ mod tests {
         AudioChunk::contiguous(index, start_sample, Arc::from(vec![0; samples]))
     }
 
-    fn segment(start: f64, end: f64, text: &str) -> Segment {
-        Segment {
-            id: 0,
-            seek: 0,
-            start,
-            end,
-            text: text.to_owned(),
-            tokens: vec![1],
-            temperature: 0.0,
-            avg_logprob: -0.1,
-            compression_ratio: 1.0,
-            no_speech_prob: 0.0,
-            words: Vec::new(),
-        }
-    }
-
     fn result(segments: Vec<Segment>) -> ChunkTranscript {
         ChunkTranscript {
             segments,
@@ -286,10 +290,13 @@ mod tests {
         let mut merger = Merger::default();
         let later = merger.push(
             chunk(1, 16_000, 16_000),
-            result(vec![segment(0.0, 1.0, " b")]),
+            result(vec![Segment::said(0.0, 1.0, " b")]),
         );
         assert!(later.is_empty());
-        let both = merger.push(chunk(0, 0, 16_000), result(vec![segment(0.0, 0.5, " a")]));
+        let both = merger.push(
+            chunk(0, 0, 16_000),
+            result(vec![Segment::said(0.0, 0.5, " a")]),
+        );
         let texts: Vec<_> = both
             .iter()
             .map(|s| (s.id, s.text.as_str(), s.start))
@@ -300,7 +307,10 @@ mod tests {
     #[test]
     fn times_never_leave_the_audio() {
         let mut merger = Merger::default();
-        let placed = merger.push(chunk(0, 0, 8_000), result(vec![segment(0.2, 29.98, " a")]));
+        let placed = merger.push(
+            chunk(0, 0, 8_000),
+            result(vec![Segment::said(0.2, 29.98, " a")]),
+        );
         assert!((placed[0].end - 0.5).abs() < 1e-9);
     }
 
@@ -319,7 +329,7 @@ mod tests {
             }).collect();
             let give = |index: usize| {
                 let (start, end) = times[index];
-                result(vec![segment(start, end, &format!(" {index}"))])
+                result(vec![Segment::said(start, end, &format!(" {index}"))])
             };
             let mut straight = Merger::default();
             let expected: Vec<_> = chunks.iter().cloned()

@@ -3,7 +3,7 @@
 //! Pure and synchronous: samples go in, chunks come out, and the same samples give the same chunks
 //! whatever the sizes of the blocks they came in. What nobody says is left out: before the first
 //! word, after the last, and where a pause is long. What is left of a pause, on both sides of the
-//! speech, is [`PADDING`]. Short stretches of speech with a pause between them share a chunk, so that
+//! speech, is half a second. Short stretches of speech with a pause between them share a chunk, so that
 //! the model's fixed price is paid once; where the pause was long, it is shortened, and the chunk has
 //! a seam. Without voice activity detection everything counts as speech.
 //!
