@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{Server, lives, model, sample, sample_text, signal, words};
+use common::{Server, is_stopped, lives, model, sample, sample_text, signal, words};
 use reqwest::Response;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -124,6 +124,9 @@ async fn no_worker_outlives_a_server_that_was_killed_be_it_loading_busy_or_stopp
     server.until("the pool grows", two_cold).await;
     let workers = server.workers();
     signal(workers[0], "STOP");
+    // The kernel wakes a stopped process whose parent ends; one that stops just after that sleeps on.
+    let stopped = || async { is_stopped(workers[0]) };
+    server.until("it has stopped", stopped).await;
     signal(server.pid(), "KILL");
     server.exit_code().await;
     let gone = || async { !workers.iter().any(|pid| lives(*pid)) };

@@ -260,6 +260,8 @@ impl NullEngine {
             .stderr(Stdio::null())
             .spawn()
             .expect("the example is built with the tests");
+        // Plain HTTP, but the client library wants to know.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut url = String::new();
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
         lines.read_line(&mut url).expect("its address");

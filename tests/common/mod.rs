@@ -332,6 +332,12 @@ pub fn lives(pid: u32) -> bool {
     !stat.is_empty() && !stat.contains(") Z")
 }
 
+/// Whether a process was stopped and did not go on yet.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains(") T")
+}
+
 /// Lower-case words without punctuation: what must be equal between two transcripts.
 pub fn words(text: &str) -> Vec<String> {
     wer::normalise(text)
