@@ -13,9 +13,11 @@
 //! ```
 //!
 //! Everything outside is behind the traits of [`ports`]; everyone outside uses [`Stt`]. What the
-//! actors decide is decided in plain structs ([`work_queue`], [`pool_sizing`], [`reaper`],
-//! [`restart_budget`], [`memory`], [`cost`], [`waiting`], [`chunk_length`], [`hallucination`], [`missed_speech`]), which are tested without an actor in sight. What
-//! others may know is in [`status`], and what follows from it in [`snapshot`].
+//! actors decide is decided in plain structs and functions, which are tested without an actor in
+//! sight: who is next ([`waiting`], [`work_queue`]), how many workers there are ([`pool_sizing`],
+//! [`reaper`], [`memory`], [`cost`], [`restart_budget`]), how audio is cut ([`chunk_length`]), and what
+//! becomes of a text ([`hallucination`], [`missed_speech`], [`pauses`]). What others may know is in
+//! [`status`], and what follows from it in [`snapshot`].
 
 mod atomic_f64;
 mod caught;

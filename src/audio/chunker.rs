@@ -16,12 +16,9 @@ use std::time::Duration;
 use stt_actors::chunk::{SPEECH_FRAME, SpeechTrack};
 use stt_actors::ports::{AudioChunk, MAX_CHUNK, SAMPLE_RATE};
 
+use super::quiet::{longest_run, quietest_place};
+use super::speech_gate::{Frame, SpeechGate, frames};
 use super::vad::{BLOCK, DetectSpeech};
-
-/// Frames in so many milliseconds.
-const fn frames(millis: usize) -> usize {
-    millis * SAMPLE_RATE as usize / 1000 / SPEECH_FRAME
-}
 
 /// Silence that is kept on either side of speech: the detector may hear a word a little late.
 const PADDING: usize = frames(480);
@@ -33,17 +30,6 @@ const LONGEST_SEAM: usize = frames(10_000);
 const SHORTEST_PAUSE: usize = frames(96);
 /// A last chunk shorter than this is avoided by cutting the one before it earlier.
 const SHORTEST_TAIL: usize = frames(1000);
-
-/// Samples of a unit of the search for quiet: 10 ms.
-const QUIET_UNIT: usize = SAMPLE_RATE as usize / 100;
-/// Units that the loudness is averaged over: 300 ms. Longer than the closure of a plosive, so that
-/// the inside of a word does not pass for a pause.
-const SMOOTHING: usize = 30;
-/// How much louder than the quietest place still counts as quiet: 6 dB, in power.
-const QUIET_RATIO: f64 = 4.0;
-/// Power that is quiet in any case, so that the noise of a bad converter does not split a digital
-/// silence: an amplitude of 8 of 32768 (-72 dBFS).
-const QUIET_FLOOR: f64 = 64.0;
 
 /// Where chunks may be cut, in frames of [`SPEECH_FRAME`] samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,17 +51,6 @@ impl Limits {
             latest,
         }
     }
-}
-
-/// A frame of audio, and what is known of it.
-#[derive(Debug)]
-struct Frame {
-    /// Fewer samples than [`SPEECH_FRAME`] only at the end of the stream.
-    samples: Vec<i16>,
-    /// Probability of speech in 255ths, where somebody has looked.
-    probability: Option<u8>,
-    /// Part of a stretch in which somebody speaks.
-    is_speech: bool,
 }
 
 /// Frames in a row, as a chunk will hold them.
@@ -372,129 +347,6 @@ impl Chunker {
             speech: SpeechTrack::new(probabilities),
         }
     }
-}
-
-/// Decides frame by frame what is speech, with some hesitation: a click is none, and neither is a
-/// breath inside of a sentence the end of it.
-#[derive(Debug, Default)]
-struct SpeechGate {
-    state: GateState,
-    /// Frames on which it is not decided yet.
-    undecided: Vec<Frame>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum GateState {
-    #[default]
-    Closed,
-    /// It may be speech: so many frames are likely to be, and so many at the end are not.
-    Opening { likely: usize, unlikely: usize },
-    /// It is speech, but for so many frames at the end.
-    Open { unlikely: usize },
-}
-
-impl SpeechGate {
-    /// Speech begins at this probability (0.2 in 255ths). Low, since a word that is lost is worse than
-    /// a noise that is looked at.
-    const BEGIN: u8 = 51;
-    /// It goes on while the probability is this (0.1).
-    const GO_ON: u8 = 26;
-    /// It is over when it was less for so long.
-    const HANG: usize = frames(500);
-    /// What is no clear speech by then, is none.
-    const LONGEST_DOUBT: usize = frames(2000);
-    /// Less speech than this is a click.
-    const SHORTEST: usize = frames(96);
-
-    /// Takes a frame in, and gives those that are decided now.
-    fn pass(&mut self, mut frame: Frame) -> Vec<Frame> {
-        let Some(probability) = frame.probability else {
-            return vec![frame];
-        };
-        let (begins, goes_on) = (probability >= Self::BEGIN, probability >= Self::GO_ON);
-        frame.is_speech = false;
-        if let GateState::Open { unlikely } = self.state {
-            frame.is_speech = goes_on;
-            let unlikely = if goes_on { 0 } else { unlikely + 1 };
-            self.state = if unlikely < Self::HANG {
-                GateState::Open { unlikely }
-            } else {
-                GateState::Closed
-            };
-            return vec![frame];
-        }
-        let (likely, unlikely) = match self.state {
-            GateState::Closed if !begins => return vec![frame],
-            GateState::Opening { likely, unlikely } => (likely, unlikely),
-            GateState::Closed | GateState::Open { .. } => (0, 0),
-        };
-        self.undecided.push(frame);
-        let likely = likely + usize::from(begins);
-        let unlikely = if goes_on { 0 } else { unlikely + 1 };
-        if likely >= Self::SHORTEST {
-            self.state = GateState::Open { unlikely: 0 };
-            self.undecided
-                .iter_mut()
-                .for_each(|frame| frame.is_speech = true);
-        } else if unlikely < Self::HANG && self.undecided.len() < Self::LONGEST_DOUBT {
-            self.state = GateState::Opening { likely, unlikely };
-            return Vec::new();
-        } else {
-            self.state = GateState::Closed;
-        }
-        std::mem::take(&mut self.undecided)
-    }
-
-    /// What was not decided at the end of the stream. A word may be cut off there: it counts.
-    fn flush(&mut self) -> Vec<Frame> {
-        self.undecided
-            .iter_mut()
-            .for_each(|frame| frame.is_speech = true);
-        std::mem::take(&mut self.undecided)
-    }
-}
-
-/// The middle of the longest stretch of `samples` that is about as quiet as the quietest place; of
-/// two equally long ones the later. All of `samples` if it is too short for a search.
-fn quietest_place(samples: &[i16]) -> usize {
-    let powers: Vec<f64> = samples.chunks_exact(QUIET_UNIT).map(power).collect();
-    if powers.len() < SMOOTHING {
-        return samples.len();
-    }
-    let smoothed: Vec<f64> = powers
-        .windows(SMOOTHING)
-        .map(|window| window.iter().sum::<f64>() / SMOOTHING as f64)
-        .collect();
-    let quietest = smoothed.iter().copied().fold(f64::INFINITY, f64::min);
-    let quiet = (quietest * QUIET_RATIO).max(QUIET_FLOOR);
-    let (first, length) = longest_run(&smoothed, |power| *power <= quiet);
-    // Window i covers the units i to i + SMOOTHING: the run of `length` windows covers
-    // `length + SMOOTHING - 1` units.
-    (2 * first + length + SMOOTHING - 1) * QUIET_UNIT / 2
-}
-
-/// A unit's power without its mean: an offset or a slow hum is not loudness.
-fn power(unit: &[i16]) -> f64 {
-    let count = unit.len() as f64;
-    let (sum, squares) = unit.iter().fold((0.0, 0.0), |(sum, squares), &sample| {
-        let sample = f64::from(sample);
-        (sum + sample, squares + sample * sample)
-    });
-    (squares / count - (sum / count).powi(2)).max(0.0)
-}
-
-/// Start and length of the longest run of values that are `inside`; the last of equals.
-fn longest_run<T>(values: &[T], inside: impl Fn(&T) -> bool) -> (usize, usize) {
-    let mut best = (0, 0);
-    let mut start = 0;
-    for (place, value) in values.iter().enumerate() {
-        if !inside(value) {
-            start = place + 1;
-        } else if place + 1 - start >= best.1 {
-            best = (start, place + 1 - start);
-        }
-    }
-    best
 }
 
 #[cfg(test)]

@@ -13,8 +13,10 @@
 pub mod chunker;
 mod ffmpeg;
 mod ffmpeg_log;
+mod quiet;
 mod resample;
 mod riff;
+mod speech_gate;
 mod stream;
 pub mod vad;
 mod wav;

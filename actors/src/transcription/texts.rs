@@ -1,0 +1,220 @@
+//! A Transcription's texts: what becomes of what the engines write, until it is in its place.
+
+use ractor::ActorRef;
+use tracing::{debug, info, warn};
+
+use super::{
+    ChunkDone, LANGUAGE_OF_SILENCE, OpenChunk, Outcome, TranscriptionMessage, TranscriptionState,
+};
+use crate::chunk::FIRST_PART;
+use crate::error::SttError;
+use crate::hallucination::guard;
+use crate::job::Event;
+use crate::language_hold::LanguageHold;
+use crate::missed_speech::{self, Again};
+use crate::pauses;
+use crate::ports::{AudioChunk, DetectedLanguage};
+use crate::second_pass::SecondPass;
+use crate::transcript::{ChunkTranscript, Removed};
+use crate::work_queue::LaneKind;
+
+impl TranscriptionState {
+    pub(super) fn language_heard(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        index: usize,
+        language: DetectedLanguage,
+    ) -> Outcome {
+        if let Some(decided) = self.hold.heard(index, language) {
+            self.announce(decided.code, Some(decided.probability));
+            self.release_held_back(myself);
+        }
+        Outcome::GoesOn
+    }
+
+    fn release_held_back(&mut self, myself: &ActorRef<TranscriptionMessage>) {
+        while let Some(next) = self.held_back.front() {
+            if !self.hold.may_go(next.audio.index) {
+                break;
+            }
+            if let Some(chunk) = self.held_back.pop_front() {
+                self.enqueue(myself, chunk);
+            }
+        }
+    }
+
+    pub(super) fn chunk_ended(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        index: usize,
+        outcome: Result<ChunkDone, SttError>,
+    ) -> Outcome {
+        let Some(chunk) = self.outstanding.remove(&index) else {
+            return Outcome::GoesOn;
+        };
+        match outcome {
+            _ if index >= FIRST_PART => self.part_ended(&chunk.audio, outcome),
+            Ok(done) => self.chunk_done(myself, chunk, done),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn chunk_done(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        chunk: OpenChunk,
+        done: ChunkDone,
+    ) -> Outcome {
+        let mut transcript = done.transcript;
+        if !std::mem::replace(&mut self.wait_is_known, true) {
+            let in_tree = self.started.elapsed().as_secs_f64();
+            let working = transcript.inference_seconds + self.timings.decode;
+            self.timings.queue_wait = (in_tree - working).max(0.0);
+        }
+        let removed = self.take_in(&chunk.audio, &mut transcript, done.lane, done.rescued);
+        self.learn_language(chunk.audio.index, &transcript);
+        let again = missed_speech::find(&chunk.audio, &transcript.segments, &removed);
+        let placed = removed
+            .into_iter()
+            .map(|removed| removed.place(&chunk.audio));
+        self.removed.extend(placed);
+        if again.is_empty() {
+            self.settle(chunk, transcript);
+        } else {
+            self.begin_second_pass(myself, chunk, transcript, again);
+        }
+        self.release_held_back(myself);
+        self.end_if_done()
+    }
+
+    /// What is done with every text that an engine gives. Gives what was taken out of it, with times
+    /// of the chunk.
+    fn take_in(
+        &mut self,
+        audio: &AudioChunk,
+        transcript: &mut ChunkTranscript,
+        lane: LaneKind,
+        rescued: bool,
+    ) -> Vec<Removed> {
+        self.route = self.route.with(lane, rescued);
+        self.timings.inference += transcript.inference_seconds;
+        let removed = if self.job.options.hallucination_guard {
+            guard(transcript, &audio.speech)
+        } else {
+            Vec::new()
+        };
+        for removed in &removed {
+            let (reason, start) = (removed.reason.as_str(), audio.begins_at(removed.start));
+            info!(request_id = %self.job.request_id, reason, start, "text was made up: removed");
+            debug!(request_id = %self.job.request_id, text = removed.text, "the removed text");
+            crate::metrics::record_hallucination(removed.reason);
+        }
+        for segment in &mut transcript.segments {
+            // Whisper stretches them over the silence around.
+            let tightened = audio.speech.tightened(segment.start, segment.end);
+            (segment.start, segment.end) = tightened;
+        }
+        removed
+    }
+
+    /// Has what whisper left out transcribed again, as parts of their own.
+    fn begin_second_pass(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        chunk: OpenChunk,
+        transcript: ChunkTranscript,
+        again: Vec<Again>,
+    ) {
+        info!(request_id = %self.job.request_id, chunk = chunk.audio.index, ?again,
+            "speech without text: transcribing it again");
+        let (pass, parts) = SecondPass::begin(&chunk.audio, transcript, again, &mut self.next_part);
+        self.second_passes.push((chunk, pass));
+        for audio in parts {
+            let part = OpenChunk {
+                audio,
+                covers: 0.0,
+                _permit: None,
+            };
+            self.enqueue(myself, part);
+        }
+    }
+
+    /// A part's failure costs nothing that was there before.
+    fn part_ended(&mut self, audio: &AudioChunk, outcome: Result<ChunkDone, SttError>) -> Outcome {
+        let text = match outcome {
+            Ok(mut done) => {
+                self.take_in(audio, &mut done.transcript, done.lane, done.rescued);
+                Some(done.transcript)
+            }
+            Err(error) => {
+                warn!(request_id = %self.job.request_id, %error, "a second pass failed");
+                None
+            }
+        };
+        let mut passes = self.second_passes.iter_mut();
+        let Some(number) = passes.position(|(_, pass)| pass.awaits(audio.index)) else {
+            return Outcome::GoesOn;
+        };
+        if self.second_passes[number].1.heard(audio.index, text) {
+            let (chunk, pass) = self.second_passes.swap_remove(number);
+            self.settle(chunk, pass.finish());
+        }
+        self.end_if_done()
+    }
+
+    /// A chunk has its text.
+    fn settle(&mut self, chunk: OpenChunk, mut transcript: ChunkTranscript) {
+        let segments = std::mem::take(&mut transcript.segments).into_iter();
+        let parts = segments.flat_map(|segment| pauses::part(segment, &chunk.audio.speech));
+        transcript.segments = parts.collect();
+        if !transcript.segments.is_empty() {
+            // If it was not told before: only a second pass has found text.
+            self.announce(transcript.language.clone(), transcript.language_probability);
+        }
+        self.progress.chunks_done += 1;
+        self.progress.seconds_done += chunk.covers;
+        // Later chunks may have to wait here for an earlier one: without their audio.
+        for segment in self.merger.push(chunk.audio.without_audio(), transcript) {
+            self.segments.push(segment.clone());
+            self.send(Ok(Event::Segment(segment)));
+        }
+        self.tell_progress();
+    }
+
+    /// The engine has the last word on the language: a model of one language hears no other.
+    fn learn_language(&mut self, index: usize, transcript: &ChunkTranscript) {
+        let (code, probability) = (&transcript.language, transcript.language_probability);
+        let says_something = !transcript.segments.is_empty();
+        let decided = match &self.hold {
+            LanguageHold::Open { .. } => {
+                let detected = DetectedLanguage {
+                    code: code.clone(),
+                    probability: probability.unwrap_or(1.0),
+                };
+                let decided = self.hold.chunk_done(index, detected, says_something);
+                decided.map(|decided| (decided.code, probability.and(Some(decided.probability))))
+            }
+            LanguageHold::Known(_) => Some((code.clone(), probability)),
+            LanguageHold::PerChunk => says_something.then(|| (code.clone(), probability)),
+        };
+        if let Some((code, probability)) = decided {
+            self.announce(code, probability);
+        }
+    }
+
+    /// Tells the client the language, once.
+    fn announce(&mut self, code: String, probability: Option<f32>) {
+        if self.language.is_none() && !code.is_empty() {
+            self.language = Some((code.clone(), probability));
+            self.send(Ok(Event::Language { code, probability }));
+        }
+    }
+
+    /// What was told, what was given, or what silence is taken for.
+    pub(super) fn final_language(&mut self) -> (String, Option<f32>) {
+        self.language.take().unwrap_or_else(|| {
+            let code = self.hold.code().unwrap_or(LANGUAGE_OF_SILENCE);
+            (code.to_owned(), None)
+        })
+    }
+}
