@@ -23,8 +23,14 @@ const SENTENCE_BONUS: f64 = 0.4;
 const COMMA_BONUS: f64 = 0.25;
 
 /// The segment, parted at its pauses. Texts and tokens add up to what they were.
-pub fn part(segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
-    let pauses = between_words(&segment, speech);
+pub fn part(mut segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
+    let stretches = spoken_stretches(&segment, speech);
+    let (Some(first), Some(last)) = (stretches.first(), stretches.last()) else {
+        return vec![segment];
+    };
+    (segment.start, segment.end) = (first.start, last.end);
+    let pauses = stretches.windows(2).map(|two| two[0].end..two[1].start);
+    let pauses: Vec<Range<f64>> = pauses.collect();
     let cuts = cuts(&segment, &pauses, speech);
     if cuts.is_empty() {
         return vec![segment];
@@ -51,20 +57,18 @@ pub fn part(segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
     parts
 }
 
-/// The segment's pauses, but for those that have hardly any speech on one side: a breath is no word.
-fn between_words(segment: &Segment, speech: &SpeechTrack) -> Vec<Range<f64>> {
-    let mut pauses: Vec<Range<f64>> = Vec::new();
-    let is_word = |from: f64, to: f64| {
-        let spoken = speech.seconds_of_speech(from, to);
+/// The stretches of a segment in which words are said, with pauses between them. A breath between two
+/// pauses is no word, and neither is one before or after all.
+fn spoken_stretches(segment: &Segment, speech: &SpeechTrack) -> Vec<Range<f64>> {
+    let pauses = speech.pauses(segment.start, segment.end, LEAST_PAUSE);
+    let starts = std::iter::once(segment.start).chain(pauses.iter().map(|pause| pause.end));
+    let ends = pauses.iter().map(|pause| pause.start).chain([segment.end]);
+    let is_word = |stretch: &Range<f64>| {
+        let spoken = speech.seconds_of_speech(stretch.start, stretch.end);
         spoken.is_some_and(|spoken| spoken >= LEAST_SPEECH)
     };
-    for pause in speech.pauses(segment.start, segment.end, LEAST_PAUSE) {
-        let before = pauses.last().map_or(segment.start, |last| last.end);
-        if is_word(before, pause.start) && is_word(pause.end, segment.end) {
-            pauses.push(pause);
-        }
-    }
-    pauses
+    let stretches = starts.zip(ends).map(|(start, end)| start..end);
+    stretches.filter(is_word).collect()
 }
 
 /// Before which word each pause is. All times are in seconds of speech since the segment's start.
@@ -191,8 +195,19 @@ mod tests {
     #[test]
     fn a_breath_after_a_pause_is_no_word() {
         let words = [("Good", 0.0, 0.5), ("day.", 0.5, 1.0)];
-        let whole = segment(3.0, &words);
-        assert_eq!(part(whole.clone(), &track(&[0.0..1.0, 2.8..2.9])), [whole]);
+        let parts = part(segment(3.0, &words), &track(&[0.0..1.0, 2.8..2.9]));
+        assert_eq!(told(&parts), [(" Good day.".to_owned(), 0.0, 1.0)]);
+        // Nor is one between two pauses.
+        let words = [("Good", 0.0, 1.0), ("day.", 1.0, 5.0)];
+        let parts = part(
+            segment(5.0, &words),
+            &track(&[0.0..1.0, 2.4..2.5, 4.0..5.0]),
+        );
+        let expected = [
+            (" Good".to_owned(), 0.0, 1.0),
+            (" day.".to_owned(), 4.0, 5.0),
+        ];
+        assert_eq!(told(&parts), expected);
     }
 
     #[test]
