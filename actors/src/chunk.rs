@@ -150,6 +150,11 @@ impl SpeechTrack {
         Self(values.into())
     }
 
+    /// Whether somebody has looked.
+    pub fn is_known(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// The part of a stretch of the chunk, in seconds, from the first to the last moment at which
     /// somebody speaks; all of it where nobody does, or where it is not known.
     pub fn tightened(&self, start: f64, end: f64) -> (f64, f64) {

@@ -15,6 +15,8 @@ use crate::transcript::Segment;
 /// Silence that parts a segment, in seconds: the breath between two sentences, not the closure of a
 /// consonant.
 const LEAST_PAUSE: f64 = 0.4;
+/// Silence that a segment is given on either side, in seconds.
+const PADDING: f64 = 0.15;
 /// Speech between two pauses, in seconds: less is no word.
 const LEAST_SPEECH: f64 = 0.25;
 /// A sentence's end is preferred to a word that is nearer to the pause by less than this, in seconds.
@@ -55,6 +57,24 @@ pub fn part(mut segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
         (word, token, start) = (next_word, next_token, pause.end);
     }
     parts
+}
+
+/// Gives segments in order of time some of the silence around them: a word begins and fades before
+/// and after the detector is sure of it. Neighbours share what is between them.
+pub fn pad(segments: &mut [Segment], duration: f64) {
+    let mut end_before = 0.0;
+    for number in 0..segments.len() {
+        let next = segments.get(number + 1).map(|next| next.start);
+        let segment = &mut segments[number];
+        let own_end = segment.end;
+        let before = (segment.start - end_before).max(0.0);
+        // The first and the last one have theirs to themselves.
+        let before = if number == 0 { before } else { before / 2.0 };
+        let after = next.map_or(duration - own_end, |next| (next - own_end) / 2.0);
+        segment.start -= before.min(PADDING);
+        segment.end += after.clamp(0.0, PADDING);
+        end_before = own_end;
+    }
 }
 
 /// The stretches of a segment in which words are said, with pauses between them. A breath between two
@@ -190,6 +210,19 @@ mod tests {
         ];
         let parts = part(segment(2.5, &words), &track(&[0.0..1.2, 1.7..2.5]));
         assert_eq!(parts[0].text, " It ends.");
+    }
+
+    #[test]
+    fn segments_share_the_silence_between_them_and_stay_in_the_audio() {
+        let mut segments = [(0.1, 1.0), (1.2, 2.0), (2.0, 3.0), (5.0, 5.95)]
+            .map(|(start, end)| Segment::said(start, end, " word"));
+        pad(&mut segments, 6.0);
+        let times = segments.map(|s| (s.start, s.end));
+        let expected = [(0.0, 1.1), (1.1, 2.0), (2.0, 3.15), (4.85, 6.0)];
+        for (found, expected) in times.iter().zip(expected) {
+            let near = (found.0 - expected.0).abs() < 1e-9 && (found.1 - expected.1).abs() < 1e-9;
+            assert!(near, "{times:?}");
+        }
     }
 
     #[test]
