@@ -119,6 +119,7 @@ async fn turn(args: &Args, layout: Layout, clip: &Arc<[i16]>) -> anyhow::Result<
         executable: std::path::absolute(&args.server)?,
         threads: layout.threads,
         gpu: None,
+        beam_size: 1,
         hello_limit: Duration::from_secs(20),
         load_limit: Duration::from_secs(120),
     };

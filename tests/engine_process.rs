@@ -33,6 +33,7 @@ async fn launch(executable: &Path, model: &Path) -> Result<Arc<dyn Engine>, Laun
         executable: executable.to_path_buf(),
         threads: 2,
         gpu: None,
+        beam_size: 1,
         hello_limit: Duration::from_secs(2),
         load_limit: Duration::from_secs(60),
     };

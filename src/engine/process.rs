@@ -72,6 +72,8 @@ pub struct WorkerConfig {
     pub threads: u32,
     /// Use the GPU with this index; `None`: the CPU.
     pub gpu: Option<u32>,
+    /// Candidates that are followed at once; 1: greedy.
+    pub beam_size: u32,
     /// A worker says hello within milliseconds; a machine that swaps may take longer.
     pub hello_limit: Duration,
     /// Loading the model may take this long.
@@ -143,6 +145,7 @@ impl WorkerLauncher {
             path: model.path.clone(),
             threads: self.config.threads,
             gpu: self.config.gpu,
+            beam_size: self.config.beam_size,
         };
         link::send(frames, &ToWorker::Load(load))
             .await
