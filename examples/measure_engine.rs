@@ -110,6 +110,9 @@ fn main() -> anyhow::Result<()> {
                 println!("{path} ({seconds:.1} s): {first} errors, {errors} with {way}");
             }
         }
+        if args.verbose && number % 50 == 49 {
+            report(&args.ways, &tallies, audio_seconds);
+        }
     }
     report(&args.ways, &tallies, audio_seconds);
     Ok(())
@@ -128,7 +131,10 @@ fn note(tally: &mut Tally, done: &ChunkTranscript, reference: &[String]) -> usiz
 
 fn report(ways: &[String], tallies: &[Tally], audio_seconds: f64) {
     let clips = tallies[0].pairs.len();
-    println!("{clips} clips, {:.1} s on average", audio_seconds / clips as f64);
+    println!(
+        "{clips} clips, {:.1} s on average",
+        audio_seconds / clips as f64
+    );
     for (way, tally) in ways.iter().zip(tallies) {
         let (rates, interval) = difference(&tally.pairs);
         let doubted: usize = tally.doubts.values().sum();

@@ -166,7 +166,10 @@ fn threads(settings: &Settings, cores: usize) -> u32 {
     let most = cores as u32;
     let wanted = settings.whisper_threads;
     if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
-        warn!(wanted, cores, "WHISPER_THREADS: a worker gets no more threads than there are cores");
+        warn!(
+            wanted,
+            cores, "WHISPER_THREADS: a worker gets no more threads than there are cores"
+        );
     }
     wanted.unwrap_or(MOST_DEFAULT_THREADS as u32).min(most)
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::hallucination::Reason;
-use crate::ports::{AudioChunk, samples_to_seconds};
 pub use crate::missed_speech::letters;
+use crate::ports::{AudioChunk, samples_to_seconds};
 use crate::work_queue::LaneKind;
 
 /// What whisper is asked to do with speech.

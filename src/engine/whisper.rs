@@ -226,7 +226,10 @@ impl Model {
             return Err(Failure::Aborted);
         }
         result.map_err(whisper_failed)?;
-        let duration = plan.samples.len().min(plan.millis * SAMPLE_RATE as usize / 1000);
+        let duration = plan
+            .samples
+            .len()
+            .min(plan.millis * SAMPLE_RATE as usize / 1000);
         let duration = duration as f64 / f64::from(SAMPLE_RATE);
         Ok(self.segments(&state, &watch, plan.temperature, duration))
     }
@@ -307,7 +310,10 @@ impl Model {
         let beam_size = self.options.beam_size.cast_signed();
         let mut parameters = FullParams::new(if beam_size > 1 {
             let patience = -1.0;
-            SamplingStrategy::BeamSearch { beam_size, patience }
+            SamplingStrategy::BeamSearch {
+                beam_size,
+                patience,
+            }
         } else {
             // One candidate at every temperature: more would regrow the cache in the middle of work.
             SamplingStrategy::Greedy { best_of: 1 }

@@ -137,7 +137,10 @@ mod tests {
         let plain = [segment(" Turn on the light.", &[1, 2, 3, 4, 5])];
         assert_eq!(doubt(&plain, 1.5), None);
         // "No, no, no." and "very, very good" are things that people say.
-        assert_eq!(doubt(&[segment(" No, no, no.", &[7, 8, 7, 8, 7, 9])], 1.5), None);
+        assert_eq!(
+            doubt(&[segment(" No, no, no.", &[7, 8, 7, 8, 7, 9])], 1.5),
+            None
+        );
     }
 
     #[test]
@@ -147,7 +150,10 @@ mod tests {
             doubt(&[segment(" a b c d e f a b c d e f", &twice)], 5.0),
             Some(Doubt::Repetition)
         );
-        let twice = [segment(" a b c", &[1, 2, 3, 4, 5]), segment(" a b c", &[1, 2, 3, 4, 5])];
+        let twice = [
+            segment(" a b c", &[1, 2, 3, 4, 5]),
+            segment(" a b c", &[1, 2, 3, 4, 5]),
+        ];
         assert_eq!(doubt(&twice, 5.0), Some(Doubt::Repetition));
         assert_eq!(
             doubt(&[segment(" na na na", &[5; 8])], 5.0),

@@ -231,7 +231,8 @@ impl Product {
             // SAFETY: the parts lie within the matrices; `c` is written in this thread's part alone.
             unsafe {
                 let (b, b_stride) =
-                    self.b.floats(columns.start, columns.len(), self.depth, b_scratch);
+                    self.b
+                        .floats(columns.start, columns.len(), self.depth, b_scratch);
                 let block = (BLOCK_WEIGHTS / self.depth.max(1)).max(TILE);
                 for first in rows.clone().step_by(block) {
                     let count = block.min(rows.end - first);
@@ -263,4 +264,130 @@ fn part(all: usize, thread: usize, threads: usize) -> std::ops::Range<usize> {
     let each = all.div_ceil(threads).next_multiple_of(TILE);
     let start = (thread * each).min(all);
     start..(start + each).min(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEPTH: usize = 96;
+
+    fn values(count: usize, seed: usize) -> Vec<f32> {
+        let value = |i: usize| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0;
+        (0..count).map(value).collect()
+    }
+
+    /// By the definition, in double precision.
+    fn by_definition(a: &[f32], b: &[f32]) -> Vec<f32> {
+        let dot = |a: &[f32], b: &[f32]| {
+            let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            products.sum::<f64>() as f32
+        };
+        b.chunks(DEPTH)
+            .flat_map(|column| a.chunks(DEPTH).map(move |row| dot(row, column)))
+            .collect()
+    }
+
+    fn rows<T>(data: &[T], id: ggml::ggml_type) -> Rows {
+        let format = Format::of(id.cast_signed()).expect("a type of numbers");
+        Rows {
+            data: data.as_ptr().cast(),
+            stride: DEPTH / format.block * format.bytes,
+            format,
+        }
+    }
+
+    fn multiply(a: Rows, b: Rows, (m, n): (usize, usize), threads: usize) -> Vec<f32> {
+        let mut c = vec![f32::NAN; m * n];
+        let product = Product {
+            rows: m,
+            columns: n,
+            depth: DEPTH,
+            a,
+            b,
+            c: c.as_mut_ptr(),
+            column_stride: m,
+        };
+        for thread in 0..threads {
+            // SAFETY: the factors and the result are vectors of these sizes.
+            unsafe { product.share(thread, threads) };
+        }
+        c
+    }
+
+    fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() <= tolerance, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn every_number_of_threads_and_either_way_of_sharing_gives_the_same_product() {
+        for (m, n) in [(200, 33), (130, 500), (64, 70), (1, 16), (3, 129)] {
+            let (a, b) = (values(m * DEPTH, 1), values(n * DEPTH, 2));
+            let expected = by_definition(&a, &b);
+            for threads in 1..=5 {
+                let f32s = ggml::ggml_type_GGML_TYPE_F32;
+                let found = multiply(rows(&a, f32s), rows(&b, f32s), (m, n), threads);
+                assert_close(&found, &expected, 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn weights_are_taken_in_16_bits_and_quantised() {
+        let (m, n) = (150, 20);
+        let (a, b) = (values(m * DEPTH, 3), values(n * DEPTH, 4));
+        let expected = by_definition(&a, &b);
+        let f32s = rows(&b, ggml::ggml_type_GGML_TYPE_F32);
+        let halves: Vec<half::f16> = a.iter().copied().map(half::f16::from_f32).collect();
+        let found = multiply(
+            rows(&halves, ggml::ggml_type_GGML_TYPE_F16),
+            f32s,
+            (m, n),
+            2,
+        );
+        assert_close(&found, &expected, 0.02);
+        let short: Vec<half::bf16> = a.iter().copied().map(half::bf16::from_f32).collect();
+        let found = multiply(
+            rows(&short, ggml::ggml_type_GGML_TYPE_BF16),
+            f32s,
+            (m, n),
+            2,
+        );
+        assert_close(&found, &expected, 0.2);
+        let mut blocks = vec![0_u8; m * DEPTH / 32 * 34];
+        // SAFETY: 32 values take 34 bytes in this format.
+        unsafe {
+            ggml::ggml_quantize_chunk(
+                ggml::ggml_type_GGML_TYPE_Q8_0,
+                a.as_ptr(),
+                blocks.as_mut_ptr().cast(),
+                0,
+                m as i64,
+                DEPTH as i64,
+                std::ptr::null(),
+            );
+        }
+        let found = multiply(
+            rows(&blocks, ggml::ggml_type_GGML_TYPE_Q8_0),
+            f32s,
+            (m, n),
+            2,
+        );
+        assert_close(&found, &expected, 0.2);
+    }
+
+    #[test]
+    fn threads_share_whole_tiles_and_everything() {
+        for (all, threads) in [(512, 2), (33, 2), (31, 4), (1, 3), (2048, 8)] {
+            let parts: Vec<_> = (0..threads).map(|t| part(all, t, threads)).collect();
+            assert_eq!(parts.iter().map(ExactSizeIterator::len).sum::<usize>(), all);
+            assert!(
+                parts
+                    .iter()
+                    .all(|part| part.start % TILE == 0 || part.is_empty())
+            );
+        }
+    }
 }

@@ -64,3 +64,40 @@ unsafe fn is_worth_waking(graph: *mut ggml::ggml_cgraph) -> bool {
         multiplications.sum::<u64>() >= WORTH_WAKING * u64::from(nodes.cast_unsigned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether several threads are worth it for the product of so many rows, columns and values each.
+    fn is_worth_it(rows: i64, columns: i64, depth: i64) -> bool {
+        let parameters = ggml::ggml_init_params {
+            mem_size: 1 << 20,
+            mem_buffer: std::ptr::null_mut(),
+            no_alloc: true,
+        };
+        // SAFETY: the tensors live as long as their context, which is freed at the end; nothing is
+        // computed, so they need no data.
+        unsafe {
+            let context = ggml::ggml_init(parameters);
+            let kind = ggml::ggml_type_GGML_TYPE_F32;
+            let a = ggml::ggml_new_tensor_2d(context, kind, depth, rows);
+            let b = ggml::ggml_new_tensor_2d(context, kind, depth, columns);
+            let product = ggml::ggml_mul_mat(context, a, b);
+            let sum = ggml::ggml_gelu(context, product);
+            let graph = ggml::ggml_new_graph(context);
+            ggml::ggml_build_forward_expand(graph, sum);
+            let worth = is_worth_waking(graph);
+            ggml::ggml_free(context);
+            worth
+        }
+    }
+
+    #[test]
+    fn an_encoder_gets_all_threads_and_a_token_of_a_small_model_one() {
+        assert!(is_worth_it(512, 512, 512));
+        assert!(!is_worth_it(512, 1, 512));
+        // A large model's token.
+        assert!(is_worth_it(1280, 1, 1280));
+    }
+}
