@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A way is a window (`full`, or margin/least in frames of 20 ms) and options: `beam=N`, `no-times`,
-//! `model-b`. The first way is what the others are compared with: differences of the word error rate
+//! `model-b`, `detect=MARGIN/LEAST` (the language is not given, and found in such a window). The first way is what the others are compared with: differences of the word error rate
 //! are in points, with the 95 % interval of a paired bootstrap over clips.
 
 #[path = "support/corpus.rs"]
@@ -21,6 +21,7 @@ mod decode;
 mod wer;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -28,7 +29,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use corpus::{Pair, align, difference};
 use decode::decode;
-use stt_actors::transcript::{ChunkTranscript, Task};
+use stt_actors::transcript::{ChunkTranscript, Doubt, Segment, Task};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};
 
@@ -61,6 +62,10 @@ struct Cli {
     /// Every so many-th clip.
     #[arg(long, default_value_t = 1)]
     every: usize,
+    /// Write a row for every clip and way: path, seconds of audio, words, way, errors, mean
+    /// log-probability, that of the least probable segment, seconds, doubt.
+    #[arg(long)]
+    dump: Option<PathBuf>,
     /// Print every clip whose text differs from the first way's in its number of errors.
     #[arg(long)]
     verbose: bool,
@@ -73,15 +78,23 @@ struct Tally {
     seconds: f64,
     passes: u32,
     doubts: BTreeMap<&'static str, usize>,
+    right_language: usize,
+}
+
+/// A way of using the engine.
+struct Way {
+    model: Model,
+    detects: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Cli::parse();
-    let mut models = (args.ways.iter())
+    let mut ways = (args.ways.iter())
         .map(|way| load(&args, way))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let mut tallies: Vec<Tally> = args.ways.iter().map(|_| Tally::default()).collect();
     let mut audio_seconds = 0.0;
+    let mut dump = args.dump.as_ref().map(std::fs::File::create).transpose()?;
     let languages: Vec<&str> = args.languages.split(',').collect();
     let rows = corpus::rows(&args.corpus, "speech.tsv", &languages, args.every)?;
     for (number, row) in rows.iter().enumerate() {
@@ -92,12 +105,23 @@ fn main() -> anyhow::Result<()> {
         }
         audio_seconds += seconds;
         let reference = wer::normalise(&row.text);
-        let mut errors = vec![0; models.len()];
-        for step in 0..models.len() {
+        let mut errors = vec![0; ways.len()];
+        for step in 0..ways.len() {
             // In turns, so that none of them always comes first.
-            let way = (step + number) % models.len();
-            let done = transcribe(&mut models[way], &samples, &row.language)?;
+            let way = (step + number) % ways.len();
+            let done = transcribe(&mut ways[way], &samples, &row.language)?;
+            tallies[way].right_language += usize::from(done.language == row.language);
             errors[way] = note(&mut tallies[way], &done, &reference);
+            if let Some(dump) = &mut dump {
+                let (words, errors) = (reference.len(), errors[way]);
+                let (mean, least) = log_probabilities(&done);
+                let (path, name, took) = (&row.path, &args.ways[way], done.inference_seconds);
+                let doubt = done.doubt.map_or("", Doubt::as_str);
+                writeln!(
+                    dump,
+                    "{path}\t{seconds:.2}\t{words}\t{name}\t{errors}\t{mean:.3}\t{least:.3}\t{took:.3}\t{doubt}"
+                )?;
+            }
         }
         for (way, tally) in tallies.iter_mut().enumerate() {
             tally.pairs.push(Pair {
@@ -116,6 +140,15 @@ fn main() -> anyhow::Result<()> {
     }
     report(&args.ways, &tallies, audio_seconds);
     Ok(())
+}
+
+/// Of all tokens, and of the least probable segment.
+fn log_probabilities(done: &ChunkTranscript) -> (f32, f32) {
+    let tokens: usize = done.segments.iter().map(|s| s.tokens.len()).sum();
+    let sum = |s: &Segment| s.avg_logprob * s.tokens.len() as f32;
+    let mean = done.segments.iter().map(sum).sum::<f32>() / tokens.max(1) as f32;
+    let least = done.segments.iter().map(|s| s.avg_logprob);
+    (mean, least.fold(0.0, f32::min))
 }
 
 /// Takes in a result, and gives its number of errors.
@@ -139,7 +172,7 @@ fn report(ways: &[String], tallies: &[Tally], audio_seconds: f64) {
         let (rates, interval) = difference(&tally.pairs);
         let doubted: usize = tally.doubts.values().sum();
         println!(
-            "{way:>24}: {:.3} s a clip (x {:.2}), {:.2} % errors, {:+.2} points ({:+.2} to {:+.2}), {:.2} encoder passes, {doubted} doubted {:?}",
+            "{way:>24}: {:.3} s a clip (x {:.2}), {:.2} % errors, {:+.2} points ({:+.2} to {:+.2}), {:.2} encoder passes, {doubted} doubted {:?}, language right {:.2} %",
             tally.seconds / clips as f64,
             tallies[0].seconds / tally.seconds,
             rates[1],
@@ -148,11 +181,13 @@ fn report(ways: &[String], tallies: &[Tally], audio_seconds: f64) {
             interval[1],
             f64::from(tally.passes) / clips as f64,
             tally.doubts,
+            100.0 * tally.right_language as f64 / clips as f64,
         );
     }
 }
 
-fn load(args: &Cli, way: &str) -> anyhow::Result<Model> {
+fn load(args: &Cli, way: &str) -> anyhow::Result<Way> {
+    let mut detects = false;
     let mut options = Options {
         threads: args.threads,
         ..Options::default()
@@ -166,30 +201,36 @@ fn load(args: &Cli, way: &str) -> anyhow::Result<Model> {
                 model = args.model_b.as_ref().context("--model-b is missing")?;
             }
             Some(("beam", size)) => options.beam_size = size.parse()?,
-            Some((margin, least)) => {
-                options.window = Window::Trimmed {
-                    margin: margin.parse()?,
-                    least: least.parse()?,
-                }
+            Some(("detect", window)) => {
+                options.detection = trimmed(window)?;
+                detects = true;
             }
+            Some(_) => options.window = trimmed(word)?,
             None => bail!("{word}: what is that?"),
         }
     }
-    Model::load(model, options).map_err(anyhow::Error::msg)
+    let model = Model::load(model, options).map_err(anyhow::Error::msg)?;
+    Ok(Way { model, detects })
 }
 
-fn transcribe(
-    model: &mut Model,
-    samples: &[i16],
-    language: &str,
-) -> anyhow::Result<ChunkTranscript> {
+fn trimmed(window: &str) -> anyhow::Result<Window> {
+    let (margin, least) = window.split_once('/').context("margin/least is expected")?;
+    Ok(Window::Trimmed {
+        margin: margin.parse()?,
+        least: least.parse()?,
+    })
+}
+
+fn transcribe(way: &mut Way, samples: &[i16], language: &str) -> anyhow::Result<ChunkTranscript> {
     let request = Request {
         samples: samples.iter().map(|s| f32::from(*s) / 32_768.0).collect(),
         task: Task::Transcribe,
-        language: Some(language.to_owned()),
+        language: (!way.detects).then(|| language.to_owned()),
         prompt: None,
         temperature: 0.0,
     };
-    let done = model.transcribe(request, &AtomicBool::new(false), &mut |_, _| {});
+    let done = way
+        .model
+        .transcribe(request, &AtomicBool::new(false), &mut |_, _| {});
     done.map_err(|error| anyhow::anyhow!("{error:?}"))
 }

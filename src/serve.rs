@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_cpu_gets_as_many_lanes_as_gain_something() {
-        let lanes = |cores| default_lanes(cores, default_threads(cores));
+        let lanes = |cores| default_lanes(cores, threads(&Settings::default(), cores));
         assert_eq!([1, 2, 4, 8, 16, 64].map(lanes), [1, 2, 2, 2, 4, 16]);
         assert_eq!(default_lanes(2, 1), 2);
     }

@@ -1,7 +1,8 @@
 //! Audio of any format to chunks of 16 kHz mono: the tree's [`AudioDecoder`].
 //!
 //! The sound decides, never a file name or a MIME type. Plain PCM WAV is read in this process
-//! (`wav`), everything else by an ffmpeg process (`ffmpeg`); both give blocks of samples as they are
+//! (`wav`), and so are short FLAC and MP3 files (`compressed`), everything else by an ffmpeg process
+//! (`ffmpeg`); all give blocks of samples as they are
 //! asked for, and the [`chunker`] cuts those into chunks at quiet places. Nothing runs ahead: an
 //! hour of audio takes as much memory as a minute, and dropping a stream ends all that it started.
 //!
@@ -11,8 +12,10 @@
 //! for as long as it lives, waiting ones included.
 
 pub mod chunker;
+mod compressed;
 mod ffmpeg;
 mod ffmpeg_log;
+mod mono;
 mod quiet;
 mod resample;
 mod riff;
@@ -32,6 +35,7 @@ use stt_actors::ports::{AudioDecoder, AudioSource, ChunkStream, DecodeError, Dec
 use tokio::sync::Semaphore;
 
 use chunker::Chunker;
+use compressed::ShortSource;
 use ffmpeg::{FfmpegSettings, FfmpegSource};
 use stream::{DecodedStream, Source};
 use vad::{DetectSpeech, SpeechDetector, VoiceActivity};
@@ -104,14 +108,17 @@ impl AudioDecoder for Decoder {
             .await
             .map_err(|error| DecodeError::Unavailable(format!("opening the audio: {error}")))??;
         let source = match inspected {
-            Inspected::NoSamples => {
+            Looked::Short(file) => Source::Short(ShortSource::new(file), self.ffmpeg.clone()),
+            Looked::At(Inspected::NoSamples) => {
                 return Err(DecodeError::Empty("a WAV header without sound".into()));
             }
-            Inspected::Pcm(wav) if wav.claimed_duration() > self.ffmpeg.max_audio => {
+            Looked::At(Inspected::Pcm(wav)) if wav.claimed_duration() > self.ffmpeg.max_audio => {
                 return Err(stream::too_long(self.ffmpeg.max_audio));
             }
-            Inspected::Pcm(wav) => Source::Wav(wav),
-            Inspected::Other(file) => Source::Ffmpeg(FfmpegSource::new(self.ffmpeg.clone(), file)),
+            Looked::At(Inspected::Pcm(wav)) => Source::Wav(wav),
+            Looked::At(Inspected::Other(file)) => {
+                Source::Ffmpeg(FfmpegSource::new(self.ffmpeg.clone(), file))
+            }
         };
         let weights = options
             .voice_activity
@@ -129,8 +136,15 @@ impl AudioDecoder for Decoder {
     }
 }
 
+/// What a file turned out to be.
+enum Looked {
+    /// Short, and perhaps for [`compressed`].
+    Short(File),
+    At(Inspected),
+}
+
 /// Opens the file and finds out who shall read it. Blocking.
-fn inspect(path: &Path) -> Result<Inspected, DecodeError> {
+fn inspect(path: &Path) -> Result<Looked, DecodeError> {
     // The path is the server's own and is not for a client to see.
     let unreadable = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => DecodeError::Unavailable("the audio file is gone".into()),
@@ -144,5 +158,10 @@ fn inspect(path: &Path) -> Result<Inspected, DecodeError> {
     if metadata.len() == 0 {
         return Err(DecodeError::Empty("the file has no bytes".into()));
     }
-    wav::inspect(File::open(path).map_err(unreadable)?).map_err(unreadable)
+    let mut file = File::open(path).map_err(unreadable)?;
+    if compressed::is_candidate(&mut file).map_err(unreadable)? {
+        return Ok(Looked::Short(file));
+    }
+    let inspected = wav::inspect(file).map_err(unreadable)?;
+    Ok(Looked::At(inspected))
 }

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stt_actors::ports::{AudioChunk, ChunkStream, DecodeError, Decoded, SAMPLE_RATE};
+use stt_actors::ports::{
+    self, AudioChunk, ChunkStream, DecodeError, SAMPLE_RATE, samples_to_seconds,
+};
 use tokio::sync::Semaphore;
 
 use super::chunker::Chunker;
-use super::ffmpeg::FfmpegSource;
+use super::compressed::{Decoded, ShortSource};
+use super::ffmpeg::{FfmpegSettings, FfmpegSource};
 use super::wav::WavSource;
 
 /// Audio that is decoded in one turn at most, where it has no speech in it.
@@ -22,13 +25,17 @@ const ROUNDING: Duration = Duration::from_secs(1);
 pub(super) enum Source {
     Wav(WavSource),
     Ffmpeg(FfmpegSource),
+    /// Not looked into yet, and who decodes it if it is unusual.
+    Short(ShortSource, FfmpegSettings),
+    /// All of it, until it is taken.
+    Decoded(Option<Vec<i16>>),
 }
 
 impl Source {
     /// Waits for what the source needs before it can be read.
     async fn ready(&mut self) {
         match self {
-            Self::Wav(_) => {}
+            Self::Wav(_) | Self::Short(..) | Self::Decoded(_) => {}
             Self::Ffmpeg(ffmpeg) => ffmpeg.ready().await,
         }
     }
@@ -38,6 +45,8 @@ impl Source {
         match self {
             Self::Wav(wav) => Some(wav.claimed_duration()),
             Self::Ffmpeg(ffmpeg) => ffmpeg.claimed_duration(),
+            Self::Short(..) => None,
+            Self::Decoded(samples) => length(samples.as_deref()),
         }
     }
 
@@ -46,6 +55,8 @@ impl Source {
         match self {
             Self::Wav(wav) => Some(wav.claimed_duration()),
             Self::Ffmpeg(ffmpeg) => ffmpeg.promised_duration(),
+            Self::Short(..) => None,
+            Self::Decoded(samples) => length(samples.as_deref()),
         }
     }
 
@@ -53,8 +64,31 @@ impl Source {
         match self {
             Self::Wav(wav) => wav.next_block().await,
             Self::Ffmpeg(ffmpeg) => ffmpeg.next_block().await,
+            Self::Short(..) => Ok(None),
+            Self::Decoded(samples) => Ok(samples.take()),
         }
     }
+
+    /// Looks into a short file. Whether something else must get ready before it can be read.
+    async fn look_into(&mut self) -> Result<bool, DecodeError> {
+        let Self::Short(short, ffmpeg) = self else {
+            return Ok(false);
+        };
+        match short.decode().await? {
+            Decoded::Samples(samples) => {
+                *self = Self::Decoded(Some(samples));
+                Ok(false)
+            }
+            Decoded::Unusual(file) => {
+                *self = Self::Ffmpeg(FfmpegSource::new(ffmpeg.clone(), file));
+                Ok(true)
+            }
+        }
+    }
+}
+
+fn length(samples: Option<&[i16]>) -> Option<Duration> {
+    samples.map(|samples| Duration::from_secs_f64(samples_to_seconds(samples.len() as u64)))
 }
 
 /// The chunks of one source, decoded as they are asked for. A caller who stops waiting for a chunk
@@ -88,11 +122,16 @@ impl DecodedStream {
 
     /// Decodes until there is a chunk to take, the end, or for long enough.
     async fn decode(&mut self) -> Result<(), DecodeError> {
-        // First the slot, then the turn: who waits for a slot must not keep others from working.
-        self.source.ready().await;
         let turns = self.turns.clone();
-        // The semaphore is never closed.
-        let _turn = turns.acquire().await.ok();
+        let _turn = loop {
+            // First the slot, then the turn: who waits for a slot must not keep others from working.
+            self.source.ready().await;
+            // The semaphore is never closed.
+            let turn = turns.acquire().await.ok();
+            if !self.source.look_into().await? {
+                break turn;
+            }
+        };
         let until = self.chunker.pushed_samples() + LONGEST_TURN;
         while self.cut.is_empty() && !self.ended && self.chunker.pushed_samples() < until {
             let Some(samples) = self.source.next_block().await? else {
@@ -135,15 +174,15 @@ impl ChunkStream for DecodedStream {
         self.source.ready().await;
     }
 
-    async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError> {
+    async fn next(&mut self, target: Duration) -> Result<Option<ports::Decoded>, DecodeError> {
         self.chunker.aim_at(target);
         if self.cut.is_empty() && !self.ended {
             self.decode().await?;
         }
         Ok(match self.cut.pop_front() {
-            Some(chunk) => Some(Decoded::Chunk(chunk)),
+            Some(chunk) => Some(ports::Decoded::Chunk(chunk)),
             None if self.ended => None,
-            None => Some(Decoded::Silence),
+            None => Some(ports::Decoded::Silence),
         })
     }
 

@@ -12,6 +12,7 @@ use hound::{SampleFormat, WavReader};
 use stt_actors::ports::{DecodeError, SAMPLE_RATE};
 use tokio::task::JoinHandle;
 
+use super::mono::Mono;
 use super::resample::Resampler;
 use super::riff::{self, Layout};
 
@@ -27,9 +28,6 @@ const LARGEST_RATIO: u32 = 50_000;
 
 /// More channels than any recorder has.
 const MOST_CHANNELS: u16 = 64;
-
-/// A channel that was never louder than this, of full scale 1 (-60 dB), is an empty one.
-const EMPTY_CHANNEL_PEAK: f32 = 0.001;
 
 /// What a file turned out to be.
 pub(super) enum Inspected {
@@ -103,8 +101,7 @@ struct Worker {
     reader: WavReader<BufReader<File>>,
     /// Made with the first block.
     resampler: Option<Resampler>,
-    /// The channels that had sound so far.
-    heard: Vec<bool>,
+    mono: Mono,
     ended: bool,
 }
 
@@ -119,7 +116,7 @@ impl WavSource {
             worker: Some(Box::new(Worker {
                 reader,
                 resampler: None,
-                heard: vec![false; usize::from(spec.channels)],
+                mono: Mono::new(usize::from(spec.channels)),
                 ended: false,
             })),
             reading: None,
@@ -175,20 +172,14 @@ impl Worker {
         spec: hound::WavSpec,
         output: &mut Vec<i16>,
     ) -> Result<(), DecodeError> {
-        let mut mono = match spec.sample_format {
+        match spec.sample_format {
             SampleFormat::Float => self.read_summed(|sample: f32| sample)?,
             SampleFormat::Int => {
                 let scale = 1.0 / (1_u64 << (spec.bits_per_sample - 1)) as f32;
-                self.read_summed(|sample: i32| sample as f32 * scale)?
+                self.read_summed(|sample: i32| sample as f32 * scale)?;
             }
-        };
-        // The mean of all channels that had sound: of a headset that fills only the left one, or of
-        // speech in the middle of six, nothing is lost. Channels cannot be told from one block
-        // alone, so that the level drops once when another one sets in.
-        let heard = self.heard.iter().filter(|&&heard| heard).count().max(1);
-        for sample in &mut mono {
-            *sample /= heard as f32;
         }
+        let mono = self.mono.mean();
         let resampler = match &mut self.resampler {
             Some(resampler) => resampler,
             none => none.insert(Resampler::new(spec.sample_rate).map_err(|error| {
@@ -202,27 +193,17 @@ impl Worker {
         Ok(())
     }
 
-    /// A block with the sum of all channels; `scaled` brings a sample to full scale 1.
+    /// Reads a block; `scaled` brings a sample to full scale 1.
     fn read_summed<S: hound::Sample + Copy>(
         &mut self,
         scaled: impl Fn(S) -> f32,
-    ) -> Result<Vec<f32>, DecodeError> {
-        let mut sums = Vec::with_capacity(BLOCK_FRAMES);
-        let mut heard = std::mem::take(&mut self.heard);
+    ) -> Result<(), DecodeError> {
+        let mut mono = std::mem::replace(&mut self.mono, Mono::new(0));
         let read = self.read_frames::<S>(|frame| {
-            let mut sum = 0.0;
-            for (sample, heard) in frame.iter().zip(&mut heard) {
-                let sample = scaled(*sample);
-                // Damaged float samples may be no numbers.
-                if sample.is_finite() {
-                    *heard |= sample.abs() > EMPTY_CHANNEL_PEAK;
-                    sum += sample;
-                }
-            }
-            sums.push(sum);
+            mono.push_frame(frame.iter().map(|sample| scaled(*sample)));
         });
-        self.heard = heard;
-        read.map(|()| sums)
+        self.mono = mono;
+        read
     }
 
     /// Hands up to a block's worth of frames to `each`, and notes the end of the data. A file that

@@ -43,7 +43,7 @@ const WINDOW_STEP: usize = 64;
 /// masked: there shall be none.
 const WINDOW_STEP_ON_GPU: usize = 256;
 /// Detecting the language needs no more of the audio than this: 15 s.
-const DETECTION_WINDOW: usize = 768;
+pub const DETECTION_WINDOW: usize = 768;
 /// Text of the 220 tokens that whisper keeps of a prompt, and some more.
 const LONGEST_PROMPT_BYTES: usize = 2000;
 /// Vocabulary of the models that know 100 languages; those with fewer entries know 99.
@@ -75,6 +75,8 @@ pub struct Options {
     pub beam_size: u32,
     /// How much of the encoder's window a chunk gets.
     pub window: Window,
+    /// How much of it detecting the language gets: no more than [`DETECTION_WINDOW`] in any case.
+    pub detection: Window,
     /// Whether the model tells times. Without, a chunk is one segment.
     pub timestamps: bool,
 }
@@ -87,6 +89,7 @@ impl Default for Options {
             gpu: None,
             beam_size: 1,
             window: Window::MEASURED,
+            detection: Window::FOR_LANGUAGE,
             timestamps: true,
         }
     }
@@ -173,7 +176,7 @@ impl Model {
             prompt: &self.prompt_tokens(request.prompt.as_deref())?,
             temperature: request.temperature,
         };
-        let window = self.window(samples.len());
+        let window = (self.options.window).frames(samples.len(), self.window_step());
         let mut segments = self.attempt(state, &plan, window, abort, &mut passes)?;
         let doubt = (window < window::FULL)
             .then(|| window::doubt(&segments, millis as f64 / 1000.0))
@@ -192,12 +195,11 @@ impl Model {
         })
     }
 
-    fn window(&self, samples: usize) -> usize {
-        let step = match self.options.gpu {
+    fn window_step(&self) -> usize {
+        match self.options.gpu {
             Some(_) => WINDOW_STEP_ON_GPU,
             None => WINDOW_STEP,
-        };
-        self.options.window.frames(samples, step)
+        }
     }
 
     /// One transcription, with a window of so many frames. The temperature ladder is for the full
@@ -268,7 +270,8 @@ impl Model {
         samples: &[f32],
     ) -> Result<(String, f32), Failure> {
         let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
-        parameters.set_audio_ctx(detection_window(samples.len()) as i32);
+        let window = (self.options.detection).frames(samples.len(), self.window_step());
+        parameters.set_audio_ctx(window.min(DETECTION_WINDOW) as i32);
         // Sets the window and the spectrogram, and stops before the encoder.
         Watch::stop_before_encoder(&mut parameters);
         state.full(parameters, samples).map_err(whisper_failed)?;
@@ -415,14 +418,6 @@ fn is_ladder(temperature: f32) -> bool {
     temperature <= f32::EPSILON
 }
 
-/// Encoder frames of 20 ms for detecting the language of so many samples: what there is and a
-/// margin, since a window that is cut too close misleads the model.
-fn detection_window(samples: usize) -> usize {
-    let frames = samples.div_ceil(SAMPLE_RATE as usize / 50);
-    let with_margin = (frames + 256).next_multiple_of(64);
-    with_margin.clamp(512, DETECTION_WINDOW)
-}
-
 fn mean(values: &[f32]) -> f32 {
     if values.is_empty() {
         return 0.0;
@@ -464,12 +459,5 @@ mod tests {
         assert_eq!(tail(&long), "ñ".repeat(LONGEST_PROMPT_BYTES / 2));
         let odd = format!("{long}x");
         assert!(tail(&odd).len() <= LONGEST_PROMPT_BYTES && tail(&odd).ends_with('x'));
-    }
-
-    #[test]
-    fn the_detection_window_holds_short_audio_whole_and_is_bounded() {
-        assert_eq!(detection_window(0), 512);
-        assert_eq!(detection_window(6 * 16_000), 576);
-        assert_eq!(detection_window(30 * 16_000), DETECTION_WINDOW);
     }
 }
