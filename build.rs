@@ -9,6 +9,7 @@ fn main() {
     }
     println!("cargo::rustc-link-arg=-Wl,--wrap=ggml_conv_1d_ph");
     println!("cargo::rustc-link-arg=-Wl,--wrap=ggml_graph_plan");
+    println!("cargo::rustc-link-arg=-Wl,--wrap=ggml_graph_compute");
     if target("ARCH") == "x86_64" {
         println!("cargo::rustc-link-arg=-Wl,--wrap=llamafile_sgemm");
     }

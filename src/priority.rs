@@ -10,13 +10,20 @@ pub const COLD_WORKER: i32 = 10;
 /// Of ffmpeg: before cold workers, which wait for what it decodes, and behind the hot one.
 pub const DECODER: i32 = 5;
 
-/// Makes a process step back; the threads that it has started already stay as they are. To step back
-/// is always allowed; it fails only for a process that is gone.
+/// Makes a process step back by so much from where it is; the threads that it has started already stay as
+/// they are. To step back is always allowed; it fails only for a process that is gone.
 ///
 /// # Errors
 /// The kernel's word. `process`: 0 is the caller itself.
-pub fn step_back(process: u32, niceness: i32) -> Result<(), Errno> {
+pub fn step_back(process: u32, steps: i32) -> Result<(), Errno> {
+    // -1 is a niceness as well as the sign of an error.
+    Errno::clear();
     // SAFETY: a bare system call on numbers.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, process, niceness) };
+    let now = unsafe { libc::getpriority(libc::PRIO_PROCESS, process) };
+    if now == -1 && Errno::last_raw() != 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: likewise; the kernel bounds the value.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, process, now + steps) };
     Errno::result(result).map(drop)
 }

@@ -47,18 +47,80 @@ async fn wav_of_any_width_rate_and_channel_count_is_read() {
     for spec in specs {
         let path = files.path("tone.wav");
         tone_wav(&path, spec, 2);
-        // Without ffmpeg: WAV is this process's own work.
-        let decoder = Decoder::new(
-            DecoderLimits {
-                ffmpeg: "no-such-ffmpeg".into(),
-                ..DecoderLimits::default()
-            },
-            VoiceActivity::default(),
-        );
-        let tone = decode_with(&decoder, &path).await.unwrap();
+        // WAV is this process's own work.
+        let tone = decode_with(&without_ffmpeg(), &path).await.unwrap();
         assert_eq!(tone.samples, 32_000, "{spec:?}");
         assert_eq!(tone.claimed, Some(Duration::from_secs(2)));
         assert_is_tone(&tone, &format!("{spec:?}"));
+    }
+}
+
+/// A decoder on a machine that has no ffmpeg.
+fn without_ffmpeg() -> Decoder {
+    Decoder::new(
+        DecoderLimits {
+            ffmpeg: "no-such-ffmpeg".into(),
+            ..DecoderLimits::default()
+        },
+        VoiceActivity::default(),
+    )
+}
+
+#[tokio::test]
+async fn short_flac_and_mp3_need_no_ffmpeg_and_sound_as_it_decodes_them() {
+    let files = Files::new();
+    for (name, arguments) in [
+        ("a.flac", ""),
+        ("b.flac", "-ac 2 -ar 48000 -sample_fmt s32"),
+        ("c.flac", "-ar 8000 -metadata title=test"),
+        ("d.mp3", "-b:a 64k"),
+        (
+            "e.mp3",
+            "-ac 2 -q:a 4 -id3v2_version 3 -metadata title=test",
+        ),
+        ("f.mp3", "-ar 16000 -write_xing 0 -id3v2_version 0"),
+    ] {
+        let path = files.tone(name, 4.0, arguments);
+        let ours = decode_with(&without_ffmpeg(), &path).await.expect(name);
+        let theirs = files.made(
+            &format!("{name}.wav"),
+            &format!("-i file:{} -ac 1 -ar 16000", path.display()),
+        );
+        let theirs = decode(&theirs).await.expect(name);
+        let (a, b) = (ours.all_samples(), theirs.all_samples());
+        assert!(
+            a.len().abs_diff(b.len()) < 1200,
+            "{name}: {} {}",
+            a.len(),
+            b.len()
+        );
+        assert!(
+            (ours.loudness() - theirs.loudness()).abs() < 0.005,
+            "{name}"
+        );
+        if path.extension().unwrap() == "flac" {
+            // The two resamplers differ near the edges and in the last bits.
+            let pairs = a.iter().zip(&b).skip(1000).take(a.len() - 2000);
+            let off = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(off < 60, "{name}: {off}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn flac_that_is_damaged_or_not_short_is_left_to_ffmpeg() {
+    let files = Files::new();
+    let whole = files.tone("tone.flac", 8.0, "");
+    let mut bytes = std::fs::read(&whole).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 50].fill(0x5a);
+    let damaged = files.write("damaged.flac", bytes);
+    let long = files.tone("long.flac", 130.0, "");
+    for path in [damaged, long] {
+        let error = decode_with(&without_ffmpeg(), &path).await.err();
+        let error = error.expect("not decoded").to_string();
+        assert!(error.contains("Install ffmpeg"), "{error}");
+        assert!(decode(&path).await.unwrap().seconds() > 7.0);
     }
 }
 

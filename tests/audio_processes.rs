@@ -147,7 +147,7 @@ async fn ffmpeg_sees_no_keys() {
 async fn a_long_file_that_waits_keeps_no_turn_from_a_short_one() {
     let files = Files::new();
     let long = long_file(&files);
-    let short = files.tone("short.mp3", 2.0, "");
+    let short = files.tone("short.ogg", 2.0, "-c:a libopus");
     let decoder = with(|limits| limits.concurrent_decoders = 1);
     let mut waiting = open(&decoder, &long).await.unwrap();
     patiently(next_chunk(waiting.as_mut()))
@@ -194,7 +194,7 @@ async fn no_more_decoders_are_at_work_than_turns() {
 async fn no_more_processes_than_slots_and_waiting_for_one_is_no_stall() {
     let files = Files::new();
     let long = long_file(&files);
-    let second = files.tone("second.mp3", 2.0, "");
+    let second = files.tone("second.ogg", 2.0, "-c:a libopus");
     let stall = Duration::from_secs(2);
     let decoder = with(|limits| {
         limits.ffmpeg_processes = 1;
@@ -222,7 +222,7 @@ async fn no_more_processes_than_slots_and_waiting_for_one_is_no_stall() {
 #[tokio::test]
 async fn a_file_that_is_decoded_gives_its_slot_back_before_it_is_dropped() {
     let files = Files::new();
-    let short = files.tone("short.mp3", 2.0, "");
+    let short = files.tone("short.ogg", 2.0, "-c:a libopus");
     let decoder = with(|limits| limits.ffmpeg_processes = 1);
     let mut first = open(&decoder, &short).await.unwrap();
     patiently(next_chunk(first.as_mut()))
@@ -241,8 +241,15 @@ async fn a_file_that_is_decoded_gives_its_slot_back_before_it_is_dropped() {
 #[tokio::test]
 async fn a_caller_who_asks_again_loses_nothing() {
     let files = Files::new();
-    for name in ["a.wav", "a.flac"] {
-        let path = files.tone(name, 40.0, "-ar 48000");
+    for name in ["a.wav", "a.flac", "a.mka"] {
+        let path = files.tone(
+            name,
+            40.0,
+            "-c:a flac -ar 48000".trim_start_matches(
+                // WAV holds plain samples.
+                if name == "a.wav" { "-c:a flac" } else { "" },
+            ),
+        );
         let decoder = with(|_| {});
         let mut stream = open(&decoder, &path).await.unwrap();
         let mut samples = 0;

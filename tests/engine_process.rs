@@ -13,7 +13,7 @@ use stt_actors::ports::{
     AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LaneKind,
     LanguageHeard, LaunchError, WorkerId,
 };
-use stt_actors::transcript::Task;
+use stt_actors::transcript::{ChunkTranscript, Task};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
 struct Fixed(PathBuf);
@@ -29,6 +29,14 @@ impl ModelSource for Fixed {
 }
 
 async fn launch(executable: &Path, model: &Path) -> Result<Arc<dyn Engine>, LaunchError> {
+    launch_as(LaneKind::Hot, executable, model).await
+}
+
+async fn launch_as(
+    kind: LaneKind,
+    executable: &Path,
+    model: &Path,
+) -> Result<Arc<dyn Engine>, LaunchError> {
     let config = WorkerConfig {
         executable: executable.to_path_buf(),
         threads: 2,
@@ -38,7 +46,7 @@ async fn launch(executable: &Path, model: &Path) -> Result<Arc<dyn Engine>, Laun
         load_limit: Duration::from_secs(60),
     };
     let launcher = WorkerLauncher::new(config, Arc::new(Fixed(model.to_path_buf())));
-    launcher.launch(&WorkerId::new(LaneKind::Hot, 1)).await
+    launcher.launch(&WorkerId::new(kind, 1)).await
 }
 
 /// A program that does this in place of a worker.
@@ -96,8 +104,49 @@ async fn a_worker_transcribes_alike_every_time_and_stops_when_asked() {
     assert!(!lives(pid));
 }
 
+/// Niceness of each thread of a process.
+fn niceness(process: u32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("lives");
+    let of_thread = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).expect("reads");
+        // Behind the name, which may hold anything: the 17th field from there.
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        fields.split_whitespace().nth(16).expect("is there").parse()
+    };
+    threads
+        .map(|thread| of_thread(thread.expect("a thread")).expect("a number"))
+        .collect()
+}
+
 #[tokio::test]
-async fn detecting_the_language_costs_one_trimmed_pass() {
+async fn a_cold_worker_steps_back_with_all_its_threads_and_the_hot_one_does_not() {
+    let model = model("tiny.en").await;
+    for kind in [LaneKind::Hot, LaneKind::Cold] {
+        let engine = launch_as(kind, Path::new(PROGRAM), &model)
+            .await
+            .expect("launches");
+        // Its threads for a chunk are there.
+        engine
+            .transcribe(request(), unheard())
+            .await
+            .expect("transcribes");
+        let own = niceness(std::process::id())[0];
+        let found = niceness(engine.info().process_id.expect("a process"));
+        let expected = if kind == LaneKind::Cold {
+            own + 10
+        } else {
+            own
+        };
+        assert!(found.len() > 1, "{found:?}");
+        assert!(
+            found.iter().all(|nice| *nice == expected),
+            "{kind:?}: {found:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn detecting_the_language_costs_no_pass_of_its_own_and_changes_nothing_else() {
     let engine = launch(Path::new(PROGRAM), &model("base").await)
         .await
         .expect("launches");
@@ -107,7 +156,7 @@ async fn detecting_the_language_costs_one_trimmed_pass() {
         .expect("transcribes");
     assert_eq!(
         (detected.language.as_str(), detected.encoder_passes),
-        ("en", 2)
+        ("en", 1)
     );
     assert!(detected.language_probability > Some(0.5), "{detected:?}");
     let forced = ChunkRequest {
@@ -122,6 +171,13 @@ async fn detecting_the_language_costs_one_trimmed_pass() {
         (forced.language_probability, forced.encoder_passes),
         (None, 1)
     );
+    // But for the probability that nobody speaks, which whisper reads off the pass for the language.
+    let text = |transcript: &ChunkTranscript| {
+        let mut segments = transcript.segments.clone();
+        segments.iter_mut().for_each(|s| s.no_speech_prob = 0.0);
+        segments
+    };
+    assert_eq!(text(&forced), text(&detected));
     let unknown = ChunkRequest {
         language: Some("xx".to_owned()),
         ..request()

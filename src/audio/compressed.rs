@@ -24,6 +24,8 @@ use super::resample::Resampler;
 const MOST_BYTES: u64 = 4 << 20;
 /// A small file can claim hours. What decodes to more is ffmpeg's, piece by piece.
 const MOST_SECONDS: usize = 120;
+/// An MP3 does not say exactly how much of its first and last frame is sound: two frames.
+const MOST_MISSING: u64 = 2 * 1152;
 
 /// Whether a file looks as if it were for this module. Blocking. The file is left at its beginning.
 pub(super) fn is_candidate(file: &mut File) -> io::Result<bool> {
@@ -125,15 +127,21 @@ fn decode_all(source: MediaSourceStream<'_>) -> Result<Vec<i16>, Unusual> {
     let parameters = parameters.ok_or(Unusual::Other("unknown sound"))?;
     let codecs = symphonia::default::get_codecs();
     let decoder = codecs.make_audio_decoder(parameters, &AudioDecoderOptions::default())?;
-    let track = track.id;
-    all_packets(format, decoder, track)
+    let (claimed, track) = (track.num_frames, track.id);
+    let mono = all_packets(format, decoder, track)?;
+    // Frames that were damaged are passed over without a word, but are missed here.
+    let missing = claimed.is_some_and(|claimed| claimed > mono.1.frames() as u64 + MOST_MISSING);
+    if missing {
+        return Err(Unusual::Other("less sound than there should be"));
+    }
+    resampled(mono)
 }
 
 fn all_packets(
     mut format: Box<dyn FormatReader + '_>,
     mut decoder: Box<dyn AudioDecoder>,
     track: u32,
-) -> Result<Vec<i16>, Unusual> {
+) -> Result<(u32, Mono), Unusual> {
     let mut interleaved: Vec<f32> = Vec::new();
     let mut sound: Option<(u32, Mono)> = None;
     while let Some(packet) = format.next_packet()? {
@@ -153,7 +161,10 @@ fn all_packets(
             return Err(Unusual::Other("long"));
         }
     }
-    let (rate, mut mono) = sound.ok_or(Unusual::Other("empty"))?;
+    sound.ok_or(Unusual::Other("empty"))
+}
+
+fn resampled((rate, mut mono): (u32, Mono)) -> Result<Vec<i16>, Unusual> {
     let mut samples =
         Vec::with_capacity(mono.frames() * SAMPLE_RATE as usize / rate.max(1) as usize);
     let mut resampler = Resampler::new(rate).map_err(Unusual::Rate)?;

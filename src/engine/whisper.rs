@@ -19,8 +19,9 @@ use whisper_rs::{
     WhisperToken,
 };
 
+use super::kernels::reuse;
 use super::protocol::Failure;
-use callbacks::Watch;
+use callbacks::{GRAPHS_OF_A_PASS, Watch};
 pub use callbacks::{forget_memory, memory_was_short};
 use window::Window;
 
@@ -42,8 +43,6 @@ const WINDOW_STEP: usize = 64;
 /// On a GPU, attention is computed on rows in multiples of this, and those beyond the window are not
 /// masked: there shall be none.
 const WINDOW_STEP_ON_GPU: usize = 256;
-/// Detecting the language needs no more of the audio than this: 15 s.
-pub const DETECTION_WINDOW: usize = 768;
 /// Text of the 220 tokens that whisper keeps of a prompt, and some more.
 const LONGEST_PROMPT_BYTES: usize = 2000;
 /// Vocabulary of the models that know 100 languages; those with fewer entries know 99.
@@ -75,8 +74,6 @@ pub struct Options {
     pub beam_size: u32,
     /// How much of the encoder's window a chunk gets.
     pub window: Window,
-    /// How much of it detecting the language gets: no more than [`DETECTION_WINDOW`] in any case.
-    pub detection: Window,
     /// Whether the model tells times. Without, a chunk is one segment.
     pub timestamps: bool,
 }
@@ -89,7 +86,6 @@ impl Default for Options {
             gpu: None,
             beam_size: 1,
             window: Window::MEASURED,
-            detection: Window::FOR_LANGUAGE,
             timestamps: true,
         }
     }
@@ -158,12 +154,15 @@ impl Model {
             samples.resize(SHORTEST_SAMPLES, 0.0);
         }
         let mut passes = 0;
+        let window = (self.options.window).frames(samples.len(), self.window_step());
         let mut state = self.context.create_state().map_err(whisper_failed)?;
+        let mut is_encoded = false;
         let forced = self.forced_language(request.language.as_deref())?;
         let (language, probability) = if let Some(forced) = forced {
             (forced, None)
         } else {
-            let (code, probability) = self.detect_language(&mut state, &samples)?;
+            let (code, probability);
+            (code, probability, is_encoded) = self.detect_language(&mut state, &samples, window)?;
             passes += 1;
             heard(&code, probability);
             (code, Some(probability))
@@ -176,14 +175,20 @@ impl Model {
             prompt: &self.prompt_tokens(request.prompt.as_deref())?,
             temperature: request.temperature,
         };
-        let window = (self.options.window).frames(samples.len(), self.window_step());
-        let mut segments = self.attempt(state, &plan, window, abort, &mut passes)?;
+        let watch = Watch::new(abort);
+        if is_encoded {
+            watch.is_encoded();
+        }
+        let mut segments = self.attempt(state, &plan, window, &watch)?;
+        passes += watch.encoder_passes();
         let doubt = (window < window::FULL)
             .then(|| window::doubt(&segments, millis as f64 / 1000.0))
             .flatten();
         if doubt.is_some() {
             let state = self.context.create_state().map_err(whisper_failed)?;
-            segments = self.attempt(state, &plan, window::FULL, abort, &mut passes)?;
+            let watch = Watch::new(abort);
+            segments = self.attempt(state, &plan, window::FULL, &watch)?;
+            passes += watch.encoder_passes();
         }
         Ok(ChunkTranscript {
             segments,
@@ -209,10 +214,8 @@ impl Model {
         mut state: WhisperState,
         plan: &Plan<'_>,
         window: usize,
-        abort: &AtomicBool,
-        passes: &mut u32,
+        watch: &Watch<'_>,
     ) -> Result<Vec<Segment>, Failure> {
-        let watch = Watch::new(abort);
         let mut parameters = self.parameters(plan.language, plan.task, plan.temperature);
         parameters.set_tokens(plan.prompt);
         // Without the true length, the padding would be decoded as well, and hallucinated into.
@@ -223,7 +226,8 @@ impl Model {
         }
         watch.attach(&mut parameters);
         let result = state.full(parameters, plan.samples);
-        *passes += watch.encoder_passes();
+        // Whatever has become of it, nothing else is to be passed over.
+        reuse::skip(0);
         if watch.was_aborted() {
             return Err(Failure::Aborted);
         }
@@ -233,7 +237,7 @@ impl Model {
             .len()
             .min(plan.millis * SAMPLE_RATE as usize / 1000);
         let duration = duration as f64 / f64::from(SAMPLE_RATE);
-        Ok(self.segments(&state, &watch, plan.temperature, duration))
+        Ok(self.segments(&state, watch, plan.temperature, duration))
     }
 
     /// The language that needs no detection: the client's, or English on a model that knows no
@@ -262,22 +266,26 @@ impl Model {
         }
     }
 
-    /// Detects the language with one encoder pass over a trimmed window. Whisper's own "auto"
-    /// takes a full pass, with whatever window the last call had left.
+    /// Detects the language with one encoder pass over the window that transcribing takes; its code and
+    /// probability, and whether what the encoder made can be used for that. Whisper's own "auto" takes
+    /// a pass of its own, with whatever window the last call had left.
     fn detect_language(
         &self,
         state: &mut WhisperState,
         samples: &[f32],
-    ) -> Result<(String, f32), Failure> {
+        window: usize,
+    ) -> Result<(String, f32, bool), Failure> {
         let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
-        let window = (self.options.detection).frames(samples.len(), self.window_step());
-        parameters.set_audio_ctx(window.min(DETECTION_WINDOW) as i32);
+        parameters.set_audio_ctx(window as i32);
         // Sets the window and the spectrogram, and stops before the encoder.
         Watch::stop_before_encoder(&mut parameters);
         state.full(parameters, samples).map_err(whisper_failed)?;
-        let (_, probabilities) = state
-            .lang_detect(0, self.options.threads as usize)
-            .map_err(whisper_failed)?;
+        let threads = self.options.threads as usize;
+        let (detected, graphs) = reuse::counted(|| state.lang_detect(0, threads));
+        let (_, probabilities) = detected.map_err(whisper_failed)?;
+        // The encoder's, and one of the decoder. Others are not understood, so nothing is reused; on a
+        // GPU there are none.
+        let is_encoded = graphs == GRAPHS_OF_A_PASS + 1;
         let known = &probabilities[..probabilities.len().min(self.language_count())];
         let best = known
             .iter()
@@ -287,7 +295,7 @@ impl Model {
                 Some((whisper_rs::get_lang_str(id as i32)?, *probability))
             });
         match best {
-            Some((code, probability)) => Ok((code.to_owned(), probability)),
+            Some((code, probability)) => Ok((code.to_owned(), probability, is_encoded)),
             None => Err(Failure::Engine("no language was detected".to_owned())),
         }
     }

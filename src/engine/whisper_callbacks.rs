@@ -11,6 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use whisper_rs::FullParams;
 use whisper_rs::whisper_rs_sys as sys;
 
+use crate::engine::kernels::reuse;
+
+/// Graphs that make up a pass of the encoder: the convolutions, the layers, and the keys and values for
+/// the decoder.
+pub const GRAPHS_OF_A_PASS: u32 = 3;
+
 /// One of the windows that whisper cut the chunk into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
@@ -24,6 +30,8 @@ pub struct Window {
 #[derive(Debug)]
 pub struct Watch<'a> {
     abort: &'a AtomicBool,
+    /// The state holds what the first pass would make.
+    encoded: AtomicBool,
     encoder_passes: AtomicU32,
     /// Windows, with the number of decoding attempts where retries will be.
     attempts: Mutex<Vec<Window>>,
@@ -34,9 +42,16 @@ impl<'a> Watch<'a> {
     pub fn new(abort: &'a AtomicBool) -> Self {
         Self {
             abort,
+            encoded: AtomicBool::new(false),
             encoder_passes: AtomicU32::new(0),
             attempts: Mutex::new(Vec::new()),
         }
+    }
+
+    /// The state is one that has encoded the beginning of the same audio already, with the same window:
+    /// that pass is passed over.
+    pub fn is_encoded(&self) {
+        self.encoded.store(true, Ordering::Relaxed);
     }
 
     /// Hooks this watch into a call. It must outlive the call.
@@ -82,7 +97,11 @@ impl<'a> Watch<'a> {
     }
 
     fn window_begins(&self, first_segment: usize) {
-        self.encoder_passes.fetch_add(1, Ordering::Relaxed);
+        if self.encoded.swap(false, Ordering::Relaxed) {
+            reuse::skip(GRAPHS_OF_A_PASS);
+        } else {
+            self.encoder_passes.fetch_add(1, Ordering::Relaxed);
+        }
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         attempts.push(Window {
             first_segment,

@@ -31,12 +31,6 @@ impl Window {
         least: 384,
     };
 
-    /// For detecting the language.
-    pub const FOR_LANGUAGE: Self = Self::Trimmed {
-        margin: 256,
-        least: 512,
-    };
-
     /// The window for so many samples, in frames: a multiple of `step`, or the full window.
     pub fn frames(self, samples: usize, step: usize) -> usize {
         match self {
