@@ -19,10 +19,6 @@
 //! paired bootstrap over clips, or over a long file's utterances. `long` also tells how far the
 //! segments' times are from the known times of the utterances.
 
-#[path = "../tests/common/wer.rs"]
-#[allow(dead_code)]
-mod wer;
-
 #[path = "support/decode.rs"]
 mod decode;
 
@@ -40,6 +36,7 @@ use stt_actors::transcript::Task;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::bench::word_error_rate::{align, normalise};
 use uttera_stt::engine::whisper::{Model, Request};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
@@ -169,11 +166,11 @@ async fn clips(args: &Clips) -> anyhow::Result<()> {
     for row in rows(&args.corpus, &args.table)? {
         let samples = decode(&args.corpus.folder.join(&row.path), args.gain_db)?;
         let wav = wav(&samples)?;
-        let reference = wer::normalise(&row.text);
+        let reference = normalise(&row.text);
         let mut errors = [0; 2];
         for (fields, errors) in [&args.a, &args.b].into_iter().zip(&mut errors) {
             let answer = ask(&client, &args.corpus.url, &wav, &row.language, fields).await?;
-            let said = wer::normalise(answer["text"].as_str().unwrap_or_default());
+            let said = normalise(answer["text"].as_str().unwrap_or_default());
             *errors = align(&reference, &said).into_iter().sum();
         }
         if errors[0] != errors[1] {
@@ -242,7 +239,7 @@ const UNIT: usize = 20;
 
 fn utterances(path: &Path, text: &str) -> anyhow::Result<Vec<Utterance>> {
     let Ok(json) = std::fs::read(path.with_extension("segments.json")) else {
-        let words = wer::normalise(text);
+        let words = normalise(text);
         let units = words.chunks(UNIT).map(|words| Utterance {
             start: f64::NAN,
             end: f64::NAN,
@@ -254,7 +251,7 @@ fn utterances(path: &Path, text: &str) -> anyhow::Result<Vec<Utterance>> {
     let rows = rows.into_iter().map(|(start, end, _, text)| Utterance {
         start,
         end,
-        words: wer::normalise(&text),
+        words: normalise(&text),
     });
     Ok(rows.collect())
 }
@@ -386,7 +383,7 @@ fn by_utterance(utterances: &[Utterance], texts: &[String; 2]) -> Vec<Pair> {
     let reference: Vec<String> = utterances.iter().flat_map(|u| u.words.clone()).collect();
     let errors = texts
         .each_ref()
-        .map(|text| align(&reference, &wer::normalise(text)));
+        .map(|text| align(&reference, &normalise(text)));
     let mut at = 0;
     let mut pairs = Vec::new();
     for utterance in utterances {
@@ -400,50 +397,6 @@ fn by_utterance(utterances: &[Utterance], texts: &[String; 2]) -> Vec<Pair> {
         at = range.end;
     }
     pairs
-}
-
-/// Edits that turn the reference into what was said, each charged to a word of the reference.
-fn align(reference: &[String], said: &[String]) -> Vec<usize> {
-    let (rows, columns) = (reference.len() + 1, said.len() + 1);
-    let mut cost = vec![0_u32; rows * columns];
-    for row in 0..rows {
-        for column in 0..columns {
-            cost[row * columns + column] = match (row, column) {
-                (0, _) => column as u32,
-                (_, 0) => row as u32,
-                _ => {
-                    let differs = u32::from(reference[row - 1] != said[column - 1]);
-                    let diagonal = cost[(row - 1) * columns + column - 1] + differs;
-                    let up = cost[(row - 1) * columns + column] + 1;
-                    diagonal.min(up).min(cost[row * columns + column - 1] + 1)
-                }
-            };
-        }
-    }
-    let mut errors = vec![0; reference.len()];
-    let last = reference.len().saturating_sub(1);
-    let (mut row, mut column) = (rows - 1, columns - 1);
-    while row > 0 || column > 0 {
-        let here = cost[row * columns + column];
-        if row > 0 && column > 0 {
-            let differs = u32::from(reference[row - 1] != said[column - 1]);
-            if cost[(row - 1) * columns + column - 1] + differs == here {
-                errors[row - 1] += differs as usize;
-                (row, column) = (row - 1, column - 1);
-                continue;
-            }
-        }
-        if row > 0 && cost[(row - 1) * columns + column] + 1 == here {
-            errors[row - 1] += 1;
-            row -= 1;
-        } else {
-            if let Some(error) = errors.get_mut(row.saturating_sub(1).min(last)) {
-                *error += 1;
-            }
-            column -= 1;
-        }
-    }
-    errors
 }
 
 fn report(pairs: &[Pair], names: [&str; 2]) {
