@@ -14,7 +14,7 @@ const IDLE_COMMANDS: usize = 20;
 /// Most commands while the long file is transcribed.
 const BUSY_COMMANDS: usize = 60;
 /// The long file's lead, so that the system is at it when the first command comes.
-const HEAD_START: Duration = Duration::from_secs(2);
+const HEAD_START: Duration = Duration::from_millis(500);
 
 /// One system after the other.
 pub async fn measure(run: &mut Run) {
