@@ -93,7 +93,7 @@ pub struct BenchArgs {
 }
 
 /// Measures, prints the table and writes what is to be kept. `passed_on` are the arguments that our own
-/// server gets as well.
+/// server gets as well. A signal ends the run early; what was measured until then is told all the same.
 ///
 /// # Errors
 /// Files that cannot be read or written, a signal, or that our own system could not be measured.
@@ -103,45 +103,49 @@ pub async fn bench(
     passed_on: Vec<String>,
 ) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
-    tokio::select! {
-        result = measure(&settings, &args, passed_on) => result,
-        // Dropping the run ends its systems.
-        signal = signals.next() => bail!("ended by {signal}"),
+    let temporary = tempfile::tempdir()?;
+    let folder = args.out.as_deref().unwrap_or(temporary.path());
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let mut run = prepare(&settings, &args, passed_on, folder)?;
+    let peak = args.peak_gflops;
+    let machine = tokio::task::spawn_blocking(move || Machine::look(peak)).await?;
+    let ended_by = tokio::select! {
+        () = run.measure() => None,
+        signal = signals.next() => Some(signal),
+    };
+    run.end();
+    let report = Report::of(run, settings.whisper_model, machine);
+    let finished = finish(&report, args.out.as_deref());
+    match ended_by {
+        Some(signal) => bail!("ended by {signal}"),
+        None => finished,
     }
 }
 
-async fn measure(
+fn prepare(
     settings: &Settings,
     args: &BenchArgs,
     passed_on: Vec<String>,
-) -> anyhow::Result<()> {
-    let choice = Choice {
+    logs: &Path,
+) -> anyhow::Result<Run> {
+    let recordings = Recordings::load(&Choice {
         corpus: args.corpus.as_deref(),
         clips: clips(args),
         long: args.long.as_deref(),
         english_only: knows_english_only(&settings.whisper_model),
-    };
-    let recordings = Recordings::load(&choice)?;
+    })?;
     let specs = specs(settings, args, passed_on)?;
-    let temporary = tempfile::tempdir()?;
-    let folder = args.out.as_deref().unwrap_or(temporary.path());
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let peak = args.peak_gflops;
-    let machine = tokio::task::spawn_blocking(move || Machine::look(peak)).await?;
-    let mut run = Run {
+    Ok(Run {
         client: client::client()?,
         systems: specs
             .into_iter()
-            .map(|spec| System::new(spec, folder))
+            .map(|spec| System::new(spec, logs))
             .collect(),
         recordings,
         extent: extent(args),
         samples: Vec::new(),
         progress: Progress::default(),
-    };
-    run.measure().await;
-    let report = Report::of(run, settings.whisper_model.clone(), machine);
-    finish(&report, args.out.as_deref())
+    })
 }
 
 fn finish(report: &Report, out: Option<&Path>) -> anyhow::Result<()> {

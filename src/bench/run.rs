@@ -77,7 +77,14 @@ impl Run {
             system.stop().await;
             self.progress.step();
         }
+    }
+
+    /// Ends what still runs, at once.
+    pub fn end(&mut self) {
         self.progress.end();
+        for system in &mut self.systems {
+            system.end();
+        }
     }
 
     fn measures(&self, scenario: Scenario) -> bool {

@@ -159,6 +159,11 @@ impl System {
         let _ = tokio::time::timeout(STOP_GRACE, process.child.wait()).await;
     }
 
+    /// Ends it at once.
+    pub fn end(&mut self) {
+        self.process = None;
+    }
+
     /// A fresh process, where the old one is stuck.
     pub async fn restart(&mut self, client: &Client) -> anyhow::Result<()> {
         self.process = None;

@@ -55,7 +55,7 @@ def whisper_cpp(path, threads, audio_context=lambda audio: 0):
     )
 
     def transcribe(audio, language):
-        segments = model.transcribe(audio, language=language or "auto", audio_ctx=audio_context(audio))
+        segments = model.transcribe(audio, language=language or "", audio_ctx=audio_context(audio))
         return " ".join(segment.text for segment in segments)
 
     return transcribe
@@ -85,7 +85,8 @@ def decode(file):
     done = subprocess.run(command, input=file, capture_output=True, check=False)
     if done.returncode != 0:
         raise ValueError(done.stderr.decode(errors="replace").strip())
-    return numpy.frombuffer(done.stdout, numpy.float32)
+    # A copy: torch wants to be allowed to write.
+    return numpy.frombuffer(done.stdout, numpy.float32).copy()
 
 
 def form_fields(content_type, body):
