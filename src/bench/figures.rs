@@ -53,6 +53,14 @@ pub struct Figure {
     pub rows: Vec<Row>,
 }
 
+impl Figure {
+    /// Whether some comparison has bounds.
+    pub fn is_bounded(&self) -> bool {
+        let bounded = |row: &Row| row.comparison.is_some_and(|found| found.bounds.is_some());
+        self.rows.iter().any(bounded)
+    }
+}
+
 /// One system's part of a figure.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {

@@ -169,6 +169,7 @@ impl<'a> Canvas<'a> {
 
     fn group(&self, figure: &Figure, others: &[&str], top: i32) -> Drawn<'a> {
         let bounds = match figure.kind {
+            _ if !figure.is_bounded() => "",
             Kind::BootstrapRatio => ", 95 % interval",
             Kind::RangeRatio => ", least to greatest",
             Kind::PlainRatio | Kind::BootstrapPoints => "",

@@ -60,6 +60,7 @@ fn block(figure: &Figure, width: usize, compared: bool) -> String {
     let mut out = figure.name.clone();
     if compared {
         out.push_str(match figure.kind {
+            Kind::BootstrapRatio | Kind::RangeRatio if !figure.is_bounded() => " (ratio)",
             Kind::BootstrapRatio => " (ratio, 95 % interval)",
             Kind::RangeRatio => " (ratio, least to greatest of the rounds)",
             Kind::PlainRatio => " (ratio)",
