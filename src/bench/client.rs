@@ -19,6 +19,19 @@ pub fn client() -> anyhow::Result<Client> {
     builder.build().context("no HTTP client")
 }
 
+/// The model that a server of this program has, by its own name; `None` where it does not tell.
+pub async fn served_model(system: &System, client: &Client) -> Option<String> {
+    let mut request = client.get(format!("{}/v1/models", system.url));
+    if let Some(key) = &system.spec.key {
+        request = request.bearer_auth(key);
+    }
+    let body = request.send().await.ok()?.bytes().await.ok()?;
+    let models: Value = serde_json::from_slice(&body).ok()?;
+    // The alias comes first, then the model itself.
+    let served = models["data"].as_array()?.last()?;
+    Some(served["id"].as_str()?.to_owned())
+}
+
 /// Where a request goes.
 #[derive(Clone)]
 pub struct Target {

@@ -114,7 +114,7 @@ pub async fn bench(
         signal = signals.next() => Some(signal),
     };
     run.end();
-    let report = Report::of(run, settings.whisper_model, machine);
+    let report = Report::of(run, machine);
     let finished = finish(&report, args.out.as_deref());
     match ended_by {
         Some(signal) => bail!("ended by {signal}"),
@@ -144,6 +144,7 @@ fn prepare(
         recordings,
         extent: extent(args),
         samples: Vec::new(),
+        model: settings.whisper_model.clone(),
         progress: Progress::default(),
     })
 }

@@ -94,6 +94,7 @@ fn report(samples: Vec<Sample>) -> Report {
             limit: std::time::Duration::from_secs(1),
         },
         samples,
+        model: "base".to_owned(),
         progress: Progress::default(),
     };
     run.leave_out(2, "it cannot be started");
@@ -105,7 +106,7 @@ fn report(samples: Vec<Sample>) -> Report {
         peak_gflops: 99.6,
         peak_source: "given",
     };
-    let mut report = Report::of(run, "base".to_owned(), machine);
+    let mut report = Report::of(run, machine);
     "2026-01-01T00:00:00Z".clone_into(&mut report.date);
     report.version = "0.0.0";
     report

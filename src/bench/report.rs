@@ -49,7 +49,7 @@ pub struct SystemEntry {
 
 impl Report {
     /// Of a run that is over.
-    pub fn of(run: Run, model: String, machine: Machine) -> Self {
+    pub fn of(run: Run, machine: Machine) -> Self {
         let entry = |system: &super::system::System| SystemEntry {
             name: system.name().to_owned(),
             command: system.spec.command.clone(),
@@ -60,7 +60,7 @@ impl Report {
         let names = names(&systems);
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            model,
+            model: run.model,
             date: now(),
             machine,
             figures: figures(&names, &run.samples, &run.recordings),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::Client;
 
-use super::client::{Answer, Target};
+use super::client::{self, Answer, Target};
 use super::progress::Progress;
 use super::recordings::{Recording, Recordings};
 use super::sample::{Outcome, Quantity, Sample, Scenario};
@@ -37,6 +37,8 @@ pub struct Run {
     pub extent: Extent,
     /// What was found so far.
     pub samples: Vec<Sample>,
+    /// The model of our own system, as far as it is known.
+    pub model: String,
     /// Where people see how far it is.
     pub progress: Progress,
 }
@@ -105,6 +107,12 @@ impl Run {
             let answer = self.ask(index, &command).await;
             if let Outcome::Failed(reason) = answer.outcome {
                 self.leave_out(index, &format!("its first transcript failed: {reason}"));
+            }
+            let system = &self.systems[index];
+            if system.spec.ours
+                && let Some(model) = client::served_model(system, &self.client).await
+            {
+                self.model = model;
             }
             self.progress.step();
         }
