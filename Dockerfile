@@ -9,8 +9,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY . .
-# For any x86-64 machine with AVX2, not only for the one that builds the image.
-ENV GGML_NATIVE=OFF
+# For any x86-64 machine with AVX2, not only for the one that builds the image: .cargo/config.toml.
 RUN cargo build --release --locked --bin uttera-stt
 
 FROM debian:bookworm-slim

@@ -19,6 +19,8 @@
 //! paired bootstrap over clips, or over a long file's utterances. `long` also tells how far the
 //! segments' times are from the known times of the utterances.
 
+#[path = "support/corpus.rs"]
+mod corpus;
 #[path = "support/decode.rs"]
 mod decode;
 
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
+use corpus::{Pair, Row, difference};
 use decode::decode;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
@@ -37,11 +40,8 @@ use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::bench::word_error_rate::{align, normalise};
-use uttera_stt::engine::whisper::{Model, Request};
+use uttera_stt::engine::whisper::{Model, Options, Request};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
-
-/// Resamplings of the bootstrap.
-const RESAMPLINGS: usize = 10_000;
 
 #[derive(Parser)]
 struct Cli {
@@ -129,12 +129,6 @@ struct WithContext {
     threads: u32,
 }
 
-struct Row {
-    path: String,
-    language: String,
-    text: String,
-}
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -146,18 +140,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn rows(corpus: &Corpus, table: &str) -> anyhow::Result<Vec<Row>> {
-    let table = std::fs::read_to_string(corpus.folder.join(table))?;
     let languages: Vec<&str> = corpus.languages.split(',').collect();
-    let rows = table.lines().skip(1).filter_map(|line| {
-        let columns: Vec<&str> = line.split('\t').collect();
-        let row = Row {
-            path: (*columns.first()?).to_owned(),
-            language: (*columns.get(1)?).to_owned(),
-            text: (*columns.get(3)?).to_owned(),
-        };
-        languages.contains(&row.language.as_str()).then_some(row)
-    });
-    Ok(rows.step_by(corpus.every).collect())
+    corpus::rows(&corpus.folder, table, &languages, corpus.every)
 }
 
 async fn clips(args: &Clips) -> anyhow::Result<()> {
@@ -258,7 +242,11 @@ fn utterances(path: &Path, text: &str) -> anyhow::Result<Vec<Utterance>> {
 
 fn context(args: &WithContext) -> anyhow::Result<()> {
     let weights = Arc::new(Weights::load(&args.weights)?);
-    let mut model = Model::load(&args.model, args.threads, None).map_err(anyhow::Error::msg)?;
+    let options = Options {
+        threads: args.threads,
+        ..Options::default()
+    };
+    let mut model = Model::load(&args.model, options).map_err(anyhow::Error::msg)?;
     let mut all = Vec::new();
     for row in rows(&args.corpus, "long.tsv")? {
         let path = args.corpus.folder.join(&row.path);
@@ -372,12 +360,6 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// Words of one unit of the bootstrap, and the errors that A and B made in it.
-struct Pair {
-    words: usize,
-    errors: [usize; 2],
-}
-
 /// The errors of two texts of a long file, utterance by utterance.
 fn by_utterance(utterances: &[Utterance], texts: &[String; 2]) -> Vec<Pair> {
     let reference: Vec<String> = utterances.iter().flat_map(|u| u.words.clone()).collect();
@@ -400,38 +382,12 @@ fn by_utterance(utterances: &[Utterance], texts: &[String; 2]) -> Vec<Pair> {
 }
 
 fn report(pairs: &[Pair], names: [&str; 2]) {
-    let rate = |pairs: &[&Pair], which: usize| {
-        let errors: usize = pairs.iter().map(|pair| pair.errors[which]).sum();
-        let words: usize = pairs.iter().map(|pair| pair.words).sum();
-        100.0 * errors as f64 / words.max(1) as f64
-    };
-    let all: Vec<&Pair> = pairs.iter().collect();
-    let mut state = 1_u64;
-    let mut next = || {
-        // A linear congruential generator; its upper half is random enough to draw clips with.
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 33) as usize
-    };
-    let mut differences: Vec<f64> = (0..RESAMPLINGS)
-        .map(|_| {
-            let drawn: Vec<&Pair> = (0..pairs.len())
-                .map(|_| &pairs[next() % pairs.len()])
-                .collect();
-            rate(&drawn, 1) - rate(&drawn, 0)
-        })
-        .collect();
-    differences.sort_by(f64::total_cmp);
-    let percentile = |share: f64| differences[(RESAMPLINGS as f64 * share) as usize];
-    let (a, b) = (rate(&all, 0), rate(&all, 1));
+    let ([a, b], [low, high]) = difference(pairs);
     println!(
-        "  {}: {a:.2} %, {}: {b:.2} %, difference {:+.2} points (95 %: {:+.2} to {:+.2}), {} units",
+        "  {}: {a:.2} %, {}: {b:.2} %, difference {:+.2} points (95 %: {low:+.2} to {high:+.2}), {} units",
         names[0],
         names[1],
         b - a,
-        percentile(0.025),
-        percentile(0.975),
         pairs.len()
     );
 }

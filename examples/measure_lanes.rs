@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use clap::Parser;
-use stt_actors::ports::{AudioChunk, ChunkRequest, Engine, EngineLauncher, WorkerId};
+use stt_actors::ports::{AudioChunk, ChunkRequest, Engine, EngineLauncher, LaneKind, WorkerId};
 use stt_actors::transcript::Task;
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
@@ -119,6 +119,7 @@ async fn turn(args: &Args, layout: Layout, clip: &Arc<[i16]>) -> anyhow::Result<
         executable: std::path::absolute(&args.server)?,
         threads: layout.threads,
         gpu: None,
+        beam_size: 1,
         hello_limit: Duration::from_secs(20),
         load_limit: Duration::from_secs(120),
     };
@@ -127,7 +128,7 @@ async fn turn(args: &Args, layout: Layout, clip: &Arc<[i16]>) -> anyhow::Result<
     for number in 0..layout.workers {
         engines.push(
             launcher
-                .launch(&WorkerId::new("lane", number as u64))
+                .launch(&WorkerId::new(LaneKind::Hot, number as u64))
                 .await?,
         );
     }

@@ -99,6 +99,7 @@ impl Engine for Null {
             language: request.language.unwrap_or_else(|| "en".to_owned()),
             language_probability: None,
             encoder_passes: 0,
+            doubt: None,
             inference_seconds: self.work.as_secs_f64().max(1e-6),
         })
     }

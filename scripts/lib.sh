@@ -93,3 +93,31 @@ without_whisper_variables() {
     for name in ${!WHISPER_@}; do unset_them+=(-u "$name"); done
     env "${unset_them[@]}" "$@"
 }
+
+# The instruction set that fits this machine, as scripts/build knows them.
+default_cpu() {
+    if [[ $(uname -m) == x86_64 ]] && ! grep -qw avx2 /proc/cpuinfo; then printf any; else printf avx2; fi
+}
+
+# Builds the program for an instruction set, each in a folder of its own: cargo does not notice when these
+# settings change. Sets `program`.
+build_release() { # avx2, any or native
+    local target=${CARGO_TARGET_DIR:-$repository/target}
+    local -a flags=()
+    case $1 in
+        avx2) ;;
+        any)
+            flags=(GGML_NATIVE=OFF GGML_AVX=OFF GGML_AVX2=OFF GGML_FMA=OFF GGML_F16C=OFF GGML_BMI2=OFF)
+            target=$target/cpu-any
+            ;;
+        native)
+            flags=(GGML_NATIVE=ON)
+            target=$target/cpu-native
+            ;;
+        *) die "unknown instruction set '$1': avx2, any or native" ;;
+    esac
+    without_whisper_variables env "${flags[@]}" \
+        cargo build --release --locked --bin uttera-stt --target-dir "$target" >&2
+    # shellcheck disable=SC2034 # used by the scripts that source this file
+    program=$target/release/uttera-stt
+}

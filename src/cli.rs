@@ -69,6 +69,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 /// Runs what the command line says.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     if matches!(cli.command, Some(Command::Worker)) {
+        engine::cpu::check().map_err(anyhow::Error::msg)?;
         return engine::worker::run();
     }
     let loaded = load_settings(&cli)?;
@@ -79,6 +80,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         return Ok(());
     }
     let given = passed_on(&cli);
+    if !matches!(cli.command, Some(Command::CheckConfig)) {
+        engine::cpu::check().map_err(anyhow::Error::msg)?;
+    }
     match cli.command {
         Some(Command::Worker | Command::Serve { .. }) | None => {
             start_log(&loaded, "info");

@@ -19,6 +19,7 @@ pub mod settings;
 pub mod telemetry;
 pub mod transcribe;
 
+mod priority;
 mod shutdown;
 
 /// Whether this build can use a GPU: by cargo feature of the same name.

@@ -12,9 +12,12 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use stt_actors::Snapshot;
 use stt_actors::hallucination::Reason;
-use stt_actors::metrics::{HALLUCINATIONS_TOTAL, INFERENCE_DURATION_SECONDS, INFERENCE_OPS};
+use stt_actors::metrics::{
+    ENCODER_PASSES_TOTAL, HALLUCINATIONS_TOTAL, INFERENCE_DURATION_SECONDS, INFERENCE_OPS,
+    REDECODED_TOTAL,
+};
 use stt_actors::ports::MemoryKind;
-use stt_actors::transcript::{Route, Task};
+use stt_actors::transcript::{Doubt, Route, Task};
 
 use crate::render::Format;
 
@@ -358,6 +361,14 @@ fn describe() {
         HALLUCINATIONS_TOTAL,
         "Stretches of text that were taken out because whisper made them up, by reason."
     );
+    describe_counter!(
+        ENCODER_PASSES_TOTAL,
+        "Passes of the encoder, those that detect a language included."
+    );
+    describe_counter!(
+        REDECODED_TOTAL,
+        "Pieces of audio decoded again with whisper's whole window, by what looked wrong before."
+    );
     describe_counter!(ERRORS, "Refused requests, by kind of error.");
     describe_counter!(SPAWNED, "Cold workers started since the server did.");
     describe_gauge!(BUILD_INFO, "Version, engine and model; always 1.");
@@ -390,6 +401,10 @@ fn register() {
     }
     for reason in Reason::ALL {
         let _ = counter!(HALLUCINATIONS_TOTAL, "reason" => reason.as_str());
+    }
+    let _ = counter!(ENCODER_PASSES_TOTAL);
+    for doubt in Doubt::ALL {
+        let _ = counter!(REDECODED_TOTAL, "reason" => doubt.as_str());
     }
     for op in INFERENCE_OPS {
         let _ = histogram!(INFERENCE_DURATION_SECONDS, "op" => op);

@@ -51,12 +51,13 @@ pub async fn start_tree(
     directory: Option<Arc<dyn NodeDirectory>>,
 ) -> anyhow::Result<(Stt, TreeEnded)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = (settings.whisper_threads).unwrap_or(default_threads(cores));
+    let threads = threads(settings, cores);
     let gpu = gpu(settings);
     let worker = WorkerConfig {
         executable: own_executable()?,
         threads,
         gpu,
+        beam_size: settings.beam_size,
         hello_limit: HELLO_LIMIT,
         load_limit: LOAD_LIMIT,
     };
@@ -160,8 +161,17 @@ fn pool_size(settings: &Settings, lanes: Option<usize>) -> usize {
     size.min(most.map_or(usize::MAX, |most| most.saturating_sub(1)))
 }
 
-fn default_threads(cores: usize) -> u32 {
-    cores.min(MOST_DEFAULT_THREADS) as u32
+/// Threads of a worker. More than there are cores only stand in each other's way.
+fn threads(settings: &Settings, cores: usize) -> u32 {
+    let most = cores as u32;
+    let wanted = settings.whisper_threads;
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
+        warn!(
+            wanted,
+            cores, "WHISPER_THREADS: a worker gets no more threads than there are cores"
+        );
+    }
+    wanted.unwrap_or(MOST_DEFAULT_THREADS as u32).min(most)
 }
 
 /// Lanes of so many threads that a CPU is good for, the hot one included.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::{PROGRAM, lives, model, sample, signal, words};
 use stt_actors::ports::{
-    AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LanguageHeard,
-    LaunchError, WorkerId,
+    AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LaneKind,
+    LanguageHeard, LaunchError, WorkerId,
 };
 use stt_actors::transcript::Task;
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
@@ -33,11 +33,12 @@ async fn launch(executable: &Path, model: &Path) -> Result<Arc<dyn Engine>, Laun
         executable: executable.to_path_buf(),
         threads: 2,
         gpu: None,
+        beam_size: 1,
         hello_limit: Duration::from_secs(2),
         load_limit: Duration::from_secs(60),
     };
     let launcher = WorkerLauncher::new(config, Arc::new(Fixed(model.to_path_buf())));
-    launcher.launch(&WorkerId::new("test", 1)).await
+    launcher.launch(&WorkerId::new(LaneKind::Hot, 1)).await
 }
 
 /// A program that does this in place of a worker.

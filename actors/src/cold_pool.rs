@@ -215,7 +215,7 @@ impl ColdPoolState {
     }
 
     async fn start(&mut self, myself: &ActorRef<ColdPoolMessage>) -> Result<(), SpawnErr> {
-        let name = WorkerId::new("cold", self.arguments.status.count_spawn());
+        let name = WorkerId::new(LaneKind::Cold, self.arguments.status.count_spawn());
         let lane = LaneId::next();
         let arguments = ColdWorkerArguments {
             lane: LaneArguments {

@@ -334,7 +334,7 @@ impl Lane {
         };
         if let Ok(transcript) = &outcome {
             let kind = self.arguments.kind;
-            crate::metrics::record_inference(kind, transcript.inference_seconds);
+            crate::metrics::record_inference(kind, transcript);
             (self.arguments.status).record_finished_chunk(
                 kind,
                 transcript.inference_seconds,

@@ -2,6 +2,7 @@
 //! Everything else is exported from [`Snapshot`](crate::Snapshot) by the server.
 
 use crate::hallucination::Reason;
+use crate::transcript::ChunkTranscript;
 use crate::work_queue::LaneKind;
 
 /// Histogram of seconds that an engine worked on one chunk, without any waiting. Label `op`.
@@ -17,6 +18,13 @@ pub const INFERENCE_OPS: [&str; 3] = [
 /// Counts text that was taken out because whisper made it up. Label `reason`.
 pub const HALLUCINATIONS_TOTAL: &str = "uttera_stt_hallucinations_total";
 
+/// Counts passes of the encoder, those that detect a language included.
+pub const ENCODER_PASSES_TOTAL: &str = "uttera_stt_encoder_passes_total";
+
+/// Counts chunks that were decoded again with the model's whole window, since what came of the part
+/// that the audio needs looked wrong. Label `reason`.
+pub const REDECODED_TOTAL: &str = "uttera_stt_redecoded_chunks_total";
+
 /// The value of the label `op` for a lane's work.
 pub fn inference_op(lane: LaneKind) -> &'static str {
     match lane {
@@ -26,8 +34,13 @@ pub fn inference_op(lane: LaneKind) -> &'static str {
 }
 
 /// A chunk was transcribed.
-pub(crate) fn record_inference(lane: LaneKind, seconds: f64) {
-    metrics::histogram!(INFERENCE_DURATION_SECONDS, "op" => inference_op(lane)).record(seconds);
+pub(crate) fn record_inference(lane: LaneKind, transcript: &ChunkTranscript) {
+    metrics::histogram!(INFERENCE_DURATION_SECONDS, "op" => inference_op(lane))
+        .record(transcript.inference_seconds);
+    metrics::counter!(ENCODER_PASSES_TOTAL).increment(u64::from(transcript.encoder_passes));
+    if let Some(doubt) = transcript.doubt {
+        metrics::counter!(REDECODED_TOTAL, "reason" => doubt.as_str()).increment(1);
+    }
 }
 
 /// Text was taken out.

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::transcript::{ChunkTranscript, Task};
+pub use crate::work_queue::LaneKind;
 
 pub use crate::chunk::{AudioChunk, MAX_CHUNK, SAMPLE_RATE, samples_to_seconds};
 
@@ -137,24 +138,39 @@ pub trait ChunkStream: Send {
 // Engines
 
 /// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct WorkerId(Arc<str>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerId {
+    kind: LaneKind,
+    name: Arc<str>,
+}
 
 impl WorkerId {
-    /// The `generation`-th engine of the lane kind `kind`.
-    pub fn new(kind: &str, generation: u64) -> Self {
-        Self(format!("{kind}-{generation}").into())
+    /// The `generation`-th engine of this kind of lane.
+    pub fn new(kind: LaneKind, generation: u64) -> Self {
+        let word = match kind {
+            LaneKind::Hot => "hot",
+            LaneKind::Cold => "cold",
+        };
+        Self {
+            kind,
+            name: format!("{word}-{generation}").into(),
+        }
+    }
+
+    /// The kind of lane that it is for.
+    pub fn kind(&self) -> LaneKind {
+        self.kind
     }
 
     /// As in logs.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 }
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 

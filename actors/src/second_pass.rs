@@ -75,6 +75,7 @@ impl SecondPass {
             && let Some(transcript) = transcript
         {
             self.first.encoder_passes += transcript.encoder_passes;
+            self.first.doubt = self.first.doubt.or(transcript.doubt);
             self.first.inference_seconds += transcript.inference_seconds;
             let moved = transcript.segments.into_iter().map(|segment| Segment {
                 start: segment.start + place.begins,

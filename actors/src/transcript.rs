@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::hallucination::Reason;
+pub use crate::missed_speech::letters;
 use crate::ports::{AudioChunk, samples_to_seconds};
 use crate::work_queue::LaneKind;
 
@@ -120,6 +121,43 @@ impl Removed {
     }
 }
 
+/// What looked wrong about a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Doubt {
+    /// There is no text at all.
+    Empty,
+    /// It says a phrase again, at once.
+    Repetition,
+    /// It compresses too well: it repeats itself in other ways.
+    Compression,
+    /// The model was guessing.
+    LowProbability,
+    /// It says more than anybody can in that time.
+    Rate,
+}
+
+impl Doubt {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Empty,
+        Self::Repetition,
+        Self::Compression,
+        Self::LowProbability,
+        Self::Rate,
+    ];
+
+    /// As in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Repetition => "repetition",
+            Self::Compression => "compression",
+            Self::LowProbability => "low_probability",
+            Self::Rate => "rate",
+        }
+    }
+}
+
 /// One chunk's result; times count from the chunk's first sample.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChunkTranscript {
@@ -131,6 +169,9 @@ pub struct ChunkTranscript {
     pub language_probability: Option<f32>,
     /// Encoder passes that were run, detection included.
     pub encoder_passes: u32,
+    /// Why the engine did it once more, with all of the model's window instead of the part that the
+    /// audio needs; `None`: it did not.
+    pub doubt: Option<Doubt>,
     /// Wall-clock seconds that the engine worked on it.
     pub inference_seconds: f64,
 }

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::ffmpeg_log::{FfmpegLog, INPUT_NAME};
+use crate::priority;
 
 /// Address space of one ffmpeg, in bytes: about twice what the formats of everyday take.
 const MOST_MEMORY: u64 = 1 << 30;
@@ -244,23 +245,24 @@ fn command(settings: &FfmpegSettings, file: File) -> Command {
         )
         .process_group(0)
         .kill_on_drop(true);
-    limit_memory(&mut command);
+    before_it_starts(&mut command);
     command
 }
 
-/// The command line, without the pipes.
 /// Bounds what the process may take in all: some containers make ffmpeg build tables of gigabytes
-/// from a few kilobytes, in pieces that are each below `-max_alloc`.
-fn limit_memory(command: &mut Command) {
-    // SAFETY: between fork and exec only async-signal-safe functions may run; `setrlimit` is a bare
-    // system call, and nothing is allocated.
+/// from a few kilobytes, in pieces that are each below `-max_alloc`. And it lets the hot worker go first.
+fn before_it_starts(command: &mut Command) {
+    // SAFETY: between fork and exec only async-signal-safe functions may run; these are bare system
+    // calls, and nothing is allocated.
     unsafe {
         command.pre_exec(|| {
+            let _ = priority::step_back(0, priority::DECODER);
             setrlimit(Resource::RLIMIT_AS, MOST_MEMORY, MOST_MEMORY).map_err(std::io::Error::from)
         });
     }
 }
 
+/// The command line, without the pipes.
 fn arguments(settings: &FfmpegSettings) -> std::process::Command {
     let longest = settings.max_audio.as_secs();
     let cpu_seconds = (BASE_CPU_TIME + settings.max_audio).as_secs();

@@ -5,6 +5,8 @@
 //! same executable with one model in it ([`whisper`]). Native code that crashes takes a worker
 //! with it and never the server.
 
+pub mod cpu;
+pub mod kernels;
 pub mod process;
 pub mod protocol;
 pub mod whisper;

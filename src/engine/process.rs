@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stt_actors::ports::{
     Calibration, ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher,
-    LanguageHeard, LaunchError, WorkerId,
+    LaneKind, LanguageHeard, LaunchError, WorkerId,
 };
 use stt_actors::transcript::ChunkTranscript;
 use tokio::net::UnixStream;
@@ -24,6 +24,7 @@ use tokio::process::Command as Process;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::Framed;
+use tracing::warn;
 
 use super::exit::{End, Reaper};
 use super::link::{self, Asked, Command, Frames};
@@ -31,6 +32,7 @@ use super::log_relay;
 use super::protocol::{self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest};
 use super::warm_up;
 use crate::host_memory::resident_bytes;
+use crate::priority;
 
 /// A killed process ends at once, unless a driver holds it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -72,6 +74,8 @@ pub struct WorkerConfig {
     pub threads: u32,
     /// Use the GPU with this index; `None`: the CPU.
     pub gpu: Option<u32>,
+    /// Candidates that are followed at once; 1: greedy.
+    pub beam_size: u32,
     /// A worker says hello within milliseconds; a machine that swaps may take longer.
     pub hello_limit: Duration,
     /// Loading the model may take this long.
@@ -123,6 +127,13 @@ impl WorkerLauncher {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
+        // It has one thread so far; those that it starts inherit this.
+        if worker.kind() == LaneKind::Cold
+            && let Some(process) = child.id()
+            && let Err(error) = priority::step_back(process, priority::COLD_WORKER)
+        {
+            warn!(%worker, %error, "the worker's priority stays as it is");
+        }
         let reaper = Reaper::own(child);
         log_relay::start(worker.clone(), log)?;
         let frames = Framed::new(UnixStream::from_std(ours)?, protocol::codec());
@@ -143,6 +154,7 @@ impl WorkerLauncher {
             path: model.path.clone(),
             threads: self.config.threads,
             gpu: self.config.gpu,
+            beam_size: self.config.beam_size,
         };
         link::send(frames, &ToWorker::Load(load))
             .await

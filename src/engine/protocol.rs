@@ -16,7 +16,7 @@ use stt_actors::transcript::{ChunkTranscript, Task};
 use tokio_util::codec::LengthDelimitedCodec;
 
 /// Changes with every change of a message.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// A worker's exit code when native code aborted because an allocation failed.
 pub const OUT_OF_MEMORY_EXIT: i32 = 77;
@@ -47,6 +47,8 @@ pub struct LoadRequest {
     pub threads: u32,
     /// Use the GPU with this index; `None`: the CPU.
     pub gpu: Option<u32>,
+    /// Candidates that are followed at once; 1: greedy.
+    pub beam_size: u32,
 }
 
 /// One chunk's work.

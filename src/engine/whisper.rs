@@ -22,9 +22,12 @@ use whisper_rs::{
 use super::protocol::Failure;
 use callbacks::Watch;
 pub use callbacks::{forget_memory, memory_was_short};
+use window::Window;
 
 #[path = "whisper_callbacks.rs"]
 mod callbacks;
+#[path = "whisper_window.rs"]
+pub mod window;
 #[path = "whisper_words.rs"]
 mod words;
 
@@ -34,8 +37,11 @@ const SHORTEST_SAMPLES: usize = (SAMPLE_RATE as usize * 11) / 10;
 const SHORTEST_SPEECH_MILLIS: usize = 100;
 /// Steps of the temperature ladder, as in OpenAI's implementation.
 const LADDER_STEP: f32 = 0.2;
-/// Frames of 20 ms that the encoder takes at most.
-const FULL_WINDOW: usize = 1500;
+/// Encoder windows are multiples of so many frames.
+const WINDOW_STEP: usize = 64;
+/// On a GPU, attention is computed on rows in multiples of this, and those beyond the window are not
+/// masked: there shall be none.
+const WINDOW_STEP_ON_GPU: usize = 256;
 /// Detecting the language needs no more of the audio than this: 15 s.
 const DETECTION_WINDOW: usize = 768;
 /// Text of the 220 tokens that whisper keeps of a prompt, and some more.
@@ -58,11 +64,50 @@ pub struct Request {
     pub temperature: f32,
 }
 
+/// How a model works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Threads of the CPU for one inference.
+    pub threads: u32,
+    /// Use the GPU with this index; `None`: the CPU.
+    pub gpu: Option<u32>,
+    /// Candidates that are followed at once at temperature 0; 1: greedy.
+    pub beam_size: u32,
+    /// How much of the encoder's window a chunk gets.
+    pub window: Window,
+    /// Whether the model tells times. Without, a chunk is one segment.
+    pub timestamps: bool,
+}
+
+impl Default for Options {
+    /// Greedy on one thread of the CPU.
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            gpu: None,
+            beam_size: 1,
+            window: Window::MEASURED,
+            timestamps: true,
+        }
+    }
+}
+
 /// A loaded model.
 #[derive(Debug)]
 pub struct Model {
     context: WhisperContext,
-    threads: u32,
+    options: Options,
+}
+
+/// What is the same in all attempts at a chunk.
+struct Plan<'a> {
+    samples: &'a [f32],
+    /// Of the audio, without padding.
+    millis: usize,
+    language: &'a str,
+    task: Task,
+    prompt: &'a [i32],
+    temperature: f32,
 }
 
 impl Model {
@@ -70,8 +115,9 @@ impl Model {
     ///
     /// # Errors
     /// Why not, for people. Whisper's own words go to standard error.
-    pub fn load(path: &Path, threads: u32, gpu: Option<u32>) -> Result<Self, String> {
+    pub fn load(path: &Path, options: Options) -> Result<Self, String> {
         callbacks::quieten_log();
+        let gpu = options.gpu;
         let mut parameters = WhisperContextParameters::default();
         parameters
             .use_gpu(gpu.is_some())
@@ -80,7 +126,7 @@ impl Model {
             .flash_attn(gpu.is_some());
         let context = WhisperContext::new_with_params(path, parameters)
             .map_err(|error| format!("whisper could not load {}: {error}", path.display()))?;
-        Ok(Self { context, threads })
+        Ok(Self { context, options })
     }
 
     /// Whether it knows languages besides English.
@@ -108,36 +154,84 @@ impl Model {
         if samples.len() < SHORTEST_SAMPLES {
             samples.resize(SHORTEST_SAMPLES, 0.0);
         }
-        let watch = Watch::new(abort);
+        let mut passes = 0;
         let mut state = self.context.create_state().map_err(whisper_failed)?;
         let forced = self.forced_language(request.language.as_deref())?;
         let (language, probability) = if let Some(forced) = forced {
             (forced, None)
         } else {
-            let (code, probability) = self.detect_language(&mut state, &samples, &watch)?;
+            let (code, probability) = self.detect_language(&mut state, &samples)?;
+            passes += 1;
             heard(&code, probability);
             (code, Some(probability))
         };
-        let prompt = self.prompt_tokens(request.prompt.as_deref())?;
-        let mut parameters = self.parameters(&language, request.task, request.temperature);
-        parameters.set_tokens(&prompt);
+        let plan = Plan {
+            samples: &samples,
+            millis,
+            language: &language,
+            task: request.task,
+            prompt: &self.prompt_tokens(request.prompt.as_deref())?,
+            temperature: request.temperature,
+        };
+        let window = self.window(samples.len());
+        let mut segments = self.attempt(state, &plan, window, abort, &mut passes)?;
+        let doubt = (window < window::FULL)
+            .then(|| window::doubt(&segments, millis as f64 / 1000.0))
+            .flatten();
+        if doubt.is_some() {
+            let state = self.context.create_state().map_err(whisper_failed)?;
+            segments = self.attempt(state, &plan, window::FULL, abort, &mut passes)?;
+        }
+        Ok(ChunkTranscript {
+            segments,
+            language,
+            language_probability: probability,
+            encoder_passes: passes,
+            doubt,
+            inference_seconds: begin.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn window(&self, samples: usize) -> usize {
+        let step = match self.options.gpu {
+            Some(_) => WINDOW_STEP_ON_GPU,
+            None => WINDOW_STEP,
+        };
+        self.options.window.frames(samples, step)
+    }
+
+    /// One transcription, with a window of so many frames. The temperature ladder is for the full
+    /// window alone: text that whisper itself would reject is doubted in any case.
+    fn attempt(
+        &self,
+        mut state: WhisperState,
+        plan: &Plan<'_>,
+        window: usize,
+        abort: &AtomicBool,
+        passes: &mut u32,
+    ) -> Result<Vec<Segment>, Failure> {
+        let watch = Watch::new(abort);
+        let mut parameters = self.parameters(plan.language, plan.task, plan.temperature);
+        parameters.set_tokens(plan.prompt);
         // Without the true length, the padding would be decoded as well, and hallucinated into.
-        parameters.set_duration_ms(millis as i32);
+        parameters.set_duration_ms(plan.millis as i32);
+        if window < window::FULL {
+            parameters.set_audio_ctx(window as i32);
+            parameters.set_temperature_inc(0.0);
+        }
         watch.attach(&mut parameters);
-        let result = state.full(parameters, &samples);
+        let result = state.full(parameters, plan.samples);
+        *passes += watch.encoder_passes();
         if watch.was_aborted() {
             return Err(Failure::Aborted);
         }
         result.map_err(whisper_failed)?;
-        let duration =
-            samples.len().min(millis * SAMPLE_RATE as usize / 1000) as f64 / f64::from(SAMPLE_RATE);
-        Ok(ChunkTranscript {
-            segments: self.segments(&state, &watch, request.temperature, duration),
-            language,
-            language_probability: probability,
-            encoder_passes: watch.encoder_passes(),
-            inference_seconds: begin.elapsed().as_secs_f64(),
-        })
+        let duration = plan
+            .samples
+            .len()
+            .min(plan.millis * SAMPLE_RATE as usize / 1000);
+        let duration = duration as f64 / f64::from(SAMPLE_RATE);
+        Ok(self.segments(&state, &watch, plan.temperature, duration))
     }
 
     /// The language that needs no detection: the client's, or English on a model that knows no
@@ -172,16 +266,14 @@ impl Model {
         &self,
         state: &mut WhisperState,
         samples: &[f32],
-        watch: &Watch<'_>,
     ) -> Result<(String, f32), Failure> {
         let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
         parameters.set_audio_ctx(detection_window(samples.len()) as i32);
         // Sets the window and the spectrogram, and stops before the encoder.
         Watch::stop_before_encoder(&mut parameters);
         state.full(parameters, samples).map_err(whisper_failed)?;
-        watch.count_encoder_pass();
         let (_, probabilities) = state
-            .lang_detect(0, self.threads as usize)
+            .lang_detect(0, self.options.threads as usize)
             .map_err(whisper_failed)?;
         let known = &probabilities[..probabilities.len().min(self.language_count())];
         let best = known
@@ -215,9 +307,19 @@ impl Model {
         task: Task,
         temperature: f32,
     ) -> FullParams<'a, 'b> {
-        // One candidate at every temperature: more would regrow the cache in the middle of work.
-        let mut parameters = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
-        parameters.set_n_threads(self.threads.cast_signed());
+        let beam_size = self.options.beam_size.cast_signed();
+        let mut parameters = FullParams::new(if beam_size > 1 {
+            let patience = -1.0;
+            SamplingStrategy::BeamSearch {
+                beam_size,
+                patience,
+            }
+        } else {
+            // One candidate at every temperature: more would regrow the cache in the middle of work.
+            SamplingStrategy::Greedy { best_of: 1 }
+        });
+        parameters.set_n_threads(self.options.threads.cast_signed());
+        parameters.set_no_timestamps(!self.options.timestamps);
         parameters.set_language(Some(language));
         parameters.set_translate(task == Task::Translate);
         parameters.set_temperature(temperature);
@@ -318,7 +420,7 @@ fn is_ladder(temperature: f32) -> bool {
 fn detection_window(samples: usize) -> usize {
     let frames = samples.div_ceil(SAMPLE_RATE as usize / 50);
     let with_margin = (frames + 256).next_multiple_of(64);
-    with_margin.clamp(512, DETECTION_WINDOW).min(FULL_WINDOW)
+    with_margin.clamp(512, DETECTION_WINDOW)
 }
 
 fn mean(values: &[f32]) -> f32 {

@@ -61,11 +61,6 @@ impl<'a> Watch<'a> {
         unsafe { parameters.set_start_encoder_callback(Some(never_begin)) }
     }
 
-    /// Counts a pass that is run outside of an attached call.
-    pub fn count_encoder_pass(&self) {
-        self.encoder_passes.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Passes so far.
     pub fn encoder_passes(&self) -> u32 {
         self.encoder_passes.load(Ordering::Relaxed)
@@ -87,7 +82,7 @@ impl<'a> Watch<'a> {
     }
 
     fn window_begins(&self, first_segment: usize) {
-        self.count_encoder_pass();
+        self.encoder_passes.fetch_add(1, Ordering::Relaxed);
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         attempts.push(Window {
             first_segment,

@@ -160,7 +160,13 @@ fn serve(
 }
 
 fn load_model(load: &LoadRequest) -> Result<Model, String> {
-    Model::load(&load.path, load.threads, load.gpu)
+    let options = whisper::Options {
+        threads: load.threads,
+        gpu: load.gpu,
+        beam_size: load.beam_size,
+        ..whisper::Options::default()
+    };
+    Model::load(&load.path, options)
 }
 
 fn transcribe(

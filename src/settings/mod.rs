@@ -36,6 +36,8 @@ pub struct Settings {
     pub whisper_fp16: bool,
     /// Threads per worker; `None`: by the machine.
     pub whisper_threads: Option<u32>,
+    /// Texts that whisper follows at once; 1: greedy.
+    pub beam_size: u32,
     /// What tells speech from silence.
     pub vad_model: VadModel,
     /// ISO 639-1; `None`: detect.

@@ -51,6 +51,7 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         ("HOST", "nowhere"),
         ("WHISPER_FP16", "maybe"),
         ("WHISPER_THREADS", "0"),
+        ("WHISPER_BEAM_SIZE", "9"),
         ("DEFAULT_LANGUAGE", "klingon"),
         ("MAX_UPLOAD_MB", "-1"),
         ("MAX_AUDIO_SECONDS", "NaN"),

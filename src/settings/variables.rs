@@ -47,6 +47,7 @@ impl Default for Settings {
             compute_type: None,
             whisper_fp16: true,
             whisper_threads: None,
+            beam_size: 1,
             vad_model: VadModel::Silero,
             default_language: None,
             cold_pool_size: 10,
@@ -174,8 +175,17 @@ pub static VARIABLES: &[Variable] = &[
     row(
         "WHISPER_THREADS",
         "",
-        "Threads of the CPU per worker.",
+        "Threads of the CPU per worker; never more than there are cores.",
         threads,
+    ),
+    row(
+        "WHISPER_BEAM_SIZE",
+        "1",
+        "Texts that are followed at once, 1 to 8; 1: greedy.",
+        |s, v| {
+            s.beam_size = number(v, 1, 8, "a number from 1 to 8")?;
+            Ok(())
+        },
     ),
     row(
         "DEFAULT_LANGUAGE",

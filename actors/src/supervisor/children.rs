@@ -96,7 +96,7 @@ pub(super) async fn cold_pool(
             arguments,
             dispatcher,
             LaneKind::Cold,
-            WorkerId::new("cold", 0),
+            WorkerId::new(LaneKind::Cold, 0),
         ),
         status: Arc::clone(&arguments.status),
     };
@@ -111,7 +111,7 @@ pub(super) async fn hot_worker(
     dispatcher: &ActorRef<DispatcherMessage>,
     generation: u64,
 ) -> Result<(ActorRef<LaneMessage>, LaneId), SpawnErr> {
-    let worker = WorkerId::new("hot", generation);
+    let worker = WorkerId::new(LaneKind::Hot, generation);
     let lane = LaneArguments {
         idle_limit: arguments.config.hot_idle_limit,
         ..lane(arguments, dispatcher, LaneKind::Hot, worker)

@@ -256,6 +256,7 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
         language: request.language.clone().unwrap_or(heard.code),
         language_probability: request.language.is_none().then_some(heard.probability),
         encoder_passes: 1,
+        doubt: None,
         inference_seconds: WORK.as_secs_f64(),
     }
 }

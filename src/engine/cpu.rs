@@ -1,0 +1,87 @@
+//! Whether this build can run on this processor.
+//!
+//! whisper.cpp's kernels are compiled for an instruction set. A processor without it ends the process
+//! in the middle of work with SIGILL, which says nothing; so it is looked at before anything else.
+
+/// What this build needs and the processor does not have, for people.
+///
+/// # Errors
+/// The instructions that are missing, and what to do.
+pub fn check() -> Result<(), String> {
+    let needed = needed();
+    let missing: Vec<&str> = needed
+        .iter()
+        .filter(|(_, needed, there)| *needed && !*there)
+        .map(|(name, _, _)| *name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "this build of uttera-stt needs instructions that this processor does not have ({}). \
+         Build it on this machine with scripts/run, or for any x86-64 processor with \
+         scripts/build --cpu any",
+        missing.join(", ")
+    ))
+}
+
+/// Name, whether the build needs it, whether the processor has it.
+#[cfg(target_arch = "x86_64")]
+fn needed() -> Vec<(&'static str, bool, bool)> {
+    use std::arch::is_x86_feature_detected as has;
+    use whisper_rs::whisper_rs_sys as ggml;
+
+    // SAFETY: these functions take nothing and return a constant of the build.
+    let built = unsafe {
+        [
+            ("SSSE3", ggml::ggml_cpu_has_ssse3(), has!("ssse3")),
+            ("AVX", ggml::ggml_cpu_has_avx(), has!("avx")),
+            ("AVX2", ggml::ggml_cpu_has_avx2(), has!("avx2")),
+            ("FMA", ggml::ggml_cpu_has_fma(), has!("fma")),
+            ("F16C", ggml::ggml_cpu_has_f16c(), has!("f16c")),
+            ("BMI2", ggml::ggml_cpu_has_bmi2(), has!("bmi2")),
+            ("AVX-VNNI", ggml::ggml_cpu_has_avx_vnni(), has!("avxvnni")),
+            ("AVX-512", ggml::ggml_cpu_has_avx512(), has!("avx512f")),
+            (
+                "AVX-512 VBMI",
+                ggml::ggml_cpu_has_avx512_vbmi(),
+                has!("avx512vbmi"),
+            ),
+            (
+                "AVX-512 VNNI",
+                ggml::ggml_cpu_has_avx512_vnni(),
+                has!("avx512vnni"),
+            ),
+            (
+                "AVX-512 BF16",
+                ggml::ggml_cpu_has_avx512_bf16(),
+                has!("avx512bf16"),
+            ),
+        ]
+    };
+    built
+        .into_iter()
+        .map(|(name, needed, there)| (name, needed != 0, there))
+        .collect()
+}
+
+/// Other architectures have one build for all.
+#[cfg(not(target_arch = "x86_64"))]
+fn needed() -> Vec<(&'static str, bool, bool)> {
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_for_everybody_needs_no_more_than_avx2_and_runs_here() {
+        assert_eq!(check(), Ok(()));
+        // .cargo/config.toml; a build tree from before it was changed shows here.
+        let rare = needed()
+            .into_iter()
+            .filter(|(name, needed, _)| name.contains("512") && *needed);
+        assert_eq!(rare.count(), 0, "run `cargo clean -p whisper-rs-sys`");
+    }
+}
