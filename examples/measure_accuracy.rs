@@ -19,10 +19,6 @@
 //! paired bootstrap over clips, or over a long file's utterances. `long` also tells how far the
 //! segments' times are from the known times of the utterances.
 
-#[path = "../tests/common/wer.rs"]
-#[allow(dead_code)]
-mod wer;
-
 #[path = "support/corpus.rs"]
 mod corpus;
 #[path = "support/decode.rs"]
@@ -35,7 +31,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
-use corpus::{Pair, Row, align, difference};
+use corpus::{Pair, Row, difference};
 use decode::decode;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
@@ -43,6 +39,7 @@ use stt_actors::transcript::Task;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::bench::word_error_rate::{align, normalise};
 use uttera_stt::engine::whisper::{Model, Options, Request};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
@@ -153,11 +150,11 @@ async fn clips(args: &Clips) -> anyhow::Result<()> {
     for row in rows(&args.corpus, &args.table)? {
         let samples = decode(&args.corpus.folder.join(&row.path), args.gain_db)?;
         let wav = wav(&samples)?;
-        let reference = wer::normalise(&row.text);
+        let reference = normalise(&row.text);
         let mut errors = [0; 2];
         for (fields, errors) in [&args.a, &args.b].into_iter().zip(&mut errors) {
             let answer = ask(&client, &args.corpus.url, &wav, &row.language, fields).await?;
-            let said = wer::normalise(answer["text"].as_str().unwrap_or_default());
+            let said = normalise(answer["text"].as_str().unwrap_or_default());
             *errors = align(&reference, &said).into_iter().sum();
         }
         if errors[0] != errors[1] {
@@ -226,7 +223,7 @@ const UNIT: usize = 20;
 
 fn utterances(path: &Path, text: &str) -> anyhow::Result<Vec<Utterance>> {
     let Ok(json) = std::fs::read(path.with_extension("segments.json")) else {
-        let words = wer::normalise(text);
+        let words = normalise(text);
         let units = words.chunks(UNIT).map(|words| Utterance {
             start: f64::NAN,
             end: f64::NAN,
@@ -238,7 +235,7 @@ fn utterances(path: &Path, text: &str) -> anyhow::Result<Vec<Utterance>> {
     let rows = rows.into_iter().map(|(start, end, _, text)| Utterance {
         start,
         end,
-        words: wer::normalise(&text),
+        words: normalise(&text),
     });
     Ok(rows.collect())
 }
@@ -368,7 +365,7 @@ fn by_utterance(utterances: &[Utterance], texts: &[String; 2]) -> Vec<Pair> {
     let reference: Vec<String> = utterances.iter().flat_map(|u| u.words.clone()).collect();
     let errors = texts
         .each_ref()
-        .map(|text| align(&reference, &wer::normalise(text)));
+        .map(|text| align(&reference, &normalise(text)));
     let mut at = 0;
     let mut pairs = Vec::new();
     for utterance in utterances {

@@ -16,9 +16,6 @@
 mod corpus;
 #[path = "support/decode.rs"]
 mod decode;
-#[path = "../tests/common/wer.rs"]
-#[allow(dead_code)]
-mod wer;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,9 +24,10 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use corpus::{Pair, align, difference};
+use corpus::{Pair, difference};
 use decode::decode;
 use stt_actors::transcript::{ChunkTranscript, Doubt, Segment, Task};
+use uttera_stt::bench::word_error_rate::{align, normalise};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};
 
@@ -104,7 +102,7 @@ fn main() -> anyhow::Result<()> {
             continue;
         }
         audio_seconds += seconds;
-        let reference = wer::normalise(&row.text);
+        let reference = normalise(&row.text);
         let mut errors = vec![0; ways.len()];
         for step in 0..ways.len() {
             // In turns, so that none of them always comes first.
@@ -159,7 +157,7 @@ fn note(tally: &mut Tally, done: &ChunkTranscript, reference: &[String]) -> usiz
         *tally.doubts.entry(doubt.as_str()).or_default() += 1;
     }
     let text: String = done.segments.iter().map(|s| s.text.as_str()).collect();
-    align(reference, &wer::normalise(&text)).into_iter().sum()
+    align(reference, &normalise(&text)).into_iter().sum()
 }
 
 fn report(ways: &[String], tallies: &[Tally], audio_seconds: f64) {

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tracing::warn;
 
+use crate::bench::{self, BenchArgs};
 use crate::models::cli::ModelsArgs;
 use crate::models::{self, ModelStore};
 use crate::settings::{Loaded, Settings, Sources};
@@ -47,6 +48,8 @@ enum Command {
     },
     /// Transcribe files and exit.
     Transcribe(TranscribeArgs),
+    /// Measure how fast and how well this machine transcribes, alone or beside other systems.
+    Bench(BenchArgs),
     /// List, fetch, import, convert and verify models.
     Models(ModelsArgs),
     /// Check the settings and exit: 0 if they can be used.
@@ -76,6 +79,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    let given = passed_on(&cli);
     if !matches!(cli.command, Some(Command::CheckConfig)) {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
     }
@@ -87,6 +91,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Transcribe(args)) => {
             start_log(&loaded, "warn");
             run_to_end(transcribe::transcribe(loaded.settings, args))
+        }
+        Some(Command::Bench(args)) => {
+            start_log(&loaded, "warn");
+            run_to_end(bench::bench(loaded.settings, args, given?))
         }
         Some(Command::Models(args)) => {
             start_log(&loaded, "warn");
@@ -112,6 +120,22 @@ fn load_settings(cli: &Cli) -> anyhow::Result<Loaded> {
     }
     let sources = Sources::of_process(cli.config.as_deref(), pairs)?;
     Ok(Settings::load(&sources)?)
+}
+
+/// The settings of this command line, for another process of this program.
+fn passed_on(cli: &Cli) -> anyhow::Result<Vec<String>> {
+    let mut arguments = Vec::new();
+    if let Some(config) = &cli.config {
+        let config = config.to_str().context("--config is not UTF-8")?;
+        arguments.extend(["--config".to_owned(), config.to_owned()]);
+    }
+    if let Some(model) = &cli.model {
+        arguments.extend(["--model".to_owned(), model.clone()]);
+    }
+    for (name, value) in &cli.set {
+        arguments.extend(["--set".to_owned(), format!("{name}={value}")]);
+    }
+    Ok(arguments)
 }
 
 fn start_log(loaded: &Loaded, usual: &str) {

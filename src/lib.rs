@@ -3,6 +3,7 @@
 //! The supervision tree itself is the crate `stt-actors`; [`serve`] puts everything together.
 
 pub mod audio;
+pub mod bench;
 pub mod cli;
 pub mod engine;
 pub mod host_memory;

@@ -39,50 +39,6 @@ pub struct Pair {
     pub errors: [usize; 2],
 }
 
-/// Edits that turn the reference into what was said, each charged to a word of the reference.
-pub fn align(reference: &[String], said: &[String]) -> Vec<usize> {
-    let (rows, columns) = (reference.len() + 1, said.len() + 1);
-    let mut cost = vec![0_u32; rows * columns];
-    for row in 0..rows {
-        for column in 0..columns {
-            cost[row * columns + column] = match (row, column) {
-                (0, _) => column as u32,
-                (_, 0) => row as u32,
-                _ => {
-                    let differs = u32::from(reference[row - 1] != said[column - 1]);
-                    let diagonal = cost[(row - 1) * columns + column - 1] + differs;
-                    let up = cost[(row - 1) * columns + column] + 1;
-                    diagonal.min(up).min(cost[row * columns + column - 1] + 1)
-                }
-            };
-        }
-    }
-    let mut errors = vec![0; reference.len()];
-    let last = reference.len().saturating_sub(1);
-    let (mut row, mut column) = (rows - 1, columns - 1);
-    while row > 0 || column > 0 {
-        let here = cost[row * columns + column];
-        if row > 0 && column > 0 {
-            let differs = u32::from(reference[row - 1] != said[column - 1]);
-            if cost[(row - 1) * columns + column - 1] + differs == here {
-                errors[row - 1] += differs as usize;
-                (row, column) = (row - 1, column - 1);
-                continue;
-            }
-        }
-        if row > 0 && cost[(row - 1) * columns + column] + 1 == here {
-            errors[row - 1] += 1;
-            row -= 1;
-        } else {
-            if let Some(error) = errors.get_mut(row.saturating_sub(1).min(last)) {
-                *error += 1;
-            }
-            column -= 1;
-        }
-    }
-    errors
-}
-
 /// The error rates of A and B in percent, and the 95 % interval of their difference in points, by a
 /// bootstrap over the pairs.
 pub fn difference(pairs: &[Pair]) -> ([f64; 2], [f64; 2]) {

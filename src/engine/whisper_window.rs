@@ -27,7 +27,7 @@ pub enum Window {
 impl Window {
     /// What the server uses; measured in docs/performance.md.
     pub const MEASURED: Self = Self::Trimmed {
-        margin: 128,
+        margin: 256,
         least: 384,
     };
 
@@ -44,8 +44,11 @@ impl Window {
     }
 }
 
-/// Mean log-probability below which whisper itself tries again.
-const LEAST_LOGPROB: f32 = -1.0;
+/// Mean log-probability of a text below which the full window does better, measured on the same clips
+/// as the window.
+const LEAST_LOGPROB: f32 = -0.7;
+/// And of one segment of it: below this whisper itself would try again.
+const LEAST_LOGPROB_OF_A_SEGMENT: f32 = -1.0;
 /// Compression ratio above which it does.
 const MOST_COMPRESSION: f32 = 2.4;
 /// Tokens that may be said again right after they were said.
@@ -79,7 +82,9 @@ pub fn doubt(segments: &[Segment], seconds: f64) -> Option<Doubt> {
     }
     let weigh = |segment: &Segment| segment.avg_logprob * segment.tokens.len() as f32;
     let mean = segments.iter().map(weigh).sum::<f32>() / tokens.len().max(1) as f32;
-    (mean < LEAST_LOGPROB).then_some(Doubt::LowProbability)
+    let least = segments.iter().map(|segment| segment.avg_logprob);
+    let is_guess = mean < LEAST_LOGPROB || least.fold(0.0, f32::min) < LEAST_LOGPROB_OF_A_SEGMENT;
+    is_guess.then_some(Doubt::LowProbability)
 }
 
 /// The most tokens that say again, at once, what was just said.
@@ -171,10 +176,16 @@ mod tests {
         assert_eq!(doubt(&[segment(" ...", &[1])], 5.0), Some(Doubt::Empty));
         let sentence = " The quick brown fox jumps over the lazy dog.";
         assert_eq!(doubt(&[segment(sentence, &[1, 2])], 1.0), Some(Doubt::Rate));
-        let guess = Segment {
-            avg_logprob: -1.2,
+        let guess = |avg_logprob| Segment {
+            avg_logprob,
             ..segment(sentence, &[1, 2])
         };
-        assert_eq!(doubt(&[guess], 5.0), Some(Doubt::LowProbability));
+        assert_eq!(doubt(&[guess(-0.8)], 5.0), Some(Doubt::LowProbability));
+        // A guess behind what is certain.
+        let certain = segment(sentence, &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(
+            doubt(&[certain, guess(-1.1)], 10.0),
+            Some(Doubt::LowProbability)
+        );
     }
 }

@@ -1,0 +1,155 @@
+"""A peer behind the simplest server that speaks the OpenAI audio API: one queue, one request at a time.
+
+usage: serve.py PEER MODEL PORT [--threads N]
+
+Every connection has a thread of its own, so that connections can be kept open; all work is done by one
+thread, in the order in which it comes.
+"""
+
+import argparse
+import concurrent.futures
+import email.parser
+import email.policy
+import http.server
+import json
+import subprocess
+
+import numpy
+
+SAMPLE_RATE = 16_000
+# whisper.cpp's encoder: a frame is 20 ms, and 1500 of them are its window of 30 s.
+FRAME_SAMPLES = 320
+WINDOW_FRAMES = 1500
+
+
+def faster_whisper(path, threads):
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=threads)
+
+    def transcribe(audio, language):
+        segments, _ = model.transcribe(audio, language=language, beam_size=1)
+        return "".join(segment.text for segment in segments)
+
+    return transcribe
+
+
+def openai_whisper(path, threads):
+    import torch
+    import whisper
+
+    torch.set_num_threads(threads)
+    model = whisper.load_model(path, device="cpu")
+
+    def transcribe(audio, language):
+        return model.transcribe(audio, language=language, fp16=False)["text"]
+
+    return transcribe
+
+
+def whisper_cpp(path, threads, audio_context=lambda audio: 0):
+    from pywhispercpp.model import Model
+
+    model = Model(
+        path, n_threads=threads, print_progress=False, print_realtime=False, redirect_whispercpp_logs_to=None
+    )
+
+    def transcribe(audio, language):
+        segments = model.transcribe(audio, language=language or "", audio_ctx=audio_context(audio))
+        return " ".join(segment.text for segment in segments)
+
+    return transcribe
+
+
+def whisper_cpp_audio_ctx(path, threads):
+    """The encoder's window is cut to the clip's length, with some room and not below a third."""
+
+    def audio_context(audio):
+        frames = -(-len(audio) // FRAME_SAMPLES) + 256
+        return min(max(-(-frames // 64) * 64, 512), WINDOW_FRAMES)
+
+    return whisper_cpp(path, threads, audio_context)
+
+
+PEERS = {
+    "faster-whisper": faster_whisper,
+    "openai-whisper": openai_whisper,
+    "whisper.cpp": whisper_cpp,
+    "whisper.cpp-audio-ctx": whisper_cpp_audio_ctx,
+}
+
+
+def decode(file):
+    """Any sound, as 16 kHz mono."""
+    command = ["ffmpeg", "-v", "error", "-i", "-", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
+    done = subprocess.run(command, input=file, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise ValueError(done.stderr.decode(errors="replace").strip())
+    # A copy: torch wants to be allowed to write.
+    return numpy.frombuffer(done.stdout, numpy.float32).copy()
+
+
+def form_fields(content_type, body):
+    """The fields of a form (multipart/form-data) by name, as bytes."""
+    parser = email.parser.BytesParser(policy=email.policy.HTTP)
+    message = parser.parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    name = lambda part: part.get_param("name", header="content-disposition")
+    return {name(part): part.get_payload(decode=True) for part in message.iter_parts()}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Headers and body leave in one piece each; without this the second waits for the first's receipt.
+    disable_nagle_algorithm = True
+
+    def do_GET(self):
+        self.answer(200, {"status": "ok"})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        work = self.server.queue.submit(self.transcript, self.headers["Content-Type"], body)
+        try:
+            self.answer(200, {"text": work.result()})
+        except Exception as error:  # whatever a library may raise, the client is told
+            self.answer(500, {"error": str(error)})
+
+    def transcript(self, content_type, body):
+        fields = form_fields(content_type, body)
+        language = fields.get("language", b"").decode() or None
+        return self.server.transcribe(decode(fields["file"]), language)
+
+    def answer(self, status, value):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    # Many clients connect in one moment.
+    request_queue_size = 1024
+    daemon_threads = True
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("model")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    queue = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    # On the thread that uses it: libraries keep their own threads by the one that calls.
+    transcribe = queue.submit(PEERS[arguments.peer], arguments.model, arguments.threads).result()
+    server = Server(("127.0.0.1", arguments.port), Handler)
+    server.queue, server.transcribe = queue, transcribe
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+//! A run: the systems side by side, one scenario after the other, the systems taking turns in each.
+
+use std::time::Duration;
+
+use reqwest::Client;
+
+use super::client::{self, Answer, Target};
+use super::progress::Progress;
+use super::recordings::{Recording, Recordings};
+use super::sample::{Outcome, Quantity, Sample, Scenario};
+use super::system::System;
+use super::word_error_rate::Score;
+use super::{burst, command, long, memory, short, start};
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// Which scenarios.
+    pub scenarios: Vec<Scenario>,
+    /// How often starts, long files and bursts are repeated.
+    pub repeat: usize,
+    /// Requests in a burst.
+    pub requests: usize,
+    /// Longer than this, nothing is waited for.
+    pub limit: Duration,
+}
+
+/// Everything that a scenario works with.
+pub struct Run {
+    /// For all requests; keeps its connections.
+    pub client: Client,
+    /// What is compared.
+    pub systems: Vec<System>,
+    /// What they are asked.
+    pub recordings: Recordings,
+    /// How much.
+    pub extent: Extent,
+    /// What was found so far.
+    pub samples: Vec<Sample>,
+    /// The model of our own system, as far as it is known.
+    pub model: String,
+    /// Where people see how far it is.
+    pub progress: Progress,
+}
+
+impl Run {
+    /// Measures all scenarios that were asked for. A system that fails is left out from then on.
+    pub async fn measure(&mut self) {
+        if self.measures(Scenario::Start) {
+            start::measure(self).await;
+        }
+        if self
+            .extent
+            .scenarios
+            .iter()
+            .any(|scenario| *scenario != Scenario::Start)
+        {
+            self.start_all().await;
+        }
+        if self.measures(Scenario::Memory) {
+            memory::measure(self);
+        }
+        if self.measures(Scenario::Short) {
+            short::measure(self).await;
+        }
+        if self.measures(Scenario::Long) {
+            long::measure(self).await;
+        }
+        // The peak of memory is that of a burst.
+        if self.measures(Scenario::Burst) || self.measures(Scenario::Memory) {
+            burst::measure(self).await;
+        }
+        if self.measures(Scenario::Command) {
+            command::measure(self).await;
+        }
+        self.progress
+            .begin("stopping the systems", self.systems.len());
+        for system in &mut self.systems {
+            system.stop().await;
+            self.progress.step();
+        }
+    }
+
+    /// Ends what still runs, at once.
+    pub fn end(&mut self) {
+        self.progress.end();
+        for system in &mut self.systems {
+            system.end();
+        }
+    }
+
+    fn measures(&self, scenario: Scenario) -> bool {
+        self.extent.scenarios.contains(&scenario)
+    }
+
+    /// Starts every system and has it transcribe one command. From then on all are resident.
+    async fn start_all(&mut self) {
+        self.progress
+            .begin("starting the systems", self.systems.len());
+        let command = self.recordings.command.clone();
+        for index in self.order(0) {
+            let started = self.systems[index].start(&self.client).await;
+            if let Err(error) = started {
+                self.leave_out(index, &format!("{error:#}"));
+                continue;
+            }
+            let answer = self.ask(index, &command).await;
+            if let Outcome::Failed(reason) = answer.outcome {
+                self.leave_out(index, &format!("its first transcript failed: {reason}"));
+            }
+            let system = &self.systems[index];
+            if system.spec.ours
+                && let Some(model) = client::served_model(system, &self.client).await
+            {
+                self.model = model;
+            }
+            self.progress.step();
+        }
+    }
+
+    /// The systems that work, each in its turn at the front: A B C, B C A, C A B, …
+    pub fn order(&self, turn: usize) -> Vec<usize> {
+        let failed = |index: &usize| self.systems[*index].failed.is_some();
+        rotated(
+            (0..self.systems.len())
+                .filter(|index| !failed(index))
+                .collect(),
+            turn,
+        )
+    }
+
+    /// Asks a system for a transcript. One that did not answer in time is started afresh, since it
+    /// would work on the old request for who knows how long.
+    pub async fn ask(&mut self, index: usize, recording: &Recording) -> Answer {
+        let target = Target::of(&self.systems[index], &self.client);
+        let answer = target.ask(recording, self.extent.limit).await;
+        if matches!(answer.outcome, Outcome::MoreThan(_)) {
+            self.start_afresh(index).await;
+        }
+        answer
+    }
+
+    /// The same, kept as a sample.
+    pub async fn ask_and_keep(
+        &mut self,
+        index: usize,
+        recording: &Recording,
+        quantity: Quantity,
+        round: usize,
+    ) {
+        let answer = self.ask(index, recording).await;
+        self.keep(index, recording, quantity, round, answer);
+        self.progress.step();
+    }
+
+    /// Keeps an answer as a sample.
+    pub fn keep(
+        &mut self,
+        index: usize,
+        recording: &Recording,
+        quantity: Quantity,
+        round: usize,
+        answer: Answer,
+    ) {
+        let name = self.systems[index].name();
+        let score = match (&recording.text, &answer.text) {
+            (Some(reference), Some(said)) => Some(Score::of(reference, said)),
+            _ => None,
+        };
+        self.samples.push(Sample {
+            text: answer.text,
+            score,
+            ..Sample::new(quantity, name, &recording.name, round, answer.outcome)
+        });
+    }
+
+    /// Ends a system that is stuck and starts it again.
+    pub async fn start_afresh(&mut self, index: usize) {
+        if !self.systems[index].is_started_here() {
+            return;
+        }
+        if let Err(error) = self.systems[index].restart(&self.client).await {
+            self.leave_out(index, &format!("it could not be started again: {error:#}"));
+        }
+    }
+
+    /// From now on the system is measured no more.
+    pub fn leave_out(&mut self, index: usize, reason: &str) {
+        let system = &mut self.systems[index];
+        self.progress.say(&format!("{}: {reason}", system.name()));
+        system.failed = Some(reason.to_owned());
+    }
+}
+
+fn rotated(mut order: Vec<usize>, turn: usize) -> Vec<usize> {
+    if !order.is_empty() {
+        let front = turn % order.len();
+        order.rotate_left(front);
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_system_is_first_in_its_turn() {
+        let orders: Vec<_> = (0..4).map(|turn| rotated(vec![0, 1, 3], turn)).collect();
+        assert_eq!(
+            orders,
+            [vec![0, 1, 3], vec![1, 3, 0], vec![3, 0, 1], vec![0, 1, 3]]
+        );
+        assert!(rotated(Vec::new(), 5).is_empty());
+    }
+}

@@ -1,0 +1,324 @@
+//! A system under test: how it is started, whether it answers, and that it ends.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use reqwest::Client;
+use serde::{Deserialize, Serialize};
+use tokio::process::{Child, Command};
+
+use super::process_tree;
+
+/// Ample for a program that loads a model with Python, on a slow disk.
+const READY_LIMIT: Duration = Duration::from_secs(300);
+/// Short, as it is part of the time that a start takes.
+const READY_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a system may take to end when it is asked to.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Stands for a free port in commands and addresses.
+const PORT: &str = "{port}";
+
+/// A system as the file of systems (`--systems`) has it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Its name in tables.
+    pub name: String,
+    /// The program and its arguments; `{port}` stands for a free port. Empty: it runs already.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Variables for it.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Where it answers.
+    #[serde(default = "local_url")]
+    pub url: String,
+    /// A path that gives 200 as soon as it can transcribe.
+    #[serde(default = "health")]
+    pub ready: String,
+    /// Whether it is the one that the others are compared with.
+    #[serde(default)]
+    pub ours: bool,
+    /// The bearer key that it wants.
+    #[serde(skip)]
+    pub key: Option<String>,
+}
+
+fn local_url() -> String {
+    format!("http://127.0.0.1:{PORT}")
+}
+
+fn health() -> String {
+    "/health".to_owned()
+}
+
+/// Reads a file of systems.
+pub fn read_specs(path: &Path) -> anyhow::Result<Vec<Spec>> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let specs: Vec<Spec> = serde_json::from_str(&text)
+        .with_context(|| format!("{} is no list of systems", path.display()))?;
+    let names: std::collections::BTreeSet<&str> =
+        specs.iter().map(|spec| spec.name.as_str()).collect();
+    ensure!(
+        names.len() == specs.len(),
+        "{}: two systems have one name",
+        path.display()
+    );
+    Ok(specs)
+}
+
+/// A system that can be started, stopped and asked.
+pub struct System {
+    /// How it is started.
+    pub spec: Spec,
+    /// Where it answers now.
+    pub url: String,
+    /// Why it is left out, once it is.
+    pub failed: Option<String>,
+    process: Option<Process>,
+    log: PathBuf,
+}
+
+impl System {
+    /// One that is not started yet; its output goes to a file in `logs`.
+    pub fn new(spec: Spec, logs: &Path) -> Self {
+        let safe = |c: char| if c.is_alphanumeric() { c } else { '-' };
+        let name: String = spec.name.chars().map(safe).collect();
+        Self {
+            url: spec.url.clone(),
+            failed: None,
+            process: None,
+            log: logs.join(format!("{name}.log")),
+            spec,
+        }
+    }
+
+    /// Its name in tables.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Whether this program starts it.
+    pub fn is_started_here(&self) -> bool {
+        !self.spec.command.is_empty()
+    }
+
+    /// Its first process, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.leader)
+    }
+
+    /// Starts it and waits until it can transcribe.
+    pub async fn start(&mut self, client: &Client) -> anyhow::Result<()> {
+        if self.is_started_here() {
+            let port = free_port()?.to_string();
+            self.url = self.spec.url.replace(PORT, &port);
+            self.process = Some(Process::spawn(&self.spec, &port, &self.log)?);
+        }
+        let ready = self.until_ready(client).await;
+        if ready.is_err() {
+            self.process = None;
+        }
+        ready
+    }
+
+    async fn until_ready(&mut self, client: &Client) -> anyhow::Result<()> {
+        let url = format!("{}{}", self.url, self.spec.ready);
+        let begin = Instant::now();
+        loop {
+            let answer = client.get(&url).timeout(READY_LIMIT).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if let Some(process) = &mut self.process
+                && let Some(status) = process.child.try_wait()?
+            {
+                bail!(
+                    "it ended before it was ready ({status}){}",
+                    last_words(&self.log)
+                );
+            }
+            if begin.elapsed() > READY_LIMIT || !self.is_started_here() {
+                bail!("it does not answer at {url}{}", last_words(&self.log));
+            }
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+    }
+
+    /// Asks it to end, and ends it if it does not.
+    pub async fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        process_tree::terminate(process.leader);
+        let _ = tokio::time::timeout(STOP_GRACE, process.child.wait()).await;
+    }
+
+    /// Ends it at once.
+    pub fn end(&mut self) {
+        self.process = None;
+    }
+
+    /// A fresh process, where the old one is stuck.
+    pub async fn restart(&mut self, client: &Client) -> anyhow::Result<()> {
+        self.process = None;
+        self.start(client).await
+    }
+}
+
+/// A running process group. It is killed when this is dropped.
+struct Process {
+    child: Child,
+    leader: u32,
+}
+
+impl Process {
+    fn spawn(spec: &Spec, port: &str, log: &Path) -> anyhow::Result<Self> {
+        let with_port = |text: &String| text.replace(PORT, port);
+        let words: Vec<String> = spec.command.iter().map(with_port).collect();
+        let (program, arguments) = words.split_first().context("it has no command")?;
+        let output = File::options().create(true).append(true).open(log);
+        let output = output.with_context(|| log.display().to_string())?;
+        let child = Command::new(program)
+            .args(arguments)
+            .envs(
+                spec.env
+                    .iter()
+                    .map(|(name, value)| (name, with_port(value))),
+            )
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            // A Ctrl-C at the terminal is for the benchmark, which then ends its systems.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{program} cannot be started"))?;
+        let leader = child.id().context("it ended at once")?;
+        Ok(Self { child, leader })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.id().is_some() {
+            process_tree::kill_all(self.leader);
+        } else {
+            // It was waited for, and its id may be another's by now; what is left of its group keeps
+            // the group's.
+            process_tree::kill_group(self.leader);
+        }
+    }
+}
+
+/// The port is free now; that nobody else takes it until the system does is a matter of luck, but the
+/// kernel hands out others first.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The end of what a system has written, to go after a message.
+fn last_words(log: &Path) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    match text.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!("; its last words: {}", line.trim()),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(command: &[&str]) -> Spec {
+        Spec {
+            name: "a system".to_owned(),
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            env: BTreeMap::new(),
+            url: local_url(),
+            ready: health(),
+            ours: false,
+            key: None,
+        }
+    }
+
+    fn client() -> Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::new()
+    }
+
+    #[test]
+    fn a_file_of_systems_needs_little_and_refuses_what_it_does_not_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("systems.json");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write(r#"[{"name": "peer", "command": ["peer", "{port}"], "ready": "/"}]"#);
+        let specs = read_specs(&path).unwrap();
+        assert_eq!(
+            (specs[0].url.as_str(), specs[0].ours),
+            ("http://127.0.0.1:{port}", false)
+        );
+        write(r#"[{"name": "peer", "comand": []}]"#);
+        assert!(format!("{:#}", read_specs(&path).unwrap_err()).contains("comand"));
+        write(r#"[{"name": "a"}, {"name": "a"}]"#);
+        assert!(format!("{:#}", read_specs(&path).unwrap_err()).contains("one name"));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut system = System::new(spec(&["/nowhere/program"]), folder.path());
+        let error = system.start(&client()).await.unwrap_err();
+        let told = format!("{error:#}");
+        assert!(
+            told.contains("/nowhere/program cannot be started"),
+            "{told}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_is_told_with_its_last_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "echo no model here >&2; exit 3";
+        let mut system = System::new(spec(&["sh", "-c", script]), folder.path());
+        let error = system.start(&client()).await.unwrap_err();
+        let told = format!("{error:#}");
+        assert!(
+            told.contains("exit status: 3") && told.contains("no model here"),
+            "{told}"
+        );
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let wait = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+        waited.expect("it never happened");
+    }
+
+    #[tokio::test]
+    async fn what_a_system_started_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let spec = spec(&["sh", "-c", "setsid sleep 1000 & sleep 1000"]);
+        let process = Process::spawn(&spec, "1", &log).unwrap();
+        let leader = process.leader;
+        until(|| process_tree::members(leader).len() == 3).await;
+        let members = process_tree::members(leader);
+        drop(process);
+        let lives = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z")
+        };
+        until(|| !members.iter().any(lives)).await;
+    }
+}
