@@ -174,7 +174,9 @@ async fn detecting_the_language_costs_no_pass_of_its_own_and_changes_nothing_els
     // But for the probability that nobody speaks, which whisper reads off the pass for the language.
     let text = |transcript: &ChunkTranscript| {
         let mut segments = transcript.segments.clone();
-        segments.iter_mut().for_each(|s| s.no_speech_prob = 0.0);
+        for segment in &mut segments {
+            segment.no_speech_prob = 0.0;
+        }
         segments
     };
     assert_eq!(text(&forced), text(&detected));

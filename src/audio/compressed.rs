@@ -13,8 +13,9 @@ use stt_actors::ports::{DecodeError, SAMPLE_RATE};
 use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
 use symphonia::core::errors::Error;
 use symphonia::core::formats::probe::Hint;
-use symphonia::core::formats::{FormatReader, TrackType};
-use symphonia::core::io::MediaSourceStream;
+use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
+use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
+use symphonia::core::meta::MetadataOptions;
 use tokio::task::JoinHandle;
 
 use super::mono::Mono;
@@ -76,7 +77,10 @@ impl ShortSource {
 }
 
 fn decode(mut file: File) -> io::Result<Decoded> {
-    let source = MediaSourceStream::new(Box::new(file.try_clone()?), Default::default());
+    let source = MediaSourceStream::new(
+        Box::new(file.try_clone()?),
+        MediaSourceStreamOptions::default(),
+    );
     // Files are made to break decoders.
     // What is left half done by a panic goes with it.
     let samples = std::panic::catch_unwind(AssertUnwindSafe(|| decode_all(source)));
@@ -119,7 +123,12 @@ enum Unusual {
 
 fn decode_all(source: MediaSourceStream<'_>) -> Result<Vec<i16>, Unusual> {
     let probe = symphonia::default::get_probe();
-    let format = probe.probe(&Hint::new(), source, Default::default(), Default::default())?;
+    let format = probe.probe(
+        &Hint::new(),
+        source,
+        FormatOptions::default(),
+        MetadataOptions::default(),
+    )?;
     let track = format
         .default_track(TrackType::Audio)
         .ok_or(Unusual::Other("no sound"))?;

@@ -60,6 +60,10 @@ thread_local! {
 /// # Safety
 /// As ggml calls it: the pointers are those of live tensors of these shapes.
 #[unsafe(no_mangle)]
+#[expect(
+    clippy::many_single_char_names,
+    reason = "as products of matrices are written"
+)]
 pub unsafe extern "C" fn __wrap_llamafile_sgemm(
     params: *const c_void,
     m: i64,
@@ -180,7 +184,7 @@ impl Rows {
         for (row, into) in scratch.chunks_exact_mut(depth).take(count).enumerate() {
             // SAFETY: as above; a row holds `depth` values.
             unsafe {
-                let row = start.add(row * self.stride);
+                let row: *const c_void = start.add(row * self.stride).cast();
                 match self.format.kind {
                     Kind::Float16 => {
                         let halves = std::slice::from_raw_parts(row.cast::<half::f16>(), depth);
@@ -188,7 +192,7 @@ impl Rows {
                     }
                     Kind::Float32 => unreachable!("returned above"),
                     Kind::Other(to_float) => {
-                        to_float(row.cast(), into.as_mut_ptr(), depth as i64);
+                        to_float(row, into.as_mut_ptr(), depth as i64);
                     }
                 }
             }
@@ -297,6 +301,10 @@ mod tests {
         }
     }
 
+    #[expect(
+        clippy::many_single_char_names,
+        reason = "as products of matrices are written"
+    )]
     fn multiply(a: Rows, b: Rows, (m, n): (usize, usize), threads: usize) -> Vec<f32> {
         let mut c = vec![f32::NAN; m * n];
         let product = Product {
