@@ -146,6 +146,35 @@ async fn a_cold_worker_steps_back_with_all_its_threads_and_the_hot_one_does_not(
 }
 
 #[tokio::test]
+async fn text_that_looks_wrong_is_decoded_again_with_the_whole_window() {
+    let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+        .await
+        .expect("launches");
+    let plain = engine
+        .transcribe(request(), unheard())
+        .await
+        .expect("transcribes");
+    assert_eq!((plain.doubt, plain.encoder_passes), (None, 1));
+    // Nobody says anything: whatever whisper makes of it is a guess, or nothing.
+    let silence = ChunkRequest {
+        audio: AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; 48_000])),
+        ..request()
+    };
+    let doubted = engine
+        .transcribe(silence, unheard())
+        .await
+        .expect("transcribes");
+    assert!(doubted.doubt.is_some(), "{doubted:?}");
+    assert_eq!(doubted.encoder_passes, 2);
+    // And leaves nothing behind.
+    let again = engine
+        .transcribe(request(), unheard())
+        .await
+        .expect("transcribes");
+    assert_eq!(plain.segments, again.segments);
+}
+
+#[tokio::test]
 async fn detecting_the_language_costs_no_pass_of_its_own_and_changes_nothing_else() {
     let engine = launch(Path::new(PROGRAM), &model("base").await)
         .await

@@ -181,7 +181,7 @@ fn percentile_95(values: &[f64]) -> Option<f64> {
     percentile(values, 95)
 }
 
-const RECIPES: [Recipe; 10] = [
+const RECIPES: [Recipe; 11] = [
     recipe(
         Scenario::Start,
         "start to first transcript",
@@ -193,6 +193,13 @@ const RECIPES: [Recipe; 10] = [
         Scenario::Short,
         "a short clip",
         Quantity::ShortSeconds,
+        Kind::BootstrapRatio,
+        mean,
+    ),
+    recipe(
+        Scenario::Contended,
+        "a short clip, beside a busy program",
+        Quantity::ContendedSeconds,
         Kind::BootstrapRatio,
         mean,
     ),

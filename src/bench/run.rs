@@ -63,6 +63,9 @@ impl Run {
         if self.measures(Scenario::Short) {
             short::measure(self).await;
         }
+        if self.measures(Scenario::Contended) {
+            short::measure_contended(self).await;
+        }
         if self.measures(Scenario::Long) {
             long::measure(self).await;
         }

@@ -13,6 +13,8 @@ pub enum Scenario {
     Start,
     /// Clips of 1 to 12 seconds, one at a time.
     Short,
+    /// The same, while another program keeps a core busy.
+    Contended,
     /// A file of minutes.
     Long,
     /// Many requests at once.
@@ -33,6 +35,8 @@ pub enum Quantity {
     IdleMebibytes,
     /// Seconds for one short clip.
     ShortSeconds,
+    /// Seconds for one short clip beside a busy program.
+    ContendedSeconds,
     /// Seconds for the long file.
     LongSeconds,
     /// Seconds for all requests of a burst.
