@@ -2,15 +2,28 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(fast_products)");
     let target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
     // GNU ld, lld, gold and mold know the option; other platforms' linkers do not.
     if target("OS") != "linux" {
         return;
     }
-    println!("cargo::rustc-link-arg=-Wl,--wrap=ggml_conv_1d_ph");
-    println!("cargo::rustc-link-arg=-Wl,--wrap=ggml_graph_plan");
-    println!("cargo::rustc-link-arg=-Wl,--wrap=ggml_graph_compute");
-    if target("ARCH") == "x86_64" {
+    for name in ["ggml_conv_1d_ph", "ggml_graph_plan", "ggml_graph_compute"] {
+        println!("cargo::rustc-link-arg=-Wl,--wrap={name}");
+    }
+    if target("ARCH") != "x86_64" {
+        return;
+    }
+    // ggml has the function that ours stands in for only where it was built with it.
+    println!("cargo::rerun-if-env-changed=GGML_LLAMAFILE");
+    let llamafile = std::env::var("GGML_LLAMAFILE").unwrap_or_default();
+    if ["ON", "1", "TRUE", "YES"].contains(&llamafile.to_uppercase().as_str()) {
+        println!("cargo::rustc-cfg=fast_products");
         println!("cargo::rustc-link-arg=-Wl,--wrap=llamafile_sgemm");
+    } else {
+        println!(
+            "cargo::warning=GGML_LLAMAFILE is not ON, as it is in .cargo/config.toml: \
+             transcription will be several times slower"
+        );
     }
 }

@@ -13,7 +13,7 @@ use stt_actors::ports::{
     AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LaneKind,
     LanguageHeard, LaunchError, WorkerId,
 };
-use stt_actors::transcript::{ChunkTranscript, Task};
+use stt_actors::transcript::Task;
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
 struct Fixed(PathBuf);
@@ -200,15 +200,9 @@ async fn detecting_the_language_costs_no_pass_of_its_own_and_changes_nothing_els
         (forced.language_probability, forced.encoder_passes),
         (None, 1)
     );
-    // But for the probability that nobody speaks, which whisper reads off the pass for the language.
-    let text = |transcript: &ChunkTranscript| {
-        let mut segments = transcript.segments.clone();
-        for segment in &mut segments {
-            segment.no_speech_prob = 0.0;
-        }
-        segments
-    };
-    assert_eq!(text(&forced), text(&detected));
+    assert_eq!(forced.segments, detected.segments);
+    // Of 51,865 tokens: not what an empty row of logits says.
+    assert!(forced.segments[0].no_speech_prob > 1e-4, "{forced:?}");
     let unknown = ChunkRequest {
         language: Some("xx".to_owned()),
         ..request()

@@ -24,7 +24,6 @@ use tokio::process::Command as Process;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::Framed;
-use tracing::warn;
 
 use super::exit::{End, Reaper};
 use super::link::{self, Asked, Command, Frames};
@@ -107,7 +106,8 @@ impl WorkerLauncher {
         let kept = PASSED_ON
             .iter()
             .filter_map(|name| Some((name, std::env::var_os(name)?)));
-        let child = Process::new(&self.config.executable)
+        let mut command = Process::new(&self.config.executable);
+        command
             // For people who look at the list of processes.
             .arg0("uttera-stt")
             .arg("worker")
@@ -125,15 +125,18 @@ impl WorkerLauncher {
             .stdout(log_writer.try_clone()?)
             .stderr(log_writer)
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
-        // It has one thread so far; those that it starts inherit this.
-        if worker.kind() == LaneKind::Cold
-            && let Some(process) = child.id()
-            && let Err(error) = priority::step_back(process, priority::COLD_WORKER)
-        {
-            warn!(%worker, %error, "the worker's priority stays as it is");
+            .kill_on_drop(true);
+        if worker.kind() == LaneKind::Cold {
+            // SAFETY: between fork and exec only async-signal-safe functions may run; these are bare
+            // system calls. It works at any priority: what the kernel says does not matter.
+            unsafe {
+                command.pre_exec(|| {
+                    let _ = priority::step_back(priority::COLD_WORKER);
+                    Ok(())
+                });
+            }
         }
+        let child = command.spawn()?;
         let reaper = Reaper::own(child);
         log_relay::start(worker.clone(), log)?;
         let frames = Framed::new(UnixStream::from_std(ours)?, protocol::codec());

@@ -21,7 +21,7 @@ use whisper_rs::{
 
 use super::kernels::reuse;
 use super::protocol::Failure;
-use callbacks::{GRAPHS_OF_A_PASS, Watch};
+use callbacks::{First, GRAPHS_OF_A_PASS, Watch};
 pub use callbacks::{forget_memory, memory_was_short};
 use window::Window;
 
@@ -175,10 +175,9 @@ impl Model {
             prompt: &self.prompt_tokens(request.prompt.as_deref())?,
             temperature: request.temperature,
         };
-        let watch = Watch::new(abort);
-        if is_encoded {
-            watch.is_encoded();
-        }
+        let look = self.look();
+        let first = if is_encoded { First::IsEncoded } else { look };
+        let watch = Watch::new(abort, first);
         let mut segments = self.attempt(state, &plan, window, &watch)?;
         passes += watch.encoder_passes();
         let doubt = (window < window::FULL)
@@ -186,7 +185,7 @@ impl Model {
             .flatten();
         if doubt.is_some() {
             let state = self.context.create_state().map_err(whisper_failed)?;
-            let watch = Watch::new(abort);
+            let watch = Watch::new(abort, look);
             segments = self.attempt(state, &plan, window::FULL, &watch)?;
             passes += watch.encoder_passes();
         }
@@ -198,6 +197,16 @@ impl Model {
             doubt,
             inference_seconds: begin.elapsed().as_secs_f64(),
         })
+    }
+
+    /// How the first window of a fresh state begins. Where nothing can be reused, a look would cost a
+    /// second pass.
+    fn look(&self) -> First {
+        if reuse::AVAILABLE && self.options.gpu.is_none() {
+            First::EncodeAndLook(self.options.threads)
+        } else {
+            First::Encode
+        }
     }
 
     fn window_step(&self) -> usize {
@@ -285,7 +294,7 @@ impl Model {
         let (_, probabilities) = detected.map_err(whisper_failed)?;
         // The encoder's, and one of the decoder. Others are not understood, so nothing is reused; on a
         // GPU there are none.
-        let is_encoded = graphs == GRAPHS_OF_A_PASS + 1;
+        let is_encoded = graphs == GRAPHS_OF_A_PASS + 1 && self.options.gpu.is_none();
         let known = &probabilities[..probabilities.len().min(self.language_count())];
         let best = known
             .iter()

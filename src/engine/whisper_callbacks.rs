@@ -17,6 +17,19 @@ use crate::engine::kernels::reuse;
 /// the decoder.
 pub const GRAPHS_OF_A_PASS: u32 = 3;
 
+/// What a call's first window needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// Its pass of the encoder, as whisper does it.
+    Encode,
+    /// The same, and a look at the first token with so many threads: whisper takes the probability that
+    /// nobody speaks from there, but never looks by itself.
+    EncodeAndLook(u32),
+    /// Nothing: the state has encoded the beginning of this audio already, with this window, and
+    /// looked at the first token.
+    IsEncoded,
+}
+
 /// One of the windows that whisper cut the chunk into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
@@ -30,8 +43,9 @@ pub struct Window {
 #[derive(Debug)]
 pub struct Watch<'a> {
     abort: &'a AtomicBool,
-    /// The state holds what the first pass would make.
-    encoded: AtomicBool,
+    /// What is to be done in place of the first pass, or with it.
+    first: First,
+    windows: AtomicU32,
     encoder_passes: AtomicU32,
     /// Windows, with the number of decoding attempts where retries will be.
     attempts: Mutex<Vec<Window>>,
@@ -39,19 +53,14 @@ pub struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// Nothing seen yet; `abort` is set by another thread to end the work.
-    pub fn new(abort: &'a AtomicBool) -> Self {
+    pub fn new(abort: &'a AtomicBool, first: First) -> Self {
         Self {
             abort,
-            encoded: AtomicBool::new(false),
+            first,
+            windows: AtomicU32::new(0),
             encoder_passes: AtomicU32::new(0),
             attempts: Mutex::new(Vec::new()),
         }
-    }
-
-    /// The state is one that has encoded the beginning of the same audio already, with the same window:
-    /// that pass is passed over.
-    pub fn is_encoded(&self) {
-        self.encoded.store(true, Ordering::Relaxed);
     }
 
     /// Hooks this watch into a call. It must outlive the call.
@@ -96,10 +105,11 @@ impl<'a> Watch<'a> {
         })
     }
 
-    fn window_begins(&self, first_segment: usize) {
-        if self.encoded.swap(false, Ordering::Relaxed) {
-            reuse::skip(GRAPHS_OF_A_PASS);
-        } else {
+    /// Notes that a window is about to be encoded; gives what is to be done for it.
+    fn window_begins(&self, first_segment: usize) -> First {
+        let is_first = self.windows.fetch_add(1, Ordering::Relaxed) == 0;
+        let first = if is_first { self.first } else { First::Encode };
+        if first != First::IsEncoded {
             self.encoder_passes.fetch_add(1, Ordering::Relaxed);
         }
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,6 +117,7 @@ impl<'a> Watch<'a> {
             first_segment,
             retries: 0,
         });
+        first
     }
 
     fn attempt_begins(&self) {
@@ -124,7 +135,7 @@ unsafe extern "C" fn should_abort(flag: *mut c_void) -> bool {
 }
 
 unsafe extern "C" fn encoder_begins(
-    _context: *mut sys::whisper_context,
+    context: *mut sys::whisper_context,
     state: *mut sys::whisper_state,
     watch: *mut c_void,
 ) -> bool {
@@ -134,8 +145,34 @@ unsafe extern "C" fn encoder_begins(
         let segments = sys::whisper_full_n_segments_from_state(state);
         (&*watch.cast::<Watch<'_>>(), segments)
     };
-    watch.window_begins(usize::try_from(segments).unwrap_or(0));
-    !watch.was_aborted()
+    let first = watch.window_begins(usize::try_from(segments).unwrap_or(0));
+    if watch.was_aborted() {
+        return false;
+    }
+    match first {
+        First::Encode => {}
+        First::IsEncoded => reuse::skip(GRAPHS_OF_A_PASS),
+        First::EncodeAndLook(threads) => {
+            // SAFETY: whisper's own context and state, between two of its steps: it has made the
+            // spectrogram and set the window, and begins its own pass after this returns. Without a
+            // place for them, the languages' probabilities are not given.
+            let (result, graphs) = reuse::counted(|| unsafe {
+                let threads = threads.cast_signed();
+                sys::whisper_lang_auto_detect_with_state(
+                    context,
+                    state,
+                    0,
+                    threads,
+                    std::ptr::null_mut(),
+                )
+            });
+            // Where it went otherwise, whisper does its pass once more.
+            if result >= 0 && graphs == GRAPHS_OF_A_PASS + 1 {
+                reuse::skip(GRAPHS_OF_A_PASS);
+            }
+        }
+    }
+    true
 }
 
 unsafe extern "C" fn never_begin(
@@ -217,7 +254,7 @@ mod tests {
     #[test]
     fn retries_belong_to_the_window_that_a_segment_came_from() {
         let abort = AtomicBool::new(false);
-        let watch = Watch::new(&abort);
+        let watch = Watch::new(&abort, First::Encode);
         watch.window_begins(0);
         watch.attempt_begins();
         watch.window_begins(2);
@@ -228,5 +265,9 @@ mod tests {
         assert_eq!(watch.window_of(2).retries, 2);
         assert_eq!(watch.window_of(7).first_segment, 2);
         assert_eq!(watch.encoder_passes(), 2);
+        let encoded = Watch::new(&abort, First::IsEncoded);
+        assert_eq!(encoded.window_begins(0), First::IsEncoded);
+        assert_eq!(encoded.window_begins(1), First::Encode);
+        assert_eq!(encoded.encoder_passes(), 1);
     }
 }

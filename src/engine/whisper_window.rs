@@ -10,6 +10,9 @@ use stt_actors::transcript::{Doubt, Segment, letters};
 /// Frames of 20 ms in the window that whisper was trained on: 30 s.
 pub const FULL: usize = 1500;
 
+/// Longer windows save next to nothing, and the full one has the temperature ladder.
+const LONGEST_TRIMMED: usize = 1280;
+
 /// Which part of the window the encoder gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
@@ -38,7 +41,11 @@ impl Window {
             Self::Trimmed { margin, least } => {
                 let audio = samples.div_ceil(SAMPLE_RATE as usize / 50);
                 let frames = (audio + margin).max(least).next_multiple_of(step);
-                frames.min(FULL)
+                if frames > LONGEST_TRIMMED {
+                    FULL
+                } else {
+                    frames
+                }
             }
         }
     }
@@ -117,6 +124,8 @@ mod tests {
         assert_eq!(window.frames(0, 64), 384);
         assert_eq!(window.frames(6 * 16_000, 64), 448);
         assert_eq!(window.frames(6 * 16_000, 256), 512);
+        assert_eq!(window.frames(23 * 16_000, 64), 1280);
+        assert_eq!(window.frames(24 * 16_000, 64), FULL);
         assert_eq!(window.frames(30 * 16_000, 64), FULL);
         assert_eq!(Window::Full.frames(16_000, 64), FULL);
     }

@@ -9,6 +9,9 @@ use std::cell::Cell;
 
 use whisper_rs::whisper_rs_sys as ggml;
 
+/// Whether graphs can be passed over in this build.
+pub const AVAILABLE: bool = true;
+
 thread_local! {
     /// Graphs that this thread has had computed on the CPU.
     static COMPUTED: Cell<u32> = const { Cell::new(0) };
