@@ -115,8 +115,10 @@ async fn flac_that_is_damaged_or_not_short_is_left_to_ffmpeg() {
     let middle = bytes.len() / 2;
     bytes[middle..middle + 50].fill(0x5a);
     let damaged = files.write("damaged.flac", bytes);
-    let long = files.tone("long.flac", 130.0, "");
-    for path in [damaged, long] {
+    let long = files.tone("long.flac", 140.0, "");
+    // A prime: to resample it exactly takes a filter of its size.
+    let odd = files.tone("odd.flac", 8.0, "-ar 64007");
+    for path in [damaged, long, odd] {
         let error = decode_with(&without_ffmpeg(), &path).await.err();
         let error = error.expect("not decoded").to_string();
         assert!(error.contains("Install ffmpeg"), "{error}");

@@ -241,15 +241,12 @@ async fn a_file_that_is_decoded_gives_its_slot_back_before_it_is_dropped() {
 #[tokio::test]
 async fn a_caller_who_asks_again_loses_nothing() {
     let files = Files::new();
-    for name in ["a.wav", "a.flac", "a.mka"] {
-        let path = files.tone(
-            name,
-            40.0,
-            "-c:a flac -ar 48000".trim_start_matches(
-                // WAV holds plain samples.
-                if name == "a.wav" { "-c:a flac" } else { "" },
-            ),
-        );
+    for (name, arguments) in [
+        ("a.wav", "-ar 48000"),
+        ("a.flac", "-ar 48000"),
+        ("a.mka", "-ar 48000 -c:a flac"),
+    ] {
+        let path = files.tone(name, 40.0, arguments);
         let decoder = with(|_| {});
         let mut stream = open(&decoder, &path).await.unwrap();
         let mut samples = 0;

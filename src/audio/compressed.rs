@@ -16,15 +16,17 @@ use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
 use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use super::mono::Mono;
-use super::resample::Resampler;
+use super::resample::{Resampler, can_resample};
 
 /// Longer files are ffmpeg's: its start is short beside the work on them.
 const MOST_BYTES: u64 = 4 << 20;
-/// A small file can claim hours. What decodes to more is ffmpeg's, piece by piece.
-const MOST_SECONDS: usize = 120;
+/// A small file can claim hours, or rates that nobody records in. What decodes to more frames than two
+/// minutes of the usual ones is ffmpeg's, piece by piece.
+const MOST_FRAMES: usize = 120 * 48_000;
 /// An MP3 does not say exactly how much of its first and last frame is sound: two frames.
 const MOST_MISSING: u64 = 2 * 1152;
 
@@ -57,13 +59,20 @@ impl ShortSource {
         }
     }
 
-    /// Decodes on a thread where blocking is allowed. Once it has been answered, it is over.
-    pub(super) async fn decode(&mut self) -> Result<Decoded, DecodeError> {
+    /// Decodes on a thread where blocking is allowed, in a `turn` that ends with that, whether or not
+    /// anybody waits for it. Once it has been answered, it is over.
+    pub(super) async fn decode(
+        &mut self,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Decoded, DecodeError> {
         let failed = |error: &dyn std::fmt::Display| {
             DecodeError::Unavailable(format!("the audio file could not be read: {error}"))
         };
         if let Some(file) = self.file.take() {
-            self.decoding = Some(tokio::task::spawn_blocking(move || decode(file)));
+            self.decoding = Some(tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                decode(file)
+            }));
         }
         let Some(decoding) = &mut self.decoding else {
             return Err(failed(&"it was read already"));
@@ -159,6 +168,9 @@ fn all_packets(
         }
         let block = decoder.decode(&packet)?;
         let (rate, channels) = (block.spec().rate(), block.spec().channels().count());
+        if !can_resample(rate) {
+            return Err(Unusual::Other("an odd rate"));
+        }
         let (known_rate, mono) = sound.get_or_insert_with(|| (rate, Mono::new(channels)));
         if *known_rate != rate || mono.channels() != channels {
             return Err(Unusual::Other("another format in the middle"));
@@ -166,7 +178,7 @@ fn all_packets(
         interleaved.resize(block.samples_interleaved(), 0.0);
         block.copy_to_slice_interleaved(&mut interleaved);
         mono.push(&interleaved);
-        if mono.frames() > MOST_SECONDS * rate as usize {
+        if mono.frames() > MOST_FRAMES {
             return Err(Unusual::Other("long"));
         }
     }

@@ -8,6 +8,19 @@ use stt_actors::ports::SAMPLE_RATE;
 /// long enough for a steep filter, and no pause that anybody waits for.
 const BLOCK_FRAMES: usize = 2048;
 
+/// Sample rates that audio is recorded in; what claims another one is left to ffmpeg.
+const RATES: std::ops::RangeInclusive<u32> = 1000..=768_000;
+
+/// 44.1 kHz is 441 to 160; a prime rate is itself to 16,000.
+const LARGEST_RATIO: u32 = 50_000;
+
+/// Whether a rate is one that audio is recorded in, and cheap to bring to ours: the resampler's
+/// memory grows with the smallest numbers that have the ratio of the two rates.
+pub(super) fn can_resample(rate: u32) -> bool {
+    let common = greatest_common_divisor(rate as usize, SAMPLE_RATE as usize) as u32;
+    RATES.contains(&rate) && rate / common <= LARGEST_RATIO
+}
+
 /// Resamples one stream.
 ///
 /// The output has `round(frames * 16000 / rate)` samples and no delay: the transform's own delay is

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use stt_actors::ports::{
     self, AudioChunk, ChunkStream, DecodeError, SAMPLE_RATE, samples_to_seconds,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunker::Chunker;
 use super::compressed::{Decoded, ShortSource};
@@ -17,6 +17,12 @@ use super::wav::WavSource;
 
 /// Audio that is decoded in one turn at most, where it has no speech in it.
 const LONGEST_TURN: u64 = 30 * SAMPLE_RATE as u64;
+
+/// Samples that are looked at for speech in one go: two seconds.
+const DECODED_BLOCK: usize = 2 * SAMPLE_RATE as usize;
+
+/// The right to decode; `None` if there were no limit.
+type Turn = Option<OwnedSemaphorePermit>;
 
 /// By how much a container may overstate its length.
 const ROUNDING: Duration = Duration::from_secs(1);
@@ -27,15 +33,15 @@ pub(super) enum Source {
     Ffmpeg(FfmpegSource),
     /// Not looked into yet, and who decodes it if it is unusual.
     Short(ShortSource, FfmpegSettings),
-    /// All of it, until it is taken.
-    Decoded(Option<Vec<i16>>),
+    /// All samples, and how many of them were given out.
+    Decoded(Vec<i16>, usize),
 }
 
 impl Source {
     /// Waits for what the source needs before it can be read.
     async fn ready(&mut self) {
         match self {
-            Self::Wav(_) | Self::Short(..) | Self::Decoded(_) => {}
+            Self::Wav(_) | Self::Short(..) | Self::Decoded(..) => {}
             Self::Ffmpeg(ffmpeg) => ffmpeg.ready().await,
         }
     }
@@ -46,7 +52,7 @@ impl Source {
             Self::Wav(wav) => Some(wav.claimed_duration()),
             Self::Ffmpeg(ffmpeg) => ffmpeg.claimed_duration(),
             Self::Short(..) => None,
-            Self::Decoded(samples) => length(samples.as_deref()),
+            Self::Decoded(samples, _) => Some(length(samples)),
         }
     }
 
@@ -56,7 +62,7 @@ impl Source {
             Self::Wav(wav) => Some(wav.claimed_duration()),
             Self::Ffmpeg(ffmpeg) => ffmpeg.promised_duration(),
             Self::Short(..) => None,
-            Self::Decoded(samples) => length(samples.as_deref()),
+            Self::Decoded(samples, _) => Some(length(samples)),
         }
     }
 
@@ -65,30 +71,30 @@ impl Source {
             Self::Wav(wav) => wav.next_block().await,
             Self::Ffmpeg(ffmpeg) => ffmpeg.next_block().await,
             Self::Short(..) => Ok(None),
-            Self::Decoded(samples) => Ok(samples.take()),
+            Self::Decoded(samples, given) => {
+                let block = samples[*given..].chunks(DECODED_BLOCK).next();
+                *given += block.map_or(0, <[i16]>::len);
+                Ok(block.map(<[i16]>::to_vec))
+            }
         }
     }
 
-    /// Looks into a short file. Whether something else must get ready before it can be read.
-    async fn look_into(&mut self) -> Result<bool, DecodeError> {
+    /// Looks into a short file in this turn, and becomes what it turns out to be. Gives the turn back
+    /// where there was nothing to look into.
+    async fn look_into(&mut self, turn: Turn) -> Result<Option<Turn>, DecodeError> {
         let Self::Short(short, ffmpeg) = self else {
-            return Ok(false);
+            return Ok(Some(turn));
         };
-        match short.decode().await? {
-            Decoded::Samples(samples) => {
-                *self = Self::Decoded(Some(samples));
-                Ok(false)
-            }
-            Decoded::Unusual(file) => {
-                *self = Self::Ffmpeg(FfmpegSource::new(ffmpeg.clone(), file));
-                Ok(true)
-            }
-        }
+        *self = match short.decode(turn).await? {
+            Decoded::Samples(samples) => Self::Decoded(samples, 0),
+            Decoded::Unusual(file) => Self::Ffmpeg(FfmpegSource::new(ffmpeg.clone(), file)),
+        };
+        Ok(None)
     }
 }
 
-fn length(samples: Option<&[i16]>) -> Option<Duration> {
-    samples.map(|samples| Duration::from_secs_f64(samples_to_seconds(samples.len() as u64)))
+fn length(samples: &[i16]) -> Duration {
+    Duration::from_secs_f64(samples_to_seconds(samples.len() as u64))
 }
 
 /// The chunks of one source, decoded as they are asked for. A caller who stops waiting for a chunk
@@ -122,13 +128,12 @@ impl DecodedStream {
 
     /// Decodes until there is a chunk to take, the end, or for long enough.
     async fn decode(&mut self) -> Result<(), DecodeError> {
-        let turns = self.turns.clone();
         let _turn = loop {
             // First the slot, then the turn: who waits for a slot must not keep others from working.
             self.source.ready().await;
             // The semaphore is never closed.
-            let turn = turns.acquire().await.ok();
-            if !self.source.look_into().await? {
+            let turn = self.turns.clone().acquire_owned().await.ok();
+            if let Some(turn) = self.source.look_into(turn).await? {
                 break turn;
             }
         };

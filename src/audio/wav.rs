@@ -13,18 +13,12 @@ use stt_actors::ports::{DecodeError, SAMPLE_RATE};
 use tokio::task::JoinHandle;
 
 use super::mono::Mono;
-use super::resample::Resampler;
+use super::resample::{Resampler, can_resample};
 use super::riff::{self, Layout};
 
 /// Frames that are read in one go: a few seconds, so that a hand-over between threads costs
 /// nothing and memory stays small.
 const BLOCK_FRAMES: usize = 65_536;
-
-/// Sample rates that audio is recorded in; what claims another one is left to ffmpeg.
-const RATES: std::ops::RangeInclusive<u32> = 1000..=768_000;
-
-/// 44.1 kHz is 441 to 160; a prime rate is itself to 16,000.
-const LARGEST_RATIO: u32 = 50_000;
 
 /// More channels than any recorder has.
 const MOST_CHANNELS: u16 = 64;
@@ -69,20 +63,6 @@ pub(super) fn inspect(mut file: File) -> io::Result<Inspected> {
 
 fn is_sane(spec: hound::WavSpec) -> bool {
     spec.channels <= MOST_CHANNELS && can_resample(spec.sample_rate)
-}
-
-/// Whether a rate is one that audio is recorded in, and cheap to bring to ours: the resampler's
-/// memory grows with the smallest numbers that have the ratio of the two rates.
-fn can_resample(rate: u32) -> bool {
-    RATES.contains(&rate) && rate / greatest_common_divisor(rate, SAMPLE_RATE) <= LARGEST_RATIO
-}
-
-fn greatest_common_divisor(a: u32, b: u32) -> u32 {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
-    }
 }
 
 /// Samples, or `None` at the end.
