@@ -5,7 +5,7 @@
 //! their length, unusual sample containers) is left to ffmpeg, which knows all of it.
 
 use std::fs::File;
-use std::io::{self, BufReader, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::time::Duration;
 
 use hound::{SampleFormat, WavReader};
@@ -78,11 +78,37 @@ pub(super) struct WavSource {
 }
 
 struct Worker {
-    reader: WavReader<BufReader<File>>,
+    spec: hound::WavSpec,
+    input: Input,
     /// Made with the first block.
     resampler: Option<Resampler>,
     mono: Mono,
     ended: bool,
+}
+
+/// How samples are read.
+enum Input {
+    /// By hound, one after the other.
+    Converted(WavReader<BufReader<File>>),
+    /// As they are: the file at its next sample, and how many bytes of samples are left. What clients
+    /// that mean to be fast send is read in whole blocks.
+    Plain(BufReader<File>, u64),
+}
+
+impl Input {
+    fn new(reader: WavReader<BufReader<File>>) -> Self {
+        let spec = reader.spec();
+        let is_plain = spec.channels == 1
+            && spec.sample_rate == SAMPLE_RATE
+            && spec.bits_per_sample == 16
+            && spec.sample_format == SampleFormat::Int;
+        if is_plain {
+            let bytes = 2 * u64::from(reader.len());
+            Self::Plain(reader.into_inner(), bytes)
+        } else {
+            Self::Converted(reader)
+        }
+    }
 }
 
 impl WavSource {
@@ -94,7 +120,8 @@ impl WavSource {
         Self {
             claimed: Duration::from_secs_f64(frames as f64 / f64::from(spec.sample_rate.max(1))),
             worker: Some(Box::new(Worker {
-                reader,
+                spec,
+                input: Input::new(reader),
                 resampler: None,
                 mono: Mono::new(usize::from(spec.channels)),
                 ended: false,
@@ -110,6 +137,10 @@ impl WavSource {
 
     /// The next samples, `None` at the end. Reads on a thread where blocking is allowed.
     pub(super) async fn next_block(&mut self) -> Block {
+        // No other thread is needed to learn that it is over.
+        if self.worker.as_ref().is_some_and(|worker| worker.ended) {
+            return Ok(None);
+        }
         if let Some(mut worker) = self.worker.take() {
             self.reading = Some(tokio::task::spawn_blocking(move || {
                 let block = worker.next_block();
@@ -133,25 +164,17 @@ impl Worker {
         if self.ended {
             return Ok(None);
         }
-        let spec = self.reader.spec();
-        let plain = spec.channels == 1
-            && spec.sample_rate == SAMPLE_RATE
-            && spec.bits_per_sample == 16
-            && spec.sample_format == SampleFormat::Int;
         let mut output = Vec::new();
-        if plain {
-            self.read_frames::<i16>(|samples| output.push(samples[0]))?;
+        if let Input::Plain(file, left) = &mut self.input {
+            self.ended = read_plain(file, left, &mut output)?;
         } else {
-            self.read_and_resample(spec, &mut output)?;
+            self.read_and_resample(&mut output)?;
         }
         Ok(Some(output))
     }
 
-    fn read_and_resample(
-        &mut self,
-        spec: hound::WavSpec,
-        output: &mut Vec<i16>,
-    ) -> Result<(), DecodeError> {
+    fn read_and_resample(&mut self, output: &mut Vec<i16>) -> Result<(), DecodeError> {
+        let spec = self.spec;
         match spec.sample_format {
             SampleFormat::Float => self.read_summed(|sample: f32| sample)?,
             SampleFormat::Int => {
@@ -192,8 +215,12 @@ impl Worker {
         &mut self,
         mut each: impl FnMut(&[S]),
     ) -> Result<(), DecodeError> {
-        let channels = usize::from(self.reader.spec().channels);
-        let mut samples = self.reader.samples::<S>();
+        let Input::Converted(reader) = &mut self.input else {
+            self.ended = true;
+            return Ok(());
+        };
+        let channels = usize::from(self.spec.channels);
+        let mut samples = reader.samples::<S>();
         let mut frame = Vec::with_capacity(channels);
         for _ in 0..BLOCK_FRAMES {
             frame.clear();
@@ -213,6 +240,24 @@ impl Worker {
     }
 }
 
+/// A block of samples that need no conversion; whether it was the last one. A file that ends before its
+/// header says so just ends.
+fn read_plain(
+    file: &mut BufReader<File>,
+    left: &mut u64,
+    output: &mut Vec<i16>,
+) -> Result<bool, DecodeError> {
+    let wanted = (*left).min(2 * BLOCK_FRAMES as u64);
+    let mut bytes = Vec::with_capacity(wanted as usize);
+    file.take(wanted)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(&error))?;
+    let samples = bytes.chunks_exact(2);
+    output.extend(samples.map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
+    *left -= wanted;
+    Ok(*left == 0 || (bytes.len() as u64) < wanted)
+}
+
 /// hound reports the end of the file as an error of its own making, without a system's code.
 fn is_end_of_file(error: &hound::Error) -> bool {
     matches!(error, hound::Error::IoError(error) if error.raw_os_error().is_none())
@@ -220,9 +265,11 @@ fn is_end_of_file(error: &hound::Error) -> bool {
 
 fn reading(error: &hound::Error) -> DecodeError {
     match error {
-        hound::Error::IoError(error) => {
-            DecodeError::Unavailable(format!("the audio file could not be read: {error}"))
-        }
+        hound::Error::IoError(error) => unreadable(error),
         other => DecodeError::Undecodable(format!("damaged WAV: {other}")),
     }
+}
+
+fn unreadable(error: &io::Error) -> DecodeError {
+    DecodeError::Unavailable(format!("the audio file could not be read: {error}"))
 }
