@@ -96,7 +96,13 @@ without_whisper_variables() {
 
 # The instruction set that fits this machine, as scripts/build knows them.
 default_cpu() {
-    if [[ $(uname -m) == x86_64 ]] && ! grep -qw avx2 /proc/cpuinfo; then printf any; else printf avx2; fi
+    if [[ $(uname -m) != x86_64 ]]; then
+        printf native
+    elif grep -qw avx2 /proc/cpuinfo; then
+        printf avx2
+    else
+        printf any
+    fi
 }
 
 # Builds the program for an instruction set, each in a folder of its own: cargo does not notice when these

@@ -21,7 +21,8 @@ pub fn client() -> anyhow::Result<Client> {
 
 /// The model that a server of this program has, by its own name; `None` where it does not tell.
 pub async fn served_model(system: &System, client: &Client) -> Option<String> {
-    let mut request = client.get(format!("{}/v1/models", system.url));
+    let request = client.get(format!("{}/v1/models", system.url));
+    let mut request = request.timeout(Duration::from_secs(10));
     if let Some(key) = &system.spec.key {
         request = request.bearer_auth(key);
     }

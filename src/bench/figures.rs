@@ -109,6 +109,11 @@ impl Series<'_> {
             .any(|sample| matches!(sample.outcome, Outcome::MoreThan(_)))
     }
 
+    /// Whether requests failed within a burst.
+    fn has_failures(&self) -> bool {
+        self.0.iter().any(|sample| sample.failures.is_some())
+    }
+
     /// What failed, in words.
     fn note(&self) -> Option<String> {
         let failures: Vec<&String> = self.0.iter().filter_map(|sample| failure(sample)).collect();
@@ -344,6 +349,9 @@ fn compare(recipe: &Recipe, ours: &Series, theirs: &Series) -> Option<Comparison
         })
     };
     match recipe.kind {
+        // A burst is over soon where requests are refused, and of what ours did not finish in time only
+        // the limit is known.
+        _ if ours.more_than() || ours.has_failures() || theirs.has_failures() => None,
         // Bounds of what was cut off would be bounds of the limit.
         _ if theirs.more_than() => plain(),
         Kind::BootstrapRatio => ratio_by_bootstrap(&pairs),

@@ -39,7 +39,7 @@ pub struct Report {
 pub struct SystemEntry {
     /// Its name.
     pub name: String,
-    /// How it was started.
+    /// How it was started, without folders and values of settings.
     pub command: Vec<String>,
     /// Whether the others are compared with it.
     pub ours: bool,
@@ -52,7 +52,7 @@ impl Report {
     pub fn of(run: Run, machine: Machine) -> Self {
         let entry = |system: &super::system::System| SystemEntry {
             name: system.name().to_owned(),
-            command: system.spec.command.clone(),
+            command: shown(&system.spec.command),
             ours: system.spec.ours,
             failed: system.failed.clone(),
         };
@@ -82,6 +82,15 @@ impl Report {
     }
 }
 
+/// A command without what is nobody else's business: folders, and the values of settings.
+fn shown(command: &[String]) -> Vec<String> {
+    let word = |word: &String| match word.split_once('=') {
+        Some((name, _)) => format!("{name}=…"),
+        None => word.rsplit('/').next().unwrap_or_default().to_owned(),
+    };
+    command.iter().map(word).collect()
+}
+
 fn names(systems: &[SystemEntry]) -> Names {
     let failed = systems.iter().filter(|system| system.failed.is_some());
     Names {
@@ -96,4 +105,22 @@ fn now() -> String {
     let now = now.replace_nanosecond(0).unwrap_or(now);
     let format = &time::format_description::well_known::Rfc3339;
     now.format(format).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_keeps_neither_folders_nor_secrets() {
+        let command = [
+            "/home/me/uttera-stt",
+            "--set",
+            "API_KEYS=secret",
+            "--port",
+            "1",
+        ];
+        let shown = shown(&command.map(str::to_owned));
+        assert_eq!(shown, ["uttera-stt", "--set", "API_KEYS=…", "--port", "1"]);
+    }
 }

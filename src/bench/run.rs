@@ -192,6 +192,8 @@ impl Run {
         let system = &mut self.systems[index];
         self.progress.say(&format!("{}: {reason}", system.name()));
         system.failed = Some(reason.to_owned());
+        // It must not get in the way of the others.
+        system.end();
     }
 }
 

@@ -20,27 +20,20 @@ pub fn of_clips(names: &Names, samples: &[Sample]) -> Option<Figure> {
     figure(names, Scenario::Short, "words wrong, short clips", units)
 }
 
-/// Of the long file, over all rounds.
+/// Of the long file, as it came first: the same text again would be no further evidence.
 pub fn of_long(names: &Names, samples: &[Sample], long: &Recording) -> Option<Figure> {
     let reference = normalise(long.text.as_deref()?);
-    let stretches = reference.len().div_ceil(STRETCH_WORDS);
     let units = |name: &str| -> Vec<(usize, Score)> {
-        let mut found = Vec::new();
-        for sample in series(samples, Quantity::LongSeconds, name).0 {
-            let Some(text) = &sample.text else { continue };
-            let errors = align(&reference, &normalise(text));
-            let scores = errors.chunks(STRETCH_WORDS).map(|stretch| Score {
-                edits: stretch.iter().sum(),
-                words: stretch.len(),
-            });
-            let first = sample.round * stretches;
-            found.extend(
-                scores
-                    .enumerate()
-                    .map(|(index, score)| (first + index, score)),
-            );
-        }
-        found
+        let answers = series(samples, Quantity::LongSeconds, name).0;
+        let Some(text) = answers.iter().find_map(|sample| sample.text.as_ref()) else {
+            return Vec::new();
+        };
+        let errors = align(&reference, &normalise(text));
+        let scores = errors.chunks(STRETCH_WORDS).map(|stretch| Score {
+            edits: stretch.iter().sum(),
+            words: stretch.len(),
+        });
+        scores.enumerate().collect()
     };
     figure(names, Scenario::Long, "words wrong, the long file", units)
 }
