@@ -105,6 +105,9 @@ default_cpu() {
     fi
 }
 
+# Settings of whisper.cpp's build for processors without AVX2.
+for_any_cpu=(GGML_NATIVE=OFF GGML_AVX=OFF GGML_AVX2=OFF GGML_FMA=OFF GGML_F16C=OFF GGML_BMI2=OFF)
+
 # Builds the program for an instruction set, each in a folder of its own: cargo does not notice when these
 # settings change. Sets `program`.
 build_release() { # avx2, any or native
@@ -113,7 +116,7 @@ build_release() { # avx2, any or native
     case $1 in
         avx2) ;;
         any)
-            flags=(GGML_NATIVE=OFF GGML_AVX=OFF GGML_AVX2=OFF GGML_FMA=OFF GGML_F16C=OFF GGML_BMI2=OFF)
+            flags=("${for_any_cpu[@]}")
             target=$target/cpu-any
             ;;
         native)
