@@ -233,6 +233,38 @@ async fn an_aborted_chunk_ends_as_aborted_and_the_next_one_works() {
 }
 
 #[tokio::test]
+async fn an_abort_before_or_after_the_language_is_heard_leaves_nothing_behind() {
+    let engine = launch(Path::new(PROGRAM), &model("base").await)
+        .await
+        .expect("launches");
+    let plain = engine
+        .transcribe(request(), unheard())
+        .await
+        .expect("transcribes");
+    for at_once in [true, false] {
+        let (running, aborting) = (Arc::clone(&engine), Arc::clone(&engine));
+        let heard: LanguageHeard = Box::new(move |_| aborting.abort());
+        let chunk = tokio::spawn(async move { running.transcribe(request(), heard).await });
+        if at_once {
+            tokio::task::yield_now().await;
+            engine.abort();
+        }
+        // Too late for the abort is as good.
+        let result = chunk.await.expect("no panic");
+        assert!(
+            matches!(result, Ok(_) | Err(EngineError::Aborted)),
+            "{result:?}"
+        );
+        let next = engine
+            .transcribe(request(), unheard())
+            .await
+            .expect("transcribes");
+        assert_eq!(next.segments, plain.segments);
+        assert_eq!(next.encoder_passes, 1);
+    }
+}
+
+#[tokio::test]
 async fn a_worker_killed_from_outside_is_told_from_one_that_crashed() {
     for (name, counts) in [("KILL", false), ("ABRT", true)] {
         let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
