@@ -40,7 +40,7 @@ const MOST_HTTP_THREADS: usize = 4;
 /// ggml gains little from more threads on one small model.
 const MOST_DEFAULT_THREADS: usize = 8;
 /// Lanes' threads for each core. While one lane is in a part of its work that has one thread only,
-/// another one uses the rest: on two cores, two lanes of two threads take 0.54 to 0.77 of the time
+/// another one uses the rest: on two cores, two lanes of two threads take 0.75 to 0.79 of the time
 /// that one takes, and a third gains nothing (`examples/measure_lanes.rs`).
 const THREADS_PER_CORE: usize = 2;
 
