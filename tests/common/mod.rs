@@ -205,6 +205,16 @@ impl Server {
             .await
     }
 
+    /// A transcription under a request id of the client's.
+    pub async fn transcribe_as(&self, id: &str, file: &Path, fields: &[(&str, &str)]) -> Response {
+        let request = self
+            .client
+            .post(format!("{}/v1/audio/transcriptions", self.url))
+            .header("x-request-id", id)
+            .multipart(form(file, fields));
+        request.send().await.expect("an answer")
+    }
+
     /// Sends a file that takes a while, in a task of its own, and waits until a chunk of it runs.
     pub async fn start_long_request(&self) -> JoinHandle<reqwest::Result<Response>> {
         let request = self
