@@ -182,6 +182,7 @@ fn config(settings: &Settings) -> TreeConfig {
                 pool_size: 0,
             },
         },
+        result_cache: Duration::ZERO,
         minimum_worker_bytes: 0,
     }
 }

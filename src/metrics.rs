@@ -14,7 +14,7 @@ use stt_actors::Snapshot;
 use stt_actors::hallucination::Reason;
 use stt_actors::metrics::{
     ENCODER_PASSES_TOTAL, HALLUCINATIONS_TOTAL, INFERENCE_DURATION_SECONDS, INFERENCE_OPS,
-    REDECODED_TOTAL,
+    JOINED_REQUESTS_TOTAL, JoinedFrom, REDECODED_TOTAL,
 };
 use stt_actors::ports::MemoryKind;
 use stt_actors::transcript::{Doubt, Route, Task};
@@ -50,11 +50,44 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("/metrics", "GET"),
     ("/v1/models", "GET"),
     ("/v1/models/{id}", "GET"),
-    (TRANSCRIPTION_PATH, "POST"),
-    (TRANSLATION_PATH, "POST"),
+    (Endpoint::Transcriptions.path(), "POST"),
+    (Endpoint::Translations.path(), "POST"),
+    (Endpoint::Asr.path(), "POST"),
+    ("/detect-language", "POST"),
+    (Endpoint::Inference.path(), "POST"),
 ];
-const TRANSCRIPTION_PATH: &str = "/v1/audio/transcriptions";
-const TRANSLATION_PATH: &str = "/v1/audio/translations";
+
+/// Paths that give transcripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// OpenAI's.
+    Transcriptions,
+    /// OpenAI's.
+    Translations,
+    /// Bazarr's.
+    Asr,
+    /// whisper.cpp's.
+    Inference,
+}
+
+impl Endpoint {
+    const ALL: [Self; 4] = [
+        Self::Transcriptions,
+        Self::Translations,
+        Self::Asr,
+        Self::Inference,
+    ];
+
+    /// The path.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Transcriptions => "/v1/audio/transcriptions",
+            Self::Translations => "/v1/audio/translations",
+            Self::Asr => "/asr",
+            Self::Inference => "/inference",
+        }
+    }
+}
 
 /// Methods that are told apart.
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -194,6 +227,8 @@ pub enum InstallError {
 pub struct Transcribed {
     /// What was asked.
     pub task: Task,
+    /// On which path.
+    pub endpoint: Endpoint,
     /// Of the reply.
     pub format: Format,
     /// Who did it.
@@ -205,23 +240,19 @@ pub struct Transcribed {
 /// Sums of audio in milliseconds: counters are whole numbers, and so many short clips would be lost
 /// in seconds.
 #[derive(Debug, Default)]
-struct AudioSeconds([[AtomicU64; 3]; 2]);
+struct AudioSeconds([[AtomicU64; 3]; Endpoint::ALL.len()]);
 
 impl AudioSeconds {
     fn add(&self, done: &Transcribed) {
-        let sum = &self.0[done.task as usize][done.route as usize];
+        let sum = &self.0[done.endpoint as usize][done.route as usize];
         let millis = (done.audio_seconds * 1000.0) as u64;
         let total = sum.fetch_add(millis, Ordering::Relaxed) + millis;
-        audio_seconds(done.task, done.route).absolute(total / 1000);
+        audio_seconds(done.endpoint, done.route).absolute(total / 1000);
     }
 }
 
-fn audio_seconds(task: Task, route: Route) -> metrics::Counter {
-    let endpoint = match task {
-        Task::Transcribe => TRANSCRIPTION_PATH,
-        Task::Translate => TRANSLATION_PATH,
-    };
-    counter!(AUDIO_SECONDS, "endpoint" => endpoint, "route" => route.as_str())
+fn audio_seconds(endpoint: Endpoint, route: Route) -> metrics::Counter {
+    counter!(AUDIO_SECONDS, "endpoint" => endpoint.path(), "route" => route.as_str())
 }
 
 /// A request ended, however it did. `pattern` is the route's pattern, where there is one.
@@ -366,6 +397,10 @@ fn describe() {
         "Passes of the encoder, those that detect a language included."
     );
     describe_counter!(
+        JOINED_REQUESTS_TOTAL,
+        "Requests that were here before: joined to the same one that runs, gone on with, or cached."
+    );
+    describe_counter!(
         REDECODED_TOTAL,
         "Pieces of audio decoded again with whisper's whole window, by what looked wrong before."
     );
@@ -389,8 +424,8 @@ fn register() {
     }
     for route in [Route::Hot, Route::ColdPool, Route::ColdPoolThenHot] {
         let _ = counter!(BY_ROUTE, "route" => route.as_str());
-        for task in [Task::Transcribe, Task::Translate] {
-            let _ = audio_seconds(task, route);
+        for endpoint in Endpoint::ALL {
+            let _ = audio_seconds(endpoint, route);
         }
     }
     for format in Format::names() {
@@ -401,6 +436,9 @@ fn register() {
     }
     for reason in Reason::ALL {
         let _ = counter!(HALLUCINATIONS_TOTAL, "reason" => reason.as_str());
+    }
+    for from in JoinedFrom::ALL {
+        let _ = counter!(JOINED_REQUESTS_TOTAL, "from" => from.as_str());
     }
     let _ = counter!(ENCODER_PASSES_TOTAL);
     for doubt in Doubt::ALL {

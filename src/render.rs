@@ -22,6 +22,28 @@ pub enum Format {
     Vtt,
 }
 
+/// What a reply in JSON tells besides the text: `timestamp_granularities[]` and `include[]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Details {
+    /// Segments, in verbose_json.
+    pub segments: bool,
+    /// Words with their times, in verbose_json.
+    pub words: bool,
+    /// How likely each token was.
+    pub logprobs: bool,
+}
+
+impl Default for Details {
+    /// What OpenAI gives when nobody says anything else.
+    fn default() -> Self {
+        Self {
+            segments: true,
+            words: false,
+            logprobs: false,
+        }
+    }
+}
+
 /// All of them, with their names.
 const FORMATS: [(&str, Format); 5] = [
     ("json", Format::Json),
@@ -76,7 +98,7 @@ impl Format {
 }
 
 /// What OpenAI would charge for: the audio's length, rounded up to whole seconds.
-fn usage(transcript: &Transcript) -> Value {
+pub fn usage(transcript: &Transcript) -> Value {
     json!({"type": "duration", "seconds": transcript.duration.ceil() as u64})
 }
 

@@ -144,6 +144,7 @@ fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
                 pool_size: slots,
             },
         },
+        result_cache: settings.result_cache,
         minimum_worker_bytes: (settings.min_cold_vram_gb * GB) as u64,
     }
 }

@@ -156,6 +156,8 @@ async fn one(
             hallucination_guard: !args.no_hallucination_guard,
             multilingual: args.multilingual,
         },
+        identity: None,
+        streamed: false,
     };
     let transcript = follow(stt, job, file).await?;
     write(&args.format.render(&transcript, task), args, file)
@@ -176,7 +178,7 @@ async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> 
                 bar.finish_and_clear();
                 return Ok(transcript);
             }
-            Event::Language { .. } | Event::Segment(_) => {}
+            Event::Language { .. } | Event::Route(_) | Event::Segment(_) => {}
         }
     }
     bail!("the transcription ended without an end")

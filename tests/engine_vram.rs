@@ -58,6 +58,7 @@ fn config() -> TreeConfig {
                 pool_size: 2,
             },
         },
+        result_cache: Duration::ZERO,
         minimum_worker_bytes: 4 * GIB,
     }
 }
@@ -69,6 +70,8 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
             request_id: Arc::from("test"),
             source: AudioSource::file(sample("en-command.wav")),
             options: Options::default(),
+            identity: None,
+            streamed: false,
         };
         let admission = stt
             .admit(Newcomer::of(Client::new("test")))

@@ -33,6 +33,19 @@ pub fn target_length(cost: Option<Cost>) -> Duration {
     Duration::from_secs_f64(seconds.clamp(shortest, longest))
 }
 
+/// The first chunk of a request whose text is read along is only so long.
+const FIRST_STREAMED: Duration = Duration::from_secs(5);
+/// Later ones grow up to this: text comes while the speech is remembered.
+const LONGEST_STREAMED: Duration = Duration::from_secs(12);
+
+/// The length of a chunk of a request whose text is read along: short at first, so that there is text
+/// soon, then longer, since whisper does better with more of a sentence. `index`: the chunk's number.
+pub fn streamed_length(cost: Option<Cost>, index: usize) -> Duration {
+    let doublings = index.min(8) as u32;
+    let growing = FIRST_STREAMED * 2_u32.pow(doublings);
+    growing.min(LONGEST_STREAMED).min(target_length(cost))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -55,6 +68,17 @@ mod tests {
     fn where_most_of_the_work_is_fixed_short_chunks_would_save_nobody_anything() {
         assert!((target(6.0, 0.1) - 28.0).abs() < 1e-9);
         assert!((target(6.0, 0.5) - 12.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn text_that_is_read_along_comes_soon_and_in_shorter_chunks() {
+        let lengths = [0, 1, 2, 1000].map(|index| streamed_length(None, index).as_secs());
+        assert_eq!(lengths, [5, 10, 12, 12]);
+        let slow = Cost {
+            fixed: 1.0,
+            slope: 1.0,
+        };
+        assert_eq!(streamed_length(Some(slow), 5), SHORTEST_TARGET);
     }
 
     proptest! {

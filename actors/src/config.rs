@@ -52,6 +52,9 @@ pub struct TreeConfig {
     pub wear: WearLimits,
     /// The cold workers' limits.
     pub pool: PoolConfig,
+    /// How long a finished transcript is kept for the same request to come again; zero: it is not
+    /// (`RESULT_CACHE_SECONDS`).
+    pub result_cache: Duration,
     /// GPU memory that a worker is taken to need until it was measured, in bytes; 0: it is never
     /// checked (`MIN_COLD_VRAM_GB`).
     pub minimum_worker_bytes: u64,

@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::admission::outstanding_chunks;
-use crate::chunk_length::target_length;
+use crate::chunk_length::{streamed_length, target_length};
+use crate::cost::Cost;
 use crate::ports::{
     AudioDecoder, AudioSource, ChunkStream, DecodeError, DecodeOptions, Decoded, samples_to_seconds,
 };
@@ -77,11 +78,30 @@ pub struct Position {
     pub decode_seconds: f64,
 }
 
+/// How long chunks shall be.
+pub(crate) struct Lengths {
+    /// Those of the same request when it was here before: only with them are the cuts the same.
+    pub(crate) before: Vec<Duration>,
+    /// Somebody reads along.
+    pub(crate) streamed: bool,
+}
+
+impl Lengths {
+    fn of(&self, index: usize, cost: Option<Cost>) -> Duration {
+        match self.before.get(index) {
+            Some(before) => *before,
+            None if self.streamed => streamed_length(cost, index),
+            None => target_length(cost),
+        }
+    }
+}
+
 /// Decodes the whole source, a chunk at a time as permits come back.
 pub(crate) async fn decode(
     decoder: &dyn AudioDecoder,
     source: &AudioSource,
     options: DecodeOptions,
+    lengths: Lengths,
     mut budget: ChunkBudget,
     owner: &ActorRef<TranscriptionMessage>,
 ) -> Result<DecodedAudio, DecodeError> {
@@ -91,13 +111,14 @@ pub(crate) async fn decode(
     waited += begin.elapsed();
     stream.ready().await;
     let mut permit = None;
+    let mut target = lengths.of(0, budget.status.cost());
     loop {
         let held = match permit.take() {
             Some(held) => held,
             None => budget.permit().await?,
         };
         let begin = Instant::now();
-        let next = stream.next(target_length(budget.status.cost())).await?;
+        let next = stream.next(target).await?;
         waited += begin.elapsed();
         let so_far = samples_to_seconds(stream.decoded_samples());
         let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
@@ -107,11 +128,15 @@ pub(crate) async fn decode(
             decode_seconds: waited.as_secs_f64(),
         };
         let message = match next {
-            Some(Decoded::Chunk(chunk)) => TranscriptionMessage::Decoded {
-                chunk,
-                permit: held,
-                position,
-            },
+            Some(Decoded::Chunk(chunk)) => {
+                let next = lengths.of(chunk.index + 1, budget.status.cost());
+                TranscriptionMessage::Decoded {
+                    chunk,
+                    target: std::mem::replace(&mut target, next),
+                    permit: held,
+                    position,
+                }
+            }
             Some(Decoded::Silence) => {
                 permit = Some(held);
                 TranscriptionMessage::Silence(position)

@@ -90,7 +90,7 @@ impl Stt {
         let (events, receiver) = mpsc::unbounded_channel();
         let (reply, accepted) = tokio::sync::oneshot::channel();
         let message = SupervisorMessage::Submit {
-            job,
+            job: Box::new(job),
             place,
             events,
             reply: RpcReplyPort::from(reply),
@@ -180,10 +180,12 @@ impl Admission {
     }
 }
 
-/// A running transcription's events. Dropping it cancels what is left of the work.
+/// A transcription's events. Dropping it cancels what is left of the work, unless somebody
+/// else waits for the same.
 pub struct TranscriptStream {
     events: mpsc::UnboundedReceiver<Result<Event, SttError>>,
-    transcription: ActorRef<TranscriptionMessage>,
+    /// `None`: there is nothing to cancel.
+    transcription: Option<ActorRef<TranscriptionMessage>>,
     ended: bool,
 }
 
@@ -213,9 +215,12 @@ impl TranscriptStream {
 impl Drop for TranscriptStream {
     fn drop(&mut self) {
         if !self.ended {
-            // Nobody hears the reason; the actor may be gone already.
-            let cancel = TranscriptionMessage::Cancel(SttError::Internal("the client has left"));
-            let _ = self.transcription.cast(cancel);
+            // Seen as gone by whoever looks, before the word of it arrives.
+            self.events.close();
+            if let Some(transcription) = &self.transcription {
+                // It may be gone already.
+                let _ = transcription.cast(TranscriptionMessage::ListenerLeft);
+            }
         }
     }
 }

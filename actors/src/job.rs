@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ports::AudioSource;
-use crate::transcript::{Segment, Task, Transcript};
+use crate::transcript::{Route, Segment, Task, Transcript};
 
 /// Identifies a request inside this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,6 +83,16 @@ impl Default for Options {
     }
 }
 
+/// What makes two requests the same, besides their options: whose they are, and their audio.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Whoever may hear what the other hears: a key's name, or one name for all where there are no
+    /// keys.
+    pub owner: Client,
+    /// SHA-256 of the audio as it was sent.
+    pub digest: [u8; 32],
+}
+
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -92,6 +102,10 @@ pub struct Job {
     pub source: AudioSource,
     /// How.
     pub options: Options,
+    /// By which it is known if it is sent again; `None`: it is not looked for.
+    pub identity: Option<Identity>,
+    /// Somebody reads along: the first text shall come soon, in shorter chunks.
+    pub streamed: bool,
 }
 
 /// What a running transcription tells whoever submitted it.
@@ -104,6 +118,8 @@ pub enum Event {
         /// Where it was detected.
         probability: Option<f32>,
     },
+    /// The lanes that did the first chunk; once, before the first segment.
+    Route(Route),
     /// A finished segment, in order.
     Segment(Segment),
     /// How far it is.

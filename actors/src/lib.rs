@@ -15,11 +15,13 @@
 //! Everything outside is behind the traits of [`ports`]; everyone outside uses [`Stt`]. What the
 //! actors decide is decided in plain structs and functions, which are tested without an actor in
 //! sight: who is next ([`waiting`], [`work_queue`]), how many workers there are ([`pool_sizing`],
-//! [`reaper`], [`memory`], [`cost`], [`restart_budget`]), how audio is cut ([`chunk_length`]), and what
-//! becomes of a text ([`hallucination`], [`missed_speech`], [`pauses`]). What others may know is in
+//! [`reaper`], [`memory`], [`cost`], [`restart_budget`]), how audio is cut ([`chunk_length`]), what
+//! becomes of a text ([`hallucination`], [`missed_speech`], [`pauses`]), and what is kept for a request
+//! that comes again ([`finished_work`], [`shelf`]). What others may know is in
 //! [`status`], and what follows from it in [`snapshot`].
 
 mod atomic_f64;
+mod audience;
 mod caught;
 mod lane_task;
 mod language_hold;
@@ -35,6 +37,7 @@ pub mod cost;
 pub mod decoding;
 pub mod dispatcher;
 pub mod error;
+pub mod finished_work;
 pub mod hallucination;
 pub mod handle;
 pub mod hot_worker;
@@ -51,6 +54,7 @@ pub mod ports;
 pub mod reaper;
 pub mod registrar;
 pub mod restart_budget;
+pub mod shelf;
 pub mod snapshot;
 pub mod status;
 pub mod supervisor;
@@ -69,7 +73,7 @@ pub use admission::{Newcomer, Outlook};
 pub use config::{PoolConfig, Ports, TreeConfig};
 pub use error::SttError;
 pub use handle::{Admission, StartError, Stt, TranscriptStream, TreeEnded};
-pub use job::{Client, Event, Job, JobId, Options, Priority, Progress};
+pub use job::{Client, Event, Identity, Job, JobId, Options, Priority, Progress};
 pub use reaper::IdlePolicy;
 pub use snapshot::{HotState, Snapshot};
 pub use wear::WearLimits;

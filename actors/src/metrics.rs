@@ -25,6 +25,34 @@ pub const ENCODER_PASSES_TOTAL: &str = "uttera_stt_encoder_passes_total";
 /// that the audio needs looked wrong. Label `reason`.
 pub const REDECODED_TOTAL: &str = "uttera_stt_redecoded_chunks_total";
 
+/// Counts requests that had less work than others, since the same one was here before. Label `from`.
+pub const JOINED_REQUESTS_TOTAL: &str = "uttera_stt_joined_requests_total";
+
+/// What a request went on from that was here before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinedFrom {
+    /// The same one, which still runs.
+    Running,
+    /// What was finished of it when its client left.
+    Abandoned,
+    /// Its result.
+    Cache,
+}
+
+impl JoinedFrom {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Running, Self::Abandoned, Self::Cache];
+
+    /// As in the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Abandoned => "abandoned",
+            Self::Cache => "cache",
+        }
+    }
+}
+
 /// The value of the label `op` for a lane's work.
 pub fn inference_op(lane: LaneKind) -> &'static str {
     match lane {
@@ -41,6 +69,11 @@ pub(crate) fn record_inference(lane: LaneKind, transcript: &ChunkTranscript) {
     if let Some(doubt) = transcript.doubt {
         metrics::counter!(REDECODED_TOTAL, "reason" => doubt.as_str()).increment(1);
     }
+}
+
+/// A request came again.
+pub(crate) fn record_joined(from: JoinedFrom) {
+    metrics::counter!(JOINED_REQUESTS_TOTAL, "from" => from.as_str()).increment(1);
 }
 
 /// Text was taken out.

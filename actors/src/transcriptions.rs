@@ -1,32 +1,69 @@
 //! The supervisor of all running [`Transcription`]s.
 //!
 //! They hang under an actor of their own so that per-request exits never queue behind the
-//! Supervisor's restarts. It ends when the Supervisor stops it; a Transcription that fails ends
+//! Supervisor's restarts. What is the same as a request that runs joins it; what is the same as one whose
+//! client left goes on where that one was. It ends when the Supervisor stops it; a Transcription that fails ends
 //! alone, and whoever submitted it sees its event stream break off.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::Semaphore;
-use tracing::{error, warn};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
 
 use crate::admission::Place;
+use crate::audience::{Audience, Ending, EventSender};
 use crate::dispatcher::DispatcherMessage;
 use crate::error::SttError;
-use crate::job::{Job, JobId};
+use crate::finished_work::FinishedWork;
+use crate::job::{Event, Identity, Job, JobId, Options};
+use crate::metrics::{JoinedFrom, record_joined};
 use crate::ports::AudioDecoder;
+use crate::shelf::Shelf;
 use crate::status::NodeStatus;
 use crate::supervisor::SupervisorMessage;
-use crate::transcription::{
-    EventSender, Transcription, TranscriptionArguments, TranscriptionMessage,
-};
+use crate::transcript::Transcript;
+use crate::transcription::{Transcription, TranscriptionArguments, TranscriptionMessage};
 
 /// Decoded chunks of all requests together: 245 MB of samples if each is as long as it may be.
 const CHUNKS_IN_MEMORY: usize = 256;
 
-/// What comes back for a submitted job.
-pub type Accepted = Result<ActorRef<TranscriptionMessage>, SttError>;
+/// How long the finished part of a request is kept after its client has left: clients that gave up wait
+/// a little before they try again.
+const KEEP_ABANDONED: Duration = Duration::from_secs(60);
+/// Of so many requests.
+const MOST_ABANDONED: usize = 16;
+/// Results in the cache.
+const MOST_RESULTS: usize = 128;
+
+/// What comes back for a submitted job: who does it, or nobody if it was done before.
+pub type Accepted = Result<Option<ActorRef<TranscriptionMessage>>, SttError>;
+
+/// What makes two requests one.
+#[derive(Clone, Debug, PartialEq)]
+struct WorkKey {
+    identity: Identity,
+    options: Options,
+}
+
+impl WorkKey {
+    fn of(job: &Job) -> Option<Self> {
+        let identity = job.identity.clone()?;
+        let options = job.options.clone();
+        Some(Self { identity, options })
+    }
+}
+
+/// A Transcription that runs, or ends just now.
+struct Running {
+    job: JobId,
+    key: Option<WorkKey>,
+    actor: ActorRef<TranscriptionMessage>,
+    audience: Arc<Audience>,
+}
 
 /// What this actor hears.
 #[derive(Debug)]
@@ -34,7 +71,7 @@ pub enum TranscriptionsMessage {
     /// Start one.
     Submit {
         /// The work.
-        job: Job,
+        job: Box<Job>,
         /// Its place in the accounts.
         place: Place,
         /// Where its events go.
@@ -48,6 +85,8 @@ pub enum TranscriptionsMessage {
     Drain,
     /// The time for draining is over: end what still runs.
     CancelAll,
+    /// To itself: something was kept long enough.
+    Sweep,
 }
 
 /// What this actor is made from.
@@ -60,12 +99,16 @@ pub struct TranscriptionsArguments {
     pub supervisor: ActorRef<SupervisorMessage>,
     /// Where the number of requests is kept.
     pub status: Arc<NodeStatus>,
+    /// How long results are kept; zero: they are not.
+    pub result_cache: Duration,
 }
 
 /// The actor's state.
 pub struct TranscriptionsState {
     arguments: TranscriptionsArguments,
-    running: HashMap<ActorId, (JobId, ActorRef<TranscriptionMessage>)>,
+    running: HashMap<ActorId, Running>,
+    abandoned: Shelf<WorkKey, FinishedWork>,
+    results: Shelf<WorkKey, Transcript>,
     chunk_budget: Arc<Semaphore>,
     draining: bool,
 }
@@ -85,6 +128,8 @@ impl Actor for Transcriptions {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         Ok(TranscriptionsState {
+            abandoned: Shelf::new(KEEP_ABANDONED, MOST_ABANDONED),
+            results: Shelf::new(arguments.result_cache, MOST_RESULTS),
             arguments,
             running: HashMap::new(),
             chunk_budget: Arc::new(Semaphore::new(CHUNKS_IN_MEMORY)),
@@ -107,7 +152,7 @@ impl Actor for Transcriptions {
             } => {
                 // Whoever asked may have given up: then nothing is started for nobody.
                 if !reply.is_closed() {
-                    let accepted = state.start(&myself, job, place, events).await;
+                    let accepted = state.accept(&myself, *job, place, events).await;
                     let _ = reply.send(accepted);
                 }
             }
@@ -119,21 +164,22 @@ impl Actor for Transcriptions {
                 state.report_when_empty();
             }
             TranscriptionsMessage::CancelAll => state.cancel_all(),
+            TranscriptionsMessage::Sweep => state.sweep(),
         }
         Ok(())
     }
 
     async fn handle_supervisor_evt(
         &self,
-        _myself: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         event: SupervisionEvent,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorTerminated(who, _, _) => state.ended(who.get_id()),
+            SupervisionEvent::ActorTerminated(who, _, _) => state.ended(&myself, who.get_id()),
             SupervisionEvent::ActorFailed(who, reason) => {
                 error!(%reason, "a transcription failed");
-                state.ended(who.get_id());
+                state.ended(&myself, who.get_id());
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
         }
@@ -151,7 +197,8 @@ impl Actor for Transcriptions {
 }
 
 impl TranscriptionsState {
-    async fn start(
+    /// A job is answered from what is there already, as far as that goes.
+    async fn accept(
         &mut self,
         myself: &ActorRef<TranscriptionsMessage>,
         job: Job,
@@ -161,12 +208,71 @@ impl TranscriptionsState {
         if self.draining {
             return Err(self.arguments.status.snapshot().draining_refusal());
         }
+        let Some(key) = WorkKey::of(&job) else {
+            return self
+                .start(myself, job, place, events, FinishedWork::default())
+                .await;
+        };
+        self.collect_endings(myself);
+        let now = Instant::now();
+        if let Some(known) = self.results.get(&key, now) {
+            info!(request_id = %job.request_id, "the same was transcribed before");
+            record_joined(JoinedFrom::Cache);
+            drop(place);
+            recite(known, &events);
+            return Ok(None);
+        }
+        let (events, place) = match self.join(&key, events, place) {
+            Ok(actor) => {
+                info!(request_id = %job.request_id, "the same is being transcribed: joining it");
+                record_joined(JoinedFrom::Running);
+                return Ok(Some(actor));
+            }
+            Err(alone) => alone,
+        };
+        let before = self.abandoned.take(&key, now).unwrap_or_default();
+        if !before.is_empty() {
+            let chunks = before.len();
+            info!(request_id = %job.request_id, chunks, "going on where the same request was left");
+            record_joined(JoinedFrom::Abandoned);
+        }
+        self.start(myself, job, place, events, before).await
+    }
+
+    /// Lets somebody listen to what runs already, if it is the same; else gives everything back.
+    fn join(
+        &self,
+        key: &WorkKey,
+        mut events: EventSender,
+        mut place: Place,
+    ) -> Result<ActorRef<TranscriptionMessage>, (EventSender, Place)> {
+        let same = |running: &&Running| running.key.as_ref() == Some(key);
+        for running in self.running.values().filter(same) {
+            match running.audience.join(events, place) {
+                Ok(()) => return Ok(running.actor.clone()),
+                Err(back) => (events, place) = back,
+            }
+        }
+        Err((events, place))
+    }
+
+    async fn start(
+        &mut self,
+        myself: &ActorRef<TranscriptionsMessage>,
+        job: Job,
+        place: Place,
+        events: EventSender,
+        before: FinishedWork,
+    ) -> Accepted {
         let id = JobId::next();
+        let key = WorkKey::of(&job);
+        let audience = Arc::new(Audience::new(events));
         let arguments = TranscriptionArguments {
             id,
             job,
             place,
-            events,
+            audience: Arc::clone(&audience),
+            before,
             decoder: Arc::clone(&self.arguments.decoder),
             chunk_budget: Arc::clone(&self.chunk_budget),
             dispatcher: self.arguments.dispatcher.clone(),
@@ -178,16 +284,53 @@ impl TranscriptionsState {
             error!(%error, "a transcription could not be started");
             SttError::Internal("the transcription could not be started")
         })?;
-        self.running.insert(actor.get_id(), (id, actor.clone()));
-        Ok(actor)
+        let running = Running {
+            job: id,
+            key,
+            actor: actor.clone(),
+            audience,
+        };
+        self.running.insert(actor.get_id(), running);
+        Ok(Some(actor))
     }
 
     /// However a Transcription ended, nobody waits for its chunks any more.
-    fn ended(&mut self, who: ActorId) {
-        if let Some((job, _)) = self.running.remove(&who) {
-            let _ = (self.arguments.dispatcher).cast(DispatcherMessage::Withdraw(job));
+    fn ended(&mut self, myself: &ActorRef<TranscriptionsMessage>, who: ActorId) {
+        self.collect_endings(myself);
+        if let Some(running) = self.running.remove(&who) {
+            let withdraw = DispatcherMessage::Withdraw(running.job);
+            let _ = (self.arguments.dispatcher).cast(withdraw);
         }
         self.report_when_empty();
+    }
+
+    /// Keeps what Transcriptions left that are over, though the word of their end may still be on its
+    /// way: a client that comes back at once must not come too early.
+    fn collect_endings(&mut self, myself: &ActorRef<TranscriptionsMessage>) {
+        let now = Instant::now();
+        for running in self.running.values() {
+            let Some(key) = &running.key else { continue };
+            let keep = match running.audience.take_ending() {
+                Some(Ending::Done(transcript)) => {
+                    self.results.put(key.clone(), transcript, now);
+                    self.results.keep()
+                }
+                Some(Ending::Deserted(work)) if !work.is_empty() => {
+                    self.abandoned.put(key.clone(), work, now);
+                    self.abandoned.keep()
+                }
+                Some(Ending::Deserted(_) | Ending::Failed) | None => continue,
+            };
+            if !keep.is_zero() {
+                myself.send_after(keep, || TranscriptionsMessage::Sweep);
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        self.abandoned.sweep(now);
+        self.results.sweep(now);
     }
 
     fn report_when_empty(&self) {
@@ -198,7 +341,7 @@ impl TranscriptionsState {
 
     fn dispatcher_replaced(&mut self, dispatcher: &ActorRef<DispatcherMessage>) {
         self.arguments.dispatcher = dispatcher.clone();
-        for (_, actor) in self.running.values() {
+        for Running { actor, .. } in self.running.values() {
             let _ = actor.cast(TranscriptionMessage::DispatcherReplaced(dispatcher.clone()));
         }
     }
@@ -211,9 +354,23 @@ impl TranscriptionsState {
             );
         }
         let reason = self.arguments.status.snapshot().draining_refusal();
-        for (_, actor) in self.running.values() {
+        for Running { actor, .. } in self.running.values() {
             let _ = actor.cast(TranscriptionMessage::Cancel(reason.clone()));
         }
         self.report_when_empty();
+    }
+}
+
+/// Tells a transcript that is there already, as if it were made now.
+fn recite(known: &Transcript, events: &EventSender) {
+    let language = Event::Language {
+        code: known.language.clone(),
+        probability: known.language_probability,
+    };
+    let segments = known.segments.iter().cloned().map(Event::Segment);
+    let before = [language, Event::Route(known.route)].into_iter();
+    for event in before.chain(segments).chain([Event::Done(known.clone())]) {
+        // Whoever asked may have left.
+        let _ = events.send(Ok(event));
     }
 }

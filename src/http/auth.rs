@@ -45,6 +45,14 @@ pub fn client_of(keys: &[String], request: &HttpRequest) -> Client {
     Client::new(address.map_or_else(String::new, |address| address.to_string()))
 }
 
+/// Who may hear what others hear that sent the same: all with one key; where there are no keys, all.
+pub fn owner_of(keys: &[String], request: &HttpRequest) -> Client {
+    if keys.is_empty() {
+        return Client::new("everybody");
+    }
+    client_of(keys, request)
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = header.split_once(' ')?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use serde_json::json;
+use serde_json::{Value, json};
 use stt_actors::SttError;
 use stt_actors::ports::DecodeError;
 
@@ -124,7 +124,7 @@ impl ApiError {
 
     /// The body is of a type that this path does not take.
     pub fn unsupported_media_type() -> Self {
-        let message = "the body must be multipart/form-data with the audio as `file`";
+        let message = "the body must be multipart/form-data with the audio as `file`, or application/json with it as `input_audio`";
         Self::client(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
@@ -209,6 +209,19 @@ impl ApiError {
     pub fn internal() -> Self {
         let message = "an unforeseen error happened; the server's log has the details";
         Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+
+    /// What the client reads.
+    pub fn body(&self) -> Value {
+        json!({
+            "error": {
+                "message": self.message,
+                "type": self.kind.as_str(),
+                "param": self.param,
+                "code": self.code,
+            },
+            "detail": self.message,
+        })
     }
 
     /// As in the body.
@@ -299,15 +312,7 @@ impl ResponseError for ApiError {
             let challenge = HeaderValue::from_static("Bearer");
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
-        let mut response = response.json(json!({
-            "error": {
-                "message": self.message,
-                "type": self.kind.as_str(),
-                "param": self.param,
-                "code": self.code,
-            },
-            "detail": self.message,
-        }));
+        let mut response = response.json(self.body());
         // For the log line.
         response.extensions_mut().insert(self.clone());
         response

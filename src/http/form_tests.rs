@@ -1,25 +1,39 @@
-//! Forms that stop, never end, or say what they should not.
+//! Fields that say what they should not.
 
 use actix_web::ResponseError;
-use actix_web::http::header::{HeaderMap, HeaderValue};
+use stt_actors::ports::AudioSource;
 
 use super::*;
 
 fn parts(fields: &[(&str, &str)]) -> Parts {
-    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    Parts {
-        file: Some(AudioSource::file("x")),
-        fields: fields.iter().map(own).collect(),
+    let mut parts = Parts {
+        file: Some(Received {
+            source: AudioSource::file("x"),
+            digest: [0; 32],
+        }),
+        ..Parts::default()
+    };
+    for (name, value) in fields {
+        let (name, value) = ((*name).to_owned(), (*value).to_owned());
+        parts.add(name, value).expect("fits");
     }
+    parts
 }
 
-fn refused(fields: &[(&str, &str)]) -> (u16, &'static str) {
-    let error = check(parts(fields), Task::Translate).expect_err("refused");
-    (error.status_code().as_u16(), error.code())
+fn accepted(fields: &[(&str, &str)]) -> AudioForm {
+    check(parts(fields), Task::Transcribe, None).expect("accepted")
+}
+
+/// Status, code and the field that is named.
+fn refused(fields: &[(&str, &str)]) -> (u16, &'static str, String) {
+    let error = check(parts(fields), Task::Translate, None).expect_err("refused");
+    let param = error.body()["error"]["param"].as_str().map(str::to_owned);
+    let status = error.status_code().as_u16();
+    (status, error.code(), param.expect("names the field"))
 }
 
 #[test]
-fn every_field_out_of_range_gets_the_tables_status() {
+fn every_field_out_of_range_gets_the_tables_status_and_is_named() {
     for (name, value, status, code) in [
         ("response_format", "xml", 422, "invalid_value"),
         ("response_format", "JSON", 422, "invalid_value"),
@@ -27,80 +41,78 @@ fn every_field_out_of_range_gets_the_tables_status() {
         ("temperature", "-0.1", 422, "invalid_value"),
         ("temperature", "NaN", 422, "invalid_value"),
         ("temperature", "warm", 422, "invalid_value"),
-        ("stream", "true", 422, "invalid_value"),
         ("stream", "maybe", 422, "invalid_value"),
-        ("timestamp_granularities[]", "word", 422, "invalid_value"),
+        ("timestamp_granularities[]", "letter", 422, "invalid_value"),
         ("timestamp_granularities", "letter", 422, "invalid_value"),
-        ("include[]", "logprobs", 422, "invalid_value"),
+        ("include[]", "everything", 422, "invalid_value"),
+        ("chunking_strategy", "never", 422, "invalid_value"),
+        (
+            "chunking_strategy",
+            "{\"type\":\"x\"}",
+            422,
+            "invalid_value",
+        ),
+        ("vad_filter", "perhaps", 422, "invalid_value"),
+        ("hallucination_guard", "2", 422, "invalid_value"),
+        ("multilingual", "de", 422, "invalid_value"),
         ("language", "klingon", 400, "unsupported_language"),
         ("to_language", "de", 400, "unsupported_language"),
         ("to_language", "klingon", 400, "unsupported_language"),
     ] {
-        assert_eq!(refused(&[(name, value)]), (status, code), "{name}={value}");
+        let found = refused(&[(name, value)]);
+        let param = name.trim_end_matches("[]").to_owned();
+        assert_eq!(found, (status, code, param), "{name}={value}");
     }
 }
 
-fn multipart(body: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> Multipart {
-    let value = HeaderValue::from_static("multipart/form-data; boundary=x");
-    let headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
-    Multipart::new(&headers, body)
-}
-
-fn store() -> (tempfile::TempDir, UploadStore) {
-    let parent = tempfile::tempdir().expect("a folder");
-    let store = UploadStore::open(parent.path(), 1000).expect("opens");
-    (parent, store)
-}
-
-const PART: &str = "--x\r\nContent-Disposition: form-data; name=\"NAME\"\r\n\r\nvalue\r\n";
-
-#[tokio::test(start_paused = true)]
-async fn an_upload_that_stops_is_a_timeout_and_leaves_nothing() {
-    let (_parent, store) = store();
-    let begin = Bytes::from(PART.replace("NAME", "file"));
-    let body = futures::stream::iter([Ok(begin)]).chain(futures::stream::pending());
-    let error = read_parts(multipart(body), &store)
-        .await
-        .expect_err("stops");
-    assert_eq!(
-        (error.status_code().as_u16(), error.code()),
-        (408, "upload_timeout")
-    );
-    assert_eq!(store.used(), 0);
-}
-
-#[tokio::test]
-async fn endless_forms_end_at_the_bound_whatever_they_are_made_of() {
-    let (_parent, store) = store();
-    for name in ["unknown", "prompt"] {
-        let part = Bytes::from(PART.replace("NAME", name));
-        let endless = futures::stream::repeat_with(move || Ok(part.clone()));
-        let body = bounded(endless, store.largest());
-        let error = read_parts(multipart(body), &store).await.expect_err("ends");
-        let expected = if name == "prompt" {
-            "malformed_body"
-        } else {
-            "upload_too_large"
-        };
-        assert_eq!(error.code(), expected, "{name}");
+#[test]
+fn formats_with_a_frame_around_the_text_cannot_be_streamed() {
+    for format in ["verbose_json", "srt", "vtt"] {
+        let found = refused(&[("stream", "true"), ("response_format", format)]);
+        assert_eq!(
+            found,
+            (422, "invalid_value", "stream".to_owned()),
+            "{format}"
+        );
+    }
+    for format in ["json", "text"] {
+        assert!(accepted(&[("stream", "True"), ("response_format", format)]).stream);
     }
 }
 
-#[tokio::test]
-async fn a_second_file_is_refused_and_both_are_gone() {
-    let (_parent, store) = store();
-    let twice = Bytes::from(PART.replace("NAME", "file").repeat(2) + "--x--\r\n");
-    let body = futures::stream::iter([Ok(twice)]);
-    let error = read_parts(multipart(body), &store)
-        .await
-        .expect_err("refused");
-    assert_eq!(error.code(), "malformed_body");
-    assert_eq!(store.used(), 0);
+#[test]
+fn arrays_are_taken_with_brackets_and_without_and_words_alone_leave_segments_out() {
+    for (fields, words, segments) in [
+        (vec![], false, true),
+        (vec![("timestamp_granularities[]", "segment")], false, true),
+        (vec![("timestamp_granularities[]", "word")], true, false),
+        (vec![("timestamp_granularities", "word")], true, false),
+        (
+            vec![
+                ("timestamp_granularities[]", "word"),
+                ("timestamp_granularities[]", "segment"),
+            ],
+            true,
+            true,
+        ),
+    ] {
+        let details = accepted(&fields).details;
+        let found = (details.words, details.segments);
+        assert_eq!(found, (words, segments), "{fields:?}");
+    }
+    assert!(accepted(&[("include[]", "logprobs")]).details.logprobs);
+    assert!(!accepted(&[("include[]", "")]).details.logprobs);
+}
+
+#[test]
+fn an_instruction_is_no_prompt_and_auto_is_no_language() {
+    let form = accepted(&[("prompt", "Transcribe the audio."), ("language", "auto")]);
+    assert_eq!((form.options.prompt, form.options.language), (None, None));
 }
 
 #[test]
 fn a_form_without_a_file_says_so() {
-    let error = check(Parts::default(), Task::Transcribe).expect_err("refused");
+    let error = check(Parts::default(), Task::Transcribe, None).expect_err("refused");
     assert_eq!(
         (error.status_code().as_u16(), error.code()),
         (400, "missing_file")
@@ -116,15 +128,27 @@ fn unknown_and_empty_fields_are_ignored() {
             ("language", ""),
             ("temperature", " "),
             ("stream", "false"),
+            ("chunking_strategy", "auto"),
             ("timestamp_granularities[]", "segment"),
             ("language", "en-US"),
             ("prompt", "Hello,"),
             ("to_language", "English"),
         ]),
         Task::Translate,
+        Some("de"),
     )
     .expect("accepted");
-    assert_eq!(form.language.as_deref(), Some("en"));
-    assert_eq!(form.prompt.as_deref(), Some("Hello,"));
+    assert_eq!(form.options.language.as_deref(), Some("en"));
+    assert_eq!(form.options.prompt.as_deref(), Some("Hello,"));
     assert_eq!(form.format, Format::Json);
+}
+
+#[test]
+fn the_servers_language_is_that_of_requests_that_name_none() {
+    let language = |fields| {
+        let form = check(parts(fields), Task::Transcribe, Some("de")).expect("accepted");
+        form.options.language
+    };
+    assert_eq!(language(&[]).as_deref(), Some("de"));
+    assert_eq!(language(&[("language", "fr")]).as_deref(), Some("fr"));
 }

@@ -7,11 +7,18 @@ pub mod upload;
 
 mod audio;
 mod auth;
+mod bazarr;
 mod health;
+mod inference;
+mod json_body;
 mod metrics;
 mod models;
+mod multipart;
 mod pace;
+mod parts;
+mod prompt;
 mod request_log;
+mod stream;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -57,6 +64,8 @@ fn configure(config: &mut web::ServiceConfig) {
     metrics::configure(config);
     models::configure(config);
     audio::configure(config);
+    bazarr::configure(config);
+    inference::configure(config);
 }
 
 /// The server on a bound socket; it runs when awaited. Signals are the caller's.

@@ -1,12 +1,13 @@
 //! Every request's id and its one line in the log.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest};
+use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
 use stt_actors::Outlook;
 use stt_actors::transcript::Transcript;
 use tokio::time::Instant;
@@ -78,6 +79,7 @@ impl From<&Transcript> for Worked {
 }
 
 /// Writes the line when the request ends, also when its client leaves before.
+#[derive(Debug)]
 struct Line {
     id: RequestId,
     method: String,
@@ -96,7 +98,7 @@ impl Line {
         let total_seconds = self.begin.elapsed().as_secs_f64();
         if let Some(refusal) = refusal {
             let code = refusal.code();
-            if status >= 500 {
+            if refusal.status_code().is_server_error() {
                 error!(request_id = %id, method, path, status, code, reason = %refusal, total_seconds, "request");
             } else {
                 info!(request_id = %id, method, path, status, code, reason = %refusal, total_seconds, "request");
@@ -124,6 +126,28 @@ impl Line {
         if let Some(refusal) = refusal {
             record_error(refusal.error_type());
         }
+    }
+}
+
+/// The line of a reply that goes on after its head is out. It is written when the last byte is, or when
+/// the client leaves before.
+#[derive(Clone, Debug, Default)]
+pub struct StreamedLine(Arc<Mutex<Option<Line>>>);
+
+impl StreamedLine {
+    /// The reply is over.
+    pub fn end(&self, worked: Option<&Worked>, failure: Option<&ApiError>) {
+        if let Some(mut line) = self.lock().take() {
+            line.write(StatusCode::OK.as_u16(), worked, failure);
+        }
+    }
+
+    fn take_over(&self, line: Line) {
+        *self.lock() = Some(line);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Line>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,6 +194,15 @@ pub async fn log_request<B: MessageBody + 'static>(
         let headers = response.headers_mut();
         headers.insert(X_QUEUE_POSITION, outlook.position.into());
         headers.insert(X_QUEUE_ETA_MS, millis.into());
+    }
+    let streamed = response
+        .response()
+        .extensions()
+        .get::<StreamedLine>()
+        .cloned();
+    if let Some(streamed) = streamed {
+        streamed.take_over(line);
+        return Ok(response);
     }
     let worked = response.response().extensions().get::<Worked>().cloned();
     let refusal = response.response().extensions().get::<ApiError>().cloned();

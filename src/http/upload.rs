@@ -2,14 +2,15 @@
 //! user, and swept at the next start if a crash left them.
 
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sha2::{Digest, Sha256};
 use stt_actors::ports::AudioSource;
 use tempfile::TempPath;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tracing::{info, warn};
 
 use super::error::ApiError;
@@ -95,19 +96,48 @@ impl UploadStore {
 
     /// Begins an upload.
     pub fn begin(&self) -> Result<Upload, ApiError> {
+        self.begin_up_to(self.0.largest)
+    }
+
+    /// The same for a body that is longer than the audio in it: up to so many bytes.
+    pub fn begin_up_to(&self, most: u64) -> Result<Upload, ApiError> {
+        let (file, stored) = self.create(most)?;
+        Ok(Upload {
+            file: tokio::fs::File::from_std(file),
+            stored,
+            samples: false,
+        })
+    }
+
+    /// Begins an upload of samples that have no header: it is stored as a WAV file, 16 kHz, mono, signed
+    /// 16 bit.
+    pub async fn begin_samples(&self) -> Result<Upload, ApiError> {
+        let mut upload = self.begin_up_to(self.0.largest.saturating_add(WAV_HEADER as u64))?;
+        upload.samples = true;
+        upload.write(&wav_header(0)).await?;
+        Ok(upload)
+    }
+
+    /// Begins an upload for a thread that may block.
+    pub fn begin_blocking(&self) -> Result<BlockingUpload, ApiError> {
+        let (file, stored) = self.create(self.0.largest)?;
+        Ok(BlockingUpload { file, stored })
+    }
+
+    fn create(&self, most: u64) -> Result<(File, Stored), ApiError> {
         let file = tempfile::Builder::new()
             .prefix("upload-")
             .tempfile_in(&self.0.folder)
             .map_err(|error| storage_error(&error))?;
         let (file, path) = file.into_parts();
-        Ok(Upload {
-            file: tokio::fs::File::from_std(file),
-            stored: Stored {
-                path,
-                bytes: 0,
-                store: Arc::clone(&self.0),
-            },
-        })
+        let stored = Stored {
+            path,
+            bytes: 0,
+            most,
+            digest: Sha256::new(),
+            store: Arc::clone(&self.0),
+        };
+        Ok((file, stored))
     }
 }
 
@@ -148,13 +178,61 @@ fn sweep(parent: &Path) -> io::Result<()> {
 pub struct Upload {
     file: tokio::fs::File,
     stored: Stored,
+    /// Its header is to be completed when its length is known.
+    samples: bool,
+}
+
+/// The same, on a thread that may block.
+pub struct BlockingUpload {
+    file: File,
+    stored: Stored,
+}
+
+/// An upload that has come.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Where it is; the file goes with the last copy of this.
+    pub source: AudioSource,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
 }
 
 /// An upload on disk; the file goes when this is dropped.
 struct Stored {
     path: TempPath,
     bytes: u64,
+    most: u64,
+    digest: Sha256,
     store: Arc<Inner>,
+}
+
+impl Stored {
+    /// Takes in bytes that are about to be written, within the bounds.
+    fn add(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
+        let added = bytes.len() as u64;
+        if self.bytes + added > self.most {
+            let largest = self.store.largest;
+            return Err(ApiError::upload_too_large(self.bytes + added, largest));
+        }
+        let used = self.store.used.fetch_add(added, Ordering::Relaxed) + added;
+        // Counted from here on, whether the write succeeds or not: dropping takes it back.
+        self.bytes += added;
+        if used > self.store.space {
+            warn!(used, "uploads fill the space that they may take");
+            return Err(ApiError::insufficient_storage());
+        }
+        self.digest.update(bytes);
+        Ok(())
+    }
+
+    fn received(self) -> Received {
+        let path = self.path.to_path_buf();
+        let digest = self.digest.clone().finalize().into();
+        Received {
+            source: AudioSource::guarded(path, Arc::new(self)),
+            digest,
+        }
+    }
 }
 
 impl Drop for Stored {
@@ -166,21 +244,7 @@ impl Drop for Stored {
 impl Upload {
     /// Adds bytes, within the bounds.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
-        let added = bytes.len() as u64;
-        let store = &self.stored.store;
-        if self.stored.bytes + added > store.largest {
-            return Err(ApiError::upload_too_large(
-                self.stored.bytes + added,
-                store.largest,
-            ));
-        }
-        let used = store.used.fetch_add(added, Ordering::Relaxed) + added;
-        // Counted from here on, whether the write succeeds or not: dropping takes it back.
-        self.stored.bytes += added;
-        if used > self.stored.store.space {
-            warn!(used, "uploads fill the space that they may take");
-            return Err(ApiError::insufficient_storage());
-        }
+        self.stored.add(bytes)?;
         self.file
             .write_all(bytes)
             .await
@@ -188,14 +252,62 @@ impl Upload {
     }
 
     /// All bytes have come.
-    pub async fn finish(mut self) -> Result<AudioSource, ApiError> {
-        self.file
-            .flush()
-            .await
-            .map_err(|error| storage_error(&error))?;
-        let path = self.stored.path.to_path_buf();
-        Ok(AudioSource::guarded(path, Arc::new(self.stored)))
+    pub async fn finish(mut self) -> Result<Received, ApiError> {
+        let finished = async {
+            if self.samples {
+                let bytes = self.stored.bytes - WAV_HEADER as u64;
+                self.file.seek(io::SeekFrom::Start(0)).await?;
+                self.file.write_all(&wav_header(bytes)).await?;
+            }
+            self.file.flush().await
+        };
+        finished.await.map_err(|error| storage_error(&error))?;
+        Ok(self.stored.received())
     }
+}
+
+impl BlockingUpload {
+    /// Adds bytes, within the bounds.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
+        self.stored.add(bytes)?;
+        let written = self.file.write_all(bytes);
+        written.map_err(|error| storage_error(&error))
+    }
+
+    /// All bytes have come.
+    pub fn finish(self) -> Received {
+        self.stored.received()
+    }
+}
+
+const WAV_HEADER: usize = 44;
+
+/// The header of a WAV file with so many bytes of samples: 16 kHz, mono, signed 16 bit.
+fn wav_header(bytes: u64) -> [u8; WAV_HEADER] {
+    let rate = stt_actors::ports::SAMPLE_RATE;
+    // Half a sample at the end is none. Longer than the format can say is longer than is taken.
+    let bytes = u32::try_from(bytes & !1).unwrap_or(u32::MAX);
+    let mut header = [0; WAV_HEADER];
+    let mut fields = header.as_mut_slice();
+    for field in [
+        b"RIFF".as_slice(),
+        &bytes.saturating_add(36).to_le_bytes(),
+        b"WAVEfmt ",
+        &16_u32.to_le_bytes(),
+        // PCM, one channel.
+        &1_u16.to_le_bytes(),
+        &1_u16.to_le_bytes(),
+        &rate.to_le_bytes(),
+        &(2 * rate).to_le_bytes(),
+        &2_u16.to_le_bytes(),
+        &16_u16.to_le_bytes(),
+        b"data",
+        &bytes.to_le_bytes(),
+    ] {
+        // A slice of sufficient length: the fields are 44 bytes.
+        let _ = fields.write_all(field);
+    }
+    header
 }
 
 fn storage_error(error: &io::Error) -> ApiError {
@@ -223,7 +335,8 @@ mod tests {
         let (_parent, store) = store(100);
         let mut upload = store.begin().expect("begins");
         upload.write(b"hello").await.expect("fits");
-        let source = upload.finish().await.expect("finishes");
+        let Received { source, digest } = upload.finish().await.expect("finishes");
+        assert_eq!(digest, <[u8; 32]>::from(Sha256::digest(b"hello")));
         assert_eq!(std::fs::read(source.path()).expect("is there"), b"hello");
         let (path, again) = (source.path().to_path_buf(), source.clone());
         drop(source);

@@ -71,6 +71,8 @@ pub struct Settings {
     pub routing_drain_cap: Duration,
     /// More estimated waiting than this is refused.
     pub max_queue: Duration,
+    /// How long a transcript is kept for the same request to come again; zero: it is not.
+    pub result_cache: Duration,
     /// Largest upload, in bytes.
     pub max_upload_bytes: u64,
     /// Longest audio.

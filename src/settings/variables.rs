@@ -64,6 +64,7 @@ impl Default for Settings {
             lane_timeout: Duration::from_secs(300),
             routing_drain_cap: Duration::from_secs(120),
             max_queue: Duration::from_secs(600),
+            result_cache: Duration::ZERO,
             max_upload_bytes: 512 * MEGABYTE,
             max_audio: Duration::from_secs(14_400),
             redis_url: None,
@@ -309,6 +310,15 @@ pub static VARIABLES: &[Variable] = &[
         "More estimated waiting is refused with 503.",
         |s, v| {
             s.max_queue = positive_seconds(v)?;
+            Ok(())
+        },
+    ),
+    row(
+        "RESULT_CACHE_SECONDS",
+        "0",
+        "How long a transcript is kept for the same upload to come again; 0: it is not.",
+        |s, v| {
+            s.result_cache = seconds(v)?;
             Ok(())
         },
     ),

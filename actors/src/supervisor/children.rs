@@ -78,6 +78,7 @@ pub(super) async fn transcriptions(
         dispatcher: dispatcher.clone(),
         supervisor: myself.clone(),
         status: Arc::clone(&arguments.status),
+        result_cache: arguments.config.result_cache,
     };
     let spawned =
         Transcriptions::spawn_linked(None, Transcriptions, arguments, myself.get_cell()).await;

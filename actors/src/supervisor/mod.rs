@@ -27,6 +27,7 @@ use ractor::{
 use tracing::{error, warn};
 
 use crate::admission::Place;
+use crate::audience::EventSender;
 use crate::cold_pool::ColdPoolMessage;
 use crate::config::{Ports, TreeConfig};
 use crate::dispatcher::DispatcherMessage;
@@ -35,7 +36,6 @@ use crate::lane::LaneMessage;
 use crate::ports::EngineInfo;
 use crate::registrar::RegistrarMessage;
 use crate::status::NodeStatus;
-use crate::transcription::EventSender;
 use crate::transcriptions::{Accepted, TranscriptionsMessage};
 use crate::vram_watcher::VramWatcherMessage;
 use crate::work_queue::LaneId;
@@ -51,7 +51,7 @@ pub enum SupervisorMessage {
     /// From the handle: a job.
     Submit {
         /// The work.
-        job: Job,
+        job: Box<Job>,
         /// Its place in the accounts.
         place: Place,
         /// Where its events go.
@@ -217,7 +217,13 @@ impl SupervisorState {
         Ok(state)
     }
 
-    fn submit(&self, job: Job, place: Place, events: EventSender, reply: RpcReplyPort<Accepted>) {
+    fn submit(
+        &self,
+        job: Box<Job>,
+        place: Place,
+        events: EventSender,
+        reply: RpcReplyPort<Accepted>,
+    ) {
         let submit = TranscriptionsMessage::Submit {
             job,
             place,

@@ -6,23 +6,26 @@
 //! language is to be detected, the first chunk with speech decides it and the others wait for that.
 //!
 //! Supervised by [`Transcriptions`](crate::transcriptions). It ends with its last event, or when
-//! the client goes away.
+//! the last client goes away: then what is finished of it is kept for a while.
 
 mod texts;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admission::{Left, Place};
+use crate::audience::Audience;
 use crate::caught::caught;
-use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Position, decode};
+use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Lengths, Position, decode};
 use crate::dispatcher::DispatcherMessage;
 use crate::error::SttError;
+use crate::finished_work::FinishedWork;
 use crate::job::{Event, Job, JobId, Progress};
 use crate::language_hold::LanguageHold;
 use crate::ports::{
@@ -31,16 +34,12 @@ use crate::ports::{
 };
 use crate::second_pass::SecondPass;
 use crate::status::NodeStatus;
-use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Segment, Timings, Transcript};
+use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Timings, Transcript};
 use crate::waiting::is_long;
 use crate::work_queue::LaneKind;
 
 /// The language of audio in which nobody speaks, where none is given: whisper's own default.
 const LANGUAGE_OF_SILENCE: &str = "en";
-
-/// Where events go. Unbounded, and bounded by the length of the audio all the same: a handful of
-/// segments a chunk.
-pub type EventSender = mpsc::UnboundedSender<Result<Event, SttError>>;
 
 /// What a Transcription hears.
 #[derive(Debug)]
@@ -49,6 +48,8 @@ pub enum TranscriptionMessage {
     Decoded {
         /// The audio.
         chunk: AudioChunk,
+        /// How long it was to be.
+        target: Duration,
         /// Given back when the chunk is done.
         permit: ChunkPermit,
         /// How far it is.
@@ -74,12 +75,14 @@ pub enum TranscriptionMessage {
     },
     /// From [`Transcriptions`](crate::transcriptions): a new Dispatcher took over.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
-    /// The client is gone, or the server will not wait for this any longer.
+    /// A client that listened has left.
+    ListenerLeft,
+    /// The server will not wait for this any longer.
     Cancel(SttError),
 }
 
 /// A chunk's result.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ChunkDone {
     /// The text.
     pub transcript: ChunkTranscript,
@@ -97,8 +100,10 @@ pub struct TranscriptionArguments {
     pub job: Job,
     /// Its place in the accounts; held until the request is over.
     pub place: Place,
-    /// Where events go.
-    pub events: EventSender,
+    /// Who listens.
+    pub audience: Arc<Audience>,
+    /// What was finished when the same request was here before.
+    pub before: FinishedWork,
     /// Opens the audio.
     pub decoder: Arc<dyn AudioDecoder>,
     /// Chunks that all requests together may hold.
@@ -125,7 +130,11 @@ pub struct TranscriptionState {
     /// Given back before the client hears the end: its next request must not find this one still
     /// in the accounts.
     place: Option<Place>,
-    events: EventSender,
+    audience: Arc<Audience>,
+    /// What was finished when the same request was here before.
+    before: FinishedWork,
+    /// What is finished, for when it comes again.
+    finished: FinishedWork,
     dispatcher: ActorRef<DispatcherMessage>,
     status: Arc<NodeStatus>,
     _decoding: AbortOnDropHandle<()>,
@@ -140,7 +149,6 @@ pub struct TranscriptionState {
     hold: LanguageHold,
     decoded: Option<DecodedAudio>,
     merger: Merger,
-    segments: Vec<Segment>,
     removed: Vec<Removed>,
     /// What the client is told, once it was told.
     language: Option<(String, Option<f32>)>,
@@ -152,6 +160,7 @@ pub struct TranscriptionState {
     /// It was looked at whether the node has the time for so long a file.
     length_was_weighed: bool,
     route: Route,
+    route_was_told: bool,
     started: Instant,
     /// A first chunk is done.
     wait_is_known: bool,
@@ -183,7 +192,8 @@ impl Actor for Transcription {
             id,
             job,
             place,
-            events,
+            audience,
+            before,
             decoder,
             chunk_budget,
             dispatcher,
@@ -194,9 +204,13 @@ impl Actor for Transcription {
         let options = DecodeOptions {
             voice_activity: job.options.voice_activity,
         };
+        let lengths = Lengths {
+            before: before.targets().to_vec(),
+            streamed: job.streamed,
+        };
         let decoding = tokio::spawn(async move {
-            let ended = caught(decode(decoder.as_ref(), &source, options, budget, &myself))
-                .await
+            let decoding = decode(decoder.as_ref(), &source, options, lengths, budget, &myself);
+            let ended = (caught(decoding).await)
                 .unwrap_or_else(|| Err(DecodeError::Unavailable("a panic".to_owned())));
             let _ = myself.cast(TranscriptionMessage::DecodeEnded(ended));
         });
@@ -205,7 +219,9 @@ impl Actor for Transcription {
             hold: LanguageHold::new(given_language(&job, &status), job.options.multilingual),
             job,
             place: Some(place),
-            events,
+            audience,
+            before,
+            finished: FinishedWork::default(),
             dispatcher,
             status,
             _decoding: AbortOnDropHandle::new(decoding),
@@ -215,7 +231,6 @@ impl Actor for Transcription {
             next_part: 0,
             decoded: None,
             merger: Merger::default(),
-            segments: Vec::new(),
             removed: Vec::new(),
             language: None,
             progress: Progress::default(),
@@ -223,6 +238,7 @@ impl Actor for Transcription {
             settled: 0.0,
             length_was_weighed: false,
             route: Route::Hot,
+            route_was_told: false,
             started: Instant::now(),
             wait_is_known: false,
             timings: Timings::default(),
@@ -238,9 +254,13 @@ impl Actor for Transcription {
         let outcome = match message {
             TranscriptionMessage::Decoded {
                 chunk,
+                target,
                 permit,
                 position,
-            } => state.chunk_decoded(&myself, chunk, permit, position),
+            } => {
+                state.finished.cut(target);
+                state.chunk_decoded(&myself, chunk, permit, position)
+            }
             TranscriptionMessage::Silence(position) => state.silence_passed(position),
             TranscriptionMessage::DecodeEnded(Ok(audio)) => state.all_decoded(audio),
             TranscriptionMessage::DecodeEnded(Err(error)) => state.fail(error.into()),
@@ -254,11 +274,12 @@ impl Actor for Transcription {
                 state.dispatcher_replaced(&myself, dispatcher);
                 Outcome::GoesOn
             }
+            // Looked after below: one that left before it had the stream cannot say so.
+            TranscriptionMessage::ListenerLeft => Outcome::GoesOn,
             TranscriptionMessage::Cancel(reason) => state.fail(reason),
         };
         state.account();
-        // A client that left before it had the stream cannot say so.
-        if outcome == Outcome::Ended || state.events.is_closed() {
+        if outcome == Outcome::Ended || state.is_deserted() {
             myself.stop(None);
         }
         Ok(())
@@ -289,6 +310,9 @@ impl TranscriptionState {
         };
         if let Err(refusal) = self.weigh_length(chunk.audio.duration_seconds()) {
             return self.fail(refusal);
+        }
+        if let Some(done) = self.before.take(&chunk.audio) {
+            return self.chunk_done(myself, chunk, done);
         }
         if self.hold.may_go(chunk.audio.index) {
             self.enqueue(myself, chunk);
@@ -378,7 +402,7 @@ impl TranscriptionState {
         let (language, language_probability) = self.final_language();
         self.removed.sort_by(|a, b| a.start.total_cmp(&b.start));
         let transcript = Transcript {
-            segments: std::mem::take(&mut self.segments),
+            segments: self.audience.segments(),
             removed: std::mem::take(&mut self.removed),
             language,
             language_probability,
@@ -392,7 +416,7 @@ impl TranscriptionState {
         };
         self.place = None;
         self.tell_progress();
-        self.send(Ok(Event::Done(transcript)));
+        self.audience.end(Ok(transcript));
         Outcome::Ended
     }
 
@@ -416,20 +440,29 @@ impl TranscriptionState {
 
     fn fail(&mut self, error: SttError) -> Outcome {
         self.place = None;
-        self.send(Err(error));
+        self.audience.end(Err(error));
         Outcome::Ended
     }
 
     fn tell_progress(&mut self) {
         if self.told != self.progress {
             self.told = self.progress;
-            self.send(Ok(Event::Progress(self.progress)));
+            self.audience.tell(&Event::Progress(self.progress));
         }
     }
 
-    /// That nobody listens any more is noticed after every message.
-    fn send(&self, event: Result<Event, SttError>) {
-        let _ = self.events.send(event);
+    /// Whether the last client has left. What is finished is kept for its return.
+    fn is_deserted(&mut self) -> bool {
+        let Self {
+            audience,
+            before,
+            finished,
+            ..
+        } = self;
+        audience.is_deserted(|| {
+            finished.absorb(std::mem::take(before));
+            std::mem::take(finished)
+        })
     }
 
     fn dispatcher_replaced(

@@ -53,18 +53,24 @@ impl TranscriptionState {
             return Outcome::GoesOn;
         };
         match outcome {
-            _ if index >= FIRST_PART => self.part_ended(&chunk.audio, outcome),
+            _ if index >= FIRST_PART => {
+                self.part_ended(&chunk.audio, outcome);
+                self.end_if_done()
+            }
             Ok(done) => self.chunk_done(myself, chunk, done),
             Err(error) => self.fail(error),
         }
     }
 
-    fn chunk_done(
+    pub(super) fn chunk_done(
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
         chunk: OpenChunk,
         done: ChunkDone,
     ) -> Outcome {
+        if self.job.identity.is_some() {
+            self.finished.add(&chunk.audio, done.clone());
+        }
         let mut transcript = done.transcript;
         if !std::mem::replace(&mut self.wait_is_known, true) {
             let in_tree = self.started.elapsed().as_secs_f64();
@@ -72,6 +78,7 @@ impl TranscriptionState {
             self.timings.queue_wait = (in_tree - working).max(0.0);
         }
         let removed = self.take_in(&chunk.audio, &mut transcript, done.lane, done.rescued);
+        self.announce_route();
         self.learn_language(chunk.audio.index, &transcript);
         let again = missed_speech::find(&chunk.audio, &transcript.segments, &removed);
         let placed = removed
@@ -135,14 +142,20 @@ impl TranscriptionState {
                 covers: 0.0,
                 _permit: None,
             };
-            self.enqueue(myself, part);
+            match self.before.take(&part.audio) {
+                Some(done) => self.part_ended(&part.audio, Ok(done)),
+                None => self.enqueue(myself, part),
+            }
         }
     }
 
     /// A part's failure costs nothing that was there before.
-    fn part_ended(&mut self, audio: &AudioChunk, outcome: Result<ChunkDone, SttError>) -> Outcome {
+    fn part_ended(&mut self, audio: &AudioChunk, outcome: Result<ChunkDone, SttError>) {
         let text = match outcome {
             Ok(mut done) => {
+                if self.job.identity.is_some() {
+                    self.finished.add(audio, done.clone());
+                }
                 self.take_in(audio, &mut done.transcript, done.lane, done.rescued);
                 Some(done.transcript)
             }
@@ -153,13 +166,12 @@ impl TranscriptionState {
         };
         let mut passes = self.second_passes.iter_mut();
         let Some(number) = passes.position(|(_, pass)| pass.awaits(audio.index)) else {
-            return Outcome::GoesOn;
+            return;
         };
         if self.second_passes[number].1.heard(audio.index, text) {
             let (chunk, pass) = self.second_passes.swap_remove(number);
             self.settle(chunk, pass.finish());
         }
-        self.end_if_done()
     }
 
     /// A chunk has its text.
@@ -178,8 +190,7 @@ impl TranscriptionState {
         self.progress.seconds_done += chunk.covers;
         // Later chunks may have to wait here for an earlier one: without their audio.
         for segment in self.merger.push(chunk.audio.without_audio(), transcript) {
-            self.segments.push(segment.clone());
-            self.send(Ok(Event::Segment(segment)));
+            self.audience.tell(&Event::Segment(segment));
         }
         self.tell_progress();
     }
@@ -209,7 +220,14 @@ impl TranscriptionState {
     fn announce(&mut self, code: String, probability: Option<f32>) {
         if self.language.is_none() && !code.is_empty() {
             self.language = Some((code.clone(), probability));
-            self.send(Ok(Event::Language { code, probability }));
+            self.audience.tell(&Event::Language { code, probability });
+        }
+    }
+
+    /// Tells the client which lanes did the first chunk, once.
+    fn announce_route(&mut self) {
+        if !std::mem::replace(&mut self.route_was_told, true) {
+            self.audience.tell(&Event::Route(self.route));
         }
     }
 

@@ -10,6 +10,7 @@ mod memory;
 mod pool;
 mod registration;
 mod requests;
+mod same_again;
 mod scheduling;
 mod shutdown;
 mod warnings;
@@ -68,6 +69,7 @@ pub fn config(pool_size: usize) -> TreeConfig {
                 pool_size,
             },
         },
+        result_cache: Duration::ZERO,
         minimum_worker_bytes: 0,
     }
 }
@@ -205,6 +207,8 @@ pub fn job(script: &str) -> Job {
         request_id: Arc::from("test"),
         source: AudioSource::file(script),
         options: Options::default(),
+        identity: None,
+        streamed: false,
     }
 }
 

@@ -30,6 +30,7 @@ async fn events_tell_the_language_then_segments_and_progress_then_the_end() {
     while let Some(event) = stream.next().await {
         kinds.push(match event.expect("no error") {
             Event::Language { .. } => "language",
+            Event::Route(_) => "route",
             Event::Segment(_) => "segment",
             Event::Progress(_) => "progress",
             Event::Done(_) => "done",
@@ -38,7 +39,7 @@ async fn events_tell_the_language_then_segments_and_progress_then_the_end() {
     assert_eq!(
         kinds,
         [
-            "language", "segment", "progress", "segment", "progress", "done"
+            "language", "route", "segment", "progress", "segment", "progress", "done"
         ]
     );
     tree.end().await;

@@ -77,6 +77,8 @@ pub struct World {
     seen: Mutex<Vec<Seen>>,
     /// Chunks that decoders have given.
     pub chunks_decoded: AtomicUsize,
+    /// The lengths that decoders were asked for, in seconds, a chunk each.
+    pub targets: Mutex<Vec<u64>>,
     /// Decoders alive.
     pub open_decoders: AtomicUsize,
     /// Engines hear no abort: they are in their pass through the encoder.
@@ -369,7 +371,7 @@ impl AudioDecoder for Decoder {
 
 #[async_trait]
 impl ChunkStream for Chunks {
-    async fn next(&mut self, _target: Duration) -> Result<Option<Decoded>, DecodeError> {
+    async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError> {
         let start = (self.passed * PIECE_SAMPLES) as u64;
         let sample = match self.pieces.pop_front() {
             None => return Ok(None),
@@ -384,6 +386,7 @@ impl ChunkStream for Chunks {
         self.passed += 1;
         self.next_index += 1;
         self.world.chunks_decoded.fetch_add(1, Ordering::SeqCst);
+        lock(&self.world.targets).push(target.as_secs());
         let samples = Arc::from(vec![sample; PIECE_SAMPLES]);
         let mut chunk = AudioChunk::contiguous(index, start, samples);
         if sample == HALF_HEARD {

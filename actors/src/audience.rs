@@ -1,0 +1,167 @@
+//! Those who listen to one transcription: whoever submitted it, and whoever sent the same again while
+//! it runs.
+//!
+//! Shared between the Transcription, which speaks, and its supervisor, which lets others in. A lock
+//! decides what two messages could not: whether somebody came before the end or after it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::admission::{Left, Place};
+use crate::error::SttError;
+use crate::finished_work::FinishedWork;
+use crate::job::{Event, Progress};
+use crate::transcript::{Route, Segment, Transcript};
+
+/// Where events go. Unbounded, and bounded by the length of the audio all the same: a handful of
+/// segments a chunk.
+pub type EventSender = mpsc::UnboundedSender<Result<Event, SttError>>;
+
+/// How a transcription ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// With its text.
+    Done(Transcript),
+    /// With an error.
+    Failed,
+    /// Nobody listened any more. What was finished by then.
+    Deserted(FinishedWork),
+}
+
+/// The listeners.
+#[derive(Debug)]
+pub struct Audience(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    listeners: Vec<Listener>,
+    told: Told,
+    ending: Option<Ending>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    events: EventSender,
+    /// Of those who came later: there is no work in it. The first one's is the Transcription's.
+    place: Option<Place>,
+}
+
+/// What a newcomer has missed.
+#[derive(Debug, Default)]
+struct Told {
+    language: Option<Event>,
+    route: Option<Route>,
+    segments: Vec<Segment>,
+    progress: Progress,
+}
+
+impl Told {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Language { .. } => self.language = Some(event.clone()),
+            Event::Route(route) => self.route = Some(*route),
+            Event::Segment(segment) => self.segments.push(segment.clone()),
+            Event::Progress(progress) => self.progress = *progress,
+            Event::Done(_) => {}
+        }
+    }
+
+    fn events(&self) -> impl Iterator<Item = Event> {
+        let progress = (self.progress != Progress::default()).then_some(self.progress);
+        (self.language.iter().cloned())
+            .chain(self.route.map(Event::Route))
+            .chain(self.segments.iter().cloned().map(Event::Segment))
+            .chain(progress.map(Event::Progress))
+    }
+}
+
+impl Audience {
+    /// One listener.
+    pub fn new(events: EventSender) -> Self {
+        let first = Listener {
+            events,
+            place: None,
+        };
+        Self(Mutex::new(Inner {
+            listeners: vec![first],
+            told: Told::default(),
+            ending: None,
+        }))
+    }
+
+    /// One more listener, who first hears what was told before; given back if it came too late.
+    pub(crate) fn join(
+        &self,
+        events: EventSender,
+        mut place: Place,
+    ) -> Result<(), (EventSender, Place)> {
+        let mut inner = self.lock();
+        if inner.ending.is_some() {
+            return Err((events, place));
+        }
+        for event in inner.told.events() {
+            let _ = events.send(Ok(event));
+        }
+        // Its work is in the accounts already.
+        place.update(Left::default());
+        inner.listeners.push(Listener {
+            events,
+            place: Some(place),
+        });
+        Ok(())
+    }
+
+    /// Tells all.
+    pub(crate) fn tell(&self, event: &Event) {
+        let mut inner = self.lock();
+        inner.told.note(event);
+        for listener in &inner.listeners {
+            // That somebody listens no more is noticed after every message.
+            let _ = listener.events.send(Ok(event.clone()));
+        }
+    }
+
+    /// The segments that were told.
+    pub(crate) fn segments(&self) -> Vec<Segment> {
+        self.lock().told.segments.clone()
+    }
+
+    /// Tells all the end. Their places are given back before they hear it: the next request of
+    /// theirs must not find this one still in the accounts.
+    pub(crate) fn end(&self, result: Result<Transcript, SttError>) {
+        let mut inner = self.lock();
+        for listener in std::mem::take(&mut inner.listeners) {
+            drop(listener.place);
+            let last = result.clone().map(Event::Done);
+            let _ = listener.events.send(last);
+        }
+        inner.told = Told::default();
+        inner.ending = Some(result.map_or(Ending::Failed, Ending::Done));
+    }
+
+    /// Whether nobody listens any more. Then it is over, and `finished` is kept for who comes back.
+    pub(crate) fn is_deserted(&self, finished: impl FnOnce() -> FinishedWork) -> bool {
+        let mut inner = self.lock();
+        inner
+            .listeners
+            .retain(|listener| !listener.events.is_closed());
+        let deserted = inner.listeners.is_empty();
+        if deserted && inner.ending.is_none() {
+            inner.ending = Some(Ending::Deserted(finished()));
+        }
+        deserted
+    }
+
+    /// How it ended; `None`: not yet. It is told once.
+    pub(crate) fn take_ending(&self) -> Option<Ending> {
+        let mut inner = self.lock();
+        // Still over for those who come.
+        let over = inner.ending.is_some().then_some(Ending::Failed);
+        std::mem::replace(&mut inner.ending, over)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,213 @@
+//! A request that is sent again: while the first one runs, after its client left, and after its end.
+
+use super::*;
+use crate::{Event, Identity};
+
+const A_MINUTE: Duration = Duration::from_secs(60);
+const ALMOST_A_MINUTE: Duration = Duration::from_secs(59);
+
+/// A job with the audio of `script`, of whoever holds this key.
+fn job_of(owner: &str, script: &str) -> Job {
+    let mut digest = [0; 32];
+    digest[..script.len()].copy_from_slice(script.as_bytes());
+    Job {
+        identity: Some(Identity {
+            owner: Client::new(owner),
+            digest,
+        }),
+        ..job(script)
+    }
+}
+
+async fn submit(tree: &Tree, owner: &str, script: &str) -> TranscriptStream {
+    let stream = tree.submit_as(owner, job_of(owner, script)).await;
+    stream.expect("accepted")
+}
+
+async fn text(stream: TranscriptStream) -> String {
+    stream.transcript().await.expect("transcribed").text()
+}
+
+/// Chunks that engines were given.
+fn chunks(tree: &Tree) -> Vec<usize> {
+    let seen = tree.world.seen().into_iter();
+    let chunks = seen.filter_map(|seen| match seen {
+        Seen::Chunk { index, .. } => Some(index),
+        _ => None,
+    });
+    chunks.collect()
+}
+
+/// Reads on until so many segments came.
+async fn segments(stream: &mut TranscriptStream, count: usize) {
+    let mut left = count;
+    while left > 0 {
+        let event = stream.next().await.expect("goes on").expect("no error");
+        left -= usize::from(matches!(event, Event::Segment(_)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_request_joins_the_one_that_runs_and_hears_all_of_it() {
+    let tree = Tree::ready(vec![]).await;
+    let mut first = submit(&tree, "key", "4").await;
+    segments(&mut first, 2).await;
+    let mut second = submit(&tree, "key", "4").await;
+    assert_eq!(tree.stt.snapshot().requests, 2);
+    segments(&mut second, 2).await;
+    assert_eq!(text(first).await, "0 1 2 3");
+    assert_eq!(text(second).await, "0 1 2 3");
+    assert_eq!(chunks(&tree), [0, 1, 2, 3]);
+    assert_eq!(tree.stt.snapshot().requests, 0);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_sent_or_what_is_wanted_otherwise_is_not_joined() {
+    let tree = Tree::ready(vec![]).await;
+    let first = submit(&tree, "key", "1").await;
+    let of_another_key = submit(&tree, "other key", "1").await;
+    let mut other_options = job_of("key", "1");
+    other_options.options.prompt = Some("Hello".to_owned());
+    let other_options = tree.submit_as("key", other_options).await;
+    let unknown = tree.submit("1").await;
+    let again = [other_options, unknown].map(|stream| stream.expect("accepted"));
+    for stream in [first, of_another_key].into_iter().chain(again) {
+        assert_eq!(text(stream).await, "0");
+    }
+    assert_eq!(chunks(&tree).len(), 4);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_work_ends_when_the_last_client_has_left_and_not_before() {
+    let tree = Tree::ready(vec![]).await;
+    let first = submit(&tree, "key", "50").await;
+    let second = submit(&tree, "key", "50").await;
+    tree.until_a_chunk_runs().await;
+    drop(first);
+    tokio::time::sleep(WORK * 7 / 2).await;
+    assert!(chunks(&tree).len() > 2);
+    drop(second);
+    eventually("nothing of it is left", || {
+        let snapshot = tree.stt.snapshot();
+        snapshot.requests == 0 && snapshot.busy_lanes == 0
+    })
+    .await;
+    assert_eq!(tree.world.count(&Seen::Aborted), 1);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_is_told_to_everybody_who_waits() {
+    let tree = Tree::ready(vec![]).await;
+    let first = submit(&tree, "key", "1+bad").await;
+    let second = submit(&tree, "key", "1+bad").await;
+    for stream in [first, second] {
+        let error = stream.transcript().await.expect_err("not audio");
+        assert!(matches!(error, SttError::Decode(_)), "{error}");
+    }
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_left_and_comes_back_goes_on_where_it_was() {
+    let tree = Tree::ready(vec![]).await;
+    let mut left = submit(&tree, "key", "6").await;
+    segments(&mut left, 3).await;
+    drop(left);
+    // It may come back at once, or in a while.
+    let mut back = submit(&tree, "key", "6").await;
+    segments(&mut back, 4).await;
+    drop(back);
+    eventually("it is over", || tree.stt.snapshot().requests == 0).await;
+    tokio::time::sleep(ALMOST_A_MINUTE).await;
+    let back = submit(&tree, "key", "6").await;
+    assert_eq!(text(back).await, "0 1 2 3 4 5");
+    let seen = chunks(&tree);
+    // Those that ran when a client left are done again, the finished ones are not.
+    for (index, expected) in [1, 1, 1, 2, 2, 1].into_iter().enumerate() {
+        let times = seen.iter().filter(|seen| **seen == index).count();
+        assert_eq!(times, expected, "chunk {index} of {seen:?}");
+    }
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_that_were_transcribed_again_are_kept_as_well() {
+    let tree = Tree::ready(vec![]).await;
+    let mut left = submit(&tree, "key", "1h+3").await;
+    segments(&mut left, 3).await;
+    drop(left);
+    eventually("it is over", || tree.stt.snapshot().requests == 0).await;
+    let before = chunks(&tree).len();
+    let back = submit(&tree, "key", "1h+3").await;
+    let expected = format!("{HALF_HEARD_TEXT} and the rest 1 2 3");
+    assert_eq!(text(back).await, expected);
+    let again = &chunks(&tree)[before..];
+    assert!(
+        again.iter().all(|index| [2, 3].contains(index)),
+        "{again:?}"
+    );
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_minute_or_for_another_key_nothing_is_left_of_it() {
+    let tree = Tree::ready(vec![]).await;
+    for (owner, pause) in [("key", A_MINUTE), ("other key", WORK)] {
+        let mut left = submit(&tree, "key", "3").await;
+        segments(&mut left, 2).await;
+        drop(left);
+        eventually("it is over", || tree.stt.snapshot().requests == 0).await;
+        tokio::time::sleep(pause).await;
+        let before = chunks(&tree).len();
+        let back = submit(&tree, owner, "3").await;
+        assert_eq!(text(back).await, "0 1 2");
+        assert_eq!(chunks(&tree)[before..], [0, 1, 2]);
+    }
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_audio_is_cut_in_the_same_places_again() {
+    let tree = Tree::ready(vec![]).await;
+    let streamed = Job {
+        streamed: true,
+        ..job_of("key", "5")
+    };
+    let mut left = tree.submit_as("key", streamed).await.expect("accepted");
+    segments(&mut left, 2).await;
+    drop(left);
+    eventually("it is over", || tree.stt.snapshot().requests == 0).await;
+    let before: Vec<u64> = lock(&tree.world.targets).drain(..).collect();
+    assert_eq!(before[..3], [5, 10, 12]);
+    let back = submit(&tree, "key", "5").await;
+    assert_eq!(text(back).await, "0 1 2 3 4");
+    let again = lock(&tree.world.targets).clone();
+    assert_eq!(again[..before.len()], before);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_are_kept_only_if_the_operator_says_so_and_only_for_a_while() {
+    for (keep, pause, expected) in [
+        (Duration::ZERO, Duration::ZERO, 4),
+        (Duration::from_secs(30), Duration::from_secs(29), 2),
+        (Duration::from_secs(30), Duration::from_secs(30), 4),
+    ] {
+        let config = TreeConfig {
+            result_cache: keep,
+            ..config(0)
+        };
+        let tree = Tree::ready_with(config, vec![]).await;
+        let first = submit(&tree, "key", "2").await.transcript().await;
+        tokio::time::sleep(pause).await;
+        let mut again = submit(&tree, "key", "2").await;
+        segments(&mut again, 2).await;
+        assert_eq!(text(again).await, first.expect("transcribed").text());
+        assert_eq!(chunks(&tree).len(), expected, "{keep:?} {pause:?}");
+        assert_eq!(tree.stt.snapshot().requests, 0);
+        tree.end().await;
+    }
+}

@@ -1,0 +1,136 @@
+//! Bodies of JSON, whole and broken.
+
+use actix_web::ResponseError;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+use super::*;
+
+fn store() -> (tempfile::TempDir, UploadStore) {
+    let parent = tempfile::tempdir().expect("a folder");
+    let store = UploadStore::open(parent.path(), 100_000).expect("opens");
+    (parent, store)
+}
+
+async fn parsed(body: &str) -> Result<Parts, ApiError> {
+    let (_parent, store) = store();
+    let pieces: Vec<_> = (body.as_bytes().chunks(700))
+        .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+        .collect();
+    let parts = read(futures::stream::iter(pieces), &store, 200_000).await;
+    let used = parts.as_ref().ok().and_then(|parts| {
+        let file = parts.file.as_ref()?;
+        Some(
+            std::fs::metadata(file.source.path())
+                .expect("is there")
+                .len(),
+        )
+    });
+    assert_eq!(store.used(), used.unwrap_or(0), "the encoded body is gone");
+    parts
+}
+
+async fn audio(body: &str) -> Vec<u8> {
+    let (_parent, store) = store();
+    let body = futures::stream::iter([Ok(Bytes::copy_from_slice(body.as_bytes()))]);
+    let parts = read(body, &store, 200_000).await.expect("is read");
+    let file = parts.file.expect("has audio");
+    std::fs::read(file.source.path()).expect("is there")
+}
+
+fn sound() -> Vec<u8> {
+    (0..50_000_u32).map(|place| (place * 7) as u8).collect()
+}
+
+#[tokio::test]
+async fn audio_comes_out_as_it_went_in_however_it_is_written() {
+    let sound = sound();
+    let plain = STANDARD.encode(&sound);
+    let lines = plain.as_bytes().chunks(76);
+    let lines: Vec<_> = lines
+        .map(|line| std::str::from_utf8(line).expect("letters"))
+        .collect();
+    for data in [
+        plain.clone(),
+        plain.trim_end_matches('=').to_owned(),
+        URL_SAFE_NO_PAD.encode(&sound),
+        format!("data:audio/wav;base64,{plain}"),
+        lines.join("\\r\\n"),
+        plain.replace('/', "\\/"),
+    ] {
+        let body = format!(r#"{{"input_audio": {{"format": "wav", "data": "{data}"}}}}"#);
+        assert!(audio(&body).await == sound, "{}", &data[..40]);
+    }
+}
+
+#[tokio::test]
+async fn fields_are_those_of_the_form() {
+    let body = r#"{
+        "model": "whisper-1", "language": "en", "temperature": 0.5, "stream": true,
+        "timestamp_granularities": ["word", "segment"], "prompt": "a \"b\" \u00e9",
+        "response_format": null, "unknown": {"deep": [1, {"x": "y"}]},
+        "input_audio": {"data": "AAAA", "format": "wav", "more": [1]}
+    }"#;
+    let parts = parsed(body).await.expect("is read");
+    let fields: Vec<_> = (parts.fields.iter())
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            ("model", "whisper-1"),
+            ("language", "en"),
+            ("temperature", "0.5"),
+            ("stream", "true"),
+            ("timestamp_granularities[]", "word"),
+            ("timestamp_granularities[]", "segment"),
+            ("prompt", "a \"b\" é"),
+        ]
+    );
+    assert!(parts.file.is_some());
+}
+
+#[tokio::test]
+async fn without_audio_there_is_no_file() {
+    for body in ["{}", r#"{"input_audio": {"format": "wav"}}"#] {
+        let parts = parsed(body).await.expect("is read");
+        assert!(parts.file.is_none(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_json_or_no_base64_is_malformed_and_leaves_nothing() {
+    let deep = format!(r#"{{"unknown": {}"#, "[".repeat(100_000));
+    let long = format!(r#"{{"prompt": "{}"}}"#, "x".repeat(70_000));
+    for body in [
+        "",
+        "[]",
+        "null",
+        "audio",
+        "{",
+        r#"{"model": "a""#,
+        r#"{"model": "a"} and more"#,
+        r#"{"input_audio": "AAAA"}"#,
+        r#"{"input_audio": {"data": 7}}"#,
+        r#"{"input_audio": {"data": "AAAA"#,
+        r#"{"input_audio": {"data": "Ä!"}}"#,
+        r#"{"input_audio": {"data": "data:no comma"}}"#,
+        r#"{"input_audio": {"data": "AAAA"}, "input_audio": {"data": "AAAA"}}"#,
+        "{\"prompt\": \"\\ud800\"}",
+        &deep,
+        &long,
+    ] {
+        let error = parsed(body).await.expect_err("refused");
+        let shown = &body[..body.len().min(60)];
+        assert_eq!(error.status_code().as_u16(), 400, "{shown}");
+        assert_eq!(error.code(), "malformed_body", "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn audio_that_is_too_large_when_decoded_is_refused() {
+    let data = STANDARD.encode(vec![0; 100_001]);
+    let body = format!(r#"{{"input_audio": {{"data": "{data}"}}}}"#);
+    let error = parsed(&body).await.expect_err("refused");
+    assert_eq!(error.code(), "upload_too_large");
+}

@@ -1,0 +1,253 @@
+//! `stream=true`: the text as server-sent events, while it is made.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse};
+use futures::Stream;
+use serde_json::{Value, json};
+use stt_actors::transcript::{Segment, Task, Transcript};
+use stt_actors::{Event, SttError, TranscriptStream};
+use tokio::time::Instant;
+
+use super::AppState;
+use super::audio::{AudioRequest, X_ROUTE, job};
+use super::error::ApiError;
+use super::request_log::{StreamedLine, Worked};
+use crate::metrics::{Endpoint, Exporter, Transcribed, record_error};
+use crate::render::{Format, usage};
+
+/// Proxies close connections on which nothing comes for a minute or less.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// nginx would hold the events back until it has a page of them.
+const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const PING: &[u8] = b": ping\n\n";
+const END: &[u8] = b"data: [DONE]\n\n";
+
+/// Does the work and answers with events. The head of the answer waits for the first chunk, so that it
+/// names its lane, and so that what fails before has an error's status; but not for longer than a
+/// proxy would.
+pub async fn answer(
+    state: &AppState,
+    request: &HttpRequest,
+    asked: AudioRequest,
+) -> Result<HttpResponse, ApiError> {
+    let AudioRequest {
+        admission,
+        form,
+        endpoint,
+    } = asked;
+    let (format, task) = (form.format, form.options.task);
+    let job = job(state, request, form);
+    let mut events = state.stt.submit(admission, job).await?;
+    let first = beginning(&mut events).await?;
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CACHE_CONTROL, "no-cache"))
+        .insert_header((NO_BUFFERING, "no"));
+    if let Some(route) = first.iter().find_map(route) {
+        response.insert_header((X_ROUTE, route));
+    }
+    let line = StreamedLine::default();
+    let narration = Narration {
+        events,
+        told: first.into(),
+        text: Text::default(),
+        reply: Reply {
+            task,
+            endpoint,
+            format,
+        },
+        metrics: state.metrics.clone(),
+        line: line.clone(),
+        ended: false,
+    };
+    let mut response = response.streaming(narration.stream());
+    response.extensions_mut().insert(line);
+    Ok(response)
+}
+
+/// The lane that an event tells of.
+fn route(event: &Event) -> Option<&'static str> {
+    match event {
+        Event::Route(route) => Some(route.as_str()),
+        Event::Done(transcript) => Some(transcript.route.as_str()),
+        Event::Language { .. } | Event::Segment(_) | Event::Progress(_) => None,
+    }
+}
+
+/// The events up to the first that names a lane, or those of the first seconds.
+async fn beginning(events: &mut TranscriptStream) -> Result<Vec<Event>, SttError> {
+    let deadline = Instant::now() + PING_INTERVAL;
+    let mut first = Vec::new();
+    while let Ok(Some(event)) = tokio::time::timeout_at(deadline, events.next()).await {
+        let event = event?;
+        let names_a_lane = route(&event).is_some();
+        first.push(event);
+        if names_a_lane {
+            break;
+        }
+    }
+    Ok(first)
+}
+
+/// What was asked.
+#[derive(Clone, Copy)]
+struct Reply {
+    task: Task,
+    endpoint: Endpoint,
+    format: Format,
+}
+
+/// A reply in the making.
+struct Narration {
+    events: TranscriptStream,
+    /// Events that came before the reply began.
+    told: VecDeque<Event>,
+    text: Text,
+    reply: Reply,
+    metrics: Exporter,
+    line: StreamedLine,
+    ended: bool,
+}
+
+impl Narration {
+    /// The body. Dropping it ends the work.
+    fn stream(self) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
+        futures::stream::unfold(self, |mut narration| async {
+            let bytes = narration.next().await?;
+            Some((Ok(bytes), narration))
+        })
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        let quiet_until = Instant::now() + PING_INTERVAL;
+        while !self.ended {
+            let event = match self.told.pop_front() {
+                Some(event) => Ok(event),
+                None => match tokio::time::timeout_at(quiet_until, self.events.next()).await {
+                    Ok(event) => event?,
+                    Err(_elapsed) => return Some(Bytes::from_static(PING)),
+                },
+            };
+            if let Some(bytes) = self.tell(event) {
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    /// What the client is told of an event.
+    fn tell(&mut self, event: Result<Event, SttError>) -> Option<Bytes> {
+        match event {
+            Ok(Event::Segment(segment)) => {
+                let delta = self.text.delta(&segment)?;
+                let event = json!({"type": "transcript.text.delta", "delta": delta});
+                Some(data(&event).into())
+            }
+            Ok(Event::Done(transcript)) => Some(self.done(&transcript)),
+            Ok(Event::Language { .. } | Event::Route(_) | Event::Progress(_)) => None,
+            Err(error) => Some(self.failed(&error.into())),
+        }
+    }
+
+    fn done(&mut self, transcript: &Transcript) -> Bytes {
+        self.ended = true;
+        self.metrics.record_transcript(&Transcribed {
+            task: self.reply.task,
+            endpoint: self.reply.endpoint,
+            format: self.reply.format,
+            route: transcript.route,
+            audio_seconds: transcript.duration,
+        });
+        self.line.end(Some(&Worked::from(transcript)), None);
+        let mut bytes = data(&json!({
+            "type": "transcript.text.done",
+            "text": self.text.whole,
+            "usage": usage(transcript),
+            "x_route": transcript.route.as_str(),
+        }));
+        bytes.extend_from_slice(END);
+        bytes.into()
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Bytes {
+        self.ended = true;
+        record_error(error.error_type());
+        let bytes = data(&error.body());
+        self.line.end(None, Some(error));
+        bytes.into()
+    }
+}
+
+/// One event.
+fn data(event: &Value) -> Vec<u8> {
+    format!("data: {event}\n\n").into_bytes()
+}
+
+/// The text so far: of the same blanks as a reply in one piece, which has none at either end.
+#[derive(Default)]
+struct Text {
+    whole: String,
+    /// Blanks that are told only if something follows.
+    blanks: String,
+}
+
+impl Text {
+    /// What a segment adds; `None`: nothing yet.
+    fn delta(&mut self, segment: &Segment) -> Option<String> {
+        let mut text = std::mem::take(&mut self.blanks) + &segment.text;
+        if self.whole.is_empty() {
+            text = text.trim_start().to_owned();
+        }
+        let said = text.trim_end().len();
+        self.blanks = text.split_off(said);
+        if text.is_empty() {
+            return None;
+        }
+        self.whole.push_str(&text);
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(text: &str) -> Segment {
+        Segment {
+            id: 0,
+            seek: 0,
+            start: 0.0,
+            end: 1.0,
+            text: text.to_owned(),
+            tokens: Vec::new(),
+            temperature: 0.0,
+            avg_logprob: 0.0,
+            compression_ratio: 1.0,
+            no_speech_prob: 0.0,
+            words: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_deltas_joined_are_the_text_of_a_reply_in_one_piece() {
+        for texts in [
+            vec![" Hello", " there. ", "  ", " You", "", " are\n"],
+            vec!["  ", " a"],
+            vec!["谢", "谢"],
+            vec![" "],
+            vec![],
+        ] {
+            let mut text = Text::default();
+            let deltas = texts.iter().filter_map(|said| text.delta(&segment(said)));
+            let joined: String = deltas.collect();
+            assert_eq!(joined, texts.concat().trim(), "{texts:?}");
+            assert_eq!(joined, text.whole);
+        }
+    }
+}
