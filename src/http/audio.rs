@@ -12,11 +12,14 @@ use tracing::warn;
 use super::error::ApiError;
 use super::form::{self, AudioForm};
 use super::request_log::{RequestId, Worked};
-use super::{AppState, auth, method_not_allowed};
+use super::translation::Translation;
+use super::{AppState, auth, method_not_allowed, spoken_language};
 use crate::metrics::Transcribed;
 
 /// Which lanes did the work.
-const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
+pub const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
+/// Who translated, unless it was whisper itself.
+pub const X_TRANSLATION_MODE: HeaderName = HeaderName::from_static("x-translation-mode");
 
 pub fn configure(config: &mut web::ServiceConfig) {
     config
@@ -47,7 +50,9 @@ async fn translate(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    if let Some(engine) = state.stt.snapshot().last_engine {
+    if state.translator.is_none()
+        && let Some(engine) = state.stt.snapshot().last_engine
+    {
         if !engine.multilingual {
             return Err(ApiError::translation_unsupported(&engine.model));
         }
@@ -72,17 +77,26 @@ async fn run(
     let admission = state.stt.admit(newcomer(state, request))?;
     request.extensions_mut().insert(admission.outlook());
     let form = form::read(request, body, &state.uploads, task).await?;
+    spoken_language::check(state, form.language.as_deref())?;
+    let translation = Translation::of(state, &form, task)?;
     let format = form.format;
-    let job = job(state, request, form, task);
+    let job = job(state, request, form, translation.engine_task());
     // If the client leaves, this future is dropped, the stream with it, and the work ends.
     let transcript = state.stt.submit(admission, job).await?.transcript().await?;
+    // The lanes are free again by now.
+    let transcript = translation.finish(transcript).await?;
     state.metrics.record_transcript(&Transcribed {
         task,
+        by_libretranslate: translation.is_libretranslates(),
         format,
         route: transcript.route,
         audio_seconds: transcript.duration,
     });
-    let mut response = HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    if translation.is_libretranslates() {
+        response.insert_header((X_TRANSLATION_MODE, "libretranslate"));
+    }
+    let mut response = response
         .insert_header((CONTENT_TYPE, format.content_type()))
         .insert_header((X_ROUTE, transcript.route.as_str()))
         .body(format.render(&transcript, task));

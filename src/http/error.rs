@@ -12,6 +12,7 @@ use serde_json::json;
 use stt_actors::SttError;
 use stt_actors::ports::DecodeError;
 
+use crate::libretranslate::TranslationError;
 use crate::metrics::ErrorType;
 
 /// Tells the OpenAI clients not to send a request again that will fail again.
@@ -242,6 +243,19 @@ impl From<DecodeError> for ApiError {
             DecodeError::Unavailable(_) => {
                 Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
             }
+        }
+    }
+}
+
+impl From<TranslationError> for ApiError {
+    fn from(error: TranslationError) -> Self {
+        let message = format!("LibreTranslate failed: {error}");
+        let refusal = Self::server(StatusCode::BAD_GATEWAY, "translation_backend", message)
+            .counted_as(ErrorType::Libretranslate);
+        if error.is_deterministic() {
+            refusal.deterministic()
+        } else {
+            refusal
         }
     }
 }

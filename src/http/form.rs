@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::pace::{self, Pace};
 use super::upload::UploadStore;
 use crate::language;
+use crate::libretranslate::Target;
 use crate::render::Format;
 
 /// A client that sends nothing for so long is gone.
@@ -51,6 +52,8 @@ pub struct AudioForm {
     pub source: AudioSource,
     /// ISO 639-1; `None`: the server's default.
     pub language: Option<String>,
+    /// What to translate to, where that is asked for.
+    pub target: Target,
     /// What came before.
     pub prompt: Option<String>,
     /// 0 to 1.
@@ -230,11 +233,10 @@ fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
         Some(value) => Some(parse_language("language", value)?),
         None => None,
     };
-    if task == Task::Translate
-        && let Some(target) = field("to_language")
-    {
-        check_target(target)?;
-    }
+    let target = match field("to_language") {
+        Some(value) if task == Task::Translate => parse_target(value)?,
+        Some(_) | None => Target::default(),
+    };
     let switch = |name: &'static str, default: bool| match field(name) {
         Some(value) => flag(name, value.trim()),
         None => Ok(default),
@@ -243,6 +245,7 @@ fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     Ok(AudioForm {
         source: parts.file.ok_or_else(ApiError::missing_file)?,
         language,
+        target,
         prompt,
         temperature,
         format,
@@ -292,17 +295,12 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
     }
 }
 
-/// Whisper itself translates to English and nothing else.
-fn check_target(target: &str) -> Result<(), ApiError> {
-    if parse_language("to_language", target)? == "en" {
-        return Ok(());
-    }
-    Err(ApiError::unsupported_language(
-        "to_language",
-        format!(
-            "translating to {target:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works"
-        ),
-    ))
+fn parse_target(value: &str) -> Result<Target, ApiError> {
+    Target::parse(value).ok_or_else(|| {
+        let message =
+            format!("the language {value:?} is not known; a code such as \"en\" is expected");
+        ApiError::unsupported_language("to_language", message)
+    })
 }
 
 /// What OpenAI has and this server does not: refused, since a client would wait for it in vain.

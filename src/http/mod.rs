@@ -12,6 +12,8 @@ mod metrics;
 mod models;
 mod pace;
 mod request_log;
+mod spoken_language;
+mod translation;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpServer, web};
 use stt_actors::Stt;
 
+use crate::libretranslate::LibreTranslate;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
 use error::ApiError;
@@ -47,6 +50,8 @@ pub struct AppState {
     pub settings: Arc<Settings>,
     /// Where uploads go.
     pub uploads: UploadStore,
+    /// Who translates to other languages than English, if anybody.
+    pub translator: Option<LibreTranslate>,
     /// Where metrics go.
     pub metrics: Exporter,
 }

@@ -14,9 +14,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::Url;
 use thiserror::Error;
 
-use crate::models::ComputeType;
+use crate::models::{self, ComputeType};
 use variables::{VARIABLES, Variable};
 
 /// What the server runs with.
@@ -75,6 +76,12 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// Longest audio.
     pub max_audio: Duration,
+    /// Base address of a LibreTranslate server; `None`: whisper itself translates, to English.
+    pub libretranslate_url: Option<Url>,
+    /// Its key.
+    pub libretranslate_api_key: Option<String>,
+    /// How long it may take for one transcript.
+    pub libretranslate_timeout: Duration,
     /// Where the node registers itself; `None`: nowhere.
     pub redis_url: Option<String>,
     /// The node's name there; `None`: `host:port`.
@@ -283,6 +290,7 @@ impl Settings {
             };
             in_force.push((variable.name, text.to_owned()));
         }
+        check_default_language(&settings, sources)?;
         Ok(Loaded {
             settings,
             warnings,
@@ -303,6 +311,27 @@ fn apply(
         origin: origin.to_owned(),
         allowed,
     })
+}
+
+/// Refuses a default language that the model does not know, where its name tells.
+fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), SettingsError> {
+    let named = models::find(&settings.whisper_model);
+    let is_english_only = named.is_some_and(|entry| entry.name.contains(".en"));
+    let name = "DEFAULT_LANGUAGE";
+    match (&settings.default_language, sources.find(name)) {
+        (Some(code), Some((value, origin))) if is_english_only && code != "en" => {
+            Err(SettingsError::Value {
+                name: name.to_owned(),
+                value: value.trim().to_owned(),
+                origin,
+                allowed: format!(
+                    "the model {} (WHISPER_MODEL) knows English only",
+                    settings.whisper_model
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `assets/models` below the working directory where it exists, else the user's cache.

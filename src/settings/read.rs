@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Device, Settings};
+use crate::libretranslate;
 
 /// In bytes.
 pub const MEGABYTE: u64 = 1024 * 1024;
@@ -69,8 +70,10 @@ pub fn redis_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub fn any_seconds(_: &mut Settings, value: &str) -> Result<(), String> {
-    seconds(value).map(drop)
+/// A base address; the reason never repeats it, since it may hold a password.
+pub fn libretranslate_url(settings: &mut Settings, value: &str) -> Result<(), String> {
+    settings.libretranslate_url = Some(libretranslate::parse_url(value)?);
+    Ok(())
 }
 
 pub fn any_count(_: &mut Settings, value: &str) -> Result<(), String> {

@@ -58,6 +58,8 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         ("COMPUTE_TYPE", "float17"),
         ("DEVICE", "tpu"),
         ("REDIS_URL", "redis"),
+        ("LIBRETRANSLATE_URL", "libretranslate:5000"),
+        ("LIBRETRANSLATE_TIMEOUT_S", "0"),
         ("CONF_LOGPROB_THRESHOLD", "1.5"),
         ("LOG_FORMAT", "xml"),
         ("API_KEYS", " , "),
@@ -66,6 +68,27 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         let error = load(&[(name, value)]).expect_err(name).to_string();
         assert!(error.starts_with(name) && !error.contains('\n'), "{error}");
     }
+}
+
+#[test]
+fn a_default_language_that_the_named_model_does_not_know_stops_the_start() {
+    let load = |model, language| {
+        load(&[("WHISPER_MODEL", model), ("DEFAULT_LANGUAGE", language)]).map(drop)
+    };
+    for (model, language) in [
+        ("tiny.en", "en-US"),
+        ("tiny", "de"),
+        ("/x/mine.en.bin", "de"),
+    ] {
+        assert_eq!(load(model, language), Ok(()), "{model}");
+    }
+    let error = load("tiny.en-q5_1", "German")
+        .expect_err("refused")
+        .to_string();
+    assert_eq!(
+        error,
+        "DEFAULT_LANGUAGE=German (test.env) is not valid: the model tiny.en-q5_1 (WHISPER_MODEL) knows English only"
+    );
 }
 
 #[test]

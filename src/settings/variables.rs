@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::read::{
-    MEGABYTE, any, any_count, any_flag, any_probability, any_seconds, any_url, device, flag,
+    MEGABYTE, any, any_count, any_flag, any_probability, any_url, device, flag, libretranslate_url,
     number, positive_seconds, redis_url, seconds, threads,
 };
 use super::{Device, LogFormat, Settings, VadModel, default_models_dir};
@@ -66,6 +66,9 @@ impl Default for Settings {
             max_queue: Duration::from_secs(600),
             max_upload_bytes: 512 * MEGABYTE,
             max_audio: Duration::from_secs(14_400),
+            libretranslate_url: None,
+            libretranslate_api_key: None,
+            libretranslate_timeout: Duration::from_secs(30),
             redis_url: None,
             node_id: None,
             node_host: "localhost".to_owned(),
@@ -321,18 +324,25 @@ pub static VARIABLES: &[Variable] = &[
         s.max_audio = positive_seconds(v)?;
         Ok(())
     }),
-    later(
+    // May carry a password.
+    secret(row(
         "LIBRETRANSLATE_URL",
         "",
-        "Translation through LibreTranslate.",
-        any_url,
-    ),
-    secret(later("LIBRETRANSLATE_API_KEY", "", "Its key.", any)),
-    later(
+        "Translation through this LibreTranslate server.",
+        libretranslate_url,
+    )),
+    secret(row("LIBRETRANSLATE_API_KEY", "", "Its key.", |s, v| {
+        s.libretranslate_api_key = Some(v.to_owned());
+        Ok(())
+    })),
+    row(
         "LIBRETRANSLATE_TIMEOUT_S",
         "30",
-        "Its time limit.",
-        any_seconds,
+        "Seconds that it may take for one transcript.",
+        |s, v| {
+            s.libretranslate_timeout = positive_seconds(v)?;
+            Ok(())
+        },
     ),
     // May carry a password.
     secret(row(
