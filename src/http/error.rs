@@ -190,6 +190,11 @@ impl ApiError {
         Self::client(StatusCode::NOT_FOUND, "model_not_found", message)
     }
 
+    /// A browser asks for what pages of its origin may not do.
+    pub fn cors_refused(message: impl Into<String>) -> Self {
+        Self::client(StatusCode::BAD_REQUEST, "cors_refused", message)
+    }
+
     /// A path with another method.
     pub fn method_not_allowed() -> Self {
         let message = "this path does not take that method";

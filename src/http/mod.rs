@@ -7,6 +7,7 @@ pub mod upload;
 
 mod audio;
 mod auth;
+mod cors;
 mod health;
 mod metrics;
 mod models;
@@ -69,6 +70,8 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
+            .wrap(cors::middleware(&state.settings.cors_allow_origins))
+            .wrap(from_fn(cors::tidy))
             .wrap(from_fn(request_log::log_request))
             .configure(configure)
             .default_service(web::to(unknown_path))

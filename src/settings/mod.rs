@@ -82,6 +82,8 @@ pub struct Settings {
     pub libretranslate_api_key: Option<String>,
     /// How long it may take for one transcript.
     pub libretranslate_timeout: Duration,
+    /// Whose pages may use this server from a browser.
+    pub cors_allow_origins: Origins,
     /// Where the node registers itself; `None`: nowhere.
     pub redis_url: Option<String>,
     /// The node's name there; `None`: `host:port`.
@@ -113,6 +115,17 @@ pub enum VadModel {
     File(PathBuf),
     /// Nothing: all audio counts as speech.
     Off,
+}
+
+/// Whose pages may use this server from a browser (`CORS_ALLOW_ORIGINS`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// Nobody's but its own.
+    Nobodys,
+    /// Anybody's.
+    Anybodys,
+    /// Those of these origins, each as browsers send it.
+    These(Vec<String>),
 }
 
 /// Where inference runs.

@@ -60,6 +60,9 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         ("REDIS_URL", "redis"),
         ("LIBRETRANSLATE_URL", "libretranslate:5000"),
         ("LIBRETRANSLATE_TIMEOUT_S", "0"),
+        ("CORS_ALLOW_ORIGINS", "https://a.example, *"),
+        ("CORS_ALLOW_ORIGINS", "a.example"),
+        ("CORS_ALLOW_ORIGINS", "https://a.example/page"),
         ("CONF_LOGPROB_THRESHOLD", "1.5"),
         ("LOG_FORMAT", "xml"),
         ("API_KEYS", " , "),
@@ -68,6 +71,23 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         let error = load(&[(name, value)]).expect_err(name).to_string();
         assert!(error.starts_with(name) && !error.contains('\n'), "{error}");
     }
+}
+
+#[test]
+fn origins_become_what_browsers_send() {
+    let origins = |value| {
+        let loaded = load(&[("CORS_ALLOW_ORIGINS", value)]).expect(value);
+        loaded.settings.cors_allow_origins
+    };
+    assert_eq!(origins(""), Origins::Nobodys);
+    assert_eq!(origins("*"), Origins::Anybodys);
+    let these = origins("https://A.example:443/, http://localhost:3000,, capacitor://localhost");
+    let expected = [
+        "https://a.example",
+        "http://localhost:3000",
+        "capacitor://localhost",
+    ];
+    assert_eq!(these, Origins::These(expected.map(str::to_owned).to_vec()));
 }
 
 #[test]

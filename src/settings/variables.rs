@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::read::{
     MEGABYTE, any, any_count, any_flag, any_probability, any_url, device, flag, libretranslate_url,
-    number, positive_seconds, redis_url, seconds, threads,
+    number, origins, positive_seconds, redis_url, seconds, threads,
 };
-use super::{Device, LogFormat, Settings, VadModel, default_models_dir};
+use super::{Device, LogFormat, Origins, Settings, VadModel, default_models_dir};
 use crate::language;
 use crate::models::ComputeType;
 
@@ -69,6 +69,7 @@ impl Default for Settings {
             libretranslate_url: None,
             libretranslate_api_key: None,
             libretranslate_timeout: Duration::from_secs(30),
+            cors_allow_origins: Origins::Nobodys,
             redis_url: None,
             node_id: None,
             node_host: "localhost".to_owned(),
@@ -374,7 +375,12 @@ pub static VARIABLES: &[Variable] = &[
             Ok(())
         },
     ),
-    later("CORS_ALLOW_ORIGINS", "", "Origins, by comma, or *.", any),
+    row(
+        "CORS_ALLOW_ORIGINS",
+        "",
+        "Origins whose pages may use the server, by comma, or *; empty: none.",
+        origins,
+    ),
     secret(row(
         "API_KEYS",
         "",
