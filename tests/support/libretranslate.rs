@@ -2,6 +2,8 @@
 //! `q`, `source`, `target`, `format` and `api_key`. It translates by putting the target's code
 //! before each text, and misbehaves on demand.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
