@@ -167,7 +167,11 @@ async fn one(
             multilingual: args.multilingual,
         },
     };
-    let transcript = follow(stt, job, file).await?;
+    let mut transcript = follow(stt, job, file).await?;
+    if args.translate {
+        // The language is that of the text.
+        "en".clone_into(&mut transcript.language);
+    }
     write(&args.format.render(&transcript, task), args, file)
 }
 

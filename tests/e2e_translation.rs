@@ -91,6 +91,18 @@ async fn every_format_is_in_the_target_language() {
         assert_eq!(call.get("api_key"), None);
     }
     assert_eq!(server.metric(CALLS).await.to_string(), "5");
+    // Where each segment may be in a language of its own, each is asked for on its own.
+    let fields = [("to_language", "zh"), ("multilingual", "true")];
+    assert_eq!(translate(&server, &file, &fields).await.status(), 200);
+    let calls = stand_in.calls().await;
+    for call in &calls[5..] {
+        assert_eq!(
+            (&call["source"], &call["target"]),
+            (&"auto".into(), &"zh-Hans".into())
+        );
+        assert_eq!(call["q"].as_array().map(Vec::len), Some(1));
+    }
+    assert!(calls.len() > 5);
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ const PREFLIGHT_SECONDS: usize = 600;
 
 /// Answers preflights, and marks what pages of these origins may read.
 pub fn middleware(origins: &Origins) -> Condition<Cors> {
-    let is_on = *origins != Origins::Nobodys;
+    let is_on = *origins != Origins::None;
     let cors = Cors::default()
         .allowed_methods([Method::GET, Method::POST, Method::HEAD, Method::OPTIONS])
         .allow_any_header()
@@ -43,8 +43,8 @@ pub fn middleware(origins: &Origins) -> Condition<Cors> {
         .block_on_origin_mismatch(false);
     let origins = origins.clone();
     let allows = move |origin: &[u8]| match &origins {
-        Origins::Nobodys => false,
-        Origins::Anybodys => true,
+        Origins::None => false,
+        Origins::Any => true,
         Origins::These(these) => these.iter().any(|known| known.as_bytes() == origin),
     };
     let cors = cors.allowed_origin_fn(move |origin, _| allows(origin.as_bytes()));

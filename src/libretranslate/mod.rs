@@ -26,6 +26,9 @@ use crate::tls;
 
 /// A server on the same network answers in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections are kept for the next call so long and no longer: servers close idle ones, some after
+/// 2 s, and a call that meets the closing fails.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Texts and characters in one call. Servers may have limits on both (`--batch-limit` and
 /// `--char-limit`); a text that is longer goes alone.
 const MOST_TEXTS: usize = 50;
@@ -93,6 +96,7 @@ impl LibreTranslate {
         tls::install_crypto();
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(KEEP_ALIVE)
             .redirect(Policy::none())
             // What was said goes to the configured server and to nobody on the way.
             .no_proxy()

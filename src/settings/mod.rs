@@ -121,9 +121,9 @@ pub enum VadModel {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// Nobody's but its own.
-    Nobodys,
+    None,
     /// Anybody's.
-    Anybodys,
+    Any,
     /// Those of these origins, each as browsers send it.
     These(Vec<String>),
 }

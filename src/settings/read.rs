@@ -81,7 +81,7 @@ pub fn libretranslate_url(settings: &mut Settings, value: &str) -> Result<(), St
 /// Origins by comma, or `*` alone.
 pub fn origins(settings: &mut Settings, value: &str) -> Result<(), String> {
     settings.cors_allow_origins = if value == "*" {
-        Origins::Anybodys
+        Origins::Any
     } else {
         let texts = value
             .split(',')

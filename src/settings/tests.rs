@@ -79,8 +79,8 @@ fn origins_become_what_browsers_send() {
         let loaded = load(&[("CORS_ALLOW_ORIGINS", value)]).expect(value);
         loaded.settings.cors_allow_origins
     };
-    assert_eq!(origins(""), Origins::Nobodys);
-    assert_eq!(origins("*"), Origins::Anybodys);
+    assert_eq!(origins(""), Origins::None);
+    assert_eq!(origins("*"), Origins::Any);
     let these = origins("https://A.example:443/, http://localhost:3000,, capacitor://localhost");
     let expected = [
         "https://a.example",

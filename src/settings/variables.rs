@@ -69,7 +69,7 @@ impl Default for Settings {
             libretranslate_url: None,
             libretranslate_api_key: None,
             libretranslate_timeout: Duration::from_secs(30),
-            cors_allow_origins: Origins::Nobodys,
+            cors_allow_origins: Origins::None,
             redis_url: None,
             node_id: None,
             node_host: "localhost".to_owned(),
