@@ -154,6 +154,7 @@ async fn main() -> anyhow::Result<()> {
         stt,
         settings: Arc::new(settings),
         uploads,
+        translator: None,
         metrics: Exporter::install()?,
     };
     let server = http::server(listener, state, 2)?;

@@ -173,6 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn every_language_is_known_by_code_region_and_name() {
+        for (code, name) in LANGUAGES {
+            let region = format!("{code}-XX");
+            for text in [*code, &region, name, &name.to_uppercase()] {
+                assert_eq!(parse(text).map(Language::code), Some(*code), "{text}");
+            }
+            assert_eq!(name_of(code), *name);
+        }
+    }
+
+    #[test]
     fn clients_name_languages_in_many_ways() {
         for text in ["en", "EN", "en-US", "en_GB", "English", " english "] {
             assert_eq!(parse(text).map(Language::code), Some("en"), "{text}");

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod host_memory;
 pub mod http;
 pub mod language;
+pub mod libretranslate;
 pub mod metrics;
 pub mod models;
 pub mod nvml;
@@ -21,6 +22,7 @@ pub mod transcribe;
 
 mod priority;
 mod shutdown;
+mod tls;
 
 /// Whether this build can use a GPU: by cargo feature of the same name.
 pub const BUILT_FOR_GPU: bool = cfg!(any(feature = "cuda", feature = "vulkan"));

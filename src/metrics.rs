@@ -92,8 +92,8 @@ impl Endpoint {
 /// Methods that are told apart.
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-/// How translations are made.
-const TRANSLATION_MODES: &[&str] = &["native", "libretranslate"];
+/// How translations are made: by whisper itself, or by LibreTranslate.
+const TRANSLATION_MODES: [&str; 2] = ["native", "libretranslate"];
 
 /// What a refusal is counted as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,8 +203,8 @@ impl Exporter {
         match done.task {
             Task::Transcribe => counter!(TRANSCRIPTIONS, "response_format" => format).increment(1),
             Task::Translate => {
-                counter!(TRANSLATIONS, "mode" => "native", "response_format" => format)
-                    .increment(1);
+                let mode = TRANSLATION_MODES[usize::from(done.by_libretranslate)];
+                counter!(TRANSLATIONS, "mode" => mode, "response_format" => format).increment(1);
             }
         }
         self.audio.add(done);
@@ -229,6 +229,8 @@ pub struct Transcribed {
     pub task: Task,
     /// On which path.
     pub endpoint: Endpoint,
+    /// Whether a translation is LibreTranslate's and not whisper's own.
+    pub by_libretranslate: bool,
     /// Of the reply.
     pub format: Format,
     /// Who did it.
@@ -273,6 +275,12 @@ pub fn record_request(pattern: Option<&str>, method: &str, status: u16, took: Du
 /// A request was refused.
 pub fn record_error(kind: ErrorType) {
     counter!(ERRORS, "type" => kind.as_str()).increment(1);
+}
+
+/// LibreTranslate has translated a transcript, in one call or several.
+pub fn record_libretranslate(took: Duration) {
+    let [_, _, op] = INFERENCE_OPS;
+    histogram!(INFERENCE_DURATION_SECONDS, "op" => op).record(took.as_secs_f64());
 }
 
 /// One gauge of a snapshot; NaN where the number is unknown.
@@ -386,7 +394,7 @@ fn describe() {
     );
     describe_histogram!(
         INFERENCE_DURATION_SECONDS,
-        "An engine's own time for one piece of audio, in seconds, without any waiting."
+        "An engine's own time for one piece of audio, or LibreTranslate's for one transcript, in seconds, without any waiting."
     );
     describe_counter!(
         HALLUCINATIONS_TOTAL,
@@ -431,7 +439,7 @@ fn register() {
     for format in Format::names() {
         let _ = counter!(TRANSCRIPTIONS, "response_format" => format);
         for mode in TRANSLATION_MODES {
-            let _ = counter!(TRANSLATIONS, "mode" => *mode, "response_format" => format);
+            let _ = counter!(TRANSLATIONS, "mode" => mode, "response_format" => format);
         }
     }
     for reason in Reason::ALL {

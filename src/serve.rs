@@ -18,6 +18,7 @@ use crate::engine::process::{WorkerConfig, WorkerLauncher};
 use crate::host_memory::HostMemoryProbe;
 use crate::http::upload::UploadStore;
 use crate::http::{self, AppState};
+use crate::libretranslate::LibreTranslate;
 use crate::metrics::{Exporter, GB, UPKEEP_INTERVAL};
 use crate::models::configured::{ConfiguredModel, gpu};
 use crate::models::{Logged, ModelStore, VOICE_ACTIVITY_NAME};
@@ -209,11 +210,16 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let metrics = Exporter::install()?;
     tokio::spawn(keep_up(metrics.clone()));
     let directory = directory(&settings, address.port())?;
+    let translator = translator(&settings)?;
     let (stt, mut tree_ended) = start_tree(&settings, directory).await?;
+    if let Some(language) = settings.default_language.clone() {
+        tokio::spawn(warn_of_language(stt.clone(), language));
+    }
     let state = AppState {
         stt: stt.clone(),
         settings: Arc::new(settings),
         uploads: uploads.clone(),
+        translator,
         metrics,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -273,6 +279,33 @@ fn directory(settings: &Settings, port: u16) -> anyhow::Result<Option<Arc<dyn No
     };
     info!(node_id = node.id, "the node registers itself in Redis");
     Ok(Some(Arc::new(RedisDirectory::new(url, node)?)))
+}
+
+/// Says that the default language is none that the model knows, as soon as there is a model. Where
+/// its name tells, the settings are refused before.
+async fn warn_of_language(stt: Stt, language: String) {
+    if let Ok(engine) = stt.ready().await
+        && !engine.multilingual
+        && language != "en"
+    {
+        warn!(
+            language,
+            model = engine.model,
+            "DEFAULT_LANGUAGE: the model knows English only; requests without a language are refused"
+        );
+    }
+}
+
+/// Who translates, where somebody is configured.
+fn translator(settings: &Settings) -> anyhow::Result<Option<LibreTranslate>> {
+    let Some(url) = settings.libretranslate_url.clone() else {
+        return Ok(None);
+    };
+    let key = settings.libretranslate_api_key.clone();
+    let server = LibreTranslate::new(url, key, settings.libretranslate_timeout)
+        .context("the client of LibreTranslate cannot be made")?;
+    info!("translations are LibreTranslate's");
+    Ok(Some(server))
 }
 
 fn warn_if_open(settings: &Settings) {

@@ -113,6 +113,13 @@ async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::R
             engine.model
         );
     }
+    let language = language_of(settings, args);
+    if let Some(language) = language.filter(|code| *code != "en" && !engine.multilingual) {
+        bail!(
+            "the language is {language}, but the model {} knows English only",
+            engine.model
+        );
+    }
     refuse_collisions(args)?;
     let mut failed = 0;
     for file in &args.files {
@@ -126,6 +133,12 @@ async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::R
         bail!("{failed} of {} files failed", args.files.len());
     }
     Ok(())
+}
+
+/// The language spoken, if anybody said it.
+fn language_of<'a>(settings: &'a Settings, args: &'a TranscribeArgs) -> Option<&'a str> {
+    let asked = args.language.as_deref();
+    asked.or(settings.default_language.as_deref())
 }
 
 async fn one(
@@ -146,10 +159,7 @@ async fn one(
         source: AudioSource::file(std::path::absolute(file)?),
         options: Options {
             task,
-            language: args
-                .language
-                .clone()
-                .or_else(|| settings.default_language.clone()),
+            language: language_of(settings, args).map(str::to_owned),
             prompt: args.prompt.clone(),
             temperature: args.temperature,
             voice_activity: !args.no_vad,
@@ -159,7 +169,11 @@ async fn one(
         identity: None,
         streamed: false,
     };
-    let transcript = follow(stt, job, file).await?;
+    let mut transcript = follow(stt, job, file).await?;
+    if args.translate {
+        // The language is that of the text.
+        "en".clone_into(&mut transcript.language);
+    }
     write(&args.format.render(&transcript, task), args, file)
 }
 

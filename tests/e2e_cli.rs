@@ -63,6 +63,26 @@ async fn files_are_transcribed_to_stdout_and_beside_and_one_that_fails_harms_no_
 }
 
 #[tokio::test]
+async fn a_language_that_the_model_does_not_know_is_refused_before_any_work() {
+    let model = model("tiny.en").await;
+    let model = model.to_str().expect("UTF-8");
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(sample("en-command.wav"), folder.path().join("a.wav")).expect("copies");
+    let of_the_file = ["transcribe", "a.wav", "--language", "German"];
+    let by_default = ["--set", "DEFAULT_LANGUAGE=de", "transcribe", "a.wav"];
+    for arguments in [of_the_file, by_default] {
+        let output = run(
+            folder.path(),
+            &[&["--model", model], &arguments[..]].concat(),
+        );
+        assert_eq!(output.status.code(), Some(1));
+        let told = err(&output);
+        assert!(told.contains("knows English only"), "{told}");
+        assert_eq!(out(&output), "");
+    }
+}
+
+#[tokio::test]
 async fn two_results_in_one_place_are_refused_before_any_work() {
     let model = model("tiny.en").await;
     let folder = tempfile::tempdir().expect("a folder");

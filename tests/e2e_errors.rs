@@ -5,34 +5,9 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use common::{Server, corpus, form, model, sample};
-use reqwest::Response;
+use common::{Server, corpus, form, model, refused, sample};
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
-
-/// Checks the shape of an error and gives its message.
-async fn refused(response: Response, status: u16, code: &str, param: Option<&str>) -> String {
-    let got = response.status().as_u16();
-    let body: Value = response.json().await.expect("JSON");
-    assert_eq!(
-        (got, body["error"]["code"].as_str()),
-        (status, Some(code)),
-        "{body}"
-    );
-    let error = body["error"].as_object().expect("an object");
-    let mut keys: Vec<_> = error.keys().map(String::as_str).collect();
-    keys.sort_unstable();
-    assert_eq!(keys, ["code", "message", "param", "type"]);
-    assert_eq!(error["param"].as_str(), param, "{body}");
-    let kind = if status >= 500 {
-        "server_error"
-    } else {
-        "invalid_request_error"
-    };
-    assert_eq!(error["type"], kind);
-    assert_eq!(body["detail"], error["message"]);
-    error["message"].as_str().expect("a message").to_owned()
-}
 
 const PATH: &str = "/v1/audio/transcriptions";
 

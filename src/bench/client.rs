@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::recordings::Recording;
 use super::sample::Outcome;
 use super::system::System;
+use crate::tls;
 
 /// A client whose connections are kept open.
 pub fn client() -> anyhow::Result<Client> {
-    // Plain HTTP, but the client library wants to know. Somebody else may have said so.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    tls::install_crypto();
     let builder = Client::builder().no_proxy().tcp_nodelay(true);
     builder.build().context("no HTTP client")
 }

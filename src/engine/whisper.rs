@@ -443,7 +443,7 @@ fn mean(values: &[f32]) -> f32 {
 }
 
 /// Bytes of the text over bytes of it after zlib: repetition makes it large. OpenAI's definition.
-fn compression_ratio(text: &str) -> f32 {
+pub(crate) fn compression_ratio(text: &str) -> f32 {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     let compressed = encoder
         .write_all(text.as_bytes())

@@ -6,18 +6,21 @@ use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use stt_actors::transcript::{Task, Transcript};
-use stt_actors::{Admission, Identity, Job, Newcomer, Priority};
+use stt_actors::{Admission, Identity, Job, Newcomer, Options, Priority};
 use tracing::warn;
 
 use super::error::ApiError;
 use super::form::{self, AudioForm};
 use super::parts::{self, FILE, Parts};
 use super::request_log::{RequestId, Worked};
-use super::{AppState, auth, method_not_allowed, stream};
+use super::translation::Translation;
+use super::{AppState, auth, method_not_allowed, spoken_language, stream};
 use crate::metrics::{Endpoint, Transcribed};
 
 /// Which lanes did the work.
 pub const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
+/// Who translated, unless it was whisper itself.
+pub const X_TRANSLATION_MODE: HeaderName = HeaderName::from_static("x-translation-mode");
 
 pub fn configure(config: &mut web::ServiceConfig) {
     config
@@ -97,12 +100,19 @@ async fn run(
 
 /// Checks a request's fields, with what the operator has set for those that are missing.
 pub fn check(state: &AppState, parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
-    form::check(parts, task, state.settings.default_language.as_deref())
+    let mut form = form::check(parts, task)?;
+    spoken_language::check(state, form.options.language.as_deref())?;
+    if form.options.language.is_none() {
+        (form.options.language).clone_from(&state.settings.default_language);
+    }
+    Ok(form)
 }
 
 /// Refuses what the served model cannot do.
 pub fn check_can_translate(state: &AppState) -> Result<(), ApiError> {
-    let Some(engine) = state.stt.snapshot().last_engine else {
+    // LibreTranslate translates what any model wrote.
+    let engine = state.stt.snapshot().last_engine;
+    let Some(engine) = engine.filter(|_| state.translator.is_none()) else {
         return Ok(());
     };
     if !engine.multilingual {
@@ -140,13 +150,38 @@ pub async fn answer(
     request: &HttpRequest,
     asked: AudioRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let (format, task) = (asked.form.format, asked.form.options.task);
     if asked.form.stream {
         return stream::answer(state, request, asked).await;
     }
-    let transcript = work(state, request, asked).await?;
-    let body = format.render(&transcript, task);
-    Ok(reply(&transcript, format.content_type(), body))
+    let (format, task) = (asked.form.format, asked.form.options.task);
+    let written = work(state, request, asked).await?;
+    let body = format.render(&written.transcript, task);
+    Ok(written.reply(format.content_type(), body))
+}
+
+/// What became of a request.
+pub struct Written {
+    /// The text.
+    pub transcript: Transcript,
+    /// LibreTranslate answers for it.
+    by_libretranslate: bool,
+}
+
+impl Written {
+    /// The answer, with this body.
+    pub fn reply(&self, content_type: &str, body: String) -> HttpResponse {
+        let mut response = HttpResponse::Ok();
+        if self.by_libretranslate {
+            response.insert_header((X_TRANSLATION_MODE, "libretranslate"));
+        }
+        let mut response = response
+            .insert_header((CONTENT_TYPE, content_type))
+            .insert_header((X_ROUTE, self.transcript.route.as_str()))
+            .body(body);
+        let worked = Worked::from(&self.transcript);
+        response.extensions_mut().insert(worked);
+        response
+    }
 }
 
 /// Does the work. If the client leaves, this is dropped, and the work ends unless somebody else waits
@@ -155,37 +190,40 @@ pub async fn work(
     state: &AppState,
     request: &HttpRequest,
     asked: AudioRequest,
-) -> Result<Transcript, ApiError> {
+) -> Result<Written, ApiError> {
     let AudioRequest {
         admission,
         form,
         endpoint,
     } = asked;
     let (format, task) = (form.format, form.options.task);
-    let job = job(state, request, form);
+    let translation = Translation::of(state, &form)?;
+    let by_libretranslate = translation.is_libretranslates();
+    let job = job(state, request, form, &translation);
     let transcript = state.stt.submit(admission, job).await?.transcript().await?;
+    // The lanes are free again by now.
+    let transcript = translation.finish(transcript).await?;
     state.metrics.record_transcript(&Transcribed {
         task,
+        by_libretranslate,
         endpoint,
         format,
         route: transcript.route,
         audio_seconds: transcript.duration,
     });
-    Ok(transcript)
-}
-
-/// The answer to work that is done.
-pub fn reply(transcript: &Transcript, content_type: &str, body: String) -> HttpResponse {
-    let mut response = HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, content_type))
-        .insert_header((X_ROUTE, transcript.route.as_str()))
-        .body(body);
-    response.extensions_mut().insert(Worked::from(transcript));
-    response
+    Ok(Written {
+        transcript,
+        by_libretranslate,
+    })
 }
 
 /// The work that a request asks for.
-pub fn job(state: &AppState, request: &HttpRequest, form: AudioForm) -> Job {
+pub fn job(
+    state: &AppState,
+    request: &HttpRequest,
+    form: AudioForm,
+    translation: &Translation,
+) -> Job {
     Job {
         request_id: Arc::clone(&RequestId::of(request).0),
         identity: Some(Identity {
@@ -193,7 +231,10 @@ pub fn job(state: &AppState, request: &HttpRequest, form: AudioForm) -> Job {
             digest: form.audio.digest,
         }),
         source: form.audio.source,
-        options: form.options,
+        options: Options {
+            task: translation.engine_task(),
+            ..form.options
+        },
         streamed: form.stream,
     }
 }

@@ -4,6 +4,7 @@ use std::slice;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, ResponseError, web};
@@ -13,12 +14,14 @@ use subtle::{Choice, ConstantTimeEq};
 use super::AppState;
 use super::error::ApiError;
 
-/// Lets a request pass if no keys are configured or it carries one of them.
+/// Lets a request pass if no keys are configured or it carries one of them. `OPTIONS` is open: what
+/// may be done is no secret, and browsers ask without a key.
 pub async fn require_key<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let allowed = match request.app_data::<web::Data<AppState>>() {
+        _ if request.method() == Method::OPTIONS => true,
         Some(state) => is_allowed(&state.settings.api_keys, bearer(request.headers())),
         None => false,
     };

@@ -10,10 +10,11 @@ use serde_json::json;
 use stt_actors::transcript::{Task, Transcript};
 use stt_actors::{Event, Job};
 
-use super::audio::{AudioRequest, admit, check, check_can_translate, job, reply, work};
+use super::audio::{AudioRequest, admit, check, check_can_translate, job, work};
 use super::error::ApiError;
 use super::form::{self, AudioForm};
 use super::parts::{self, Parts, Wanted};
+use super::translation::Translation;
 use super::{AppState, auth, method_not_allowed};
 use crate::language;
 use crate::metrics::Endpoint;
@@ -168,9 +169,9 @@ async fn asr(
         },
         endpoint: Endpoint::Asr,
     };
-    let transcript = work(&state, &request, asked).await?;
-    let body = output.render(&transcript, task);
-    let mut response = reply(&transcript, output.content_type(), body);
+    let written = work(&state, &request, asked).await?;
+    let body = output.render(&written.transcript, task);
+    let mut response = written.reply(output.content_type(), body);
     let engine = actix_web::http::header::HeaderValue::from_static(ENGINE);
     response.headers_mut().insert(ASR_ENGINE, engine);
     Ok(response)
@@ -202,7 +203,7 @@ async fn detect_language(
     let asked = Job {
         // Nobody who wants the text shall wait for one who does not.
         identity: None,
-        ..job(&state, &request, checked)
+        ..job(&state, &request, checked, &Translation::None)
     };
     let mut events = state.stt.submit(admission, asked).await?;
     let (code, probability) = loop {

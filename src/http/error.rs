@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use stt_actors::SttError;
 use stt_actors::ports::DecodeError;
 
+use crate::libretranslate::TranslationError;
 use crate::metrics::ErrorType;
 
 /// Tells the OpenAI clients not to send a request again that will fail again.
@@ -189,6 +190,11 @@ impl ApiError {
         Self::client(StatusCode::NOT_FOUND, "model_not_found", message)
     }
 
+    /// A browser asks for what pages of its origin may not do.
+    pub fn cors_refused(message: impl Into<String>) -> Self {
+        Self::client(StatusCode::BAD_REQUEST, "cors_refused", message)
+    }
+
     /// A path with another method.
     pub fn method_not_allowed() -> Self {
         let message = "this path does not take that method";
@@ -255,6 +261,19 @@ impl From<DecodeError> for ApiError {
             DecodeError::Unavailable(_) => {
                 Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
             }
+        }
+    }
+}
+
+impl From<TranslationError> for ApiError {
+    fn from(error: TranslationError) -> Self {
+        let message = format!("LibreTranslate failed: {error}");
+        let refusal = Self::server(StatusCode::BAD_GATEWAY, "translation_backend", message)
+            .counted_as(ErrorType::Libretranslate);
+        if error.is_deterministic() {
+            refusal.deterministic()
+        } else {
+            refusal
         }
     }
 }

@@ -8,6 +8,7 @@ use super::parts::Parts;
 use super::prompt;
 use super::upload::Received;
 use crate::language;
+use crate::libretranslate::Target;
 use crate::render::{Details, Format};
 
 /// A request, read and checked.
@@ -17,6 +18,8 @@ pub struct AudioForm {
     pub audio: Received,
     /// How it is to be transcribed.
     pub options: Options,
+    /// What to translate to, where that is asked for.
+    pub target: Target,
     /// Of the reply.
     pub format: Format,
     /// What the reply tells.
@@ -25,25 +28,21 @@ pub struct AudioForm {
     pub stream: bool,
 }
 
-/// Checks a request's fields. `default_language`: of those that name none, ISO 639-1.
-pub fn check(
-    parts: Parts,
-    task: Task,
-    default_language: Option<&str>,
-) -> Result<AudioForm, ApiError> {
+/// Checks a request's fields.
+pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     let format = match parts.field("response_format") {
         Some(value) => response_format(value.trim())?,
         None => Format::Json,
     };
     let details = details(&parts)?;
     check_chunking_strategy(&parts)?;
-    if task == Task::Translate
-        && let Some(target) = parts.field("to_language")
-    {
-        check_target(target)?;
-    }
+    let target = match parts.field("to_language") {
+        Some(value) if task == Task::Translate => parse_target(value)?,
+        Some(_) | None => Target::default(),
+    };
     Ok(AudioForm {
-        options: options(&parts, task, default_language)?,
+        options: options(&parts, task)?,
+        target,
         format,
         details,
         stream: stream(&parts, format)?,
@@ -51,17 +50,16 @@ pub fn check(
     })
 }
 
-fn options(parts: &Parts, task: Task, default_language: Option<&str>) -> Result<Options, ApiError> {
+fn options(parts: &Parts, task: Task) -> Result<Options, ApiError> {
     let temperature = match parts.field("temperature") {
         Some(value) => temperature(value.trim())?,
         None => 0.0,
     };
-    let language = language(parts)?.or_else(|| default_language.map(str::to_owned));
     let prompt = parts.field("prompt");
     let prompt = prompt.filter(|text| !prompt::is_instruction(text));
     Ok(Options {
         task,
-        language,
+        language: language(parts)?,
         prompt: prompt.map(str::to_owned),
         temperature,
         voice_activity: switch(parts, "vad_filter", true)?,
@@ -184,17 +182,12 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
     }
 }
 
-/// Whisper itself translates to English and nothing else.
-fn check_target(target: &str) -> Result<(), ApiError> {
-    if parse_language("to_language", target)? == "en" {
-        return Ok(());
-    }
-    Err(ApiError::unsupported_language(
-        "to_language",
-        format!(
-            "translating to {target:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works"
-        ),
-    ))
+fn parse_target(value: &str) -> Result<Target, ApiError> {
+    Target::parse(value).ok_or_else(|| {
+        let message =
+            format!("the language {value:?} is not known; a code such as \"en\" is expected");
+        ApiError::unsupported_language("to_language", message)
+    })
 }
 
 #[cfg(test)]

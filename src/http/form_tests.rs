@@ -21,12 +21,12 @@ fn parts(fields: &[(&str, &str)]) -> Parts {
 }
 
 fn accepted(fields: &[(&str, &str)]) -> AudioForm {
-    check(parts(fields), Task::Transcribe, None).expect("accepted")
+    check(parts(fields), Task::Transcribe).expect("accepted")
 }
 
 /// Status, code and the field that is named.
 fn refused(fields: &[(&str, &str)]) -> (u16, &'static str, String) {
-    let error = check(parts(fields), Task::Translate, None).expect_err("refused");
+    let error = check(parts(fields), Task::Translate).expect_err("refused");
     let param = error.body()["error"]["param"].as_str().map(str::to_owned);
     let status = error.status_code().as_u16();
     (status, error.code(), param.expect("names the field"))
@@ -56,7 +56,6 @@ fn every_field_out_of_range_gets_the_tables_status_and_is_named() {
         ("hallucination_guard", "2", 422, "invalid_value"),
         ("multilingual", "de", 422, "invalid_value"),
         ("language", "klingon", 400, "unsupported_language"),
-        ("to_language", "de", 400, "unsupported_language"),
         ("to_language", "klingon", 400, "unsupported_language"),
     ] {
         let found = refused(&[(name, value)]);
@@ -112,7 +111,7 @@ fn an_instruction_is_no_prompt_and_auto_is_no_language() {
 
 #[test]
 fn a_form_without_a_file_says_so() {
-    let error = check(Parts::default(), Task::Transcribe, None).expect_err("refused");
+    let error = check(Parts::default(), Task::Transcribe).expect_err("refused");
     assert_eq!(
         (error.status_code().as_u16(), error.code()),
         (400, "missing_file")
@@ -132,23 +131,13 @@ fn unknown_and_empty_fields_are_ignored() {
             ("timestamp_granularities[]", "segment"),
             ("language", "en-US"),
             ("prompt", "Hello,"),
-            ("to_language", "English"),
+            ("to_language", "German"),
         ]),
         Task::Translate,
-        Some("de"),
     )
     .expect("accepted");
     assert_eq!(form.options.language.as_deref(), Some("en"));
+    assert_eq!(form.target.code(), "de");
     assert_eq!(form.options.prompt.as_deref(), Some("Hello,"));
     assert_eq!(form.format, Format::Json);
-}
-
-#[test]
-fn the_servers_language_is_that_of_requests_that_name_none() {
-    let language = |fields| {
-        let form = check(parts(fields), Task::Transcribe, Some("de")).expect("accepted");
-        form.options.language
-    };
-    assert_eq!(language(&[]).as_deref(), Some("de"));
-    assert_eq!(language(&[("language", "fr")]).as_deref(), Some("fr"));
 }

@@ -18,8 +18,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
 }
 
 async fn scrape(state: web::Data<AppState>) -> HttpResponse {
-    // LibreTranslate comes with translations to other languages than English.
-    let text = state.metrics.render(&state.stt.snapshot(), false);
+    let libretranslate = state.translator.is_some();
+    let text = state.metrics.render(&state.stt.snapshot(), libretranslate);
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, TEXT_FORMAT))
         .body(text)

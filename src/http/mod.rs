@@ -8,6 +8,7 @@ pub mod upload;
 mod audio;
 mod auth;
 mod bazarr;
+mod cors;
 mod health;
 mod inference;
 mod json_body;
@@ -18,7 +19,9 @@ mod pace;
 mod parts;
 mod prompt;
 mod request_log;
+mod spoken_language;
 mod stream;
+mod translation;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -29,6 +32,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpServer, web};
 use stt_actors::Stt;
 
+use crate::libretranslate::LibreTranslate;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
 use error::ApiError;
@@ -54,6 +58,8 @@ pub struct AppState {
     pub settings: Arc<Settings>,
     /// Where uploads go.
     pub uploads: UploadStore,
+    /// Who translates to other languages than English, if anybody.
+    pub translator: Option<LibreTranslate>,
     /// Where metrics go.
     pub metrics: Exporter,
 }
@@ -73,6 +79,8 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
+            .wrap(cors::middleware(&state.settings.cors_allow_origins))
+            .wrap(from_fn(cors::tidy))
             .wrap(from_fn(request_log::log_request))
             .configure(configure)
             .default_service(web::to(unknown_path))

@@ -18,14 +18,14 @@ use super::error::ApiError;
 use crate::metrics::{record_error, record_request};
 
 /// Carries the id both ways.
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own id is echoed up to this length.
 const LONGEST_ID: usize = 128;
 
 /// Requests that waited for a lane before this one, when it was admitted.
-const X_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-queue-position");
+pub const X_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-queue-position");
 /// How long it would wait for a lane, as it looked then.
-const X_QUEUE_ETA_MS: HeaderName = HeaderName::from_static("x-queue-eta-ms");
+pub const X_QUEUE_ETA_MS: HeaderName = HeaderName::from_static("x-queue-eta-ms");
 
 /// Paths that are asked for by machines.
 const PROBES: &[&str] = &["/health", "/livez", "/readyz", "/metrics"];

@@ -6,16 +6,19 @@ use std::time::Duration;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse};
-use futures::Stream;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
-use stt_actors::transcript::{Segment, Task, Transcript};
+use stt_actors::transcript::{Task, Transcript};
 use stt_actors::{Event, SttError, TranscriptStream};
 use tokio::time::Instant;
 
 use super::AppState;
-use super::audio::{AudioRequest, X_ROUTE, job};
+use super::audio::{AudioRequest, X_ROUTE, X_TRANSLATION_MODE, job};
 use super::error::ApiError;
 use super::request_log::{StreamedLine, Worked};
+use super::translation::Translation;
+use crate::libretranslate::TranslationError;
 use crate::metrics::{Endpoint, Exporter, Transcribed, record_error};
 use crate::render::{Format, usage};
 
@@ -40,7 +43,9 @@ pub async fn answer(
         endpoint,
     } = asked;
     let (format, task) = (form.format, form.options.task);
-    let job = job(state, request, form);
+    let translation = Translation::of(state, &form)?;
+    let by_libretranslate = translation.is_libretranslates();
+    let job = job(state, request, form, &translation);
     let mut events = state.stt.submit(admission, job).await?;
     let first = beginning(&mut events).await?;
     let mut response = HttpResponse::Ok();
@@ -48,6 +53,9 @@ pub async fn answer(
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((NO_BUFFERING, "no"));
+    if by_libretranslate {
+        response.insert_header((X_TRANSLATION_MODE, "libretranslate"));
+    }
     if let Some(route) = first.iter().find_map(route) {
         response.insert_header((X_ROUTE, route));
     }
@@ -55,9 +63,12 @@ pub async fn answer(
     let narration = Narration {
         events,
         told: first.into(),
+        translation: Some(translation),
+        finishing: None,
         text: Text::default(),
         reply: Reply {
             task,
+            by_libretranslate,
             endpoint,
             format,
         },
@@ -98,6 +109,7 @@ async fn beginning(events: &mut TranscriptStream) -> Result<Vec<Event>, SttError
 #[derive(Clone, Copy)]
 struct Reply {
     task: Task,
+    by_libretranslate: bool,
     endpoint: Endpoint,
     format: Format,
 }
@@ -107,6 +119,10 @@ struct Narration {
     events: TranscriptStream,
     /// Events that came before the reply began.
     told: VecDeque<Event>,
+    /// Until the transcript is there.
+    translation: Option<Translation>,
+    /// What is left to do with the transcript.
+    finishing: Option<BoxFuture<'static, Result<Transcript, TranslationError>>>,
     text: Text,
     reply: Reply,
     metrics: Exporter,
@@ -127,29 +143,36 @@ impl Narration {
     async fn next(&mut self) -> Option<Bytes> {
         let quiet_until = Instant::now() + PING_INTERVAL;
         while !self.ended {
-            let event = match self.told.pop_front() {
-                Some(event) => Ok(event),
-                None => match tokio::time::timeout_at(quiet_until, self.events.next()).await {
-                    Ok(event) => event?,
-                    Err(_elapsed) => return Some(Bytes::from_static(PING)),
-                },
-            };
-            if let Some(bytes) = self.tell(event) {
-                return Some(bytes);
+            match tokio::time::timeout_at(quiet_until, self.step()).await {
+                Ok(Some(bytes)) => return Some(bytes),
+                Ok(None) => {}
+                Err(_elapsed) => return Some(Bytes::from_static(PING)),
             }
         }
         None
     }
 
-    /// What the client is told of an event.
-    fn tell(&mut self, event: Result<Event, SttError>) -> Option<Bytes> {
+    /// What the client is told next, if anything. Nothing is lost when this is dropped before its end.
+    async fn step(&mut self) -> Option<Bytes> {
+        if let Some(finishing) = &mut self.finishing {
+            return Some(match finishing.await {
+                Ok(transcript) => self.done(&transcript),
+                Err(error) => self.failed(&error.into()),
+            });
+        }
+        let event = match self.told.pop_front() {
+            Some(event) => Ok(event),
+            None => self.events.next().await?,
+        };
         match event {
-            Ok(Event::Segment(segment)) => {
-                let delta = self.text.delta(&segment)?;
-                let event = json!({"type": "transcript.text.delta", "delta": delta});
-                Some(data(&event).into())
+            // What LibreTranslate is given is not told.
+            Ok(Event::Segment(_)) if self.reply.by_libretranslate => None,
+            Ok(Event::Segment(segment)) => self.text.delta(&segment.text).as_deref().map(delta),
+            Ok(Event::Done(transcript)) => {
+                let translation = self.translation.take()?;
+                self.finishing = Some(async move { translation.finish(transcript).await }.boxed());
+                None
             }
-            Ok(Event::Done(transcript)) => Some(self.done(&transcript)),
             Ok(Event::Language { .. } | Event::Route(_) | Event::Progress(_)) => None,
             Err(error) => Some(self.failed(&error.into())),
         }
@@ -159,18 +182,22 @@ impl Narration {
         self.ended = true;
         self.metrics.record_transcript(&Transcribed {
             task: self.reply.task,
+            by_libretranslate: self.reply.by_libretranslate,
             endpoint: self.reply.endpoint,
             format: self.reply.format,
             route: transcript.route,
             audio_seconds: transcript.duration,
         });
         self.line.end(Some(&Worked::from(transcript)), None);
-        let mut bytes = data(&json!({
+        let translated = self.reply.by_libretranslate.then(|| transcript.text());
+        let last = translated.and_then(|text| self.text.delta(&text));
+        let mut bytes = last.as_deref().map(delta).unwrap_or_default().to_vec();
+        bytes.extend(data(&json!({
             "type": "transcript.text.done",
             "text": self.text.whole,
             "usage": usage(transcript),
             "x_route": transcript.route.as_str(),
-        }));
+        })));
         bytes.extend_from_slice(END);
         bytes.into()
     }
@@ -182,6 +209,10 @@ impl Narration {
         self.line.end(None, Some(error));
         bytes.into()
     }
+}
+
+fn delta(text: &str) -> Bytes {
+    data(&json!({"type": "transcript.text.delta", "delta": text})).into()
 }
 
 /// One event.
@@ -198,9 +229,9 @@ struct Text {
 }
 
 impl Text {
-    /// What a segment adds; `None`: nothing yet.
-    fn delta(&mut self, segment: &Segment) -> Option<String> {
-        let mut text = std::mem::take(&mut self.blanks) + &segment.text;
+    /// What a segment's text adds; `None`: nothing yet.
+    fn delta(&mut self, segment: &str) -> Option<String> {
+        let mut text = std::mem::take(&mut self.blanks) + segment;
         if self.whole.is_empty() {
             text = text.trim_start().to_owned();
         }
@@ -218,22 +249,6 @@ impl Text {
 mod tests {
     use super::*;
 
-    fn segment(text: &str) -> Segment {
-        Segment {
-            id: 0,
-            seek: 0,
-            start: 0.0,
-            end: 1.0,
-            text: text.to_owned(),
-            tokens: Vec::new(),
-            temperature: 0.0,
-            avg_logprob: 0.0,
-            compression_ratio: 1.0,
-            no_speech_prob: 0.0,
-            words: Vec::new(),
-        }
-    }
-
     #[test]
     fn the_deltas_joined_are_the_text_of_a_reply_in_one_piece() {
         for texts in [
@@ -244,7 +259,7 @@ mod tests {
             vec![],
         ] {
             let mut text = Text::default();
-            let deltas = texts.iter().filter_map(|said| text.delta(&segment(said)));
+            let deltas = texts.iter().filter_map(|said| text.delta(said));
             let joined: String = deltas.collect();
             assert_eq!(joined, texts.concat().trim(), "{texts:?}");
             assert_eq!(joined, text.whole);

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_RANGE, RANGE};
@@ -19,6 +18,7 @@ use super::checksum::sha256_file;
 use super::error::ModelError;
 use super::files;
 use super::progress::{Finish, Progress};
+use crate::tls;
 
 /// Where whisper.cpp's author publishes the files.
 pub(crate) const OFFICIAL_BASE: &str = "https://huggingface.co/ggerganov/whisper.cpp/resolve/main";
@@ -49,17 +49,8 @@ impl From<ModelError> for DownloadError {
     }
 }
 
-/// Makes `ring` the process's cryptography, once; reqwest is built without one of its own.
-fn install_crypto() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // An error says that another part of the program has installed one: just as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-}
-
 fn client() -> Result<Client, DownloadError> {
-    install_crypto();
+    tls::install_crypto();
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(IDLE_TIMEOUT)

@@ -14,9 +14,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::Url;
 use thiserror::Error;
 
-use crate::models::ComputeType;
+use crate::models::{self, ComputeType};
 use variables::{VARIABLES, Variable};
 
 /// What the server runs with.
@@ -77,6 +78,14 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// Longest audio.
     pub max_audio: Duration,
+    /// Base address of a LibreTranslate server; `None`: whisper itself translates, to English.
+    pub libretranslate_url: Option<Url>,
+    /// Its key.
+    pub libretranslate_api_key: Option<String>,
+    /// How long it may take for one transcript.
+    pub libretranslate_timeout: Duration,
+    /// Whose pages may use this server from a browser.
+    pub cors_allow_origins: Origins,
     /// Where the node registers itself; `None`: nowhere.
     pub redis_url: Option<String>,
     /// The node's name there; `None`: `host:port`.
@@ -108,6 +117,17 @@ pub enum VadModel {
     File(PathBuf),
     /// Nothing: all audio counts as speech.
     Off,
+}
+
+/// Whose pages may use this server from a browser (`CORS_ALLOW_ORIGINS`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// Nobody's but its own.
+    None,
+    /// Anybody's.
+    Any,
+    /// Those of these origins, each as browsers send it.
+    These(Vec<String>),
 }
 
 /// Where inference runs.
@@ -285,6 +305,7 @@ impl Settings {
             };
             in_force.push((variable.name, text.to_owned()));
         }
+        check_default_language(&settings, sources)?;
         Ok(Loaded {
             settings,
             warnings,
@@ -305,6 +326,27 @@ fn apply(
         origin: origin.to_owned(),
         allowed,
     })
+}
+
+/// Refuses a default language that the model does not know, where its name tells.
+fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), SettingsError> {
+    let named = models::find(&settings.whisper_model);
+    let is_english_only = named.is_some_and(|entry| entry.name.contains(".en"));
+    let name = "DEFAULT_LANGUAGE";
+    match (&settings.default_language, sources.find(name)) {
+        (Some(code), Some((value, origin))) if is_english_only && code != "en" => {
+            Err(SettingsError::Value {
+                name: name.to_owned(),
+                value: value.trim().to_owned(),
+                origin,
+                allowed: format!(
+                    "the model {} (WHISPER_MODEL) knows English only",
+                    settings.whisper_model
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `assets/models` below the working directory where it exists, else the user's cache.

@@ -3,7 +3,10 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Device, Settings};
+use reqwest::Url;
+
+use super::{Device, Origins, Settings};
+use crate::libretranslate;
 
 /// In bytes.
 pub const MEGABYTE: u64 = 1024 * 1024;
@@ -69,8 +72,50 @@ pub fn redis_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub fn any_seconds(_: &mut Settings, value: &str) -> Result<(), String> {
-    seconds(value).map(drop)
+/// A base address; the reason never repeats it, since it may hold a password.
+pub fn libretranslate_url(settings: &mut Settings, value: &str) -> Result<(), String> {
+    settings.libretranslate_url = Some(libretranslate::parse_url(value)?);
+    Ok(())
+}
+
+/// Origins by comma, or `*` alone.
+pub fn origins(settings: &mut Settings, value: &str) -> Result<(), String> {
+    settings.cors_allow_origins = if value == "*" {
+        Origins::Any
+    } else {
+        let texts = value
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty());
+        Origins::These(texts.map(origin).collect::<Result<_, _>>()?)
+    };
+    Ok(())
+}
+
+/// An origin as browsers send it: in lower case, without the port that goes without saying, and
+/// nothing behind.
+fn origin(text: &str) -> Result<String, String> {
+    let expected = || {
+        format!(
+            "* alone, or origins such as https://example.org by comma are expected, not {text:?}"
+        )
+    };
+    let url = Url::parse(text).map_err(|_| expected())?;
+    let is_bare = url.has_host()
+        && matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if !is_bare {
+        return Err(expected());
+    }
+    let origin = url.origin();
+    if origin.is_tuple() {
+        return Ok(origin.ascii_serialization());
+    }
+    // Of apps and extensions (`capacitor://localhost`), whose scheme no standard knows.
+    Ok(text.trim_end_matches('/').to_ascii_lowercase())
 }
 
 pub fn any_count(_: &mut Settings, value: &str) -> Result<(), String> {

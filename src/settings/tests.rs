@@ -58,6 +58,11 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         ("COMPUTE_TYPE", "float17"),
         ("DEVICE", "tpu"),
         ("REDIS_URL", "redis"),
+        ("LIBRETRANSLATE_URL", "libretranslate:5000"),
+        ("LIBRETRANSLATE_TIMEOUT_S", "0"),
+        ("CORS_ALLOW_ORIGINS", "https://a.example, *"),
+        ("CORS_ALLOW_ORIGINS", "a.example"),
+        ("CORS_ALLOW_ORIGINS", "https://a.example/page"),
         ("CONF_LOGPROB_THRESHOLD", "1.5"),
         ("LOG_FORMAT", "xml"),
         ("API_KEYS", " , "),
@@ -66,6 +71,44 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         let error = load(&[(name, value)]).expect_err(name).to_string();
         assert!(error.starts_with(name) && !error.contains('\n'), "{error}");
     }
+}
+
+#[test]
+fn origins_become_what_browsers_send() {
+    let origins = |value| {
+        let loaded = load(&[("CORS_ALLOW_ORIGINS", value)]).expect(value);
+        loaded.settings.cors_allow_origins
+    };
+    assert_eq!(origins(""), Origins::None);
+    assert_eq!(origins("*"), Origins::Any);
+    let these = origins("https://A.example:443/, http://localhost:3000,, capacitor://localhost");
+    let expected = [
+        "https://a.example",
+        "http://localhost:3000",
+        "capacitor://localhost",
+    ];
+    assert_eq!(these, Origins::These(expected.map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn a_default_language_that_the_named_model_does_not_know_stops_the_start() {
+    let load = |model, language| {
+        load(&[("WHISPER_MODEL", model), ("DEFAULT_LANGUAGE", language)]).map(drop)
+    };
+    for (model, language) in [
+        ("tiny.en", "en-US"),
+        ("tiny", "de"),
+        ("/x/mine.en.bin", "de"),
+    ] {
+        assert_eq!(load(model, language), Ok(()), "{model}");
+    }
+    let error = load("tiny.en-q5_1", "German")
+        .expect_err("refused")
+        .to_string();
+    assert_eq!(
+        error,
+        "DEFAULT_LANGUAGE=German (test.env) is not valid: the model tiny.en-q5_1 (WHISPER_MODEL) knows English only"
+    );
 }
 
 #[test]

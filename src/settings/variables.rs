@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::read::{
-    MEGABYTE, any, any_count, any_flag, any_probability, any_seconds, any_url, device, flag,
-    number, positive_seconds, redis_url, seconds, threads,
+    MEGABYTE, any, any_count, any_flag, any_probability, any_url, device, flag, libretranslate_url,
+    number, origins, positive_seconds, redis_url, seconds, threads,
 };
-use super::{Device, LogFormat, Settings, VadModel, default_models_dir};
+use super::{Device, LogFormat, Origins, Settings, VadModel, default_models_dir};
 use crate::language;
 use crate::models::ComputeType;
 
@@ -67,6 +67,10 @@ impl Default for Settings {
             result_cache: Duration::ZERO,
             max_upload_bytes: 512 * MEGABYTE,
             max_audio: Duration::from_secs(14_400),
+            libretranslate_url: None,
+            libretranslate_api_key: None,
+            libretranslate_timeout: Duration::from_secs(30),
+            cors_allow_origins: Origins::None,
             redis_url: None,
             node_id: None,
             node_host: "localhost".to_owned(),
@@ -331,18 +335,25 @@ pub static VARIABLES: &[Variable] = &[
         s.max_audio = positive_seconds(v)?;
         Ok(())
     }),
-    later(
+    // May carry a password.
+    secret(row(
         "LIBRETRANSLATE_URL",
         "",
-        "Translation through LibreTranslate.",
-        any_url,
-    ),
-    secret(later("LIBRETRANSLATE_API_KEY", "", "Its key.", any)),
-    later(
+        "Translation through this LibreTranslate server.",
+        libretranslate_url,
+    )),
+    secret(row("LIBRETRANSLATE_API_KEY", "", "Its key.", |s, v| {
+        s.libretranslate_api_key = Some(v.to_owned());
+        Ok(())
+    })),
+    row(
         "LIBRETRANSLATE_TIMEOUT_S",
         "30",
-        "Its time limit.",
-        any_seconds,
+        "Seconds that it may take for one transcript.",
+        |s, v| {
+            s.libretranslate_timeout = positive_seconds(v)?;
+            Ok(())
+        },
     ),
     // May carry a password.
     secret(row(
@@ -374,7 +385,12 @@ pub static VARIABLES: &[Variable] = &[
             Ok(())
         },
     ),
-    later("CORS_ALLOW_ORIGINS", "", "Origins, by comma, or *.", any),
+    row(
+        "CORS_ALLOW_ORIGINS",
+        "",
+        "Origins whose pages may use the server, by comma, or *; empty: none.",
+        origins,
+    ),
     secret(row(
         "API_KEYS",
         "",

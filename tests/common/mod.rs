@@ -313,6 +313,30 @@ pub fn form(file: &Path, fields: &[(&str, &str)]) -> Form {
     form
 }
 
+/// Checks the shape of an error and gives its message.
+pub async fn refused(response: Response, status: u16, code: &str, param: Option<&str>) -> String {
+    let got = response.status().as_u16();
+    let body: Value = response.json().await.expect("JSON");
+    assert_eq!(
+        (got, body["error"]["code"].as_str()),
+        (status, Some(code)),
+        "{body}"
+    );
+    let error = body["error"].as_object().expect("an object");
+    let mut keys: Vec<_> = error.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["code", "message", "param", "type"]);
+    assert_eq!(error["param"].as_str(), param, "{body}");
+    let kind = if status >= 500 {
+        "server_error"
+    } else {
+        "invalid_request_error"
+    };
+    assert_eq!(error["type"], kind);
+    assert_eq!(body["detail"], error["message"]);
+    error["message"].as_str().expect("a message").to_owned()
+}
+
 /// Sends a signal by its name.
 pub fn signal(pid: u32, name: &str) {
     let signal: Signal = format!("SIG{name}").parse().expect("a signal");

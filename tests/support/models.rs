@@ -1,9 +1,13 @@
 //! Real models for tests: fetched once through the program's own code, kept between runs.
 
+#[path = "python.rs"]
+mod python;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use python::run;
 use uttera_stt::models::{Logged, ModelStore, ResolvedModel};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
@@ -51,7 +55,7 @@ pub fn ct2_folder(quantization: &str) -> PathBuf {
     let target = root.join(format!("tiny.en-{quantization}"));
     if !target.exists() {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/make_ct2_models.py");
-        run(Command::new(venv_python())
+        run(Command::new(python::environment("ct2-venv", CTRANSLATE2))
             .arg(script)
             .arg(source)
             .arg(&target)
@@ -91,39 +95,6 @@ fn source_folder(root: &Path) -> PathBuf {
             .arg(&unpacked));
     }
     folder
-}
-
-/// A Python with CTranslate2, in an environment of its own.
-fn venv_python() -> PathBuf {
-    let venv = target_dir().join("ct2-venv");
-    let python = venv.join("bin/python");
-    let ready = venv.join(".ready");
-    if !ready.exists() {
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&venv));
-        let pip = [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ];
-        run(Command::new(&python)
-            .args(pip)
-            .args(["--only-binary=:all:", CTRANSLATE2]));
-        fs::write(ready, CTRANSLATE2).unwrap();
-    }
-    python
-}
-
-/// Runs a command; a test that cannot have what it needs fails, and says why.
-fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {complaints}");
 }
 
 /// What whisper.cpp makes of `samples/en-command.wav` with this model, in lower case.

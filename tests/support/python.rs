@@ -1,0 +1,45 @@
+//! Python environments for tests: made once with pip, kept in the build's folder.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The interpreter of an environment with this one requirement, made if it is not there or is
+/// another one's.
+pub fn environment(name: &str, requirement: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    fs::create_dir_all(&target).expect("a folder");
+    // Tests run in processes of their own: one makes it, the others wait.
+    let lock = File::create(target.join(format!("{name}.lock"))).expect("creates");
+    lock.lock().expect("locks");
+    let venv = target.join(name);
+    let python = venv.join("bin/python");
+    let ready = venv.join(".ready");
+    if fs::read_to_string(&ready).is_ok_and(|made_for| made_for == requirement) {
+        return python;
+    }
+    run(Command::new("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(&venv));
+    let pip = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ];
+    run(Command::new(&python)
+        .args(pip)
+        .args(["--only-binary=:all:", requirement]));
+    fs::write(ready, requirement).expect("writes");
+    python
+}
+
+/// Runs a command; a test that cannot have what it needs fails, and says why.
+pub fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {complaints}");
+}
