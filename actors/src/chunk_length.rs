@@ -39,11 +39,16 @@ const FIRST_STREAMED: Duration = Duration::from_secs(5);
 const LONGEST_STREAMED: Duration = Duration::from_secs(12);
 
 /// The length of a chunk of a request whose text is read along: short at first, so that there is text
-/// soon, then longer, since whisper does better with more of a sentence. `index`: the chunk's number.
-pub fn streamed_length(cost: Option<Cost>, index: usize) -> Duration {
+/// soon, then longer, since whisper does better with more of a sentence. What is short as a whole
+/// (`claimed`: by its container's word) is not cut for that. `index`: the chunk's number.
+pub fn streamed_length(cost: Option<Cost>, claimed: Option<Duration>, index: usize) -> Duration {
+    let target = target_length(cost);
+    if claimed.is_some_and(|claimed| claimed <= LONGEST_STREAMED) {
+        return target;
+    }
     let doublings = index.min(8) as u32;
     let growing = FIRST_STREAMED * 2_u32.pow(doublings);
-    growing.min(LONGEST_STREAMED).min(target_length(cost))
+    growing.min(LONGEST_STREAMED).min(target)
 }
 
 #[cfg(test)]
@@ -72,13 +77,18 @@ mod tests {
 
     #[test]
     fn text_that_is_read_along_comes_soon_and_in_shorter_chunks() {
-        let lengths = [0, 1, 2, 1000].map(|index| streamed_length(None, index).as_secs());
-        assert_eq!(lengths, [5, 10, 12, 12]);
+        let hour = Some(Duration::from_secs(3600));
+        for claimed in [None, hour] {
+            let length = |index| streamed_length(None, claimed, index).as_secs();
+            assert_eq!([0, 1, 2, 1000].map(length), [5, 10, 12, 12]);
+        }
+        let clip = Some(Duration::from_secs(12));
+        assert_eq!(streamed_length(None, clip, 0), LONGEST_TARGET);
         let slow = Cost {
             fixed: 1.0,
             slope: 1.0,
         };
-        assert_eq!(streamed_length(Some(slow), 5), SHORTEST_TARGET);
+        assert_eq!(streamed_length(Some(slow), hour, 5), SHORTEST_TARGET);
     }
 
     proptest! {

@@ -87,10 +87,11 @@ pub(crate) struct Lengths {
 }
 
 impl Lengths {
-    fn of(&self, index: usize, cost: Option<Cost>) -> Duration {
+    /// That of a chunk of a request which, by its container's word, is so long in all.
+    fn of(&self, index: usize, claimed: Option<Duration>, cost: Option<Cost>) -> Duration {
         match self.before.get(index) {
             Some(before) => *before,
-            None if self.streamed => streamed_length(cost, index),
+            None if self.streamed => streamed_length(cost, claimed, index),
             None => target_length(cost),
         }
     }
@@ -111,7 +112,7 @@ pub(crate) async fn decode(
     waited += begin.elapsed();
     stream.ready().await;
     let mut permit = None;
-    let mut target = lengths.of(0, budget.status.cost());
+    let mut target = lengths.of(0, stream.claimed_duration(), budget.status.cost());
     loop {
         let held = match permit.take() {
             Some(held) => held,
@@ -129,7 +130,8 @@ pub(crate) async fn decode(
         };
         let message = match next {
             Some(Decoded::Chunk(chunk)) => {
-                let next = lengths.of(chunk.index + 1, budget.status.cost());
+                let claimed = stream.claimed_duration();
+                let next = lengths.of(chunk.index + 1, claimed, budget.status.cost());
                 TranscriptionMessage::Decoded {
                     chunk,
                     target: std::mem::replace(&mut target, next),

@@ -19,7 +19,7 @@ use super::error::ApiError;
 use super::request_log::{StreamedLine, Worked};
 use super::translation::Translation;
 use crate::libretranslate::TranslationError;
-use crate::metrics::{Endpoint, Exporter, Transcribed, record_error};
+use crate::metrics::{Endpoint, Exporter, Transcribed};
 use crate::render::{Format, usage};
 
 /// Proxies close connections on which nothing comes for a minute or less.
@@ -204,7 +204,6 @@ impl Narration {
 
     fn failed(&mut self, error: &ApiError) -> Bytes {
         self.ended = true;
-        record_error(error.error_type());
         let bytes = data(&error.body());
         self.line.end(None, Some(error));
         bytes.into()
