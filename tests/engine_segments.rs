@@ -125,16 +125,22 @@ async fn a_second_window_has_its_own_place_and_its_own_probability_of_silence() 
 
 #[tokio::test]
 async fn words_are_where_they_are_said() {
-    let options = Options {
-        window: Window::Full,
-        ..Options::default()
-    };
-    let mut model = load(options).await;
+    for beam_size in [1, 3] {
+        let options = Options {
+            window: Window::Full,
+            beam_size,
+            ..Options::default()
+        };
+        assert_words_are_where_they_are_said(&mut load(options).await);
+    }
+}
+
+fn assert_words_are_where_they_are_said(model: &mut Model) {
     let (one, other) = (speech("en-command.wav"), speech("en-sentence.wav"));
     let pause = 5_u8;
     let after = one.len() as f64 / SAMPLES_OF_A_SECOND as f64 + f64::from(pause);
     let samples = [one, silence(usize::from(pause)), other].concat();
-    let done = transcribe(&mut model, samples, 0.0);
+    let done = transcribe(model, samples, 0.0);
     let words: Vec<_> = done.segments.iter().flat_map(|s| &s.words).collect();
     let said = |text: &str| {
         words
