@@ -8,7 +8,12 @@ fn main() {
     if target("OS") != "linux" {
         return;
     }
-    for name in ["ggml_conv_1d_ph", "ggml_graph_plan", "ggml_graph_compute"] {
+    for name in [
+        "ggml_conv_1d_ph",
+        "ggml_graph_plan",
+        "ggml_graph_compute",
+        "ggml_backend_sched_graph_compute",
+    ] {
         println!("cargo::rustc-link-arg=-Wl,--wrap={name}");
     }
     if target("ARCH") != "x86_64" {

@@ -90,6 +90,7 @@ impl Engine for Null {
                 end: request.audio.duration_seconds(),
                 text: " word".to_owned(),
                 tokens: vec![1],
+                logprobs: Vec::new(),
                 temperature: 0.0,
                 avg_logprob: -0.1,
                 compression_ratio: 1.0,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use stt_actors::transcript::{Removed, Segment, Task, Transcript};
+use stt_actors::transcript::{Removed, Segment, Task, Transcript, Word};
 
 use crate::language;
 
@@ -82,15 +82,11 @@ impl Format {
     }
 
     /// The reply's body.
-    pub fn render(self, transcript: &Transcript, task: Task) -> String {
+    pub fn render(self, transcript: &Transcript, task: Task, details: Details) -> String {
         match self {
-            Self::Json => json!({
-                "text": transcript.text(),
-                "usage": usage(transcript),
-            })
-            .to_string(),
+            Self::Json => brief(transcript, details).to_string(),
             Self::Text => transcript.text() + "\n",
-            Self::VerboseJson => verbose(transcript, task).to_string(),
+            Self::VerboseJson => verbose(transcript, task, details).to_string(),
             Self::Srt => srt(&transcript.segments),
             Self::Vtt => vtt(&transcript.segments),
         }
@@ -102,35 +98,90 @@ pub fn usage(transcript: &Transcript) -> Value {
     json!({"type": "duration", "seconds": transcript.duration.ceil() as u64})
 }
 
-fn verbose(transcript: &Transcript, task: Task) -> Value {
-    let segments: Vec<Value> = (transcript.segments.iter())
-        .map(|segment| {
-            json!({
-                "id": segment.id,
-                "seek": segment.seek,
-                "start": rounded(segment.start),
-                "end": rounded(segment.end),
-                "text": segment.text,
-                "tokens": segment.tokens,
-                "temperature": short(segment.temperature),
-                "avg_logprob": short(segment.avg_logprob),
-                "compression_ratio": short(segment.compression_ratio),
-                "no_speech_prob": short(segment.no_speech_prob),
-            })
-        })
-        .collect();
+fn brief(transcript: &Transcript, details: Details) -> Value {
+    let mut body = json!({
+        "text": transcript.text(),
+        "usage": usage(transcript),
+    });
+    if details.logprobs {
+        body["logprobs"] = logprobs(transcript);
+    }
+    body
+}
+
+fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
     let mut body = json!({
         "task": task.as_str(),
         "language": language::name_of(&transcript.language),
-        "duration": rounded(transcript.duration),
+        "duration": to_the_sample(transcript.duration),
         "text": transcript.text(),
-        "segments": segments,
         "usage": usage(transcript),
     });
+    let until = transcript.duration;
+    if details.segments {
+        let segments = transcript.segments.iter();
+        body["segments"] = segments
+            .map(|segment| self::segment(segment, until))
+            .collect();
+    }
+    if details.words {
+        let words = transcript
+            .segments
+            .iter()
+            .flat_map(|segment| &segment.words);
+        body["words"] = words.filter_map(|word| self::word(word, until)).collect();
+    }
+    if details.logprobs {
+        body["logprobs"] = logprobs(transcript);
+    }
     if !transcript.removed.is_empty() {
         body["removed"] = transcript.removed.iter().map(removed).collect();
     }
     body
+}
+
+fn segment(segment: &Segment, until: f64) -> Value {
+    json!({
+        "id": segment.id,
+        "seek": segment.seek,
+        "start": rounded(segment.start).min(until),
+        "end": rounded(segment.end).min(until),
+        "text": segment.text,
+        "tokens": segment.tokens,
+        "temperature": short(segment.temperature),
+        "avg_logprob": short(segment.avg_logprob),
+        "compression_ratio": short(segment.compression_ratio),
+        "no_speech_prob": short(segment.no_speech_prob),
+    })
+}
+
+/// A word without the blank before it, with its punctuation; `None` where nothing is left.
+fn word(word: &Word, until: f64) -> Option<Value> {
+    let text = word.text.trim();
+    (!text.is_empty()).then(|| {
+        json!({
+            "word": text,
+            "start": rounded(word.start).min(until),
+            "end": rounded(word.end).min(until),
+        })
+    })
+}
+
+/// A token may end in the middle of a character: its bytes are exact, its text is for people.
+fn logprobs(transcript: &Transcript) -> Value {
+    let tokens = transcript
+        .segments
+        .iter()
+        .flat_map(|segment| &segment.logprobs);
+    tokens
+        .map(|token| {
+            json!({
+                "token": String::from_utf8_lossy(&token.bytes),
+                "logprob": short(token.logprob),
+                "bytes": token.bytes,
+            })
+        })
+        .collect()
 }
 
 /// Text that was taken out: an addition of this server's, there only where something was.
@@ -141,6 +192,11 @@ fn removed(removed: &Removed) -> Value {
         "text": removed.text,
         "reason": removed.reason.as_str(),
     })
+}
+
+/// Seconds to the sample of 16 kHz: multiples of 62.5 µs.
+fn to_the_sample(seconds: f64) -> f64 {
+    (seconds * 1e7).round() / 1e7
 }
 
 /// Seconds to the millisecond.
@@ -200,7 +256,7 @@ fn clock(seconds: f64, separator: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use stt_actors::transcript::{Route, Timings};
+    use stt_actors::transcript::{Route, Timings, TokenLogprob};
 
     use super::*;
 
@@ -212,6 +268,7 @@ mod tests {
             end,
             text: text.to_owned(),
             tokens: vec![50_364, 7],
+            logprobs: Vec::new(),
             temperature: 0.2,
             avg_logprob: -0.25,
             compression_ratio: 1.1,
@@ -237,7 +294,7 @@ mod tests {
     #[test]
     fn every_format_is_as_it_was() {
         for (name, format) in FORMATS {
-            let body = format.render(&transcript(), Task::Transcribe);
+            let body = format.render(&transcript(), Task::Transcribe, Details::default());
             insta::assert_snapshot!(name, body);
         }
     }
@@ -249,8 +306,70 @@ mod tests {
             ..transcript()
         };
         for (name, format) in FORMATS {
-            let body = format.render(&silence, Task::Translate);
+            let body = format.render(&silence, Task::Translate, Details::default());
             insta::assert_snapshot!(format!("silent_{name}"), body);
         }
+    }
+
+    /// With two words, whose second consists of two tokens that part a character.
+    fn with_words() -> Transcript {
+        let mut transcript = transcript();
+        let words = [(" Hello,", 0.0, 0.700_4, 1), (" señor", 0.8, 1.5, 2)];
+        let word = |(text, start, end, tokens): (&str, f64, f64, usize)| Word {
+            text: text.to_owned(),
+            start,
+            end,
+            tokens,
+            logprob: -0.5,
+        };
+        let tokens: [&[u8]; 3] = [b" Hello,", b" se\xc3", b"\xb1or"];
+        let segment = &mut transcript.segments[0];
+        segment.words = words.map(word).to_vec();
+        segment.logprobs = tokens
+            .map(|bytes| TokenLogprob {
+                bytes: bytes.to_vec(),
+                logprob: -0.25,
+            })
+            .to_vec();
+        transcript.segments.truncate(1);
+        transcript
+    }
+
+    #[test]
+    fn words_and_logprobs_are_told_when_asked_for() {
+        let details = Details {
+            segments: false,
+            words: true,
+            logprobs: true,
+        };
+        for format in [Format::Json, Format::VerboseJson] {
+            let body = format.render(&with_words(), Task::Transcribe, details);
+            let name = format!("details_{}", format.name());
+            insta::assert_snapshot!(name, body);
+        }
+        let both = Details {
+            segments: true,
+            ..details
+        };
+        let body = Format::VerboseJson.render(&with_words(), Task::Transcribe, both);
+        let body: Value = serde_json::from_str(&body).expect("is JSON");
+        assert_eq!(body["words"].as_array().map(Vec::len), Some(2));
+        assert_eq!(body["segments"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn the_duration_is_exact_and_nothing_ends_after_it() {
+        let mut transcript = with_words();
+        // 16,007 samples.
+        transcript.duration = 16_007.0 / 16_000.0;
+        transcript.segments[0].end = transcript.duration;
+        let body = Format::VerboseJson.render(&transcript, Task::Transcribe, Details::default());
+        let body: Value = serde_json::from_str(&body).expect("is JSON");
+        assert_eq!(body["duration"], 1.000_437_5);
+        transcript.duration = 16_009.0 / 16_000.0;
+        transcript.segments[0].end = transcript.duration;
+        let body = Format::VerboseJson.render(&transcript, Task::Transcribe, Details::default());
+        let body: Value = serde_json::from_str(&body).expect("is JSON");
+        assert!(body["segments"][0]["end"].as_f64() <= body["duration"].as_f64());
     }
 }

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::language;
 use crate::models::{Logged, ModelStore};
-use crate::render::Format;
+use crate::render::{Details, Format};
 use crate::serve::start_tree;
 use crate::settings::{Settings, VadModel};
 use crate::shutdown::StopSignals;
@@ -174,7 +174,8 @@ async fn one(
         // The language is that of the text.
         "en".clone_into(&mut transcript.language);
     }
-    write(&args.format.render(&transcript, task), args, file)
+    let rendered = (args.format).render(&transcript, task, Details::default());
+    write(&rendered, args, file)
 }
 
 /// Runs a job with a progress bar where there is a terminal.

@@ -8,11 +8,12 @@
 //! unlikely it may look, but for what is said again and again.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use crate::chunk::SpeechTrack;
 use crate::missed_speech::letters;
-use crate::transcript::{ChunkTranscript, Removed, Segment};
+use crate::transcript::{ChunkTranscript, Removed, Segment, Word, compression_ratio};
 
 /// Whisper's own probability that nobody speaks, above which it may be right.
 const NO_SPEECH_THRESHOLD: f32 = 0.6;
@@ -152,12 +153,61 @@ fn shorten_loop(segment: &mut Segment) -> Option<String> {
     }
     let text: Vec<char> = segment.text.chars().collect();
     let found = longest_loop(&text)?;
-    let from = found.start + found.period;
-    let repeated = text[from..found.end].iter().collect();
-    segment.text = text[..from].iter().chain(&text[found.end..]).collect();
+    let taken = found.start + found.period..found.end;
+    if let Some(words) = words_of(segment, &taken) {
+        return Some(take_out_words(segment, words));
+    }
+    let repeated = text[taken.clone()].iter().collect();
+    segment.text = text[..taken.start]
+        .iter()
+        .chain(&text[taken.end..])
+        .collect();
+    segment.compression_ratio = compression_ratio(&segment.text);
     // They are those of the loop.
     segment.words.clear();
+    segment.tokens.clear();
+    segment.logprobs.clear();
     Some(repeated)
+}
+
+/// The words that begin in a stretch of the text's characters; `None` where the text is not made of
+/// its words.
+fn words_of(segment: &Segment, characters: &Range<usize>) -> Option<Range<usize>> {
+    let mut so_far = 0;
+    let mut begin = Vec::with_capacity(segment.words.len());
+    let mut text = String::new();
+    for word in &segment.words {
+        begin.push(so_far);
+        so_far += word.text.chars().count();
+        text += &word.text;
+    }
+    let before = |end: usize| begin.iter().filter(|begin| **begin < end).count();
+    let words = before(characters.start)..before(characters.end);
+    (text == segment.text && !words.is_empty()).then_some(words)
+}
+
+/// Takes words out, with their tokens. Gives their text.
+fn take_out_words(segment: &mut Segment, words: Range<usize>) -> String {
+    let tokens = |words: &[Word]| words.iter().map(|word| word.tokens).sum::<usize>();
+    let first = tokens(&segment.words[..words.start]).min(segment.tokens.len());
+    let end = (first + tokens(&segment.words[words.clone()])).min(segment.tokens.len());
+    segment.tokens.drain(first..end);
+    let logprobs = segment.logprobs.len();
+    segment
+        .logprobs
+        .drain(first.min(logprobs)..end.min(logprobs));
+    let text = |words: &[Word]| {
+        words
+            .iter()
+            .map(|word| word.text.as_str())
+            .collect::<String>()
+    };
+    let taken: Vec<Word> = segment.words.drain(words).collect();
+    segment.text = text(&segment.words);
+    segment.compression_ratio = compression_ratio(&segment.text);
+    let logprob: f32 = segment.words.iter().map(|word| word.logprob).sum();
+    segment.avg_logprob = logprob / tokens(&segment.words).max(1) as f32;
+    text(&taken)
 }
 
 struct Loop {
@@ -217,6 +267,7 @@ fn drop_equal_runs(kept: &mut Vec<Segment>, removed: &mut Vec<Removed>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transcript::TokenLogprob;
 
     fn segment(text: &str) -> Segment {
         Segment::said(0.0, 2.0, text)
@@ -320,6 +371,44 @@ mod tests {
             ..segment(&"谢谢大家".repeat(20))
         };
         assert_eq!(reasons(vec![chinese], &track(true)).1, "谢谢大家");
+    }
+
+    #[test]
+    fn the_words_and_tokens_of_a_loop_go_with_its_text() {
+        let thanks = [[" thank", " you."]; 12].concat();
+        let texts = std::iter::once(" Well,").chain(thanks).chain([" Bye."]);
+        let words: Vec<Word> = texts
+            .map(|text| Word {
+                text: text.to_owned(),
+                start: 0.0,
+                end: 1.0,
+                tokens: 1,
+                logprob: -0.3,
+            })
+            .collect();
+        let logprob = |word: &Word| TokenLogprob {
+            bytes: word.text.clone().into_bytes(),
+            logprob: word.logprob,
+        };
+        let text: String = words.iter().map(|word| word.text.as_str()).collect();
+        let looping = Segment {
+            compression_ratio: 9.0,
+            tokens: (0..words.len() as i32).collect(),
+            logprobs: words.iter().map(logprob).collect(),
+            words,
+            ..segment(&text)
+        };
+        let mut transcript = ChunkTranscript {
+            segments: vec![looping],
+            ..ChunkTranscript::default()
+        };
+        let removed = guard(&mut transcript, &track(true));
+        let left = &transcript.segments[0];
+        assert_eq!(left.text, " Well, thank you. Bye.");
+        assert_eq!(removed[0].text, " thank you.".repeat(11));
+        assert_eq!(left.tokens, [0, 1, 2, 25]);
+        assert_eq!((left.words.len(), left.logprobs.len()), (4, 4));
+        assert!(left.compression_ratio < 2.0 && (left.avg_logprob + 0.3).abs() < 1e-6);
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub mod transcriptions;
 pub mod vram_watcher;
 pub mod waiting;
 pub mod wear;
+pub mod word_times;
 pub mod work_queue;
 
 #[cfg(test)]

@@ -8,9 +8,10 @@
 
 use std::ops::Range;
 
-use crate::chunk::SpeechTrack;
+use crate::chunk::{AudioChunk, SpeechTrack};
 use crate::missed_speech::letters;
-use crate::transcript::Segment;
+use crate::transcript::{Segment, compression_ratio};
+use crate::word_times;
 
 /// Silence that parts a segment, in seconds: the breath between two sentences, not the closure of a
 /// consonant.
@@ -23,6 +24,23 @@ const LEAST_SPEECH: f64 = 0.25;
 const SENTENCE_BONUS: f64 = 0.4;
 /// The same for a comma.
 const COMMA_BONUS: f64 = 0.25;
+
+/// A chunk's segments as they are told: parted at pauses, with their words inside the speech, and with
+/// some of the silence around them.
+pub fn settle(segments: Vec<Segment>, chunk: &AudioChunk) -> Vec<Segment> {
+    let speech = &chunk.speech;
+    let parts = segments
+        .into_iter()
+        .flat_map(|segment| part(segment, speech));
+    let mut parts: Vec<Segment> = parts.collect();
+    for segment in &mut parts {
+        word_times::settle(segment, speech);
+    }
+    if speech.is_known() {
+        pad(&mut parts, chunk.duration_seconds());
+    }
+    parts
+}
 
 /// The segment, parted at its pauses. Texts and tokens add up to what they were.
 pub fn part(mut segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
@@ -45,12 +63,16 @@ pub fn part(mut segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
         let count: usize = words.iter().map(|word| word.tokens).sum();
         let next_token = (token + count).min(segment.tokens.len());
         let logprob: f32 = words.iter().map(|word| word.logprob).sum();
+        let text: String = words.iter().map(|word| word.text.as_str()).collect();
+        let logprobs = segment.logprobs.get(token..next_token);
         parts.push(Segment {
             start,
             end: pause.start,
-            text: words.iter().map(|word| word.text.as_str()).collect(),
             tokens: segment.tokens[token..next_token].to_vec(),
+            logprobs: logprobs.unwrap_or_default().to_vec(),
             avg_logprob: logprob / count.max(1) as f32,
+            compression_ratio: compression_ratio(&text),
+            text,
             words,
             ..segment
         });
@@ -141,7 +163,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::transcript::Word;
+    use crate::transcript::{TokenLogprob, Word};
 
     /// Words of a token each, with the times that whisper gives them.
     fn segment(end: f64, words: &[(&str, f64, f64)]) -> Segment {
@@ -155,8 +177,13 @@ mod tests {
             })
             .collect();
         let text: String = words.iter().map(|word| word.text.as_str()).collect();
+        let logprob = |word: &Word| TokenLogprob {
+            bytes: word.text.clone().into_bytes(),
+            logprob: word.logprob,
+        };
         Segment {
             tokens: (0..words.len() as i32).collect(),
+            logprobs: words.iter().map(logprob).collect(),
             words,
             ..Segment::said(0.0, end, &text)
         }
@@ -198,6 +225,12 @@ mod tests {
             (parts[0].tokens.len(), parts[1].tokens.as_slice()),
             (2, &[2, 3][..])
         );
+        // They are segments of their own.
+        for part in &parts {
+            let said: Vec<u8> = part.logprobs.iter().flat_map(|t| t.bytes.clone()).collect();
+            assert_eq!(said, part.text.as_bytes());
+            assert!((part.compression_ratio - compression_ratio(&part.text)).abs() < 1e-6);
+        }
     }
 
     #[test]
@@ -277,8 +310,11 @@ mod tests {
             prop_assert_eq!(text, whole.text);
             let tokens: Vec<i32> = parts.iter().flat_map(|part| part.tokens.clone()).collect();
             prop_assert_eq!(tokens, whole.tokens);
+            let logprobs: Vec<_> = parts.iter().flat_map(|part| part.logprobs.clone()).collect();
+            prop_assert_eq!(logprobs, whole.logprobs);
             let mut last = whole.start;
             for part in &parts {
+                prop_assert_eq!(part.tokens.len(), part.logprobs.len());
                 prop_assert!(last <= part.start && part.start <= part.end && part.end <= whole.end);
                 last = part.end;
             }

@@ -1,5 +1,9 @@
 //! What comes out: segments, transcripts, and the merging of a request's chunks into one.
 
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
 use crate::hallucination::Reason;
@@ -42,6 +46,8 @@ pub struct Segment {
     pub text: String,
     /// Text token ids, special ones left out.
     pub tokens: Vec<i32>,
+    /// What each of the tokens says, and how likely it was.
+    pub logprobs: Vec<TokenLogprob>,
     /// The temperature that the text was really sampled at.
     pub temperature: f32,
     /// Mean natural logarithm of the tokens' probabilities.
@@ -50,9 +56,29 @@ pub struct Segment {
     pub compression_ratio: f32,
     /// The model's own probability that there is no speech in the window.
     pub no_speech_prob: f32,
-    /// What the text consists of. Where a segment is the part of a longer one, its compression ratio
-    /// is still that of the longer one.
+    /// What the text consists of.
     pub words: Vec<Word>,
+}
+
+/// A token of text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// A piece of UTF-8, which may begin or end in the middle of a character.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// Bytes of the text over bytes of it after zlib: repetition makes it large. OpenAI's definition.
+pub fn compression_ratio(text: &str) -> f32 {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    let compressed = encoder
+        .write_all(text.as_bytes())
+        .and_then(|()| encoder.finish());
+    match compressed {
+        Ok(compressed) if !text.is_empty() => text.len() as f32 / compressed.len() as f32,
+        Ok(_) | Err(_) => 0.0,
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +92,10 @@ impl Segment {
             end,
             text: text.to_owned(),
             tokens: vec![1],
+            logprobs: vec![TokenLogprob {
+                bytes: text.as_bytes().to_vec(),
+                logprob: -0.1,
+            }],
             temperature: 0.0,
             avg_logprob: -0.1,
             compression_ratio: 1.0,
@@ -353,6 +383,13 @@ mod tests {
             result(vec![Segment::said(0.2, 29.98, " a")]),
         );
         assert!((placed[0].end - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn repetition_compresses_and_speech_does_not() {
+        assert!(compression_ratio(&"thank you ".repeat(40)) > 2.4);
+        assert!(compression_ratio("The quick brown fox jumps over the lazy dog.") < 1.5);
+        assert!(compression_ratio("").abs() < f32::EPSILON);
     }
 
     proptest! {

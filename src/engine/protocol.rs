@@ -16,7 +16,7 @@ use stt_actors::transcript::{ChunkTranscript, Task};
 use tokio_util::codec::LengthDelimitedCodec;
 
 /// Changes with every change of a message.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// A worker's exit code when native code aborted because an allocation failed.
 pub const OUT_OF_MEMORY_EXIT: i32 = 77;

@@ -4,31 +4,35 @@
 //! a GPU, stale rows of its caches from one call to the next, so that a reply would depend on the
 //! request before it.
 
-use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 // The worker has no runtime whose clock could be paused.
 use std::time::Instant;
 
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
 use stt_actors::ports::SAMPLE_RATE;
-use stt_actors::transcript::{ChunkTranscript, Segment, Task};
+use stt_actors::transcript::{ChunkTranscript, Segment, Task, TokenLogprob, compression_ratio};
 use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState,
     WhisperToken,
 };
 
+use super::kernels::observe::{self, Head};
 use super::kernels::reuse;
 use super::protocol::Failure;
 use callbacks::{First, GRAPHS_OF_A_PASS, Watch};
 pub use callbacks::{forget_memory, memory_was_short};
 use window::Window;
+use windows::Timing;
 
+#[path = "whisper_alignment.rs"]
+mod alignment;
 #[path = "whisper_callbacks.rs"]
 mod callbacks;
 #[path = "whisper_window.rs"]
 pub mod window;
+#[path = "whisper_windows.rs"]
+mod windows;
 #[path = "whisper_words.rs"]
 mod words;
 
@@ -76,6 +80,9 @@ pub struct Options {
     pub window: Window,
     /// Whether the model tells times. Without, a chunk is one segment.
     pub timestamps: bool,
+    /// Whether the times of words are found by where the model looks, which takes the decoder one more
+    /// pass over the text; else they are whisper's rough ones.
+    pub exact_words: bool,
 }
 
 impl Default for Options {
@@ -87,6 +94,7 @@ impl Default for Options {
             beam_size: 1,
             window: Window::MEASURED,
             timestamps: true,
+            exact_words: true,
         }
     }
 }
@@ -96,6 +104,8 @@ impl Default for Options {
 pub struct Model {
     context: WhisperContext,
     options: Options,
+    /// Of the decoder's attention, those that follow the audio.
+    heads: Vec<Head>,
 }
 
 /// What is the same in all attempts at a chunk.
@@ -125,7 +135,18 @@ impl Model {
             .flash_attn(gpu.is_some());
         let context = WhisperContext::new_with_params(path, parameters)
             .map_err(|error| format!("whisper could not load {}: {error}", path.display()))?;
-        Ok(Self { context, options })
+        let shape = (
+            context.model_n_text_layer(),
+            context.model_n_text_state(),
+            context.model_n_vocab(),
+        );
+        let heads_of_a_layer = usize::try_from(context.model_n_text_head()).unwrap_or(0);
+        let heads = alignment::heads(shape, heads_of_a_layer);
+        Ok(Self {
+            context,
+            options,
+            heads,
+        })
     }
 
     /// Whether it knows languages besides English.
@@ -177,7 +198,7 @@ impl Model {
         };
         let look = self.look();
         let first = if is_encoded { First::IsEncoded } else { look };
-        let watch = Watch::new(abort, first);
+        let watch = Watch::new(abort, first, self.timing(&plan));
         let mut segments = self.attempt(state, &plan, window, &watch)?;
         passes += watch.encoder_passes();
         let doubt = (window < window::FULL)
@@ -185,7 +206,7 @@ impl Model {
             .flatten();
         if doubt.is_some() {
             let state = self.context.create_state().map_err(whisper_failed)?;
-            let watch = Watch::new(abort, look);
+            let watch = Watch::new(abort, look, self.timing(&plan));
             segments = self.attempt(state, &plan, window::FULL, &watch)?;
             passes += watch.encoder_passes();
         }
@@ -207,6 +228,18 @@ impl Model {
         } else {
             First::Encode
         }
+    }
+
+    /// How tokens get their times. On a GPU attention is computed in one piece, which shows nothing.
+    fn timing(&self, plan: &Plan<'_>) -> Option<Timing<'_>> {
+        let samples = plan.millis * SAMPLE_RATE as usize / 1000;
+        let sees = observe::AVAILABLE && self.options.gpu.is_none();
+        (self.options.exact_words && sees).then(|| Timing {
+            heads: &self.heads,
+            audio_frames: samples.div_ceil(SAMPLE_RATE as usize / 50),
+            translates: plan.task == Task::Translate,
+            threads: self.options.threads,
+        })
     }
 
     fn window_step(&self) -> usize {
@@ -241,6 +274,7 @@ impl Model {
             return Err(Failure::Aborted);
         }
         result.map_err(whisper_failed)?;
+        watch.call_ended();
         let duration = plan
             .samples
             .len()
@@ -349,7 +383,7 @@ impl Model {
             0.0
         });
         parameters.set_no_context(true);
-        // Rough times of tokens cost next to nothing.
+        // Rough times of tokens cost next to nothing, and are there where exact ones are not.
         parameters.set_token_timestamps(true);
         parameters.set_suppress_blank(true);
         parameters.set_suppress_nst(true);
@@ -368,36 +402,35 @@ impl Model {
         duration: f64,
     ) -> Vec<Segment> {
         let end_of_text = self.context.token_eot();
-        let mut window_start = 0;
+        let times = watch.token_times();
+        let mut times = times.into_iter();
         let mut segments: Vec<Segment> = Vec::new();
         for (index, segment) in state.as_iter().enumerate() {
             let window = watch.window_of(index);
-            if window.first_segment == index {
-                // Whisper moves on to where the last window's text ended.
-                window_start = segments.last().map_or(0, |last| (last.end * 100.0) as u64);
-            }
-            let texts = (0..segment.n_tokens()).filter_map(|token| segment.get_token(token));
-            let texts: Vec<_> = texts
+            let tokens = (0..segment.n_tokens()).filter_map(|token| segment.get_token(token));
+            let texts: Vec<_> = tokens
                 .filter(|token| token.token_id() < end_of_text)
+                .map(|token| text_token(&token, times.next().flatten()))
                 .collect();
-            let tokens: Vec<i32> = texts.iter().map(WhisperToken::token_id).collect();
-            let logprobs: Vec<f32> = texts.iter().map(|token| token.token_data().plog).collect();
+            let logprobs: Vec<f32> = texts.iter().map(|token| token.logprob).collect();
             let text = segment
                 .to_str_lossy()
                 .map(std::borrow::Cow::into_owned)
                 .unwrap_or_default();
             let start = (segment.start_timestamp() as f64 / 100.0).clamp(0.0, duration);
+            let no_speech = window.no_speech;
             segments.push(Segment {
                 id: index,
-                seek: window_start,
+                seek: window.seek,
                 start,
                 end: (segment.end_timestamp() as f64 / 100.0).clamp(start, duration),
-                tokens,
+                tokens: texts.iter().map(|token| token.id).collect(),
+                logprobs: texts.iter().map(token_logprob).collect(),
                 temperature: temperature + LADDER_STEP * window.retries as f32,
                 avg_logprob: mean(&logprobs),
                 compression_ratio: compression_ratio(&text),
-                no_speech_prob: segment.no_speech_probability(),
-                words: words::of_tokens(texts.iter().map(word_token)),
+                no_speech_prob: no_speech.unwrap_or_else(|| segment.no_speech_probability()),
+                words: words::of_tokens(texts.into_iter()),
                 text,
             });
         }
@@ -405,13 +438,24 @@ impl Model {
     }
 }
 
-fn word_token<'a>(token: &WhisperToken<'_, 'a>) -> words::Token<'a> {
+/// A token with its exact times, or whisper's rough ones.
+fn text_token<'a>(token: &WhisperToken<'_, 'a>, exact: Option<Range<f64>>) -> words::Token<'a> {
     let data = token.token_data();
+    let rough = data.t0 as f64 / 100.0..data.t1 as f64 / 100.0;
+    let time = exact.unwrap_or(rough);
     words::Token {
+        id: token.token_id(),
         bytes: token.to_bytes().unwrap_or_default(),
-        start: data.t0 as f64 / 100.0,
-        end: data.t1 as f64 / 100.0,
+        start: time.start,
+        end: time.end,
         logprob: data.plog,
+    }
+}
+
+fn token_logprob(token: &words::Token<'_>) -> TokenLogprob {
+    TokenLogprob {
+        bytes: token.bytes.to_vec(),
+        logprob: token.logprob,
     }
 }
 
@@ -442,18 +486,6 @@ fn mean(values: &[f32]) -> f32 {
     values.iter().sum::<f32>() / values.len() as f32
 }
 
-/// Bytes of the text over bytes of it after zlib: repetition makes it large. OpenAI's definition.
-pub(crate) fn compression_ratio(text: &str) -> f32 {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    let compressed = encoder
-        .write_all(text.as_bytes())
-        .and_then(|()| encoder.finish());
-    match compressed {
-        Ok(compressed) if !text.is_empty() => text.len() as f32 / compressed.len() as f32,
-        Ok(_) | Err(_) => 0.0,
-    }
-}
-
 fn whisper_failed(error: whisper_rs::WhisperError) -> Failure {
     Failure::Engine(error.to_string())
 }
@@ -461,13 +493,6 @@ fn whisper_failed(error: whisper_rs::WhisperError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn repetition_compresses_and_speech_does_not() {
-        assert!(compression_ratio(&"thank you ".repeat(40)) > 2.4);
-        assert!(compression_ratio("The quick brown fox jumps over the lazy dog.") < 1.5);
-        assert!(compression_ratio("").abs() < f32::EPSILON);
-    }
 
     #[test]
     fn a_long_prompt_keeps_its_end_and_whole_characters() {

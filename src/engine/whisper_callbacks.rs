@@ -1,17 +1,19 @@
-//! What whisper calls back into us: aborting, and counting what it does not tell.
+//! What whisper calls back into us: aborting, and noting what it does not tell.
 //!
 //! The safe setters of the binding are not used: its abort closure is boxed twice and read as
 //! garbage. These are plain functions over a struct that outlives the call.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use whisper_rs::FullParams;
 use whisper_rs::whisper_rs_sys as sys;
 
-use crate::engine::kernels::reuse;
+use super::windows::{self, Ended, Timing};
+use crate::engine::kernels::{observe, reuse};
 
 /// Graphs that make up a pass of the encoder: the convolutions, the layers, and the keys and values for
 /// the decoder.
@@ -31,12 +33,17 @@ pub enum First {
 }
 
 /// One of the windows that whisper cut the chunk into.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Window {
     /// The first segment that can be of this window.
     pub first_segment: usize,
     /// Decoding attempts after the first: steps up the temperature ladder.
     pub retries: u32,
+    /// Where it begins in the audio, in frames of 10 ms.
+    pub seek: u64,
+    /// The model's own probability that nobody speaks in it; whisper itself takes it from whatever it
+    /// decoded last. `None`: it was not seen.
+    pub no_speech: Option<f32>,
 }
 
 /// What is watched during the calls for one chunk.
@@ -49,17 +56,29 @@ pub struct Watch<'a> {
     encoder_passes: AtomicU32,
     /// Windows, with the number of decoding attempts where retries will be.
     attempts: Mutex<Vec<Window>>,
+    /// Asked for the times of tokens.
+    timing: Option<Timing<'a>>,
+    /// Of all tokens of text, in seconds of the audio, one after the other.
+    times: Mutex<Vec<Option<Range<f64>>>>,
+    /// whisper's own, while the call runs.
+    context: AtomicPtr<sys::whisper_context>,
+    state: AtomicPtr<sys::whisper_state>,
 }
 
 impl<'a> Watch<'a> {
-    /// Nothing seen yet; `abort` is set by another thread to end the work.
-    pub fn new(abort: &'a AtomicBool, first: First) -> Self {
+    /// Nothing seen yet; `abort` is set by another thread to end the work. With `timing`, tokens get
+    /// their times.
+    pub fn new(abort: &'a AtomicBool, first: First, timing: Option<Timing<'a>>) -> Self {
         Self {
             abort,
             first,
             windows: AtomicU32::new(0),
             encoder_passes: AtomicU32::new(0),
             attempts: Mutex::new(Vec::new()),
+            timing,
+            times: Mutex::new(Vec::new()),
+            context: AtomicPtr::default(),
+            state: AtomicPtr::default(),
         }
     }
 
@@ -105,6 +124,40 @@ impl<'a> Watch<'a> {
         })
     }
 
+    /// Notes what the last window has left. The state must be that of the call, and still live.
+    pub fn call_ended(&self) {
+        // SAFETY: the pointers are those that whisper gave, and the caller still has the state.
+        unsafe { self.window_ended() }
+    }
+
+    /// The times of all tokens of text, one after the other; `None`: not known.
+    pub fn token_times(&self) -> Vec<Option<Range<f64>>> {
+        let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.clone()
+    }
+
+    /// # Safety
+    /// The context and the state that were noted are live, or there are none.
+    unsafe fn window_ended(&self) {
+        let (context, state) = (
+            self.context.load(Ordering::Acquire),
+            self.state.load(Ordering::Acquire),
+        );
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(window) = attempts.last_mut() else {
+            return;
+        };
+        // SAFETY: there was a window, so whisper gave both; they are live by the caller's promise.
+        let ended = unsafe {
+            let timing = self.timing.as_ref().filter(|_| !self.was_aborted());
+            windows::ended(context, state, window.first_segment, timing)
+        };
+        let Ended { seek, times } = ended;
+        window.seek = seek;
+        let mut all = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(times);
+    }
+
     /// Notes that a window is about to be encoded; gives what is to be done for it.
     fn window_begins(&self, first_segment: usize) -> First {
         let is_first = self.windows.fetch_add(1, Ordering::Relaxed) == 0;
@@ -115,15 +168,16 @@ impl<'a> Watch<'a> {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         attempts.push(Window {
             first_segment,
-            retries: 0,
+            ..Window::default()
         });
         first
     }
 
-    fn attempt_begins(&self) {
+    fn attempt_begins(&self, no_speech: Option<f32>) {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(window) = attempts.last_mut() {
             window.retries += 1;
+            window.no_speech = window.no_speech.or(no_speech);
         }
     }
 }
@@ -139,11 +193,16 @@ unsafe extern "C" fn encoder_begins(
     state: *mut sys::whisper_state,
     watch: *mut c_void,
 ) -> bool {
-    // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call; the state is whisper's
-    // own and is only read.
+    // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call; context and state are
+    // whisper's own, between two of its steps: the window before is done, and whatever its decoder and
+    // its logits hold is made anew for the next one.
     let (watch, segments) = unsafe {
+        let watch = &*watch.cast::<Watch<'_>>();
+        watch.context.store(context, Ordering::Release);
+        watch.state.store(state, Ordering::Release);
+        watch.window_ended();
         let segments = sys::whisper_full_n_segments_from_state(state);
-        (&*watch.cast::<Watch<'_>>(), segments)
+        (watch, segments)
     };
     let first = watch.window_begins(usize::try_from(segments).unwrap_or(0));
     if watch.was_aborted() {
@@ -172,6 +231,8 @@ unsafe extern "C" fn encoder_begins(
             }
         }
     }
+    // SAFETY: the context is only read.
+    observe::want_logits(unsafe { sys::whisper_token_sot(context) });
     true
 }
 
@@ -184,7 +245,7 @@ unsafe extern "C" fn never_begin(
 }
 
 unsafe extern "C" fn logits_come(
-    _context: *mut sys::whisper_context,
+    context: *mut sys::whisper_context,
     _state: *mut sys::whisper_state,
     _tokens: *const sys::whisper_token_data,
     n_tokens: c_int,
@@ -193,10 +254,22 @@ unsafe extern "C" fn logits_come(
 ) {
     // Nothing is sampled yet: a new attempt at the window.
     if n_tokens == 0 {
-        // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call.
-        let watch = unsafe { &*watch.cast::<Watch<'_>>() };
-        watch.attempt_begins();
+        // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call; the context is only read.
+        let (watch, nobody_speaks) = unsafe {
+            let nobody_speaks = sys::whisper_token_nosp(context);
+            (&*watch.cast::<Watch<'_>>(), nobody_speaks)
+        };
+        let logits = observe::logits();
+        watch.attempt_begins(logits.and_then(|logits| probability(&logits, nobody_speaks)));
     }
+}
+
+/// The probability of one token, by the logits of all.
+fn probability(logits: &[f32], token: i32) -> Option<f32> {
+    let wanted = logits.get(usize::try_from(token).ok()?)?;
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = logits.iter().map(|logit| (logit - largest).exp()).sum();
+    Some((wanted - largest).exp() / sum)
 }
 
 /// What ggml says when an allocation fails, on a GPU or not; its error codes do not tell.
@@ -254,18 +327,20 @@ mod tests {
     #[test]
     fn retries_belong_to_the_window_that_a_segment_came_from() {
         let abort = AtomicBool::new(false);
-        let watch = Watch::new(&abort, First::Encode);
+        let watch = Watch::new(&abort, First::Encode, None);
         watch.window_begins(0);
-        watch.attempt_begins();
+        watch.attempt_begins(Some(0.1));
         watch.window_begins(2);
-        for _ in 0..3 {
-            watch.attempt_begins();
+        for no_speech in [Some(0.2), None, Some(0.9)] {
+            watch.attempt_begins(no_speech);
         }
         assert_eq!(watch.window_of(1).retries, 0);
         assert_eq!(watch.window_of(2).retries, 2);
+        // What the ladder does afterwards changes nothing about the audio.
+        assert_eq!(watch.window_of(2).no_speech, Some(0.2));
         assert_eq!(watch.window_of(7).first_segment, 2);
         assert_eq!(watch.encoder_passes(), 2);
-        let encoded = Watch::new(&abort, First::IsEncoded);
+        let encoded = Watch::new(&abort, First::IsEncoded, None);
         assert_eq!(encoded.window_begins(0), First::IsEncoded);
         assert_eq!(encoded.window_begins(1), First::Encode);
         assert_eq!(encoded.encoder_passes(), 1);

@@ -5,7 +5,7 @@
 //! sentence twice, or goes on without an end. What looks like that is done again with the full window.
 
 use stt_actors::ports::SAMPLE_RATE;
-use stt_actors::transcript::{Doubt, Segment, letters};
+use stt_actors::transcript::{Doubt, Segment, compression_ratio, letters};
 
 /// Frames of 20 ms in the window that whisper was trained on: 30 s.
 pub const FULL: usize = 1500;
@@ -81,7 +81,7 @@ pub fn doubt(segments: &[Segment], seconds: f64) -> Option<Doubt> {
         return Some(Doubt::Repetition);
     }
     let text: String = segments.iter().map(|s| s.text.as_str()).collect();
-    if super::compression_ratio(&text) > MOST_COMPRESSION {
+    if compression_ratio(&text) > MOST_COMPRESSION {
         return Some(Doubt::Compression);
     }
     if said > FEW_LETTERS && said > FASTEST_SPEECH * seconds {
@@ -138,6 +138,7 @@ mod tests {
             end: 5.0,
             text: text.to_owned(),
             tokens: tokens.to_vec(),
+            logprobs: Vec::new(),
             temperature: 0.0,
             avg_logprob: -0.3,
             compression_ratio: 1.0,

@@ -5,6 +5,7 @@ use stt_actors::transcript::Word;
 /// A token of text: a piece of UTF-8 that may end in the middle of a character.
 #[derive(Clone, Copy, Debug)]
 pub struct Token<'a> {
+    pub id: i32,
     pub bytes: &'a [u8],
     /// In seconds.
     pub start: f64,
@@ -72,6 +73,7 @@ mod tests {
 
     fn words(tokens: &[&[u8]]) -> Vec<(String, usize)> {
         let tokens = tokens.iter().enumerate().map(|(place, bytes)| Token {
+            id: 1,
             bytes,
             start: place as f64,
             end: place as f64 + 1.0,
@@ -112,6 +114,7 @@ mod tests {
     #[test]
     fn a_words_times_and_probability_are_those_of_its_tokens() {
         let tokens = [(0.0, 0.2, -0.1), (0.2, 0.5, -0.3)].map(|(start, end, logprob)| Token {
+            id: 1,
             bytes: b"x",
             start,
             end,

@@ -16,6 +16,7 @@ use super::request_log::{RequestId, Worked};
 use super::translation::Translation;
 use super::{AppState, auth, method_not_allowed, spoken_language, stream};
 use crate::metrics::{Endpoint, Transcribed};
+use crate::render::Details;
 
 /// Which lanes did the work.
 pub const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
@@ -155,7 +156,7 @@ pub async fn answer(
     }
     let (format, task) = (asked.form.format, asked.form.options.task);
     let written = work(state, request, asked).await?;
-    let body = format.render(&written.transcript, task);
+    let body = format.render(&written.transcript, task, Details::default());
     Ok(written.reply(format.content_type(), body))
 }
 

@@ -18,7 +18,7 @@ use super::translation::Translation;
 use super::{AppState, auth, method_not_allowed};
 use crate::language;
 use crate::metrics::Endpoint;
-use crate::render::Format;
+use crate::render::{Details, Format};
 
 /// Which engine did it: clients log it.
 const ASR_ENGINE: HeaderName = HeaderName::from_static("asr-engine");
@@ -85,7 +85,7 @@ impl Output {
 
     fn render(self, transcript: &Transcript, task: Task) -> String {
         match self {
-            Self::Format(format) => format.render(transcript, task),
+            Self::Format(format) => format.render(transcript, task, Details::default()),
             Self::Tsv => tsv(transcript),
         }
     }

@@ -13,14 +13,13 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stt_actors::transcript::{Segment, Transcript};
+use stt_actors::transcript::{Segment, Transcript, compression_ratio};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 pub use error::TranslationError;
 pub use languages::Target;
 
-use crate::engine::whisper::compression_ratio;
 use crate::metrics::record_libretranslate;
 use crate::tls;
 
@@ -266,6 +265,7 @@ fn put_in_place(segments: &mut [Segment], translated: Vec<String>, target: &Targ
         segment.text = format!("{blank}{}", text.trim());
         segment.compression_ratio = compression_ratio(&segment.text);
         segment.tokens.clear();
+        segment.logprobs.clear();
         segment.words.clear();
     }
 }

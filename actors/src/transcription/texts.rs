@@ -176,12 +176,8 @@ impl TranscriptionState {
 
     /// A chunk has its text.
     fn settle(&mut self, chunk: OpenChunk, mut transcript: ChunkTranscript) {
-        let segments = std::mem::take(&mut transcript.segments).into_iter();
-        let parts = segments.flat_map(|segment| pauses::part(segment, &chunk.audio.speech));
-        transcript.segments = parts.collect();
-        if chunk.audio.speech.is_known() {
-            pauses::pad(&mut transcript.segments, chunk.audio.duration_seconds());
-        }
+        let segments = std::mem::take(&mut transcript.segments);
+        transcript.segments = pauses::settle(segments, &chunk.audio);
         if !transcript.segments.is_empty() {
             // If it was not told before: only a second pass has found text.
             self.announce(transcript.language.clone(), transcript.language_probability);

@@ -249,6 +249,7 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
                 _part => " and the rest".to_owned(),
             },
             tokens: vec![1, 2],
+            logprobs: Vec::new(),
             temperature: request.temperature,
             avg_logprob: if is_noise { -1.5 } else { -0.5 },
             compression_ratio: 1.0,
