@@ -104,7 +104,7 @@ fn brief(transcript: &Transcript, details: Details) -> Value {
         "usage": usage(transcript),
     });
     if details.logprobs {
-        body["logprobs"] = logprobs(transcript);
+        body["logprobs"] = logprobs(&transcript.segments);
     }
     body
 }
@@ -132,7 +132,7 @@ fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
         body["words"] = words.filter_map(|word| self::word(word, until)).collect();
     }
     if details.logprobs {
-        body["logprobs"] = logprobs(transcript);
+        body["logprobs"] = logprobs(&transcript.segments);
     }
     if !transcript.removed.is_empty() {
         body["removed"] = transcript.removed.iter().map(removed).collect();
@@ -168,11 +168,8 @@ fn word(word: &Word, until: f64) -> Option<Value> {
 }
 
 /// A token may end in the middle of a character: its bytes are exact, its text is for people.
-fn logprobs(transcript: &Transcript) -> Value {
-    let tokens = transcript
-        .segments
-        .iter()
-        .flat_map(|segment| &segment.logprobs);
+pub fn logprobs(segments: &[Segment]) -> Value {
+    let tokens = segments.iter().flat_map(|segment| &segment.logprobs);
     tokens
         .map(|token| {
             json!({

@@ -59,9 +59,15 @@ impl Client {
 async fn the_official_client_gets_its_own_types_and_errors() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
     let client = Client::of(&server, "en-command.wav").await;
-    let text = client.check("formats").await;
-    let text = text.as_str().expect("a text");
-    assert_eq!(words(text), words(&sample_text("en-command.wav")));
+    for check in ["formats", "streaming", "words"] {
+        let text = client.check(check).await;
+        let text = text.as_str().expect("a text");
+        assert_eq!(
+            words(text),
+            words(&sample_text("en-command.wav")),
+            "{check}"
+        );
+    }
     for check in ["ways_of_sending", "models", "errors", "request_ids"] {
         client.check(check).await;
     }

@@ -112,6 +112,45 @@ async fn audio_beyond_one_window_is_whole_and_its_times_run_on() {
 }
 
 #[tokio::test]
+async fn words_lie_in_their_segments_in_order_and_are_those_of_the_text() {
+    let server = Server::ready(&model("base").await, &[]).await;
+    let file = sample("en-long.ogg");
+    let fields = [
+        ("response_format", "verbose_json"),
+        ("timestamp_granularities[]", "word"),
+        ("timestamp_granularities[]", "segment"),
+        ("include[]", "logprobs"),
+    ];
+    let response = server.transcribe(&file, &fields).await;
+    let body: Value = response.json().await.expect("JSON");
+    let list = |name: &str| body[name].as_array().expect("a list").clone();
+    let span = |of: &Value| {
+        let second = |name: &str| of[name].as_f64().expect("seconds");
+        (second("start"), second("end"))
+    };
+    let (segments, mut rest) = (list("segments"), list("words").into_iter().peekable());
+    let mut last = 0.0;
+    for segment in &segments {
+        let (start, end) = span(segment);
+        let mut said = Vec::new();
+        while let Some(word) = rest.next_if(|word| span(word).0 < end) {
+            let (begins, ends) = span(&word);
+            assert!(last <= begins && begins <= ends, "{word}");
+            assert!(start <= begins && ends <= end, "{word} in {segment}");
+            said.push(word["word"].as_str().expect("a word").to_owned());
+            last = ends;
+        }
+        let text = segment["text"].as_str().expect("text");
+        assert_eq!(said.join(" "), text.trim());
+    }
+    assert_eq!(rest.next(), None);
+    let tokens = segments
+        .iter()
+        .map(|s| s["tokens"].as_array().expect("tokens").len());
+    assert_eq!(list("logprobs").len(), tokens.sum::<usize>());
+}
+
+#[tokio::test]
 async fn a_request_id_is_echoed_and_a_dangerous_one_is_not() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let ask = |id: &'static str| {

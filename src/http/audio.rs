@@ -16,7 +16,6 @@ use super::request_log::{RequestId, Worked};
 use super::translation::Translation;
 use super::{AppState, auth, method_not_allowed, spoken_language, stream};
 use crate::metrics::{Endpoint, Transcribed};
-use crate::render::Details;
 
 /// Which lanes did the work.
 pub const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
@@ -154,9 +153,10 @@ pub async fn answer(
     if asked.form.stream {
         return stream::answer(state, request, asked).await;
     }
-    let (format, task) = (asked.form.format, asked.form.options.task);
+    let (format, details) = (asked.form.format, asked.form.details);
+    let task = asked.form.options.task;
     let written = work(state, request, asked).await?;
-    let body = format.render(&written.transcript, task, Details::default());
+    let body = format.render(&written.transcript, task, details);
     Ok(written.reply(format.content_type(), body))
 }
 

@@ -83,9 +83,9 @@ impl Output {
         }
     }
 
-    fn render(self, transcript: &Transcript, task: Task) -> String {
+    fn render(self, transcript: &Transcript, task: Task, details: Details) -> String {
         match self {
-            Self::Format(format) => format.render(transcript, task, Details::default()),
+            Self::Format(format) => format.render(transcript, task, details),
             Self::Tsv => tsv(transcript),
         }
     }
@@ -160,6 +160,10 @@ async fn asr(
     }
     let admission = admit(&state, &request)?;
     let read = parts::read(&request, body, &state.uploads, wanted).await?;
+    let details = Details {
+        words: form::switch(&query.0, "word_timestamps", false)?,
+        ..Details::default()
+    };
     let checked = check(&state, with_query(read, query), task)?;
     let asked = AudioRequest {
         admission,
@@ -170,7 +174,7 @@ async fn asr(
         endpoint: Endpoint::Asr,
     };
     let written = work(&state, &request, asked).await?;
-    let body = output.render(&written.transcript, task);
+    let body = output.render(&written.transcript, task, details);
     let mut response = written.reply(output.content_type(), body);
     let engine = actix_web::http::header::HeaderValue::from_static(ENGINE);
     response.headers_mut().insert(ASR_ENGINE, engine);

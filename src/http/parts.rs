@@ -39,6 +39,7 @@ const FIELDS: &[&str] = &[
     "to_language",
     "translate",
     "vad_filter",
+    "word_timestamps",
 ];
 /// Each of them may come more than once, within reason.
 pub const MOST_FIELDS: usize = 64;

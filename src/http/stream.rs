@@ -1,6 +1,7 @@
 //! `stream=true`: the text as server-sent events, while it is made.
 
 use std::collections::VecDeque;
+use std::slice;
 use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
@@ -9,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
-use stt_actors::transcript::{Task, Transcript};
+use stt_actors::transcript::{Segment, Task, Transcript};
 use stt_actors::{Event, SttError, TranscriptStream};
 use tokio::time::Instant;
 
@@ -20,7 +21,7 @@ use super::request_log::{StreamedLine, Worked};
 use super::translation::Translation;
 use crate::libretranslate::TranslationError;
 use crate::metrics::{Endpoint, Exporter, Transcribed};
-use crate::render::{Format, usage};
+use crate::render::{Format, logprobs, usage};
 
 /// Proxies close connections on which nothing comes for a minute or less.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -43,6 +44,7 @@ pub async fn answer(
         endpoint,
     } = asked;
     let (format, task) = (form.format, form.options.task);
+    let logprobs = form.details.logprobs;
     let translation = Translation::of(state, &form)?;
     let by_libretranslate = translation.is_libretranslates();
     let job = job(state, request, form, &translation);
@@ -71,6 +73,7 @@ pub async fn answer(
             by_libretranslate,
             endpoint,
             format,
+            logprobs,
         },
         metrics: state.metrics.clone(),
         line: line.clone(),
@@ -112,6 +115,8 @@ struct Reply {
     by_libretranslate: bool,
     endpoint: Endpoint,
     format: Format,
+    /// The tokens' probabilities are wanted.
+    logprobs: bool,
 }
 
 /// A reply in the making.
@@ -167,7 +172,7 @@ impl Narration {
         match event {
             // What LibreTranslate is given is not told.
             Ok(Event::Segment(_)) if self.reply.by_libretranslate => None,
-            Ok(Event::Segment(segment)) => self.text.delta(&segment.text).as_deref().map(delta),
+            Ok(Event::Segment(segment)) => self.delta(&segment.text, slice::from_ref(&segment)),
             Ok(Event::Done(transcript)) => {
                 let translation = self.translation.take()?;
                 self.finishing = Some(async move { translation.finish(transcript).await }.boxed());
@@ -190,16 +195,30 @@ impl Narration {
         });
         self.line.end(Some(&Worked::from(transcript)), None);
         let translated = self.reply.by_libretranslate.then(|| transcript.text());
-        let last = translated.and_then(|text| self.text.delta(&text));
-        let mut bytes = last.as_deref().map(delta).unwrap_or_default().to_vec();
-        bytes.extend(data(&json!({
+        let last = translated.and_then(|text| self.delta(&text, &transcript.segments));
+        let mut bytes = last.unwrap_or_default().to_vec();
+        let mut event = json!({
             "type": "transcript.text.done",
             "text": self.text.whole,
             "usage": usage(transcript),
             "x_route": transcript.route.as_str(),
-        })));
+        });
+        if self.reply.logprobs {
+            event["logprobs"] = logprobs(&transcript.segments);
+        }
+        bytes.extend(data(&event));
         bytes.extend_from_slice(END);
         bytes.into()
+    }
+
+    /// What some segments' text adds to what was told.
+    fn delta(&mut self, text: &str, segments: &[Segment]) -> Option<Bytes> {
+        let delta = self.text.delta(text)?;
+        let mut event = json!({"type": "transcript.text.delta", "delta": delta});
+        if self.reply.logprobs {
+            event["logprobs"] = logprobs(segments);
+        }
+        Some(data(&event).into())
     }
 
     fn failed(&mut self, error: &ApiError) -> Bytes {
@@ -208,10 +227,6 @@ impl Narration {
         self.line.end(None, Some(error));
         bytes.into()
     }
-}
-
-fn delta(text: &str) -> Bytes {
-    data(&json!({"type": "transcript.text.delta", "delta": text})).into()
 }
 
 /// One event.

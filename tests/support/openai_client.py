@@ -140,6 +140,56 @@ def request_ids():
     assert raw.parse().text
 
 
+def streaming():
+    """Deltas as they come, then the whole text; with and without the tokens' probabilities."""
+    # The client declares that streams are paid by the token; ours tell seconds, as all other replies.
+    loose = {"_strict_response_validation": False}
+    api = client(**loose)
+    events = list(transcribe(api, stream=True))
+    *deltas, done = events
+    assert {event.type for event in deltas} == {"transcript.text.delta"}, events
+    assert done.type == "transcript.text.done", done
+    assert done.text == "".join(event.delta for event in deltas) == transcribe(api).text
+    *deltas, done = transcribe(api, stream=True, include=["logprobs"])
+    told = bytes(int(byte) for token in done.logprobs for byte in token.bytes)
+    assert told.decode().strip() == done.text, done
+    assert sum(len(event.logprobs) for event in deltas) == len(done.logprobs), deltas
+
+    async def one_by_one():
+        async with openai.AsyncOpenAI(**settings(**loose)) as other:
+            return [event async for event in await transcribe(other, stream=True)]
+
+    assert asyncio.run(one_by_one())[-1].text == done.text
+    for format in ("srt", "vtt", "verbose_json"):
+        error = refusal(
+            openai.UnprocessableEntityError,
+            lambda: transcribe(api, stream=True, response_format=format),
+        )
+        assert error.param == "stream", error.body
+    return done.text
+
+
+def words():
+    """Words with their times, with segments and without; and each token's probability."""
+    api = client()
+    fields = {"response_format": "verbose_json"}
+    both = transcribe(api, timestamp_granularities=["word", "segment"], **fields)
+    alone = transcribe(api, timestamp_granularities=["word"], **fields)
+    none = transcribe(api, **fields)
+    assert both.segments and alone.segments is None and none.words is None, (both, alone, none)
+    assert [word.word for word in both.words] == both.text.split() == [w.word for w in alone.words]
+    last = 0.0
+    for word in both.words:
+        assert last <= word.start <= word.end <= both.duration, both.words
+        last = word.end
+    plain = transcribe(api, include=["logprobs"])
+    told = bytes(int(byte) for token in plain.logprobs for byte in token.bytes)
+    assert told.decode().strip() == plain.text, plain
+    assert all(token.logprob <= 0 for token in plain.logprobs), plain
+    assert transcribe(api).logprobs is None
+    return both.text
+
+
 def patience():
     """Comes again when it is told to; tells how long it slept, and how long it was told to."""
     slept, told = [], []
@@ -171,7 +221,7 @@ def retries():
 
 if __name__ == "__main__":
     told = {check.__name__: check for check in (
-        formats, ways_of_sending, translations, models, errors, request_ids, patience, retries,
+        formats, ways_of_sending, streaming, words, translations, models, errors, request_ids, patience, retries,
     )}[sys.argv[1]]()
     if told is not None:
         print(json.dumps(told))
