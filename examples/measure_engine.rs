@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A way is a window (`full`, or margin/least in frames of 20 ms) and options: `beam=N`, `no-times`,
-//! `model-b`, `detect` (the language is not given). The first way is what the others are compared with: differences of the word error rate
+//! `no-word-times`, `model-b`, `detect` (the language is not given). The first way is what the others are compared with: differences of the word error rate
 //! are in points, with the 95 % interval of a paired bootstrap over clips.
 
 #[path = "support/corpus.rs"]
@@ -195,6 +195,7 @@ fn load(args: &Cli, way: &str) -> anyhow::Result<Way> {
         match word.split_once(['=', '/']) {
             None if word == "full" => options.window = Window::Full,
             None if word == "detect" => detects = true,
+            None if word == "no-word-times" => options.exact_words = false,
             None if word == "no-times" => options.timestamps = false,
             None if word == "model-b" => {
                 model = args.model_b.as_ref().context("--model-b is missing")?;
