@@ -176,7 +176,7 @@ impl From<Verdict> for std::process::ExitCode {
 /// A file that cannot be written.
 pub async fn conformance(args: ConformanceArgs) -> anyhow::Result<Verdict> {
     let limit = Duration::from_secs(u64::from(args.limit_seconds));
-    let target = Target::new(args.url.clone(), args.key, args.ask_for, args.origin, limit)?;
+    let target = Target::new(args.url.clone(), args.key, args.ask_for, args.origin)?;
     let target = match target.reach().await {
         Ok(target) => target,
         Err(error) => {

@@ -58,7 +58,7 @@ async fn ask(check: Check, target: &Arc<Target>, limit: Duration) -> (Outcome, b
         Ok(Ok(Ok(()))) => (Outcome::Pass, false),
         Ok(Ok(Err(error))) => match error.downcast_ref::<Skip>() {
             Some(Skip(why)) => (Outcome::Skip((*why).to_owned()), false),
-            None => (Outcome::Fail(format!("{error:#}")), is_timeout(&error)),
+            None => (Outcome::Fail(format!("{error:#}")), false),
         },
         Ok(Err(_)) => (Outcome::Fail("the check itself broke".to_owned()), false),
         Err(_) => {
@@ -68,9 +68,4 @@ async fn ask(check: Check, target: &Arc<Target>, limit: Duration) -> (Outcome, b
             (Outcome::Fail(why), true)
         }
     }
-}
-
-fn is_timeout(error: &anyhow::Error) -> bool {
-    let cause = error.downcast_ref::<reqwest::Error>();
-    cause.is_some_and(reqwest::Error::is_timeout)
 }

@@ -88,7 +88,7 @@ mod tests {
                 .find(|row| row.starts_with(speech.name))
                 .unwrap();
             assert_eq!(row.split('\t').nth(2), Some(speech.text));
-            if speech.name.ends_with(".wav") {
+            if speech.name != LONG.name {
                 let reader = hound::WavReader::new(speech.audio).unwrap();
                 assert_eq!(reader.spec().sample_rate, 16_000);
                 let seconds = f64::from(reader.duration()) / 16_000.0;
