@@ -77,7 +77,7 @@ async fn no_file(target: Arc<Target>) -> anyhow::Result<()> {
     for path in ["/asr?output=srt", "/detect-language"] {
         let form = Form::new().text("nothing", "at all");
         let reply = target.post_form(path, form).await?;
-        Refusal::new(400, "missing_file", Some("audio_file")).ensure(&reply)?;
+        Refusal::new(400, "missing_file", None).ensure(&reply)?;
     }
     Ok(())
 }

@@ -188,6 +188,9 @@ async fn keys(target: Arc<Target>) -> anyhow::Result<()> {
     for (method, path) in [
         (Method::POST, TRANSCRIPTIONS),
         (Method::POST, TRANSLATIONS),
+        (Method::POST, "/asr"),
+        (Method::POST, "/detect-language"),
+        (Method::POST, "/inference"),
         (Method::GET, "/v1/models"),
         (Method::GET, "/v1/models/whisper-1"),
     ] {
