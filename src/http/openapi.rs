@@ -66,6 +66,7 @@ fn schemas() -> ComponentsBuilder {
         .schema_from::<schema::Probe>()
         .schema_from::<schema::Transcript>()
         .schema_from::<schema::TokenProbability>()
+        .schema_from::<schema::StreamEvent>()
         .schema_from::<schema::Usage>()
         .schema_from::<schema::VerboseTranscript>()
         .schema_from::<schema::Segment>()

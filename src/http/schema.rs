@@ -169,6 +169,15 @@ pub struct Transcript {
     logprobs: Option<Vec<TokenProbability>>,
 }
 
+/// One event of a streamed reply.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `super::stream` writes")]
+pub struct StreamEvent {
+    /// JSON: `{"type": "transcript.text.delta", "delta"}` while the text is made, then
+    /// `{"type": "transcript.text.done", "text", "usage", "x_route"}`, or `{"error"}`; `[DONE]` at the end.
+    data: String,
+}
+
 /// How likely a token was.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]

@@ -6,7 +6,7 @@ use utoipa::openapi::path::{
 };
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
-use utoipa::openapi::{Required, Response};
+use utoipa::openapi::{RefOr, Required, Response};
 
 use super::super::error::ApiError;
 use super::{Path, described, header, json, keyed, operation, reference, text, with_errors};
@@ -56,19 +56,28 @@ fn openai(summary: &str, what: &str) -> OperationBuilder {
         .required(Some(Required::True));
     operation(summary, "audio")
         .request_body(Some(body.build()))
-        .response("200", transcript(&["text/event-stream"]))
+        .response(
+            "200",
+            transcript("text/event-stream", reference("StreamEvent")),
+        )
 }
 
 fn inference() -> OperationBuilder {
     operation("Speech to text, as whisper.cpp's server has it", "audio")
         .request_body(Some(form("InferenceForm")))
-        .response("200", transcript(&["text/event-stream"]))
+        .response(
+            "200",
+            transcript("text/event-stream", reference("StreamEvent")),
+        )
 }
 
 fn asr() -> OperationBuilder {
     let operation = operation("Speech to subtitles, as Bazarr asks for them", "audio")
         .request_body(Some(form("AsrForm")))
-        .response("200", transcript(&["text/tab-separated-values"]));
+        .response(
+            "200",
+            transcript("text/tab-separated-values", text().into()),
+        );
     with_query(
         operation,
         &[
@@ -139,17 +148,17 @@ fn form(name: &str) -> RequestBody {
 }
 
 /// The reply, in whatever format was asked for.
-fn transcript(more_kinds: &[&str]) -> Response {
+fn transcript(one_more: &str, its_schema: RefOr<Schema>) -> Response {
     let json = AnyOfBuilder::new()
         .item(reference("Transcript"))
         .item(reference("VerboseTranscript"));
     let json = Content::new(Some(Schema::AnyOf(json.build())));
     let mut response = described("The transcript, in the format that was asked for.")
         .content("application/json", json);
-    let kinds = ["text/plain", "application/x-subrip", "text/vtt"];
-    for kind in kinds.iter().chain(more_kinds) {
-        response = response.content(*kind, Content::new(Some(text())));
+    for kind in ["text/plain", "application/x-subrip", "text/vtt"] {
+        response = response.content(kind, Content::new(Some(text())));
     }
+    response = response.content(one_more, Content::new(Some(its_schema)));
     for (name, description, kind) in [
         (
             "X-Route",
