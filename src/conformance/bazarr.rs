@@ -83,7 +83,7 @@ async fn no_file(target: Arc<Target>) -> anyhow::Result<()> {
 }
 
 async fn unknown_language(target: Arc<Target>) -> anyhow::Result<()> {
-    let path = "/asr?task=transcribe&language=xx-klingon&output=srt&encode=false";
+    let path = "/asr?task=transcribe&language=klingon&output=srt&encode=false";
     let reply = ask(&target, path, COMMAND.samples()).await?;
     Refusal::new(400, "unsupported_language", Some("language")).ensure(&reply)
 }

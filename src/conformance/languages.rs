@@ -13,7 +13,7 @@ use super::target::{TRANSCRIPTIONS, Target};
 use crate::language;
 
 /// None of whisper's.
-const UNKNOWN: &str = "xx-klingon";
+const UNKNOWN: &str = "klingon";
 
 pub fn checks() -> Vec<Check> {
     vec![
