@@ -146,6 +146,7 @@ pub struct SmartRouting {
 
 /// What `/detect-language` finds.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `super::bazarr` writes")]
 pub struct SpokenLanguage {
     /// Its English name in lower case.
@@ -159,6 +160,7 @@ pub struct SpokenLanguage {
 
 /// `response_format` json.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct Transcript {
     /// What is said.
@@ -180,6 +182,7 @@ pub struct StreamEvent {
 
 /// How likely a token was.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct TokenProbability {
     token: String,
@@ -191,6 +194,7 @@ pub struct TokenProbability {
 
 /// What OpenAI would charge for.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct Usage {
     /// Always `duration`.
@@ -201,6 +205,7 @@ pub struct Usage {
 
 /// `response_format` verbose_json.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct VerboseTranscript {
     /// `transcribe` or `translate`.
@@ -218,6 +223,9 @@ pub struct VerboseTranscript {
     #[schema(nullable = false)]
     words: Option<Vec<TimedWord>>,
     usage: Usage,
+    /// How likely each token was, where that was asked for.
+    #[schema(nullable = false)]
+    logprobs: Option<Vec<TokenProbability>>,
     /// Text that the model made up and that was taken out.
     #[schema(nullable = false)]
     removed: Option<Vec<Removed>>,
@@ -225,6 +233,7 @@ pub struct VerboseTranscript {
 
 /// A word. Times are in seconds.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct TimedWord {
     word: String,
@@ -234,6 +243,7 @@ pub struct TimedWord {
 
 /// A stretch of speech. Times are in seconds.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct Segment {
     id: u64,
@@ -254,6 +264,7 @@ pub struct Segment {
 
 /// Text that was taken out. Times are in seconds.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct Removed {
     start: f64,
