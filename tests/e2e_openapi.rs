@@ -45,6 +45,7 @@ async fn no_answer_is_one_that_the_document_does_not_know() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let url = format!("{}/openapi.json", server.url);
     let speech = sample("en-command.wav");
+    let folder = server.folder().to_owned();
     let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
     let told = tokio::task::spawn_blocking(move || {
         run(Command::new(schemathesis())
@@ -55,7 +56,7 @@ async fn no_answer_is_one_that_the_document_does_not_know() {
             .env("PYTHONPATH", hooks)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("SPEECH", speech)
-            .current_dir(std::env::temp_dir()))
+            .current_dir(folder))
     });
     let told = told.await.expect("ends");
     assert!(!told.contains("nresolvable"), "{told}");
