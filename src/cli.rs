@@ -1,12 +1,14 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tracing::warn;
 
 use crate::bench::{self, BenchArgs};
+use crate::conformance::{self, ConformanceArgs};
 use crate::models::cli::ModelsArgs;
 use crate::models::{self, ModelStore};
 use crate::settings::{Loaded, Settings, Sources};
@@ -50,6 +52,8 @@ enum Command {
     Transcribe(TranscribeArgs),
     /// Measure how fast and how well this machine transcribes, alone or beside other systems.
     Bench(BenchArgs),
+    /// Hold a server against the public API: 0 if all of it holds, 1 if not, 2 if it is not there.
+    Conformance(ConformanceArgs),
     /// List, fetch, import, convert and verify models.
     Models(ModelsArgs),
     /// Check the settings and exit: 0 if they can be used.
@@ -67,7 +71,18 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// Runs what the command line says.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        // It asks another server: the settings here have no part in it.
+        Some(Command::Conformance(args)) => {
+            run_to_end(conformance::conformance(args)).map(ExitCode::from)
+        }
+        _ => run_here(cli).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Commands that the settings are for.
+fn run_here(cli: Cli) -> anyhow::Result<()> {
     if matches!(cli.command, Some(Command::Worker)) {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
         return engine::worker::run();
@@ -84,7 +99,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
     }
     match cli.command {
-        Some(Command::Worker | Command::Serve { .. }) | None => {
+        Some(Command::Worker | Command::Conformance(_) | Command::Serve { .. }) | None => {
             start_log(&loaded, "info");
             run_to_end(serve::serve(loaded.settings))
         }
@@ -165,9 +180,9 @@ fn check_config(loaded: &Loaded) {
 
 /// Runs a future on a runtime of its own. Blocking work that it leaves behind, a model's conversion
 /// say, writes to temporary files only and is not waited for.
-fn run_to_end<F>(future: F) -> anyhow::Result<()>
+fn run_to_end<F, T>(future: F) -> anyhow::Result<T>
 where
-    F: Future<Output = anyhow::Result<()>>,
+    F: Future<Output = anyhow::Result<T>>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -30,6 +30,11 @@ pub fn parse(text: &str) -> Option<Language> {
         .map(Language)
 }
 
+/// All of them, in whisper's order.
+pub fn all() -> impl Iterator<Item = Language> {
+    LANGUAGES.iter().map(Language)
+}
+
 /// The full English name of a code; the code itself if it is unknown.
 pub fn name_of(code: &str) -> &str {
     let known = LANGUAGES.iter().find(|(known, _)| *known == code);

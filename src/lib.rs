@@ -5,6 +5,7 @@
 pub mod audio;
 pub mod bench;
 pub mod cli;
+pub mod conformance;
 pub mod engine;
 pub mod host_memory;
 pub mod http;

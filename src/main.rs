@@ -6,7 +6,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     match uttera_stt::cli::run(uttera_stt::cli::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -104,7 +104,7 @@ impl Target {
 }
 
 /// Enough of an error's body to know it again, on one line.
-fn beginning(body: &[u8]) -> String {
+pub fn beginning(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let words: Vec<&str> = text.split_whitespace().collect();
     words.join(" ").chars().take(200).collect()

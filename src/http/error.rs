@@ -10,8 +10,9 @@ use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTI
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 use stt_actors::SttError;
-use stt_actors::ports::DecodeError;
+use stt_actors::ports::{DecodeError, EngineExit};
 
+use super::schema::{ErrorBody, ErrorObject};
 use crate::libretranslate::TranslationError;
 use crate::metrics::ErrorType;
 
@@ -219,15 +220,52 @@ impl ApiError {
 
     /// What the client reads.
     pub fn body(&self) -> Value {
-        json!({
-            "error": {
-                "message": self.message,
-                "type": self.kind.as_str(),
-                "param": self.param,
-                "code": self.code,
+        json!(ErrorBody {
+            error: ErrorObject {
+                message: self.message.clone(),
+                kind: self.kind.as_str(),
+                param: self.param,
+                code: Some(self.code),
             },
-            "detail": self.message,
+            detail: self.message.clone(),
         })
+    }
+
+    /// What any audio request may be refused for, whatever is in it, for the OpenAPI document.
+    pub fn of_any_audio_request() -> Vec<Self> {
+        let none = Duration::ZERO;
+        let mut all = vec![
+            Self::missing_file(),
+            Self::malformed_body(""),
+            Self::unsupported_language("language", ""),
+            Self::upload_timeout(none),
+            Self::upload_too_large(0, 0),
+            Self::unsupported_media_type(),
+            Self::invalid_value("", ""),
+            Self::internal(),
+            Self::insufficient_storage(),
+        ];
+        let by_the_tree = [
+            SttError::Decode(DecodeError::NoAudioStream),
+            SttError::Decode(DecodeError::TooLong { limit_seconds: 0 }),
+            SttError::NotReady {
+                reason: String::new(),
+                retry_after: none,
+            },
+            SttError::Overloaded { retry_after: none },
+            SttError::Draining { retry_after: none },
+            SttError::Poison {
+                last: EngineExit::TimedOut,
+            },
+            SttError::Timeout,
+        ];
+        all.extend(by_the_tree.map(Self::from));
+        all
+    }
+
+    /// Whether the answer has `Retry-After`.
+    pub fn tells_when_to_retry(&self) -> bool {
+        self.retry_after.is_some()
     }
 
     /// As in the body.

@@ -1,10 +1,10 @@
 //! `/health`, `/livez`, `/readyz`: from the tree's published state, asking no actor.
 
 use actix_web::{HttpResponse, web};
-use serde_json::{Value, json};
 use stt_actors::ports::MemoryKind;
 use stt_actors::{HotState, Snapshot};
 
+use super::schema::{Health, Probe, Routing, SmartRouting};
 use super::{AppState, method_not_allowed};
 use crate::metrics::GB;
 use crate::settings::Settings;
@@ -35,7 +35,10 @@ async fn health(state: web::Data<AppState>) -> HttpResponse {
 }
 
 async fn livez() -> HttpResponse {
-    HttpResponse::Ok().json(json!({"status": "alive"}))
+    HttpResponse::Ok().json(Probe {
+        status: "alive",
+        reason: None,
+    })
 }
 
 /// 200 while requests can be served; 503 until a clip has been transcribed, and while draining.
@@ -43,10 +46,15 @@ async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     let snapshot = state.stt.snapshot();
     let status = status(&snapshot);
     if status == "ok" {
-        HttpResponse::Ok().json(json!({"status": "ready"}))
+        HttpResponse::Ok().json(Probe {
+            status: "ready",
+            reason: None,
+        })
     } else {
-        HttpResponse::ServiceUnavailable()
-            .json(json!({"status": status, "reason": snapshot.hot_error()}))
+        HttpResponse::ServiceUnavailable().json(Probe {
+            status,
+            reason: snapshot.hot_error().map(str::to_owned),
+        })
     }
 }
 
@@ -59,50 +67,50 @@ fn status(snapshot: &Snapshot) -> &'static str {
     }
 }
 
-fn report(snapshot: &Snapshot, settings: &Settings) -> Value {
+fn report(snapshot: &Snapshot, settings: &Settings) -> Health {
     let model = match &snapshot.last_engine {
         Some(engine) => engine.model.as_str(),
         None => settings.whisper_model.as_str(),
     };
-    json!({
-        "status": status(snapshot),
-        "version": env!("CARGO_PKG_VERSION"),
-        "model": model,
-        "hot_worker_loaded": snapshot.engine().is_some(),
-        "hot_worker_error": snapshot.hot_error(),
-        "routing": {
-            "load_score": snapshot.load_score(),
-            "accepts_requests": snapshot.accepts_requests(),
+    Health {
+        status: status(snapshot),
+        version: env!("CARGO_PKG_VERSION"),
+        model: model.to_owned(),
+        hot_worker_loaded: snapshot.engine().is_some(),
+        hot_worker_error: snapshot.hot_error().map(str::to_owned),
+        routing: Routing {
+            load_score: snapshot.load_score(),
+            accepts_requests: snapshot.accepts_requests(),
         },
-        "smart_routing": smart_routing(snapshot, settings),
-    })
+        smart_routing: smart_routing(snapshot, settings),
+    }
 }
 
 /// Unknown numbers are null. What speaks of VRAM is about a GPU, and null without one.
-fn smart_routing(snapshot: &Snapshot, settings: &Settings) -> Value {
+fn smart_routing(snapshot: &Snapshot, settings: &Settings) -> SmartRouting {
     let memory = snapshot.memory;
     let on_gpu = memory.kind == MemoryKind::Vram;
     let vram_gb = |bytes: Option<u64>| {
         let bytes = bytes.filter(|_| on_gpu);
         bytes.map(|bytes| bytes as f64 / GB)
     };
-    json!({
-        "ema_sps": snapshot.hot_real_time_factor,
-        "cold_start_calibrated": snapshot.measured_start.is_some(),
-        "cold_ema_start_seconds": snapshot.measured_start.map(|start| start.as_secs_f64()),
-        "queue_depth": snapshot.queue_depth,
-        "queue_audio_seconds": snapshot.remaining.audio_seconds(),
-        "queue_drain_estimate_seconds": snapshot.drain_estimate().as_secs_f64(),
-        "pool_workers_active": snapshot.pool.active,
-        "pool_workers_loading": snapshot.pool.loading,
-        "pool_workers_optimal": snapshot.pool.wanted,
-        "pool_size_cap": snapshot.pool.size_cap,
-        "vram_free_gb": vram_gb(memory.free_bytes),
-        "cold_vram_ema_gb": vram_gb(memory.worker_bytes),
-        "vram_sufficient_for_cold": !on_gpu || memory.fits_one_more,
-        "cold_start_configured_seconds": settings.cold_start_time.as_secs_f64(),
-        "safety_factor": settings.hot_queue_safety_factor,
-        "min_cold_vram_gb": settings.min_cold_vram_gb,
-        "cold_vram_per_worker_gb": vram_gb(memory.need_bytes),
-    })
+    SmartRouting {
+        ema_sps: snapshot.hot_real_time_factor,
+        cold_start_calibrated: snapshot.measured_start.is_some(),
+        cold_ema_start_seconds: snapshot.measured_start.map(|start| start.as_secs_f64()),
+        queue_depth: snapshot.queue_depth,
+        queue_audio_seconds: snapshot.remaining.audio_seconds(),
+        queue_drain_estimate_seconds: snapshot.drain_estimate().as_secs_f64(),
+        pool_workers_active: snapshot.pool.active,
+        pool_workers_loading: snapshot.pool.loading,
+        pool_workers_optimal: snapshot.pool.wanted,
+        pool_size_cap: snapshot.pool.size_cap,
+        vram_free_gb: vram_gb(memory.free_bytes),
+        cold_vram_ema_gb: vram_gb(memory.worker_bytes),
+        vram_sufficient_for_cold: !on_gpu || memory.fits_one_more,
+        cold_start_configured_seconds: settings.cold_start_time.as_secs_f64(),
+        safety_factor: settings.hot_queue_safety_factor,
+        min_cold_vram_gb: settings.min_cold_vram_gb,
+        cold_vram_per_worker_gb: vram_gb(memory.need_bytes),
+    }
 }

@@ -9,16 +9,19 @@ mod audio;
 mod auth;
 mod bazarr;
 mod cors;
+mod docs;
 mod health;
 mod inference;
 mod json_body;
 mod metrics;
 mod models;
 mod multipart;
+mod openapi;
 mod pace;
 mod parts;
 mod prompt;
 mod request_log;
+mod schema;
 mod spoken_language;
 mod stream;
 mod translation;
@@ -72,6 +75,7 @@ fn configure(config: &mut web::ServiceConfig) {
     audio::configure(config);
     bazarr::configure(config);
     inference::configure(config);
+    docs::configure(config);
 }
 
 /// The server on a bound socket; it runs when awaited. Signals are the caller's.

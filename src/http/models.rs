@@ -2,9 +2,9 @@
 
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
-use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::schema::{Model, ModelList};
 use super::{AppState, auth, method_not_allowed};
 
 /// OpenAI's names of transcription models, and the time at which it made the first.
@@ -37,7 +37,10 @@ async fn list(state: web::Data<AppState>) -> HttpResponse {
     if let Some(served) = served_name(&state) {
         data.push(model(&served));
     }
-    HttpResponse::Ok().json(json!({"object": "list", "data": data}))
+    HttpResponse::Ok().json(ModelList {
+        object: "list",
+        data,
+    })
 }
 
 async fn one(state: web::Data<AppState>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
@@ -59,6 +62,11 @@ fn served_name(state: &AppState) -> Option<String> {
     (configured != "auto" && !configured.contains('/')).then(|| configured.clone())
 }
 
-fn model(id: &str) -> Value {
-    json!({"id": id, "object": "model", "created": CREATED, "owned_by": "uttera"})
+fn model(id: &str) -> Model {
+    Model {
+        id: id.to_owned(),
+        object: "model",
+        created: CREATED,
+        owned_by: "uttera",
+    }
 }

@@ -1,0 +1,189 @@
+//! What came of the checks: as a table for people, as JSON for programs.
+
+use std::fmt::Write;
+
+use anyhow::Context;
+use serde::{Serialize, Serializer};
+
+use super::{Group, Verdict};
+
+/// What came of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The promise is kept.
+    Pass,
+    /// It is not, and this is what is wrong.
+    Fail(String),
+    /// It does not apply here, and this is why.
+    Skip(String),
+}
+
+impl Outcome {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail(_) => "fail",
+            Self::Skip(_) => "skip",
+        }
+    }
+
+    fn why(&self) -> Option<&str> {
+        match self {
+            Self::Pass => None,
+            Self::Fail(why) | Self::Skip(why) => Some(why),
+        }
+    }
+}
+
+/// A check and what came of it.
+#[derive(Clone, Debug)]
+pub struct Result {
+    /// The part of the contract.
+    pub group: Group,
+    /// The promise.
+    pub name: String,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Serialize for Result {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serde_json::json!({
+            "group": self.group,
+            "check": self.name,
+            "outcome": self.outcome.word(),
+            "why": self.outcome.why(),
+            "seconds": (self.seconds * 1000.0).round() / 1000.0,
+        })
+        .serialize(serializer)
+    }
+}
+
+/// Everything about a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Of the program that checked.
+    pub version: &'static str,
+    /// The server.
+    pub url: String,
+    /// Checks that passed.
+    pub passed: usize,
+    /// Checks that failed.
+    pub failed: usize,
+    /// Checks that did not apply.
+    pub skipped: usize,
+    /// All of them.
+    pub checks: Vec<Result>,
+}
+
+impl Report {
+    /// Of a run that is over.
+    pub fn of(url: &str, checks: Vec<Result>) -> Self {
+        let count = |word| {
+            let of_this_kind = checks.iter().filter(|check| check.outcome.word() == word);
+            of_this_kind.count()
+        };
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            url: url.to_owned(),
+            passed: count("pass"),
+            failed: count("fail"),
+            skipped: count("skip"),
+            checks,
+        }
+    }
+
+    /// Whether the server does what was promised.
+    pub fn verdict(&self) -> Verdict {
+        if self.failed == 0 {
+            Verdict::Passed
+        } else {
+            Verdict::Failed
+        }
+    }
+
+    /// A block for each group, and a line that sums up.
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        let names = self.checks.iter().map(|check| check.name.chars().count());
+        let width = names.max().unwrap_or(0);
+        let mut last = None;
+        for check in &self.checks {
+            // Writing to a string cannot fail.
+            if last != Some(check.group) {
+                let _ = writeln!(out, "{}", check.group.name());
+                last = Some(check.group);
+            }
+            let (word, why) = (check.outcome.word(), check.outcome.why());
+            let line = format!("  {word}  {:<width$}  {}", check.name, one_line(why));
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
+        let Self {
+            url,
+            passed,
+            failed,
+            skipped,
+            ..
+        } = self;
+        let _ = writeln!(
+            out,
+            "{url}: {passed} passed, {failed} failed, {skipped} skipped"
+        );
+        out
+    }
+
+    /// # Errors
+    /// None that is known of.
+    pub fn json(&self) -> anyhow::Result<String> {
+        let json = serde_json::to_string_pretty(self).context("the report is no JSON")?;
+        Ok(json + "\n")
+    }
+}
+
+/// A foreign server's words must not break the table, nor speak to the terminal.
+fn one_line(why: Option<&str>) -> String {
+    let why = why.unwrap_or_default();
+    why.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .filter(|character| !character.is_control())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(name: &str, outcome: Outcome) -> Result {
+        Result {
+            group: Group::Models,
+            name: name.to_owned(),
+            outcome,
+            seconds: 0.1234,
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_failed_and_why_on_one_line_each() {
+        let report = Report::of(
+            "http://a",
+            vec![
+                result("the list", Outcome::Pass),
+                result("one", Outcome::Fail("a\n\x1b[2Jb".to_owned())),
+                result("other", Outcome::Skip("no key".to_owned())),
+            ],
+        );
+        assert_eq!(report.verdict(), Verdict::Failed);
+        assert_eq!(
+            report.table(),
+            "models\n  pass  the list\n  fail  one       a [2Jb\n  skip  other     no key\n\
+             http://a: 1 passed, 1 failed, 1 skipped\n"
+        );
+        let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+        assert_eq!(json["checks"][1]["outcome"], "fail");
+        assert_eq!(json["checks"][0]["why"], serde_json::Value::Null);
+    }
+}

@@ -1,0 +1,85 @@
+//! `stream=true`: the text as server-sent events, while it is made.
+
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+
+use super::check::{Check, Skip};
+use super::events::Events;
+use super::expect::{list, says, text, usage};
+use super::speech::{COMMAND, LONG, SPANISH, Speech};
+use super::target::{Reply, Target};
+use super::translations::is_english;
+
+pub fn checks() -> Vec<Check> {
+    vec![
+        Check::new("events: deltas, done and [DONE]", short),
+        Check::new("the format text streams as well", text_format),
+        Check::new("a long file comes in several deltas", long),
+        Check::new("include[]=logprobs adds logprobs to done", logprobs),
+        Check::new("stream=false is a plain answer", not_streamed),
+        Check::new("translations stream as well", translation),
+    ]
+}
+
+async fn events(target: &Target, speech: &Speech, more: &[(&str, &str)]) -> anyhow::Result<Events> {
+    let fields = [&[("stream", "true")], more].concat();
+    read(&target.transcribe(speech, &fields).await?)
+}
+
+fn read(reply: &Reply) -> anyhow::Result<Events> {
+    reply.ensure_status(200)?;
+    reply.ensure_type("text/event-stream")?;
+    let events = Events::read(reply.text()?)?;
+    let joined = events.joined()?;
+    let whole = text(&events.done, "text")?;
+    ensure!(
+        joined == whole,
+        "done has {whole:?} and the deltas joined are {joined:?}"
+    );
+    Ok(events)
+}
+
+async fn short(target: Arc<Target>) -> anyhow::Result<()> {
+    let events = events(&target, &COMMAND, &[]).await?;
+    says(text(&events.done, "text")?, &COMMAND)?;
+    ensure!(!events.deltas.is_empty(), "there is no delta");
+    usage(&events.done, COMMAND.seconds).context("done")
+}
+
+async fn text_format(target: Arc<Target>) -> anyhow::Result<()> {
+    let events = events(&target, &COMMAND, &[("response_format", "text")]).await?;
+    says(text(&events.done, "text")?, &COMMAND)
+}
+
+async fn long(target: Arc<Target>) -> anyhow::Result<()> {
+    let events = events(&target, &LONG, &[]).await?;
+    says(text(&events.done, "text")?, &LONG)?;
+    ensure!(
+        events.deltas.len() > 1,
+        "all {} s came as one delta",
+        LONG.seconds
+    );
+    Ok(())
+}
+
+async fn logprobs(target: Arc<Target>) -> anyhow::Result<()> {
+    let events = events(&target, &COMMAND, &[("include[]", "logprobs")]).await?;
+    let tokens = list(&events.done, "logprobs")?;
+    ensure!(!tokens.is_empty(), "logprobs is empty");
+    Ok(())
+}
+
+async fn not_streamed(target: Arc<Target>) -> anyhow::Result<()> {
+    let fields = [("stream", "false")];
+    let body = target.transcribe(&COMMAND, &fields).await?.good_json()?;
+    says(text(&body, "text")?, &COMMAND)
+}
+
+async fn translation(target: Arc<Target>) -> anyhow::Result<()> {
+    if target.english_only {
+        anyhow::bail!(Skip("the model knows English only"));
+    }
+    let events = read(&target.translate(&SPANISH, &[("stream", "true")]).await?)?;
+    is_english(text(&events.done, "text")?)
+}
