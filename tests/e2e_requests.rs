@@ -123,12 +123,12 @@ async fn words_lie_in_their_segments_in_order_and_are_those_of_the_text() {
     ];
     let response = server.transcribe(&file, &fields).await;
     let body: Value = response.json().await.expect("JSON");
-    let list = |name: &str| body[name].as_array().expect("a list").clone();
+    let all = |name: &str| body[name].as_array().expect("a list").clone();
     let span = |of: &Value| {
         let second = |name: &str| of[name].as_f64().expect("seconds");
         (second("start"), second("end"))
     };
-    let (segments, mut rest) = (list("segments"), list("words").into_iter().peekable());
+    let (segments, mut rest) = (all("segments"), all("words").into_iter().peekable());
     let mut last = 0.0;
     for segment in &segments {
         let (start, end) = span(segment);
@@ -147,7 +147,7 @@ async fn words_lie_in_their_segments_in_order_and_are_those_of_the_text() {
     let tokens = segments
         .iter()
         .map(|s| s["tokens"].as_array().expect("tokens").len());
-    assert_eq!(list("logprobs").len(), tokens.sum::<usize>());
+    assert_eq!(all("logprobs").len(), tokens.sum::<usize>());
 }
 
 #[tokio::test]
