@@ -19,11 +19,17 @@ impl Language {
 /// The language that a client means: `en`, `en-US`, `EN_us`, `English`.
 pub fn parse(text: &str) -> Option<Language> {
     let text = text.trim().to_lowercase();
-    let primary = text.split(['-', '_']).next().unwrap_or(&text);
+    let mut subtags = text.split(['-', '_']);
+    let primary = subtags.next().unwrap_or(&text);
+    // Scripts and regions have two to four letters or digits.
+    let is_tag = subtags.all(|subtag| {
+        (2..=4).contains(&subtag.len()) && subtag.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    });
+    let code_of = |primary| if is_tag { primary } else { "" };
     let code = OTHER_NAMES
         .iter()
-        .find(|(other, _)| *other == text || *other == primary)
-        .map_or(primary, |(_, code)| code);
+        .find(|(other, _)| *other == text || *other == code_of(primary))
+        .map_or(code_of(primary), |(_, code)| code);
     LANGUAGES
         .iter()
         .find(|(known, name)| *known == code || *name == text)
@@ -196,7 +202,18 @@ mod tests {
         assert_eq!(parse("Castilian").map(Language::code), Some("es"));
         assert_eq!(parse("jv-ID").map(Language::code), Some("jw"));
         assert_eq!(parse("Haitian Creole").map(Language::code), Some("ht"));
-        for text in ["", "xx", "klingon", "e", "\0", "ënglish"] {
+        assert_eq!(parse("zh-Hant-TW").map(Language::code), Some("zh"));
+        for text in [
+            "",
+            "xx",
+            "klingon",
+            "e",
+            "\0",
+            "ënglish",
+            "no-problem",
+            "en-",
+            "is-*",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -236,7 +236,12 @@ async fn asr_gives_every_output_and_refuses_what_it_does_not_know() {
     .await;
     for path in ["/asr", "/detect-language", "/inference"] {
         let empty = server.post(path, Form::new().text("x", "y")).await;
-        refused(empty, 400, "missing_file", Some("file")).await;
+        let name = if path == "/inference" {
+            "file"
+        } else {
+            "audio_file"
+        };
+        refused(empty, 400, "missing_file", Some(name)).await;
         refused(server.get(path).await, 405, "method_not_allowed", None).await;
     }
     // No sample at all.

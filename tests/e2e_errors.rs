@@ -47,7 +47,7 @@ async fn wrong_forms_and_fields_get_the_tables_answers() {
         json.await.expect("an answer"),
         400,
         "missing_file",
-        Some("file"),
+        Some("input_audio"),
     )
     .await;
     let text = client.post(&url).body("file=speech.wav").send();

@@ -135,19 +135,12 @@ async fn four_hours_of_silence_in_a_small_file_are_no_trouble_and_more_is_refuse
     assert_eq!(server.chunks_handed_out(), 0);
 }
 
-/// A file of some minutes of speech.
-fn long_file(server: &Server) -> PathBuf {
-    let source = sample("en-long.ogg");
-    let arguments = format!("-stream_loop 9 -i {} -ar 16000", source.display());
-    made(server, "long.flac", &arguments)
-}
-
 #[tokio::test]
 async fn a_command_is_answered_while_a_long_file_runs_and_the_file_is_whole_in_the_end() {
     // One lane, so that the order of its work is the order of the queue.
     let settings = [("COLD_POOL_SIZE", "0")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    let file = long_file(&server);
+    let file = server.long_file(10);
     let long = server.transcribe(&file, &[]);
     let commands = async {
         server.until_a_lane_has_work().await;
@@ -216,7 +209,7 @@ async fn a_command_is_next(server: &Server, id: &str) {
 #[tokio::test]
 async fn a_client_that_leaves_a_long_file_takes_all_of_it_along_and_the_lane_is_free() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = long_file(&server);
+    let file = server.long_file(10);
     for _ in 0..3 {
         let request = server.transcribe(&file, &[]);
         tokio::select! {

@@ -3,27 +3,13 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use common::events::{Events, Line};
 use common::wer::Score;
 use common::{Server, form, model, sample};
 use reqwest::Response;
 use serde_json::Value;
-
-/// A file of some minutes.
-fn long_file(server: &Server) -> PathBuf {
-    let path = server.folder().join("long.flac");
-    let status = Command::new("ffmpeg")
-        .args(["-v", "error", "-y", "-stream_loop", "4", "-i"])
-        .arg(sample("en-long.ogg"))
-        .args(["-ar", "16000"])
-        .arg(&path)
-        .status();
-    assert!(status.expect("ffmpeg runs").success());
-    path
-}
 
 async fn text(response: Response) -> String {
     assert_eq!(response.status(), 200);
@@ -45,8 +31,9 @@ async fn alone(server: &Server, file: &Path) -> (usize, String) {
 
 #[tokio::test]
 async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = long_file(&server);
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    server.share_work();
+    let file = server.long_file(5);
     let (chunks, expected) = alone(&server, &file).await;
     let before = server.chunks_handed_out();
     let first = server.transcribe(&file, &[]);
@@ -73,8 +60,9 @@ async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
 #[tokio::test]
 async fn another_key_is_another_client_and_other_options_are_other_work() {
     let keys = [("API_KEYS", "one,two")];
-    let server = Server::ready(&model("tiny.en").await, &keys).await;
-    let file = long_file(&server);
+    let mut server = Server::ready(&model("tiny.en").await, &keys).await;
+    server.share_work();
+    let file = server.long_file(5);
     let send = |key: &'static str, temperature: &'static str| {
         let fields = [("temperature", temperature)];
         let request = server
@@ -96,9 +84,41 @@ async fn another_key_is_another_client_and_other_options_are_other_work() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_one_key_is_not_for_another_and_no_store_keeps_nothing() {
+    let settings = [("API_KEYS", "one,two"), ("RESULT_CACHE_SECONDS", "600")];
+    let mut server = Server::ready(&model("tiny.en").await, &settings).await;
+    server.share_work();
+    let (url, http) = (
+        format!("{}/v1/audio/transcriptions", server.url),
+        server.client.clone(),
+    );
+    let send = |key: &'static str, caching: &'static str| {
+        let request = http.post(&url).bearer_auth(key);
+        let request = request.header("cache-control", caching);
+        let request = request.multipart(form(&sample("en-command.wav"), &[]));
+        async { request.send().await.expect("an answer") }
+    };
+    // Nothing is kept of the first; each key does the work once after that.
+    for (key, caching, work) in [
+        ("one", "no-store", 1),
+        ("one", "max-age=0", 1),
+        ("one", "max-age=0", 0),
+        ("two", "max-age=0", 1),
+        ("one", "private, No-Store", 1),
+        ("two", "max-age=0", 0),
+    ] {
+        let before = server.chunks_handed_out();
+        assert_eq!(send(key, caching).await.status(), 200);
+        let done = server.chunks_handed_out() - before;
+        assert_eq!(done, work, "{key} {caching}");
+    }
+}
+
+#[tokio::test]
 async fn the_first_client_may_leave_and_the_second_gets_all_of_it() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = long_file(&server);
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    server.share_work();
+    let file = server.long_file(5);
     let (chunks, expected) = alone(&server, &file).await;
     let before = server.chunks_handed_out();
     let mut first = Events::of(server.transcribe(&file, &[("stream", "true")]).await);
@@ -119,8 +139,9 @@ async fn the_first_client_may_leave_and_the_second_gets_all_of_it() {
 
 #[tokio::test]
 async fn a_retry_after_the_client_gave_up_goes_on_where_it_was() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = long_file(&server);
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    server.share_work();
+    let file = server.long_file(5);
     let (chunks, expected) = alone(&server, &file).await;
     let before = server.chunks_handed_out();
     let half = || async { server.chunks_handed_out() - before > chunks / 2 };
@@ -144,7 +165,8 @@ async fn a_retry_after_the_client_gave_up_goes_on_where_it_was() {
 async fn results_are_kept_if_the_operator_says_so_and_not_otherwise() {
     for (seconds, chunks) in [("0", 2), ("600", 1)] {
         let settings = [("RESULT_CACHE_SECONDS", seconds)];
-        let server = Server::ready(&model("tiny.en").await, &settings).await;
+        let mut server = Server::ready(&model("tiny.en").await, &settings).await;
+        server.share_work();
         let file = sample("en-sentence.wav");
         let before = server.chunks_handed_out();
         let first = text(server.transcribe(&file, &[]).await).await;

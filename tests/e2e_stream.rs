@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use common::events::{Events, Line};
@@ -12,19 +11,6 @@ use reqwest::Response;
 use serde_json::Value;
 
 const STREAM: (&str, &str) = ("stream", "true");
-
-/// Ten times the long sample.
-fn long_file(server: &Server) -> PathBuf {
-    let path = server.folder().join("long.flac");
-    let status = Command::new("ffmpeg")
-        .args(["-v", "error", "-y", "-stream_loop", "9", "-i"])
-        .arg(sample("en-long.ogg"))
-        .args(["-ar", "16000"])
-        .arg(&path)
-        .status();
-    assert!(status.expect("ffmpeg runs").success());
-    path
-}
 
 async fn text(response: Response) -> String {
     let body: Value = response.json().await.expect("JSON");
@@ -84,7 +70,7 @@ async fn silence_is_no_delta_and_an_empty_text() {
 #[tokio::test]
 async fn the_text_of_a_long_file_comes_while_most_of_it_is_still_to_be_done() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = long_file(&server);
+    let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     let first = events.event().await;
     let health = server.health().await;
@@ -115,7 +101,7 @@ async fn a_clip_is_streamed_while_another_lane_works_on_a_long_file() {
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    let file = long_file(&server);
+    let file = server.long_file(10);
     let long = server.transcribe(&file, &[]);
     let clips = async {
         server.until_a_lane_has_work().await;
@@ -154,10 +140,10 @@ async fn what_fails_before_the_first_word_has_its_status_as_without_a_stream() {
 
 #[tokio::test]
 async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
-    // Workers that stand still are given up after a second; the second time, the chunk is.
-    let settings = [("COLD_LANE_TIMEOUT_SECONDS", "1")];
+    // Workers that stand still are given up after some seconds; the second time, the chunk is.
+    let settings = [("COLD_LANE_TIMEOUT_SECONDS", "3")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    let file = long_file(&server);
+    let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     assert!(matches!(events.event().await, Some(Line::Event(_))));
     let failing = async {
@@ -198,7 +184,7 @@ async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
 #[tokio::test]
 async fn comments_keep_a_stream_open_on_which_nothing_else_comes() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = long_file(&server);
+    let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     assert!(matches!(events.event().await, Some(Line::Event(_))));
     let workers = server.workers();
@@ -228,7 +214,7 @@ async fn comments_keep_a_stream_open_on_which_nothing_else_comes() {
 #[tokio::test]
 async fn a_client_that_leaves_a_stream_takes_its_work_along() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = long_file(&server);
+    let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     assert!(matches!(events.event().await, Some(Line::Event(_))));
     drop(events);
@@ -238,7 +224,8 @@ async fn a_client_that_leaves_a_stream_takes_its_work_along() {
     };
     server.until("nothing of it is left", gone).await;
     let left = r#"uttera_stt_requests_total{endpoint="/v1/audio/transcriptions",method="POST",status="499"}"#;
-    assert!((server.metric(left).await - 1.0).abs() < 1e-9);
+    let counted = || async { (server.metric(left).await - 1.0).abs() < 1e-9 };
+    server.until("it is counted", counted).await;
     let before = server.chunks_handed_out();
     let found = text(server.transcribe(&sample("en-command.wav"), &[]).await).await;
     assert_eq!(words(&found), words(&sample_text("en-command.wav")));

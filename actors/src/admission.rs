@@ -141,15 +141,18 @@ impl Places {
         let Some(own) = entries.get(&id) else {
             return ahead;
         };
+        // Those without work wait for that of others, or are about to end.
+        let works = |other: &Entry| other.remaining != Load::default();
         let is_earlier_own = |other_id: PlaceId, other: &Entry| {
-            other_id < id && other.client == own.client && other.long == own.long
+            other_id < id && other.client == own.client && other.long == own.long && works(other)
         };
         let earlier_own = entries
             .iter()
             .filter(|(id, other)| is_earlier_own(**id, other));
         let turns = earlier_own.count() + 1;
         let mut taken: BTreeMap<&Client, usize> = BTreeMap::new();
-        for (&other_id, other) in entries.iter().filter(|(other, _)| **other != id) {
+        let others = entries.iter().filter(|(other_id, _)| **other_id != id);
+        for (&other_id, other) in others.filter(|(_, other)| works(other)) {
             let of_own_client = other.client == own.client;
             match (own.long, other.long) {
                 (false, false) if of_own_client => {

@@ -18,15 +18,15 @@ use crate::transcript::{Route, Segment, Transcript};
 /// segments a chunk.
 pub type EventSender = mpsc::UnboundedSender<Result<Event, SttError>>;
 
-/// How a transcription ended.
+/// What a transcription left when it ended.
 #[derive(Debug)]
 pub enum Ending {
-    /// With its text.
-    Done(Transcript),
-    /// With an error.
-    Failed,
-    /// Nobody listened any more. What was finished by then.
-    Deserted(FinishedWork),
+    /// Its text, which somebody has heard.
+    Done(Box<Transcript>),
+    /// What was finished, and not heard: it failed, or nobody listened any more.
+    Unheard(FinishedWork),
+    /// That was taken before.
+    Nothing,
 }
 
 /// The listeners.
@@ -128,16 +128,25 @@ impl Audience {
     }
 
     /// Tells all the end. Their places are given back before they hear it: the next request of
-    /// theirs must not find this one still in the accounts.
-    pub(crate) fn end(&self, result: Result<Transcript, SttError>) {
+    /// theirs must not find this one still in the accounts. Unless somebody hears a text, `finished` is
+    /// kept for who comes back.
+    pub(crate) fn end(
+        &self,
+        result: Result<Transcript, SttError>,
+        finished: impl FnOnce() -> FinishedWork,
+    ) {
         let mut inner = self.lock();
+        let mut is_heard = false;
         for listener in std::mem::take(&mut inner.listeners) {
             drop(listener.place);
             let last = result.clone().map(Event::Done);
-            let _ = listener.events.send(last);
+            is_heard |= listener.events.send(last).is_ok();
         }
         inner.told = Told::default();
-        inner.ending = Some(result.map_or(Ending::Failed, Ending::Done));
+        inner.ending = Some(match result {
+            Ok(transcript) if is_heard => Ending::Done(Box::new(transcript)),
+            Ok(_) | Err(_) => Ending::Unheard(finished()),
+        });
     }
 
     /// Whether nobody listens any more. Then it is over, and `finished` is kept for who comes back.
@@ -148,17 +157,17 @@ impl Audience {
             .retain(|listener| !listener.events.is_closed());
         let deserted = inner.listeners.is_empty();
         if deserted && inner.ending.is_none() {
-            inner.ending = Some(Ending::Deserted(finished()));
+            inner.ending = Some(Ending::Unheard(finished()));
         }
         deserted
     }
 
-    /// How it ended; `None`: not yet. It is told once.
+    /// What it left at its end; `None`: it goes on.
     pub(crate) fn take_ending(&self) -> Option<Ending> {
-        let mut inner = self.lock();
-        // Still over for those who come.
-        let over = inner.ending.is_some().then_some(Ending::Failed);
-        std::mem::replace(&mut inner.ending, over)
+        let ending = &mut self.lock().ending;
+        ending
+            .as_mut()
+            .map(|ending| std::mem::replace(ending, Ending::Nothing))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -307,6 +307,7 @@ impl DispatcherState {
                     transcript,
                     lane,
                     rescued: cold_failed && lane == LaneKind::Hot,
+                    reused: false,
                 };
                 self.tell_owner(key, Ok(done));
             }

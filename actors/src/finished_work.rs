@@ -12,6 +12,8 @@ pub struct FinishedWork {
     /// The lengths that the chunks were to have, by their number: the audio is cut in the same places
     /// again only with them.
     targets: Vec<Duration>,
+    /// The language that was decided for all of it; ISO 639-1.
+    language: Option<String>,
     chunks: Vec<(AudioChunk, ChunkDone)>,
 }
 
@@ -31,6 +33,17 @@ impl FinishedWork {
         &self.targets
     }
 
+    /// The language that was decided, if it had to be.
+    pub fn language(&self) -> Option<&str> {
+        self.language.as_deref()
+    }
+
+    /// Tokens of its texts: what it takes of memory follows them.
+    pub fn tokens(&self) -> usize {
+        let segments = (self.chunks.iter()).flat_map(|(_, done)| &done.transcript.segments);
+        segments.map(|segment| segment.tokens.len()).sum()
+    }
+
     /// Notes the length that the next chunk was to have.
     pub fn cut(&mut self, target: Duration) {
         self.targets.push(target);
@@ -41,11 +54,19 @@ impl FinishedWork {
         self.chunks.push((chunk.clone().without_audio(), done));
     }
 
-    /// Takes in what was finished before and not met again.
-    pub fn absorb(&mut self, before: Self) {
-        self.targets
-            .extend(before.targets.into_iter().skip(self.targets.len()));
+    /// All that is worth keeping: with what was finished before and not met again, and with the
+    /// language that was decided.
+    #[must_use]
+    pub fn kept(mut self, before: Self, language: Option<&str>) -> Self {
+        let met = self.targets.len();
+        self.targets.extend(before.targets.into_iter().skip(met));
         self.chunks.extend(before.chunks);
+        self.language = language.map(str::to_owned).or(before.language);
+        // Chunks that nobody has done may be of another length.
+        let whole = self.chunks.iter().map(|(chunk, _)| chunk.index);
+        let last = whole.filter(|index| *index < FIRST_PART).max();
+        self.targets.truncate(last.map_or(0, |last| last + 1));
+        self
     }
 
     /// The text of a chunk, if exactly this audio was done.
@@ -55,7 +76,11 @@ impl FinishedWork {
             other.stretches == chunk.stretches && is_part(other.index) == is_part(chunk.index)
         };
         let place = self.chunks.iter().position(|(other, _)| same(other))?;
-        Some(self.chunks.swap_remove(place).1)
+        let (_, done) = self.chunks.swap_remove(place);
+        Some(ChunkDone {
+            reused: true,
+            ..done
+        })
     }
 }
 
@@ -79,23 +104,26 @@ mod tests {
             },
             lane: LaneKind::Hot,
             rescued: false,
+            reused: false,
         }
     }
 
     #[test]
-    fn what_was_not_met_again_is_not_forgotten() {
+    fn what_was_not_met_again_is_kept_and_lengths_only_of_what_is_done() {
         let seconds = Duration::from_secs;
         let mut before = FinishedWork::default();
         before.add(&chunk(2, 200, 100), done("c"));
-        for target in [1, 2, 3] {
+        for target in [1, 2, 3, 4] {
             before.cut(seconds(target));
         }
         let mut work = FinishedWork::default();
         work.add(&chunk(0, 0, 100), done("a"));
         work.cut(seconds(1));
-        work.absorb(before);
-        assert_eq!(work.targets(), [1, 2, 3].map(seconds));
-        assert_eq!(work.len(), 2);
+        let kept = work.kept(before, Some("de"));
+        assert_eq!(kept.targets(), [1, 2, 3].map(seconds));
+        assert_eq!((kept.len(), kept.language()), (2, Some("de")));
+        let again = FinishedWork::default().kept(kept, None);
+        assert_eq!(again.language(), Some("de"));
     }
 
     #[test]

@@ -4,22 +4,31 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A few things, each with a key and a time at which it goes. The oldest makes room for the newest.
+/// A few things, each with a key, a weight and a time at which it goes. The oldest make room for the
+/// newest.
 #[derive(Debug)]
 pub struct Shelf<K, T> {
     /// In the order in which they came, which is that in which they go.
-    entries: Vec<(K, T, Instant)>,
+    entries: Vec<Entry<K, T>>,
     keep: Duration,
-    most: usize,
+    most_weight: usize,
+}
+
+#[derive(Debug)]
+struct Entry<K, T> {
+    key: K,
+    thing: T,
+    weight: usize,
+    until: Instant,
 }
 
 impl<K: PartialEq, T> Shelf<K, T> {
-    /// A shelf for `most` things, each of which is kept for `keep`.
-    pub fn new(keep: Duration, most: usize) -> Self {
+    /// A shelf that bears so much, and keeps each thing for `keep`.
+    pub fn new(keep: Duration, most_weight: usize) -> Self {
         Self {
             entries: Vec::new(),
             keep,
-            most,
+            most_weight,
         }
     }
 
@@ -28,36 +37,47 @@ impl<K: PartialEq, T> Shelf<K, T> {
         self.keep
     }
 
-    /// Puts something there, in place of what had the same key.
-    pub fn put(&mut self, key: K, thing: T, now: Instant) {
+    /// Puts something there, in place of what had the same key. What is too heavy for the whole shelf is
+    /// let go.
+    pub fn put(&mut self, key: K, thing: T, weight: usize, now: Instant) {
         self.sweep(now);
-        self.entries.retain(|(other, ..)| *other != key);
-        if self.keep.is_zero() || self.most == 0 {
+        self.entries.retain(|entry| entry.key != key);
+        if self.keep.is_zero() || weight > self.most_weight {
             return;
         }
-        if self.entries.len() >= self.most {
+        while self.weight() + weight > self.most_weight {
             self.entries.remove(0);
         }
-        self.entries.push((key, thing, now + self.keep));
+        let until = now + self.keep;
+        self.entries.push(Entry {
+            key,
+            thing,
+            weight,
+            until,
+        });
+    }
+
+    fn weight(&self) -> usize {
+        self.entries.iter().map(|entry| entry.weight).sum()
     }
 
     /// What is there, for now.
     pub fn get(&mut self, key: &K, now: Instant) -> Option<&T> {
         self.sweep(now);
-        let found = self.entries.iter().find(|(other, ..)| other == key);
-        found.map(|(_, thing, _)| thing)
+        let found = self.entries.iter().find(|entry| entry.key == *key);
+        found.map(|entry| &entry.thing)
     }
 
     /// Takes it away.
     pub fn take(&mut self, key: &K, now: Instant) -> Option<T> {
         self.sweep(now);
-        let place = self.entries.iter().position(|(other, ..)| other == key)?;
-        Some(self.entries.remove(place).1)
+        let place = self.entries.iter().position(|entry| entry.key == *key)?;
+        Some(self.entries.remove(place).thing)
     }
 
     /// Lets go of what was kept long enough.
     pub fn sweep(&mut self, now: Instant) {
-        self.entries.retain(|(.., until)| now < *until);
+        self.entries.retain(|entry| now < entry.until);
     }
 
     /// How many are there.
@@ -81,32 +101,34 @@ mod tests {
     fn what_is_put_there_can_be_had_until_its_time_is_over() {
         let now = Instant::now();
         let mut shelf = Shelf::new(KEEP, 10);
-        shelf.put("a", 1, now);
+        shelf.put("a", 1, 1, now);
         assert_eq!(shelf.get(&"a", now), Some(&1));
         assert_eq!(shelf.get(&"b", now), None);
         assert_eq!(shelf.get(&"a", now + KEEP), None);
-        shelf.put("a", 2, now);
+        shelf.put("a", 2, 1, now);
         assert_eq!(shelf.take(&"a", now), Some(2));
         assert!(shelf.is_empty());
     }
 
     #[test]
-    fn the_oldest_makes_room_and_one_key_has_one_place() {
+    fn the_oldest_make_room_and_one_key_has_one_place() {
         let now = Instant::now();
-        let mut shelf = Shelf::new(KEEP, 2);
-        for (key, thing) in [("a", 1), ("b", 2), ("b", 3), ("c", 4)] {
-            shelf.put(key, thing, now);
+        let mut shelf = Shelf::new(KEEP, 5);
+        for (key, thing, weight) in [("a", 1, 2), ("b", 2, 3), ("b", 3, 2), ("c", 4, 3)] {
+            shelf.put(key, thing, weight, now);
         }
-        assert_eq!(shelf.len(), 2);
         assert_eq!(shelf.get(&"a", now), None);
         assert_eq!(shelf.get(&"b", now), Some(&3));
+        assert_eq!(shelf.get(&"c", now), Some(&4));
+        shelf.put("d", 5, 6, now);
+        assert_eq!(shelf.len(), 2, "too heavy for all of it");
     }
 
     #[test]
     fn with_no_time_to_keep_anything_it_stays_empty() {
         let now = Instant::now();
         let mut shelf = Shelf::new(Duration::ZERO, 2);
-        shelf.put("a", 1, now);
+        shelf.put("a", 1, 1, now);
         assert!(shelf.is_empty());
     }
 }

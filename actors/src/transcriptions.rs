@@ -25,7 +25,7 @@ use crate::ports::AudioDecoder;
 use crate::shelf::Shelf;
 use crate::status::NodeStatus;
 use crate::supervisor::SupervisorMessage;
-use crate::transcript::Transcript;
+use crate::transcript::{Timings, Transcript};
 use crate::transcription::{Transcription, TranscriptionArguments, TranscriptionMessage};
 
 /// Decoded chunks of all requests together: 245 MB of samples if each is as long as it may be.
@@ -34,10 +34,11 @@ const CHUNKS_IN_MEMORY: usize = 256;
 /// How long the finished part of a request is kept after its client has left: clients that gave up wait
 /// a little before they try again.
 const KEEP_ABANDONED: Duration = Duration::from_secs(60);
-/// Of so many requests.
-const MOST_ABANDONED: usize = 16;
-/// Results in the cache.
-const MOST_RESULTS: usize = 128;
+/// Tokens of texts that are kept, of abandoned requests and of results each: about 50 MB, and the text of
+/// twenty hours of speech.
+const MOST_TOKENS: usize = 300_000;
+/// A text without words takes some memory as well.
+const LEAST_WEIGHT: usize = 100;
 
 /// What comes back for a submitted job: who does it, or nobody if it was done before.
 pub type Accepted = Result<Option<ActorRef<TranscriptionMessage>>, SttError>;
@@ -128,8 +129,8 @@ impl Actor for Transcriptions {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         Ok(TranscriptionsState {
-            abandoned: Shelf::new(KEEP_ABANDONED, MOST_ABANDONED),
-            results: Shelf::new(arguments.result_cache, MOST_RESULTS),
+            abandoned: Shelf::new(KEEP_ABANDONED, MOST_TOKENS),
+            results: Shelf::new(arguments.result_cache, MOST_TOKENS),
             arguments,
             running: HashMap::new(),
             chunk_budget: Arc::new(Semaphore::new(CHUNKS_IN_MEMORY)),
@@ -213,6 +214,15 @@ impl TranscriptionsState {
                 .start(myself, job, place, events, FinishedWork::default())
                 .await;
         };
+        let (events, place) = match self.join(&key, events, place) {
+            Ok(actor) => {
+                info!(request_id = %job.request_id, "the same is being transcribed: joining it");
+                record_joined(JoinedFrom::Running);
+                return Ok(Some(actor));
+            }
+            Err(alone) => alone,
+        };
+        // Whatever could not be joined has ended, and what it left is there.
         self.collect_endings(myself);
         let now = Instant::now();
         if let Some(known) = self.results.get(&key, now) {
@@ -222,14 +232,6 @@ impl TranscriptionsState {
             recite(known, &events);
             return Ok(None);
         }
-        let (events, place) = match self.join(&key, events, place) {
-            Ok(actor) => {
-                info!(request_id = %job.request_id, "the same is being transcribed: joining it");
-                record_joined(JoinedFrom::Running);
-                return Ok(Some(actor));
-            }
-            Err(alone) => alone,
-        };
         let before = self.abandoned.take(&key, now).unwrap_or_default();
         if !before.is_empty() {
             let chunks = before.len();
@@ -312,14 +314,20 @@ impl TranscriptionsState {
             let Some(key) = &running.key else { continue };
             let keep = match running.audience.take_ending() {
                 Some(Ending::Done(transcript)) => {
-                    self.results.put(key.clone(), transcript, now);
+                    let tokens = transcript
+                        .segments
+                        .iter()
+                        .map(|segment| segment.tokens.len());
+                    let weight = tokens.sum::<usize>() + LEAST_WEIGHT;
+                    self.results.put(key.clone(), *transcript, weight, now);
                     self.results.keep()
                 }
-                Some(Ending::Deserted(work)) if !work.is_empty() => {
-                    self.abandoned.put(key.clone(), work, now);
+                Some(Ending::Unheard(work)) if !work.is_empty() => {
+                    let weight = work.tokens() + LEAST_WEIGHT;
+                    self.abandoned.put(key.clone(), work, weight, now);
                     self.abandoned.keep()
                 }
-                Some(Ending::Deserted(_) | Ending::Failed) | None => continue,
+                Some(Ending::Unheard(_) | Ending::Nothing) | None => continue,
             };
             if !keep.is_zero() {
                 myself.send_after(keep, || TranscriptionsMessage::Sweep);
@@ -369,7 +377,12 @@ fn recite(known: &Transcript, events: &EventSender) {
     };
     let segments = known.segments.iter().cloned().map(Event::Segment);
     let before = [language, Event::Route(known.route)].into_iter();
-    for event in before.chain(segments).chain([Event::Done(known.clone())]) {
+    let done = Event::Done(Transcript {
+        // Nothing was done for this request.
+        timings: Timings::default(),
+        ..known.clone()
+    });
+    for event in before.chain(segments).chain([done]) {
         // Whoever asked may have left.
         let _ = events.send(Ok(event));
     }

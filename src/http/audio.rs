@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use stt_actors::transcript::{Task, Transcript};
-use stt_actors::{Admission, Identity, Job, Newcomer, Options, Priority};
+use stt_actors::{Admission, Identity, Job, Newcomer, Options, Priority, TranscriptStream};
 use tracing::warn;
 
 use super::error::ApiError;
@@ -14,8 +14,9 @@ use super::form::{self, AudioForm};
 use super::parts::{self, FILE, Parts};
 use super::request_log::{RequestId, Worked};
 use super::translation::Translation;
-use super::{AppState, auth, method_not_allowed, spoken_language, stream};
-use crate::metrics::{Endpoint, Transcribed};
+use super::{AppState, auth, only, spoken_language, stream};
+use crate::metrics::{Endpoint, Exporter, Transcribed};
+use crate::render::{Details, Format};
 
 /// Which lanes did the work.
 pub const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
@@ -28,13 +29,13 @@ pub fn configure(config: &mut web::ServiceConfig) {
             web::resource("/v1/audio/transcriptions")
                 .wrap(from_fn(auth::require_key))
                 .route(web::post().to(transcribe))
-                .default_service(web::to(method_not_allowed)),
+                .default_service(only("POST")),
         )
         .service(
             web::resource("/v1/audio/translations")
                 .wrap(from_fn(auth::require_key))
                 .route(web::post().to(translate))
-                .default_service(web::to(method_not_allowed)),
+                .default_service(only("POST")),
         );
 }
 
@@ -102,7 +103,7 @@ async fn run(
 pub fn check(state: &AppState, parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     let mut form = form::check(parts, task)?;
     spoken_language::check(state, form.options.language.as_deref())?;
-    if form.options.language.is_none() {
+    if form.options.language.is_none() && !form.detects_language {
         (form.options.language).clone_from(&state.settings.default_language);
     }
     Ok(form)
@@ -192,30 +193,88 @@ pub async fn work(
     request: &HttpRequest,
     asked: AudioRequest,
 ) -> Result<Written, ApiError> {
+    let begun = begin(state, request, asked).await?;
+    let transcript = begun.events.transcript().await?;
+    // The lanes are free again by now.
+    let transcript = begun.translation.finish(transcript).await?;
+    begun.reply.record(&state.metrics, &transcript);
+    Ok(Written {
+        transcript,
+        by_libretranslate: begun.reply.by_libretranslate,
+    })
+}
+
+/// A request that is being worked on.
+pub struct Begun {
+    /// What becomes of it.
+    pub events: TranscriptStream,
+    /// What is to be done with the transcript.
+    pub translation: Translation,
+    /// What was asked for.
+    pub reply: Reply,
+}
+
+/// What a reply is to be.
+#[derive(Clone, Copy)]
+pub struct Reply {
+    task: Task,
+    endpoint: Endpoint,
+    format: Format,
+    /// Whether LibreTranslate answers for the text.
+    pub by_libretranslate: bool,
+    /// What it tells besides the text.
+    pub details: Details,
+}
+
+impl Reply {
+    /// Counts it: it is answered with this.
+    pub fn record(self, metrics: &Exporter, transcript: &Transcript) {
+        metrics.record_transcript(&Transcribed {
+            task: self.task,
+            by_libretranslate: self.by_libretranslate,
+            endpoint: self.endpoint,
+            format: self.format,
+            route: transcript.route,
+            audio_seconds: transcript.duration,
+        });
+    }
+}
+
+/// Gives a request to the tree.
+pub async fn begin(
+    state: &AppState,
+    request: &HttpRequest,
+    asked: AudioRequest,
+) -> Result<Begun, ApiError> {
     let AudioRequest {
         admission,
         form,
         endpoint,
     } = asked;
-    let (format, task) = (form.format, form.options.task);
     let translation = Translation::of(state, &form)?;
-    let by_libretranslate = translation.is_libretranslates();
-    let job = job(state, request, form, &translation);
-    let transcript = state.stt.submit(admission, job).await?.transcript().await?;
-    // The lanes are free again by now.
-    let transcript = translation.finish(transcript).await?;
-    state.metrics.record_transcript(&Transcribed {
-        task,
-        by_libretranslate,
+    let reply = Reply {
+        task: form.options.task,
         endpoint,
-        format,
-        route: transcript.route,
-        audio_seconds: transcript.duration,
-    });
-    Ok(Written {
-        transcript,
-        by_libretranslate,
+        format: form.format,
+        by_libretranslate: translation.is_libretranslates(),
+        details: form.details,
+    };
+    let job = job(state, request, form, &translation);
+    Ok(Begun {
+        events: state.stt.submit(admission, job).await?,
+        translation,
+        reply,
     })
+}
+
+/// Whether a request may share its work with others that are the same, and leave some of it for later
+/// ones: not with `Cache-Control: no-store`.
+fn may_be_kept(request: &HttpRequest) -> bool {
+    let values = request.headers().get_all(CACHE_CONTROL);
+    let mut directives = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    !directives.any(|directive| directive.trim().eq_ignore_ascii_case("no-store"))
 }
 
 /// The work that a request asks for.
@@ -227,7 +286,7 @@ pub fn job(
 ) -> Job {
     Job {
         request_id: Arc::clone(&RequestId::of(request).0),
-        identity: Some(Identity {
+        identity: may_be_kept(request).then(|| Identity {
             owner: auth::owner_of(&state.settings.api_keys, request),
             digest: form.audio.digest,
         }),

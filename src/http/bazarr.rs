@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::form::{self, AudioForm};
 use super::parts::{self, Parts, Wanted};
 use super::translation::Translation;
-use super::{AppState, auth, method_not_allowed};
+use super::{AppState, auth, only};
 use crate::language;
 use crate::metrics::Endpoint;
 use crate::render::{Details, Format};
@@ -32,13 +32,13 @@ pub fn configure(config: &mut web::ServiceConfig) {
             web::resource("/asr")
                 .wrap(from_fn(auth::require_key))
                 .route(web::post().to(asr))
-                .default_service(web::to(method_not_allowed)),
+                .default_service(only("POST")),
         )
         .service(
             web::resource("/detect-language")
                 .wrap(from_fn(auth::require_key))
                 .route(web::post().to(detect_language))
-                .default_service(web::to(method_not_allowed)),
+                .default_service(only("POST")),
         );
 }
 
@@ -142,6 +142,7 @@ impl Query {
         Ok(Wanted {
             names: FILE_NAMES,
             raw: !form::switch(&self.0, "encode", true)?,
+            json: false,
         })
     }
 }
@@ -185,6 +186,7 @@ async fn asr(
 fn with_query(read: Parts, query: Query) -> Parts {
     Parts {
         file: read.file,
+        file_name: Some(FILE_NAMES[0]),
         ..query.0
     }
 }
@@ -199,9 +201,10 @@ async fn detect_language(
     let wanted = query.wanted()?;
     let admission = admit(&state, &request)?;
     let read = parts::read(&request, body, &state.uploads, wanted).await?;
-    let mut checked = check(&state, with_query(read, query), Task::Transcribe)?;
+    let mut parts = with_query(read, query);
     // The audio decides, whatever is said about it.
-    checked.options.language = None;
+    parts.fields.retain(|(name, _)| name != "language");
+    let mut checked = form::check(parts, Task::Transcribe)?;
     // A short first chunk is enough.
     checked.stream = true;
     let asked = Job {

@@ -7,7 +7,7 @@ use actix_web::{HttpResponse, web};
 use utoipa_swagger_ui::Config;
 
 use super::error::ApiError;
-use super::{AppState, method_not_allowed, openapi};
+use super::{AppState, only, openapi};
 
 /// The page itself; it refers to the document and its assets by relative paths, so that it works
 /// behind a proxy that adds a prefix.
@@ -22,7 +22,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         ("/docs/{asset}", web::get().to(asset)),
     ] {
         let resource = web::resource(path).route(route);
-        config.service(resource.default_service(web::to(method_not_allowed)));
+        config.service(resource.default_service(only("GET")));
     }
 }
 

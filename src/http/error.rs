@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 use stt_actors::SttError;
@@ -50,6 +50,8 @@ pub struct ApiError {
     param: Option<&'static str>,
     message: String,
     retry_after: Option<Duration>,
+    /// Methods that the path takes.
+    allowed: Option<&'static str>,
     /// It fails again if it is sent again.
     deterministic: bool,
     counted_as: ErrorType,
@@ -70,6 +72,7 @@ impl ApiError {
             param: None,
             message: message.into(),
             retry_after: None,
+            allowed: None,
             deterministic: false,
             counted_as: ErrorType::Validation,
         }
@@ -103,10 +106,10 @@ impl ApiError {
         self
     }
 
-    /// No file in the form.
-    pub fn missing_file() -> Self {
-        let message = "the form has no part named `file` with the audio";
-        Self::client(StatusCode::BAD_REQUEST, "missing_file", message).with_param("file")
+    /// No file in the form, where it has this name.
+    pub fn missing_file(name: &'static str) -> Self {
+        let message = format!("the request has no part named `{name}` with the audio");
+        Self::client(StatusCode::BAD_REQUEST, "missing_file", message).with_param(name)
     }
 
     /// A language that whisper does not know, or cannot translate to.
@@ -196,14 +199,18 @@ impl ApiError {
         Self::client(StatusCode::BAD_REQUEST, "cors_refused", message)
     }
 
-    /// A path with another method.
-    pub fn method_not_allowed() -> Self {
-        let message = "this path does not take that method";
-        Self::client(
+    /// A path with another method than the allowed ones.
+    pub fn method_not_allowed(allowed: &'static str) -> Self {
+        let message = format!("this path takes {allowed} only");
+        let refusal = Self::client(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
             message,
-        )
+        );
+        Self {
+            allowed: Some(allowed),
+            ..refusal
+        }
     }
 
     /// The served model knows English only.
@@ -235,7 +242,7 @@ impl ApiError {
     pub fn of_any_audio_request() -> Vec<Self> {
         let none = Duration::ZERO;
         let mut all = vec![
-            Self::missing_file(),
+            Self::missing_file("file"),
             Self::malformed_body(""),
             Self::unsupported_language("language", ""),
             Self::upload_timeout(none),
@@ -361,6 +368,9 @@ impl ResponseError for ApiError {
         if let Some(after) = self.retry_after {
             let seconds = (after.as_secs_f64().ceil() as u64).clamp(1, LONGEST_RETRY_SECONDS);
             response.insert_header((RETRY_AFTER, seconds));
+        }
+        if let Some(allowed) = self.allowed {
+            response.insert_header((ALLOW, allowed));
         }
         if self.deterministic {
             response.insert_header((SHOULD_RETRY, "false"));

@@ -18,6 +18,8 @@ pub struct AudioForm {
     pub audio: Received,
     /// How it is to be transcribed.
     pub options: Options,
+    /// The language is to be found out, whatever the server's default is.
+    pub detects_language: bool,
     /// What to translate to, where that is asked for.
     pub target: Target,
     /// Of the reply.
@@ -35,6 +37,8 @@ pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
         None => Format::Json,
     };
     let details = details(&parts)?;
+    let file_name = parts.file_name.unwrap_or("file");
+    let detects_language = is_auto(&parts) || switch(&parts, "multilingual", false)?;
     check_chunking_strategy(&parts)?;
     let target = match parts.field("to_language") {
         Some(value) if task == Task::Translate => parse_target(value)?,
@@ -46,7 +50,8 @@ pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
         format,
         details,
         stream: stream(&parts, format)?,
-        audio: parts.file.ok_or_else(ApiError::missing_file)?,
+        detects_language,
+        audio: (parts.file).ok_or_else(|| ApiError::missing_file(file_name))?,
     })
 }
 
@@ -71,10 +76,25 @@ fn options(parts: &Parts, task: Task) -> Result<Options, ApiError> {
 /// What is spoken, by the client's word; `None`: it says nothing.
 fn language(parts: &Parts) -> Result<Option<String>, ApiError> {
     match parts.field("language") {
-        Some(value) if value.trim().eq_ignore_ascii_case("auto") => Ok(None),
+        Some(_) if is_auto(parts) => Ok(None),
         Some(value) => parse_language("language", value).map(Some),
         None => Ok(None),
     }
+}
+
+fn is_auto(parts: &Parts) -> bool {
+    let language = parts.field("language");
+    language.is_some_and(|value| value.trim().eq_ignore_ascii_case("auto"))
+}
+
+/// A value as it is shown to who sent it: not all of a long one.
+fn shown(value: &str) -> String {
+    const LONGEST: usize = 100;
+    let mut shown: String = value.chars().take(LONGEST).collect();
+    if shown.len() < value.len() {
+        shown.push('…');
+    }
+    format!("{shown:?}")
 }
 
 /// A field that is true or false.
@@ -110,8 +130,10 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
             "word" => details.words = true,
             "segment" => details.segments = true,
             _ => {
-                let message =
-                    format!("timestamp_granularities is {value:?}; word or segment is expected");
+                let message = format!(
+                    "timestamp_granularities is {}; word or segment is expected",
+                    shown(value)
+                );
                 return Err(ApiError::invalid_value("timestamp_granularities", message));
             }
         }
@@ -119,7 +141,7 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
     details.segments |= !details.words;
     for value in parts.values("include") {
         if value != "logprobs" {
-            let message = format!("include is {value:?}; logprobs is expected");
+            let message = format!("include is {}; logprobs is expected", shown(value));
             return Err(ApiError::invalid_value("include", message));
         }
         details.logprobs = true;
@@ -137,15 +159,18 @@ fn check_chunking_strategy(parts: &Parts) -> Result<(), ApiError> {
     if value.trim() == "auto" || is_server_vad {
         return Ok(());
     }
-    let message =
-        format!("chunking_strategy is {value:?}; auto or {{\"type\":\"server_vad\"}} is expected");
+    let message = format!(
+        "chunking_strategy is {}; auto or {{\"type\":\"server_vad\"}} is expected",
+        shown(value)
+    );
     Err(ApiError::invalid_value("chunking_strategy", message))
 }
 
 fn response_format(value: &str) -> Result<Format, ApiError> {
     Format::parse(value).ok_or_else(|| {
         let message = format!(
-            "response_format is {value:?}; one of json, text, srt, verbose_json, vtt is expected"
+            "response_format is {}; one of json, text, srt, verbose_json, vtt is expected",
+            shown(value)
         );
         ApiError::invalid_value("response_format", message)
     })
@@ -154,7 +179,10 @@ fn response_format(value: &str) -> Result<Format, ApiError> {
 fn temperature(value: &str) -> Result<f32, ApiError> {
     let parsed = value.parse::<f32>().ok();
     parsed.filter(|t| (0.0..=1.0).contains(t)).ok_or_else(|| {
-        let message = format!("temperature is {value:?}; a number from 0 to 1 is expected");
+        let message = format!(
+            "temperature is {}; a number from 0 to 1 is expected",
+            shown(value)
+        );
         ApiError::invalid_value("temperature", message)
     })
 }
@@ -164,7 +192,7 @@ fn flag(param: &'static str, value: &str) -> Result<bool, ApiError> {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
         _ => {
-            let message = format!("{param} is {value:?}; true or false is expected");
+            let message = format!("{param} is {}; true or false is expected", shown(value));
             Err(ApiError::invalid_value(param, message))
         }
     }
@@ -176,7 +204,8 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
         None => Err(ApiError::unsupported_language(
             param,
             format!(
-                "the language {value:?} is not one of the 99 that whisper knows; a code such as \"en\" is expected"
+                "the language {} is not one of the 99 that whisper knows; a code such as \"en\" is expected",
+                shown(value)
             ),
         )),
     }
@@ -184,8 +213,10 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
 
 fn parse_target(value: &str) -> Result<Target, ApiError> {
     Target::parse(value).ok_or_else(|| {
-        let message =
-            format!("the language {value:?} is not known; a code such as \"en\" is expected");
+        let message = format!(
+            "the language {} is not known; a code such as \"en\" is expected",
+            shown(value)
+        );
         ApiError::unsupported_language("to_language", message)
     })
 }

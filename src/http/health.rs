@@ -5,7 +5,7 @@ use stt_actors::ports::MemoryKind;
 use stt_actors::{HotState, Snapshot};
 
 use super::schema::{Health, Probe, Routing, SmartRouting};
-use super::{AppState, method_not_allowed};
+use super::{AppState, only};
 use crate::metrics::GB;
 use crate::settings::Settings;
 
@@ -24,7 +24,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
             web::resource(path)
                 .route(handler)
                 .route(head)
-                .default_service(web::to(method_not_allowed)),
+                .default_service(only("GET, HEAD")),
         );
     }
 }

@@ -6,8 +6,8 @@ use stt_actors::transcript::Task;
 
 use super::audio::{AudioRequest, admit, answer, check, check_can_translate};
 use super::error::ApiError;
-use super::parts::{self, FILE};
-use super::{AppState, auth, form, method_not_allowed};
+use super::parts::{self, FILE_OF_A_FORM};
+use super::{AppState, auth, form, only};
 use crate::metrics::Endpoint;
 
 pub fn configure(config: &mut web::ServiceConfig) {
@@ -15,7 +15,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         web::resource("/inference")
             .wrap(from_fn(auth::require_key))
             .route(web::post().to(inference))
-            .default_service(web::to(method_not_allowed)),
+            .default_service(only("POST")),
     );
 }
 
@@ -25,7 +25,7 @@ async fn inference(
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let admission = admit(&state, &request)?;
-    let parts = parts::read(&request, body, &state.uploads, FILE).await?;
+    let parts = parts::read(&request, body, &state.uploads, FILE_OF_A_FORM).await?;
     let task = if form::switch(&parts, "translate", false)? {
         check_can_translate(&state)?;
         Task::Translate

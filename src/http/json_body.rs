@@ -3,9 +3,11 @@
 //!
 //! The body is stored as it comes and read as a stream after that, so that a large one takes no memory.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use actix_web::error::PayloadError;
 use actix_web::web::Bytes;
@@ -16,7 +18,7 @@ use futures::{Stream, StreamExt};
 use struson::reader::{JsonReader, JsonStreamReader, ReaderSettings, ValueType};
 
 use super::error::ApiError;
-use super::parts::{LARGEST_FIELD, Parts, in_time, too_long, unreadable};
+use super::parts::{LARGEST_FIELD, Parts, in_time, is_known, too_long, unreadable};
 use super::upload::{BlockingUpload, UploadStore};
 
 /// Base64 as clients write it, with its padding or without.
@@ -28,6 +30,30 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 const BLOCK: usize = 64 * 1024;
 /// Deeper ones have no meaning here.
 const DEEPEST: u32 = 32;
+/// Everything but the audio takes no more bytes than this: names and numbers come into memory.
+const MOST_BESIDES_AUDIO: u64 = 1024 * 1024;
+/// Of what is wrong with a body, so many characters are told: it may quote the body.
+const LONGEST_COMPLAINT: usize = 200;
+
+/// A body that is read.
+type Json = JsonStreamReader<BufReader<Bounded>>;
+
+/// A file of which only so much is read.
+struct Bounded {
+    file: File,
+    left: Rc<Cell<u64>>,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        let left = self.left.get().checked_sub(count as u64);
+        self.left.set(
+            left.ok_or_else(|| io::Error::other("there is too much in it besides the audio"))?,
+        );
+        Ok(count)
+    }
+}
 
 /// Reads a body of JSON that has no more than so many bytes.
 pub async fn read(
@@ -42,8 +68,9 @@ pub async fn read(
         stored.write(&bytes).await?;
     }
     let stored = stored.finish().await?;
-    let audio = uploads.begin_blocking()?;
-    let parsing = tokio::task::spawn_blocking(move || parse(stored.source.path(), audio));
+    let uploads = uploads.clone();
+    let parsing =
+        tokio::task::spawn_blocking(move || parse(stored.source.path(), uploads.begin_blocking()?));
     parsing.await.map_err(|_panic| ApiError::internal())?
 }
 
@@ -52,10 +79,20 @@ fn parse(path: &Path, mut audio: BlockingUpload) -> Result<Parts, ApiError> {
     let file = File::open(path).map_err(|_gone| ApiError::internal())?;
     let settings = ReaderSettings {
         max_nesting_depth: Some(DEEPEST),
+        // It would copy every name.
+        track_path: false,
         ..ReaderSettings::default()
     };
-    let mut json = JsonStreamReader::new_custom(BufReader::new(file), settings);
-    let mut parts = Parts::default();
+    let left = Rc::new(Cell::new(MOST_BESIDES_AUDIO));
+    let bounded = Bounded {
+        file,
+        left: Rc::clone(&left),
+    };
+    let mut json = JsonStreamReader::new_custom(BufReader::new(bounded), settings);
+    let mut parts = Parts {
+        file_name: Some("input_audio"),
+        ..Parts::default()
+    };
     let mut has_audio = false;
     json.begin_object().map_err(|error| malformed(&error))?;
     while json.has_next().map_err(|error| malformed(&error))? {
@@ -64,7 +101,7 @@ fn parse(path: &Path, mut audio: BlockingUpload) -> Result<Parts, ApiError> {
             if has_audio {
                 return Err(ApiError::malformed_body("there are two `input_audio`"));
             }
-            has_audio = read_audio(&mut json, &mut audio)?;
+            has_audio = read_audio(&mut json, &mut audio, &left)?;
         } else {
             read_field(&mut json, &name, &mut parts)?;
         }
@@ -78,8 +115,9 @@ fn parse(path: &Path, mut audio: BlockingUpload) -> Result<Parts, ApiError> {
 /// `{"data", "format"}`. The sound decides about its format, whatever is said. Gives whether there is
 /// audio.
 fn read_audio(
-    json: &mut JsonStreamReader<BufReader<File>>,
+    json: &mut Json,
     audio: &mut BlockingUpload,
+    left: &Cell<u64>,
 ) -> Result<bool, ApiError> {
     let mut has_data = false;
     json.begin_object().map_err(|error| malformed(&error))?;
@@ -90,7 +128,9 @@ fn read_audio(
             let text = json
                 .next_string_reader()
                 .map_err(|error| malformed(&error))?;
+            let besides = left.replace(u64::MAX);
             decode(text, audio)?;
+            left.set(besides);
         } else {
             json.skip_value().map_err(|error| malformed(&error))?;
         }
@@ -108,7 +148,8 @@ fn decode(text: impl Read, audio: &mut BlockingUpload) -> Result<(), ApiError> {
             Ok(count) => audio.write(&block[..count])?,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
-                let message = format!("`input_audio.data` cannot be read as base64: {error}");
+                let complaint: String = error.to_string().chars().take(LONGEST_COMPLAINT).collect();
+                let message = format!("`input_audio.data` cannot be read as base64: {complaint}");
                 return Err(ApiError::malformed_body(message));
             }
         }
@@ -179,13 +220,12 @@ impl<R: Read> Read for Letters<R> {
     }
 }
 
-/// A field as the form would have it: an array is its values, one after the other. Objects and nulls
-/// have no meaning here, but for the strategy of chunking, which is not looked into.
-fn read_field(
-    json: &mut JsonStreamReader<BufReader<File>>,
-    name: &str,
-    parts: &mut Parts,
-) -> Result<(), ApiError> {
+/// A field as the form would have it: an array is its values, one after the other, and of the strategy
+/// of chunking the type counts. Other objects and nulls have no meaning here, as unknown fields.
+fn read_field(json: &mut Json, name: &str, parts: &mut Parts) -> Result<(), ApiError> {
+    if !is_known(name) {
+        return json.skip_value().map_err(|error| malformed(&error));
+    }
     match json.peek().map_err(|error| malformed(&error))? {
         ValueType::Array => {
             json.begin_array().map_err(|error| malformed(&error))?;
@@ -194,15 +234,27 @@ fn read_field(
             }
             json.end_array().map_err(|error| malformed(&error))
         }
+        ValueType::Object if name == "chunking_strategy" => read_strategy(json, parts),
         _ => read_scalar(json, name, parts),
     }
 }
 
-fn read_scalar(
-    json: &mut JsonStreamReader<BufReader<File>>,
-    name: &str,
-    parts: &mut Parts,
-) -> Result<(), ApiError> {
+fn read_strategy(json: &mut Json, parts: &mut Parts) -> Result<(), ApiError> {
+    let mut strategy = Parts::default();
+    json.begin_object().map_err(|error| malformed(&error))?;
+    while json.has_next().map_err(|error| malformed(&error))? {
+        match json.next_name_owned().map_err(|error| malformed(&error))? {
+            // Under a name that is known.
+            name if name == "type" => read_scalar(json, "task", &mut strategy)?,
+            _ => json.skip_value().map_err(|error| malformed(&error))?,
+        }
+    }
+    json.end_object().map_err(|error| malformed(&error))?;
+    let value = serde_json::json!({"type": strategy.field("task")});
+    parts.add("chunking_strategy".to_owned(), value.to_string())
+}
+
+fn read_scalar(json: &mut Json, name: &str, parts: &mut Parts) -> Result<(), ApiError> {
     let value = match json.peek().map_err(|error| malformed(&error))? {
         ValueType::String => {
             let mut value = String::new();
@@ -233,7 +285,8 @@ fn read_scalar(
 
 /// The words of whatever stumbled over the body.
 fn malformed(error: &dyn std::fmt::Display) -> ApiError {
-    ApiError::malformed_body(format!("the body cannot be read as JSON: {error}"))
+    let complaint: String = error.to_string().chars().take(LONGEST_COMPLAINT).collect();
+    ApiError::malformed_body(format!("the body cannot be read as JSON: {complaint}"))
 }
 
 #[cfg(test)]

@@ -91,6 +91,34 @@ async fn fields_are_those_of_the_form() {
 }
 
 #[tokio::test]
+async fn unknown_fields_may_hold_anything_and_a_strategy_is_looked_into() {
+    let body = format!(
+        r#"{{"metadata": "{}", "n": 1e999, "list": ["{0}"], "chunking_strategy": {{"a": 1, "type": "x"}}}}"#,
+        "x".repeat(70_000)
+    );
+    let parts = parsed(&body).await.expect("is read");
+    let expected = ("chunking_strategy".to_owned(), r#"{"type":"x"}"#.to_owned());
+    assert_eq!(parts.fields, [expected]);
+}
+
+#[tokio::test]
+async fn what_would_fill_the_memory_is_refused_in_few_words() {
+    let (_parent, store) = store();
+    let long = "9".repeat(10_000_000);
+    for body in [
+        format!(r#"{{"{long}": 1}}"#),
+        format!(r#"{{"temperature": {long}}}"#),
+        format!(r#"{{"unknown": "{long}"}}"#),
+        format!(r#"{{"input_audio": {{"{long}": ""}}}}"#),
+    ] {
+        let body = futures::stream::iter([Ok(Bytes::from(body))]);
+        let error = read(body, &store, 20_000_000).await.expect_err("refused");
+        assert_eq!(error.code(), "malformed_body");
+        assert!(error.to_string().len() < 1000);
+    }
+}
+
+#[tokio::test]
 async fn without_audio_there_is_no_file() {
     for body in ["{}", r#"{"input_audio": {"format": "wav"}}"#] {
         let parts = parsed(body).await.expect("is read");

@@ -3,7 +3,7 @@
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpResponse, web};
 
-use super::{AppState, method_not_allowed};
+use super::{AppState, only};
 
 /// What Prometheus and Telegraf ask for.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -13,7 +13,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         web::resource("/metrics")
             .route(web::get().to(scrape))
             .route(web::head().to(scrape))
-            .default_service(web::to(method_not_allowed)),
+            .default_service(only("GET, HEAD")),
     );
 }
 

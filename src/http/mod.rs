@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpRequest, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpServer, Route, web};
 use stt_actors::Stt;
 
 use crate::libretranslate::LibreTranslate;
@@ -106,6 +106,7 @@ async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
     Err(ApiError::not_found(request.path()))
 }
 
-async fn method_not_allowed() -> Result<&'static str, ApiError> {
-    Err(ApiError::method_not_allowed())
+/// The answer to all other methods of a path than these.
+fn only(methods: &'static str) -> Route {
+    web::to(move || async move { Err::<&str, _>(ApiError::method_not_allowed(methods)) })
 }

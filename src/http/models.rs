@@ -5,7 +5,7 @@ use actix_web::{HttpResponse, web};
 
 use super::error::ApiError;
 use super::schema::{Model, ModelList};
-use super::{AppState, auth, method_not_allowed};
+use super::{AppState, auth, only};
 
 /// OpenAI's names of transcription models, and the time at which it made the first.
 const ALIASES: &[&str] = &[
@@ -22,13 +22,13 @@ pub fn configure(config: &mut web::ServiceConfig) {
             web::resource("/v1/models")
                 .wrap(from_fn(auth::require_key))
                 .route(web::get().to(list))
-                .default_service(web::to(method_not_allowed)),
+                .default_service(only("GET")),
         )
         .service(
             web::resource("/v1/models/{id}")
                 .wrap(from_fn(auth::require_key))
                 .route(web::get().to(one))
-                .default_service(web::to(method_not_allowed)),
+                .default_service(only("GET")),
         );
 }
 

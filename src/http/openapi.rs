@@ -187,7 +187,7 @@ fn operation(summary: &str, tag: &str) -> OperationBuilder {
 
 /// Adds a response for each status, with the codes that it can have.
 fn with_errors(mut operation: OperationBuilder, mut errors: Vec<ApiError>) -> OperationBuilder {
-    errors.push(ApiError::method_not_allowed());
+    errors.push(ApiError::method_not_allowed("POST"));
     let mut statuses: Vec<u16> = (errors.iter())
         .map(|error| error.status_code().as_u16())
         .collect();

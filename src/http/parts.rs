@@ -55,12 +55,21 @@ pub struct Wanted {
     pub names: &'static [&'static str],
     /// It is samples without a header: 16 kHz, mono, signed 16 bit.
     pub raw: bool,
+    /// The body may be JSON as well.
+    pub json: bool,
 }
 
 /// As OpenAI has it.
 pub const FILE: Wanted = Wanted {
     names: &["file", "file[]"],
     raw: false,
+    json: true,
+};
+
+/// The same in a form and nothing else.
+pub const FILE_OF_A_FORM: Wanted = Wanted {
+    json: false,
+    ..FILE
 };
 
 /// A body's parts.
@@ -68,6 +77,8 @@ pub const FILE: Wanted = Wanted {
 pub struct Parts {
     /// The audio.
     pub file: Option<Received>,
+    /// Its name, where that is not `file`.
+    pub file_name: Option<&'static str>,
     /// The fields, in the order in which they came; arrays with a name for each value.
     pub fields: Vec<(String, String)>,
 }
@@ -90,7 +101,8 @@ impl Parts {
 
     /// A field's value. Of one that comes twice, the last counts; an empty one is as good as none.
     pub fn field(&self, name: &str) -> Option<&str> {
-        let found = self.fields.iter().rev().find(|(other, _)| other == name);
+        let is_it = |(other, _): &&(String, String)| other.trim_end_matches("[]") == name;
+        let found = self.fields.iter().rev().find(is_it);
         let value = found.map(|(_, value)| value.as_str());
         value.filter(|value| !value.trim().is_empty())
     }
@@ -122,7 +134,7 @@ pub async fn read(
     uploads: &UploadStore,
     wanted: Wanted,
 ) -> Result<Parts, ApiError> {
-    let kind = content_type(request)?;
+    let kind = content_type(request, wanted)?;
     let largest = kind.largest(uploads.largest());
     check_length(request, largest, uploads.largest())?;
     let body = bounded(body, largest);
@@ -156,7 +168,7 @@ impl Kind {
     }
 }
 
-fn content_type(request: &HttpRequest) -> Result<Kind, ApiError> {
+fn content_type(request: &HttpRequest, wanted: Wanted) -> Result<Kind, ApiError> {
     let value = request.headers().get(CONTENT_TYPE);
     let value = value.and_then(|value| value.to_str().ok());
     let kind = value.unwrap_or_default().split(';').next();
@@ -167,7 +179,7 @@ fn content_type(request: &HttpRequest) -> Result<Kind, ApiError> {
         .as_str()
     {
         "multipart/form-data" => Ok(Kind::Multipart),
-        "application/json" => Ok(Kind::Json),
+        "application/json" if wanted.json => Ok(Kind::Json),
         _ => Err(ApiError::unsupported_media_type()),
     }
 }

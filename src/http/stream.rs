@@ -10,18 +10,18 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
-use stt_actors::transcript::{Segment, Task, Transcript};
+use stt_actors::transcript::{Segment, Transcript};
 use stt_actors::{Event, SttError, TranscriptStream};
 use tokio::time::Instant;
 
 use super::AppState;
-use super::audio::{AudioRequest, X_ROUTE, X_TRANSLATION_MODE, job};
+use super::audio::{AudioRequest, Begun, Reply, X_ROUTE, X_TRANSLATION_MODE, begin};
 use super::error::ApiError;
 use super::request_log::{StreamedLine, Worked};
 use super::translation::Translation;
 use crate::libretranslate::TranslationError;
-use crate::metrics::{Endpoint, Exporter, Transcribed};
-use crate::render::{Format, logprobs, usage};
+use crate::metrics::Exporter;
+use crate::render::{logprobs, usage};
 
 /// Proxies close connections on which nothing comes for a minute or less.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -38,24 +38,18 @@ pub async fn answer(
     request: &HttpRequest,
     asked: AudioRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let AudioRequest {
-        admission,
-        form,
-        endpoint,
-    } = asked;
-    let (format, task) = (form.format, form.options.task);
-    let logprobs = form.details.logprobs;
-    let translation = Translation::of(state, &form)?;
-    let by_libretranslate = translation.is_libretranslates();
-    let job = job(state, request, form, &translation);
-    let mut events = state.stt.submit(admission, job).await?;
+    let Begun {
+        mut events,
+        translation,
+        reply,
+    } = begin(state, request, asked).await?;
     let first = beginning(&mut events).await?;
     let mut response = HttpResponse::Ok();
     response
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((NO_BUFFERING, "no"));
-    if by_libretranslate {
+    if reply.by_libretranslate {
         response.insert_header((X_TRANSLATION_MODE, "libretranslate"));
     }
     if let Some(route) = first.iter().find_map(route) {
@@ -68,13 +62,7 @@ pub async fn answer(
         translation: Some(translation),
         finishing: None,
         text: Text::default(),
-        reply: Reply {
-            task,
-            by_libretranslate,
-            endpoint,
-            format,
-            logprobs,
-        },
+        reply,
         metrics: state.metrics.clone(),
         line: line.clone(),
         ended: false,
@@ -106,17 +94,6 @@ async fn beginning(events: &mut TranscriptStream) -> Result<Vec<Event>, SttError
         }
     }
     Ok(first)
-}
-
-/// What was asked.
-#[derive(Clone, Copy)]
-struct Reply {
-    task: Task,
-    by_libretranslate: bool,
-    endpoint: Endpoint,
-    format: Format,
-    /// The tokens' probabilities are wanted.
-    logprobs: bool,
 }
 
 /// A reply in the making.
@@ -185,14 +162,7 @@ impl Narration {
 
     fn done(&mut self, transcript: &Transcript) -> Bytes {
         self.ended = true;
-        self.metrics.record_transcript(&Transcribed {
-            task: self.reply.task,
-            by_libretranslate: self.reply.by_libretranslate,
-            endpoint: self.reply.endpoint,
-            format: self.reply.format,
-            route: transcript.route,
-            audio_seconds: transcript.duration,
-        });
+        self.reply.record(&self.metrics, transcript);
         self.line.end(Some(&Worked::from(transcript)), None);
         let translated = self.reply.by_libretranslate.then(|| transcript.text());
         let last = translated.and_then(|text| self.delta(&text, &transcript.segments));
@@ -203,7 +173,7 @@ impl Narration {
             "usage": usage(transcript),
             "x_route": transcript.route.as_str(),
         });
-        if self.reply.logprobs {
+        if self.reply.details.logprobs {
             event["logprobs"] = logprobs(&transcript.segments);
         }
         bytes.extend(data(&event));
@@ -215,7 +185,7 @@ impl Narration {
     fn delta(&mut self, text: &str, segments: &[Segment]) -> Option<Bytes> {
         let delta = self.text.delta(text)?;
         let mut event = json!({"type": "transcript.text.delta", "delta": delta});
-        if self.reply.logprobs {
+        if self.reply.details.logprobs {
             event["logprobs"] = logprobs(segments);
         }
         Some(data(&event).into())

@@ -65,12 +65,13 @@ impl TranslationError {
     /// Whether the same call would fail again, so that nobody needs to try.
     pub fn is_deterministic(&self) -> bool {
         match self {
-            Self::Redirect(_) => true,
+            // The same text would take as long again, and the speech would be transcribed again for it.
+            Self::Redirect(_) | Self::TooSlow(_) => true,
             Self::Refused { status, .. } => {
                 let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
                 status.is_client_error() && !passing.contains(status)
             }
-            Self::Unreachable(_) | Self::TooSlow(_) | Self::Malformed(_) => false,
+            Self::Unreachable(_) | Self::Malformed(_) => false,
         }
     }
 }

@@ -38,9 +38,11 @@ impl Target {
             });
         }
         let text = text.trim().to_ascii_lowercase();
-        let primary = text.split(['-', '_']).next().unwrap_or_default();
-        let is_code =
-            (2..=3).contains(&primary.len()) && primary.bytes().all(|b| b.is_ascii_lowercase());
+        let mut subtags = text.split(['-', '_']);
+        let primary = subtags.next().unwrap_or_default();
+        let is_code = (2..=3).contains(&primary.len())
+            && primary.bytes().all(|byte| byte.is_ascii_lowercase())
+            && subtags.all(|subtag| (2..=4).contains(&subtag.len()));
         is_code.then(|| Self {
             code: primary.to_owned(),
             language: primary.to_owned(),

@@ -128,7 +128,10 @@ impl LibreTranslate {
             languages::source_code(&transcript.language)
         };
         let texts: Vec<&str> = (transcript.segments.iter()).filter_map(spoken).collect();
-        if source != target.code() && !texts.is_empty() {
+        // Of Chinese, there are two ways of writing.
+        let same_language = transcript.language == target.language() && transcript.language != "zh";
+        let is_there = source == target.code() || (same_language && !mixed);
+        if !is_there && !texts.is_empty() {
             let begin = Instant::now();
             let translated = timeout(self.time_limit, self.translate_all(&texts, source, target))
                 .await

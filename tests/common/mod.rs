@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Response};
 use serde_json::Value;
@@ -115,7 +116,7 @@ impl Server {
         let mut server = Self {
             child,
             url: String::new(),
-            client: Client::new(),
+            client: client(),
             log,
             folder,
         };
@@ -216,6 +217,26 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
+    /// Requests that are the same share their work from now on, as those of usual clients do.
+    pub fn share_work(&mut self) {
+        self.client = Client::new();
+    }
+
+    /// A recording of some minutes: the long sample so many times.
+    pub fn long_file(&self, times: u32) -> PathBuf {
+        let path = self.folder().join(format!("long-{times}.flac"));
+        let repeats = (times - 1).to_string();
+        let made = Command::new("ffmpeg")
+            .args(["-v", "error", "-y", "-stream_loop", &repeats, "-i"])
+            .arg(sample("en-long.ogg"))
+            .args(["-ar", "16000"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .status();
+        assert!(made.expect("ffmpeg runs").success());
+        path
+    }
+
     /// Sends a file that takes a while, in a task of its own, and waits until a chunk of it runs.
     pub async fn start_long_request(&self) -> JoinHandle<reqwest::Result<Response>> {
         let request = self
@@ -297,6 +318,13 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A client whose requests are worked on each by itself, though they be the same.
+fn client() -> Client {
+    let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))]);
+    let builder = Client::builder().default_headers(headers);
+    builder.build().expect("a client")
 }
 
 /// A form with a file as clients send it, and fields.

@@ -8,6 +8,7 @@
 //! Supervised by [`Transcriptions`](crate::transcriptions). It ends with its last event, or when
 //! the last client goes away: then what is finished of it is kept for a while.
 
+mod audio;
 mod texts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::admission::{Left, Place};
+use crate::admission::Place;
 use crate::audience::Audience;
 use crate::caught::caught;
 use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Lengths, Position, decode};
@@ -35,7 +36,6 @@ use crate::ports::{
 use crate::second_pass::SecondPass;
 use crate::status::NodeStatus;
 use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Timings, Transcript};
-use crate::waiting::is_long;
 use crate::work_queue::LaneKind;
 
 /// The language of audio in which nobody speaks, where none is given: whisper's own default.
@@ -90,6 +90,8 @@ pub struct ChunkDone {
     pub lane: LaneKind,
     /// The hot lane did it after a cold one had failed.
     pub rescued: bool,
+    /// It was done for an earlier request, which was the same.
+    pub reused: bool,
 }
 
 /// What a Transcription is made from.
@@ -216,7 +218,10 @@ impl Actor for Transcription {
         });
         Ok(TranscriptionState {
             id,
-            hold: LanguageHold::new(given_language(&job, &status), job.options.multilingual),
+            hold: LanguageHold::new(
+                given_language(&job, &status).or_else(|| before.language().map(str::to_owned)),
+                job.options.multilingual,
+            ),
             job,
             place: Some(place),
             audience,
@@ -258,7 +263,7 @@ impl Actor for Transcription {
                 permit,
                 position,
             } => {
-                state.finished.cut(target);
+                state.note_cut(target);
                 state.chunk_decoded(&myself, chunk, permit, position)
             }
             TranscriptionMessage::Silence(position) => state.silence_passed(position),
@@ -296,63 +301,6 @@ fn given_language(job: &Job, status: &NodeStatus) -> Option<String> {
 }
 
 impl TranscriptionState {
-    fn chunk_decoded(
-        &mut self,
-        myself: &ActorRef<TranscriptionMessage>,
-        audio: AudioChunk,
-        permit: ChunkPermit,
-        position: Position,
-    ) -> Outcome {
-        let chunk = OpenChunk {
-            covers: self.advance(position),
-            audio,
-            _permit: Some(permit),
-        };
-        if let Err(refusal) = self.weigh_length(chunk.audio.duration_seconds()) {
-            return self.fail(refusal);
-        }
-        if let Some(done) = self.before.take(&chunk.audio) {
-            return self.chunk_done(myself, chunk, done);
-        }
-        if self.hold.may_go(chunk.audio.index) {
-            self.enqueue(myself, chunk);
-        } else {
-            self.held_back.push_back(chunk);
-        }
-        Outcome::GoesOn
-    }
-
-    fn silence_passed(&mut self, position: Position) -> Outcome {
-        self.progress.seconds_done += self.advance(position);
-        self.tell_progress();
-        Outcome::GoesOn
-    }
-
-    /// Takes in how far decoding is. Gives the seconds that were settled since.
-    fn advance(&mut self, position: Position) -> f64 {
-        self.progress.seconds_known = position.known;
-        self.timings.decode = position.decode_seconds;
-        let settled = position.settled.max(self.settled);
-        settled - std::mem::replace(&mut self.settled, settled)
-    }
-
-    /// Before the body was read, the request was taken for a short one. If it turns out to be long
-    /// before any work is done for it, it is asked again whether there is time for it.
-    fn weigh_length(&mut self, first_chunk: f64) -> Result<(), SttError> {
-        let first_look = !std::mem::replace(&mut self.length_was_weighed, true);
-        let known = self.progress.seconds_known;
-        let Some(place) = self.place.as_mut().filter(|_| first_look && is_long(known)) else {
-            return Ok(());
-        };
-        place.update(Left {
-            open: 1,
-            open_seconds: first_chunk,
-            undecoded_seconds: known - self.settled,
-            total_seconds: known,
-        });
-        self.status.refuse_long_wait(place.ahead())
-    }
-
     fn enqueue(&mut self, myself: &ActorRef<TranscriptionMessage>, chunk: OpenChunk) {
         let options = &self.job.options;
         let request = ChunkRequest {
@@ -374,17 +322,6 @@ impl TranscriptionState {
             terms,
             owner: myself.clone(),
         });
-    }
-
-    fn all_decoded(&mut self, audio: DecodedAudio) -> Outcome {
-        let total = samples_to_seconds(audio.samples);
-        self.progress.seconds_done += self.advance(Position {
-            known: total,
-            settled: total,
-            decode_seconds: audio.decode_seconds,
-        });
-        self.decoded = Some(audio);
-        self.end_if_done()
     }
 
     fn end_if_done(&mut self) -> Outcome {
@@ -416,31 +353,13 @@ impl TranscriptionState {
         };
         self.place = None;
         self.tell_progress();
-        self.audience.end(Ok(transcript));
+        self.end(Ok(transcript));
         Outcome::Ended
-    }
-
-    /// Tells the accounts what is left to do.
-    fn account(&mut self) {
-        // Before anything was decoded, the length is what it was taken for at admission.
-        let length_is_known = self.decoded.is_some() || self.settled > 0.0;
-        let Some(place) = self.place.as_mut().filter(|_| length_is_known) else {
-            return;
-        };
-        let open = self.outstanding.values().chain(&self.held_back);
-        let open_seconds = open.map(|chunk| chunk.audio.duration_seconds()).sum();
-        let known = self.progress.seconds_known;
-        place.update(Left {
-            open: self.outstanding.len() + self.held_back.len(),
-            open_seconds,
-            undecoded_seconds: known - self.settled,
-            total_seconds: known,
-        });
     }
 
     fn fail(&mut self, error: SttError) -> Outcome {
         self.place = None;
-        self.audience.end(Err(error));
+        self.end(Err(error));
         Outcome::Ended
     }
 
@@ -451,18 +370,36 @@ impl TranscriptionState {
         }
     }
 
-    /// Whether the last client has left. What is finished is kept for its return.
+    fn end(&mut self, result: Result<Transcript, SttError>) {
+        let audience = Arc::clone(&self.audience);
+        audience.end(result, || self.take_finished());
+    }
+
+    /// Whether the last client has left.
     fn is_deserted(&mut self) -> bool {
-        let Self {
-            audience,
-            before,
-            finished,
-            ..
-        } = self;
-        audience.is_deserted(|| {
-            finished.absorb(std::mem::take(before));
-            std::mem::take(finished)
-        })
+        let audience = Arc::clone(&self.audience);
+        audience.is_deserted(|| self.take_finished())
+    }
+
+    /// Notes how long the next chunk was to be.
+    fn note_cut(&mut self, target: Duration) {
+        if self.job.identity.is_some() {
+            self.finished.cut(target);
+        }
+    }
+
+    /// Notes what an engine gave.
+    fn note_done(&mut self, audio: &AudioChunk, done: &ChunkDone) {
+        if self.job.identity.is_some() {
+            self.finished.add(audio, done.clone());
+        }
+    }
+
+    /// What is finished, for when the same request comes again.
+    fn take_finished(&mut self) -> FinishedWork {
+        let before = std::mem::take(&mut self.before);
+        let finished = std::mem::take(&mut self.finished);
+        finished.kept(before, self.hold.code())
     }
 
     fn dispatcher_replaced(

@@ -18,6 +18,24 @@ use crate::second_pass::SecondPass;
 use crate::transcript::{ChunkTranscript, Removed};
 use crate::work_queue::LaneKind;
 
+/// Where a text comes from.
+#[derive(Clone, Copy)]
+struct Origin {
+    lane: LaneKind,
+    rescued: bool,
+    reused: bool,
+}
+
+impl Origin {
+    fn of(done: &ChunkDone) -> Self {
+        Self {
+            lane: done.lane,
+            rescued: done.rescued,
+            reused: done.reused,
+        }
+    }
+}
+
 impl TranscriptionState {
     pub(super) fn language_heard(
         &mut self,
@@ -68,16 +86,15 @@ impl TranscriptionState {
         chunk: OpenChunk,
         done: ChunkDone,
     ) -> Outcome {
-        if self.job.identity.is_some() {
-            self.finished.add(&chunk.audio, done.clone());
-        }
+        self.note_done(&chunk.audio, &done);
+        let origin = Origin::of(&done);
         let mut transcript = done.transcript;
-        if !std::mem::replace(&mut self.wait_is_known, true) {
+        if !origin.reused && !std::mem::replace(&mut self.wait_is_known, true) {
             let in_tree = self.started.elapsed().as_secs_f64();
             let working = transcript.inference_seconds + self.timings.decode;
             self.timings.queue_wait = (in_tree - working).max(0.0);
         }
-        let removed = self.take_in(&chunk.audio, &mut transcript, done.lane, done.rescued);
+        let removed = self.take_in(&chunk.audio, &mut transcript, origin);
         self.announce_route();
         self.learn_language(chunk.audio.index, &transcript);
         let again = missed_speech::find(&chunk.audio, &transcript.segments, &removed);
@@ -100,11 +117,12 @@ impl TranscriptionState {
         &mut self,
         audio: &AudioChunk,
         transcript: &mut ChunkTranscript,
-        lane: LaneKind,
-        rescued: bool,
+        origin: Origin,
     ) -> Vec<Removed> {
-        self.route = self.route.with(lane, rescued);
-        self.timings.inference += transcript.inference_seconds;
+        self.route = self.route.with(origin.lane, origin.rescued);
+        if !origin.reused {
+            self.timings.inference += transcript.inference_seconds;
+        }
         let removed = if self.job.options.hallucination_guard {
             guard(transcript, &audio.speech)
         } else {
@@ -114,7 +132,9 @@ impl TranscriptionState {
             let (reason, start) = (removed.reason.as_str(), audio.begins_at(removed.start));
             info!(request_id = %self.job.request_id, reason, start, "text was made up: removed");
             debug!(request_id = %self.job.request_id, text = removed.text, "the removed text");
-            crate::metrics::record_hallucination(removed.reason);
+            if !origin.reused {
+                crate::metrics::record_hallucination(removed.reason);
+            }
         }
         for segment in &mut transcript.segments {
             // Whisper stretches them over the silence around.
@@ -153,10 +173,9 @@ impl TranscriptionState {
     fn part_ended(&mut self, audio: &AudioChunk, outcome: Result<ChunkDone, SttError>) {
         let text = match outcome {
             Ok(mut done) => {
-                if self.job.identity.is_some() {
-                    self.finished.add(audio, done.clone());
-                }
-                self.take_in(audio, &mut done.transcript, done.lane, done.rescued);
+                self.note_done(audio, &done);
+                let origin = Origin::of(&done);
+                self.take_in(audio, &mut done.transcript, origin);
                 Some(done.transcript)
             }
             Err(error) => {

@@ -145,6 +145,7 @@ async fn parts_that_were_transcribed_again_are_kept_as_well() {
     let expected = format!("{HALF_HEARD_TEXT} and the rest 1 2 3");
     assert_eq!(text(back).await, expected);
     let again = &chunks(&tree)[before..];
+    assert_eq!(again.last(), Some(&3));
     assert!(
         again.iter().all(|index| [2, 3].contains(index)),
         "{again:?}"
@@ -184,8 +185,9 @@ async fn the_audio_is_cut_in_the_same_places_again() {
     assert_eq!(before[..3], [5, 10, 12]);
     let back = submit(&tree, "key", "5").await;
     assert_eq!(text(back).await, "0 1 2 3 4");
+    // What was not done is cut as this client has it.
     let again = lock(&tree.world.targets).clone();
-    assert_eq!(again[..before.len()], before);
+    assert_eq!(again, [5, 10, 28, 28, 28]);
     tree.end().await;
 }
 
@@ -210,4 +212,91 @@ async fn results_are_kept_only_if_the_operator_says_so_and_only_for_a_while() {
         assert_eq!(tree.stt.snapshot().requests, 0);
         tree.end().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_language_that_was_decided_holds_for_what_is_left() {
+    let tree = Tree::ready(vec![]).await;
+    let mut left = submit(&tree, "key", "3+2n").await;
+    segments(&mut left, 3).await;
+    drop(left);
+    eventually("it is over", || tree.stt.snapshot().requests == 0).await;
+    let before = tree.world.seen().len();
+    let back = submit(&tree, "key", "3+2n").await.transcript().await;
+    let back = back.expect("transcribed");
+    assert_eq!(back.language, "es");
+    assert_eq!(back.language_probability, Some(0.9));
+    let given: Vec<_> = tree.world.seen()[before..]
+        .iter()
+        .filter_map(|seen| match seen {
+            Seen::Chunk { language, .. } => Some(language.clone()),
+            _ => None,
+        })
+        .collect();
+    let spanish = Some("es".to_owned());
+    assert_eq!(
+        given,
+        [spanish.clone(), spanish],
+        "it was not detected anew"
+    );
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_finished_before_a_failure_is_kept_as_well() {
+    let tree = Tree::ready(vec![]).await;
+    for _ in 0..2 {
+        let failed = submit(&tree, "key", "2+poison").await.transcript().await;
+        let error = failed.expect_err("no worker survives it");
+        assert!(matches!(error, SttError::Poison { .. }), "{error}");
+    }
+    let seen = chunks(&tree);
+    for index in 0..2 {
+        let times = seen.iter().filter(|seen| **seen == index).count();
+        assert_eq!(times, 1, "chunk {index} of {seen:?}");
+    }
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_that_an_earlier_request_took_is_not_this_ones() {
+    let tree = Tree::ready(vec![]).await;
+    let mut left = submit(&tree, "key", "5").await;
+    segments(&mut left, 3).await;
+    drop(left);
+    eventually("it is over", || tree.stt.snapshot().requests == 0).await;
+    let back = submit(&tree, "key", "5").await.transcript().await;
+    let timings = back.expect("transcribed").timings;
+    assert!((timings.inference - 2.0).abs() < 1e-6, "{timings:?}");
+    assert!(timings.inference <= timings.total, "{timings:?}");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_of_the_grace_everybody_who_waits_is_told() {
+    let tree = Tree::ready(vec![]).await;
+    let first = submit(&tree, "key", "50").await;
+    let second = submit(&tree, "key", "50").await;
+    tree.until_a_chunk_runs().await;
+    tree.stt.drain(WORK);
+    for stream in [first, second] {
+        let error = stream.transcript().await.expect_err("cancelled");
+        assert!(matches!(error, SttError::Draining { .. }), "{error}");
+    }
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joined_keeps_nobody_else_waiting() {
+    let tree = Tree::ready(vec![]).await;
+    let first = submit(&tree, "key", "1").await;
+    let joined = submit(&tree, "key", "1").await;
+    tree.until_a_chunk_runs().await;
+    let position = tree.admit().expect("admitted").outlook().position;
+    assert_eq!(position, 0, "one chunk runs, and nobody waits");
+    assert_eq!(
+        (text(first).await, text(joined).await),
+        ("0".into(), "0".into())
+    );
+    tree.end().await;
 }

@@ -1,0 +1,143 @@
+//! Measures what streaming brings and costs: when the first text of a recording comes and how long the
+//! reader waits between texts, beside the whole reply without a stream; and the words that come out
+//! differently for the shorter chunks. The figures on streaming in docs/performance.md.
+//!
+//! ```text
+//! cargo run --release --example measure_streaming -- --url http://127.0.0.1:9005 \
+//!     --corpus corpus [--table long.tsv] [--languages en,es,fr] [--every 1]
+//! ```
+
+#[path = "support/corpus.rs"]
+mod corpus;
+
+use std::path::{Path, PathBuf};
+// No clock of the program's is involved.
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+use corpus::{Pair, difference};
+use reqwest::Client;
+use reqwest::multipart::{Form, Part};
+use serde_json::Value;
+use uttera_stt::bench::word_error_rate::Score;
+
+#[derive(Parser)]
+struct Args {
+    /// The server.
+    #[arg(long, default_value = "http://127.0.0.1:9005")]
+    url: String,
+    /// The folder of the recordings and their tables.
+    #[arg(long)]
+    corpus: PathBuf,
+    /// The table.
+    #[arg(long, default_value = "long.tsv")]
+    table: String,
+    /// Of recordings in these languages.
+    #[arg(long, default_value = "en,es,fr")]
+    languages: String,
+    /// Every so many-th recording.
+    #[arg(long, default_value_t = 1)]
+    every: usize,
+}
+
+/// A reply, and when its parts came.
+struct Reply {
+    text: String,
+    /// Since the request was sent.
+    texts: Vec<Duration>,
+    end: Duration,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let args = Args::parse();
+    let client = Client::new();
+    let languages: Vec<&str> = args.languages.split(',').collect();
+    let mut pairs = Vec::new();
+    for row in corpus::rows(&args.corpus, &args.table, &languages, args.every)? {
+        let file = args.corpus.join(&row.path);
+        let plain = ask(&client, &args.url, &file, &row.language, false).await?;
+        let streamed = ask(&client, &args.url, &file, &row.language, true).await?;
+        let scores = [&plain, &streamed].map(|reply| Score::of(&row.text, &reply.text));
+        let mut last = Duration::ZERO;
+        let mut longest = Duration::ZERO;
+        for text in &streamed.texts {
+            longest = longest.max(text.saturating_sub(last));
+            last = *text;
+        }
+        println!(
+            "{:40} plain {:6.2} s {:5.1} % errors; streamed {:6.2} s {:5.1} %, first text {:5.2} s, \
+             {} texts, longest wait {:5.2} s",
+            row.path,
+            plain.end.as_secs_f64(),
+            100.0 * scores[0].rate(),
+            streamed.end.as_secs_f64(),
+            100.0 * scores[1].rate(),
+            streamed
+                .texts
+                .first()
+                .copied()
+                .unwrap_or_default()
+                .as_secs_f64(),
+            streamed.texts.len(),
+            longest.as_secs_f64(),
+        );
+        pairs.push(Pair {
+            words: scores[0].words,
+            errors: scores.map(|score| score.edits),
+        });
+    }
+    ensure!(!pairs.is_empty(), "no recordings in these languages");
+    let (rates, interval) = difference(&pairs);
+    println!(
+        "{} recordings: plain {:.2} % errors, streamed {:.2} %: {:+.2} points ({:+.2} to {:+.2})",
+        pairs.len(),
+        rates[0],
+        rates[1],
+        rates[1] - rates[0],
+        interval[0],
+        interval[1]
+    );
+    Ok(())
+}
+
+async fn ask(
+    client: &Client,
+    url: &str,
+    file: &Path,
+    language: &str,
+    stream: bool,
+) -> anyhow::Result<Reply> {
+    let bytes = tokio::fs::read(file).await?;
+    let form = Form::new()
+        .text("language", language.to_owned())
+        .text("stream", stream.to_string())
+        .part("file", Part::bytes(bytes).file_name("recording"));
+    let begin = Instant::now();
+    let request = client.post(format!("{url}/v1/audio/transcriptions"));
+    let mut response = request.multipart(form).send().await?;
+    ensure!(response.status().is_success(), "{}", response.status());
+    let mut body = Vec::new();
+    let mut texts = Vec::new();
+    while let Some(bytes) = response.chunk().await? {
+        body.extend_from_slice(&bytes);
+        if bytes.windows(7).any(|part| part == b"\"delta\"") {
+            texts.push(begin.elapsed());
+        }
+    }
+    let end = begin.elapsed();
+    let body = String::from_utf8(body)?;
+    let last = match body
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: {"))
+        .next_back()
+    {
+        Some(done) => format!("{{{done}"),
+        None => body,
+    };
+    let last: Value = serde_json::from_str(&last)?;
+    let text = last["text"].as_str().context("no text")?.to_owned();
+    Ok(Reply { text, texts, end })
+}
