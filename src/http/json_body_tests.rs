@@ -103,7 +103,8 @@ async fn unknown_fields_may_hold_anything_and_a_strategy_is_looked_into() {
 
 #[tokio::test]
 async fn what_would_fill_the_memory_is_refused_in_few_words() {
-    let (_parent, store) = store();
+    let parent = tempfile::tempdir().expect("a folder");
+    let store = UploadStore::open(parent.path(), 20_000_000).expect("opens");
     let long = "9".repeat(10_000_000);
     for body in [
         format!(r#"{{"{long}": 1}}"#),
