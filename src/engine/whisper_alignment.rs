@@ -14,6 +14,9 @@ use crate::engine::kernels::observe::{Attention, Head};
 pub const FRAME_SECONDS: f64 = 0.02;
 /// Frames that are smoothed over, as in OpenAI's implementation.
 const MEDIAN_WIDTH: usize = 7;
+/// A frame at which no token looks more than others, by this much, says nothing. Deviations of less do
+/// not survive being squared, either.
+const LEAST_DEVIATION: f32 = 1e-9;
 /// Fewer frames than this hold no word.
 const FEWEST_FRAMES: usize = 5;
 
@@ -230,7 +233,7 @@ fn share_of_each(row: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// Every frame gets mean 0 and deviation 1 over the tokens.
+/// Every frame gets mean 0 and deviation 1 over the tokens; one that says nothing, 0.
 fn standardise_frames(rows: &mut [Vec<f32>]) {
     let count = rows.len() as f32;
     let frames = rows.first().map_or(0, Vec::len);
@@ -241,9 +244,13 @@ fn standardise_frames(rows: &mut [Vec<f32>]) {
             .map(|row| (row[frame] - mean).powi(2))
             .sum::<f32>()
             / count;
-        let deviation = variance.sqrt().max(f32::MIN_POSITIVE);
+        let deviation = variance.sqrt();
         for row in rows.iter_mut() {
-            row[frame] = (row[frame] - mean) / deviation;
+            row[frame] = if deviation < LEAST_DEVIATION {
+                0.0
+            } else {
+                (row[frame] - mean) / deviation
+            };
         }
     }
 }
@@ -367,7 +374,38 @@ mod tests {
         assert_eq!(heads((6, 512, 51_865), 8).len(), 8);
     }
 
+    #[test]
+    fn frames_that_nobody_looks_at_say_nothing() {
+        // Of the same order as each other, and too small to be squared.
+        let mut rows = vec![vec![0.2, 1e-20, 0.0], vec![0.4, 3e-20, 1e-38]];
+        standardise_frames(&mut rows);
+        assert!((rows[0][0] + 1.0).abs() < 1e-5 && (rows[1][0] - 1.0).abs() < 1e-5);
+        let rest = rows.iter().flat_map(|row| &row[1..]);
+        assert!(
+            rest.into_iter().all(|weight| weight.abs() < f32::EPSILON),
+            "{rows:?}"
+        );
+    }
+
     proptest! {
+        #[test]
+        fn tiny_weights_neither_blow_up_nor_turn_times_back(
+            exponents in prop::collection::vec(-45.0_f32..0.0, 12 * 60),
+        ) {
+            let weights = exponents.into_iter().map(|exponent| 10.0_f32.powf(exponent)).collect();
+            let seen = Attention { tokens: 12, frames: 60, heads: vec![weights] };
+            let followed = followed(&seen, 60);
+            // Nothing is further from the mean of twelve than so many deviations.
+            let most = 12.0_f32.sqrt();
+            prop_assert!(followed.iter().flatten().all(|weight| weight.abs() <= most));
+            let times = token_times(&seen, 3, 60).expect("seen");
+            let mut last = 0.0;
+            for time in times {
+                prop_assert!(last <= time.start && time.start <= time.end && time.end <= 60.0 * FRAME_SECONDS);
+                last = time.start;
+            }
+        }
+
         #[test]
         fn times_run_on_and_stay_in_the_audio(
             weights in prop::collection::vec(0.0_f32..1.0, 12 * 60),
