@@ -11,7 +11,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use stt_actors::ports::SAMPLE_RATE;
-use stt_actors::transcript::{ChunkTranscript, Segment, Task, TokenLogprob, compression_ratio};
+use stt_actors::transcript::{
+    ChunkTranscript, Doubt, Segment, Task, TokenLogprob, compression_ratio,
+};
 use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState,
     WhisperToken,
@@ -198,16 +200,13 @@ impl Model {
         };
         let look = self.look();
         let first = if is_encoded { First::IsEncoded } else { look };
-        let watch = Watch::new(abort, first, self.timing(&plan));
-        let mut segments = self.attempt(state, &plan, window, &watch)?;
+        let watch = Watch::new(abort, first, self.timing(&plan, abort));
+        let (mut segments, doubt) = self.attempt(state, &plan, window, &watch)?;
         passes += watch.encoder_passes();
-        let doubt = (window < window::FULL)
-            .then(|| window::doubt(&segments, millis as f64 / 1000.0))
-            .flatten();
         if doubt.is_some() {
             let state = self.context.create_state().map_err(whisper_failed)?;
-            let watch = Watch::new(abort, look, self.timing(&plan));
-            segments = self.attempt(state, &plan, window::FULL, &watch)?;
+            let watch = Watch::new(abort, look, self.timing(&plan, abort));
+            (segments, _) = self.attempt(state, &plan, window::FULL, &watch)?;
             passes += watch.encoder_passes();
         }
         Ok(ChunkTranscript {
@@ -231,7 +230,7 @@ impl Model {
     }
 
     /// How tokens get their times. On a GPU attention is computed in one piece, which shows nothing.
-    fn timing(&self, plan: &Plan<'_>) -> Option<Timing<'_>> {
+    fn timing<'a>(&'a self, plan: &Plan<'_>, abort: &'a AtomicBool) -> Option<Timing<'a>> {
         let samples = plan.millis * SAMPLE_RATE as usize / 1000;
         let sees = observe::AVAILABLE && self.options.gpu.is_none();
         (self.options.exact_words && sees).then(|| Timing {
@@ -239,6 +238,7 @@ impl Model {
             audio_frames: samples.div_ceil(SAMPLE_RATE as usize / 50),
             translates: plan.task == Task::Translate,
             threads: self.options.threads,
+            abort,
         })
     }
 
@@ -249,15 +249,16 @@ impl Model {
         }
     }
 
-    /// One transcription, with a window of so many frames. The temperature ladder is for the full
-    /// window alone: text that whisper itself would reject is doubted in any case.
+    /// One transcription, with a window of so many frames, and what speaks against it where that is not
+    /// the full one. The temperature ladder is for the full window alone: text that whisper itself would
+    /// reject is doubted in any case.
     fn attempt(
         &self,
         mut state: WhisperState,
         plan: &Plan<'_>,
         window: usize,
         watch: &Watch<'_>,
-    ) -> Result<Vec<Segment>, Failure> {
+    ) -> Result<(Vec<Segment>, Option<Doubt>), Failure> {
         let mut parameters = self.parameters(plan.language, plan.task, plan.temperature);
         parameters.set_tokens(plan.prompt);
         // Without the true length, the padding would be decoded as well, and hallucinated into.
@@ -274,13 +275,25 @@ impl Model {
             return Err(Failure::Aborted);
         }
         result.map_err(whisper_failed)?;
-        watch.call_ended();
         let duration = plan
             .samples
             .len()
             .min(plan.millis * SAMPLE_RATE as usize / 1000);
         let duration = duration as f64 / f64::from(SAMPLE_RATE);
-        Ok(self.segments(&state, watch, plan.temperature, duration))
+        if window < window::FULL {
+            // What is thrown away needs no exact times.
+            let segments = self.segments(&state, watch, plan.temperature, duration);
+            let doubt = window::doubt(&segments, plan.millis as f64 / 1000.0);
+            if doubt.is_some() {
+                return Ok((segments, doubt));
+            }
+        }
+        watch.call_ended();
+        if watch.was_aborted() {
+            return Err(Failure::Aborted);
+        }
+        let segments = self.segments(&state, watch, plan.temperature, duration);
+        Ok((segments, None))
     }
 
     /// The language that needs no detection: the client's, or English on a model that knows no

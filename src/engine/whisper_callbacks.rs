@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use whisper_rs::FullParams;
 use whisper_rs::whisper_rs_sys as sys;
 
-use super::windows::{self, Ended, Timing};
+use super::windows::{self, Ended, Front, Timing};
 use crate::engine::kernels::{observe, reuse};
 
 /// Graphs that make up a pass of the encoder: the convolutions, the layers, and the keys and values for
@@ -35,8 +35,12 @@ pub enum First {
 /// One of the windows that whisper cut the chunk into.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Window {
+    /// Whether no window was before it.
+    pub is_first: bool,
     /// The first segment that can be of this window.
     pub first_segment: usize,
+    /// What its text began with.
+    pub front: Front,
     /// Decoding attempts after the first: steps up the temperature ladder.
     pub retries: u32,
     /// Where it begins in the audio, in frames of 10 ms.
@@ -150,7 +154,7 @@ impl<'a> Watch<'a> {
         // SAFETY: there was a window, so whisper gave both; they are live by the caller's promise.
         let ended = unsafe {
             let timing = self.timing.as_ref().filter(|_| !self.was_aborted());
-            windows::ended(context, state, window.first_segment, timing)
+            windows::ended(context, state, window, timing)
         };
         let Ended { seek, times } = ended;
         window.seek = seek;
@@ -167,6 +171,7 @@ impl<'a> Watch<'a> {
         }
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         attempts.push(Window {
+            is_first,
             first_segment,
             ..Window::default()
         });
@@ -178,6 +183,13 @@ impl<'a> Watch<'a> {
         if let Some(window) = attempts.last_mut() {
             window.retries += 1;
             window.no_speech = window.no_speech.or(no_speech);
+        }
+    }
+
+    fn text_begins(&self, token: i32) {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(window) = attempts.last_mut() {
+            window.front = window.front.or(token);
         }
     }
 }
@@ -247,7 +259,7 @@ unsafe extern "C" fn never_begin(
 unsafe extern "C" fn logits_come(
     context: *mut sys::whisper_context,
     _state: *mut sys::whisper_state,
-    _tokens: *const sys::whisper_token_data,
+    tokens: *const sys::whisper_token_data,
     n_tokens: c_int,
     _logits: *mut f32,
     watch: *mut c_void,
@@ -261,6 +273,12 @@ unsafe extern "C" fn logits_come(
         };
         let logits = observe::logits();
         watch.attempt_begins(logits.and_then(|logits| probability(&logits, nobody_speaks)));
+    }
+    // Of every candidate, and from threads of its own where there are several.
+    if n_tokens == 1 {
+        // SAFETY: as above; whisper gives as many tokens as it says.
+        let (watch, token) = unsafe { (&*watch.cast::<Watch<'_>>(), (*tokens).id) };
+        watch.text_begins(token);
     }
 }
 
@@ -331,6 +349,7 @@ mod tests {
         watch.window_begins(0);
         watch.attempt_begins(Some(0.1));
         watch.window_begins(2);
+        watch.text_begins(7);
         for no_speech in [Some(0.2), None, Some(0.9)] {
             watch.attempt_begins(no_speech);
         }
@@ -338,7 +357,10 @@ mod tests {
         assert_eq!(watch.window_of(2).retries, 2);
         // What the ladder does afterwards changes nothing about the audio.
         assert_eq!(watch.window_of(2).no_speech, Some(0.2));
-        assert_eq!(watch.window_of(7).first_segment, 2);
+        let second = watch.window_of(7);
+        assert_eq!((second.first_segment, second.is_first), (2, false));
+        assert_eq!(second.front, Front::Token(7));
+        assert!(watch.window_of(1).is_first);
         assert_eq!(watch.encoder_passes(), 2);
         let encoded = Watch::new(&abort, First::IsEncoded, None);
         assert_eq!(encoded.window_begins(0), First::IsEncoded);

@@ -28,6 +28,8 @@ pub mod reuse {
 /// Elsewhere, nothing is seen.
 #[cfg(not(target_os = "linux"))]
 pub mod observe {
+    use std::sync::atomic::AtomicBool;
+
     /// Nothing can be seen.
     pub const AVAILABLE: bool = false;
 
@@ -60,7 +62,11 @@ pub mod observe {
     }
 
     /// Nothing is seen.
-    pub fn attention<R>(_heads: &[Head], work: impl FnOnce() -> R) -> (R, Attention) {
+    pub fn attention<R>(
+        _heads: &[Head],
+        _abort: &AtomicBool,
+        work: impl FnOnce() -> R,
+    ) -> (R, Attention) {
         (work(), Attention::default())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use whisper_rs::whisper_rs_sys as ggml;
 
@@ -35,6 +36,7 @@ pub struct Attention {
 /// Attention that is being looked at.
 struct Capture<'a> {
     heads: &'a [Head],
+    abort: &'a AtomicBool,
     /// Layers that have come by.
     layers: usize,
     attention: Attention,
@@ -69,10 +71,15 @@ pub fn logits() -> Option<Vec<f32>> {
 }
 
 /// What the heads attend to in the decoder graph that `work` computes on this thread. The graph is left
-/// unfinished after the last of them.
-pub fn attention<R>(heads: &[Head], work: impl FnOnce() -> R) -> (R, Attention) {
+/// unfinished after the last of them, and after the next layer once `abort` is set.
+pub fn attention<R>(
+    heads: &[Head],
+    abort: &AtomicBool,
+    work: impl FnOnce() -> R,
+) -> (R, Attention) {
     let mut capture = Capture {
         heads,
+        abort,
         layers: 0,
         attention: Attention::default(),
     };
@@ -165,10 +172,8 @@ unsafe extern "C" fn see(tensor: *mut ggml::ggml_tensor, asks: bool, capture: *m
         }
         keep(tensor, capture);
         // What comes after the last layer that is wanted would be for nothing.
-        capture
-            .heads
-            .iter()
-            .any(|head| head.layer >= capture.layers)
+        let mut wanted = capture.heads.iter();
+        wanted.any(|head| head.layer >= capture.layers) && !capture.abort.load(Ordering::Acquire)
     }
 }
 
