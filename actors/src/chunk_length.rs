@@ -18,10 +18,15 @@ pub const LONGEST_TARGET: Duration = Duration::from_secs(28);
 /// The length that chunks should have, about: the longest one whose work fits the budget, within
 /// the limits above. `cost`: what was measured on the hot lane.
 pub fn target_length(cost: Option<Cost>) -> Duration {
+    length_within(LATENCY_BUDGET, cost)
+}
+
+/// The longest whose work fits a budget.
+fn length_within(budget: Duration, cost: Option<Cost>) -> Duration {
     let Some(Cost { fixed, slope }) = cost else {
         return LONGEST_TARGET;
     };
-    let fits = (LATENCY_BUDGET.as_secs_f64() - fixed) / slope;
+    let fits = (budget.as_secs_f64() - fixed) / slope;
     let pays = fixed / slope;
     // A slope of nothing makes these infinite or no number at all: any length is as good.
     let seconds = if slope > 0.0 {
@@ -35,20 +40,19 @@ pub fn target_length(cost: Option<Cost>) -> Duration {
 
 /// The first chunk of a request whose text is read along is only so long.
 const FIRST_STREAMED: Duration = Duration::from_secs(5);
-/// Later ones grow up to this: text comes while the speech is remembered.
-const LONGEST_STREAMED: Duration = Duration::from_secs(12);
+/// Later ones double until a reader would wait for longer than this; whisper does better with more of a
+/// sentence: with chunks of at most 12 s, it makes a twelfth more errors in long recordings.
+const STREAMED_BUDGET: Duration = Duration::from_secs(1);
 
-/// The length of a chunk of a request whose text is read along: short at first, so that there is text
-/// soon, then longer, since whisper does better with more of a sentence. What is short as a whole
-/// (`claimed`: by its container's word) is not cut for that. `index`: the chunk's number.
+/// The length of a chunk of a request whose text is read along. What is short as a whole (`claimed`: by
+/// its container's word) is not cut for that. `index`: the chunk's number.
 pub fn streamed_length(cost: Option<Cost>, claimed: Option<Duration>, index: usize) -> Duration {
-    let target = target_length(cost);
-    if claimed.is_some_and(|claimed| claimed <= LONGEST_STREAMED) {
-        return target;
+    if claimed.is_some_and(|claimed| claimed <= FIRST_STREAMED * 2) {
+        return target_length(cost);
     }
     let doublings = index.min(8) as u32;
     let growing = FIRST_STREAMED * 2_u32.pow(doublings);
-    growing.min(LONGEST_STREAMED).min(target)
+    growing.min(length_within(STREAMED_BUDGET, cost))
 }
 
 #[cfg(test)]
@@ -76,19 +80,24 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_read_along_comes_soon_and_in_shorter_chunks() {
+    fn text_that_is_read_along_comes_soon_and_no_reader_waits_long() {
         let hour = Some(Duration::from_secs(3600));
         for claimed in [None, hour] {
             let length = |index| streamed_length(None, claimed, index).as_secs();
-            assert_eq!([0, 1, 2, 1000].map(length), [5, 10, 12, 12]);
+            assert_eq!([0, 1, 2, 3, 1000].map(length), [5, 10, 20, 28, 28]);
         }
-        let clip = Some(Duration::from_secs(12));
+        let clip = Some(Duration::from_secs(10));
         assert_eq!(streamed_length(None, clip, 0), LONGEST_TARGET);
-        let slow = Cost {
+        let slower = Some(Cost {
+            fixed: 0.1,
+            slope: 0.06,
+        });
+        assert_eq!(streamed_length(slower, hour, 5), Duration::from_secs(15));
+        let slow = Some(Cost {
             fixed: 1.0,
             slope: 1.0,
-        };
-        assert_eq!(streamed_length(Some(slow), hour, 5), SHORTEST_TARGET);
+        });
+        assert_eq!(streamed_length(slow, hour, 5), SHORTEST_TARGET);
     }
 
     proptest! {
