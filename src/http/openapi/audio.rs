@@ -103,6 +103,12 @@ fn asr() -> OperationBuilder {
                 "Leave out what does not sound like speech.",
                 &["true", "false"],
             ),
+            (
+                "word_timestamps",
+                "`json` has the times of words.",
+                &["true", "false"],
+            ),
+            ("to_language", "Of translations: `en` if not given.", &[]),
         ],
     )
 }
