@@ -1,5 +1,5 @@
-//! The requests of programs that people point at this server, as those programs send them: read off
-//! their sources, byte for byte where it matters.
+//! The requests of programs that people point at this server, with the fields, names and types that those
+//! programs send.
 
 mod common;
 

@@ -104,10 +104,17 @@ fn has_ten_fields(segment: &Value, place: usize) -> anyhow::Result<()> {
 
 async fn times(target: Arc<Target>) -> anyhow::Result<()> {
     let body = verbose(&target, &LONG, &[]).await?;
-    let duration = number(&body, "duration")?;
+    let last = last_end(list(&body, "segments")?, number(&body, "duration")?)?;
+    ensure!(last > 30.0, "nothing was transcribed after {last} s");
+    Ok(())
+}
+
+/// The end of the last of some segments or words, whose times must run on and stay inside the audio. In
+/// seconds.
+pub fn last_end(spans: &[Value], duration: f64) -> anyhow::Result<f64> {
     let mut last = 0.0;
-    for segment in list(&body, "segments")? {
-        let (start, end) = (number(segment, "start")?, number(segment, "end")?);
+    for span in spans {
+        let (start, end) = (number(span, "start")?, number(span, "end")?);
         ensure!(
             last <= start + ROUNDING_SECONDS && start <= end,
             "times run backwards: {start} to {end} after {last}"
@@ -118,8 +125,7 @@ async fn times(target: Arc<Target>) -> anyhow::Result<()> {
         );
         last = end;
     }
-    ensure!(last > 30.0, "nothing was transcribed after {last} s");
-    Ok(())
+    Ok(last)
 }
 
 async fn joined(target: Arc<Target>) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use super::check::Check;
 use super::expect::{list, number, says, text};
 use super::speech::{LONG, SENTENCE, Speech};
 use super::target::Target;
+use super::verbose_json::last_end;
 
 /// What rounding to the millisecond may do.
 const ROUNDING_SECONDS: f64 = 0.002;
@@ -66,20 +67,7 @@ async fn words(target: Arc<Target>) -> anyhow::Result<()> {
 
 async fn times(target: Arc<Target>) -> anyhow::Result<()> {
     let body = ask(&target, &LONG, &[WORD]).await?;
-    let duration = number(&body, "duration")?;
-    let mut last = 0.0;
-    for word in list(&body, "words")? {
-        let (start, end) = times_of(word)?;
-        ensure!(
-            last <= start + ROUNDING_SECONDS && start <= end,
-            "times run backwards: {start} to {end} after {last}"
-        );
-        ensure!(
-            end <= duration + ROUNDING_SECONDS,
-            "{end} is beyond the audio's {duration} s"
-        );
-        last = end;
-    }
+    let last = last_end(list(&body, "words")?, number(&body, "duration")?)?;
     ensure!(last > 30.0, "there is no word after {last} s");
     Ok(())
 }

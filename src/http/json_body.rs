@@ -240,22 +240,30 @@ fn read_field(json: &mut Json, name: &str, parts: &mut Parts) -> Result<(), ApiE
 }
 
 fn read_strategy(json: &mut Json, parts: &mut Parts) -> Result<(), ApiError> {
-    let mut strategy = Parts::default();
+    let mut kind = None;
     json.begin_object().map_err(|error| malformed(&error))?;
     while json.has_next().map_err(|error| malformed(&error))? {
-        match json.next_name_owned().map_err(|error| malformed(&error))? {
-            // Under a name that is known.
-            name if name == "type" => read_scalar(json, "task", &mut strategy)?,
-            _ => json.skip_value().map_err(|error| malformed(&error))?,
+        let name = json.next_name_owned().map_err(|error| malformed(&error))?;
+        let value = scalar(json, &name)?;
+        if name == "type" {
+            kind = value;
         }
     }
     json.end_object().map_err(|error| malformed(&error))?;
-    let value = serde_json::json!({"type": strategy.field("task")});
-    parts.add("chunking_strategy".to_owned(), value.to_string())
+    let strategy = serde_json::json!({"type": kind});
+    parts.add("chunking_strategy".to_owned(), strategy.to_string())
 }
 
 fn read_scalar(json: &mut Json, name: &str, parts: &mut Parts) -> Result<(), ApiError> {
-    let value = match json.peek().map_err(|error| malformed(&error))? {
+    match scalar(json, name)? {
+        Some(value) => parts.add(name.to_owned(), value),
+        None => Ok(()),
+    }
+}
+
+/// A value as the form would have it; `None` for what has no such form.
+fn scalar(json: &mut Json, name: &str) -> Result<Option<String>, ApiError> {
+    match json.peek().map_err(|error| malformed(&error))? {
         ValueType::String => {
             let mut value = String::new();
             let text = json
@@ -266,21 +274,21 @@ fn read_scalar(json: &mut Json, name: &str, parts: &mut Parts) -> Result<(), Api
             if value.len() > LARGEST_FIELD {
                 return Err(too_long(name));
             }
-            value
+            Ok(Some(value))
         }
         ValueType::Number => {
             let number = json.next_number_as_string();
-            number.map_err(|error| malformed(&error))?
+            number.map(Some).map_err(|error| malformed(&error))
         }
         ValueType::Boolean => {
             let value = json.next_bool().map_err(|error| malformed(&error))?;
-            value.to_string()
+            Ok(Some(value.to_string()))
         }
         ValueType::Null | ValueType::Object | ValueType::Array => {
-            return json.skip_value().map_err(|error| malformed(&error));
+            json.skip_value().map_err(|error| malformed(&error))?;
+            Ok(None)
         }
-    };
-    parts.add(name.to_owned(), value)
+    }
 }
 
 /// The words of whatever stumbled over the body.
