@@ -110,25 +110,36 @@ async fn wheels_with_other_contents_are_refused_and_leave_nothing() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_pip_that_hangs_is_ended_with_all_it_started() {
     let dir = tempfile::tempdir().unwrap();
     let pid_file = dir.path().join("pid");
-    let script = format!("sleep 1000 & echo $! > {}; wait", pid_file.display());
+    // Named once it is whole: a reader never sees it empty.
+    let script = format!(
+        "sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait",
+        pid_file.display()
+    );
     let python = fake_python(dir.path(), &script);
-    let error = store(dir.path(), Some(python))
-        .pull("tiny.en", &Silent)
-        .await
-        .unwrap_err();
+    let store = store(dir.path(), Some(python));
+    let child_up_then_time_flies = async {
+        let pid = loop {
+            match fs::read_to_string(&pid_file) {
+                Ok(pid) => break pid,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        tokio::time::pause();
+        pid.trim().parse::<u32>().unwrap()
+    };
+    let (pulled, pid) = tokio::join!(store.pull("tiny.en", &Silent), child_up_then_time_flies);
+    let error = pulled.unwrap_err();
     assert!(error.to_string().contains("no progress within"), "{error}");
-    if let Ok(pid) = fs::read_to_string(&pid_file) {
-        let alive = || fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        // Gone, or dead and waiting for its new parent.
-        while alive().is_ok_and(|stat| !stat.contains(") Z ")) {
-            assert!(Instant::now() < deadline, "the child of pip lives on");
-            std::thread::yield_now();
-        }
+    let alive = || fs::read_to_string(format!("/proc/{pid}/stat"));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Gone, or dead and waiting for its new parent.
+    while alive().is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < deadline, "the child of pip lives on");
+        std::thread::yield_now();
     }
 }
 
