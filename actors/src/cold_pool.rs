@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::cold_worker::{ColdWorker, ColdWorkerArguments};
 use crate::config::PoolConfig;
 use crate::dispatcher::DispatcherMessage;
+use crate::error::SttError;
 use crate::lane::{LaneArguments, LaneMessage};
 use crate::lane_end::{LaneFailure, Leaving};
 use crate::learned_cap::LearnedCap;
@@ -36,6 +37,8 @@ use crate::work_queue::{LaneId, LaneKind};
 pub enum ColdPoolMessage {
     /// From its own timer: compare and act.
     Tick,
+    /// Work has come: do not wait for the timer.
+    Look,
     /// From a ColdWorker: the engine is up.
     WorkerReady {
         /// Which worker.
@@ -49,12 +52,23 @@ pub enum ColdPoolMessage {
     Stop,
 }
 
+/// Whom a pool works beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// The hot lane, which does the work that no further worker pays for.
+    HotLane,
+    /// Nobody: without a worker nothing is done, and what waits for one that cannot come is refused.
+    Alone,
+}
+
 /// What a ColdPool is made from.
 pub struct ColdPoolArguments {
     /// Its limits.
     pub config: PoolConfig,
-    /// Whether a VramWatcher looks at the memory.
-    pub memory_is_watched: bool,
+    /// Whom it works beside.
+    pub company: Company,
+    /// Where memory is known; `None`: nobody looks at it.
+    pub memory: Option<Arc<NodeStatus>>,
     /// What every worker's lane is made from; its names and its idle limit are filled in.
     pub lane: LaneArguments,
     /// Where demand is read and the pool's own numbers are kept.
@@ -73,6 +87,8 @@ pub struct ColdPoolState {
     /// When the last worker came up: what it took is seen by a look after that only.
     last_start: Instant,
     short_of_memory: bool,
+    /// Why the last worker did not come up, if it did not.
+    launch_failure: Option<String>,
 }
 
 struct Worker {
@@ -108,6 +124,7 @@ impl Actor for ColdPool {
             learned: LearnedCap::default(),
             last_start: Instant::now(),
             short_of_memory: false,
+            launch_failure: None,
         };
         state.publish(0);
         Ok(state)
@@ -120,7 +137,7 @@ impl Actor for ColdPool {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            ColdPoolMessage::Tick => state.tick(&myself).await?,
+            ColdPoolMessage::Tick | ColdPoolMessage::Look => state.tick(&myself).await?,
             ColdPoolMessage::WorkerReady { worker, info } => state.worker_ready(worker, &info),
             ColdPoolMessage::DispatcherReplaced(dispatcher) => {
                 state.dispatcher_replaced(dispatcher);
@@ -166,16 +183,46 @@ impl Actor for ColdPool {
 impl ColdPoolState {
     async fn tick(&mut self, myself: &ActorRef<ColdPoolMessage>) -> Result<(), SpawnErr> {
         let snapshot = self.arguments.status.snapshot();
-        let wanted = self.limits().wanted(Demand {
-            work_seconds: snapshot.work_seconds(snapshot.remaining),
-            chunks: snapshot.remaining.chunks as usize,
-            start_seconds: snapshot.start_time().as_secs_f64(),
-        });
+        let wanted = self.wanted(&snapshot);
         if wanted > self.workers.len() && self.may_start(&snapshot) {
             self.start(myself).await?;
         }
+        if wanted > 0 && self.workers.is_empty() {
+            self.refuse_what_waits();
+        }
         self.publish(wanted);
         Ok(())
+    }
+
+    fn wanted(&self, snapshot: &Snapshot) -> usize {
+        match self.arguments.company {
+            Company::HotLane => self.limits().wanted(Demand {
+                work_seconds: snapshot.work_seconds(snapshot.remaining),
+                chunks: snapshot.remaining.chunks as usize,
+                start_seconds: snapshot.start_time().as_secs_f64(),
+            }),
+            Company::Alone => {
+                let chunks = snapshot.queue_depth + snapshot.busy_lanes;
+                chunks.min(self.arguments.config.size)
+            }
+        }
+    }
+
+    /// Where nobody else does the work, nothing waits for a worker that does not come soon.
+    fn refuse_what_waits(&self) {
+        if self.arguments.company == Company::HotLane {
+            return;
+        }
+        let reason = match &self.launch_failure {
+            Some(reason) => reason.clone(),
+            None => "there is no memory for one more worker".to_owned(),
+        };
+        let refusal = SttError::NotReady {
+            reason,
+            retry_after: self.arguments.status.snapshot().start_time(),
+        };
+        let refuse = DispatcherMessage::RefuseWaiting(refusal);
+        let _ = self.arguments.lane.dispatcher.cast(refuse);
     }
 
     fn limits(&self) -> PoolLimits {
@@ -189,21 +236,23 @@ impl ColdPoolState {
         let one_at_a_time = self.workers.values().all(|worker| worker.ready);
         // While the hot lane comes back it needs the memory that it had, and it is there as soon as
         // a cold one would be.
-        let hot_is_up = matches!(snapshot.hot, HotState::Ready(_));
+        let hot_is_up =
+            self.arguments.company == Company::Alone || matches!(snapshot.hot, HotState::Ready(_));
         let now = Instant::now() >= self.not_before;
-        one_at_a_time && hot_is_up && now && !snapshot.draining && self.has_memory(snapshot)
+        one_at_a_time && hot_is_up && now && !snapshot.draining && self.has_memory()
     }
 
-    fn has_memory(&mut self, snapshot: &Snapshot) -> bool {
-        if !self.arguments.memory_is_watched {
+    fn has_memory(&mut self) -> bool {
+        let Some(node) = &self.arguments.memory else {
             return true;
-        }
-        if !self.arguments.status.memory_shows(self.last_start) {
+        };
+        // A pool of one has no worker whose memory could still be missing in the look.
+        if self.arguments.company == Company::HotLane && !node.memory_shows(self.last_start) {
             return false;
         }
-        let short = !snapshot.memory.fits_one_more;
+        let memory = node.snapshot().memory;
+        let short = !memory.fits_one_more;
         if short && !self.short_of_memory {
-            let memory = snapshot.memory;
             info!(
                 free_bytes = memory.free_bytes,
                 need_bytes = memory.need_bytes,
@@ -215,7 +264,8 @@ impl ColdPoolState {
     }
 
     async fn start(&mut self, myself: &ActorRef<ColdPoolMessage>) -> Result<(), SpawnErr> {
-        let name = WorkerId::new(LaneKind::Cold, self.arguments.status.count_spawn());
+        let number = self.arguments.status.count_spawn();
+        let name = self.arguments.lane.worker.numbered(number);
         let lane = LaneId::next();
         let arguments = ColdWorkerArguments {
             lane: LaneArguments {
@@ -245,6 +295,7 @@ impl ColdPoolState {
             return;
         };
         worker.ready = true;
+        self.launch_failure = None;
         self.arguments.status.record_start(info.load_time);
         self.learned.disprove(active);
         self.last_start = Instant::now();
@@ -269,6 +320,10 @@ impl ColdPoolState {
         let reason_text = reason.map_or_else(|| "it was ended".to_owned(), ToString::to_string);
         warn!(worker = %worker.name, reason = reason_text, pause_seconds = pause.as_secs_f64(),
             "a cold worker failed");
+        self.launch_failure = (!worker.ready).then_some(reason_text);
+        if self.workers.is_empty() && self.launch_failure.is_some() {
+            self.refuse_what_waits();
+        }
         if lacked_memory(reason) {
             let active = self.active();
             let hold: Duration = self.learned.learn(active, Instant::now());

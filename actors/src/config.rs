@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ports::{AudioDecoder, EngineLauncher, NodeDirectory, VramProbe};
+use crate::escalation::EscalationPolicy;
+use crate::ports::{AudioDecoder, EngineLauncher, FallbackNode, NodeDirectory, VramProbe};
 use crate::reaper::IdlePolicy;
 use crate::wear::WearLimits;
 
@@ -18,6 +19,22 @@ pub struct Ports {
     pub memory: Option<Arc<dyn VramProbe>>,
     /// Where the node makes itself known; `None`: nowhere.
     pub directory: Option<Arc<dyn NodeDirectory>>,
+    /// Who makes better texts where this node's are not trusted; `None`: nobody.
+    pub fallback: Option<FallbackPort>,
+}
+
+/// Who has a larger model.
+#[derive(Clone)]
+pub enum FallbackPort {
+    /// Another node.
+    Node(Arc<dyn FallbackNode>),
+    /// This one.
+    Model {
+        /// Starts engines with it.
+        launcher: Arc<dyn EngineLauncher>,
+        /// Its name, as users know it.
+        model: Arc<str>,
+    },
 }
 
 /// The cold workers' limits.
@@ -52,6 +69,11 @@ pub struct TreeConfig {
     pub wear: WearLimits,
     /// The cold workers' limits.
     pub pool: PoolConfig,
+    /// Which texts are had again from a larger model, where there is one.
+    pub escalation: EscalationPolicy,
+    /// How long this node's own larger model may take for one piece of audio, its start included
+    /// (`FALLBACK_TIMEOUT_S`). Another node has a limit of its own.
+    pub fallback_limit: Duration,
     /// How long a finished transcript is kept for the same request to come again; zero: it is not
     /// (`RESULT_CACHE_SECONDS`).
     pub result_cache: Duration,

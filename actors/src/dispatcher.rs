@@ -10,6 +10,7 @@
 //! the old leases are stale.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -22,11 +23,41 @@ use crate::lane::LaneMessage;
 use crate::ports::{ChunkRequest, DetectedLanguage, EngineError, EngineExit};
 use crate::status::NodeStatus;
 use crate::transcript::ChunkTranscript;
-use crate::transcription::{ChunkDone, TranscriptionMessage};
+use crate::transcription::ChunkDone;
 use crate::waiting::Terms;
 use crate::work_queue::{
     ChunkKey, Ended, LaneId, LaneKind, LeaseId, Retire, Retirement, WorkQueue,
 };
+
+/// What becomes of a chunk.
+#[derive(Clone, Debug)]
+pub enum ChunkNews {
+    /// A lane has heard its language.
+    LanguageHeard(DetectedLanguage),
+    /// The text and how it came about, or why there is none. Nothing follows.
+    Ended(Result<ChunkDone, SttError>),
+}
+
+/// Who waits for a request's chunks, and how they are told.
+#[derive(Clone)]
+pub struct ChunkOwner(Arc<dyn Fn(usize, ChunkNews) + Send + Sync>);
+
+impl ChunkOwner {
+    /// `tell` hears of each chunk by its number. An owner that is gone has its Withdraw on the way.
+    pub fn new(tell: impl Fn(usize, ChunkNews) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    fn tell(&self, index: usize, news: ChunkNews) {
+        (self.0)(index, news);
+    }
+}
+
+impl fmt::Debug for ChunkOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChunkOwner")
+    }
+}
 
 /// What the Dispatcher hears.
 #[derive(Debug)]
@@ -40,7 +71,7 @@ pub enum DispatcherMessage {
         /// What its turn depends on.
         terms: Terms,
         /// Who hears the result.
-        owner: ActorRef<TranscriptionMessage>,
+        owner: ChunkOwner,
     },
     /// A request is over or its client is gone: nobody waits for its chunks.
     Withdraw(JobId),
@@ -92,6 +123,8 @@ pub enum DispatcherMessage {
     /// The hot lane will not come back soon. Whatever waits while there is no other lane is refused
     /// with this; until the hot lane is ready again.
     Hopeless(SttError),
+    /// What waits now is refused with this: no lane will come soon. What comes later is not.
+    RefuseWaiting(SttError),
 }
 
 /// What a Dispatcher is made from.
@@ -106,7 +139,7 @@ pub struct DispatcherArguments {
 /// Who waits for a request's chunks.
 #[derive(Debug)]
 struct Owner {
-    actor: ActorRef<TranscriptionMessage>,
+    tell: ChunkOwner,
     request_id: Arc<str>,
 }
 
@@ -184,6 +217,7 @@ impl Actor for Dispatcher {
             DispatcherMessage::ColdLanesGone { up_to } => state.cold_lanes_gone(up_to),
             DispatcherMessage::Retire { lane, when, actor } => state.retire(lane, when, &actor),
             DispatcherMessage::Hopeless(error) => state.hopeless = Some(error),
+            DispatcherMessage::RefuseWaiting(error) => state.refuse_waiting(&error),
         }
         state.hand_out();
         Ok(())
@@ -191,15 +225,9 @@ impl Actor for Dispatcher {
 }
 
 impl DispatcherState {
-    fn enqueue(
-        &mut self,
-        job: JobId,
-        request: ChunkRequest,
-        terms: Terms,
-        owner: ActorRef<TranscriptionMessage>,
-    ) {
+    fn enqueue(&mut self, job: JobId, request: ChunkRequest, terms: Terms, owner: ChunkOwner) {
         self.owners.entry(job).or_insert_with(|| Owner {
-            actor: owner,
+            tell: owner,
             request_id: Arc::clone(&request.request_id),
         });
         self.queue.enqueue(job, request, terms, Instant::now());
@@ -230,9 +258,7 @@ impl DispatcherState {
         if let Some(key) = self.queue.chunk_of(lane, lease)
             && let Some(owner) = self.owners.get(&key.job)
         {
-            let index = key.index;
-            let heard = TranscriptionMessage::LanguageHeard { index, language };
-            let _ = owner.actor.cast(heard);
+            (owner.tell).tell(key.index, ChunkNews::LanguageHeard(language));
         }
     }
 
@@ -284,13 +310,16 @@ impl DispatcherState {
 
     /// Work waits for a lane that comes back, but not for one that does not.
     fn refuse_what_is_hopeless(&mut self) {
-        if let Some(error) = &self.hopeless
+        if let Some(error) = self.hopeless.clone()
             && self.queue.busy_and_idle() == (0, 0)
         {
-            let error = error.clone();
-            for key in self.queue.take_waiting() {
-                self.tell_owner(key, Err(error.clone()));
-            }
+            self.refuse_waiting(&error);
+        }
+    }
+
+    fn refuse_waiting(&mut self, error: &SttError) {
+        for key in self.queue.take_waiting() {
+            self.tell_owner(key, Err(error.clone()));
         }
     }
 
@@ -328,11 +357,7 @@ impl DispatcherState {
 
     fn tell_owner(&self, key: ChunkKey, outcome: Result<ChunkDone, SttError>) {
         if let Some(owner) = self.owners.get(&key.job) {
-            // An owner that is gone has its Withdraw on the way.
-            let _ = owner.actor.cast(TranscriptionMessage::ChunkEnded {
-                index: key.index,
-                outcome,
-            });
+            (owner.tell).tell(key.index, ChunkNews::Ended(outcome));
         }
     }
 

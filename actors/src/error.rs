@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::ports::{DecodeError, EngineExit};
+use crate::ports::{DecodeError, EngineExit, FallbackError};
 
 /// Why a request has no transcript.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -53,7 +53,29 @@ pub enum SttError {
     /// The engine lives, but could not do a chunk, and again not on the retry.
     #[error("the engine failed: {0}")]
     Engine(String),
+    /// This node could not do it, and the larger model could not either.
+    #[error("{primary}; and the fallback failed: {fallback}")]
+    Fallback {
+        /// What went wrong here.
+        primary: Box<SttError>,
+        /// What went wrong there.
+        fallback: FallbackError,
+    },
     /// A fault of the tree itself: an actor that is gone or gave no answer.
     #[error("internal error: {0}")]
     Internal(&'static str),
+}
+
+impl SttError {
+    /// Whether an engine is to blame, so that another one may do better.
+    pub fn is_engines_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::NotReady { .. }
+                | Self::Poison { .. }
+                | Self::Timeout
+                | Self::WorkerLost { .. }
+                | Self::Engine(_)
+        )
+    }
 }

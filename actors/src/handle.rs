@@ -35,6 +35,8 @@ pub struct StartError(String);
 pub struct Stt {
     pub(crate) supervisor: ActorRef<SupervisorMessage>,
     pub(crate) status: Arc<NodeStatus>,
+    /// Somebody else does what this node's model cannot.
+    has_fallback: bool,
 }
 
 /// Resolves when the tree has ended.
@@ -53,6 +55,7 @@ impl Stt {
     pub async fn start(ports: Ports, config: TreeConfig) -> Result<(Self, TreeEnded), StartError> {
         let status = NodeStatus::new(config.drain_cap, config.start_estimate, config.max_queue);
         let status = Arc::new(status);
+        let has_fallback = ports.fallback.is_some();
         let arguments = SupervisorArguments {
             ports,
             config,
@@ -61,7 +64,11 @@ impl Stt {
         let (supervisor, join) = Supervisor::spawn(None, Supervisor, arguments)
             .await
             .map_err(|error| StartError(error.to_string()))?;
-        let stt = Self { supervisor, status };
+        let stt = Self {
+            supervisor,
+            status,
+            has_fallback,
+        };
         Ok((stt, TreeEnded(join)))
     }
 
@@ -71,7 +78,7 @@ impl Stt {
         // Taken first and looked at then: many that come at once cannot all see the last one free.
         let place = Place::take(&self.status, newcomer);
         let snapshot = self.snapshot();
-        refuse_unable(&snapshot)?;
+        refuse_unable(&snapshot, self.has_fallback)?;
         let outlook = self.status.outlook(&place)?;
         if matches!(snapshot.hot, HotState::Asleep(_)) {
             // The model loads while the upload comes. A tree that has ended says so at submit.
@@ -145,15 +152,15 @@ impl Stt {
     }
 }
 
-/// Refuses while no lane can do anything soon.
-fn refuse_unable(snapshot: &Snapshot) -> Result<(), SttError> {
+/// Refuses while no lane can do anything soon, and nobody else does it.
+fn refuse_unable(snapshot: &Snapshot, has_fallback: bool) -> Result<(), SttError> {
     if snapshot.draining {
         return Err(snapshot.draining_refusal());
     }
     match &snapshot.hot {
         HotState::Ready(_) | HotState::Asleep(_) | HotState::Restarting { .. } => Ok(()),
         // Cold workers that are up go on without it.
-        HotState::Failed { .. } if snapshot.lanes() > 0 => Ok(()),
+        HotState::Failed { .. } if snapshot.lanes() > 0 || has_fallback => Ok(()),
         HotState::Starting => Err(not_ready(snapshot, "the model is loading")),
         HotState::Failed { reason } => Err(not_ready(snapshot, reason)),
     }

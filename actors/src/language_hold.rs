@@ -24,13 +24,16 @@ pub(crate) enum LanguageHold {
         by: Option<usize>,
         tries: usize,
         best: Option<DetectedLanguage>,
+        /// As likely as this, it is believed before there is any text.
+        convincing: f32,
     },
 }
 
 impl LanguageHold {
     /// `given`: by the client, or because the model knows no other. `multilingual`: no language
     /// holds for all chunks.
-    pub(crate) fn new(given: Option<String>, multilingual: bool) -> Self {
+    /// `least`: what is less likely is not believed at once, whatever else holds.
+    pub(crate) fn new(given: Option<String>, multilingual: bool, least: f32) -> Self {
         match given {
             Some(code) => Self::Known(code),
             None if multilingual => Self::PerChunk,
@@ -38,6 +41,7 @@ impl LanguageHold {
                 by: None,
                 tries: 0,
                 best: None,
+                convincing: CONVINCING.max(least),
             },
         }
     }
@@ -68,11 +72,15 @@ impl LanguageHold {
         index: usize,
         heard: DetectedLanguage,
     ) -> Option<DetectedLanguage> {
-        match self {
-            Self::Open { by: Some(by), .. } if *by == index => {}
+        let convincing = match self {
+            Self::Open {
+                by: Some(by),
+                convincing,
+                ..
+            } if *by == index => *convincing,
             Self::Known(_) | Self::PerChunk | Self::Open { .. } => return None,
-        }
-        (heard.probability >= CONVINCING).then(|| self.decide(heard))
+        };
+        (heard.probability >= convincing).then(|| self.decide(heard))
     }
 
     /// A chunk is done. Gives the language if that decides; otherwise the next chunk may go, if
@@ -83,7 +91,10 @@ impl LanguageHold {
         detected: DetectedLanguage,
         says_something: bool,
     ) -> Option<DetectedLanguage> {
-        let Self::Open { by, tries, best } = self else {
+        let Self::Open {
+            by, tries, best, ..
+        } = self
+        else {
             return None;
         };
         if *by != Some(index) {
@@ -124,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_first_chunk_decides_as_soon_as_it_is_heard() {
-        let mut hold = LanguageHold::new(None, false);
+        let mut hold = LanguageHold::new(None, false, 0.0);
         assert!(hold.may_go(0) && !hold.may_go(1));
         assert_eq!(hold.heard(1, detected("nn", 0.99)), None);
         assert_eq!(
@@ -140,7 +151,7 @@ mod tests {
 
     #[test]
     fn an_unlikely_language_waits_for_the_text_and_silence_decides_nothing() {
-        let mut hold = LanguageHold::new(None, false);
+        let mut hold = LanguageHold::new(None, false, 0.0);
         assert!(hold.may_go(0));
         assert_eq!(hold.heard(0, detected("nn", 0.3)), None);
         assert!(!hold.may_go(1));
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn after_some_chunks_without_a_word_the_likeliest_guess_is_taken() {
-        let mut hold = LanguageHold::new(None, false);
+        let mut hold = LanguageHold::new(None, false, 0.0);
         for (index, probability) in [0.2, 0.4, 0.1].into_iter().enumerate() {
             assert!(hold.may_go(index));
             let guess = detected(&format!("l{index}"), probability);
@@ -167,10 +178,10 @@ mod tests {
 
     #[test]
     fn a_given_language_and_mixed_ones_hold_nobody_back() {
-        let mut given = LanguageHold::new(Some("de".to_owned()), true);
+        let mut given = LanguageHold::new(Some("de".to_owned()), true, 0.0);
         assert!(given.may_go(0) && given.may_go(1));
         assert_eq!(given.code(), Some("de"));
-        let mut mixed = LanguageHold::new(None, true);
+        let mut mixed = LanguageHold::new(None, true, 0.0);
         assert!(mixed.may_go(0) && mixed.may_go(1));
         assert_eq!(mixed.heard(0, detected("de", 1.0)), None);
         assert_eq!(mixed.code(), None);

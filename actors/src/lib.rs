@@ -8,6 +8,9 @@
 //!  ├─ HotWorker              the lane whose engine is always loaded
 //!  ├─ ColdPool               decides how many cold workers there should be
 //!  │   └─ ColdWorker × n     a lane that comes with the work and goes without
+//!  ├─ FallbackModel          a larger model for texts that are not trusted, where one is named
+//!  │   ├─ Dispatcher         its queue
+//!  │   └─ ColdPool           its worker, which comes with the work and goes without
 //!  ├─ VramWatcher            samples the memory that workers need
 //!  └─ Registrar              keeps this node's record where routers look
 //! ```
@@ -37,6 +40,9 @@ pub mod cost;
 pub mod decoding;
 pub mod dispatcher;
 pub mod error;
+pub mod escalation;
+pub mod fallback;
+pub mod fallback_model;
 pub mod finished_work;
 pub mod hallucination;
 pub mod handle;
@@ -71,8 +77,9 @@ pub mod work_queue;
 mod tree_tests;
 
 pub use admission::{Newcomer, Outlook};
-pub use config::{PoolConfig, Ports, TreeConfig};
+pub use config::{FallbackPort, PoolConfig, Ports, TreeConfig};
 pub use error::SttError;
+pub use escalation::EscalationPolicy;
 pub use handle::{Admission, StartError, Stt, TranscriptStream, TreeEnded};
 pub use job::{Client, Event, Identity, Job, JobId, Options, Priority, Progress};
 pub use reaper::IdlePolicy;

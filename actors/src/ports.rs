@@ -137,10 +137,11 @@ pub trait ChunkStream: Send {
 // ---------------------------------------------------------------------------------------------
 // Engines
 
-/// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`.
+/// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`, `fallback-1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerId {
     kind: LaneKind,
+    word: &'static str,
     name: Arc<str>,
 }
 
@@ -151,10 +152,26 @@ impl WorkerId {
             LaneKind::Hot => "hot",
             LaneKind::Cold => "cold",
         };
+        Self::named(kind, word, generation)
+    }
+
+    /// The `generation`-th engine of the larger model.
+    pub fn of_fallback(generation: u64) -> Self {
+        Self::named(LaneKind::Cold, "fallback", generation)
+    }
+
+    fn named(kind: LaneKind, word: &'static str, generation: u64) -> Self {
         Self {
             kind,
+            word,
             name: format!("{word}-{generation}").into(),
         }
+    }
+
+    /// Another engine of the same kind.
+    #[must_use]
+    pub fn numbered(&self, generation: u64) -> Self {
+        Self::named(self.kind, self.word, generation)
     }
 
     /// The kind of lane that it is for.
@@ -347,6 +364,85 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Resident memory of the engine's process, in bytes, where it can be told at once.
     fn resident_bytes(&self) -> Option<u64>;
+}
+
+// ---------------------------------------------------------------------------------------------
+// The larger model
+
+/// A chunk whose text is not trusted, or for which there is none.
+#[derive(Clone, Debug)]
+pub struct FallbackRequest {
+    /// The client's request, for logs.
+    pub request_id: Arc<str>,
+    /// What to transcribe.
+    pub audio: AudioChunk,
+    /// ISO 639-1; `None`: detect.
+    pub language: Option<String>,
+    /// Text that the model is to take as what came before.
+    pub prompt: Option<String>,
+    /// As in [`ChunkRequest`].
+    pub temperature: f32,
+    /// Take out text that whisper made up.
+    pub hallucination_guard: bool,
+}
+
+/// What the larger model made of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FallbackText {
+    /// With times that count from the chunk's first sample.
+    pub transcript: ChunkTranscript,
+    /// The model, as users know it.
+    pub model: String,
+}
+
+/// Why the larger model gave no text.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum FallbackError {
+    /// Nobody is there.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
+    /// It took too long.
+    #[error("it gave no answer within {seconds} s")]
+    TimedOut {
+        /// The limit that was passed.
+        seconds: u64,
+    },
+    /// It did not want to.
+    #[error("it answered {status}: {message}")]
+    Refused {
+        /// As in HTTP.
+        status: u16,
+        /// Its own words.
+        message: String,
+    },
+    /// It answered, and not as it should.
+    #[error("its answer makes no sense: {0}")]
+    BadAnswer(String),
+    /// The model of this node could not do it.
+    #[error("the larger model failed: {0}")]
+    Model(String),
+}
+
+impl FallbackError {
+    /// As in the header `X-Error-Type`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "fallback_unreachable",
+            Self::TimedOut { .. } => "fallback_timeout",
+            Self::Refused { status: 429, .. } => "fallback_rate_limited",
+            Self::Refused { .. } => "fallback_refused",
+            Self::BadAnswer(_) => "fallback_bad_answer",
+            Self::Model(_) => "fallback_model",
+        }
+    }
+}
+
+/// A node with a larger model.
+#[async_trait]
+pub trait FallbackNode: Send + Sync + 'static {
+    /// Has a chunk transcribed there. It ends within a limit of its own, whatever the node does;
+    /// dropping the future gives the request up.
+    async fn transcribe(&self, request: FallbackRequest) -> Result<FallbackText, FallbackError>;
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
+use crate::escalation::Weaknesses;
 use crate::hallucination::Reason;
 pub use crate::missed_speech::letters;
-use crate::ports::{AudioChunk, samples_to_seconds};
+use crate::ports::{AudioChunk, FallbackError, samples_to_seconds};
 use crate::work_queue::LaneKind;
 
 /// What whisper is asked to do with speech.
@@ -248,6 +249,8 @@ pub struct Timings {
     pub decode: f64,
     /// The engines' own work, summed over chunks.
     pub inference: f64,
+    /// Waiting for the larger model, summed over the chunks that it was asked for.
+    pub fallback: f64,
     /// From admission to the end.
     pub total: f64,
 }
@@ -271,6 +274,21 @@ pub struct Transcript {
     pub route: Route,
     /// Where the time went.
     pub timings: Timings,
+    /// What became of it where a larger model stands by; `None`: none does.
+    pub escalation: Option<Escalation>,
+}
+
+/// Whether a request's text was trusted, and what the larger model made of it otherwise.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Escalation {
+    /// The tests that its texts failed.
+    pub below: Weaknesses,
+    /// Whether the language was detected, so that its probability was a test.
+    pub language_was_tested: bool,
+    /// Whether any of the text is the larger model's.
+    pub used: bool,
+    /// Why it gave none, where it should have. The text is this node's own then.
+    pub error: Option<FallbackError>,
 }
 
 impl Transcript {
@@ -280,17 +298,27 @@ impl Transcript {
         joined.trim().to_owned()
     }
 
-    /// exp(mean log-probability over all tokens); `None` without a token.
-    pub fn confidence(&self) -> Option<f32> {
-        let tokens: usize = self.segments.iter().map(|s| s.tokens.len()).sum();
-        if tokens == 0 {
-            return None;
-        }
-        let sum: f64 = (self.segments.iter())
-            .map(|s| f64::from(s.avg_logprob) * s.tokens.len() as f64)
-            .sum();
-        Some((sum / tokens as f64).exp() as f32)
+    /// Whether some of it should be the larger model's, and is not.
+    pub fn lacks_fallback(&self) -> bool {
+        let escalation = self.escalation.as_ref();
+        escalation.is_some_and(|escalation| escalation.error.is_some())
     }
+
+    /// exp(mean log-probability over all tokens); `None` without a segment.
+    pub fn confidence(&self) -> Option<f32> {
+        confidence(&self.segments)
+    }
+}
+
+/// exp(mean log-probability over all tokens); `None` without a segment.
+pub fn confidence(segments: &[Segment]) -> Option<f32> {
+    // Another server's segments may come without their tokens.
+    let tokens = |segment: &Segment| segment.tokens.len().max(1) as f64;
+    let sum = (segments.iter())
+        .map(|segment| f64::from(segment.avg_logprob) * tokens(segment))
+        .sum::<f64>();
+    let tokens = segments.iter().map(tokens).sum::<f64>();
+    (tokens > 0.0).then(|| (sum / tokens).exp() as f32)
 }
 
 /// Collects chunks' results, which may arrive in any order, into one growing row of segments.

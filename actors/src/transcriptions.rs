@@ -18,6 +18,7 @@ use crate::admission::Place;
 use crate::audience::{Audience, Ending, EventSender};
 use crate::dispatcher::DispatcherMessage;
 use crate::error::SttError;
+use crate::fallback::Escalator;
 use crate::finished_work::FinishedWork;
 use crate::job::{Event, Identity, Job, JobId, Options};
 use crate::metrics::{JoinedFrom, record_joined};
@@ -82,6 +83,8 @@ pub enum TranscriptionsMessage {
     },
     /// A new Dispatcher took over.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
+    /// Doubtful texts of later requests go there.
+    EscalateTo(Option<Escalator>),
     /// Take nothing new; say [`SupervisorMessage::TranscriptionsDone`] when the last one is done.
     Drain,
     /// The time for draining is over: end what still runs.
@@ -96,6 +99,8 @@ pub struct TranscriptionsArguments {
     pub decoder: Arc<dyn AudioDecoder>,
     /// Does the work.
     pub dispatcher: ActorRef<DispatcherMessage>,
+    /// Where doubtful texts go; `None`: nowhere.
+    pub escalator: Option<Escalator>,
     /// Who is told when draining is done.
     pub supervisor: ActorRef<SupervisorMessage>,
     /// Where the number of requests is kept.
@@ -160,6 +165,7 @@ impl Actor for Transcriptions {
             TranscriptionsMessage::DispatcherReplaced(dispatcher) => {
                 state.dispatcher_replaced(&dispatcher);
             }
+            TranscriptionsMessage::EscalateTo(escalator) => state.arguments.escalator = escalator,
             TranscriptionsMessage::Drain => {
                 state.draining = true;
                 state.report_when_empty();
@@ -278,6 +284,7 @@ impl TranscriptionsState {
             decoder: Arc::clone(&self.arguments.decoder),
             chunk_budget: Arc::clone(&self.chunk_budget),
             dispatcher: self.arguments.dispatcher.clone(),
+            escalator: self.arguments.escalator.clone(),
             status: Arc::clone(&self.arguments.status),
         };
         let spawned =
@@ -313,6 +320,8 @@ impl TranscriptionsState {
         for running in self.running.values() {
             let Some(key) = &running.key else { continue };
             let keep = match running.audience.take_ending() {
+                // The larger model may be there the next time.
+                Some(Ending::Done(transcript)) if transcript.lacks_fallback() => continue,
                 Some(Ending::Done(transcript)) => {
                     let tokens = transcript
                         .segments

@@ -2,17 +2,23 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
 
 use super::{SupervisorArguments, SupervisorMessage};
-use crate::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage};
+use crate::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
+use crate::config::{FallbackPort, PoolConfig};
 use crate::dispatcher::{Dispatcher, DispatcherArguments, DispatcherMessage};
+use crate::fallback::Escalator;
+use crate::fallback_model::{FallbackModel, FallbackModelArguments, FallbackModelHandle};
 use crate::hot_worker::{HotWorker, HotWorkerArguments};
 use crate::lane::{LaneArguments, LaneMessage};
 use crate::lane_end::{LaneFailure, Leaving};
 use crate::ports::{LaunchError, WorkerId};
+use crate::reaper::IdlePolicy;
 use crate::registrar::{Registrar, RegistrarArguments, RegistrarMessage};
+use crate::status::NodeStatus;
 use crate::transcriptions::{Transcriptions, TranscriptionsArguments, TranscriptionsMessage};
 use crate::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
 use crate::work_queue::{LaneId, LaneKind};
@@ -72,10 +78,12 @@ pub(super) async fn transcriptions(
     myself: &ActorRef<SupervisorMessage>,
     arguments: &SupervisorArguments,
     dispatcher: &ActorRef<DispatcherMessage>,
+    escalator: Option<Escalator>,
 ) -> Result<ActorRef<TranscriptionsMessage>, SpawnErr> {
     let arguments = TranscriptionsArguments {
         decoder: Arc::clone(&arguments.ports.decoder),
         dispatcher: dispatcher.clone(),
+        escalator,
         supervisor: myself.clone(),
         status: Arc::clone(&arguments.status),
         result_cache: arguments.config.result_cache,
@@ -92,7 +100,8 @@ pub(super) async fn cold_pool(
 ) -> Result<ActorRef<ColdPoolMessage>, SpawnErr> {
     let arguments = ColdPoolArguments {
         config: arguments.config.pool,
-        memory_is_watched: arguments.ports.memory.is_some(),
+        company: Company::HotLane,
+        memory: watched_memory(arguments),
         lane: lane(
             arguments,
             dispatcher,
@@ -103,6 +112,49 @@ pub(super) async fn cold_pool(
     };
     let spawned = ColdPool::spawn_linked(None, ColdPool, arguments, myself.get_cell()).await;
     spawned.map(|(actor, _join)| actor)
+}
+
+/// Where the node's memory is known, if somebody looks at it.
+fn watched_memory(arguments: &SupervisorArguments) -> Option<Arc<NodeStatus>> {
+    let watched = arguments.ports.memory.is_some();
+    watched.then(|| Arc::clone(&arguments.status))
+}
+
+/// None where no larger model of this node stands by.
+pub(super) async fn fallback_model(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+    generation: u32,
+) -> Result<Option<FallbackModelHandle>, SpawnErr> {
+    let Some(FallbackPort::Model { launcher, model }) = &arguments.ports.fallback else {
+        return Ok(None);
+    };
+    let config = &arguments.config;
+    let children = FallbackModelArguments {
+        generation,
+        launcher: Arc::clone(launcher),
+        chunk_timeout: config.chunk_timeout,
+        stop_grace: config.stop_grace,
+        wear: config.wear,
+        // One of them is enough to take the memory of several others.
+        pool: PoolConfig {
+            size: 1,
+            interval: config.pool.interval,
+            idle: IdlePolicy {
+                timeout: config.pool.idle.timeout,
+                stagger: Duration::ZERO,
+                pool_size: 1,
+            },
+        },
+        memory: watched_memory(arguments),
+    };
+    let (actor, _join) =
+        FallbackModel::spawn_linked(None, FallbackModel, children, myself.get_cell()).await?;
+    Ok(Some(FallbackModelHandle {
+        actor,
+        model: Arc::clone(model),
+        limit: config.fallback_limit,
+    }))
 }
 
 /// A HotWorker, and the name of its lane.

@@ -1,7 +1,7 @@
 //! The Supervisor: root of the tree.
 //!
-//! It owns the Dispatcher, the Transcriptions, the ColdPool, the HotWorker, the VramWatcher and the
-//! Registrar, starts them in this order and stops them in the order of `shutdown`. Each child has
+//! It owns the Dispatcher, the FallbackModel, the Transcriptions, the ColdPool, the HotWorker, the
+//! VramWatcher and the Registrar, starts them in this order and stops them in the order of `shutdown`. Each child has
 //! a restart policy of its own:
 //!
 //! - The HotWorker comes back after a pause that grows with failures in a row (`hot`). While the
@@ -11,6 +11,7 @@
 //! - The Transcriptions are replaced at once; the requests under them have failed with them.
 //! - The ColdPool is replaced at once; its workers have ended with it, and their chunks go out
 //!   again.
+//! - The FallbackModel is replaced after a pause: what waited for it goes on without it.
 //! - The VramWatcher and the Registrar are replaced after a pause: nothing waits for them.
 
 mod children;
@@ -31,6 +32,8 @@ use crate::audience::EventSender;
 use crate::cold_pool::ColdPoolMessage;
 use crate::config::{Ports, TreeConfig};
 use crate::dispatcher::DispatcherMessage;
+use crate::fallback::Escalator;
+use crate::fallback_model::FallbackModelHandle;
 use crate::job::Job;
 use crate::lane::LaneMessage;
 use crate::ports::EngineInfo;
@@ -70,8 +73,8 @@ pub enum SupervisorMessage {
     },
     /// To itself, after a pause: bring the HotWorker back.
     StartHot,
-    /// To itself, after a pause: bring back those of the VramWatcher and the Registrar that are
-    /// missing.
+    /// To itself, after a pause: bring back those of the VramWatcher, the Registrar and the
+    /// FallbackModel that are missing.
     StartSideChildren,
     /// From the handle: finish what runs, within `grace`, then stop everything.
     Drain {
@@ -101,6 +104,8 @@ pub struct SupervisorState {
     dispatcher_generation: u32,
     transcriptions: ActorRef<TranscriptionsMessage>,
     cold_pool: ActorRef<ColdPoolMessage>,
+    fallback_model: Option<FallbackModelHandle>,
+    fallback_model_generation: u32,
     hot: HotLane,
     vram_watcher: Option<ActorRef<VramWatcherMessage>>,
     registrar: Option<ActorRef<RegistrarMessage>>,
@@ -199,7 +204,10 @@ impl SupervisorState {
         arguments: SupervisorArguments,
     ) -> Result<Self, SpawnErr> {
         let dispatcher = children::dispatcher(myself, &arguments, 0).await?;
-        let transcriptions = children::transcriptions(myself, &arguments, &dispatcher).await?;
+        let fallback_model = children::fallback_model(myself, &arguments, 0).await?;
+        let escalator = escalator(&arguments, fallback_model.as_ref());
+        let transcriptions =
+            children::transcriptions(myself, &arguments, &dispatcher, escalator).await?;
         let cold_pool = children::cold_pool(myself, &arguments, &dispatcher).await?;
         let mut state = Self {
             arguments,
@@ -207,6 +215,8 @@ impl SupervisorState {
             dispatcher_generation: 0,
             transcriptions,
             cold_pool,
+            fallback_model,
+            fallback_model_generation: 0,
             hot: HotLane::default(),
             vram_watcher: None,
             registrar: None,
@@ -262,7 +272,7 @@ impl SupervisorState {
             let _ = self.dispatcher.cast(gone);
             self.cold_pool = children::cold_pool(myself, &self.arguments, &self.dispatcher).await?;
         } else if self.side_child_gone(who) {
-            warn!(reason = %failure, "the VRAM watcher or the registrar failed; replacing it");
+            warn!(reason = %failure, "a side child failed; replacing it");
             // The timer ends with the actor's mailbox; nothing else is to be done with it.
             drop(myself.send_after(SIDE_CHILD_PAUSE, || SupervisorMessage::StartSideChildren));
         }
@@ -272,7 +282,8 @@ impl SupervisorState {
     fn side_child_gone(&mut self, who: ActorId) -> bool {
         let watcher = self.vram_watcher.take_if(|child| child.get_id() == who);
         let registrar = self.registrar.take_if(|child| child.get_id() == who);
-        watcher.is_some() || registrar.is_some()
+        let fallback = (self.fallback_model).take_if(|child| child.actor.get_id() == who);
+        watcher.is_some() || registrar.is_some() || fallback.is_some()
     }
 
     async fn start_side_children(
@@ -287,6 +298,14 @@ impl SupervisorState {
         }
         if self.registrar.is_none() {
             self.registrar = children::registrar(myself, &self.arguments).await?;
+        }
+        if self.fallback_model.is_none() {
+            self.fallback_model_generation += 1;
+            let generation = self.fallback_model_generation;
+            self.fallback_model =
+                children::fallback_model(myself, &self.arguments, generation).await?;
+            let escalator = escalator(&self.arguments, self.fallback_model.as_ref());
+            let _ = (self.transcriptions).cast(TranscriptionsMessage::EscalateTo(escalator));
         }
         Ok(())
     }
@@ -314,11 +333,21 @@ impl SupervisorState {
         myself: &ActorRef<SupervisorMessage>,
     ) -> Result<(), SpawnErr> {
         let _ = self.dispatcher.cast(DispatcherMessage::WithdrawAll);
+        let escalator = escalator(&self.arguments, self.fallback_model.as_ref());
         self.transcriptions =
-            children::transcriptions(myself, &self.arguments, &self.dispatcher).await?;
+            children::transcriptions(myself, &self.arguments, &self.dispatcher, escalator).await?;
         if self.phase == Phase::Draining {
             let _ = self.transcriptions.cast(TranscriptionsMessage::Drain);
         }
         Ok(())
     }
+}
+
+/// Where the requests' doubtful texts go.
+fn escalator(
+    arguments: &SupervisorArguments,
+    model: Option<&FallbackModelHandle>,
+) -> Option<Escalator> {
+    let port = arguments.ports.fallback.as_ref();
+    Escalator::new(arguments.config.escalation, port, model)
 }

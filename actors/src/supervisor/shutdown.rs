@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{Phase, SupervisorMessage, SupervisorState};
 use crate::cold_pool::ColdPoolMessage;
+use crate::fallback_model::FallbackModelMessage;
 use crate::lane::LaneMessage;
 use crate::transcriptions::TranscriptionsMessage;
 
@@ -55,8 +56,14 @@ impl SupervisorState {
             let _ = hot.cast(LaneMessage::Stop);
         }
         let _ = self.cold_pool.cast(ColdPoolMessage::Stop);
-        let cells = hot.map(|hot| hot.get_cell());
-        for cell in cells.into_iter().chain([self.cold_pool.get_cell()]) {
+        let fallback = self.fallback_model.take().map(|model| model.actor);
+        if let Some(fallback) = &fallback {
+            let _ = fallback.cast(FallbackModelMessage::Stop);
+        }
+        let hot = hot.map(|hot| hot.get_cell());
+        let fallback = fallback.map(|fallback| fallback.get_cell());
+        let cells = hot.into_iter().chain(fallback);
+        for cell in cells.chain([self.cold_pool.get_cell()]) {
             if cell.wait(Some(within)).await.is_err() {
                 warn!("a worker did not stop in time");
             }

@@ -21,7 +21,7 @@ impl TranscriptionState {
         let chunk = OpenChunk {
             covers: self.advance(position),
             audio,
-            _permit: Some(permit),
+            permit: Some(permit),
         };
         if let Err(refusal) = self.weigh_length(chunk.audio.duration_seconds()) {
             return self.fail(refusal);
@@ -68,7 +68,11 @@ impl TranscriptionState {
         self.status.refuse_long_wait(place.ahead())
     }
 
-    pub(super) fn all_decoded(&mut self, audio: DecodedAudio) -> Outcome {
+    pub(super) fn all_decoded(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        audio: DecodedAudio,
+    ) -> Outcome {
         let total = samples_to_seconds(audio.samples);
         self.progress.seconds_done += self.advance(Position {
             known: total,
@@ -76,7 +80,7 @@ impl TranscriptionState {
             decode_seconds: audio.decode_seconds,
         });
         self.decoded = Some(audio);
-        self.end_if_done()
+        self.end_if_done(myself)
     }
 
     /// Tells the accounts what is left to do.

@@ -9,6 +9,7 @@
 //! the last client goes away: then what is finished of it is kept for a while.
 
 mod audio;
+mod escalation;
 mod texts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,19 +25,21 @@ use crate::admission::Place;
 use crate::audience::Audience;
 use crate::caught::caught;
 use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Lengths, Position, decode};
-use crate::dispatcher::DispatcherMessage;
+use crate::dispatcher::{ChunkNews, ChunkOwner, DispatcherMessage};
 use crate::error::SttError;
+use crate::fallback::Escalator;
 use crate::finished_work::FinishedWork;
 use crate::job::{Event, Job, JobId, Progress};
 use crate::language_hold::LanguageHold;
 use crate::ports::{
     AudioChunk, AudioDecoder, ChunkRequest, DecodeError, DecodeOptions, DetectedLanguage,
-    samples_to_seconds,
+    FallbackError, FallbackText, samples_to_seconds,
 };
 use crate::second_pass::SecondPass;
 use crate::status::NodeStatus;
-use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Timings, Transcript};
+use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Task, Timings, Transcript};
 use crate::work_queue::LaneKind;
+use escalation::Escalating;
 
 /// The language of audio in which nobody speaks, where none is given: whisper's own default.
 const LANGUAGE_OF_SILENCE: &str = "en";
@@ -72,6 +75,15 @@ pub enum TranscriptionMessage {
         index: usize,
         /// The text and how it came about, or why there is none.
         outcome: Result<ChunkDone, SttError>,
+    },
+    /// From the task that asks the larger model: a chunk's end there.
+    FallbackEnded {
+        /// Which.
+        index: usize,
+        /// The text, or why there is none.
+        outcome: Result<FallbackText, FallbackError>,
+        /// How long it took.
+        seconds: f64,
     },
     /// From [`Transcriptions`](crate::transcriptions): a new Dispatcher took over.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
@@ -112,6 +124,8 @@ pub struct TranscriptionArguments {
     pub chunk_budget: Arc<Semaphore>,
     /// Does the work.
     pub dispatcher: ActorRef<DispatcherMessage>,
+    /// Where doubtful texts go; `None`: nowhere.
+    pub escalator: Option<Escalator>,
     /// Knows the model.
     pub status: Arc<NodeStatus>,
 }
@@ -122,7 +136,7 @@ struct OpenChunk {
     /// Seconds of the time line that are done with it: its own and the silence before it.
     covers: f64,
     /// A part has its chunk's.
-    _permit: Option<ChunkPermit>,
+    permit: Option<ChunkPermit>,
 }
 
 /// The actor's state.
@@ -148,6 +162,7 @@ pub struct TranscriptionState {
     second_passes: Vec<(OpenChunk, SecondPass)>,
     /// Parts so far.
     next_part: usize,
+    escalating: Escalating,
     hold: LanguageHold,
     decoded: Option<DecodedAudio>,
     merger: Merger,
@@ -199,8 +214,11 @@ impl Actor for Transcription {
             decoder,
             chunk_budget,
             dispatcher,
+            escalator,
             status,
         } = arguments;
+        // A translation is this node's own.
+        let escalator = escalator.filter(|_| job.options.task == Task::Transcribe);
         let source = job.source.clone();
         let budget = ChunkBudget::new(Arc::clone(&status), chunk_budget);
         let options = DecodeOptions {
@@ -221,7 +239,9 @@ impl Actor for Transcription {
             hold: LanguageHold::new(
                 given_language(&job, &status).or_else(|| before.language().map(str::to_owned)),
                 job.options.multilingual,
+                (escalator.as_ref()).map_or(0.0, |to| to.policy.min_language_probability),
             ),
+            escalating: Escalating::new(escalator),
             job,
             place: Some(place),
             audience,
@@ -267,7 +287,7 @@ impl Actor for Transcription {
                 state.chunk_decoded(&myself, chunk, permit, position)
             }
             TranscriptionMessage::Silence(position) => state.silence_passed(position),
-            TranscriptionMessage::DecodeEnded(Ok(audio)) => state.all_decoded(audio),
+            TranscriptionMessage::DecodeEnded(Ok(audio)) => state.all_decoded(&myself, audio),
             TranscriptionMessage::DecodeEnded(Err(error)) => state.fail(error.into()),
             TranscriptionMessage::LanguageHeard { index, language } => {
                 state.language_heard(&myself, index, language)
@@ -275,6 +295,11 @@ impl Actor for Transcription {
             TranscriptionMessage::ChunkEnded { index, outcome } => {
                 state.chunk_ended(&myself, index, outcome)
             }
+            TranscriptionMessage::FallbackEnded {
+                index,
+                outcome,
+                seconds,
+            } => state.fallback_ended(&myself, index, outcome, seconds),
             TranscriptionMessage::DispatcherReplaced(dispatcher) => {
                 state.dispatcher_replaced(&myself, dispatcher);
                 Outcome::GoesOn
@@ -289,6 +314,19 @@ impl Actor for Transcription {
         }
         Ok(())
     }
+}
+
+/// Has the Dispatcher's news of chunks come to a Transcription.
+fn owner(transcription: ActorRef<TranscriptionMessage>) -> ChunkOwner {
+    ChunkOwner::new(move |index, news| {
+        let message = match news {
+            ChunkNews::LanguageHeard(language) => {
+                TranscriptionMessage::LanguageHeard { index, language }
+            }
+            ChunkNews::Ended(outcome) => TranscriptionMessage::ChunkEnded { index, outcome },
+        };
+        let _ = transcription.cast(message);
+    })
 }
 
 /// The language that needs no detection: the client's, or that of a model which knows no other.
@@ -320,19 +358,24 @@ impl TranscriptionState {
             job: self.id,
             request,
             terms,
-            owner: myself.clone(),
+            owner: owner(myself.clone()),
         });
     }
 
-    fn end_if_done(&mut self) -> Outcome {
+    fn end_if_done(&mut self, myself: &ActorRef<TranscriptionMessage>) -> Outcome {
         let Some(audio) = &self.decoded else {
             return Outcome::GoesOn;
         };
+        let samples = audio.samples;
         let open = self.outstanding.len() + self.held_back.len() + self.second_passes.len();
         if open > 0 {
             return Outcome::GoesOn;
         }
-        let duration = samples_to_seconds(audio.samples);
+        self.judge_short_ones(myself, true);
+        if self.escalating.open() > 0 {
+            return Outcome::GoesOn;
+        }
+        let duration = samples_to_seconds(samples);
         self.status.record_request(duration);
         self.timings.total = self.started.elapsed().as_secs_f64();
         self.progress.seconds_done = duration;
@@ -344,17 +387,21 @@ impl TranscriptionState {
             language,
             language_probability,
             duration,
-            model: match self.status.snapshot().last_engine {
-                Some(info) => info.model,
-                None => String::new(),
-            },
+            model: self.final_model(),
             route: self.route,
             timings: self.timings,
+            escalation: self.escalating.finish(),
         };
         self.place = None;
         self.tell_progress();
         self.end(Ok(transcript));
         Outcome::Ended
+    }
+
+    fn final_model(&self) -> String {
+        let own = self.status.snapshot().last_engine;
+        let own = own.map_or_else(String::new, |info| info.model);
+        self.escalating.final_model(own)
     }
 
     fn fail(&mut self, error: SttError) -> Outcome {

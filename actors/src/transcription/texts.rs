@@ -50,7 +50,7 @@ impl TranscriptionState {
         Outcome::GoesOn
     }
 
-    fn release_held_back(&mut self, myself: &ActorRef<TranscriptionMessage>) {
+    pub(super) fn release_held_back(&mut self, myself: &ActorRef<TranscriptionMessage>) {
         while let Some(next) = self.held_back.front() {
             if !self.hold.may_go(next.audio.index) {
                 break;
@@ -72,11 +72,12 @@ impl TranscriptionState {
         };
         match outcome {
             _ if index >= FIRST_PART => {
-                self.part_ended(&chunk.audio, outcome);
-                self.end_if_done()
+                self.part_ended(myself, &chunk.audio, outcome);
+                self.release_held_back(myself);
+                self.end_if_done(myself)
             }
             Ok(done) => self.chunk_done(myself, chunk, done),
-            Err(error) => self.fail(error),
+            Err(error) => self.escalate_failure(myself, chunk, error),
         }
     }
 
@@ -96,19 +97,21 @@ impl TranscriptionState {
         }
         let removed = self.take_in(&chunk.audio, &mut transcript, origin);
         self.announce_route();
-        self.learn_language(chunk.audio.index, &transcript);
+        if !self.language_has_to_wait(chunk.audio.index, &transcript) {
+            self.learn_language(chunk.audio.index, &transcript);
+        }
         let again = missed_speech::find(&chunk.audio, &transcript.segments, &removed);
         let placed = removed
             .into_iter()
             .map(|removed| removed.place(&chunk.audio));
         self.removed.extend(placed);
         if again.is_empty() {
-            self.settle(chunk, transcript);
+            self.weigh(myself, chunk, transcript);
         } else {
             self.begin_second_pass(myself, chunk, transcript, again);
         }
         self.release_held_back(myself);
-        self.end_if_done()
+        self.end_if_done(myself)
     }
 
     /// What is done with every text that an engine gives. Gives what was taken out of it, with times
@@ -160,17 +163,22 @@ impl TranscriptionState {
             let part = OpenChunk {
                 audio,
                 covers: 0.0,
-                _permit: None,
+                permit: None,
             };
             match self.before.take(&part.audio) {
-                Some(done) => self.part_ended(&part.audio, Ok(done)),
+                Some(done) => self.part_ended(myself, &part.audio, Ok(done)),
                 None => self.enqueue(myself, part),
             }
         }
     }
 
     /// A part's failure costs nothing that was there before.
-    fn part_ended(&mut self, audio: &AudioChunk, outcome: Result<ChunkDone, SttError>) {
+    fn part_ended(
+        &mut self,
+        myself: &ActorRef<TranscriptionMessage>,
+        audio: &AudioChunk,
+        outcome: Result<ChunkDone, SttError>,
+    ) {
         let text = match outcome {
             Ok(mut done) => {
                 self.note_done(audio, &done);
@@ -189,12 +197,13 @@ impl TranscriptionState {
         };
         if self.second_passes[number].1.heard(audio.index, text) {
             let (chunk, pass) = self.second_passes.swap_remove(number);
-            self.settle(chunk, pass.finish());
+            self.weigh(myself, chunk, pass.finish());
         }
     }
 
-    /// A chunk has its text.
-    fn settle(&mut self, chunk: OpenChunk, mut transcript: ChunkTranscript) {
+    /// A chunk has its last text.
+    pub(super) fn settle(&mut self, chunk: OpenChunk, mut transcript: ChunkTranscript) {
+        self.learn_language_that_waited(chunk.audio.index, &transcript);
         let segments = std::mem::take(&mut transcript.segments);
         transcript.segments = pauses::settle(segments, &chunk.audio);
         if !transcript.segments.is_empty() {
@@ -211,7 +220,7 @@ impl TranscriptionState {
     }
 
     /// The engine has the last word on the language: a model of one language hears no other.
-    fn learn_language(&mut self, index: usize, transcript: &ChunkTranscript) {
+    pub(super) fn learn_language(&mut self, index: usize, transcript: &ChunkTranscript) {
         let (code, probability) = (&transcript.language, transcript.language_probability);
         let says_something = !transcript.segments.is_empty();
         let decided = match &self.hold {
@@ -240,7 +249,7 @@ impl TranscriptionState {
     }
 
     /// Tells the client which lanes did the first chunk, once.
-    fn announce_route(&mut self) {
+    pub(super) fn announce_route(&mut self) {
         if !std::mem::replace(&mut self.route_was_told, true) {
             self.audience.tell(&Event::Route(self.route));
         }

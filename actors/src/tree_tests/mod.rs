@@ -4,6 +4,8 @@
 mod actors_of_ractor;
 mod admission;
 mod cold_faults;
+mod escalation;
+mod fallback_model;
 mod faults;
 mod hot_idle;
 mod memory;
@@ -24,6 +26,7 @@ use async_trait::async_trait;
 use ractor::ActorCell;
 
 use crate::dispatcher::DispatcherMessage;
+use crate::escalation::EscalationPolicy;
 use crate::ports::{AudioSource, EngineExit, LaunchError};
 use crate::{
     Admission, Client, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt, SttError,
@@ -47,6 +50,7 @@ pub fn ports(world: &Arc<World>) -> Ports {
         decoder: Arc::new(Decoder(Arc::clone(world))),
         memory: None,
         directory: None,
+        fallback: None,
     }
 }
 
@@ -69,6 +73,12 @@ pub fn config(pool_size: usize) -> TreeConfig {
                 pool_size,
             },
         },
+        escalation: EscalationPolicy {
+            min_confidence: 0.55,
+            min_language_probability: 0.7,
+            min_words: 0,
+        },
+        fallback_limit: Duration::from_secs(60),
         result_cache: Duration::ZERO,
         minimum_worker_bytes: 0,
     }

@@ -130,6 +130,11 @@ pub struct ScriptedEngine {
 }
 
 impl ScriptedEngine {
+    /// It has the larger model.
+    fn is_larger(&self) -> bool {
+        self.worker.starts_with("fallback")
+    }
+
     fn die(&self, exit: EngineExit) {
         self.exit.send_if_modified(|current| {
             let first = current.is_none();
@@ -175,6 +180,7 @@ impl Engine for ScriptedEngine {
             }
         }
         match plan {
+            ChunkPlan::Answer if self.is_larger() => Ok(better(&request)),
             ChunkPlan::Answer => Ok(answer(&request)),
             ChunkPlan::Fail => Err(EngineError::Failed("scripted".to_owned())),
             ChunkPlan::Panic => panic!("scripted"),
@@ -219,10 +225,12 @@ impl Engine for ScriptedEngine {
     }
 }
 
-/// Noise is taken for Norwegian, without conviction; everything else is Spanish.
+/// Noise is taken for Norwegian and mumbling for Portuguese, without conviction; everything else is
+/// Spanish.
 fn detected(sample: i16) -> DetectedLanguage {
     let (code, probability) = match sample {
         NOISE => ("nn", 0.3),
+        MUMBLED => ("pt", 0.5),
         _ => ("es", 0.9),
     };
     DetectedLanguage {
@@ -251,7 +259,11 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
             tokens: vec![1, 2],
             logprobs: Vec::new(),
             temperature: request.temperature,
-            avg_logprob: if is_noise { -1.5 } else { -0.5 },
+            avg_logprob: match request.audio.samples[0] {
+                NOISE => -1.5,
+                WEAK => -1.0,
+                _ => -0.5,
+            },
             compression_ratio: 1.0,
             no_speech_prob: if is_noise { 0.9 } else { 0.1 },
             words: Vec::new(),
@@ -261,6 +273,21 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
         encoder_passes: 1,
         doubt: None,
         inference_seconds: WORK.as_secs_f64(),
+    }
+}
+
+/// The larger model's text: it says so, and has no doubt.
+fn better(request: &ChunkRequest) -> ChunkTranscript {
+    better_text(request.audio.index, request.language.as_deref())
+}
+
+pub fn better_text(index: usize, language: Option<&str>) -> ChunkTranscript {
+    ChunkTranscript {
+        segments: vec![Segment::said(0.0, 10.0, &format!(" better {index}"))],
+        language: language.unwrap_or("gl").to_owned(),
+        language_probability: language.is_none().then_some(0.99),
+        inference_seconds: WORK.as_secs_f64(),
+        ..ChunkTranscript::default()
     }
 }
 
@@ -306,10 +333,14 @@ const HALF_HEARD: i16 = 9;
 pub const HALF_HEARD_TEXT: &str = "half of what somebody said there";
 /// Audio of such samples is noise.
 const NOISE: i16 = 7;
+/// Of such audio the text is a guess.
+const WEAK: i16 = 5;
+/// Of such audio the language is a guess.
+const MUMBLED: i16 = 4;
 
 /// A source's path says what it decodes to, in words separated by `+`: `3` is three chunks of 10 s,
 /// `2s` are two stretches of 10 s of silence, `2n` are two chunks of noise, `2h` two
-/// of which whisper leaves out half, `bad` is not audio from
+/// of which whisper leaves out half, `2w` and `2m` two whose text or language is a guess, `bad` is not audio from
 /// there on, and `poison` is a chunk that no engine survives.
 pub struct Decoder(pub Arc<World>);
 
@@ -341,6 +372,8 @@ fn pieces(script: &str) -> VecDeque<Piece> {
             "h" => Piece::Chunk(HALF_HEARD),
             "s" => Piece::Silence,
             "n" => Piece::Chunk(NOISE),
+            "w" => Piece::Chunk(WEAK),
+            "m" => Piece::Chunk(MUMBLED),
             "poison" => Piece::Chunk(POISON),
             "bad" => Piece::Broken,
             other => panic!("no such script: {other}"),

@@ -1,0 +1,70 @@
+//! Where a Transcription has texts made that it does not trust: another node, or this node's larger
+//! model.
+
+use std::sync::Arc;
+
+use crate::caught::caught;
+use crate::config::FallbackPort;
+use crate::escalation::EscalationPolicy;
+use crate::fallback_model::FallbackModelHandle;
+use crate::ports::{FallbackError, FallbackNode, FallbackRequest, FallbackText};
+use crate::waiting::Terms;
+
+/// Who has the larger model.
+#[derive(Clone)]
+pub enum Fallback {
+    /// Another node.
+    Node(Arc<dyn FallbackNode>),
+    /// This one.
+    Model(FallbackModelHandle),
+}
+
+impl Fallback {
+    /// Has a chunk transcribed. `terms`: when its turn is, where it has to wait for others of this
+    /// node. Dropping the future gives the request up.
+    pub async fn transcribe(
+        &self,
+        request: FallbackRequest,
+        terms: Terms,
+    ) -> Result<FallbackText, FallbackError> {
+        let asking = async {
+            match self {
+                Self::Node(node) => node.transcribe(request).await,
+                Self::Model(model) => model.transcribe(request, terms).await,
+            }
+        };
+        let panicked = || FallbackError::BadAnswer("a panic while it was asked".to_owned());
+        caught(asking).await.unwrap_or_else(|| Err(panicked()))
+    }
+}
+
+/// When texts are had again, and where.
+#[derive(Clone)]
+pub struct Escalator {
+    /// Which texts are not trusted.
+    pub policy: EscalationPolicy,
+    /// Who makes better ones.
+    pub fallback: Fallback,
+}
+
+impl Escalator {
+    /// `None` where there is nobody to escalate to. `model`: this node's larger model, where the
+    /// port has one.
+    pub(crate) fn new(
+        policy: EscalationPolicy,
+        port: Option<&FallbackPort>,
+        model: Option<&FallbackModelHandle>,
+    ) -> Option<Self> {
+        let fallback = match port? {
+            FallbackPort::Node(node) => Fallback::Node(Arc::clone(node)),
+            FallbackPort::Model { .. } => Fallback::Model(model?.clone()),
+        };
+        Some(Self { policy, fallback })
+    }
+}
+
+impl std::fmt::Debug for Escalator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Escalator").field(&self.policy).finish()
+    }
+}

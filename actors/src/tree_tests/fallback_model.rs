@@ -1,0 +1,110 @@
+//! This node's own larger model, behind a worker that comes with the work and goes without.
+
+use super::*;
+use crate::FallbackPort;
+use crate::fallback_model::FallbackModelMessage;
+use crate::ports::{EngineLauncher, FallbackError};
+use crate::transcript::Transcript;
+
+async fn tree(launches: Vec<LaunchPlan>) -> Tree {
+    let tree = Tree::start_with(config(2), launches, |ports| {
+        ports.fallback = Some(FallbackPort::Model {
+            launcher: Arc::clone(&ports.launcher) as Arc<dyn EngineLauncher>,
+            model: Arc::from("larger"),
+        });
+    })
+    .await;
+    tree.stt.ready().await.expect("ready");
+    tree
+}
+
+async fn transcript(tree: &Tree, script: &str) -> Transcript {
+    let stream = tree.submit(script).await.expect("accepted");
+    stream.transcript().await.expect("done")
+}
+
+/// The hot worker, as it is by default, before what else is planned.
+fn hot_then(plan: LaunchPlan) -> Vec<LaunchPlan> {
+    vec![LaunchPlan::Up(vec![]), plan]
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_worker_comes_with_doubt_and_goes_when_it_has_idled() {
+    let tree = tree(vec![]).await;
+    assert_eq!(transcript(&tree, "1").await.text(), "0");
+    assert_eq!(tree.world.launched(), ["hot-1"]);
+    let text = transcript(&tree, "1+w").await;
+    assert_eq!(text.text(), "0 better 1");
+    assert_eq!(text.model, "scripted+larger");
+    assert_eq!(tree.world.launched(), ["hot-1", "fallback-1"]);
+    // It is up, and the pool beside the hot lane does not count it.
+    assert_eq!(transcript(&tree, "w").await.text(), "better 0");
+    assert_eq!(tree.stt.snapshot().pool.active, 0);
+    assert_eq!(tree.world.launched().len(), 2);
+    eventually("it goes", || tree.world.count(&Seen::Stopped) == 1).await;
+    assert_eq!(transcript(&tree, "w").await.text(), "better 0");
+    assert_eq!(tree.world.launched().last().expect("one"), "fallback-2");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_larger_model_that_cannot_be_loaded_leaves_what_there_is_at_once() {
+    let broken = LaunchError::Model("scripted".to_owned());
+    let tree = tree(hot_then(LaunchPlan::Fail(broken))).await;
+    let begun = tokio::time::Instant::now();
+    let text = transcript(&tree, "w").await;
+    assert_eq!(text.text(), "0");
+    let error = text.escalation.expect("told").error.expect("failed");
+    assert!(matches!(error, FallbackError::Model(_)), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    // It is tried again with the next one, after a pause.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(transcript(&tree, "w").await.text(), "better 0");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_tried_again_and_a_hang_ends() {
+    let dies = LaunchPlan::Up(vec![ChunkPlan::Die(killed())]);
+    let tree = tree(hot_then(dies)).await;
+    assert_eq!(transcript(&tree, "w").await.text(), "better 0");
+    assert_eq!(tree.world.launched(), ["hot-1", "fallback-1", "fallback-2"]);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_says_nothing_is_waited_for_so_long_and_no_longer() {
+    let hangs = LaunchPlan::Up(vec![ChunkPlan::HangForGood]);
+    let tree = tree(hot_then(hangs)).await;
+    let text = transcript(&tree, "w").await;
+    assert_eq!(text.text(), "0");
+    let error = text.escalation.expect("told").error;
+    assert_eq!(error, Some(FallbackError::TimedOut { seconds: 60 }));
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_its_actor_fails_the_text_stays_and_another_takes_over() {
+    let tree = tree(vec![]).await;
+    let stream = tree.submit("w").await.expect("accepted");
+    eventually("its worker is up", || tree.world.launched().len() == 2).await;
+    tree.break_and_replace::<FallbackModelMessage>().await;
+    assert_eq!(stream.transcript().await.expect("done").text(), "0");
+    assert_eq!(transcript(&tree, "w").await.text(), "better 0");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_takes_its_chunk_out_of_the_queue() {
+    let tree = tree(vec![]).await;
+    let leaves = tree.submit("w").await.expect("accepted");
+    eventually("its worker loads", || tree.world.launched().len() == 2).await;
+    drop(leaves);
+    assert_eq!(transcript(&tree, "2").await.text(), "0 1");
+    let larger = |seen: &Seen| matches!(seen, Seen::Chunk { worker, .. } if worker == "fallback-1");
+    assert_eq!(
+        tree.world.seen().iter().filter(|seen| larger(seen)).count(),
+        0
+    );
+    tree.end().await;
+}
