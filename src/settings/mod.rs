@@ -7,6 +7,7 @@
 pub mod env_file;
 pub mod variables;
 
+mod defaults;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,55 @@
+//! What is in force where nobody says otherwise; the table of variables shows the same as text.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::read::MEGABYTE;
+use super::{Device, LogFormat, Origins, Settings, VadModel, default_models_dir};
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host: [127, 0, 0, 1].into(),
+            port: 9005,
+            whisper_model: "auto".to_owned(),
+            models_dir: default_models_dir(),
+            compute_type: None,
+            whisper_fp16: true,
+            whisper_threads: None,
+            beam_size: 1,
+            vad_model: VadModel::Silero,
+            default_language: None,
+            cold_pool_size: 10,
+            cold_idle_timeout: Duration::from_secs(60),
+            cold_idle_stagger: Duration::from_secs(10),
+            pool_interval: Duration::from_millis(500),
+            min_cold_vram_gb: 4.0,
+            hot_idle_timeout: None,
+            max_concurrency: None,
+            worker_max_chunks: Some(1000),
+            worker_max_memory: None,
+            hot_queue_safety_factor: 0.8,
+            cold_start_time: Duration::from_secs(8),
+            lane_timeout: Duration::from_secs(300),
+            routing_drain_cap: Duration::from_secs(120),
+            max_queue: Duration::from_secs(600),
+            result_cache: Duration::ZERO,
+            max_upload_bytes: 512 * MEGABYTE,
+            max_audio: Duration::from_secs(14_400),
+            libretranslate_url: None,
+            libretranslate_api_key: None,
+            libretranslate_timeout: Duration::from_secs(30),
+            cors_allow_origins: Origins::None,
+            redis_url: None,
+            node_id: None,
+            node_host: "localhost".to_owned(),
+            node_port: None,
+            api_keys: Vec::new(),
+            device: Device::Auto,
+            device_index: 0,
+            debug: false,
+            log_format: LogFormat::Text,
+            set: BTreeSet::new(),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The model, and what it is given.
+
+use std::path::PathBuf;
+
+use super::{Variable, row};
+use crate::language;
+use crate::settings::VadModel;
+use crate::settings::read::{flag, number, threads};
+
+pub const ROWS: &[Variable] = &[
+    row(
+        "WHISPER_MODEL",
+        "auto",
+        "A catalogue name, a ggml file or a CTranslate2 folder.",
+        |s, v| {
+            v.clone_into(&mut s.whisper_model);
+            Ok(())
+        },
+    ),
+    row(
+        "XDG_CACHE_HOME",
+        "",
+        "Models live in its folder `whisper`.",
+        |s, v| {
+            s.models_dir = PathBuf::from(v).join("whisper");
+            Ok(())
+        },
+    ),
+    row("WHISPER_FP16", "1", "0: weights of 32 bits.", |s, v| {
+        s.whisper_fp16 = flag(v)?;
+        Ok(())
+    }),
+    row(
+        "VAD_MODEL",
+        "silero",
+        "What tells speech from silence: silero, off, or a file with Silero's weights.",
+        |s, v| {
+            s.vad_model = match v {
+                "silero" => VadModel::Silero,
+                "off" => VadModel::Off,
+                file => VadModel::File(PathBuf::from(file)),
+            };
+            Ok(())
+        },
+    ),
+    // The alias first: the variable's own name wins.
+    row(
+        "CPU_THREADS",
+        "",
+        "Another name of WHISPER_THREADS.",
+        threads,
+    ),
+    row(
+        "WHISPER_THREADS",
+        "",
+        "Threads of the CPU per worker; never more than there are cores.",
+        threads,
+    ),
+    row(
+        "WHISPER_BEAM_SIZE",
+        "1",
+        "Texts that are followed at once, 1 to 8; 1: greedy.",
+        |s, v| {
+            s.beam_size = number(v, 1, 8, "a number from 1 to 8")?;
+            Ok(())
+        },
+    ),
+    row(
+        "DEFAULT_LANGUAGE",
+        "",
+        "Language of requests that name none; empty: detect.",
+        |s, v| {
+            let language = language::parse(v).ok_or("a language code such as en is expected")?;
+            s.default_language = Some(language.code().to_owned());
+            Ok(())
+        },
+    ),
+];
