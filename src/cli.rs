@@ -11,7 +11,7 @@ use crate::bench::{self, BenchArgs};
 use crate::conformance::{self, ConformanceArgs};
 use crate::models::cli::ModelsArgs;
 use crate::models::{self, ModelStore};
-use crate::settings::{Loaded, Settings, Sources};
+use crate::settings::{Loaded, Role, Settings, Sources};
 use crate::transcribe::TranscribeArgs;
 use crate::{engine, serve, telemetry, transcribe};
 
@@ -47,6 +47,10 @@ enum Command {
         /// Port to bind (PORT).
         #[arg(long)]
         port: Option<String>,
+        /// What the node is among others: its port, its address and its usual file of settings follow
+        /// from it.
+        #[arg(long, value_enum, default_value_t)]
+        role: Role,
     },
     /// Transcribe files and exit.
     Transcribe(TranscribeArgs),
@@ -129,11 +133,18 @@ fn load_settings(cli: &Cli) -> anyhow::Result<Loaded> {
         pairs.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
     };
     own("WHISPER_MODEL", &cli.model);
-    if let Some(Command::Serve { host, port }) = &cli.command {
+    let mut role = Role::default();
+    if let Some(Command::Serve {
+        host,
+        port,
+        role: played,
+    }) = &cli.command
+    {
         own("HOST", host);
         own("PORT", port);
+        role = *played;
     }
-    let sources = Sources::of_process(cli.config.as_deref(), pairs)?;
+    let sources = Sources::of_process(role, cli.config.as_deref(), pairs)?;
     Ok(Settings::load(&sources)?)
 }
 

@@ -72,6 +72,7 @@ impl VramProbe for HostMemoryProbe {
             total = total.min(allowance.limit);
         }
         Ok(MemorySample {
+            utilization_percent: None,
             free,
             total,
             used_by_process: processes

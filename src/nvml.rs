@@ -107,6 +107,8 @@ impl NvmlProbe {
         Ok(MemorySample {
             free: memory.free,
             total: memory.total,
+            // Not every GPU counts it.
+            utilization_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
             used_by_process: used_by_process(&device, processes)?,
         })
     }

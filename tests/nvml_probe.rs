@@ -31,6 +31,7 @@ fn a_sample_tells_the_gpus_memory_and_what_each_process_asked_about_holds() {
     assert_eq!(driver.starts(), (0, 0), "loaded before the first sample");
     let sample = probe.sample(&[7, 100]).expect("a sample");
     let expected = MemorySample {
+        utilization_percent: None,
         free: 20_000,
         total: 24_000,
         used_by_process: vec![(100, 3000)],

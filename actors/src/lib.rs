@@ -83,5 +83,5 @@ pub use escalation::EscalationPolicy;
 pub use handle::{Admission, StartError, Stt, TranscriptStream, TreeEnded};
 pub use job::{Client, Event, Identity, Job, JobId, Options, Priority, Progress};
 pub use reaper::IdlePolicy;
-pub use snapshot::{HotState, Snapshot};
+pub use snapshot::{FallbackCounts, HotState, Snapshot};
 pub use wear::WearLimits;

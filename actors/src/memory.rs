@@ -83,6 +83,16 @@ impl MemoryLedger {
         self.last.as_ref().map(|sample| sample.free)
     }
 
+    /// Of the device or the machine, in bytes.
+    pub fn total(&self) -> Option<u64> {
+        self.last.as_ref().map(|sample| sample.total)
+    }
+
+    /// How busy the GPU was lately, in percent.
+    pub fn utilization_percent(&self) -> Option<u32> {
+        self.last.as_ref()?.utilization_percent
+    }
+
     /// What one worker holds, rolling, in bytes.
     pub fn measured(&self) -> Option<u64> {
         self.measured.map(|bytes| bytes as u64)
@@ -120,6 +130,7 @@ mod tests {
     fn sample(free: u64, used: &[u64]) -> MemorySample {
         MemorySample {
             free,
+            utilization_percent: None,
             total: 24 * GIB,
             used_by_process: (1..).zip(used.iter().copied()).collect(),
         }

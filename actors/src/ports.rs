@@ -464,6 +464,8 @@ pub struct MemorySample {
     pub free: u64,
     /// Of the device or the machine.
     pub total: u64,
+    /// How busy the GPU was lately, in percent, where its driver tells.
+    pub utilization_percent: Option<u32>,
     /// What each of the processes asked about holds; one whose use cannot be told is left out.
     pub used_by_process: Vec<(u32, u64)>,
 }

@@ -52,12 +52,27 @@ pub struct MemorySnapshot {
     pub kind: MemoryKind,
     /// Free, in bytes; `None`: unknown.
     pub free_bytes: Option<u64>,
+    /// Of the GPU or the machine, in bytes; `None`: unknown.
+    pub total_bytes: Option<u64>,
+    /// How busy the GPU was lately, in percent; `None`: unknown.
+    pub utilization_percent: Option<u32>,
     /// What one worker holds, rolling, in bytes; `None` until measured.
     pub worker_bytes: Option<u64>,
     /// What must be free for one more, in bytes.
     pub need_bytes: Option<u64>,
     /// Whether one more fits, as far as is known.
     pub fits_one_more: bool,
+}
+
+/// Requests that ended, where a larger model stands by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FallbackCounts {
+    /// Some of the text was the larger model's.
+    pub used: u64,
+    /// The text was trusted.
+    pub skipped: u64,
+    /// The larger model was asked, and gave nothing for some of it.
+    pub failed: u64,
 }
 
 /// The tree's state at one moment.
@@ -97,6 +112,8 @@ pub struct Snapshot {
     pub pool: PoolSnapshot,
     /// Memory.
     pub memory: MemorySnapshot,
+    /// Requests that could have gone to the larger model.
+    pub fallbacks: FallbackCounts,
 }
 
 impl Snapshot {

@@ -16,8 +16,19 @@ use crate::cost::{Cost, CostModel};
 use crate::error::SttError;
 use crate::memory::MemoryLedger;
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
-use crate::snapshot::{HotState, MemorySnapshot, PoolSnapshot, Snapshot};
+use crate::snapshot::{FallbackCounts, HotState, MemorySnapshot, PoolSnapshot, Snapshot};
 use crate::work_queue::{LaneId, LaneKind};
+
+/// What became of a request where a larger model stands by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Escalated {
+    /// Some of its text is the larger model's.
+    Used,
+    /// Its text was trusted.
+    Skipped,
+    /// The larger model was asked, and gave nothing for some of it.
+    Failed,
+}
 
 /// Weight of the newest start in the rolling start time.
 const START_WEIGHT: f64 = 0.3;
@@ -56,6 +67,7 @@ pub struct NodeStatus {
     pool: PoolCounts,
     memory: MemoryFacts,
     engines: Mutex<BTreeMap<LaneId, Option<u32>>>,
+    fallbacks: [AtomicU64; 3],
 }
 
 /// Written by the Dispatcher.
@@ -81,6 +93,8 @@ struct PoolCounts {
 struct MemoryFacts {
     on_gpu: AtomicBool,
     free: AtomicF64,
+    total: AtomicF64,
+    utilization: AtomicF64,
     worker: AtomicF64,
     need: AtomicF64,
     fits: AtomicBool,
@@ -123,12 +137,15 @@ impl NodeStatus {
             memory: MemoryFacts {
                 on_gpu: AtomicBool::default(),
                 free: AtomicF64::default(),
+                total: AtomicF64::default(),
+                utilization: AtomicF64::default(),
                 worker: AtomicF64::default(),
                 need: AtomicF64::default(),
                 fits: AtomicBool::new(true),
                 looked_at: Mutex::default(),
             },
             engines: Mutex::default(),
+            fallbacks: Default::default(),
         }
     }
 
@@ -254,6 +271,8 @@ impl NodeStatus {
         let number = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
         (memory.on_gpu).store(ledger.kind() == MemoryKind::Vram, Ordering::Relaxed);
         memory.free.set(number(ledger.free()));
+        memory.total.set(number(ledger.total()));
+        (memory.utilization).set(ledger.utilization_percent().map(f64::from));
         memory.worker.set(number(ledger.measured()));
         memory.need.set(number(ledger.need()));
         memory.fits.store(ledger.fits_one_more(), Ordering::Relaxed);
@@ -319,6 +338,11 @@ impl NodeStatus {
             .roll(first_chunk, REQUEST_WEIGHT);
     }
 
+    /// A request ended that could have gone to the larger model.
+    pub(crate) fn record_escalation(&self, end: Escalated) {
+        self.fallbacks[end as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What a request whose audio is not known yet is taken for: no more than a chunk of it.
     pub(crate) fn typical_request_seconds(&self) -> f64 {
         let rolling = self.typical_request_seconds.get();
@@ -342,6 +366,7 @@ impl NodeStatus {
     /// All of it, as of now.
     pub fn snapshot(&self) -> Snapshot {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        let fallbacks = |end: Escalated| self.fallbacks[end as usize].load(Ordering::Relaxed);
         Snapshot {
             hot: self.hot(),
             last_engine: lock(&self.last_engine).clone(),
@@ -366,6 +391,11 @@ impl NodeStatus {
                 spawned: self.pool.spawned.load(Ordering::Relaxed),
             },
             memory: self.memory_snapshot(),
+            fallbacks: FallbackCounts {
+                used: fallbacks(Escalated::Used),
+                skipped: fallbacks(Escalated::Skipped),
+                failed: fallbacks(Escalated::Failed),
+            },
         }
     }
 
@@ -378,6 +408,8 @@ impl NodeStatus {
                 MemoryKind::Host
             },
             free_bytes: bytes(&self.memory.free),
+            total_bytes: bytes(&self.memory.total),
+            utilization_percent: self.memory.utilization.get().map(|percent| percent as u32),
             worker_bytes: bytes(&self.memory.worker),
             need_bytes: bytes(&self.memory.need),
             fits_one_more: self.memory.fits.load(Ordering::Relaxed),

@@ -70,17 +70,6 @@ enum Texts {
     Many(Vec<String>),
 }
 
-/// Why a URL cannot be used; it is not repeated, since it may hold a password.
-pub fn parse_url(text: &str) -> Result<Url, String> {
-    let expected = "a URL such as http://host:5000 is expected";
-    let url = Url::parse(text).map_err(|_| expected.to_owned())?;
-    let is_base = matches!(url.scheme(), "http" | "https")
-        && url.has_host()
-        && url.query().is_none()
-        && url.fragment().is_none();
-    is_base.then_some(url).ok_or_else(|| expected.to_owned())
-}
-
 impl LibreTranslate {
     /// A server by its base address, with or without a slash at the end. `time_limit` is for all of
     /// one transcript.
@@ -280,31 +269,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_base_addresses_are_taken_and_none_is_repeated() {
-        for good in ["http://localhost:5000", "https://u:p@example.org/base/"] {
-            assert!(parse_url(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "hunter2",
-            "ftp://hunter2",
-            "http://",
-            "http://x/?key=hunter2",
-            "http://x#hunter2",
-        ] {
-            let error = parse_url(bad).expect_err(bad);
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-    }
-
-    #[test]
     fn the_path_is_the_same_with_and_without_a_slash() {
         for (base, endpoint) in [
             ("http://a:1", "http://a:1/translate"),
             ("http://a:1/", "http://a:1/translate"),
             ("http://a/lt//", "http://a/lt/translate"),
         ] {
-            let url = parse_url(base).expect("a URL");
+            let url = Url::parse(base).expect("a URL");
             let server = LibreTranslate::new(url, None, Duration::from_secs(1)).expect("made");
             assert_eq!(server.endpoint.as_str(), endpoint);
         }

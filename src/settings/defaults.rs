@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::read::MEGABYTE;
-use super::{Device, LogFormat, Origins, Settings, VadModel, default_models_dir};
+use super::{Device, LogFormat, Origins, Role, Settings, VadModel, default_models_dir, variables};
 
 impl Default for Settings {
     fn default() -> Self {
@@ -45,6 +45,15 @@ impl Default for Settings {
             node_host: "localhost".to_owned(),
             node_port: None,
             api_keys: Vec::new(),
+            role: Role::default(),
+            ct2_small: None,
+            ct2_medium: None,
+            escalation: variables::ESCALATION,
+            fallback_url: None,
+            fallback_api_key: None,
+            fallback_model: None,
+            fallback_timeout: Duration::from_secs(60),
+            server_commit: None,
             device: Device::Auto,
             device_index: 0,
             debug: false,

@@ -9,6 +9,7 @@ pub mod variables;
 
 mod defaults;
 mod read;
+mod role;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,9 +17,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Url;
+use stt_actors::EscalationPolicy;
 use thiserror::Error;
 
 use crate::models::{self, ComputeType};
+pub use role::Role;
 use variables::{VARIABLES, Variable};
 
 /// What the server runs with.
@@ -97,6 +100,24 @@ pub struct Settings {
     pub node_port: Option<u16>,
     /// Bearer keys; none: open.
     pub api_keys: Vec<String>,
+    /// What the node is among others.
+    pub role: Role,
+    /// The model of a primary, if this names one.
+    pub ct2_small: Option<String>,
+    /// The model of a fallback, if this names one.
+    pub ct2_medium: Option<String>,
+    /// Which texts are had again from the fallback.
+    pub escalation: EscalationPolicy,
+    /// Base address of the node with the larger model.
+    pub fallback_url: Option<Url>,
+    /// Its key.
+    pub fallback_api_key: Option<String>,
+    /// A larger model on this node.
+    pub fallback_model: Option<String>,
+    /// How long the fallback may take for one piece of audio.
+    pub fallback_timeout: Duration,
+    /// What is deployed, by its operator's word.
+    pub server_commit: Option<String>,
     /// Where inference runs.
     pub device: Device,
     /// Which GPU.
@@ -193,12 +214,16 @@ pub struct Sources {
     pub environment: BTreeMap<String, String>,
     /// From the command line.
     pub command_line: Vec<(String, String)>,
+    /// Some of the defaults are a role's own.
+    pub role: Role,
 }
 
 impl Sources {
-    /// The file named by `config` or `CONFIG_PATH`, else `.env` here or in the parent folder (where
-    /// the Python original looked as well); the environment; and the command line's pairs.
+    /// The file named by `config` or `CONFIG_PATH`, else the role's usual one: `.env` here or in the
+    /// parent folder (where the Python original looked as well); the environment; and the command
+    /// line's pairs.
     pub fn of_process(
+        role: Role,
         config: Option<&Path>,
         command_line: Vec<(String, String)>,
     ) -> Result<Self, SettingsError> {
@@ -209,11 +234,7 @@ impl Sources {
             let path = environment.get("CONFIG_PATH")?;
             (!path.is_empty()).then(|| PathBuf::from(path))
         });
-        let usual = [Path::new(".env"), Path::new("../.env")];
-        let found = named.or_else(|| {
-            let here = usual.into_iter().find(|path| path.is_file());
-            here.map(Path::to_path_buf)
-        });
+        let found = named.or_else(|| role.usual_file().map(Path::to_path_buf));
         let file = match found {
             Some(path) => {
                 let read = env_file::read(&path).map_err(SettingsError::File)?;
@@ -225,6 +246,7 @@ impl Sources {
             file,
             environment,
             command_line,
+            role,
         })
     }
 
@@ -285,7 +307,10 @@ impl Settings {
     /// # Errors
     /// The first value that cannot be read.
     pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
-        let mut settings = Self::default();
+        let mut settings = Self {
+            role: sources.role,
+            ..Self::default()
+        };
         let mut warnings = sources.unknown_names();
         let mut in_force = Vec::new();
         for variable in VARIABLES {
@@ -302,11 +327,13 @@ impl Settings {
                     }
                     if variable.secret { "***" } else { value.trim() }
                 }
-                None => variable.default,
+                None => default(&mut settings, variable, sources.role)?,
             };
             in_force.push((variable.name, text.to_owned()));
         }
+        choose_model(&mut settings, sources);
         check_default_language(&settings, sources)?;
+        warnings.extend(contradictions(&settings));
         Ok(Loaded {
             settings,
             warnings,
@@ -327,6 +354,46 @@ fn apply(
         origin: origin.to_owned(),
         allowed,
     })
+}
+
+/// What holds where nobody says anything, in this role.
+fn default(
+    settings: &mut Settings,
+    variable: &Variable,
+    role: Role,
+) -> Result<&'static str, SettingsError> {
+    let of_role = role.defaults().iter();
+    let mut of_role = of_role.filter(|(name, _)| *name == variable.name);
+    let Some((_, value)) = of_role.next() else {
+        return Ok(variable.default);
+    };
+    apply(settings, variable, value, &format!("role {role}"))?;
+    Ok(value)
+}
+
+/// `CT2_SMALL_PATH` and `CT2_MEDIUM_PATH` win over `WHISPER_MODEL`, unless that was said on the command
+/// line.
+fn choose_model(settings: &mut Settings, sources: &Sources) {
+    let said_last = |name: &str| sources.command_line.iter().any(|(said, _)| said == name);
+    let Some((name, path)) = variables::ct2_path(settings) else {
+        return;
+    };
+    if !said_last("WHISPER_MODEL") || said_last(name) {
+        settings.whisper_model = path.to_owned();
+    }
+}
+
+/// Values that can be used, though perhaps not as they are meant.
+fn contradictions(settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if settings.fallback_url.is_some() && settings.fallback_model.is_some() {
+        warnings.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
+    }
+    if matches!(settings.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
+        let text = "DEVICE names a GPU, but this build knows the CPU only: inference runs on it";
+        warnings.push(text.to_owned());
+    }
+    warnings
 }
 
 /// Refuses a default language that the model does not know, where its name tells.

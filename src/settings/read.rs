@@ -6,7 +6,6 @@ use std::time::Duration;
 use reqwest::Url;
 
 use super::{Device, Origins, Settings};
-use crate::libretranslate;
 
 /// In bytes.
 pub const MEGABYTE: u64 = 1024 * 1024;
@@ -42,11 +41,15 @@ pub fn flag(value: &str) -> Result<bool, String> {
     }
 }
 
-pub fn url(value: &str) -> Result<(), String> {
-    match value.split_once("://") {
-        Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() => Ok(()),
-        Some(_) | None => Err("a URL such as http://host:port is expected".to_owned()),
-    }
+/// A server's base address; the reason never repeats it, since it may hold a password.
+pub fn base_url(value: &str) -> Result<Url, String> {
+    let expected = "a URL such as http://host:5000 is expected";
+    let url = Url::parse(value).map_err(|_| expected.to_owned())?;
+    let is_base = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    is_base.then_some(url).ok_or_else(|| expected.to_owned())
 }
 
 pub fn threads(settings: &mut Settings, value: &str) -> Result<(), String> {
@@ -60,10 +63,6 @@ pub fn any(_: &mut Settings, _: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub fn any_url(_: &mut Settings, value: &str) -> Result<(), String> {
-    url(value)
-}
-
 /// What the Redis client itself takes; the reason never repeats the URL, which may hold a password.
 pub fn redis_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     crate::redis::check_url(value)
@@ -72,9 +71,8 @@ pub fn redis_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A base address; the reason never repeats it, since it may hold a password.
 pub fn libretranslate_url(settings: &mut Settings, value: &str) -> Result<(), String> {
-    settings.libretranslate_url = Some(libretranslate::parse_url(value)?);
+    settings.libretranslate_url = Some(base_url(value)?);
     Ok(())
 }
 
@@ -122,10 +120,6 @@ pub fn any_count(_: &mut Settings, value: &str) -> Result<(), String> {
     number(value, 0_u32, 1_000_000, "a whole number from 0").map(drop)
 }
 
-pub fn any_probability(_: &mut Settings, value: &str) -> Result<(), String> {
-    number(value, 0.0, 1.0, "a number from 0 to 1").map(drop)
-}
-
 pub fn any_flag(_: &mut Settings, value: &str) -> Result<(), String> {
     flag(value).map(drop)
 }
@@ -138,8 +132,28 @@ pub fn device(settings: &mut Settings, value: &str) -> Result<(), String> {
         "vulkan" => Device::Vulkan,
         _ => return Err("auto, cpu, cuda or vulkan is expected".to_owned()),
     };
-    if matches!(settings.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
-        return Err("this build knows the CPU only; auto or cpu is expected".to_owned());
-    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_base_addresses_are_taken_and_none_is_repeated() {
+        for good in ["http://localhost:5000", "https://u:p@example.org/base/"] {
+            assert!(base_url(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "hunter2",
+            "ftp://hunter2",
+            "http://",
+            "http://x/?key=hunter2",
+            "http://x#hunter2",
+        ] {
+            let error = base_url(bad).expect_err(bad);
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
 }

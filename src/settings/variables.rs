@@ -11,6 +11,7 @@ mod neighbours;
 mod workers;
 
 use super::Settings;
+pub use escalation::{POLICY as ESCALATION, ct2_path};
 
 /// One variable.
 #[derive(Clone, Copy, Debug)]

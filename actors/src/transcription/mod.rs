@@ -36,8 +36,10 @@ use crate::ports::{
     FallbackError, FallbackText, samples_to_seconds,
 };
 use crate::second_pass::SecondPass;
-use crate::status::NodeStatus;
-use crate::transcript::{ChunkTranscript, Merger, Removed, Route, Task, Timings, Transcript};
+use crate::status::{Escalated, NodeStatus};
+use crate::transcript::{
+    ChunkTranscript, Escalation, Merger, Removed, Route, Task, Timings, Transcript,
+};
 use crate::work_queue::LaneKind;
 use escalation::Escalating;
 
@@ -392,6 +394,13 @@ impl TranscriptionState {
             timings: self.timings,
             escalation: self.escalating.finish(),
         };
+        if let Some(escalation) = &transcript.escalation {
+            self.status.record_escalation(match escalation {
+                Escalation { error: Some(_), .. } => Escalated::Failed,
+                Escalation { used: true, .. } => Escalated::Used,
+                Escalation { .. } => Escalated::Skipped,
+            });
+        }
         self.place = None;
         self.tell_progress();
         self.end(Ok(transcript));
@@ -405,6 +414,9 @@ impl TranscriptionState {
     }
 
     fn fail(&mut self, error: SttError) -> Outcome {
+        if matches!(error, SttError::Fallback { .. }) {
+            self.status.record_escalation(Escalated::Failed);
+        }
         self.place = None;
         self.end(Err(error));
         Outcome::Ended

@@ -97,6 +97,7 @@ async fn a_trusted_text_goes_nowhere_and_silence_is_no_reason() {
     assert_eq!(silence.text(), "");
     assert!(silence.escalation.expect("told").below.is_empty());
     assert_eq!(node.asked(), []);
+    assert_eq!(tree.stt.snapshot().fallbacks.skipped, 2);
     tree.end().await;
 }
 
@@ -157,6 +158,8 @@ async fn what_an_engine_cannot_do_the_other_node_does() {
     assert_eq!(fallback, away());
     // The client's own fault is nobody else's business.
     let asked = node.asked().len();
+    let counts = tree.stt.snapshot().fallbacks;
+    assert_eq!((counts.used, counts.skipped, counts.failed), (1, 0, 1));
     let error = transcript(&tree, "1+bad").await.expect_err("bad audio");
     assert!(matches!(error, SttError::Decode(_)), "{error}");
     assert_eq!(node.asked().len(), asked);

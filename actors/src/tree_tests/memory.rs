@@ -53,6 +53,7 @@ impl VramProbe for Gpu {
             hanging = self.let_go.wait(hanging).expect("not poisoned");
         }
         Ok(MemorySample {
+            utilization_percent: None,
             free: lock(&self.free).clone()?,
             total: 24 * GIB,
             used_by_process: processes

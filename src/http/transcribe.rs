@@ -1,0 +1,108 @@
+//! `/v1/transcribe`, as clients of a primary and a fallback use it: the audio as `audio`, and a reply that
+//! tells how much it is to be trusted and who made it.
+
+use std::time::Duration;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{Error, HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+use stt_actors::transcript::{Task, Transcript};
+use tokio::time::Instant;
+
+use super::audio::{AudioRequest, admit, check, work};
+use super::error::ApiError;
+use super::parts::{self, Wanted};
+use super::request_log::RequestId;
+use super::tiers::{self, Millis};
+use super::{AppState, auth, only};
+use crate::metrics::Endpoint;
+use crate::render::{Details, confidence, segments_with_words};
+
+const AUDIO: Wanted = Wanted {
+    names: &["audio", "file"],
+    raw: false,
+    json: false,
+};
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    config.service(
+        web::resource(Endpoint::Transcribe.path())
+            .wrap(from_fn(auth::require_key))
+            // The last one is the first to see a request: refusals have these headers as well.
+            .wrap(from_fn(explain))
+            .route(web::post().to(transcribe))
+            .default_service(only("POST")),
+    );
+}
+
+/// Names every reply, and says in headers why there is no transcript.
+async fn explain<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let id = RequestId::of(request.request());
+    let mut response = next.call(request).await?;
+    let refusal = response.response().extensions().get::<ApiError>().cloned();
+    let headers = response.headers_mut();
+    headers.insert(tiers::X_REQ_ID, tiers::ascii(&id.0));
+    if let Some(refusal) = refusal {
+        headers.insert(tiers::X_ERROR_TYPE, tiers::ascii(refusal.code()));
+        headers.insert(tiers::X_ERROR_MESSAGE, tiers::ascii(&refusal.to_string()));
+    }
+    Ok(response)
+}
+
+async fn transcribe(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    body: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let begun = Instant::now();
+    let admission = admit(&state, &request)?;
+    let mut parts = parts::read(&request, body, &state.uploads, AUDIO).await?;
+    parts.file_name = Some(AUDIO.names[0]);
+    // The reply has one shape, and comes in one piece.
+    parts.fields.retain(|(name, _)| !matches!(name.as_str(), "response_format" | "stream"));
+    let form = check(&state, parts, Task::Transcribe)?;
+    let details = form.details;
+    let asked = AudioRequest {
+        admission,
+        form,
+        endpoint: Endpoint::Transcribe,
+    };
+    let written = work(&state, &request, asked)
+        .await
+        .map_err(|error| error.bad_gateway_if_fallback_failed())?;
+    let id = RequestId::of(&request);
+    let body = render(&written.transcript, details, &id.0, begun.elapsed());
+    if let Some(error) = written.transcript.escalation.as_ref().and_then(|e| e.error.as_ref()) {
+        let millis = Millis::of(&written.transcript, begun.elapsed());
+        let headers = tiers::headers(&written.transcript, millis);
+        return Err(ApiError::fallback_failed(error).with_primary(body, headers));
+    }
+    Ok(written.reply("application/json", body.to_string()))
+}
+
+fn render(transcript: &Transcript, details: Details, id: &str, total: Duration) -> Value {
+    let millis = Millis::of(transcript, total);
+    let escalation = transcript.escalation.as_ref();
+    json!({
+        "text": transcript.text(),
+        "language": transcript.language,
+        "language_probability": transcript.language_probability.map(confidence),
+        "confidence": transcript.confidence().map(confidence),
+        "duration": transcript.duration,
+        "model": transcript.model,
+        "fallback_used": escalation.is_some_and(|escalation| escalation.used),
+        "request_id": id,
+        "segments": segments_with_words(transcript, details),
+        "timings": {
+            "queue_wait_ms": millis.queue_wait,
+            "primary_infer_ms": millis.primary_infer,
+            "fallback_infer_ms": millis.fallback_infer,
+            "total_ms": millis.total,
+        },
+    })
+}
