@@ -210,7 +210,7 @@ async fn detect_language(
     let asked = Job {
         // Nobody who wants the text shall wait for one who does not.
         identity: None,
-        ..job(&state, &request, checked, &Translation::None)
+        ..job(&request, checked, &Translation::None)
     };
     let mut events = state.stt.submit(admission, asked).await?;
     let (code, probability) = loop {

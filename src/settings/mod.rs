@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use reqwest::Url;
 use thiserror::Error;
 
@@ -95,8 +96,22 @@ pub struct Settings {
     pub node_host: String,
     /// The port that is advertised; `None`: the one that is bound.
     pub node_port: Option<u16>,
-    /// Bearer keys; none: open.
+    /// Bearer keys without names.
     pub api_keys: Vec<String>,
+    /// A file of keys with names. Without keys of either, the server is open.
+    pub api_keys_file: Option<PathBuf>,
+    /// Whether `/metrics` needs a key.
+    pub metrics_keyed: bool,
+    /// Requests for work that a client may send in a second; `None`: any number.
+    pub rate_limit_rps: Option<f64>,
+    /// Requests for work that a client may send at once; `None`: by the rate.
+    pub rate_limit_burst: Option<u32>,
+    /// Audio that a client may have transcribed in a day; `None`: any amount.
+    pub max_audio_per_day: Option<Duration>,
+    /// Most connections at once.
+    pub max_connections: u32,
+    /// Proxies whose word on a client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where inference runs.
     pub device: Device,
     /// Which GPU.
@@ -280,6 +295,18 @@ impl Settings {
         self.set.contains(name)
     }
 
+    /// Settings that have no effect as others are.
+    fn contradictions(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.rate_limit_burst.is_some() && self.rate_limit_rps.is_none() {
+            found.push("RATE_LIMIT_BURST has no effect without RATE_LIMIT_RPS".to_owned());
+        }
+        if self.metrics_keyed && self.api_keys.is_empty() && self.api_keys_file.is_none() {
+            found.push("METRICS_KEYED has no effect without keys".to_owned());
+        }
+        found
+    }
+
     /// Puts the sources together.
     ///
     /// # Errors
@@ -307,6 +334,7 @@ impl Settings {
             in_force.push((variable.name, text.to_owned()));
         }
         check_default_language(&settings, sources)?;
+        warnings.extend(settings.contradictions());
         Ok(Loaded {
             settings,
             warnings,

@@ -1,7 +1,7 @@
 //! When a larger node is asked.
 
-use super::{Variable, later, secret};
-use crate::settings::read::{any, any_count, any_flag, any_probability, any_url};
+use super::{Variable, later, row, secret};
+use crate::settings::read::{any, any_count, any_probability, any_url, flag};
 
 pub const ROWS: &[Variable] = &[
     later("CT2_SMALL_PATH", "", "Another name of WHISPER_MODEL.", any),
@@ -26,11 +26,14 @@ pub const ROWS: &[Variable] = &[
     ),
     later("FALLBACK_URL", "", "The larger node.", any_url),
     secret(later("FALLBACK_API_KEY", "", "Its key.", any)),
-    later(
+    row(
         "METRICS_KEYED",
         "0",
         "Whether /metrics needs a key.",
-        any_flag,
+        |s, v| {
+            s.metrics_keyed = flag(v)?;
+            Ok(())
+        },
     ),
     later("SERVER_COMMIT", "", "Shown by /v1/metrics.", any),
 ];
