@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -9,6 +10,7 @@ use tracing::warn;
 
 use crate::bench::{self, BenchArgs};
 use crate::conformance::{self, ConformanceArgs};
+use crate::keys::{self, Reload};
 use crate::models::cli::ModelsArgs;
 use crate::models::{self, ModelStore};
 use crate::settings::{Loaded, Role, Settings, Sources};
@@ -91,7 +93,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
         return engine::worker::run();
     }
-    let loaded = load_settings(&cli)?;
+    let (loaded, reload) = load_settings(&cli)?;
     if cli.print_config {
         for (name, value) in &loaded.in_force {
             println!("{name}={value}");
@@ -105,7 +107,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Worker | Command::Conformance(_) | Command::Serve { .. }) | None => {
             start_log(&loaded, "info");
-            run_to_end(serve::serve(loaded.settings))
+            run_to_end(serve::serve(loaded, reload))
         }
         Some(Command::Transcribe(args)) => {
             start_log(&loaded, "warn");
@@ -120,14 +122,12 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             let store = ModelStore::new(loaded.settings.models_dir);
             models::cli::command(args, &store)
         }
-        Some(Command::CheckConfig) => {
-            check_config(&loaded);
-            Ok(())
-        }
+        Some(Command::CheckConfig) => check_config(&loaded),
     }
 }
 
-fn load_settings(cli: &Cli) -> anyhow::Result<Loaded> {
+/// The settings, and a way to read them again from where they came.
+fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     let mut pairs = cli.set.clone();
     let mut own = |name: &str, value: &Option<String>| {
         pairs.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
@@ -144,8 +144,15 @@ fn load_settings(cli: &Cli) -> anyhow::Result<Loaded> {
         own("PORT", port);
         role = *played;
     }
-    let sources = Sources::of_process(role, cli.config.as_deref(), pairs)?;
-    Ok(Settings::load(&sources)?)
+    let sources = Sources::of_process(role, cli.config.as_deref(), pairs.clone())?;
+    let loaded = Settings::load(&sources)?;
+    // The same file, be it that another one would be found by then.
+    let file = sources.file.map(|(path, _)| path);
+    let reload = move || {
+        let sources = Sources::of_process(role, file.as_deref(), pairs.clone())?;
+        Settings::load(&sources)
+    };
+    Ok((loaded, Arc::new(reload)))
 }
 
 /// The settings of this command line, for another process of this program.
@@ -173,7 +180,8 @@ fn start_log(loaded: &Loaded, usual: &str) {
     }
 }
 
-fn check_config(loaded: &Loaded) {
+fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
+    keys::load(&loaded.settings)?;
     for warning in &loaded.warnings {
         println!("warning: {warning}");
     }
@@ -187,6 +195,7 @@ fn check_config(loaded: &Loaded) {
         }
     }
     println!("the settings can be used");
+    Ok(())
 }
 
 /// Runs a future on a runtime of its own. Blocking work that it leaves behind, a model's conversion

@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod engine;
 pub mod host_memory;
 pub mod http;
+pub mod keys;
 pub mod language;
 pub mod libretranslate;
 pub mod metrics;

@@ -4,6 +4,8 @@
 //! snapshot when somebody scrapes, so that a scrape waits for nobody. Labels have closed sets of
 //! values, and every series of them is there from the first scrape.
 
+pub mod keys;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +21,9 @@ use stt_actors::metrics::{
 use stt_actors::ports::MemoryKind;
 use stt_actors::transcript::{Doubt, Route, Task};
 
+use crate::keys::ANONYMOUS;
 use crate::render::Format;
+use keys::AudioByKey;
 
 /// How often recorded samples must be folded into their histograms, scraped or not.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -163,6 +167,7 @@ impl ErrorType {
 pub struct Exporter {
     handle: PrometheusHandle,
     audio: Arc<AudioSeconds>,
+    audio_by_key: Arc<AudioByKey>,
 }
 
 impl Exporter {
@@ -185,6 +190,7 @@ impl Exporter {
         Ok(Self {
             handle,
             audio: Arc::default(),
+            audio_by_key: Arc::default(),
         })
     }
 
@@ -197,6 +203,11 @@ impl Exporter {
     pub fn render(&self, snapshot: &Snapshot, libretranslate: bool) -> String {
         export(snapshot, libretranslate);
         self.handle.render()
+    }
+
+    /// So many seconds of audio were transcribed for a key.
+    pub fn record_key_audio(&self, name: &Arc<str>, seconds: f64) {
+        self.audio_by_key.add(name, seconds);
     }
 
     /// A request was answered with a transcript.
@@ -422,6 +433,7 @@ fn describe() {
         LIBRETRANSLATE_CONFIGURED,
         "1 if LIBRETRANSLATE_URL was set at the start."
     );
+    keys::describe();
     for (name, help, _) in GAUGES {
         describe_gauge!(*name, *help);
     }
@@ -458,6 +470,7 @@ fn register() {
     for op in INFERENCE_OPS {
         let _ = histogram!(INFERENCE_DURATION_SECONDS, "op" => op);
     }
+    keys::register([ANONYMOUS].into_iter());
     for kind in ErrorType::ALL {
         let _ = counter!(ERRORS, "type" => kind.as_str());
     }

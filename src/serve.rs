@@ -17,15 +17,16 @@ use crate::audio::{Decoder, DecoderLimits};
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
 use crate::host_memory::HostMemoryProbe;
 use crate::http::upload::UploadStore;
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Limits};
+use crate::keys::{self, Keyring, Keys, Reload, Reloader};
 use crate::libretranslate::LibreTranslate;
-use crate::metrics::{Exporter, GB, UPKEEP_INTERVAL};
+use crate::metrics::{self, Exporter, GB, UPKEEP_INTERVAL};
 use crate::models::configured::{ConfiguredModel, gpu};
 use crate::models::{Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
 use crate::redis::{NodeAddress, RedisDirectory};
-use crate::settings::{Settings, VadModel};
-use crate::shutdown::StopSignals;
+use crate::settings::{Loaded, Settings, VadModel};
+use crate::shutdown::{HangUp, HangUps, StopSignals};
 
 /// How long requests may go on after the signal to stop. With the workers' and the HTTP server's own
 /// grace it stays below the unit's `TimeoutStopSec`.
@@ -192,9 +193,13 @@ fn own_executable() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("the program's own file cannot be found")
 }
 
-/// Serves until SIGTERM or Ctrl-C, then drains: no new work, what runs is finished, the tree stops.
-pub async fn serve(settings: Settings) -> anyhow::Result<()> {
+/// Serves until SIGTERM or Ctrl-C, then drains: no new work, what runs is finished, the tree stops. On
+/// SIGHUP, the keys are read again; `reload` gives the settings as they are then.
+pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen().context("signals cannot be heard")?;
+    let mut hang_ups = HangUps::listen().context("SIGHUP cannot be heard")?;
+    let settings = &loaded.settings;
+    let keys = keys::load(settings)?;
     let address = (settings.host, settings.port);
     let listener = TcpListener::bind(address).with_context(|| {
         format!(
@@ -204,20 +209,25 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     })?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    warn_if_open(&settings);
+    warn_if_open(settings, &keys);
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)
         .context("the folder of uploads cannot be made")?;
     let metrics = Exporter::install()?;
     tokio::spawn(keep_up(metrics.clone()));
-    let directory = directory(&settings, address.port())?;
-    let translator = translator(&settings)?;
-    let (stt, mut tree_ended) = start_tree(&settings, directory).await?;
+    metrics::keys::register(keys.names().map(|name| &**name));
+    let keyring = Keyring::new(keys);
+    let reloader = Reloader::start(keyring.clone(), &loaded, reload);
+    let directory = directory(settings, address.port())?;
+    let translator = translator(settings)?;
+    let (stt, mut tree_ended) = start_tree(settings, directory).await?;
     if let Some(language) = settings.default_language.clone() {
         tokio::spawn(warn_of_language(stt.clone(), language));
     }
     let state = AppState {
         stt: stt.clone(),
-        settings: Arc::new(settings),
+        limits: Limits::new(settings),
+        keys: keyring,
+        settings: Arc::new(loaded.settings),
         uploads: uploads.clone(),
         translator,
         metrics,
@@ -229,10 +239,17 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     info!(%address, version = env!("CARGO_PKG_VERSION"), "listening; the model is loading");
     let unasked = loop {
         tokio::select! {
-            name = signals.next() => {
-                info!(signal = name, "stopping; once more to stop at once");
+            signal = signals.next() => {
+                info!(signal, "stopping; once more to stop at once");
                 stt.drain(DRAIN_GRACE);
             }
+            hang_up = hang_ups.next() => match hang_up {
+                HangUp::Reload => reloader.ask(),
+                HangUp::TerminalGone => {
+                    info!("stopping: the terminal was closed");
+                    stt.drain(DRAIN_GRACE);
+                }
+            },
             () = tree_ended.wait() => break !stt.snapshot().draining,
             ended = &mut server => {
                 stt.drain(Duration::ZERO);
@@ -308,11 +325,11 @@ fn translator(settings: &Settings) -> anyhow::Result<Option<LibreTranslate>> {
     Ok(Some(server))
 }
 
-fn warn_if_open(settings: &Settings) {
-    if !settings.host.is_loopback() && settings.api_keys.is_empty() {
+fn warn_if_open(settings: &Settings, keys: &Keys) {
+    if !settings.host.is_loopback() && keys.is_open() {
         warn!(
             host = %settings.host,
-            "anyone who reaches this address can use the server: set API_KEYS, or keep it behind a firewall"
+            "anyone who reaches this address can use the server: set API_KEYS or API_KEYS_FILE, or keep it behind a firewall"
         );
     }
 }

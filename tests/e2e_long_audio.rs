@@ -7,7 +7,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Server, children, corpus, model, sample, sample_text, signal, voice_activity, words};
+use common::{
+    Server, children, corpus, model, resident_kib, sample, sample_text, signal, voice_activity,
+    words,
+};
 use reqwest::Response;
 use serde_json::Value;
 
@@ -328,13 +331,6 @@ impl Drop for NullEngine {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 #[tokio::test]

@@ -45,6 +45,7 @@ use run::{Extent, Run};
 use sample::Scenario;
 use system::{Spec, System};
 
+use crate::keys;
 use crate::settings::Settings;
 use crate::shutdown::StopSignals;
 
@@ -201,7 +202,7 @@ fn specs(
         specs.insert(0, own(args, passed_on)?);
     }
     for spec in specs.iter_mut().filter(|spec| spec.ours) {
-        spec.key = settings.api_keys.first().cloned();
+        spec.key = keys::plain_key(settings);
     }
     Ok(specs)
 }

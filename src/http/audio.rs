@@ -6,7 +6,7 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, Heade
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use stt_actors::transcript::{Task, Transcript};
-use stt_actors::{Admission, Identity, Job, Newcomer, Options, Priority, TranscriptStream};
+use stt_actors::{Admission, Identity, Job, Newcomer, Options, TranscriptStream};
 use tracing::warn;
 
 use super::error::ApiError;
@@ -14,8 +14,9 @@ use super::form::{self, AudioForm};
 use super::parts::{self, FILE, Parts};
 use super::request_log::{RequestId, Worked};
 use super::translation::Translation;
+use super::visitor::Visitor;
 use super::{AppState, auth, only, spoken_language, stream};
-use crate::metrics::{Endpoint, Exporter, Transcribed};
+use crate::metrics::{Endpoint, Transcribed};
 use crate::render::{Details, Format};
 
 /// Which lanes did the work.
@@ -130,17 +131,18 @@ pub fn check_can_translate(state: &AppState) -> Result<(), ApiError> {
 
 /// Takes a place in the queue.
 pub fn admit(state: &AppState, request: &HttpRequest) -> Result<Admission, ApiError> {
-    let admission = state.stt.admit(newcomer(state, request))?;
+    let admission = state.stt.admit(newcomer(request))?;
     request.extensions_mut().insert(admission.outlook());
     Ok(admission)
 }
 
 /// Who asks, and how much it brings by its own word.
-fn newcomer(state: &AppState, request: &HttpRequest) -> Newcomer {
+fn newcomer(request: &HttpRequest) -> Newcomer {
+    let visitor = Visitor::of(request);
     let length = request.headers().get(CONTENT_LENGTH);
     Newcomer {
-        client: auth::client_of(&state.settings.api_keys, request),
-        priority: Priority::default(),
+        client: visitor.client(),
+        priority: visitor.priority(),
         body_bytes: length.and_then(|length| length.to_str().ok()?.parse().ok()),
     }
 }
@@ -197,7 +199,7 @@ pub async fn work(
     let transcript = begun.events.transcript().await?;
     // The lanes are free again by now.
     let transcript = begun.translation.finish(transcript).await?;
-    begun.reply.record(&state.metrics, &transcript);
+    begun.reply.record(state, &transcript);
     Ok(Written {
         transcript,
         by_libretranslate: begun.reply.by_libretranslate,
@@ -215,8 +217,8 @@ pub struct Begun {
 }
 
 /// What a reply is to be.
-#[derive(Clone, Copy)]
 pub struct Reply {
+    visitor: Visitor,
     task: Task,
     endpoint: Endpoint,
     format: Format,
@@ -227,8 +229,11 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Counts it: it is answered with this.
-    pub fn record(self, metrics: &Exporter, transcript: &Transcript) {
+    /// Counts it: it is answered with this. Its sender is charged, whoever did the work before.
+    pub fn record(&self, state: &AppState, transcript: &Transcript) {
+        state.limits.charge(&self.visitor, transcript.duration);
+        let metrics = &state.metrics;
+        metrics.record_key_audio(&self.visitor.name(), transcript.duration);
         metrics.record_transcript(&Transcribed {
             task: self.task,
             by_libretranslate: self.by_libretranslate,
@@ -253,13 +258,14 @@ pub async fn begin(
     } = asked;
     let translation = Translation::of(state, &form)?;
     let reply = Reply {
+        visitor: Visitor::of(request),
         task: form.options.task,
         endpoint,
         format: form.format,
         by_libretranslate: translation.is_libretranslates(),
         details: form.details,
     };
-    let job = job(state, request, form, &translation);
+    let job = job(request, form, &translation);
     Ok(Begun {
         events: state.stt.submit(admission, job).await?,
         translation,
@@ -278,16 +284,11 @@ fn may_be_kept(request: &HttpRequest) -> bool {
 }
 
 /// The work that a request asks for.
-pub fn job(
-    state: &AppState,
-    request: &HttpRequest,
-    form: AudioForm,
-    translation: &Translation,
-) -> Job {
+pub fn job(request: &HttpRequest, form: AudioForm, translation: &Translation) -> Job {
     Job {
         request_id: Arc::clone(&RequestId::of(request).0),
         identity: may_be_kept(request).then(|| Identity {
-            owner: auth::owner_of(&state.settings.api_keys, request),
+            owner: Visitor::of(request).owner(),
             digest: form.audio.digest,
         }),
         source: form.audio.source,

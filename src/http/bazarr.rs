@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::form::{self, AudioForm};
 use super::parts::{self, Parts, Wanted};
 use super::translation::Translation;
+use super::visitor::Visitor;
 use super::{AppState, auth, only};
 use crate::language;
 use crate::metrics::Endpoint;
@@ -23,6 +24,8 @@ use crate::render::{Details, Format};
 /// Which engine did it: clients log it.
 const ASR_ENGINE: HeaderName = HeaderName::from_static("asr-engine");
 const ENGINE: &str = "whisper.cpp";
+/// What whisper hears of audio to find its language.
+const WINDOW_SECONDS: f64 = 30.0;
 
 const FILE_NAMES: &[&str] = &["audio_file", "file"];
 
@@ -210,20 +213,29 @@ async fn detect_language(
     let asked = Job {
         // Nobody who wants the text shall wait for one who does not.
         identity: None,
-        ..job(&state, &request, checked, &Translation::None)
+        ..job(&request, checked, &Translation::None)
     };
     let mut events = state.stt.submit(admission, asked).await?;
-    let (code, probability) = loop {
+    let (code, probability, heard_seconds) = loop {
         match events.next().await {
-            Some(Ok(Event::Language { code, probability })) => break (code, probability),
+            // How long the audio is nobody knows yet: no more than a window of it was heard.
+            Some(Ok(Event::Language { code, probability })) => {
+                break (code, probability, WINDOW_SECONDS);
+            }
             Some(Ok(Event::Done(transcript))) => {
-                break (transcript.language, transcript.language_probability);
+                let heard_seconds = transcript.duration.min(WINDOW_SECONDS);
+                break (
+                    transcript.language,
+                    transcript.language_probability,
+                    heard_seconds,
+                );
             }
             Some(Ok(Event::Route(_) | Event::Segment(_) | Event::Progress(_))) => {}
             Some(Err(error)) => return Err(error.into()),
             None => return Err(ApiError::internal()),
         }
     };
+    state.limits.charge(&Visitor::of(&request), heard_seconds);
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/json"))
         .insert_header((ASR_ENGINE, ENGINE))

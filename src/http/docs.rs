@@ -27,7 +27,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
 }
 
 async fn document(state: web::Data<AppState>) -> HttpResponse {
-    let wants_key = !state.settings.api_keys.is_empty();
+    let wants_key = !state.keys.now().is_open();
     HttpResponse::Ok().json(openapi::document(wants_key))
 }
 

@@ -1,9 +1,10 @@
 //! `/metrics`: Prometheus's text format, from memory alone.
 
 use actix_web::http::header::CONTENT_TYPE;
+use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 
-use super::{AppState, only};
+use super::{AppState, auth, only};
 
 /// What Prometheus and Telegraf ask for.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -11,6 +12,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub fn configure(config: &mut web::ServiceConfig) {
     config.service(
         web::resource("/metrics")
+            .wrap(from_fn(auth::require_key_for_metrics))
             .route(web::get().to(scrape))
             .route(web::head().to(scrape))
             .default_service(only("GET, HEAD")),

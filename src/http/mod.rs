@@ -8,11 +8,13 @@ pub mod upload;
 mod audio;
 mod auth;
 mod bazarr;
+mod connections;
 mod cors;
 mod docs;
 mod health;
 mod inference;
 mod json_body;
+mod limits;
 mod metrics;
 mod models;
 mod multipart;
@@ -25,6 +27,7 @@ mod schema;
 mod spoken_language;
 mod stream;
 mod translation;
+mod visitor;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -35,10 +38,13 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpServer, Route, web};
 use stt_actors::Stt;
 
+use crate::keys::Keyring;
 use crate::libretranslate::LibreTranslate;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
+use connections::Seats;
 use error::ApiError;
+pub use limits::Limits;
 use upload::UploadStore;
 
 /// A slow client may take this long to send its headers.
@@ -63,6 +69,10 @@ pub struct AppState {
     pub uploads: UploadStore,
     /// Who translates to other languages than English, if anybody.
     pub translator: Option<LibreTranslate>,
+    /// The keys in force.
+    pub keys: Keyring,
+    /// How much one client may ask for.
+    pub limits: Limits,
     /// Where metrics go.
     pub metrics: Exporter,
 }
@@ -80,9 +90,14 @@ fn configure(config: &mut web::ServiceConfig) {
 
 /// The server on a bound socket; it runs when awaited. Signals are the caller's.
 pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io::Result<Server> {
+    let most = state.settings.max_connections;
+    connections::allow_files_for(most);
+    let seats = Seats::new(most);
+    let most_of_a_worker = seats.for_each_thread(workers);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
+            .wrap(from_fn(connections::require_seat))
             .wrap(cors::middleware(&state.settings.cors_allow_origins))
             .wrap(from_fn(cors::tidy))
             .wrap(from_fn(request_log::log_request))
@@ -90,6 +105,8 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
             .default_service(web::to(unknown_path))
     })
     .workers(workers)
+    .max_connections(most_of_a_worker)
+    .on_connect(move |socket, connection| seats.welcome(socket, connection))
     .keep_alive(KEEP_ALIVE)
     .client_request_timeout(HEADER_TIMEOUT)
     .client_disconnect_timeout(DISCONNECT_TIMEOUT)

@@ -11,11 +11,13 @@ use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
 use stt_actors::Outlook;
 use stt_actors::transcript::Transcript;
 use tokio::time::Instant;
+use tracing::field::display;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use crate::metrics::{record_error, record_request};
+use super::visitor::Visitor;
+use crate::metrics::{self, record_error, record_request};
 
 /// Carries the id both ways.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,7 +30,7 @@ pub const X_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-queue-positi
 pub const X_QUEUE_ETA_MS: HeaderName = HeaderName::from_static("x-queue-eta-ms");
 
 /// Paths that are asked for by machines.
-const PROBES: &[&str] = &["/health", "/livez", "/readyz", "/metrics"];
+pub const PROBES: &[&str] = &["/health", "/livez", "/readyz", "/metrics", "/v1/health"];
 /// What a request counts as whose client left before the answer: nginx's number for it.
 const CLIENT_LEFT: u16 = 499;
 
@@ -86,6 +88,7 @@ struct Line {
     path: String,
     /// The route's pattern.
     pattern: Option<String>,
+    visitor: Visitor,
     begin: Instant,
     ended: bool,
 }
@@ -96,33 +99,40 @@ impl Line {
         self.measure(status, refusal);
         let (id, method, path) = (&self.id.0, &self.method, &self.path);
         let total_seconds = self.begin.elapsed().as_secs_f64();
+        let client = &*self.visitor.name();
+        let address = self.visitor.address.map(display);
         if let Some(refusal) = refusal {
             let code = refusal.code();
             if refusal.status_code().is_server_error() {
-                error!(request_id = %id, method, path, status, code, reason = %refusal, total_seconds, "request");
+                error!(request_id = %id, client, address, method, path, status, code, reason = %refusal, total_seconds, "request");
             } else {
-                info!(request_id = %id, method, path, status, code, reason = %refusal, total_seconds, "request");
+                info!(request_id = %id, client, address, method, path, status, code, reason = %refusal, total_seconds, "request");
             }
             return;
         }
         match worked {
             Some(worked) => info!(
-                request_id = %id, method, path, status, route = worked.route,
+                request_id = %id, client, address, method, path, status, route = worked.route,
                 audio_seconds = worked.audio_seconds, queue_seconds = worked.queue_seconds,
                 decode_seconds = worked.decode_seconds,
                 inference_seconds = worked.inference_seconds, total_seconds, "request"
             ),
             // They come every few seconds.
             None if PROBES.contains(&path.as_str()) => {
-                debug!(request_id = %id, method, path, status, total_seconds, "request");
+                debug!(request_id = %id, client, address, method, path, status, total_seconds, "request");
             }
-            None => info!(request_id = %id, method, path, status, total_seconds, "request"),
+            None => {
+                info!(request_id = %id, client, address, method, path, status, total_seconds, "request")
+            }
         }
     }
 
     fn measure(&self, status: u16, refusal: Option<&ApiError>) {
         let pattern = self.pattern.as_deref();
         record_request(pattern, &self.method, status, self.begin.elapsed());
+        if self.visitor.was_asked() {
+            metrics::keys::record_request(&self.visitor.name(), status);
+        }
         if let Some(refusal) = refusal {
             record_error(refusal.error_type());
         }
@@ -156,7 +166,8 @@ impl Drop for Line {
         if !self.ended {
             self.measure(CLIENT_LEFT, None);
             let total_seconds = self.begin.elapsed().as_secs_f64();
-            warn!(request_id = %self.id.0, method = self.method, path = self.path, total_seconds,
+            let (client, address) = (&*self.visitor.name(), self.visitor.address.map(display));
+            warn!(request_id = %self.id.0, client, address, method = self.method, path = self.path, total_seconds,
                 "the client left before the end");
         }
     }
@@ -174,6 +185,7 @@ pub async fn log_request<B: MessageBody + 'static>(
         method: request.method().to_string(),
         path: request.path().to_owned(),
         pattern: request.match_pattern(),
+        visitor: Visitor::meet(&request),
         begin: Instant::now(),
         ended: false,
     };

@@ -27,7 +27,7 @@ pub struct ErrorBody {
 pub struct ErrorObject {
     /// For people.
     pub message: String,
-    /// `invalid_request_error`, `rate_limit_error` or `server_error`.
+    /// `invalid_request_error`, `rate_limit_error`, `insufficient_quota` or `server_error`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The field at fault.

@@ -20,7 +20,6 @@ use super::error::ApiError;
 use super::request_log::{StreamedLine, Worked};
 use super::translation::Translation;
 use crate::libretranslate::TranslationError;
-use crate::metrics::Exporter;
 use crate::render::{logprobs, usage};
 
 /// Proxies close connections on which nothing comes for a minute or less.
@@ -63,7 +62,7 @@ pub async fn answer(
         finishing: None,
         text: Text::default(),
         reply,
-        metrics: state.metrics.clone(),
+        state: state.clone(),
         line: line.clone(),
         ended: false,
     };
@@ -107,7 +106,7 @@ struct Narration {
     finishing: Option<BoxFuture<'static, Result<Transcript, TranslationError>>>,
     text: Text,
     reply: Reply,
-    metrics: Exporter,
+    state: AppState,
     line: StreamedLine,
     ended: bool,
 }
@@ -162,7 +161,7 @@ impl Narration {
 
     fn done(&mut self, transcript: &Transcript) -> Bytes {
         self.ended = true;
-        self.reply.record(&self.metrics, transcript);
+        self.reply.record(&self.state, transcript);
         self.line.end(Some(&Worked::from(transcript)), None);
         let translated = self.reply.by_libretranslate.then(|| transcript.text());
         let last = translated.and_then(|text| self.delta(&text, &transcript.segments));

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use reqwest::Url;
 use stt_actors::EscalationPolicy;
 use thiserror::Error;
@@ -98,7 +99,7 @@ pub struct Settings {
     pub node_host: String,
     /// The port that is advertised; `None`: the one that is bound.
     pub node_port: Option<u16>,
-    /// Bearer keys; none: open.
+    /// Bearer keys without names.
     pub api_keys: Vec<String>,
     /// What the node is among others.
     pub role: Role,
@@ -118,6 +119,20 @@ pub struct Settings {
     pub fallback_timeout: Duration,
     /// What is deployed, by its operator's word.
     pub server_commit: Option<String>,
+    /// A file of keys with names. Without keys of either, the server is open.
+    pub api_keys_file: Option<PathBuf>,
+    /// Whether `/metrics` needs a key.
+    pub metrics_keyed: bool,
+    /// Requests for work that a client may send in a second; `None`: any number.
+    pub rate_limit_rps: Option<f64>,
+    /// Requests for work that a client may send at once; `None`: by the rate.
+    pub rate_limit_burst: Option<u32>,
+    /// Audio that a client may have transcribed in a day; `None`: any amount.
+    pub max_audio_per_day: Option<Duration>,
+    /// Most connections at once.
+    pub max_connections: u32,
+    /// Proxies whose word on a client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where inference runs.
     pub device: Device,
     /// Which GPU.
@@ -302,6 +317,26 @@ impl Settings {
         self.set.contains(name)
     }
 
+    /// Settings that have no effect as others are.
+    fn contradictions(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.rate_limit_burst.is_some() && self.rate_limit_rps.is_none() {
+            found.push("RATE_LIMIT_BURST has no effect without RATE_LIMIT_RPS".to_owned());
+        }
+        if self.metrics_keyed && self.api_keys.is_empty() && self.api_keys_file.is_none() {
+            found.push("METRICS_KEYED has no effect without keys".to_owned());
+        }
+        if self.fallback_url.is_some() && self.fallback_model.is_some() {
+            found.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
+        }
+        if matches!(self.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
+            let text =
+                "DEVICE names a GPU, but this build knows the CPU only: inference runs on it";
+            found.push(text.to_owned());
+        }
+        found
+    }
+
     /// Puts the sources together.
     ///
     /// # Errors
@@ -333,7 +368,7 @@ impl Settings {
         }
         choose_model(&mut settings, sources);
         check_default_language(&settings, sources)?;
-        warnings.extend(contradictions(&settings));
+        warnings.extend(settings.contradictions());
         Ok(Loaded {
             settings,
             warnings,
@@ -381,19 +416,6 @@ fn choose_model(settings: &mut Settings, sources: &Sources) {
     if !said_last("WHISPER_MODEL") || said_last(name) {
         settings.whisper_model = path.to_owned();
     }
-}
-
-/// Values that can be used, though perhaps not as they are meant.
-fn contradictions(settings: &Settings) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if settings.fallback_url.is_some() && settings.fallback_model.is_some() {
-        warnings.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
-    }
-    if matches!(settings.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
-        let text = "DEVICE names a GPU, but this build knows the CPU only: inference runs on it";
-        warnings.push(text.to_owned());
-    }
-    warnings
 }
 
 /// Refuses a default language that the model does not know, where its name tells.

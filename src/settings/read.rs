@@ -1,8 +1,10 @@
 //! Reading values: each function puts one into the settings, or says what is allowed.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use reqwest::Url;
 
 use super::{Device, Origins, Settings};
@@ -116,12 +118,25 @@ fn origin(text: &str) -> Result<String, String> {
     Ok(text.trim_end_matches('/').to_ascii_lowercase())
 }
 
-pub fn any_count(_: &mut Settings, value: &str) -> Result<(), String> {
-    number(value, 0_u32, 1_000_000, "a whole number from 0").map(drop)
+/// Addresses and networks by comma.
+pub fn proxies(settings: &mut Settings, value: &str) -> Result<(), String> {
+    let texts = value
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty());
+    settings.trusted_proxies = texts.map(network).collect::<Result<_, _>>()?;
+    Ok(())
 }
 
-pub fn any_flag(_: &mut Settings, value: &str) -> Result<(), String> {
-    flag(value).map(drop)
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+        format!("addresses or networks such as 10.0.0.0/8 by comma are expected, not {text:?}")
+    })
+}
+
+pub fn any_count(_: &mut Settings, value: &str) -> Result<(), String> {
+    number(value, 0_u32, 1_000_000, "a whole number from 0").map(drop)
 }
 
 pub fn device(settings: &mut Settings, value: &str) -> Result<(), String> {

@@ -66,7 +66,13 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
         ("CONF_LOGPROB_THRESHOLD", "1.5"),
         ("LOG_FORMAT", "xml"),
         ("API_KEYS", " , "),
-        ("API_KEYS_FILE", "keys.txt"),
+        ("RATE_LIMIT_RPS", "0.0001"),
+        ("RATE_LIMIT_BURST", "0"),
+        ("MAX_AUDIO_SECONDS_PER_DAY", "-1"),
+        ("MAX_CONNECTIONS", "0"),
+        ("METRICS_KEYED", "maybe"),
+        ("TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("TRUSTED_PROXIES", "proxy.example"),
     ] {
         let error = load(&[(name, value)]).expect_err(name).to_string();
         assert!(error.starts_with(name) && !error.contains('\n'), "{error}");

@@ -217,6 +217,33 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
+    /// A transcription of a file, with this key.
+    pub async fn transcribe_with(&self, key: &str, file: &Path) -> Response {
+        let request = self
+            .client
+            .post(format!("{}/v1/audio/transcriptions", self.url))
+            .bearer_auth(key)
+            .multipart(form(file, &[]));
+        request.send().await.expect("an answer")
+    }
+
+    /// How many pieces of audio engines have worked on.
+    pub async fn inferences(&self) -> f64 {
+        let mut sum = 0.0;
+        for op in ["whisper_transcribe_hot", "whisper_transcribe_cold"] {
+            let series = format!("uttera_stt_inference_duration_seconds_count{{op=\"{op}\"}}");
+            sum += self.metric(&series).await;
+        }
+        sum
+    }
+
+    /// Lines of the log with this text.
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        let mut log = self.log();
+        log.retain(|line| line.contains(text));
+        log
+    }
+
     /// Requests that are the same share their work from now on, as those of usual clients do.
     pub fn share_work(&mut self) {
         self.client = Client::new();
@@ -356,10 +383,11 @@ pub async fn refused(response: Response, status: u16, code: &str, param: Option<
     keys.sort_unstable();
     assert_eq!(keys, ["code", "message", "param", "type"]);
     assert_eq!(error["param"].as_str(), param, "{body}");
-    let kind = if status >= 500 {
-        "server_error"
-    } else {
-        "invalid_request_error"
+    let kind = match code {
+        "rate_limit_exceeded" => "rate_limit_error",
+        "insufficient_quota" => "insufficient_quota",
+        _ if status >= 500 => "server_error",
+        _ => "invalid_request_error",
     };
     assert_eq!(error["type"], kind);
     assert_eq!(body["detail"], error["message"]);
@@ -393,6 +421,14 @@ pub fn children(parent: u32, argument: &str) -> Vec<u32> {
 pub fn lives(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z")
+}
+
+/// The memory that a process has, in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// Whether a process was stopped and did not go on yet.

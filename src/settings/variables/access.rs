@@ -1,7 +1,10 @@
 //! Who may use it, and how much.
 
-use super::{Variable, later, row, secret};
-use crate::settings::read::{any_count, number, origins};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Variable, row, secret};
+use crate::settings::read::{number, origins, proxies};
 
 pub const ROWS: &[Variable] = &[
     row(
@@ -26,23 +29,63 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     )),
-    secret(later(
+    row(
         "API_KEYS_FILE",
         "",
-        "A file with `name key` a line.",
-        // Ignoring it would leave the server open where its owner thinks it is closed.
-        |_, _| Err("this version takes keys from API_KEYS only".to_owned()),
-    )),
-    later(
+        "A file with `name key` a line; its keys and those of API_KEYS are in force together.",
+        |s, v| {
+            s.api_keys_file = Some(PathBuf::from(v));
+            Ok(())
+        },
+    ),
+    row(
         "RATE_LIMIT_RPS",
         "",
-        "Requests per second and client.",
-        |_, v| number(v, 0.0, 1_000_000.0, "a number from 0").map(drop),
+        "Requests per second and client; empty or 0: any number.",
+        |s, v| {
+            let what = "0, or a number of requests per second from 0.001 to 1000000";
+            let rate = number(v, 0.0, 1_000_000.0, what)?;
+            if rate > 0.0 && rate < 0.001 {
+                return Err(format!("{what} is expected"));
+            }
+            s.rate_limit_rps = Some(rate).filter(|rate| *rate > 0.0);
+            Ok(())
+        },
     ),
-    later(
+    row(
         "RATE_LIMIT_BURST",
         "",
-        "Requests at once and client.",
-        any_count,
+        "Requests at once and client; empty: those of ten seconds, 5 at least.",
+        |s, v| {
+            let most = number(v, 1, 1_000_000, "a whole number from 1 to 1000000")?;
+            s.rate_limit_burst = Some(most);
+            Ok(())
+        },
+    ),
+    row(
+        "MAX_AUDIO_SECONDS_PER_DAY",
+        "0",
+        "Seconds of audio per client and day of UTC; 0: any amount.",
+        |s, v| {
+            let what = "a number of seconds from 0 to 1000000000";
+            let seconds = number(v, 0.0, 1e9, what).map(Duration::from_secs_f64)?;
+            s.max_audio_per_day = Some(seconds).filter(|seconds| !seconds.is_zero());
+            Ok(())
+        },
+    ),
+    row(
+        "MAX_CONNECTIONS",
+        "512",
+        "Most connections at once.",
+        |s, v| {
+            s.max_connections = number(v, 1, 100_000, "a whole number from 1 to 100000")?;
+            Ok(())
+        },
+    ),
+    row(
+        "TRUSTED_PROXIES",
+        "",
+        "Addresses or networks, by comma, of proxies whose X-Forwarded-For counts.",
+        proxies,
     ),
 ];

@@ -2,8 +2,8 @@
 
 use stt_actors::EscalationPolicy;
 
-use super::{Variable, later, row, secret};
-use crate::settings::read::{any_flag, base_url, number, positive_seconds};
+use super::{Variable, row, secret};
+use crate::settings::read::{base_url, flag, number, positive_seconds};
 use crate::settings::{Role, Settings};
 
 pub const ROWS: &[Variable] = &[
@@ -84,11 +84,14 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     ),
-    later(
+    row(
         "METRICS_KEYED",
         "0",
         "Whether /metrics needs a key.",
-        any_flag,
+        |s, v| {
+            s.metrics_keyed = flag(v)?;
+            Ok(())
+        },
     ),
     row("SERVER_COMMIT", "", "Shown by /v1/metrics.", |s, v| {
         s.server_commit = Some(v.to_owned());

@@ -1,0 +1,161 @@
+//! The keys that the settings name: those of `API_KEYS` and those of `API_KEYS_FILE` together.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use thiserror::Error;
+use tracing::warn;
+
+use super::file::{self, Line};
+use super::{Key, Keys};
+use crate::settings::Settings;
+
+/// Shorter keys can be guessed.
+const SHORTEST_GOOD_KEY: usize = 16;
+
+/// Why the keys cannot be used: one line, without any key.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum KeysError {
+    /// The file cannot be read, or something in it is wrong.
+    #[error("API_KEYS_FILE: {0}")]
+    File(String),
+    /// The list is wrong.
+    #[error("API_KEYS: {0}")]
+    List(String),
+    /// There is no key where there was one.
+    #[error(
+        "neither API_KEYS nor API_KEYS_FILE has a key now; a server with keys is opened by a restart only"
+    )]
+    WouldOpen,
+}
+
+/// Reads all keys. Without any setting, there are none: the server is open.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn load(settings: &Settings) -> Result<Keys, KeysError> {
+    let listed = listed(&settings.api_keys)?;
+    let path = settings.api_keys_file.as_deref();
+    let of_file = path.map_or(Ok(Vec::new()), file::read);
+    let of_file = of_file.map_err(KeysError::File)?;
+    let (mut names, mut texts) = (BTreeSet::new(), BTreeSet::new());
+    let mut keys = Vec::new();
+    for line in listed.into_iter().chain(of_file) {
+        let name = line.key.name.clone();
+        if !names.insert(name.clone()) {
+            return Err(KeysError::File(format!("the name {name} is there twice")));
+        }
+        if !texts.insert(line.text) {
+            let message = format!("the key of {name} is another one's as well");
+            return Err(KeysError::File(message));
+        }
+        keys.push(line.key);
+    }
+    Ok(Keys(keys))
+}
+
+/// The keys of the list, named by their places. One that comes twice is one.
+fn listed(texts: &[String]) -> Result<Vec<Line>, KeysError> {
+    let mut seen = BTreeSet::new();
+    let mut lines = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        file::check_key(text).map_err(KeysError::List)?;
+        if seen.insert(text) {
+            lines.push(Line {
+                key: Key::new(&format!("key-{}", index + 1), text),
+                text: text.clone(),
+            });
+        }
+    }
+    Ok(lines)
+}
+
+/// One of the keys as it is sent, for a client that speaks to a server of these settings.
+pub fn plain_key(settings: &Settings) -> Option<String> {
+    let of_file = || {
+        let lines = file::read(settings.api_keys_file.as_deref()?).ok()?;
+        lines.into_iter().next().map(|line| line.text)
+    };
+    settings.api_keys.first().cloned().or_else(of_file)
+}
+
+/// Says what is unwise about keys that work.
+pub(super) fn warn_of(settings: &Settings) {
+    let listed = listed(&settings.api_keys).unwrap_or_default();
+    let path = settings.api_keys_file.as_deref();
+    let of_file = path.and_then(|path| file::read(path).ok());
+    let lines = listed.iter().chain(of_file.iter().flatten());
+    let short = lines.filter(|line| line.text.len() < SHORTEST_GOOD_KEY);
+    let short: Vec<&str> = short.map(|line| &*line.key.name).collect();
+    if !short.is_empty() {
+        warn!(
+            keys = short.join(","),
+            "these keys have fewer than {SHORTEST_GOOD_KEY} characters and can be guessed"
+        );
+    }
+    if let Some(path) = path.filter(|path| is_everybodys(path)) {
+        warn!(file = %path.display(), "everybody on this machine can read the file of keys");
+    }
+}
+
+fn is_everybodys(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = path.metadata();
+    metadata.is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(list: &[&str], file: Option<&str>) -> (tempfile::TempDir, Settings) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        if let Some(text) = file {
+            std::fs::write(&path, text).expect("writes");
+        }
+        let mut settings = Settings::default();
+        settings.api_keys = list.iter().map(|key| (*key).to_owned()).collect();
+        settings.api_keys_file = file.map(|_| path);
+        (folder, settings)
+    }
+
+    #[test]
+    fn both_sources_are_in_force_together_and_unnamed_keys_have_names() {
+        let (_folder, settings) = settings(&["one", "two", "one"], Some("laptop three\n"));
+        let keys = load(&settings).expect("loads");
+        let name = |key| keys.find(key).map(|key| key.name.to_string());
+        assert_eq!(name("one").as_deref(), Some("key-1"));
+        assert_eq!(name("two").as_deref(), Some("key-2"));
+        assert_eq!(name("three").as_deref(), Some("laptop"));
+        assert_eq!(keys.names().count(), 3);
+        assert_eq!(plain_key(&settings).as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn a_name_or_a_key_that_is_there_twice_is_refused_without_naming_the_key() {
+        for (list, file) in [
+            (&[][..], "a sesame1\na sesame2\n"),
+            (&[], "a sesame1\nb sesame1\n"),
+            (&["sesame1"], "a sesame1\n"),
+        ] {
+            let (_folder, settings) = settings(list, Some(file));
+            let error = load(&settings).expect_err("refused").to_string();
+            assert!(error.starts_with("API_KEYS_FILE: "), "{error}");
+            assert!(!error.contains("sesame"), "{error}");
+        }
+        let (_folder, settings) = settings(&["s\u{e9}same"], None);
+        assert!(matches!(load(&settings), Err(KeysError::List(_))));
+    }
+
+    #[test]
+    fn no_setting_is_an_open_server_and_a_missing_file_is_none() {
+        let (_folder, open) = settings(&[], None);
+        assert!(load(&open).expect("loads").is_open());
+        let (folder, mut closed) = settings(&[], None);
+        closed.api_keys_file = Some(folder.path().join("nowhere"));
+        assert!(matches!(load(&closed), Err(KeysError::File(_))));
+        closed.api_keys_file = Some(folder.path().to_owned());
+        assert!(matches!(load(&closed), Err(KeysError::File(_))));
+    }
+}
