@@ -5,6 +5,7 @@
 //! values, and every series of them is there from the first scrape.
 
 pub mod keys;
+pub mod tiers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +63,9 @@ const ENDPOINTS: &[(&str, &str)] = &[
     (Endpoint::Asr.path(), "POST"),
     ("/detect-language", "POST"),
     (Endpoint::Inference.path(), "POST"),
+    (Endpoint::Transcribe.path(), "POST"),
+    ("/v1/health", "GET"),
+    ("/v1/metrics", "GET"),
 ];
 
 /// Paths that give transcripts.
@@ -75,14 +79,17 @@ pub enum Endpoint {
     Asr,
     /// whisper.cpp's.
     Inference,
+    /// Of a primary and a fallback.
+    Transcribe,
 }
 
 impl Endpoint {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Transcriptions,
         Self::Translations,
         Self::Asr,
         Self::Inference,
+        Self::Transcribe,
     ];
 
     /// The path.
@@ -92,6 +99,7 @@ impl Endpoint {
             Self::Translations => "/v1/audio/translations",
             Self::Asr => "/asr",
             Self::Inference => "/inference",
+            Self::Transcribe => "/v1/transcribe",
         }
     }
 }
@@ -176,7 +184,11 @@ impl Exporter {
     /// # Errors
     /// There is one already.
     pub fn install() -> Result<Self, InstallError> {
-        let recorder = PrometheusBuilder::new()
+        let mut builder = PrometheusBuilder::new();
+        for series in tiers::histograms() {
+            builder = builder.set_buckets_for_metric(Matcher::Full(series.into()), tiers::BUCKETS)?;
+        }
+        let recorder = builder
             .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.into()), REQUEST_BUCKETS)?
             .set_buckets_for_metric(
                 Matcher::Full(INFERENCE_DURATION_SECONDS.into()),
@@ -380,6 +392,7 @@ fn export(snapshot: &Snapshot, libretranslate: bool) {
     for (name, _, reading) in GAUGES {
         gauge!(*name).set(reading(snapshot));
     }
+    tiers::export(snapshot);
     gauge!(LIBRETRANSLATE_CONFIGURED).set(f64::from(u8::from(libretranslate)));
     counter!(SPAWNED).absolute(snapshot.pool.spawned);
     if let Some(engine) = &snapshot.last_engine {
@@ -434,6 +447,7 @@ fn describe() {
         "1 if LIBRETRANSLATE_URL was set at the start."
     );
     keys::describe();
+    tiers::describe();
     for (name, help, _) in GAUGES {
         describe_gauge!(*name, *help);
     }
@@ -471,6 +485,7 @@ fn register() {
         let _ = histogram!(INFERENCE_DURATION_SECONDS, "op" => op);
     }
     keys::register([ANONYMOUS].into_iter());
+    tiers::register();
     for kind in ErrorType::ALL {
         let _ = counter!(ERRORS, "type" => kind.as_str());
     }

@@ -119,10 +119,7 @@ fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
     });
     let until = transcript.duration;
     if details.segments {
-        let segments = transcript.segments.iter();
-        body["segments"] = segments
-            .map(|segment| self::segment(segment, until))
-            .collect();
+        body["segments"] = segments(transcript, false);
     }
     if details.words {
         let words = transcript
@@ -138,6 +135,20 @@ fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
         body["removed"] = transcript.removed.iter().map(removed).collect();
     }
     body
+}
+
+/// All segments, with their words if they are wanted.
+pub fn segments(transcript: &Transcript, words: bool) -> Value {
+    let until = transcript.duration;
+    let segments = transcript.segments.iter().map(|segment| {
+        let mut value = self::segment(segment, until);
+        if words {
+            let words = segment.words.iter();
+            value["words"] = words.filter_map(|word| self::word(word, until)).collect();
+        }
+        value
+    });
+    segments.collect()
 }
 
 fn segment(segment: &Segment, until: f64) -> Value {
@@ -202,7 +213,7 @@ fn rounded(seconds: f64) -> f64 {
 }
 
 /// An `f32` without the digits that only its widening to `f64` adds.
-fn short(value: f32) -> f64 {
+pub fn short(value: f32) -> f64 {
     (f64::from(value) * 1e6).round() / 1e6
 }
 
@@ -285,6 +296,7 @@ mod tests {
             model: "base".to_owned(),
             route: Route::Hot,
             timings: Timings::default(),
+            escalation: None,
         }
     }
 

@@ -12,11 +12,14 @@ use tracing::warn;
 use super::error::ApiError;
 use super::form::{self, AudioForm};
 use super::parts::{self, FILE, Parts};
-use super::request_log::{RequestId, Worked};
+use super::request_log::{Arrived, RequestId, Worked};
+use super::tiers::{self, Millis};
 use super::translation::Translation;
 use super::visitor::Visitor;
 use super::{AppState, auth, only, spoken_language, stream};
-use crate::metrics::{Endpoint, Transcribed};
+use crate::metrics::{
+    Endpoint, ErrorType, Transcribed, record_error, tiers as tiers_metrics,
+};
 use crate::render::{Details, Format};
 
 /// Which lanes did the work.
@@ -167,6 +170,8 @@ pub async fn answer(
 pub struct Written {
     /// The text.
     pub transcript: Transcript,
+    /// Where the time went.
+    pub millis: Millis,
     /// LibreTranslate answers for it.
     by_libretranslate: bool,
 }
@@ -178,6 +183,7 @@ impl Written {
         if self.by_libretranslate {
             response.insert_header((X_TRANSLATION_MODE, "libretranslate"));
         }
+        tiers::insert(&mut response, tiers::headers(&self.transcript, self.millis));
         let mut response = response
             .insert_header((CONTENT_TYPE, content_type))
             .insert_header((X_ROUTE, self.transcript.route.as_str()))
@@ -201,6 +207,7 @@ pub async fn work(
     let transcript = begun.translation.finish(transcript).await?;
     begun.reply.record(state, &transcript);
     Ok(Written {
+        millis: Millis::of(&transcript, Arrived::since(request)),
         transcript,
         by_libretranslate: begun.reply.by_libretranslate,
     })
@@ -233,6 +240,11 @@ impl Reply {
     pub fn record(&self, state: &AppState, transcript: &Transcript) {
         state.limits.charge(&self.visitor, transcript.duration);
         let metrics = &state.metrics;
+        tiers_metrics::record_transcript(transcript);
+        if transcript.lacks_fallback() && self.endpoint != Endpoint::Transcribe {
+            // The reply is fine all the same.
+            record_error(ErrorType::Fallback);
+        }
         metrics.record_key_audio(&self.visitor.name(), transcript.duration);
         metrics.record_transcript(&Transcribed {
             task: self.task,

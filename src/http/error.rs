@@ -10,9 +10,10 @@ use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_A
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 use stt_actors::SttError;
-use stt_actors::ports::{DecodeError, EngineExit};
+use stt_actors::ports::{DecodeError, EngineExit, FallbackError};
 
 use super::schema::{ErrorBody, ErrorObject};
+use super::tiers;
 use crate::libretranslate::TranslationError;
 use crate::metrics::ErrorType;
 
@@ -63,6 +64,17 @@ pub struct ApiError {
     /// It fails again if it is sent again.
     deterministic: bool,
     counted_as: ErrorType,
+    /// Why the larger model gave nothing either.
+    fallback: Option<FallbackError>,
+    /// What there is of a reply all the same.
+    primary: Option<Box<Primary>>,
+}
+
+/// A text that is not trusted, for want of a better one.
+#[derive(Clone, Debug)]
+struct Primary {
+    reply: Value,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl std::fmt::Display for ApiError {
@@ -83,6 +95,8 @@ impl ApiError {
             allowed: None,
             deterministic: false,
             counted_as: ErrorType::Validation,
+            fallback: None,
+            primary: None,
         }
     }
 
@@ -271,6 +285,37 @@ impl ApiError {
         Self::client(StatusCode::BAD_REQUEST, "translation_unsupported", message)
     }
 
+    /// The larger model gave nothing where it should have.
+    pub fn fallback_failed(error: &FallbackError) -> Self {
+        let message = format!("the fallback failed: {error}");
+        let refusal = Self::server(StatusCode::BAD_GATEWAY, error.kind(), message);
+        Self {
+            fallback: Some(error.clone()),
+            ..refusal.counted_as(ErrorType::Fallback)
+        }
+    }
+
+    /// With the reply that there would be without the larger model.
+    #[must_use]
+    pub fn with_primary(self, reply: Value, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self {
+            primary: Some(Box::new(Primary { reply, headers })),
+            ..self
+        }
+    }
+
+    /// As a primary answers: if the fallback failed, that is what went wrong.
+    #[must_use]
+    pub fn bad_gateway_if_fallback_failed(self) -> Self {
+        match &self.fallback {
+            Some(error) => Self {
+                message: format!("{}; the fallback failed: {error}", self.message),
+                ..Self::fallback_failed(error)
+            },
+            None => self,
+        }
+    }
+
     /// Anything unforeseen; the details go to the log.
     pub fn internal() -> Self {
         let message = "an unforeseen error happened; the server's log has the details";
@@ -279,7 +324,7 @@ impl ApiError {
 
     /// What the client reads.
     pub fn body(&self) -> Value {
-        json!(ErrorBody {
+        let mut body = json!(ErrorBody {
             error: ErrorObject {
                 message: self.message.clone(),
                 kind: self.kind.as_str(),
@@ -287,7 +332,11 @@ impl ApiError {
                 code: Some(self.code),
             },
             detail: self.message.clone(),
-        })
+        });
+        if let Some(primary) = &self.primary {
+            body["primary"] = primary.reply.clone();
+        }
+        body
     }
 
     /// What any audio request may be refused for, whatever is in it, for the OpenAPI document.
@@ -417,6 +466,10 @@ impl From<SttError> for ApiError {
             SttError::WorkerLost { .. } => {
                 Self::server(internal, "internal_error", message).counted_as(ErrorType::Model)
             }
+            SttError::Fallback { primary, fallback } => Self {
+                fallback: Some(fallback),
+                ..Self::from(*primary)
+            },
             SttError::Internal(_) => Self::server(internal, "internal_error", message),
         }
     }
@@ -438,6 +491,12 @@ impl ResponseError for ApiError {
         }
         if self.deterministic {
             response.insert_header((SHOULD_RETRY, "false"));
+        }
+        if let Some(primary) = &self.primary {
+            tiers::insert(&mut response, primary.headers.clone());
+        }
+        if let Some(header) = tiers::fallback_error(self.fallback.as_ref()) {
+            response.insert_header(header);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer");

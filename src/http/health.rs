@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web};
 use stt_actors::ports::MemoryKind;
 use stt_actors::{HotState, Snapshot};
 
-use super::schema::{Health, Probe, Routing, SmartRouting};
+use super::schema::{Health, TierHealth, Probe, Routing, SmartRouting};
 use super::{AppState, only};
 use crate::metrics::GB;
 use crate::settings::Settings;
@@ -14,10 +14,12 @@ pub fn configure(config: &mut web::ServiceConfig) {
         ("/health", web::get().to(health)),
         ("/livez", web::get().to(livez)),
         ("/readyz", web::get().to(readyz)),
+        ("/v1/health", web::get().to(tier_health)),
     ] {
         let head = match path {
             "/health" => web::head().to(health),
             "/livez" => web::head().to(livez),
+            "/v1/health" => web::head().to(tier_health),
             _ => web::head().to(readyz),
         };
         config.service(
@@ -32,6 +34,18 @@ pub fn configure(config: &mut web::ServiceConfig) {
 /// Always 200: what is wrong is in the body.
 async fn health(state: web::Data<AppState>) -> HttpResponse {
     HttpResponse::Ok().json(report(&state.stt.snapshot(), &state.settings))
+}
+
+/// As clients of a primary and a fallback ask for it: always 200, as long as there is a server.
+async fn tier_health(state: web::Data<AppState>) -> HttpResponse {
+    let snapshot = state.stt.snapshot();
+    HttpResponse::Ok().json(TierHealth {
+        ok: status(&snapshot) == "ok",
+        status: status(&snapshot),
+        role: state.settings.role.to_string(),
+        model: model(&snapshot, &state.settings).to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+    })
 }
 
 async fn livez() -> HttpResponse {
@@ -67,15 +81,19 @@ fn status(snapshot: &Snapshot) -> &'static str {
     }
 }
 
+/// The model that is served.
+pub fn model<'a>(snapshot: &'a Snapshot, settings: &'a Settings) -> &'a str {
+    match &snapshot.last_engine {
+        Some(engine) => &engine.model,
+        None => &settings.whisper_model,
+    }
+}
+
 fn report(snapshot: &Snapshot, settings: &Settings) -> Health {
-    let model = match &snapshot.last_engine {
-        Some(engine) => engine.model.as_str(),
-        None => settings.whisper_model.as_str(),
-    };
     Health {
         status: status(snapshot),
         version: env!("CARGO_PKG_VERSION"),
-        model: model.to_owned(),
+        model: model(snapshot, settings).to_owned(),
         hot_worker_loaded: snapshot.engine().is_some(),
         hot_worker_error: snapshot.hot_error().map(str::to_owned),
         routing: Routing {

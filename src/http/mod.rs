@@ -26,6 +26,8 @@ mod request_log;
 mod schema;
 mod spoken_language;
 mod stream;
+mod tiers;
+mod transcribe;
 mod translation;
 mod visitor;
 
@@ -83,6 +85,7 @@ fn configure(config: &mut web::ServiceConfig) {
     metrics::configure(config);
     models::configure(config);
     audio::configure(config);
+    transcribe::configure(config);
     bazarr::configure(config);
     inference::configure(config);
     docs::configure(config);

@@ -1,6 +1,7 @@
 //! Every request's id and its one line in the log.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -55,6 +56,18 @@ impl RequestId {
         let fit = (1..=LONGEST_ID).contains(&value.len())
             && value.bytes().all(|byte| byte.is_ascii_graphic());
         fit.then(|| Self(value.into()))
+    }
+}
+
+/// When a request's head was there.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived(Instant);
+
+impl Arrived {
+    /// How long ago that was.
+    pub fn since(request: &HttpRequest) -> Duration {
+        let arrived = request.extensions().get::<Self>().copied();
+        arrived.map_or(Duration::ZERO, |Self(at)| at.elapsed())
     }
 }
 
@@ -133,9 +146,11 @@ impl Line {
         if self.visitor.was_asked() {
             metrics::keys::record_request(&self.visitor.name(), status);
         }
-        if let Some(refusal) = refusal {
-            record_error(refusal.error_type());
+        let error = refusal.map(ApiError::error_type);
+        if let Some(error) = error {
+            record_error(error);
         }
+        metrics::tiers::record_request(pattern, &self.method, error, self.begin.elapsed());
     }
 }
 
@@ -180,13 +195,15 @@ pub async fn log_request<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = RequestId::from_client(&request).unwrap_or_else(RequestId::random);
     request.extensions_mut().insert(id.clone());
+    let begin = Instant::now();
+    request.extensions_mut().insert(Arrived(begin));
     let mut line = Line {
         id: id.clone(),
         method: request.method().to_string(),
         path: request.path().to_owned(),
         pattern: request.match_pattern(),
         visitor: Visitor::meet(&request),
-        begin: Instant::now(),
+        begin,
         ended: false,
     };
     let mut response = match next.call(request).await {

@@ -74,6 +74,22 @@ pub struct Probe {
     pub reason: Option<String>,
 }
 
+/// `/v1/health`: the state of a node in two tiers.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TierHealth {
+    /// Whether it can transcribe.
+    pub ok: bool,
+    /// As in `/health`.
+    pub status: &'static str,
+    /// `hotcold`, `primary` or `fallback`.
+    pub role: String,
+    /// The model that is served.
+    pub model: String,
+    /// Of the server.
+    pub version: &'static str,
+}
+
 /// The state of a node.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,24 +1,21 @@
 //! `/v1/transcribe`, as clients of a primary and a fallback use it: the audio as `audio`, and a reply that
 //! tells how much it is to be trusted and who made it.
 
-use std::time::Duration;
-
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
-use stt_actors::transcript::{Task, Transcript};
-use tokio::time::Instant;
+use stt_actors::transcript::Task;
 
-use super::audio::{AudioRequest, admit, check, work};
+use super::audio::{AudioRequest, Written, admit, check, work};
 use super::error::ApiError;
 use super::parts::{self, Wanted};
 use super::request_log::RequestId;
-use super::tiers::{self, Millis};
+use super::tiers;
 use super::{AppState, auth, only};
 use crate::metrics::Endpoint;
-use crate::render::{Details, confidence, segments_with_words};
+use crate::render::{Details, segments, short};
 
 const AUDIO: Wanted = Wanted {
     names: &["audio", "file"],
@@ -59,7 +56,6 @@ async fn transcribe(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let begun = Instant::now();
     let admission = admit(&state, &request)?;
     let mut parts = parts::read(&request, body, &state.uploads, AUDIO).await?;
     parts.file_name = Some(AUDIO.names[0]);
@@ -76,28 +72,30 @@ async fn transcribe(
         .await
         .map_err(|error| error.bad_gateway_if_fallback_failed())?;
     let id = RequestId::of(&request);
-    let body = render(&written.transcript, details, &id.0, begun.elapsed());
-    if let Some(error) = written.transcript.escalation.as_ref().and_then(|e| e.error.as_ref()) {
-        let millis = Millis::of(&written.transcript, begun.elapsed());
-        let headers = tiers::headers(&written.transcript, millis);
+    let body = render(&written, details, &id.0);
+    let escalation = written.transcript.escalation.as_ref();
+    if let Some(error) = escalation.and_then(|escalation| escalation.error.as_ref()) {
+        let headers = tiers::headers(&written.transcript, written.millis);
         return Err(ApiError::fallback_failed(error).with_primary(body, headers));
     }
     Ok(written.reply("application/json", body.to_string()))
 }
 
-fn render(transcript: &Transcript, details: Details, id: &str, total: Duration) -> Value {
-    let millis = Millis::of(transcript, total);
+fn render(written: &Written, details: Details, id: &str) -> Value {
+    let Written {
+        transcript, millis, ..
+    } = written;
     let escalation = transcript.escalation.as_ref();
     json!({
         "text": transcript.text(),
         "language": transcript.language,
-        "language_probability": transcript.language_probability.map(confidence),
-        "confidence": transcript.confidence().map(confidence),
+        "language_probability": transcript.language_probability.map(short),
+        "confidence": transcript.confidence().map(short),
         "duration": transcript.duration,
         "model": transcript.model,
         "fallback_used": escalation.is_some_and(|escalation| escalation.used),
         "request_id": id,
-        "segments": segments_with_words(transcript, details),
+        "segments": segments(transcript, details.words),
         "timings": {
             "queue_wait_ms": millis.queue_wait,
             "primary_infer_ms": millis.primary_infer,
