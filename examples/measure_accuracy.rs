@@ -39,8 +39,8 @@ use stt_actors::transcript::Task;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
-use uttera_stt::bench::word_error_rate::{align, normalise};
 use uttera_stt::engine::whisper::{Model, Options, Request};
+use uttera_stt::probe::word_error_rate::{align, normalise};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
 #[derive(Parser)]

@@ -12,13 +12,16 @@ pub mod http;
 pub mod keys;
 pub mod language;
 pub mod libretranslate;
+pub mod load;
 pub mod metrics;
 pub mod models;
 pub mod nvml;
+pub mod probe;
 pub mod redis;
 pub mod render;
 pub mod serve;
 pub mod settings;
+pub mod smoke;
 pub mod telemetry;
 pub mod transcribe;
 

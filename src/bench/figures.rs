@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::recordings::Recordings;
 use super::sample::{Outcome, Quantity, Sample, Scenario};
-use super::statistics::{Comparison, mean, percentile, ratio_by_bootstrap, ratio_by_range};
+use super::statistics::{Comparison, ratio_by_bootstrap, ratio_by_range};
 use super::word_errors;
+use crate::probe::statistics::{mean, percentile};
 
 /// What values are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

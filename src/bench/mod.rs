@@ -15,7 +15,6 @@ pub mod machine;
 pub mod memory;
 pub mod plot;
 pub mod process_tree;
-pub mod progress;
 pub mod recordings;
 pub mod report;
 pub mod run;
@@ -25,7 +24,6 @@ pub mod start;
 pub mod statistics;
 pub mod system;
 pub mod table;
-pub mod word_error_rate;
 pub mod word_errors;
 
 #[cfg(test)]
@@ -38,7 +36,6 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use machine::Machine;
-use progress::Progress;
 use recordings::{Choice, Recordings};
 use report::Report;
 use run::{Extent, Run};
@@ -46,6 +43,9 @@ use sample::Scenario;
 use system::{Spec, System};
 
 use crate::keys;
+use crate::probe;
+use crate::probe::progress::Progress;
+use crate::probe::server::is_english_only;
 use crate::settings::Settings;
 use crate::shutdown::StopSignals;
 
@@ -137,7 +137,7 @@ fn prepare(
     })?;
     let specs = specs(settings, args, passed_on)?;
     Ok(Run {
-        client: client::client()?,
+        client: probe::client::client()?,
         systems: specs
             .into_iter()
             .map(|spec| System::new(spec, logs))
@@ -236,15 +236,14 @@ fn own(args: &BenchArgs, passed_on: Vec<String>) -> anyhow::Result<Spec> {
     })
 }
 
-/// Whisper's models of this kind have `.en` in their names.
+/// By a model's name, or by its file's.
 fn knows_english_only(model: &str) -> bool {
     let name = Path::new(model)
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or(model);
     let name = name.strip_suffix(".bin").unwrap_or(name);
-    name.split_once(".en")
-        .is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('-'))
+    is_english_only(name)
 }
 
 #[cfg(test)]

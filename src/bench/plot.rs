@@ -2,10 +2,11 @@
 
 use anyhow::anyhow;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::HPos;
 
 use super::figures::{Figure, Kind, Row, Unit};
 use super::report::Report;
+use crate::probe::drawing::{self, Area, COLOURS, Drawn, FAINT, INK, MUTED};
 
 const WIDTH: i32 = 960;
 /// Where bars may be: names are left of it, values right.
@@ -16,18 +17,6 @@ const TITLE_HEIGHT: i32 = 24;
 const ROW_HEIGHT: i32 = 19;
 const GROUP_GAP: i32 = 10;
 const BAR_THICKNESS: i32 = 11;
-const INK: RGBColor = RGBColor(38, 42, 48);
-const FAINT: RGBColor = RGBColor(222, 225, 229);
-const MUTED: RGBColor = RGBColor(110, 117, 125);
-/// One for each system but ours; told apart by people who see few colours as well.
-const COLOURS: [RGBColor; 6] = [
-    RGBColor(68, 119, 170),
-    RGBColor(204, 121, 61),
-    RGBColor(34, 136, 102),
-    RGBColor(150, 90, 150),
-    RGBColor(170, 140, 40),
-    RGBColor(110, 120, 130),
-];
 /// Steps of the scale that get a line.
 const STEPS: [f64; 3] = [1.0, 2.0, 5.0];
 
@@ -114,10 +103,8 @@ impl Scale {
     }
 }
 
-type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
-
 struct Canvas<'a> {
-    area: DrawingArea<SVGBackend<'a>, plotters::coord::Shift>,
+    area: Area<'a>,
     scale: Scale,
 }
 
@@ -217,10 +204,7 @@ impl<'a> Canvas<'a> {
     }
 
     fn line(&self, from: (i32, i32), to: (i32, i32), colour: RGBColor, width: u32) -> Drawn<'a> {
-        self.area.draw(&PathElement::new(
-            vec![from, to],
-            colour.stroke_width(width),
-        ))
+        drawing::line(&self.area, &[from, to], colour, width)
     }
 
     fn text(
@@ -231,9 +215,7 @@ impl<'a> Canvas<'a> {
         colour: RGBColor,
         anchor: HPos,
     ) -> Drawn<'a> {
-        let font = ("sans-serif", size).into_font().color(&colour);
-        let style = font.pos(Pos::new(anchor, VPos::Center));
-        self.area.draw(&Text::new(text.to_owned(), at, style))
+        drawing::text(&self.area, text, at, size, colour, anchor)
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
-use bytes::Bytes;
+use anyhow::Context;
 use serde::Serialize;
+
+pub use crate::probe::recording::Recording;
+use crate::probe::speech::{COMMAND, GERMAN, LONG, SENTENCE, SPANISH, Speech};
 
 /// Short clips are this long, in seconds.
 const SHORT_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=12.0;
@@ -13,23 +15,6 @@ const SHORT_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=12.0;
 const COMMAND_SECONDS: f64 = 2.0;
 /// Languages of a folder that clips are taken from: those that the models are known to do well.
 const LANGUAGES: [&str; 3] = ["en", "es", "fr"];
-
-/// A recording and what is said in it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Recording {
-    /// The file's name, by which systems may tell its format.
-    pub name: String,
-    /// ISO 639-1; `None`: to be detected.
-    pub language: Option<String>,
-    /// Its length in seconds; 0 where nobody told.
-    pub seconds: f64,
-    /// The words that are spoken, where they are known.
-    #[serde(skip)]
-    pub text: Option<String>,
-    /// The file.
-    #[serde(skip)]
-    pub audio: Bytes,
-}
 
 /// Everything that a run needs.
 #[derive(Clone, Debug, Serialize)]
@@ -61,7 +46,7 @@ impl Recordings {
     pub fn load(choice: &Choice) -> anyhow::Result<Self> {
         let mut recordings = match choice.corpus {
             Some(folder) => from_folder(folder, choice)?,
-            None => built_in(choice)?,
+            None => built_in(choice),
         };
         if let Some(file) = choice.long {
             recordings.long = long_file(file, choice.corpus)?;
@@ -159,62 +144,29 @@ fn long_file(file: &Path, corpus: Option<&Path>) -> anyhow::Result<Recording> {
         None => Vec::new(),
     };
     let row = known.iter().find(|row| file.ends_with(&row.path));
-    let audio = std::fs::read(file).with_context(|| file.display().to_string())?;
-    let name = file
-        .file_name()
-        .context("the long recording must be a file")?;
     Ok(Recording {
-        name: name.to_string_lossy().into_owned(),
         language: row.map(|row| row.language.clone()),
         seconds: row.map_or(0.0, |row| row.seconds),
         text: row.map(|row| row.text.clone()),
-        audio: audio.into(),
+        ..Recording::of_file(file)?
     })
 }
 
-const SAMPLES: &str = include_str!("../../samples/samples.tsv");
-/// The short ones, with their lengths in seconds.
-const SHORT_SAMPLES: [(&str, f64, &[u8]); 4] = [
-    (
-        "en-command.wav",
-        1.78,
-        include_bytes!("../../samples/en-command.wav"),
-    ),
-    (
-        "en-sentence.wav",
-        7.53,
-        include_bytes!("../../samples/en-sentence.wav"),
-    ),
-    (
-        "es-sentence.wav",
-        5.09,
-        include_bytes!("../../samples/es-sentence.wav"),
-    ),
-    (
-        "de-sentence.wav",
-        4.46,
-        include_bytes!("../../samples/de-sentence.wav"),
-    ),
-];
-const LONG_SAMPLE: (&str, f64, &[u8]) = (
-    "en-long.ogg",
-    44.82,
-    include_bytes!("../../samples/en-long.ogg"),
-);
+/// The short ones.
+const SHORT_SAMPLES: [Speech; 4] = [COMMAND, SENTENCE, SPANISH, GERMAN];
 
-fn built_in(choice: &Choice) -> anyhow::Result<Recordings> {
+fn built_in(choice: &Choice) -> Recordings {
     let short: Vec<Recording> = SHORT_SAMPLES
         .iter()
-        .filter(|(name, ..)| !choice.english_only || name.starts_with("en-"))
-        .map(|sample| sample_recording(*sample))
-        .collect::<anyhow::Result<_>>()?;
-    let command = nearest_to_a_command(&short[..1], |recording| recording.seconds);
-    Ok(Recordings {
+        .filter(|speech| !choice.english_only || speech.language == "en")
+        .map(|speech| Recording::from(*speech))
+        .collect();
+    Recordings {
         source: "the few recordings that are built into the program (synthetic voices)".to_owned(),
-        command: command.context("no sample is a command")?.clone(),
+        command: COMMAND.into(),
         short: repeated(&short, choice.clips),
-        long: sample_recording(LONG_SAMPLE)?,
-    })
+        long: LONG.into(),
+    }
 }
 
 /// Few recordings over and over, until they are as many as asked for.
@@ -223,20 +175,6 @@ fn repeated(few: &[Recording], count: usize) -> Vec<Recording> {
         return spread(few, count);
     }
     few.iter().cycle().take(count).cloned().collect()
-}
-
-fn sample_recording(sample: (&'static str, f64, &'static [u8])) -> anyhow::Result<Recording> {
-    let (name, seconds, audio) = sample;
-    let row = SAMPLES.lines().find(|line| line.starts_with(name));
-    let columns: Vec<&str> = row.map(|row| row.split('\t').collect()).unwrap_or_default();
-    ensure!(columns.len() > 2, "{name} has no text in samples.tsv");
-    Ok(Recording {
-        name: name.to_owned(),
-        language: Some(columns[1].to_owned()),
-        seconds,
-        text: Some(columns[2].to_owned()),
-        audio: Bytes::from_static(audio),
-    })
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use super::machine::Machine;
 use super::plot;
-use super::progress::Progress;
 use super::recordings::{Choice, Recordings};
 use super::report::Report;
 use super::run::{Extent, Run};
 use super::sample::{Failures, Outcome, Quantity, Sample};
 use super::system::{Spec, System};
 use super::table;
-use super::word_error_rate::Score;
+use crate::probe::progress::Progress;
+use crate::probe::word_error_rate::Score;
 
 fn spec(name: &str, ours: bool) -> Spec {
     let text = format!(r#"{{"name": "{name}", "command": ["x"], "ours": {ours}}}"#);
@@ -84,7 +84,7 @@ fn report(samples: Vec<Sample>) -> Report {
         english_only: false,
     };
     let mut run = Run {
-        client: super::client::client().unwrap(),
+        client: crate::probe::client::client().unwrap(),
         systems: systems.into(),
         recordings: Recordings::load(&choice).unwrap(),
         extent: Extent {

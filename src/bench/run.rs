@@ -5,12 +5,12 @@ use std::time::Duration;
 use reqwest::Client;
 
 use super::client::{self, Answer, Target};
-use super::progress::Progress;
 use super::recordings::{Recording, Recordings};
 use super::sample::{Outcome, Quantity, Sample, Scenario};
 use super::system::System;
-use super::word_error_rate::Score;
 use super::{burst, command, long, memory, short, start};
+use crate::probe::progress::Progress;
+use crate::probe::word_error_rate::Score;
 
 /// How much is measured.
 #[derive(Clone, Debug)]

@@ -1,8 +1,9 @@
-//! Means, percentiles, and how sure a comparison is.
+//! How two systems compare, and how sure that is.
 
 use serde::Serialize;
 
-use super::word_error_rate::Score;
+use crate::probe::statistics::mean;
+use crate::probe::word_error_rate::Score;
 
 /// Resamplings of a bootstrap.
 const RESAMPLINGS: usize = 10_000;
@@ -17,19 +18,6 @@ pub struct Comparison {
     pub value: f64,
     /// Lower and upper bound.
     pub bounds: Option<(f64, f64)>,
-}
-
-/// The arithmetic mean; `None` of nothing.
-pub fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
-
-/// The nearest rank; `None` of nothing.
-pub fn percentile(values: &[f64], percent: usize) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied()
 }
 
 /// The ratio of the means of pairs `(ours, theirs)`, theirs over ours, with the 95 % interval of a
@@ -97,16 +85,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn percentiles_are_nearest_ranks() {
-        let values = [4.0, 1.0, 3.0, 2.0];
-        assert_eq!(percentile(&values, 50), Some(2.0));
-        assert_eq!(percentile(&values, 95), Some(4.0));
-        assert_eq!(percentile(&[7.0], 50), Some(7.0));
-        assert_eq!(percentile(&[], 50), None);
-        assert_eq!(mean(&[]), None);
-    }
 
     #[test]
     fn a_constant_ratio_has_no_spread_and_no_samples_have_no_ratio() {

@@ -4,7 +4,7 @@ use super::figures::{Figure, Kind, Names, Row, Unit, left_out, series};
 use super::recordings::Recording;
 use super::sample::{Quantity, Sample, Scenario};
 use super::statistics::{Comparison, word_error_difference};
-use super::word_error_rate::{Score, align, normalise};
+use crate::probe::word_error_rate::{Score, align, normalise};
 
 /// The long file is one text: the bootstrap draws stretches of so many words of it.
 const STRETCH_WORDS: usize = 25;

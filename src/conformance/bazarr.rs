@@ -8,10 +8,10 @@ use reqwest::multipart::Form;
 
 use super::check::{Check, Skip};
 use super::expect::{Refusal, equal, says};
-use super::speech::{COMMAND, SENTENCE, SPANISH, Speech};
 use super::subtitles;
 use super::target::{Reply, Target, file};
 use super::translations::is_english;
+use crate::probe::speech::{COMMAND, SENTENCE, SPANISH, Speech};
 
 pub fn checks() -> Vec<Check> {
     vec![

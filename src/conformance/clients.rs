@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::check::{Check, Skip};
 use super::expect::{list, says, text};
-use super::speech::{COMMAND, LONG, SENTENCE, Speech, silence};
 use super::target::{Reply, TRANSCRIPTIONS, Target, bearer, file};
+use crate::probe::speech::{COMMAND, LONG, SENTENCE, Speech, silence};
 
 pub fn checks() -> Vec<Check> {
     vec![

@@ -11,8 +11,8 @@ use reqwest::{Body, Method};
 
 use super::check::{Check, Skip};
 use super::expect::Refusal;
-use super::speech::{COMMAND, SPANISH};
 use super::target::{Reply, TRANSCRIPTIONS, TRANSLATIONS, Target, bearer, file};
+use crate::probe::speech::{COMMAND, SPANISH};
 
 /// More than any server takes: 64 GiB.
 const ENDLESS_BYTES: u64 = 64 << 30;

@@ -3,12 +3,9 @@
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use super::speech::Speech;
 use super::target::Reply;
-use crate::bench::word_error_rate::Score;
-
-/// Small models mishear a word now and then. A transcript of something else is far beyond this.
-const MOST_WRONG_WORDS: f64 = 0.34;
+use crate::probe::recording::ensure_words;
+use crate::probe::speech::Speech;
 
 /// The text of a key.
 ///
@@ -72,14 +69,7 @@ fn shown(value: &Value) -> String {
 /// # Errors
 /// It has others.
 pub fn says(text: &str, speech: &Speech) -> anyhow::Result<()> {
-    let rate = Score::of(speech.text, text).rate();
-    let shown: String = text.chars().take(120).collect();
-    ensure!(
-        rate <= MOST_WRONG_WORDS,
-        "{shown:?} is not what is said in {}",
-        speech.name
-    );
-    Ok(())
+    ensure_words(text, speech.text, speech.name)
 }
 
 /// Fails unless the usage is the audio's length in whole seconds.

@@ -6,9 +6,9 @@ use anyhow::{Context, ensure};
 
 use super::check::Check;
 use super::expect::{list, number, says, text, usage};
-use super::speech::{COMMAND, LONG, SENTENCE};
 use super::subtitles;
 use super::target::Target;
+use crate::probe::speech::{COMMAND, LONG, SENTENCE};
 
 pub fn checks() -> Vec<Check> {
     vec![

@@ -8,8 +8,8 @@ use reqwest::header::HeaderMap;
 use super::check::Check;
 use super::events::Events;
 use super::expect::text;
-use super::speech::COMMAND;
 use super::target::{Reply, Target};
+use crate::probe::speech::COMMAND;
 
 const ROUTES: [&str; 3] = ["HOT", "COLD-POOL", "COLD-POOL>HOT"];
 

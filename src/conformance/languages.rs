@@ -8,9 +8,9 @@ use reqwest::multipart::Form;
 use super::check::{Check, Skip};
 use super::expect::{Refusal, equal, error_of, says, text};
 use super::metrics::Page;
-use super::speech::{COMMAND, GERMAN, SPANISH, Speech};
 use super::target::{TRANSCRIPTIONS, Target};
 use crate::language;
+use crate::probe::speech::{COMMAND, GERMAN, SPANISH, Speech};
 
 /// None of whisper's.
 const UNKNOWN: &str = "klingon";

@@ -7,8 +7,8 @@ use anyhow::{Context, ensure};
 use reqwest::Method;
 
 use super::check::Check;
-use super::speech::COMMAND;
 use super::target::Target;
+use crate::probe::speech::COMMAND;
 
 /// Scrapers give up soon after.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(3);

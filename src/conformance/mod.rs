@@ -9,7 +9,6 @@ pub mod check;
 pub mod expect;
 pub mod report;
 pub mod run;
-pub mod speech;
 pub mod target;
 
 mod bazarr;
@@ -41,6 +40,8 @@ use check::Check;
 use report::Report;
 use target::Target;
 
+use crate::probe::outcome::Verdict;
+
 /// Arguments of `uttera-stt conformance`.
 #[derive(Clone, Debug, Args)]
 pub struct ConformanceArgs {
@@ -48,7 +49,12 @@ pub struct ConformanceArgs {
     #[arg(value_parser = target::address)]
     url: String,
     /// The key that it wants, as a bearer.
-    #[arg(long, value_name = "KEY")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "UTTERA_API_KEY",
+        hide_env_values = true
+    )]
     key: Option<String>,
     /// Write the results into this file.
     #[arg(long, value_name = "FILE")]
@@ -146,27 +152,6 @@ impl Group {
             Self::WhisperCpp => whisper_cpp::checks(),
             Self::Cors => cors::checks(),
         }
-    }
-}
-
-/// What came of it all; the program's exit status follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Every check passed or did not apply.
-    Passed,
-    /// At least one failed.
-    Failed,
-    /// Nobody answers there.
-    Unreachable,
-}
-
-impl From<Verdict> for std::process::ExitCode {
-    fn from(verdict: Verdict) -> Self {
-        Self::from(match verdict {
-            Verdict::Passed => 0,
-            Verdict::Failed => 1,
-            Verdict::Unreachable => 2,
-        })
     }
 }
 

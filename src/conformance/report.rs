@@ -5,35 +5,8 @@ use std::fmt::Write;
 use anyhow::Context;
 use serde::{Serialize, Serializer};
 
-use super::{Group, Verdict};
-
-/// What came of a check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The promise is kept.
-    Pass,
-    /// It is not, and this is what is wrong.
-    Fail(String),
-    /// It does not apply here, and this is why.
-    Skip(String),
-}
-
-impl Outcome {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Fail(_) => "fail",
-            Self::Skip(_) => "skip",
-        }
-    }
-
-    fn why(&self) -> Option<&str> {
-        match self {
-            Self::Pass => None,
-            Self::Fail(why) | Self::Skip(why) => Some(why),
-        }
-    }
-}
+use super::Group;
+use crate::probe::outcome::{Outcome, Verdict, one_line};
 
 /// A check and what came of it.
 #[derive(Clone, Debug)]
@@ -117,7 +90,11 @@ impl Report {
                 last = Some(check.group);
             }
             let (word, why) = (check.outcome.word(), check.outcome.why());
-            let line = format!("  {word}  {:<width$}  {}", check.name, one_line(why));
+            let line = format!(
+                "  {word}  {:<width$}  {}",
+                check.name,
+                one_line(why.unwrap_or_default())
+            );
             let _ = writeln!(out, "{}", line.trim_end());
         }
         let Self {
@@ -140,17 +117,6 @@ impl Report {
         let json = serde_json::to_string_pretty(self).context("the report is no JSON")?;
         Ok(json + "\n")
     }
-}
-
-/// A foreign server's words must not break the table, nor speak to the terminal.
-fn one_line(why: Option<&str>) -> String {
-    let why = why.unwrap_or_default();
-    why.split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .filter(|character| !character.is_control())
-        .collect()
 }
 
 #[cfg(test)]

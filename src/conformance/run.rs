@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::Group;
 use super::check::{Check, Skip};
-use super::report::{Outcome, Result};
+use super::report::Result;
 use super::target::Target;
-use crate::bench::progress::Progress;
+use crate::probe::outcome::Outcome;
+use crate::probe::progress::Progress;
 
 /// A server that lets so many checks run out of time would do so with the rest.
 const MOST_TIMEOUTS: usize = 3;

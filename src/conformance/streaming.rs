@@ -7,9 +7,9 @@ use anyhow::{Context, ensure};
 use super::check::{Check, Skip};
 use super::events::Events;
 use super::expect::{list, says, text, usage};
-use super::speech::{COMMAND, LONG, SPANISH, Speech};
 use super::target::{Reply, Target};
 use super::translations::is_english;
+use crate::probe::speech::{COMMAND, LONG, SPANISH, Speech};
 
 pub fn checks() -> Vec<Check> {
     vec![

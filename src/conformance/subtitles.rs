@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail, ensure};
 
-use super::speech::Speech;
+use crate::probe::speech::Speech;
 
 /// Codecs pad at the end.
 const PADDING_SECONDS: f64 = 0.2;

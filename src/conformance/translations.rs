@@ -6,9 +6,9 @@ use anyhow::{bail, ensure};
 
 use super::check::{Check, Skip};
 use super::expect::{equal, list, number, text, usage};
-use super::speech::SPANISH;
 use super::subtitles;
 use super::target::{Reply, Target};
+use crate::probe::speech::SPANISH;
 
 pub fn checks() -> Vec<Check> {
     vec![

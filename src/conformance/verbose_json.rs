@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::check::Check;
 use super::expect::{equal, list, number, says, text, usage};
-use super::speech::{LONG, SENTENCE, Speech};
 use super::target::Target;
-use crate::bench::word_error_rate::normalise;
+use crate::probe::speech::{LONG, SENTENCE, Speech};
+use crate::probe::word_error_rate::normalise;
 
 /// What rounding to the millisecond may do.
 const ROUNDING_SECONDS: f64 = 0.002;

@@ -6,9 +6,9 @@ use reqwest::multipart::Form;
 
 use super::check::Check;
 use super::expect::{Refusal, list, says, text};
-use super::speech::{COMMAND, SENTENCE};
 use super::subtitles;
 use super::target::{Reply, Target, file};
+use crate::probe::speech::{COMMAND, SENTENCE};
 
 pub fn checks() -> Vec<Check> {
     vec![

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::check::Check;
 use super::expect::{list, number, says, text};
-use super::speech::{LONG, SENTENCE, Speech};
 use super::target::Target;
 use super::verbose_json::last_end;
+use crate::probe::speech::{LONG, SENTENCE, Speech};
 
 /// What rounding to the millisecond may do.
 const ROUNDING_SECONDS: f64 = 0.002;

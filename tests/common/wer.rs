@@ -2,4 +2,4 @@
 
 #![allow(unused_imports, reason = "each test binary uses its own part")]
 
-pub use uttera_stt::bench::word_error_rate::{Score, align, normalise};
+pub use uttera_stt::probe::word_error_rate::{Score, align, normalise};

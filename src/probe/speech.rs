@@ -11,6 +11,8 @@ pub struct Speech {
     pub audio: &'static [u8],
     /// Its length in seconds.
     pub seconds: f64,
+    /// ISO 639-1.
+    pub language: &'static str,
     /// The words.
     pub text: &'static str,
 }
@@ -34,6 +36,7 @@ pub const COMMAND: Speech = Speech {
     name: "en-command.wav",
     audio: include_bytes!("../../samples/en-command.wav"),
     seconds: 1.784,
+    language: "en",
     text: "Turn on the kitchen light.",
 };
 /// Two sentences of seven seconds.
@@ -41,6 +44,7 @@ pub const SENTENCE: Speech = Speech {
     name: "en-sentence.wav",
     audio: include_bytes!("../../samples/en-sentence.wav"),
     seconds: 7.534,
+    language: "en",
     text: "Good morning. The train to the city leaves at half past eight, so please bring a warm coat and something to eat.",
 };
 /// Spanish.
@@ -48,6 +52,7 @@ pub const SPANISH: Speech = Speech {
     name: "es-sentence.wav",
     audio: include_bytes!("../../samples/es-sentence.wav"),
     seconds: 5.093,
+    language: "es",
     text: "Hola. Me gusta la música y también me gusta cantar con mis amigos.",
 };
 /// German.
@@ -55,6 +60,7 @@ pub const GERMAN: Speech = Speech {
     name: "de-sentence.wav",
     audio: include_bytes!("../../samples/de-sentence.wav"),
     seconds: 4.460,
+    language: "de",
     text: "Guten Tag. Ich komme aus Deutschland und ich wohne in Berlin.",
 };
 /// Longer than one window of Whisper; Opus in Ogg, as voice notes are.
@@ -62,6 +68,7 @@ pub const LONG: Speech = Speech {
     name: "en-long.ogg",
     audio: include_bytes!("../../samples/en-long.ogg"),
     seconds: 44.82,
+    language: "en",
     text: "I live in a small house near the river. In the morning the kettle begins to sing, and someone opens the curtains in the front room. The radio tells us about the weather, and the dog waits by the door. At noon the house is quiet, because everyone is at work or at school. In the afternoon the children come home and play with their friends. They drink some water and ask for something to eat. In the evening we cook dinner together and listen to music. After dinner my father reads a book, and my mother writes a long letter. At night the wind moves the trees in the garden. The moon is bright, and it is time to go to bed. Tomorrow we will begin again.",
 };
 
@@ -87,6 +94,7 @@ mod tests {
                 .lines()
                 .find(|row| row.starts_with(speech.name))
                 .unwrap();
+            assert_eq!(row.split('\t').nth(1), Some(speech.language));
             assert_eq!(row.split('\t').nth(2), Some(speech.text));
             if speech.name != LONG.name {
                 let reader = hound::WavReader::new(speech.audio).unwrap();

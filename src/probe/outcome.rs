@@ -1,0 +1,72 @@
+//! What came of a check, and of all of them.
+
+/// What came of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The promise is kept.
+    Pass,
+    /// It is not, and this is what is wrong.
+    Fail(String),
+    /// It does not apply here, and this is why.
+    Skip(String),
+}
+
+impl Outcome {
+    /// As tables and files have it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail(_) => "fail",
+            Self::Skip(_) => "skip",
+        }
+    }
+
+    /// What is wrong, or why it does not apply.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Pass => None,
+            Self::Fail(why) | Self::Skip(why) => Some(why),
+        }
+    }
+}
+
+/// What came of it all; the program's exit status follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every check passed or did not apply.
+    Passed,
+    /// At least one failed.
+    Failed,
+    /// Nobody answers there.
+    Unreachable,
+}
+
+impl From<Verdict> for std::process::ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        Self::from(match verdict {
+            Verdict::Passed => 0,
+            Verdict::Failed => 1,
+            Verdict::Unreachable => 2,
+        })
+    }
+}
+
+/// A foreign server's words must not break the table, nor speak to the terminal.
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .filter(|character| !character.is_control())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_wrote_stays_on_its_line() {
+        assert_eq!(one_line("a\n\x1b[2J  b\t"), "a [2J b");
+    }
+}
