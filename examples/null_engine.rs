@@ -144,6 +144,7 @@ async fn main() -> anyhow::Result<()> {
         decoder: Arc::new(Decoder::new(DecoderLimits::default(), voice_activity)),
         memory: None,
         directory: None,
+        fallback: None,
     };
     let (stt, mut ended) = Stt::start(ports, config(&settings)).await?;
     stt.ready().await.map_err(anyhow::Error::msg)?;
@@ -153,6 +154,8 @@ async fn main() -> anyhow::Result<()> {
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)?;
     let state = AppState {
         stt,
+        limits: Limits::new(&settings),
+        keys: Keyring::new(Keys::default()),
         settings: Arc::new(settings),
         uploads,
         translator: None,
@@ -184,6 +187,8 @@ fn config(settings: &Settings) -> TreeConfig {
                 pool_size: 0,
             },
         },
+        escalation: settings.escalation,
+        fallback_limit: settings.fallback_timeout,
         result_cache: Duration::ZERO,
         minimum_worker_bytes: 0,
     }

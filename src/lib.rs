@@ -7,6 +7,7 @@ pub mod bench;
 pub mod cli;
 pub mod conformance;
 pub mod engine;
+pub mod fallback;
 pub mod host_memory;
 pub mod http;
 pub mod keys;

@@ -186,7 +186,8 @@ impl Exporter {
     pub fn install() -> Result<Self, InstallError> {
         let mut builder = PrometheusBuilder::new();
         for series in tiers::histograms() {
-            builder = builder.set_buckets_for_metric(Matcher::Full(series.into()), tiers::BUCKETS)?;
+            builder =
+                builder.set_buckets_for_metric(Matcher::Full(series.into()), tiers::BUCKETS)?;
         }
         let recorder = builder
             .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.into()), REQUEST_BUCKETS)?

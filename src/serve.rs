@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use stt_actors::ports::{NodeDirectory, VramProbe};
-use stt_actors::{IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, TreeEnded, WearLimits};
+use stt_actors::{
+    FallbackPort, IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, TreeEnded, WearLimits,
+};
 use tracing::{error, info, warn};
 
 use crate::audio::vad::VoiceActivity;
 use crate::audio::vad::silero::Weights;
 use crate::audio::{Decoder, DecoderLimits};
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
+use crate::fallback::FallbackServer;
 use crate::host_memory::HostMemoryProbe;
 use crate::http::upload::UploadStore;
 use crate::http::{self, AppState, Limits};
@@ -69,7 +72,7 @@ pub async fn start_tree(
         None => Arc::new(HostMemoryProbe::new()),
     };
     let ports = Ports {
-        launcher: Arc::new(WorkerLauncher::new(worker, models)),
+        launcher: Arc::new(WorkerLauncher::new(worker.clone(), models)),
         decoder: Arc::new(Decoder::new(
             DecoderLimits {
                 max_audio: settings.max_audio,
@@ -80,6 +83,7 @@ pub async fn start_tree(
         )),
         memory: Some(memory),
         directory,
+        fallback: fallback(settings, worker)?,
     };
     let lanes = gpu.is_none().then(|| default_lanes(cores, threads));
     let config = tree_config(settings, lanes);
@@ -88,6 +92,37 @@ pub async fn start_tree(
         "at most so many cold workers"
     );
     Ok(Stt::start(ports, config).await?)
+}
+
+/// Who makes better texts, by the settings.
+fn fallback(settings: &Settings, worker: WorkerConfig) -> anyhow::Result<Option<FallbackPort>> {
+    if let Some(url) = &settings.fallback_url {
+        let key = settings.fallback_api_key.clone();
+        let server = FallbackServer::new(url, key, settings.fallback_timeout).context(
+            "the client of the fallback cannot be made (FALLBACK_URL, FALLBACK_API_KEY)",
+        )?;
+        info!("texts that are not trusted go to another node (FALLBACK_URL)");
+        return Ok(Some(FallbackPort::Node(Arc::new(server))));
+    }
+    let Some(model) = &settings.fallback_model else {
+        return Ok(None);
+    };
+    info!(
+        model,
+        "texts that are not trusted go to a larger model of this node"
+    );
+    let models = Arc::new(ConfiguredModel::named(settings, model));
+    Ok(Some(FallbackPort::Model {
+        launcher: Arc::new(WorkerLauncher::new(worker, models)),
+        model: shown_name(model).into(),
+    }))
+}
+
+/// A model's name for people: of a file or a folder, its own.
+fn shown_name(model: &str) -> &str {
+    let path = Path::new(model);
+    let name = path.file_stem().and_then(|name| name.to_str());
+    name.filter(|_| path.exists()).unwrap_or(model)
 }
 
 /// What tells speech from silence, by the settings. Weights that are not there yet are fetched
@@ -146,6 +181,8 @@ fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
                 pool_size: slots,
             },
         },
+        escalation: settings.escalation,
+        fallback_limit: settings.fallback_timeout,
         result_cache: settings.result_cache,
         minimum_worker_bytes: (settings.min_cold_vram_gb * GB) as u64,
     }

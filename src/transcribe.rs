@@ -167,6 +167,7 @@ async fn one(
             multilingual: args.multilingual,
         },
         identity: None,
+        escalates: true,
         streamed: false,
     };
     let mut transcript = follow(stt, job, file).await?;

@@ -71,6 +71,7 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
             source: AudioSource::file(sample("en-command.wav")),
             options: Options::default(),
             identity: None,
+            escalates: false,
             streamed: false,
         };
         let admission = stt

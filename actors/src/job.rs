@@ -104,6 +104,8 @@ pub struct Job {
     pub options: Options,
     /// By which it is known if it is sent again; `None`: it is not looked for.
     pub identity: Option<Identity>,
+    /// What this node's model is not trusted with may go to a larger one.
+    pub escalates: bool,
     /// Somebody reads along: the first text shall come soon, in shorter chunks.
     pub streamed: bool,
 }

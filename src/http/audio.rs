@@ -17,9 +17,8 @@ use super::tiers::{self, Millis};
 use super::translation::Translation;
 use super::visitor::Visitor;
 use super::{AppState, auth, only, spoken_language, stream};
-use crate::metrics::{
-    Endpoint, ErrorType, Transcribed, record_error, tiers as tiers_metrics,
-};
+use crate::fallback::ESCALATED;
+use crate::metrics::{Endpoint, ErrorType, Transcribed, record_error, tiers as tiers_metrics};
 use crate::render::{Details, Format};
 
 /// Which lanes did the work.
@@ -297,9 +296,10 @@ fn may_be_kept(request: &HttpRequest) -> bool {
 
 /// The work that a request asks for.
 pub fn job(request: &HttpRequest, form: AudioForm, translation: &Translation) -> Job {
+    let is_escalated = request.headers().contains_key(ESCALATED);
     Job {
         request_id: Arc::clone(&RequestId::of(request).0),
-        identity: may_be_kept(request).then(|| Identity {
+        identity: (may_be_kept(request) && !is_escalated).then(|| Identity {
             owner: Visitor::of(request).owner(),
             digest: form.audio.digest,
         }),
@@ -308,6 +308,7 @@ pub fn job(request: &HttpRequest, form: AudioForm, translation: &Translation) ->
             task: translation.engine_task(),
             ..form.options
         },
+        escalates: !is_escalated,
         streamed: form.stream,
     }
 }

@@ -213,6 +213,8 @@ async fn detect_language(
     let asked = Job {
         // Nobody who wants the text shall wait for one who does not.
         identity: None,
+        // The language is this node's own guess.
+        escalates: false,
         ..job(&request, checked, &Translation::None)
     };
     let mut events = state.stt.submit(admission, asked).await?;

@@ -17,6 +17,7 @@ use actix_web::{Error, ResponseError};
 use super::audio::{X_ROUTE, X_TRANSLATION_MODE};
 use super::error::ApiError;
 use super::request_log::{X_QUEUE_ETA_MS, X_QUEUE_POSITION, X_REQUEST_ID};
+use super::tiers;
 use crate::settings::Origins;
 
 /// What pages may read besides the body.
@@ -37,6 +38,7 @@ pub fn middleware(origins: &Origins) -> Condition<Cors> {
         .allowed_methods([Method::GET, Method::POST, Method::HEAD, Method::OPTIONS])
         .allow_any_header()
         .expose_headers(EXPOSED)
+        .expose_headers(tiers::NAMES)
         .supports_credentials()
         .max_age(PREFLIGHT_SECONDS)
         // Who sends an origin and is no browser gets an answer like anybody.

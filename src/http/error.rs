@@ -64,17 +64,15 @@ pub struct ApiError {
     /// It fails again if it is sent again.
     deterministic: bool,
     counted_as: ErrorType,
-    /// Why the larger model gave nothing either.
-    fallback: Option<FallbackError>,
-    /// What there is of a reply all the same.
-    primary: Option<Box<Primary>>,
+    fallback: Option<Box<FailedFallback>>,
 }
 
-/// A text that is not trusted, for want of a better one.
+/// The larger model gave nothing either.
 #[derive(Clone, Debug)]
-struct Primary {
-    reply: Value,
-    headers: Vec<(HeaderName, HeaderValue)>,
+struct FailedFallback {
+    error: FallbackError,
+    /// What there is of a reply all the same, and its headers.
+    primary: Option<(Value, Vec<(HeaderName, HeaderValue)>)>,
 }
 
 impl std::fmt::Display for ApiError {
@@ -96,7 +94,6 @@ impl ApiError {
             deterministic: false,
             counted_as: ErrorType::Validation,
             fallback: None,
-            primary: None,
         }
     }
 
@@ -288,29 +285,38 @@ impl ApiError {
     /// The larger model gave nothing where it should have.
     pub fn fallback_failed(error: &FallbackError) -> Self {
         let message = format!("the fallback failed: {error}");
-        let refusal = Self::server(StatusCode::BAD_GATEWAY, error.kind(), message);
+        Self::server(StatusCode::BAD_GATEWAY, error.kind(), message)
+            .counted_as(ErrorType::Fallback)
+            .after_fallback(error.clone(), None)
+    }
+
+    fn after_fallback(
+        self,
+        error: FallbackError,
+        primary: Option<(Value, Vec<(HeaderName, HeaderValue)>)>,
+    ) -> Self {
         Self {
-            fallback: Some(error.clone()),
-            ..refusal.counted_as(ErrorType::Fallback)
+            fallback: Some(Box::new(FailedFallback { error, primary })),
+            ..self
         }
     }
 
-    /// With the reply that there would be without the larger model.
-    #[must_use]
-    pub fn with_primary(self, reply: Value, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
-        Self {
-            primary: Some(Box::new(Primary { reply, headers })),
-            ..self
-        }
+    /// The same, with the reply that there would be without the larger model.
+    pub fn with_primary(
+        error: &FallbackError,
+        reply: Value,
+        headers: Vec<(HeaderName, HeaderValue)>,
+    ) -> Self {
+        Self::fallback_failed(error).after_fallback(error.clone(), Some((reply, headers)))
     }
 
     /// As a primary answers: if the fallback failed, that is what went wrong.
     #[must_use]
     pub fn bad_gateway_if_fallback_failed(self) -> Self {
         match &self.fallback {
-            Some(error) => Self {
-                message: format!("{}; the fallback failed: {error}", self.message),
-                ..Self::fallback_failed(error)
+            Some(failed) => Self {
+                message: format!("{}; the fallback failed: {}", self.message, failed.error),
+                ..Self::fallback_failed(&failed.error)
             },
             None => self,
         }
@@ -333,8 +339,9 @@ impl ApiError {
             },
             detail: self.message.clone(),
         });
-        if let Some(primary) = &self.primary {
-            body["primary"] = primary.reply.clone();
+        let failed = self.fallback.as_ref();
+        if let Some((reply, _)) = failed.and_then(|failed| failed.primary.as_ref()) {
+            body["primary"] = reply.clone();
         }
         body
     }
@@ -466,10 +473,9 @@ impl From<SttError> for ApiError {
             SttError::WorkerLost { .. } => {
                 Self::server(internal, "internal_error", message).counted_as(ErrorType::Model)
             }
-            SttError::Fallback { primary, fallback } => Self {
-                fallback: Some(fallback),
-                ..Self::from(*primary)
-            },
+            SttError::Fallback { primary, fallback } => {
+                Self::from(*primary).after_fallback(fallback, None)
+            }
             SttError::Internal(_) => Self::server(internal, "internal_error", message),
         }
     }
@@ -492,11 +498,10 @@ impl ResponseError for ApiError {
         if self.deterministic {
             response.insert_header((SHOULD_RETRY, "false"));
         }
-        if let Some(primary) = &self.primary {
-            tiers::insert(&mut response, primary.headers.clone());
-        }
-        if let Some(header) = tiers::fallback_error(self.fallback.as_ref()) {
-            response.insert_header(header);
+        if let Some(failed) = &self.fallback {
+            let headers = failed.primary.iter().flat_map(|(_, headers)| headers);
+            tiers::insert(&mut response, headers.cloned());
+            tiers::insert(&mut response, tiers::fallback_error(Some(&failed.error)));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer");

@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web};
 use stt_actors::ports::MemoryKind;
 use stt_actors::{HotState, Snapshot};
 
-use super::schema::{Health, TierHealth, Probe, Routing, SmartRouting};
+use super::schema::{Health, Probe, Routing, SmartRouting, TierHealth};
 use super::{AppState, only};
 use crate::metrics::GB;
 use crate::settings::Settings;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use actix_web::HttpResponseBuilder;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use stt_actors::ports::FallbackError;
 use stt_actors::transcript::{Escalation, Transcript};
 
@@ -42,7 +42,13 @@ const LONGEST: usize = 300;
 
 /// A text as a header can hold it: ASCII, on one line, not endless.
 pub fn ascii(text: &str) -> HeaderValue {
-    let plain = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    let plain = |c: char| {
+        if c == ' ' || c.is_ascii_graphic() {
+            c
+        } else {
+            '?'
+        }
+    };
     let text: String = text.chars().take(LONGEST).map(plain).collect();
     HeaderValue::from_str(text.trim()).unwrap_or_else(|_| HeaderValue::from_static("?"))
 }
@@ -100,16 +106,12 @@ pub fn fallback_error(error: Option<&FallbackError>) -> Option<(HeaderName, Head
 }
 
 /// Puts headers into a reply.
-pub fn insert(response: &mut HttpResponseBuilder, headers: Vec<(HeaderName, HeaderValue)>) {
+pub fn insert(
+    response: &mut HttpResponseBuilder,
+    headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+) {
     for header in headers {
         response.insert_header(header);
-    }
-}
-
-/// The same, into one that is made.
-pub fn extend(response: &mut HeaderMap, headers: Vec<(HeaderName, HeaderValue)>) {
-    for (name, value) in headers {
-        response.insert(name, value);
     }
 }
 

@@ -60,7 +60,9 @@ async fn transcribe(
     let mut parts = parts::read(&request, body, &state.uploads, AUDIO).await?;
     parts.file_name = Some(AUDIO.names[0]);
     // The reply has one shape, and comes in one piece.
-    parts.fields.retain(|(name, _)| !matches!(name.as_str(), "response_format" | "stream"));
+    parts
+        .fields
+        .retain(|(name, _)| !matches!(name.as_str(), "response_format" | "stream"));
     let form = check(&state, parts, Task::Transcribe)?;
     let details = form.details;
     let asked = AudioRequest {
@@ -70,13 +72,13 @@ async fn transcribe(
     };
     let written = work(&state, &request, asked)
         .await
-        .map_err(|error| error.bad_gateway_if_fallback_failed())?;
+        .map_err(ApiError::bad_gateway_if_fallback_failed)?;
     let id = RequestId::of(&request);
     let body = render(&written, details, &id.0);
     let escalation = written.transcript.escalation.as_ref();
     if let Some(error) = escalation.and_then(|escalation| escalation.error.as_ref()) {
         let headers = tiers::headers(&written.transcript, written.millis);
-        return Err(ApiError::fallback_failed(error).with_primary(body, headers));
+        return Err(ApiError::with_primary(error, body, headers));
     }
     Ok(written.reply("application/json", body.to_string()))
 }

@@ -16,7 +16,7 @@ use stt_actors::transcript::Transcript;
 use utoipa::ToSchema;
 
 use super::{Endpoint, ErrorType};
-use crate::bench::percentile;
+use crate::probe::statistics::percentile;
 
 const REQUESTS: &str = "stt_requests_total";
 const EXCEPTIONS: &str = "stt_requests_exceptions_total";
@@ -66,7 +66,9 @@ impl Stage {
 
     const fn help(self) -> &'static str {
         match self {
-            Self::Total => "Time from an audio request's head to the end of its answer, in seconds.",
+            Self::Total => {
+                "Time from an audio request's head to the end of its answer, in seconds."
+            }
             Self::PrimaryInfer => "This node's own inference for a request, in seconds.",
             Self::FallbackInfer => {
                 "Waiting for the larger model's answers to a request, in seconds, where it was asked."
@@ -271,10 +273,14 @@ impl Gpu {
         let memory = Some(snapshot.memory).filter(|memory| memory.kind == MemoryKind::Vram);
         let total = memory.and_then(|memory| memory.total_bytes);
         let free = memory.and_then(|memory| memory.free_bytes);
-        let used = total.zip(free).map(|(total, free)| total.saturating_sub(free));
+        let used = total
+            .zip(free)
+            .map(|(total, free)| total.saturating_sub(free));
         let mb = |bytes: u64| bytes as f64 / MB;
         Self {
-            utilization_pct: memory.and_then(|memory| memory.utilization_percent).map(f64::from),
+            utilization_pct: memory
+                .and_then(|memory| memory.utilization_percent)
+                .map(f64::from),
             mem_used_mb: used.map(mb),
             mem_total_mb: total.map(mb),
         }

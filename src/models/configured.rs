@@ -33,10 +33,15 @@ impl ConfiguredModel {
             }
             named => named.to_owned(),
         };
+        Self::named(settings, &model)
+    }
+
+    /// This one, stored as the settings have it.
+    pub fn named(settings: &Settings, model: &str) -> Self {
         let fp32 = (!settings.whisper_fp16).then_some(ComputeType::Float32);
         Self {
             store: ModelStore::new(settings.models_dir.clone()),
-            model,
+            model: model.to_owned(),
             compute: settings.compute_type.or(fp32),
         }
     }

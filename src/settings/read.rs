@@ -135,10 +135,6 @@ fn network(text: &str) -> Result<IpNet, String> {
     })
 }
 
-pub fn any_count(_: &mut Settings, value: &str) -> Result<(), String> {
-    number(value, 0_u32, 1_000_000, "a whole number from 0").map(drop)
-}
-
 pub fn device(settings: &mut Settings, value: &str) -> Result<(), String> {
     settings.device = match value {
         "auto" => Device::Auto,

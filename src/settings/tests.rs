@@ -17,6 +17,7 @@ fn sources(file: &[(&str, &str)], environment: &[(&str, &str)], cli: &[(&str, &s
         file: Some((PathBuf::from("test.env"), assignments)),
         environment: own(environment).into_iter().collect(),
         command_line: own(cli),
+        role: Role::default(),
     }
 }
 
@@ -134,14 +135,53 @@ fn unknown_names_are_warned_about_with_the_nearest_known_one() {
 }
 
 #[test]
-fn a_setting_without_effect_yet_says_so() {
-    let warnings = load(&[("FALLBACK_URL", "http://x")])
-        .expect("loads")
-        .warnings;
-    assert!(
-        warnings[0].starts_with("FALLBACK_URL is set"),
-        "{warnings:?}"
-    );
+fn a_setting_without_effect_says_so() {
+    let warnings = |file| load(file).expect("loads").warnings;
+    let found = warnings(&[("LOG_DIR", "logs")]);
+    assert!(found[0].starts_with("LOG_DIR is set"), "{found:?}");
+    let both = [("FALLBACK_URL", "http://x"), ("FALLBACK_MODEL", "small")];
+    let found = warnings(&both);
+    assert!(found[0].contains("FALLBACK_MODEL has no effect"), "{found:?}");
+    assert_eq!(warnings(&both[..1]), [""; 0]);
+}
+
+#[test]
+fn a_role_has_defaults_of_its_own_and_everybody_says_otherwise() {
+    let load = |role, file: &[(&str, &str)], cli: &[(&str, &str)]| {
+        let sources = Sources {
+            role,
+            ..sources(file, &[], cli)
+        };
+        Settings::load(&sources).expect("loads")
+    };
+    let of = |loaded: &Loaded| (loaded.settings.host.to_string(), loaded.settings.port);
+    let primary = load(Role::Primary, &[], &[]);
+    assert_eq!(of(&primary), ("0.0.0.0".to_owned(), 8081));
+    assert!(primary.in_force.contains(&("PORT", "8081".to_owned())));
+    assert!(!primary.settings.is_set("PORT"));
+    let fallback = load(Role::Fallback, &[("HOST", "127.0.0.2")], &[("PORT", "1")]);
+    assert_eq!(of(&fallback), ("127.0.0.2".to_owned(), 1));
+}
+
+#[test]
+fn the_model_of_a_role_wins_unless_the_command_line_says_otherwise() {
+    let model = |role, file: &[(&str, &str)], cli: &[(&str, &str)]| {
+        let sources = Sources {
+            role,
+            ..sources(file, &[], cli)
+        };
+        Settings::load(&sources).expect("loads").settings.whisper_model
+    };
+    let both = [
+        ("CT2_SMALL_PATH", "/small"),
+        ("CT2_MEDIUM_PATH", "/medium"),
+        ("WHISPER_MODEL", "base"),
+    ];
+    assert_eq!(model(Role::Primary, &both, &[]), "/small");
+    assert_eq!(model(Role::Fallback, &both, &[]), "/medium");
+    assert_eq!(model(Role::Hotcold, &both[1..], &[]), "/medium");
+    assert_eq!(model(Role::Primary, &both, &[("WHISPER_MODEL", "tiny")]), "tiny");
+    assert_eq!(model(Role::Primary, &both[2..], &[]), "base");
 }
 
 #[test]

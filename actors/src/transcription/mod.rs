@@ -220,7 +220,7 @@ impl Actor for Transcription {
             status,
         } = arguments;
         // A translation is this node's own.
-        let escalator = escalator.filter(|_| job.options.task == Task::Transcribe);
+        let escalator = escalator.filter(|_| job.escalates && job.options.task == Task::Transcribe);
         let source = job.source.clone();
         let budget = ChunkBudget::new(Arc::clone(&status), chunk_budget);
         let options = DecodeOptions {

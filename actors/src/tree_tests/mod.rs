@@ -218,6 +218,7 @@ pub fn job(script: &str) -> Job {
         source: AudioSource::file(script),
         options: Options::default(),
         identity: None,
+        escalates: true,
         streamed: false,
     }
 }

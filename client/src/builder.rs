@@ -1,0 +1,253 @@
+//! How a client is made.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::redirect::Policy;
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::node::Node;
+use crate::retry::RetryPolicy;
+use crate::run::Limits;
+use crate::statistics::Recorder;
+use crate::telemetry::{Hook, Telemetry};
+use crate::tls;
+
+/// Settings of a [`Client`].
+#[derive(Clone)]
+#[must_use]
+pub struct ClientBuilder {
+    url: String,
+    api_key: Option<String>,
+    headers: Vec<(String, String)>,
+    connect_timeout: Duration,
+    idle_timeout: Duration,
+    limits: Limits,
+    telemetry: Hook,
+    latency_window: usize,
+    root_certificates: Vec<Vec<u8>>,
+    no_proxy: bool,
+}
+
+impl ClientBuilder {
+    pub(crate) fn new(url: String) -> Self {
+        Self {
+            url,
+            api_key: None,
+            headers: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            limits: Limits {
+                retry: RetryPolicy::default(),
+                timeout: Some(Duration::from_secs(600)),
+                attempt_timeout: None,
+            },
+            telemetry: None,
+            latency_window: 1024,
+            root_certificates: Vec::new(),
+            no_proxy: false,
+        }
+    }
+
+    /// Sent as a bearer; an empty one is none.
+    pub fn api_key(mut self, key: impl Into<String>) -> Self {
+        self.api_key = Some(key.into()).filter(|key| !key.is_empty());
+        self
+    }
+
+    /// A further header of every request.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// The time that a connection may take to be made (10 s).
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// The time for a call with all its attempts and the waits between them (10 minutes); `None`: any.
+    /// Of a streamed reply, until it begins.
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.limits.timeout = limit.into();
+        self
+    }
+
+    /// The time for one attempt (none of its own).
+    pub fn attempt_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.limits.attempt_timeout = limit.into();
+        self
+    }
+
+    /// How long nothing may come within a streamed reply (60 s). The server sends a sign of life every
+    /// 10 s.
+    pub fn idle_timeout(mut self, limit: Duration) -> Self {
+        self.idle_timeout = limit;
+        self
+    }
+
+    /// How often to try again.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.limits.retry = policy;
+        self
+    }
+
+    /// Who hears of each attempt.
+    pub fn telemetry(mut self, telemetry: impl Telemetry) -> Self {
+        self.telemetry = Some(Arc::new(telemetry));
+        self
+    }
+
+    /// How many latencies [`Client::statistics`] looks at (1024).
+    pub fn latency_window(mut self, latencies: usize) -> Self {
+        self.latency_window = latencies;
+        self
+    }
+
+    /// A certificate to trust beside the system's, as PEM.
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.root_certificates.push(pem.into());
+        self
+    }
+
+    /// Goes to the server directly, whatever `HTTP_PROXY` and its like say.
+    pub fn no_proxy(mut self) -> Self {
+        self.no_proxy = true;
+        self
+    }
+
+    /// Makes the client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// An address that is none, a key or header that cannot be sent, no certificates for HTTPS.
+    pub fn build(self) -> Result<Client, Error> {
+        let url = parse(&self.url)?;
+        let is_https = url.scheme() == "https";
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("uttera-stt-client/", env!("CARGO_PKG_VERSION")))
+            .default_headers(self.default_headers()?)
+            .connect_timeout(self.connect_timeout)
+            // A key and audio go where they were meant to go and nowhere else.
+            .redirect(Policy::none())
+            // Attempts are counted, told and bounded here.
+            .retry(reqwest::retry::never())
+            .tls_backend_preconfigured(tls::config(is_https, &self.root_certificates)?);
+        if self.no_proxy {
+            http = http.no_proxy();
+        }
+        let node = Node {
+            http: http.build().map_err(Error::of_transport)?,
+            base: url.as_str().trim_end_matches('/').to_owned(),
+            shown: shown(&url),
+            telemetry: self.telemetry,
+            recorder: Recorder::new(self.latency_window),
+            idle_timeout: self.idle_timeout,
+        };
+        Ok(Client::of(node, self.limits))
+    }
+
+    fn default_headers(&self) -> Result<HeaderMap, Error> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let invalid = || Error::Invalid(format!("the header {name:?} or its value"));
+            let name = HeaderName::try_from(name).map_err(|_| invalid())?;
+            let value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+            headers.insert(name, value);
+        }
+        if let Some(key) = &self.api_key {
+            let value = HeaderValue::from_str(&format!("Bearer {key}"));
+            // Never the key itself.
+            let no_header = |_| Error::Invalid("the key has characters that no header has".into());
+            let mut value = value.map_err(no_header)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok(headers)
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    /// Without key, headers and password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = parse(&self.url).map(|url| shown(&url));
+        formatter
+            .debug_struct("ClientBuilder")
+            .field("server", &shown.unwrap_or_default())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The address without what may follow it: an OpenAI base URL, with `/v1`, is as good.
+fn parse(text: &str) -> Result<Url, Error> {
+    // Not repeated: it may hold a password.
+    let invalid = |why: &str| Error::Invalid(format!("the server's address {why}"));
+    let mut url = Url::parse(text.trim()).map_err(|error| invalid(&format!("is none: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(invalid("must begin with http:// or https://"));
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    let path = url.path().trim_end_matches('/');
+    let path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // Fails only for addresses without a host, of which there are none here.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_with_and_without_v1() {
+        let cases = [
+            ("http://a:1", "http://a:1"),
+            ("http://a:1/", "http://a:1"),
+            (" http://a:1/v1 ", "http://a:1"),
+            ("https://a/v1/", "https://a"),
+            ("https://a/stt/v1?x=1#y", "https://a/stt"),
+            ("https://a/stt", "https://a/stt"),
+        ];
+        for (given, base) in cases {
+            let url = parse(given).expect("an address");
+            assert_eq!(url.as_str().trim_end_matches('/'), base, "{given}");
+        }
+        for wrong in ["", "a:1", "localhost", "ftp://a", "http://"] {
+            assert!(matches!(parse(wrong), Err(Error::Invalid(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_in_no_text() {
+        let builder = ClientBuilder::new("http://user:hunter2@a:1".into()).api_key("sesame");
+        let client = builder.clone().build().expect("a client");
+        let wrong = builder.clone().api_key("sesame\n").build();
+        let wrong = wrong.expect_err("no header has that").to_string();
+        let nowhere = ClientBuilder::new("http://user:hunter2@:x".into()).build();
+        let nowhere = nowhere.expect_err("no address").to_string();
+        for text in [
+            format!("{builder:?}"),
+            format!("{client:?}"),
+            wrong,
+            nowhere,
+        ] {
+            assert!(
+                !text.contains("sesame") && !text.contains("hunter2"),
+                "{text}"
+            );
+        }
+    }
+}

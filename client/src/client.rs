@@ -1,0 +1,121 @@
+//! The client of one server.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::audio::Audio;
+use crate::builder::ClientBuilder;
+use crate::call::{Call, Read, TRANSCRIBE};
+use crate::error::Error;
+use crate::node::Node;
+use crate::pool::Lease;
+use crate::reply;
+use crate::run::{Limits, Nodes, Picked, run};
+use crate::statistics::Statistics;
+use crate::transcript::{TranscribeOptions, Transcript};
+
+/// A server, asked again where that may help. Cheap to clone; clones share connections and
+/// statistics.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) node: Arc<Node>,
+    pub(crate) limits: Limits,
+}
+
+impl Client {
+    /// With the usual limits. The address is as `http://127.0.0.1:9005`; `/v1` at its end does no harm.
+    pub fn new(url: impl Into<String>) -> Result<Self, Error> {
+        Self::builder(url).build()
+    }
+
+    /// With limits of one's own.
+    pub fn builder(url: impl Into<String>) -> ClientBuilder {
+        ClientBuilder::new(url.into())
+    }
+
+    pub(crate) fn of(node: Node, limits: Limits) -> Self {
+        Self {
+            node: Arc::new(node),
+            limits,
+        }
+    }
+
+    /// The server's address, without user and password.
+    pub fn server(&self) -> &str {
+        &self.node.shown
+    }
+
+    /// `POST /v1/transcribe`, of a server in two tiers.
+    pub async fn transcribe(
+        &self,
+        audio: impl Into<Audio>,
+        options: &TranscribeOptions,
+    ) -> Result<Transcript, Error> {
+        let call = options.call(audio.into());
+        Ok(self.run(&call, reply::transcript).await?.0)
+    }
+
+    /// `GET /health`.
+    pub async fn health(&self) -> Result<Value, Error> {
+        self.get("/health").await
+    }
+
+    /// `GET /v1/health`, of a server in two tiers.
+    pub async fn tier_health(&self) -> Result<Value, Error> {
+        self.get("/v1/health").await
+    }
+
+    /// `GET /v1/metrics`, likewise.
+    pub async fn metrics(&self) -> Result<Value, Error> {
+        self.get("/v1/metrics").await
+    }
+
+    async fn get(&self, path: &'static str) -> Result<Value, Error> {
+        Ok(self.run(&Call::get(path), reply::value).await?.0)
+    }
+
+    /// How attempts went.
+    pub fn statistics(&self) -> Statistics {
+        self.node.recorder.snapshot()
+    }
+
+    pub(crate) async fn run<T>(&self, call: &Call, read: Read<T>) -> Result<(T, Lease), Error> {
+        run(self, &self.limits, call, read).await
+    }
+}
+
+impl TranscribeOptions {
+    pub(crate) fn call(&self, audio: Audio) -> Call {
+        Call {
+            request_id: self.request_id.clone(),
+            timeout: self.timeout,
+            ..Call::post(TRANSCRIBE, self.form_fields(), audio)
+        }
+    }
+}
+
+impl Nodes for Client {
+    fn pick(&self, _tried: &[usize]) -> Picked {
+        Picked {
+            index: 0,
+            node: Arc::clone(&self.node),
+            lease: Lease::default(),
+        }
+    }
+
+    fn has_another(&self, _tried: &[usize]) -> bool {
+        false
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Client")
+            .field("server", &self.node.shown)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,79 @@
+//! One server: how it is reached, and one attempt at it.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::Response;
+use reqwest::header::HeaderValue;
+
+use crate::call::{Call, Read};
+use crate::error::Error;
+use crate::headers::ServerHeaders;
+use crate::reply;
+use crate::statistics::Recorder;
+use crate::status::{Advice, StatusError};
+use crate::telemetry::Hook;
+use crate::upload;
+
+/// A server, with the connections to it.
+pub(crate) struct Node {
+    pub http: reqwest::Client,
+    /// Without a slash at its end.
+    pub base: String,
+    /// The same without user and password.
+    pub shown: String,
+    pub telemetry: Hook,
+    pub recorder: Recorder,
+    /// How long nothing may come within a streamed reply.
+    pub idle_timeout: Duration,
+}
+
+/// What was seen of a reply, however the attempt ends.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub status: Option<u16>,
+    pub headers: ServerHeaders,
+}
+
+impl Node {
+    /// Makes the call once.
+    pub async fn attempt<T>(
+        &self,
+        call: &Call,
+        read: Read<T>,
+        seen: &mut Seen,
+    ) -> Result<T, Error> {
+        let response = self.send(call).await?;
+        let status = response.status();
+        let headers = ServerHeaders::of(response.headers());
+        seen.status = Some(status.as_u16());
+        seen.headers = headers.clone();
+        if status.is_success() {
+            return read(response, headers).await;
+        }
+        let advice = Advice::of(response.headers(), SystemTime::now());
+        // What it says is worth having even if the rest of it never comes.
+        let body = reply::whole(response).await.unwrap_or_default();
+        let error = StatusError::of(status.as_u16(), headers, advice, &body);
+        Err(Error::Status(Box::new(error)))
+    }
+
+    async fn send(&self, call: &Call) -> Result<Response, Error> {
+        let address = format!("{}{}", self.base, call.path);
+        let mut request = self.http.request(call.method.clone(), address);
+        if let Some(id) = &call.request_id {
+            let value = HeaderValue::from_str(id);
+            let value = value.map_err(|_| Error::Invalid(format!("the request id {id:?}")))?;
+            request = request.header("x-request-id", value);
+        }
+        let Some((part, audio)) = &call.audio else {
+            return request.send().await.map_err(Error::of_transport);
+        };
+        let (form, fault) = upload::form(&call.fields, part, audio).await?;
+        let sent = request.multipart(form).send().await;
+        // A source that failed while the reply came already makes no bad reply.
+        sent.map_err(|error| match fault.take() {
+            Some(fault) => Error::Source(fault),
+            None => Error::of_transport(error),
+        })
+    }
+}

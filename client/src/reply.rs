@@ -1,0 +1,73 @@
+//! Bodies of replies.
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use reqwest::Response;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::headers::ServerHeaders;
+use crate::status::beginning;
+use crate::transcript::Transcript;
+
+/// No transcript is this long: a server that goes on and on does not fill the memory.
+const LARGEST_BODY_BYTES: usize = 128 * 1024 * 1024;
+
+pub(crate) async fn whole(mut response: Response) -> Result<Bytes, Error> {
+    let mut body = BytesMut::new();
+    while let Some(piece) = response.chunk().await.map_err(Error::of_transport)? {
+        if body.len() + piece.len() > LARGEST_BODY_BYTES {
+            return Err(Error::BadReply("it is too long".to_owned()));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body)
+        .map_err(|error| Error::BadReply(format!("{error}: {}", beginning(body))))
+}
+
+/// A reply of `/v1/transcribe`.
+pub(crate) fn transcript(
+    response: Response,
+    headers: ServerHeaders,
+) -> BoxFuture<'static, Result<Transcript, Error>> {
+    Box::pin(async move {
+        let mut transcript: Transcript = parse(&whole(response).await?)?;
+        if transcript.request_id.is_none() {
+            transcript.request_id.clone_from(&headers.request_id);
+        }
+        transcript.headers = headers;
+        Ok(transcript)
+    })
+}
+
+/// Any other in JSON.
+pub(crate) fn json<T: DeserializeOwned + Send + 'static>(
+    response: Response,
+    _headers: ServerHeaders,
+) -> BoxFuture<'static, Result<T, Error>> {
+    Box::pin(async move { parse(&whole(response).await?) })
+}
+
+/// JSON of no certain shape.
+pub(crate) fn value(
+    response: Response,
+    headers: ServerHeaders,
+) -> BoxFuture<'static, Result<Value, Error>> {
+    json(response, headers)
+}
+
+/// Text: subtitles, and transcripts without anything else.
+pub(crate) fn text(
+    response: Response,
+    _headers: ServerHeaders,
+) -> BoxFuture<'static, Result<String, Error>> {
+    Box::pin(async move {
+        let body = whole(response).await?.to_vec();
+        String::from_utf8(body).map_err(|_| Error::BadReply("it is no UTF-8".to_owned()))
+    })
+}

@@ -1,0 +1,166 @@
+//! A call from its first attempt to its last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::call::{Call, Read};
+use crate::error::Error;
+use crate::node::{Node, Seen};
+use crate::pool::Lease;
+use crate::retry::RetryPolicy;
+use crate::telemetry::Attempt;
+
+/// Where attempts go.
+pub(crate) trait Nodes: Send + Sync {
+    /// One for the next attempt, none of these if there are others.
+    fn pick(&self, tried: &[usize]) -> Picked;
+
+    /// Whether one that is not among these can be asked at once.
+    fn has_another(&self, tried: &[usize]) -> bool;
+}
+
+/// A server for one attempt.
+pub(crate) struct Picked {
+    pub index: usize,
+    pub node: Arc<Node>,
+    /// Its place in a pool's accounts.
+    pub lease: Lease,
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub retry: RetryPolicy,
+    /// For all attempts.
+    pub timeout: Option<Duration>,
+    pub attempt_timeout: Option<Duration>,
+}
+
+/// Makes attempts until one does, or none can follow.
+pub(crate) async fn run<T>(
+    nodes: &dyn Nodes,
+    limits: &Limits,
+    call: &Call,
+    read: Read<T>,
+) -> Result<(T, Lease), Error> {
+    let deadline = Deadline::of(call.timeout.or(limits.timeout));
+    let mut attempts = Attempts::default();
+    loop {
+        let picked = nodes.pick(&attempts.tried);
+        let begin = Instant::now();
+        let mut seen = Seen::default();
+        let attempt = picked.node.attempt(call, read, &mut seen);
+        let result = deadline.bound(limits.attempt_timeout, attempt).await;
+        let Picked {
+            index,
+            node,
+            mut lease,
+        } = picked;
+        lease.over(result.as_ref().err());
+        attempts.made += 1;
+        let wait = result.as_ref().err().and_then(|error| {
+            let wait = attempts.wait(nodes, &limits.retry, index, error);
+            wait.filter(|wait| call.can_be_sent() && deadline.allows(*wait))
+        });
+        let over = Attempt {
+            server: &node.shown,
+            method: call.method.as_str(),
+            path: call.path,
+            attempt: attempts.made,
+            status: seen.status,
+            error: result.as_ref().err(),
+            duration: begin.elapsed(),
+            will_retry: wait,
+            headers: &seen.headers,
+        };
+        let latency = (!call.streamed).then_some(over.duration);
+        node.recorder.record(over.error, latency);
+        if let Some(hook) = &node.telemetry {
+            hook.attempt(&over);
+        }
+        match (result, wait) {
+            (Ok(reply), _) => return Ok((reply, lease)),
+            (Err(error), None) => return Err(error),
+            (Err(_), Some(wait)) => {
+                drop(lease);
+                // A timer takes its millisecond even for nothing.
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+}
+
+/// What was tried so far.
+#[derive(Default)]
+struct Attempts {
+    made: u32,
+    /// Since the last wait.
+    tried: Vec<usize>,
+    /// How often all that could be asked had been.
+    rounds: u32,
+}
+
+impl Attempts {
+    /// The wait before the next attempt, after one that failed; `None`: there is no use in one.
+    /// Another server is asked at once, and only when there is none left it is for the policy.
+    fn wait(
+        &mut self,
+        nodes: &dyn Nodes,
+        policy: &RetryPolicy,
+        index: usize,
+        error: &Error,
+    ) -> Option<Duration> {
+        self.tried.push(index);
+        if error.is_retryable() && nodes.has_another(&self.tried) {
+            return Some(Duration::ZERO);
+        }
+        self.rounds += 1;
+        self.tried.clear();
+        policy.wait(self.rounds, error, fastrand::f64())
+    }
+}
+
+/// The end of a call.
+struct Deadline {
+    limit: Duration,
+    at: Option<Instant>,
+}
+
+impl Deadline {
+    fn of(limit: Option<Duration>) -> Self {
+        Self {
+            limit: limit.unwrap_or_default(),
+            // A limit beyond all time is none.
+            at: limit.and_then(|limit| Instant::now().checked_add(limit)),
+        }
+    }
+
+    /// Whether there is time left after a wait.
+    fn allows(&self, wait: Duration) -> bool {
+        let at = Instant::now().checked_add(wait);
+        self.at.is_none_or(|end| at.is_some_and(|at| at < end))
+    }
+
+    /// Ends an attempt when its own time is over, or that of the call.
+    async fn bound<T>(
+        &self,
+        own: Option<Duration>,
+        attempt: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let own_end = own.and_then(|own| Some((Instant::now().checked_add(own)?, own)));
+        let (end, limit, whole) = match (self.at, own_end) {
+            (Some(at), Some((own_end, own))) if own_end < at => (own_end, own, false),
+            (Some(at), _) => (at, self.limit, true),
+            (None, Some((own_end, own))) => (own_end, own, false),
+            (None, None) => return attempt.await,
+        };
+        let over = |_| Err(Error::Timeout { limit, whole });
+        tokio::time::timeout_at(end, attempt)
+            .await
+            .unwrap_or_else(over)
+    }
+}

@@ -1,0 +1,43 @@
+//! Cryptography for HTTPS, without touching what the rest of the process has.
+
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::Verifier;
+
+use crate::error::Error;
+
+/// What a client trusts: the system's certificates and these, as PEM. Whoever installed a provider
+/// for the process gets that one; nobody needs to, and none is installed here, since that is the
+/// program's choice and not a library's.
+pub(crate) fn config(is_https: bool, extra_roots: &[Vec<u8>]) -> Result<ClientConfig, Error> {
+    let installed = CryptoProvider::get_default().map(Arc::clone);
+    let provider = installed.unwrap_or_else(|| Arc::new(ring::default_provider()));
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| Error::Invalid(error.to_string()))?;
+    if !is_https {
+        // Plain HTTP must also work where the system has no certificates at all.
+        let config = builder.with_root_certificates(RootCertStore::empty());
+        return Ok(config.with_no_client_auth());
+    }
+    let mut roots = Vec::new();
+    for pem in extra_roots {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate;
+            roots.push(certificate.map_err(|_| Error::Invalid("a certificate is no PEM".into()))?);
+        }
+    }
+    let verifier = if roots.is_empty() {
+        Verifier::new(provider)
+    } else {
+        Verifier::new_with_extra_roots(roots, provider)
+    };
+    let verifier = verifier.map_err(|error| Error::Invalid(error.to_string()))?;
+    let builder = builder.dangerous();
+    let builder = builder.with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(builder.with_no_client_auth())
+}

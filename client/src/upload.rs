@@ -1,0 +1,162 @@
+//! A form with audio, as the body of one attempt.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures::stream::{self, Stream, StreamExt};
+use reqwest::Body;
+use reqwest::multipart::{Form, Part};
+
+use crate::audio::{Audio, Pieces, Source, open};
+use crate::error::Error;
+
+/// What went wrong with the source while it was sent: the HTTP library tells only that something
+/// did.
+#[derive(Clone, Default)]
+pub(crate) struct SourceFault(Arc<Mutex<Option<io::Error>>>);
+
+impl SourceFault {
+    pub fn take(&self) -> Option<io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn note(&self, error: io::Error) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+/// The form. The fields come before the audio, so that a server can refuse one of them at once.
+pub(crate) async fn form(
+    fields: &[(String, String)],
+    part_name: &'static str,
+    audio: &Audio,
+) -> Result<(Form, SourceFault), Error> {
+    let mut form = Form::new();
+    for (name, value) in fields {
+        form = form.text(name.clone(), value.clone());
+    }
+    let fault = SourceFault::default();
+    let part = part(&audio.source, &fault).await?;
+    let part = part.file_name(audio.name()).mime_str(audio.mime());
+    let part = part.map_err(|_| Error::Invalid(format!("the MIME type {:?}", audio.mime())))?;
+    Ok((form.part(part_name, part), fault))
+}
+
+async fn part(source: &Source, fault: &SourceFault) -> Result<Part, Error> {
+    let (pieces, length) = match source {
+        Source::Bytes(bytes) => {
+            let length = bytes.len() as u64;
+            return Ok(Part::stream_with_length(bytes.clone(), length));
+        }
+        Source::File(path) => {
+            let (pieces, length) = open(path).await.map_err(Error::Source)?;
+            (pieces, Some(length))
+        }
+        Source::Once { pieces, length } => (taken_when_wanted(Arc::clone(pieces)), *length),
+    };
+    let body = Body::wrap_stream(watched(pieces, length, fault.clone()));
+    Ok(match length {
+        Some(length) => Part::stream_with_length(body, length),
+        None => Part::stream(body),
+    })
+}
+
+/// Takes the pieces out of their place only when the first is asked for: a connection that is refused
+/// leaves them there for another attempt.
+fn taken_when_wanted(place: Arc<Mutex<Option<Pieces>>>) -> Pieces {
+    let mut taken: Option<Pieces> = None;
+    let pieces = stream::poll_fn(move |context| {
+        if taken.is_none() {
+            taken = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        match &mut taken {
+            Some(pieces) => pieces.poll_next_unpin(context),
+            None => Poll::Ready(Some(Err(io::Error::other("it was sent already")))),
+        }
+    });
+    pieces.boxed()
+}
+
+/// Notes what fails, and a source that has more or less than it said: the form's length is told in
+/// its head.
+fn watched(
+    mut pieces: Pieces,
+    length: Option<u64>,
+    fault: SourceFault,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let mut sent = 0_u64;
+    stream::poll_fn(move |context| {
+        let next = std::task::ready!(pieces.poll_next_unpin(context));
+        let checked = match (next, length) {
+            (Some(Ok(piece)), length) => {
+                sent += piece.len() as u64;
+                match length {
+                    Some(length) if sent > length => Some(Err(changed("more", length))),
+                    _ => Some(Ok(piece)),
+                }
+            }
+            (None, Some(length)) if sent < length => Some(Err(changed("less", length))),
+            (next, _) => next,
+        };
+        Poll::Ready(checked.map(|piece| {
+            piece.map_err(|error| {
+                let told = io::Error::new(error.kind(), error.to_string());
+                fault.note(error);
+                told
+            })
+        }))
+    })
+}
+
+fn changed(how: &str, length: u64) -> io::Error {
+    io::Error::other(format!(
+        "it has {how} than the {length} bytes that it was said to have"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    async fn sent(pieces: &[&'static [u8]], length: Option<u64>) -> Result<Vec<u8>, String> {
+        let fault = SourceFault::default();
+        let pieces: Vec<io::Result<Bytes>> =
+            pieces.iter().map(|p| Ok(Bytes::from_static(p))).collect();
+        let body = watched(stream::iter(pieces).boxed(), length, fault.clone());
+        let sent: Result<Vec<Bytes>, io::Error> = body.try_collect().await;
+        let noted = fault.take().map(|error| error.to_string());
+        assert_eq!(sent.as_ref().err().map(ToString::to_string), noted);
+        sent.map(|pieces| pieces.concat())
+            .map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_source_of_another_length_than_was_said_is_told() {
+        assert_eq!(sent(&[b"ab", b"c"], Some(3)).await, Ok(b"abc".to_vec()));
+        assert_eq!(sent(&[b"ab", b"c"], None).await, Ok(b"abc".to_vec()));
+        let less = sent(&[b"ab"], Some(3)).await.expect_err("is too short");
+        assert!(less.contains("less than the 3 bytes"), "{less}");
+        let more = sent(&[b"ab", b"cd"], Some(3))
+            .await
+            .expect_err("is too long");
+        assert!(more.contains("more than the 3 bytes"), "{more}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_there_until_its_first_piece_is_asked_for() {
+        let audio = Audio::stream(stream::iter([Ok(Bytes::from_static(b"a"))]));
+        let Source::Once { pieces, .. } = &audio.source else {
+            panic!("a stream")
+        };
+        let mut body = taken_when_wanted(Arc::clone(pieces));
+        assert!(audio.is_whole());
+        assert!(body.next().await.is_some_and(|piece| piece.is_ok()));
+        assert!(!audio.is_whole());
+        let mut again = taken_when_wanted(Arc::clone(pieces));
+        assert!(again.next().await.is_some_and(|piece| piece.is_err()));
+    }
+}

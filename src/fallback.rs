@@ -1,0 +1,238 @@
+//! Another node with a larger model (`FALLBACK_URL`): has it transcribe a piece of audio.
+//!
+//! It is asked as any client asks, through the client crate: one more try, and a limit for both.
+
+use std::io::Cursor;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hound::{SampleFormat, WavSpec, WavWriter};
+use reqwest::Url;
+use stt_actors::ports::{
+    AudioChunk, FallbackError, FallbackNode, FallbackRequest, FallbackText, SAMPLE_RATE,
+};
+use stt_actors::transcript::{ChunkTranscript, Segment, Word, compression_ratio};
+use tracing::debug;
+use uttera_stt_client::{Audio, Client, Error, RetryPolicy, TranscribeOptions, Transcript};
+
+/// Says to a node that it is asked as a fallback: it passes nothing on. Two nodes that name each other
+/// would never end otherwise.
+pub const ESCALATED: &str = "x-escalated";
+
+/// It is in the same house: what is not there in this time is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A second try is worth a short wait and no long one: a text is there.
+const RETRY: RetryPolicy = RetryPolicy {
+    max_retries: 1,
+    base: Duration::from_millis(250),
+    cap: Duration::from_millis(250),
+    max_retry_after: Duration::from_secs(3),
+};
+
+/// The other node.
+#[derive(Clone, Debug)]
+pub struct FallbackServer {
+    client: Client,
+    limit: Duration,
+}
+
+impl FallbackServer {
+    /// At this address. `limit` is for a piece of audio, with both tries.
+    ///
+    /// # Errors
+    /// The client cannot be made: the key, say, has characters that no header can hold.
+    pub fn new(url: &Url, key: Option<String>, limit: Duration) -> Result<Self, Error> {
+        let client = Client::builder(url.as_str())
+            .api_key(key.unwrap_or_default())
+            .header(ESCALATED, "1")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(limit)
+            .retry(RETRY)
+            .build()?;
+        Ok(Self { client, limit })
+    }
+}
+
+#[async_trait]
+impl FallbackNode for FallbackServer {
+    async fn transcribe(&self, request: FallbackRequest) -> Result<FallbackText, FallbackError> {
+        let FallbackRequest {
+            request_id,
+            audio,
+            language,
+            prompt,
+            temperature,
+            hallucination_guard,
+        } = request;
+        let guard = hallucination_guard.to_string();
+        let options = TranscribeOptions {
+            language,
+            prompt,
+            temperature: (temperature > 0.0).then_some(temperature),
+            words: true,
+            fields: vec![("hallucination_guard".to_owned(), guard)],
+            request_id: Some(request_id.to_string()),
+            timeout: None,
+        };
+        let wav = wav(&audio).map_err(|error| FallbackError::BadAnswer(error.to_string()))?;
+        let body = Audio::bytes(wav)
+            .named("audio.wav")
+            .content_type("audio/wav");
+        let reply = self.client.transcribe(body, &options).await;
+        let reply = reply.map_err(|error| self.failure(&error))?;
+        debug!(%request_id, chunk = audio.index, model = reply.model, "the fallback has answered");
+        Ok(FallbackText {
+            model: reply.model.clone().unwrap_or_else(|| "fallback".to_owned()),
+            transcript: transcript(reply, &audio),
+        })
+    }
+}
+
+impl FallbackServer {
+    fn failure(&self, error: &Error) -> FallbackError {
+        match error {
+            Error::Status(status) => FallbackError::Refused {
+                status: status.status,
+                message: status.message.clone(),
+            },
+            Error::Timeout { .. } => FallbackError::TimedOut {
+                seconds: self.limit.as_secs(),
+            },
+            Error::BadReply(_) => FallbackError::BadAnswer(error.to_string()),
+            _ => FallbackError::Unreachable(error.to_string()),
+        }
+    }
+}
+
+/// A chunk as a file.
+fn wav(audio: &AudioChunk) -> Result<Vec<u8>, hound::Error> {
+    let spec = WavSpec {
+        channels: 1,
+        sample_rate: SAMPLE_RATE,
+        bits_per_sample: 16,
+        sample_format: SampleFormat::Int,
+    };
+    let mut file = Cursor::new(Vec::new());
+    let mut writer = WavWriter::new(&mut file, spec)?;
+    let mut samples = writer.get_i16_writer(audio.samples.len() as u32);
+    for &sample in audio.samples.iter() {
+        samples.write_sample(sample);
+    }
+    samples.flush()?;
+    writer.finalize()?;
+    Ok(file.into_inner())
+}
+
+/// A reply as an engine would have given it. Nodes of other make tell less.
+fn transcript(reply: Transcript, audio: &AudioChunk) -> ChunkTranscript {
+    let duration = audio.duration_seconds();
+    let mean = reply.confidence.unwrap_or(1.0).clamp(1e-6, 1.0).ln() as f32;
+    let mut segments: Vec<Segment> = (reply.segments)
+        .into_iter()
+        .map(|segment| self::segment(segment, mean, duration))
+        .collect();
+    if segments.is_empty() && !reply.text.trim().is_empty() {
+        let whole = uttera_stt_client::Segment {
+            end: duration,
+            text: format!(" {}", reply.text.trim()),
+            ..Default::default()
+        };
+        segments.push(self::segment(whole, mean, duration));
+    }
+    ChunkTranscript {
+        segments,
+        language: reply.language.unwrap_or_default(),
+        language_probability: reply.language_probability.map(|p| p as f32),
+        ..ChunkTranscript::default()
+    }
+}
+
+/// `mean`: log-probability of a token where the segment does not tell its own.
+fn segment(segment: uttera_stt_client::Segment, mean: f32, duration: f64) -> Segment {
+    let start = segment.start.clamp(0.0, duration);
+    let number = |value: Option<f64>, default: f32| value.map_or(default, |value| value as f32);
+    Segment {
+        id: 0,
+        seek: 0,
+        start,
+        end: segment.end.clamp(start, duration),
+        tokens: segment
+            .tokens
+            .into_iter()
+            .map(|token| token as i32)
+            .collect(),
+        logprobs: Vec::new(),
+        temperature: number(segment.temperature, 0.0),
+        avg_logprob: number(segment.avg_logprob, mean),
+        compression_ratio: number(segment.compression_ratio, compression_ratio(&segment.text)),
+        no_speech_prob: number(segment.no_speech_prob, 0.0),
+        words: segment.words.iter().map(word).collect(),
+        text: segment.text,
+    }
+}
+
+fn word(word: &uttera_stt_client::Word) -> Word {
+    Word {
+        // As the engine has it.
+        text: format!(" {}", word.word.trim_start()),
+        start: word.start,
+        end: word.end.max(word.start),
+        tokens: 1,
+        logprob: 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn chunk() -> AudioChunk {
+        AudioChunk::contiguous(0, 0, Arc::from(vec![3; 32_000]))
+    }
+
+    #[test]
+    fn a_chunk_becomes_a_file_that_reads_back() {
+        let file = wav(&chunk()).expect("written");
+        let mut reader = hound::WavReader::new(Cursor::new(file)).expect("a file");
+        assert_eq!(reader.spec().sample_rate, SAMPLE_RATE);
+        let samples = reader.samples::<i16>().map(|sample| sample.expect("one"));
+        assert_eq!(samples.collect::<Vec<_>>(), vec![3; 32_000]);
+    }
+
+    #[test]
+    fn a_node_that_tells_nothing_but_the_text_is_as_good() {
+        let reply = Transcript {
+            text: "Hello there".to_owned(),
+            confidence: Some(0.5),
+            ..Transcript::default()
+        };
+        let text = transcript(reply, &chunk());
+        let [only] = &text.segments[..] else {
+            panic!("{text:?}");
+        };
+        assert_eq!(
+            (only.text.as_str(), only.end.to_bits()),
+            (" Hello there", 2.0_f64.to_bits())
+        );
+        assert!((only.avg_logprob.exp() - 0.5).abs() < 1e-6);
+        let silence = transcript(Transcript::default(), &chunk());
+        assert_eq!(silence.segments, []);
+    }
+
+    #[test]
+    fn times_that_make_no_sense_are_put_inside_the_audio() {
+        let wild = uttera_stt_client::Segment {
+            start: -1.0,
+            end: 99.0,
+            text: " x".to_owned(),
+            ..Default::default()
+        };
+        let segment = segment(wild, 0.0, 2.0);
+        assert_eq!(
+            (segment.start.to_bits(), segment.end.to_bits()),
+            (0, 2.0_f64.to_bits())
+        );
+    }
+}
