@@ -25,7 +25,8 @@ use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::http::upload::UploadStore;
-use uttera_stt::http::{self, AppState};
+use uttera_stt::http::{self, AppState, Limits};
+use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;
 use uttera_stt::settings::Settings;
 
@@ -154,8 +155,8 @@ async fn main() -> anyhow::Result<()> {
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)?;
     let state = AppState {
         stt,
+        keys: Keyring::default(),
         limits: Limits::new(&settings),
-        keys: Keyring::new(Keys::default()),
         settings: Arc::new(settings),
         uploads,
         translator: None,

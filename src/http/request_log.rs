@@ -135,7 +135,7 @@ impl Line {
                 debug!(request_id = %id, client, address, method, path, status, total_seconds, "request");
             }
             None => {
-                info!(request_id = %id, client, address, method, path, status, total_seconds, "request")
+                info!(request_id = %id, client, address, method, path, status, total_seconds, "request");
             }
         }
     }

@@ -65,7 +65,7 @@ impl Quota {
         }
         Err(Spent {
             allowance,
-            until_anew: Duration::from_secs(DAY_SECONDS) - since_midnight,
+            until_anew: Duration::from_secs(DAY_SECONDS).saturating_sub(since_midnight),
         })
     }
 
@@ -94,7 +94,10 @@ impl Quota {
                 ..Today::default()
             };
         }
-        (today, since_1970 - Duration::from_secs(day * DAY_SECONDS))
+        (
+            today,
+            since_1970.saturating_sub(Duration::from_secs(day * DAY_SECONDS)),
+        )
     }
 }
 
