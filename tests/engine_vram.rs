@@ -15,8 +15,8 @@ use common::{PROGRAM, model, sample};
 use nvml_driver::Driver;
 use stt_actors::ports::AudioSource;
 use stt_actors::{
-    Client, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt, TranscriptStream,
-    TreeConfig, WearLimits,
+    Client, EscalationPolicy, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt,
+    TranscriptStream, TreeConfig, WearLimits,
 };
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
@@ -42,6 +42,12 @@ fn gpu_with(driver: &Driver, free: u64) {
 
 fn config() -> TreeConfig {
     TreeConfig {
+        escalation: EscalationPolicy {
+            min_confidence: 0.0,
+            min_language_probability: 0.0,
+            min_words: 0,
+        },
+        fallback_limit: Duration::ZERO,
         chunk_timeout: Duration::from_secs(60),
         stop_grace: Duration::from_secs(4),
         start_estimate: Duration::from_secs(8),
@@ -104,6 +110,7 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
     };
     let models = Arc::new(Fixed(model("tiny.en").await));
     let ports = Ports {
+        fallback: None,
         launcher: Arc::new(WorkerLauncher::new(worker, models)),
         decoder: Arc::new(Decoder::new(
             DecoderLimits::default(),

@@ -141,7 +141,10 @@ fn a_setting_without_effect_says_so() {
     assert!(found[0].starts_with("LOG_DIR is set"), "{found:?}");
     let both = [("FALLBACK_URL", "http://x"), ("FALLBACK_MODEL", "small")];
     let found = warnings(&both);
-    assert!(found[0].contains("FALLBACK_MODEL has no effect"), "{found:?}");
+    assert!(
+        found[0].contains("FALLBACK_MODEL has no effect"),
+        "{found:?}"
+    );
     assert_eq!(warnings(&both[..1]), [""; 0]);
 }
 
@@ -170,7 +173,10 @@ fn the_model_of_a_role_wins_unless_the_command_line_says_otherwise() {
             role,
             ..sources(file, &[], cli)
         };
-        Settings::load(&sources).expect("loads").settings.whisper_model
+        Settings::load(&sources)
+            .expect("loads")
+            .settings
+            .whisper_model
     };
     let both = [
         ("CT2_SMALL_PATH", "/small"),
@@ -180,7 +186,10 @@ fn the_model_of_a_role_wins_unless_the_command_line_says_otherwise() {
     assert_eq!(model(Role::Primary, &both, &[]), "/small");
     assert_eq!(model(Role::Fallback, &both, &[]), "/medium");
     assert_eq!(model(Role::Hotcold, &both[1..], &[]), "/medium");
-    assert_eq!(model(Role::Primary, &both, &[("WHISPER_MODEL", "tiny")]), "tiny");
+    assert_eq!(
+        model(Role::Primary, &both, &[("WHISPER_MODEL", "tiny")]),
+        "tiny"
+    );
     assert_eq!(model(Role::Primary, &both[2..], &[]), "base");
 }
 

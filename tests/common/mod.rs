@@ -73,25 +73,41 @@ pub struct Server {
 impl Server {
     /// Starts one on a free port and waits until it listens. It may not be ready yet.
     pub async fn start(model: &Path, settings: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let weights = voice_activity().await;
-        let mut environment: BTreeMap<&str, &str> = BTreeMap::from([
-            ("VAD_MODEL", weights.to_str().expect("UTF-8")),
-            ("PORT", "0"),
+        let mut environment = BTreeMap::from([
             // One worker, unless a test is about more.
             ("COLD_POOL_SIZE", "0"),
             ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
         ]);
         environment.extend(settings.iter().copied());
+        Self::start_as(&["serve"], &[], &environment).await
+    }
+
+    /// The same with these arguments, and with these files in the folder in which it is started.
+    pub async fn start_as(
+        arguments: &[&str],
+        files: &[(&str, &str)],
+        settings: &BTreeMap<&str, &str>,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let weights = voice_activity().await;
+        let usual = [
+            ("VAD_MODEL", weights.to_str().expect("UTF-8")),
+            ("PORT", "0"),
+        ];
+        let mut environment = BTreeMap::from(usual);
+        environment.extend(settings);
         // Two levels down: a file of settings in the parent folder would be read.
         let working = folder.path().join("run/here");
         std::fs::create_dir_all(&working).expect("makes");
+        for (name, text) in files {
+            std::fs::write(working.join(name), text).expect("writes");
+        }
         let mut command = Command::new(PROGRAM);
         for variable in VARIABLES {
             command.env_remove(variable.name);
         }
         let mut child = command
-            .arg("serve")
+            .args(arguments)
             .current_dir(working)
             .env("TMPDIR", folder.path())
             .env("RUST_LOG", "info,uttera_stt=debug,stt_actors=debug")
@@ -123,7 +139,8 @@ impl Server {
         let listening = server.log_line("the model is loading").await;
         let address = listening.split("address=").nth(1).expect("an address");
         let address = address.split_whitespace().next().expect("an address");
-        server.url = format!("http://{address}");
+        // An address that takes connections to any of its own is asked as its own.
+        server.url = format!("http://{}", address.replace("0.0.0.0", "127.0.0.1"));
         server
     }
 
