@@ -35,6 +35,40 @@ async fn an_upload_that_stops_is_a_timeout_and_leaves_nothing() {
     assert_eq!(store.used(), 0);
 }
 
+/// A body that goes on with a few bytes each second.
+fn trickle(begin: &str) -> impl Stream<Item = Result<Bytes, PayloadError>> + 'static {
+    let begin = Bytes::from(begin.to_owned());
+    let rest = futures::stream::repeat(Bytes::from_static(&[b'A'; 100])).then(async |bytes| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(bytes)
+    });
+    bounded(
+        futures::stream::iter([Ok(begin)]).chain(Box::pin(rest)),
+        u64::MAX,
+    )
+}
+
+const JSON: &str = "{\"input_audio\": {\"data\": \"";
+
+#[tokio::test(start_paused = true)]
+async fn json_that_stops_and_bodies_that_trickle_are_timeouts_too() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let store = UploadStore::open(parent.path(), 1_000_000).expect("opens");
+    let begin = Ok(Bytes::from_static(JSON.as_bytes()));
+    let stopped = futures::stream::iter([begin]).chain(futures::stream::pending());
+    let form = PART.replace("NAME", "file").replace("value\r\n", "");
+    let refusals = [
+        json_body::read(stopped, &store, 1_000_000).await,
+        json_body::read(trickle(JSON), &store, 1_000_000).await,
+        read_form(trickle(&form), &store).await,
+    ];
+    for refusal in refusals {
+        let error = refusal.expect_err("it ends");
+        assert_eq!(error.code(), "upload_timeout", "{error}");
+    }
+    assert_eq!(store.used(), 0);
+}
+
 #[tokio::test]
 async fn endless_forms_end_at_the_bound_whatever_they_are_made_of() {
     let (_parent, store) = store();

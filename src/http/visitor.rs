@@ -142,3 +142,48 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let key = key.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !key.is_empty()).then_some(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_clients_write_it_and_an_empty_one_is_none() {
+        for (written, read) in [
+            ("Bearer k", Some("k")),
+            ("bearer  k ", Some("k")),
+            ("BEARER k", Some("k")),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("Basic k", None),
+            ("Bearer \u{e9}", Some("?")),
+        ] {
+            let value = HeaderValue::from_bytes(written.as_bytes()).expect("a value");
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+            assert_eq!(bearer(&headers), read, "{written}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_key_counts_by_its_name_and_without_one_the_address_does() {
+        let address = "2001:db8::1".parse().ok();
+        let mut visitor = Visitor {
+            address,
+            ..Visitor::default()
+        };
+        assert_eq!(&*visitor.name(), ANONYMOUS);
+        assert_eq!(visitor.client(), Client::new("2001:db8::"));
+        assert_eq!(visitor.owner(), Client::new("everybody"));
+        let mut key = Key::new("laptop", "k");
+        key.priority = Priority::Low;
+        visitor.key = Shown::Known(key);
+        assert_eq!(&*visitor.name(), "laptop");
+        assert_eq!(visitor.who(), Who::Key("laptop".into()));
+        assert_eq!(visitor.client(), Client::new("laptop"));
+        assert_eq!(visitor.owner(), Client::new("laptop"));
+        assert_eq!(visitor.priority(), Priority::Low);
+    }
+}
