@@ -86,8 +86,8 @@ fn seconds(clock: &str, separator: char) -> anyhow::Result<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::speech::COMMAND;
     use super::*;
+    use crate::probe::speech::COMMAND;
 
     #[test]
     fn right_subtitles_give_their_text() {
