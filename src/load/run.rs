@@ -135,8 +135,8 @@ impl Run {
         let name = format!("{}, warming up", counted(clients, "client"));
         self.progress.begin(&name, clients);
         let mut requests = JoinSet::new();
-        for recording in self.recordings.iter().cycle().take(clients).cloned() {
-            let client = self.client();
+        for recording in self.recordings.iter().cycle().take(clients) {
+            let (client, recording) = (self.client(), recording.clone());
             requests.spawn(async move { client.ask(&recording).await.is_ok() });
         }
         while requests.join_next().await.is_some() {

@@ -230,7 +230,7 @@ fn duration(body: &Value) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::header::{HeaderMap, HeaderName};
+    use reqwest::header::HeaderName;
 
     use super::*;
 
@@ -241,7 +241,7 @@ mod tests {
         });
         Reply {
             status,
-            headers: HeaderMap::from_iter(headers),
+            headers: headers.collect(),
             body: body.into(),
         }
     }

@@ -1,5 +1,7 @@
 //! `scripts/transcribe.sh` as a child process that finds curl, coreutils and bash, and nothing else.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
