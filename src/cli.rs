@@ -11,9 +11,11 @@ use tracing::warn;
 use crate::bench::{self, BenchArgs};
 use crate::conformance::{self, ConformanceArgs};
 use crate::keys::{self, Reload};
+use crate::load::{self, LoadArgs};
 use crate::models::cli::ModelsArgs;
 use crate::models::{self, ModelStore};
 use crate::settings::{Loaded, Role, Settings, Sources};
+use crate::smoke::{self, SmokeArgs};
 use crate::transcribe::TranscribeArgs;
 use crate::{engine, serve, telemetry, transcribe};
 
@@ -60,6 +62,10 @@ enum Command {
     Bench(BenchArgs),
     /// Hold a server against the public API: 0 if all of it holds, 1 if not, 2 if it is not there.
     Conformance(ConformanceArgs),
+    /// Try whether a server does its work: 0 if it does, 1 if something fails, 2 if it is not there.
+    Smoke(SmokeArgs),
+    /// Load a server with more and more clients: 0 if it bears it, 1 if not, 2 if it is not there.
+    Load(LoadArgs),
     /// List, fetch, import, convert and verify models.
     Models(ModelsArgs),
     /// Check the settings and exit: 0 if they can be used.
@@ -79,10 +85,12 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 /// Runs what the command line says.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        // It asks another server: the settings here have no part in it.
+        // These ask another server: the settings here have no part in it.
         Some(Command::Conformance(args)) => {
             run_to_end(conformance::conformance(args)).map(ExitCode::from)
         }
+        Some(Command::Smoke(args)) => run_to_end(smoke::smoke(args)).map(ExitCode::from),
+        Some(Command::Load(args)) => run_to_end(load::load(args)).map(ExitCode::from),
         _ => run_here(cli).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -105,7 +113,14 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
     }
     match cli.command {
-        Some(Command::Worker | Command::Conformance(_) | Command::Serve { .. }) | None => {
+        Some(
+            Command::Worker
+            | Command::Conformance(_)
+            | Command::Smoke(_)
+            | Command::Load(_)
+            | Command::Serve { .. },
+        )
+        | None => {
             start_log(&loaded, "info");
             run_to_end(serve::serve(loaded, reload))
         }

@@ -9,6 +9,7 @@ use super::recordings::Recordings;
 use super::sample::{Outcome, Quantity, Sample, Scenario};
 use super::statistics::{Comparison, ratio_by_bootstrap, ratio_by_range};
 use super::word_errors;
+use crate::probe::counted;
 use crate::probe::statistics::{mean, percentile};
 
 /// What values are in.
@@ -372,7 +373,7 @@ fn busy_over_idle(names: &Names, samples: &[Sample]) -> Option<Figure> {
         let value = ratio(name);
         let busy = series(samples, Quantity::BusyCommandSeconds, name);
         let comparison = ours.zip(value).filter(|_| index != names.ours);
-        let sent = || format!("{} during the file", plural(busy.0.len(), "command"));
+        let sent = || format!("{} during the file", counted(busy.0.len(), "command"));
         Row {
             system: name.clone(),
             value,
@@ -393,9 +394,4 @@ fn busy_over_idle(names: &Names, samples: &[Sample]) -> Option<Figure> {
         rows: names.all.iter().enumerate().map(row).collect(),
     })
     .filter(|figure| figure.rows.iter().any(|row| row.value.is_some()))
-}
-
-fn plural(count: usize, thing: &str) -> String {
-    let ending = if count == 1 { "" } else { "s" };
-    format!("{count} {thing}{ending}")
 }

@@ -11,6 +11,7 @@ use super::plot;
 use super::recordings::Recordings;
 use super::run::Run;
 use super::sample::Sample;
+use crate::probe::now;
 
 /// What a run found.
 #[derive(Debug, Serialize)]
@@ -98,13 +99,6 @@ fn names(systems: &[SystemEntry]) -> Names {
         ours: systems.iter().position(|system| system.ours).unwrap_or(0),
         failed: failed.map(|system| system.name.clone()).collect(),
     }
-}
-
-fn now() -> String {
-    let now = time::OffsetDateTime::now_utc();
-    let now = now.replace_nanosecond(0).unwrap_or(now);
-    let format = &time::format_description::well_known::Rfc3339;
-    now.format(format).unwrap_or_default()
 }
 
 #[cfg(test)]

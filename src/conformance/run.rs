@@ -7,11 +7,8 @@ use super::Group;
 use super::check::{Check, Skip};
 use super::report::Result;
 use super::target::Target;
-use crate::probe::outcome::Outcome;
+use crate::probe::outcome::{MOST_TIMEOUTS, Outcome, too_slow};
 use crate::probe::progress::Progress;
-
-/// A server that lets so many checks run out of time would do so with the rest.
-const MOST_TIMEOUTS: usize = 3;
 
 /// Runs all checks of these groups; none takes longer than the limit, and none ends the run.
 pub async fn run(target: &Arc<Target>, groups: &[Group], limit: Duration) -> Vec<Result> {
@@ -42,12 +39,6 @@ pub async fn run(target: &Arc<Target>, groups: &[Group], limit: Duration) -> Vec
     }
     progress.end();
     results
-}
-
-fn too_slow() -> Outcome {
-    Outcome::Fail(format!(
-        "not tried: {MOST_TIMEOUTS} checks before this one ran out of time"
-    ))
 }
 
 /// What came of a check, and whether it ran out of time.

@@ -16,3 +16,17 @@ pub mod speech;
 pub mod statistics;
 pub mod transcript;
 pub mod word_error_rate;
+
+/// The time, in UTC and to the second, as reports have it.
+pub fn now() -> String {
+    let now = time::OffsetDateTime::now_utc();
+    let now = now.replace_nanosecond(0).unwrap_or(now);
+    let format = &time::format_description::well_known::Rfc3339;
+    now.format(format).unwrap_or_default()
+}
+
+/// So many things, as people say it.
+pub fn counted(count: usize, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
+}

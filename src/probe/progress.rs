@@ -42,6 +42,11 @@ impl Progress {
         self.bar.inc(1);
     }
 
+    /// So many steps are done.
+    pub fn at(&self, steps: usize) {
+        self.bar.set_position(steps as u64);
+    }
+
     /// A line that stays.
     pub fn say(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));

@@ -51,13 +51,11 @@ impl Recording {
     /// # Errors
     /// It has others.
     pub fn ensure_heard(&self, text: &str) -> anyhow::Result<()> {
-        match &self.text {
-            Some(reference) => ensure_words(text, reference, &self.name),
-            None => {
-                ensure!(!text.trim().is_empty(), "nothing is heard in {}", self.name);
-                Ok(())
-            }
+        if let Some(reference) = &self.text {
+            return ensure_words(text, reference, &self.name);
         }
+        ensure!(!text.trim().is_empty(), "nothing is heard in {}", self.name);
+        Ok(())
     }
 }
 

@@ -74,11 +74,21 @@ pub const LONG: Speech = Speech {
 
 /// A WAV file of two silent seconds.
 pub fn silence() -> Bytes {
-    const SAMPLE_BYTES: u32 = 2 * 2 * 16_000;
+    wav(&silence_samples(2.0))
+}
+
+/// So many seconds of 16-bit samples of 16 kHz, all zero.
+pub fn silence_samples(seconds: f64) -> Vec<u8> {
+    vec![0; (seconds * 16_000.0) as usize * 2]
+}
+
+/// A WAV file of 16-bit samples of 16 kHz.
+pub fn wav(samples: &[u8]) -> Bytes {
+    let length = samples.len() as u32;
     let mut file = COMMAND.audio[..WAV_HEADER_BYTES].to_vec();
-    file[4..8].copy_from_slice(&(SAMPLE_BYTES + 36).to_le_bytes());
-    file[40..44].copy_from_slice(&SAMPLE_BYTES.to_le_bytes());
-    file.resize(WAV_HEADER_BYTES + SAMPLE_BYTES as usize, 0);
+    file[4..8].copy_from_slice(&(length + 36).to_le_bytes());
+    file[40..44].copy_from_slice(&length.to_le_bytes());
+    file.extend_from_slice(samples);
     file.into()
 }
 

@@ -96,6 +96,31 @@ impl Work {
     }
 }
 
+/// How often the fallback was asked, by transcripts that tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FallbackUse {
+    /// Transcripts that tell.
+    pub told: usize,
+    /// Those of the fallback.
+    pub used: usize,
+    /// Those of the primary, since the fallback failed.
+    pub failed: usize,
+}
+
+impl FallbackUse {
+    /// One transcript more.
+    pub fn add(&mut self, work: &Work) {
+        self.told += usize::from(work.fallback_used.is_some());
+        self.used += usize::from(work.fallback_used == Some(true));
+        self.failed += usize::from(work.fallback_error.is_some());
+    }
+
+    /// In percent of the transcripts that tell; none where none does.
+    pub fn percent(self) -> Option<f64> {
+        (self.told > 0).then(|| 100.0 * self.used as f64 / self.told as f64)
+    }
+}
+
 /// Of what kind a failure is: what is counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureKind {
@@ -205,7 +230,7 @@ fn duration(body: &Value) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::header::{HeaderMap, HeaderName};
+    use reqwest::header::HeaderName;
 
     use super::*;
 
@@ -216,7 +241,7 @@ mod tests {
         });
         Reply {
             status,
-            headers: HeaderMap::from_iter(headers),
+            headers: headers.collect(),
             body: body.into(),
         }
     }

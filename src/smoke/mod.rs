@@ -1,1 +1,199 @@
-//! Stub.
+//! `uttera-stt smoke URL`: whether a running server does its work, in a minute or so.
+//!
+//! [`items`] is what is said to it, [`checks`] what is asked of the answers; each is told on a line of its
+//! own as it is done, and kept in the [`report`].
+
+pub mod checks;
+pub mod items;
+pub mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::time::Instant;
+
+use items::Item;
+use report::{Entry, Report};
+
+use crate::probe::outcome::{MOST_TIMEOUTS, Outcome, Verdict, too_slow};
+use crate::probe::server::{self, Server, is_english_only};
+use crate::probe::transcript::{self, Endpoint, FailureKind, FallbackUse};
+
+/// Arguments of `uttera-stt smoke`.
+#[derive(Clone, Debug, Args)]
+pub struct SmokeArgs {
+    /// The server: http://host:9005, with or without /v1.
+    #[arg(value_parser = server::address)]
+    url: String,
+    /// The key that it wants, as a bearer.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "UTTERA_API_KEY",
+        hide_env_values = true
+    )]
+    key: Option<String>,
+    /// Send this file, and others that are given; without any, speech that is built in.
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The language of the files, as in "en"; without it, it is only detected.
+    #[arg(long, value_name = "LANG", requires = "files")]
+    language: Option<String>,
+    /// A check that takes longer than this has failed.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
+    limit_seconds: u32,
+    /// Write the results into this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Checks a server, prints a line for each check and writes what is to be kept.
+///
+/// # Errors
+/// Files that cannot be read or written.
+pub async fn smoke(args: SmokeArgs) -> anyhow::Result<Verdict> {
+    let files = items::of_files(&args.files, args.language.as_deref())?;
+    let server = Server::new(args.url.clone(), args.key)?;
+    let models = match server.reach().await {
+        Ok(models) => models,
+        Err(error) => {
+            eprintln!("{} cannot be reached: {error:#}", args.url);
+            return Ok(Verdict::Unreachable);
+        }
+    };
+    let english_only = models.iter().any(|model| is_english_only(model));
+    let items = if files.is_empty() {
+        items::built_in(english_only)
+    } else {
+        files
+    };
+    let mut run = Run {
+        server,
+        limit: Duration::from_secs(u64::from(args.limit_seconds)),
+        timeouts: 0,
+        fallback: FallbackUse::default(),
+        entries: Vec::new(),
+    };
+    run.about_the_server().await;
+    for endpoint in run.endpoints().await {
+        for item in &items {
+            run.transcript(endpoint, item).await;
+        }
+    }
+    let model = models.into_iter().next_back();
+    let report = Report::of(run.server.url(), model, run.fallback, run.entries);
+    print!("{}", report.summary());
+    if let Some(path) = &args.json {
+        let json = report.json()?;
+        std::fs::write(path, json).with_context(|| path.display().to_string())?;
+    }
+    Ok(report.verdict())
+}
+
+/// A run and what came of it so far.
+struct Run {
+    server: Server,
+    limit: Duration,
+    timeouts: usize,
+    fallback: FallbackUse,
+    entries: Vec<Entry>,
+}
+
+impl Run {
+    async fn about_the_server(&mut self) {
+        let begin = Instant::now();
+        let health = within(self.limit, checks::health(&self.server)).await;
+        let (outcome, heard) = match health {
+            Ok(told) => (Outcome::Pass, Some(told)),
+            Err(error) => (failed(&error), None),
+        };
+        self.done(None, "health", &outcome, heard, begin);
+        let begin = Instant::now();
+        let metrics = within(self.limit, checks::metrics(&self.server)).await;
+        let (outcome, heard) = match metrics {
+            Ok(Some(count)) => (Outcome::Pass, Some(format!("{count} series"))),
+            Ok(None) => (Outcome::Skip("there is no /metrics".to_owned()), None),
+            Err(error) => (failed(&error), None),
+        };
+        self.done(None, "metrics", &outcome, heard, begin);
+    }
+
+    /// Those that the server has. OpenAI's is asked for in any case where it is the only one: some servers
+    /// say 404 to a GET of what they take with POST.
+    async fn endpoints(&self) -> Vec<Endpoint> {
+        let there = |endpoint| async move {
+            let asked = checks::is_there(&self.server, endpoint);
+            within(self.limit, asked).await.unwrap_or(false)
+        };
+        match (
+            there(Endpoint::Transcribe).await,
+            there(Endpoint::Transcriptions).await,
+        ) {
+            (true, true) => vec![Endpoint::Transcriptions, Endpoint::Transcribe],
+            (true, false) => vec![Endpoint::Transcribe],
+            (false, _) => vec![Endpoint::Transcriptions],
+        }
+    }
+
+    async fn transcript(&mut self, endpoint: Endpoint, item: &Item) {
+        let begin = Instant::now();
+        if self.timeouts >= MOST_TIMEOUTS {
+            return self.done(Some(endpoint), &item.name, &too_slow(), None, begin);
+        }
+        let language = item.recording.language.as_deref();
+        let mut fields: Vec<_> = language
+            .map(|code| ("language", code))
+            .into_iter()
+            .collect();
+        if endpoint == Endpoint::Transcriptions {
+            // The format that names the language.
+            fields.push(("response_format", "verbose_json"));
+        }
+        let asked = transcript::ask(&self.server, endpoint, &item.recording, &fields, self.limit);
+        let answer = asked.await;
+        let outcome = match checks::judge(item, &answer) {
+            Ok(()) => Outcome::Pass,
+            Err(error) => failed(&error),
+        };
+        let heard = match answer {
+            Ok(transcript) => {
+                self.fallback.add(&transcript.work);
+                Some(transcript.text)
+            }
+            Err(failure) => {
+                self.timeouts += usize::from(failure.kind == FailureKind::TimedOut);
+                None
+            }
+        };
+        self.done(Some(endpoint), &item.name, &outcome, heard, begin);
+    }
+
+    fn done(
+        &mut self,
+        endpoint: Option<Endpoint>,
+        name: &str,
+        outcome: &Outcome,
+        heard: Option<String>,
+        begin: Instant,
+    ) {
+        let seconds = begin.elapsed().as_secs_f64();
+        let entry = Entry::new(endpoint, name, outcome, heard, seconds);
+        println!("{}", entry.line());
+        self.entries.push(entry);
+    }
+}
+
+fn failed(error: &anyhow::Error) -> Outcome {
+    Outcome::Fail(format!("{error:#}"))
+}
+
+async fn within<T>(
+    limit: Duration,
+    asked: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let seconds = limit.as_secs();
+    let asked = tokio::time::timeout(limit, asked).await;
+    asked.with_context(|| format!("it came to no end within {seconds} s"))?
+}

@@ -1,0 +1,203 @@
+//! What came of the checks: a line each as they are done, and all of it as JSON.
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::probe::outcome::{Outcome, Verdict, one_line};
+use crate::probe::transcript::{Endpoint, FallbackUse};
+
+/// As much of a text is shown.
+const SHOWN_CHARACTERS: usize = 60;
+
+/// A check and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    /// Where a transcript was asked for; none of a check that is about something else.
+    pub endpoint: Option<Endpoint>,
+    /// What was tried.
+    #[serde(rename = "check")]
+    pub name: String,
+    /// `pass`, `fail` or `skip`.
+    pub outcome: &'static str,
+    /// What is wrong, or why it does not apply.
+    pub why: Option<String>,
+    /// What the server wrote.
+    pub heard: Option<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Entry {
+    /// Of a check that took so long.
+    pub fn new(
+        endpoint: Option<Endpoint>,
+        name: &str,
+        outcome: &Outcome,
+        heard: Option<String>,
+        seconds: f64,
+    ) -> Self {
+        Self {
+            endpoint,
+            name: name.to_owned(),
+            outcome: outcome.word(),
+            why: outcome.why().map(str::to_owned),
+            heard,
+            seconds: (seconds * 1000.0).round() / 1000.0,
+        }
+    }
+
+    /// One line, whatever the server wrote.
+    pub fn line(&self) -> String {
+        let place = self.endpoint.map_or("", Endpoint::path);
+        let what = format!("{place} {}", self.name);
+        let told = match (&self.why, &self.heard) {
+            (Some(why), _) => one_line(why),
+            (None, Some(heard)) if self.endpoint.is_some() => format!("{:?}", shown(heard)),
+            (None, Some(heard)) => shown(heard),
+            (None, None) => String::new(),
+        };
+        let (outcome, seconds) = (self.outcome, self.seconds);
+        let line = format!("{outcome}  {:<50}  {seconds:>7.2} s  {told}", what.trim());
+        line.trim_end().to_owned()
+    }
+}
+
+fn shown(text: &str) -> String {
+    let text = one_line(text);
+    if text.chars().count() <= SHOWN_CHARACTERS {
+        return text;
+    }
+    let beginning: String = text.chars().take(SHOWN_CHARACTERS - 1).collect();
+    beginning + "…"
+}
+
+fn fallback_line(fallback: FallbackUse) -> String {
+    let FallbackUse { told, used, failed } = fallback;
+    match fallback.percent() {
+        None => "fallback: no transcript tells (X-Fallback-Used)".to_owned(),
+        Some(percent) => format!(
+            "fallback: asked for {used} of {told} transcripts ({percent:.0} %), {failed} failed"
+        ),
+    }
+}
+
+/// Everything about a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Of the program that asked.
+    pub version: &'static str,
+    /// The server.
+    pub url: String,
+    /// Its model, where it tells.
+    pub model: Option<String>,
+    /// Checks that passed.
+    pub passed: usize,
+    /// Checks that failed.
+    pub failed: usize,
+    /// Checks that did not apply.
+    pub skipped: usize,
+    /// Of all transcripts.
+    pub fallback: FallbackUse,
+    /// All checks.
+    pub checks: Vec<Entry>,
+}
+
+impl Report {
+    /// Of a run that is over.
+    pub fn of(url: &str, model: Option<String>, fallback: FallbackUse, checks: Vec<Entry>) -> Self {
+        let count = |word| checks.iter().filter(|check| check.outcome == word).count();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            url: url.to_owned(),
+            model,
+            passed: count("pass"),
+            failed: count("fail"),
+            skipped: count("skip"),
+            fallback,
+            checks,
+        }
+    }
+
+    /// Whether the server works.
+    pub fn verdict(&self) -> Verdict {
+        if self.failed == 0 {
+            Verdict::Passed
+        } else {
+            Verdict::Failed
+        }
+    }
+
+    /// What there is to say at the end.
+    pub fn summary(&self) -> String {
+        format!(
+            "{}\n{}: {} passed, {} failed, {} skipped\n",
+            fallback_line(self.fallback),
+            self.url,
+            self.passed,
+            self.failed,
+            self.skipped
+        )
+    }
+
+    /// # Errors
+    /// None that is known of.
+    pub fn json(&self) -> anyhow::Result<String> {
+        let json = serde_json::to_string_pretty(self).context("the report is no JSON")?;
+        Ok(json + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::probe::transcript::Work;
+
+    use super::*;
+
+    fn entry(outcome: &Outcome, heard: &str) -> Entry {
+        let endpoint = Some(Endpoint::Transcribe);
+        Entry::new(endpoint, "short", outcome, Some(heard.to_owned()), 0.1234)
+    }
+
+    #[test]
+    fn a_line_tells_what_was_heard_or_what_is_wrong() {
+        let long = format!("a\n\x1b[2J{}", "b".repeat(99));
+        let line = entry(&Outcome::Pass, &long).line();
+        assert!(line.starts_with("pass  /v1/transcribe short  "), "{line}");
+        assert!(line.contains("  0.12 s  \"a [2Jb"), "{line}");
+        assert!(line.ends_with("bb…\"") && !line.contains('\n'), "{line}");
+        let line = entry(&Outcome::Fail("no\nway".to_owned()), "text").line();
+        assert!(
+            line.starts_with("fail  ") && line.ends_with(" s  no way"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn the_fallbacks_share_is_of_transcripts_that_tell() {
+        let mut fallback = FallbackUse::default();
+        assert!(fallback_line(fallback).contains("no transcript tells"));
+        for used in [None, Some(true), Some(false), Some(false)] {
+            fallback.add(&Work {
+                fallback_used: used,
+                ..Work::default()
+            });
+        }
+        let line = "fallback: asked for 1 of 3 transcripts (33 %), 0 failed";
+        assert_eq!(fallback_line(fallback), line);
+    }
+
+    #[test]
+    fn one_failure_is_enough() {
+        let report = |outcomes: &[Outcome]| {
+            let checks = outcomes.iter().map(|outcome| entry(outcome, ""));
+            Report::of("http://a", None, FallbackUse::default(), checks.collect())
+        };
+        let (pass, skip) = (Outcome::Pass, Outcome::Skip("none".to_owned()));
+        let good = report(&[pass.clone(), skip.clone()]);
+        assert_eq!(good.verdict(), Verdict::Passed);
+        let bad = report(&[pass, Outcome::Fail("no".to_owned()), skip]);
+        assert_eq!(bad.verdict(), Verdict::Failed);
+        let end = "http://a: 1 passed, 1 failed, 1 skipped\n";
+        assert!(bad.summary().ends_with(end), "{}", bad.summary());
+    }
+}

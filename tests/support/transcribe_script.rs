@@ -1,0 +1,97 @@
+//! `scripts/transcribe.sh` as a child process that finds curl, coreutils and bash, and nothing else.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+/// All that it may need.
+const TOOLS: [&str; 12] = [
+    "bash", "curl", "cat", "cut", "dirname", "head", "mkdir", "mktemp", "mv", "rm", "tail", "tr",
+];
+
+/// The script, and a folder for its files.
+pub struct Script {
+    folder: TempDir,
+}
+
+impl Script {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["bin", "tmp", "here"] {
+            std::fs::create_dir(folder.path().join(name)).expect("makes");
+        }
+        for tool in TOOLS {
+            let path = std::env::var_os("PATH").expect("a PATH");
+            let found = std::env::split_paths(&path).map(|folder| folder.join(tool));
+            let found = found.into_iter().find(|path| path.exists());
+            let link = folder.path().join("bin").join(tool);
+            symlink(found.expect("the tool is there"), link).expect("links");
+        }
+        Self { folder }
+    }
+
+    /// Where it runs.
+    pub fn here(&self) -> PathBuf {
+        self.folder.path().join("here")
+    }
+
+    /// What it has left behind.
+    pub fn leftovers(&self) -> usize {
+        let entries = std::fs::read_dir(self.folder.path().join("tmp"));
+        entries.expect("is there").count()
+    }
+
+    /// A file for it.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.here().join(name);
+        std::fs::write(&path, bytes).expect("writes");
+        path
+    }
+
+    /// Ready to run against a server.
+    pub fn command(&self, url: &str, arguments: &[&str]) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/transcribe.sh");
+        let mut command = Command::new(script);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", self.folder.path().join("bin"))
+            .env("TMPDIR", self.folder.path().join("tmp"))
+            .env("HOME", self.folder.path())
+            .env("WHISPER_API_URL", url)
+            .current_dir(self.here())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs it to its end.
+    pub async fn run(&self, url: &str, arguments: &[&str]) -> Output {
+        self.run_with(url, arguments, &[]).await
+    }
+
+    /// The same, with these variables.
+    pub async fn run_with(
+        &self,
+        url: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Output {
+        let mut command = self.command(url, arguments);
+        command.envs(variables.iter().copied());
+        let output = command.output().await.expect("runs");
+        assert_eq!(self.leftovers(), 0, "{output:?}");
+        output
+    }
+}
+
+/// What it said, its exit status in front.
+pub fn told(output: &Output) -> (Option<i32>, String) {
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), words)
+}
