@@ -25,7 +25,6 @@ pub struct ClientBuilder {
     api_key: Option<String>,
     headers: Vec<(String, String)>,
     connect_timeout: Duration,
-    idle_timeout: Duration,
     limits: Limits,
     telemetry: Hook,
     latency_window: usize,
@@ -40,12 +39,7 @@ impl ClientBuilder {
             api_key: None,
             headers: Vec::new(),
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(60),
-            limits: Limits {
-                retry: RetryPolicy::default(),
-                timeout: Some(Duration::from_secs(600)),
-                attempt_timeout: None,
-            },
+            limits: Limits::default(),
             telemetry: None,
             latency_window: 1024,
             root_certificates: Vec::new(),
@@ -87,7 +81,7 @@ impl ClientBuilder {
     /// How long nothing may come within a streamed reply (60 s). The server sends a sign of life every
     /// 10 s.
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
-        self.idle_timeout = limit;
+        self.limits.idle_timeout = limit;
         self
     }
 
@@ -146,7 +140,6 @@ impl ClientBuilder {
             shown: shown(&url),
             telemetry: self.telemetry,
             recorder: Recorder::new(self.latency_window),
-            idle_timeout: self.idle_timeout,
         };
         Ok(Client::of(node, self.limits))
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::audio::Audio;
@@ -13,6 +15,7 @@ use crate::node::Node;
 use crate::pool::Lease;
 use crate::reply;
 use crate::run::{Limits, Nodes, Picked, run};
+use crate::speech::{Speech, TRANSCRIPTIONS, TRANSLATIONS};
 use crate::statistics::Statistics;
 use crate::transcript::{TranscribeOptions, Transcript};
 
@@ -54,7 +57,25 @@ impl Client {
         options: &TranscribeOptions,
     ) -> Result<Transcript, Error> {
         let call = options.call(audio.into());
-        Ok(self.run(&call, reply::transcript).await?.0)
+        Ok(self.run(&call, reply::with_headers).await?.0)
+    }
+
+    /// `POST /v1/audio/transcriptions`.
+    pub fn transcriptions(&self) -> Speech<'_> {
+        self.speech(TRANSCRIPTIONS)
+    }
+
+    /// `POST /v1/audio/translations`.
+    pub fn translations(&self) -> Speech<'_> {
+        self.speech(TRANSLATIONS)
+    }
+
+    fn speech(&self, path: &'static str) -> Speech<'_> {
+        Speech {
+            nodes: self,
+            limits: &self.limits,
+            path,
+        }
     }
 
     /// `GET /health`.
@@ -72,8 +93,17 @@ impl Client {
         self.get("/v1/metrics").await
     }
 
-    async fn get(&self, path: &'static str) -> Result<Value, Error> {
-        Ok(self.run(&Call::get(path), reply::value).await?.0)
+    /// `GET /v1/models`.
+    pub async fn models(&self) -> Result<Vec<Model>, Error> {
+        let models: Models = self.get("/v1/models").await?;
+        Ok(models.data)
+    }
+
+    async fn get<T: DeserializeOwned + Send + 'static>(
+        &self,
+        path: &'static str,
+    ) -> Result<T, Error> {
+        Ok(self.run(&Call::get(path), reply::json).await?.0)
     }
 
     /// How attempts went.
@@ -84,6 +114,24 @@ impl Client {
     pub(crate) async fn run<T>(&self, call: &Call, read: Read<T>) -> Result<(T, Lease), Error> {
         run(self, &self.limits, call, read).await
     }
+}
+
+/// A model that a server has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// Its name.
+    pub id: String,
+    /// `model`.
+    pub object: Option<String>,
+    /// Unix seconds.
+    pub created: Option<i64>,
+    /// Whose it is.
+    pub owned_by: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Models {
+    data: Vec<Model>,
 }
 
 impl TranscribeOptions {

@@ -1,16 +1,19 @@
-//! Client of uttera-stt.
+#![doc = include_str!("../README.md")]
 
 mod audio;
 mod builder;
 mod call;
 mod client;
 mod error;
+mod events;
 mod headers;
 mod node;
 mod pool;
 mod reply;
 mod retry;
 mod run;
+mod speech;
+mod sse;
 mod statistics;
 mod status;
 mod telemetry;
@@ -20,10 +23,16 @@ mod upload;
 
 pub use audio::Audio;
 pub use builder::ClientBuilder;
-pub use client::Client;
+pub use client::{Client, Model};
 pub use error::Error;
+pub use events::{Delta, EventStream, SpeechEvent, StreamDone};
 pub use headers::ServerHeaders;
+pub use pool::{Ejection, NodeStatus, PoolBuilder, Recovery, Standing, SttPool};
 pub use retry::RetryPolicy;
+pub use speech::{
+    Granularity, Removed, ResponseFormat, Speech, SpeechOptions, TokenLogprob, Transcription,
+    Usage, VerboseTranscription,
+};
 pub use statistics::{Outcomes, Statistics};
 pub use status::StatusError;
 pub use telemetry::{Attempt, Telemetry};

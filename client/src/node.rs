@@ -1,6 +1,6 @@
 //! One server: how it is reached, and one attempt at it.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use reqwest::Response;
 use reqwest::header::HeaderValue;
@@ -23,8 +23,6 @@ pub(crate) struct Node {
     pub shown: String,
     pub telemetry: Hook,
     pub recorder: Recorder,
-    /// How long nothing may come within a streamed reply.
-    pub idle_timeout: Duration,
 }
 
 /// What was seen of a reply, however the attempt ends.

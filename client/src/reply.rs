@@ -4,7 +4,6 @@ use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use reqwest::Response;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::error::Error;
 use crate::headers::ServerHeaders;
@@ -30,22 +29,36 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
         .map_err(|error| Error::BadReply(format!("{error}: {}", beginning(body))))
 }
 
-/// A reply of `/v1/transcribe`.
-pub(crate) fn transcript(
+/// A reply that keeps the headers it came with.
+pub(crate) trait HasHeaders {
+    fn set_headers(&mut self, headers: ServerHeaders);
+}
+
+impl HasHeaders for Transcript {
+    fn set_headers(&mut self, headers: ServerHeaders) {
+        if self.request_id.is_none() {
+            self.request_id.clone_from(&headers.request_id);
+        }
+        self.headers = headers;
+    }
+}
+
+/// JSON beside which headers count.
+pub(crate) fn with_headers<T>(
     response: Response,
     headers: ServerHeaders,
-) -> BoxFuture<'static, Result<Transcript, Error>> {
+) -> BoxFuture<'static, Result<T, Error>>
+where
+    T: DeserializeOwned + HasHeaders + Send + 'static,
+{
     Box::pin(async move {
-        let mut transcript: Transcript = parse(&whole(response).await?)?;
-        if transcript.request_id.is_none() {
-            transcript.request_id.clone_from(&headers.request_id);
-        }
-        transcript.headers = headers;
-        Ok(transcript)
+        let mut reply: T = parse(&whole(response).await?)?;
+        reply.set_headers(headers);
+        Ok(reply)
     })
 }
 
-/// Any other in JSON.
+/// Any other JSON.
 pub(crate) fn json<T: DeserializeOwned + Send + 'static>(
     response: Response,
     _headers: ServerHeaders,
@@ -53,15 +66,7 @@ pub(crate) fn json<T: DeserializeOwned + Send + 'static>(
     Box::pin(async move { parse(&whole(response).await?) })
 }
 
-/// JSON of no certain shape.
-pub(crate) fn value(
-    response: Response,
-    headers: ServerHeaders,
-) -> BoxFuture<'static, Result<Value, Error>> {
-    json(response, headers)
-}
-
-/// Text: subtitles, and transcripts without anything else.
+/// The body as it is.
 pub(crate) fn text(
     response: Response,
     _headers: ServerHeaders,

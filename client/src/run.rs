@@ -36,6 +36,19 @@ pub(crate) struct Limits {
     /// For all attempts.
     pub timeout: Option<Duration>,
     pub attempt_timeout: Option<Duration>,
+    /// How long nothing may come within a streamed reply.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            retry: RetryPolicy::default(),
+            timeout: Some(Duration::from_secs(600)),
+            attempt_timeout: None,
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Makes attempts until one does, or none can follow.

@@ -163,7 +163,7 @@ mod tests {
         }
 
         #[test]
-        fn every_attempt_is_counted_once(kinds in prop::collection::vec(0_u8..6, 0..50)) {
+        fn every_attempt_is_counted_once(kinds in prop::collection::vec(0_u16..6, 0..50)) {
             let recorder = Recorder::new(8);
             for kind in &kinds {
                 let error = match kind {

@@ -26,10 +26,9 @@ pub(crate) fn config(is_https: bool, extra_roots: &[Vec<u8>]) -> Result<ClientCo
     }
     let mut roots = Vec::new();
     for pem in extra_roots {
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate;
-            roots.push(certificate.map_err(|_| Error::Invalid("a certificate is no PEM".into()))?);
-        }
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        let certificates = certificates.ok().filter(|found| !found.is_empty());
+        roots.extend(certificates.ok_or_else(|| Error::Invalid("a certificate is no PEM".into()))?);
     }
     let verifier = if roots.is_empty() {
         Verifier::new(provider)

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use support::{Act, Frozen, Heard, Scripted, client, fine, json, nobody, reply};
-use uttera_stt_client::{Audio, Client, Error, RetryPolicy, TranscribeOptions};
+use uttera_stt_client::{Audio, Client, Error, RetryPolicy, StatusError, TranscribeOptions};
 
 fn audio() -> Audio {
     Audio::bytes(&b"RIFF"[..])
@@ -114,7 +114,7 @@ async fn a_time_beyond_the_limit_is_not_waited_for_but_told_at_once() {
             .await
             .expect_err("is busy");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(seconds)));
-        assert!(error.is_retryable() && error.status().is_some_and(|s| s.is_busy()));
+        assert!(error.is_retryable() && error.status().is_some_and(StatusError::is_busy));
         assert_eq!(server.connections(), 1);
         assert_eq!(client.statistics().outcomes.busy, 1);
     }

@@ -1,0 +1,209 @@
+//! A streamed reply: the text while it is made.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use reqwest::Response;
+use reqwest::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::headers::ServerHeaders;
+use crate::pool::Lease;
+use crate::speech::{TokenLogprob, Usage};
+use crate::sse::Decoder;
+use crate::status::{Advice, StatusError, beginning};
+use crate::transcript::or_default;
+
+/// Something that a streamed reply tells.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum SpeechEvent {
+    /// The next piece of the text.
+    Delta(Delta),
+    /// All of it. Nothing follows.
+    Done(StreamDone),
+}
+
+/// `transcript.text.delta`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Delta {
+    /// The piece, with the blank before it.
+    #[serde(rename = "delta")]
+    pub text: String,
+    /// When asked for.
+    #[serde(default, deserialize_with = "or_default")]
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// `transcript.text.done`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct StreamDone {
+    /// All deltas joined.
+    pub text: String,
+    /// What it would cost.
+    pub usage: Option<Usage>,
+    /// The lanes that did the work.
+    pub x_route: Option<String>,
+    /// When asked for.
+    #[serde(default, deserialize_with = "or_default")]
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// The events of a reply. It ends after [`SpeechEvent::Done`] or after an error, and an end without
+/// one of them does not occur. Dropping it tells the server that nobody listens any more.
+pub struct EventStream {
+    headers: ServerHeaders,
+    events: BoxStream<'static, Result<SpeechEvent, Error>>,
+}
+
+/// A reply that began as a streamed one does.
+pub(crate) struct Begun {
+    response: Response,
+    headers: ServerHeaders,
+}
+
+pub(crate) fn begin(
+    response: Response,
+    headers: ServerHeaders,
+) -> BoxFuture<'static, Result<Begun, Error>> {
+    Box::pin(async move {
+        let kind = response.headers().get(CONTENT_TYPE);
+        let kind = kind
+            .and_then(|kind| kind.to_str().ok())
+            .unwrap_or("nothing");
+        if !kind.starts_with("text/event-stream") {
+            return Err(Error::BadReply(format!("it is no stream but {kind}")));
+        }
+        Ok(Begun { response, headers })
+    })
+}
+
+impl EventStream {
+    pub(crate) fn of(begun: Begun, lease: Lease, idle_timeout: Duration) -> Self {
+        let headers = begun.headers.clone();
+        let reading = Reading {
+            begun,
+            decoder: Decoder::default(),
+            lease,
+            idle_timeout,
+        };
+        let events = stream::unfold(Some(reading), |reading| async {
+            let mut reading = reading?;
+            match reading.next().await {
+                Ok(event @ SpeechEvent::Delta(_)) => Some((Ok(event), Some(reading))),
+                Ok(done) => Some((Ok(done), None)),
+                Err(error) => {
+                    reading.lease.over(Some(&error));
+                    Some((Err(error), None))
+                }
+            }
+        });
+        Self {
+            headers,
+            events: events.boxed(),
+        }
+    }
+
+    /// What the reply's headers say.
+    pub fn headers(&self) -> &ServerHeaders {
+        &self.headers
+    }
+
+    /// The next event.
+    pub async fn next(&mut self) -> Option<Result<SpeechEvent, Error>> {
+        self.events.next().await
+    }
+
+    /// Reads on to the end, for those who want the rest at once.
+    pub async fn finish(mut self) -> Result<StreamDone, Error> {
+        loop {
+            match self.next().await {
+                Some(Ok(SpeechEvent::Done(done))) => return Ok(done),
+                Some(Ok(SpeechEvent::Delta(_))) => {}
+                Some(Err(error)) => return Err(error),
+                None => return Err(Error::Interrupted("the stream is over".to_owned())),
+            }
+        }
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<SpeechEvent, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_next_unpin(context)
+    }
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = formatter.debug_struct("EventStream");
+        debug
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Reading {
+    begun: Begun,
+    decoder: Decoder,
+    lease: Lease,
+    idle_timeout: Duration,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Result<SpeechEvent, Error> {
+        loop {
+            while let Some(data) = self.decoder.next() {
+                if let Some(event) = self.event(&data)? {
+                    return Ok(event);
+                }
+            }
+            let limit = self.idle_timeout;
+            let piece = tokio::time::timeout(limit, self.begun.response.chunk()).await;
+            let piece = piece.map_err(|_| Error::Timeout { limit, whole: true })?;
+            match piece.map_err(Error::of_transport)? {
+                Some(bytes) => self.decoder.feed(&bytes)?,
+                None => return Err(ended_early()),
+            }
+        }
+    }
+
+    /// What an event says; `None`: nothing that concerns a transcript.
+    fn event(&self, data: &[u8]) -> Result<Option<SpeechEvent>, Error> {
+        if data == b"[DONE]" {
+            // The one with the text ends a stream, and it did not come.
+            return Err(ended_early());
+        }
+        let bad =
+            |error: serde_json::Error| Error::BadReply(format!("{error}: {}", beginning(data)));
+        let value: Value = serde_json::from_slice(data).map_err(bad)?;
+        if value.get("error").is_some_and(|error| !error.is_null()) {
+            let status = self.begun.response.status().as_u16();
+            let headers = self.begun.headers.clone();
+            let error = StatusError::of(status, headers, Advice::default(), data);
+            return Err(Error::Status(Box::new(error)));
+        }
+        match value["type"].as_str() {
+            Some("transcript.text.delta") => {
+                let delta = Delta::deserialize(value).map_err(bad)?;
+                Ok(Some(SpeechEvent::Delta(delta)))
+            }
+            Some("transcript.text.done") => {
+                let done = StreamDone::deserialize(value).map_err(bad)?;
+                Ok(Some(SpeechEvent::Done(done)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn ended_early() -> Error {
+    Error::Interrupted("the stream ended before its last event".to_owned())
+}

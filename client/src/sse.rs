@@ -1,0 +1,116 @@
+//! Server-sent events out of bytes that come in any pieces.
+
+use std::collections::VecDeque;
+
+use crate::error::Error;
+
+/// The last event of hours of speech with all its logprobs has some megabytes.
+const LONGEST_EVENT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Takes bytes, gives the data of events. Comments, which only keep proxies patient, and fields that
+/// no transcript has are left out.
+#[derive(Default)]
+pub(crate) struct Decoder {
+    line: Vec<u8>,
+    data: Option<Vec<u8>>,
+    /// A line feed that follows belongs to the carriage return before it.
+    after_return: bool,
+    events: VecDeque<Vec<u8>>,
+}
+
+impl Decoder {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        for &byte in bytes {
+            let is_second_half = byte == b'\n' && self.after_return;
+            self.after_return = byte == b'\r';
+            match byte {
+                b'\n' if is_second_half => {}
+                b'\n' | b'\r' => self.end_line(),
+                _ => self.line.push(byte),
+            }
+        }
+        let held = self.line.len() + self.data.as_ref().map_or(0, Vec::len);
+        if held > LONGEST_EVENT_BYTES {
+            return Err(Error::BadReply("an event is too long".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The data of the next event that is complete.
+    pub fn next(&mut self) -> Option<Vec<u8>> {
+        self.events.pop_front()
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if line.is_empty() {
+            self.events.extend(self.data.take());
+            return;
+        }
+        let Some(value) = line.strip_prefix(b"data:") else {
+            return;
+        };
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match &mut self.data {
+            Some(data) => {
+                data.push(b'\n');
+                data.extend_from_slice(value);
+            }
+            None => self.data = Some(value.to_vec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decoded(pieces: &[&[u8]]) -> Vec<String> {
+        let mut decoder = Decoder::default();
+        let mut events = Vec::new();
+        for piece in pieces {
+            decoder.feed(piece).expect("is short");
+            while let Some(event) = decoder.next() {
+                events.push(String::from_utf8_lossy(&event).into_owned());
+            }
+        }
+        events
+    }
+
+    #[test]
+    fn data_is_told_and_comments_and_other_fields_are_not() {
+        let stream =
+            b": ping\n\nevent: x\ndata: one\nid: 7\n\n\ndata:two\ndata: 2\n\ndata: not over";
+        assert_eq!(decoded(&[stream]), ["one", "two\n2"]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_comes_out_however_the_bytes_are_cut(
+            texts in prop::collection::vec("[a-zß\u{1F600} :]{0,12}", 0..8),
+            end in prop::sample::select(vec!["\n", "\r\n", "\r"]),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..10),
+        ) {
+            let events = texts.iter().map(|text| format!(": ping{end}{end}data: {text}{end}{end}"));
+            let stream = events.collect::<Vec<_>>().concat();
+            let stream = stream.as_bytes();
+            let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            at.extend([0, stream.len()]);
+            at.sort_unstable();
+            let pieces: Vec<&[u8]> = at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(decoded(&pieces), texts);
+        }
+    }
+
+    #[test]
+    fn an_event_without_end_does_not_fill_the_memory() {
+        let mut decoder = Decoder::default();
+        let piece = vec![b'x'; 1024 * 1024];
+        let fed = (0..100)
+            .take_while(|_| decoder.feed(&piece).is_ok())
+            .count();
+        assert_eq!(fed, 64);
+    }
+}
