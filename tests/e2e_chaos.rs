@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::wer::are_alike;
 use common::{Server, form, model, sample, signal};
 use reqwest::Client;
 use serde_json::Value;
@@ -16,7 +17,8 @@ use serde_json::Value;
 const CLIENTS: usize = 40;
 /// Workers that are killed.
 const KILLS: usize = 30;
-/// A worker is left alone until it is so old.
+/// A worker is left alone until it is so old, or until it could have done the longest file if that takes
+/// longer on this machine.
 const LEAST_AGE: Duration = Duration::from_secs(2);
 
 /// What a client sends: mostly commands, some sentences, a few files of several pieces.
@@ -74,7 +76,7 @@ impl Random {
 }
 
 /// Once a second, a random worker that has lived for long enough. Gives how many it killed.
-async fn kill_workers(server: &Server) -> usize {
+async fn kill_workers(server: &Server, least_age: Duration) -> usize {
     let mut seen: HashMap<u32, Instant> = HashMap::new();
     let mut random = Random(42);
     let mut killed = 0;
@@ -87,7 +89,7 @@ async fn kill_workers(server: &Server) -> usize {
             seen.entry(pid).or_insert_with(Instant::now);
         }
         let mut old: Vec<u32> = (seen.iter())
-            .filter(|(_, since)| since.elapsed() >= LEAST_AGE)
+            .filter(|(_, since)| since.elapsed() >= least_age)
             .map(|(pid, _)| *pid)
             .collect();
         old.sort_unstable();
@@ -117,7 +119,9 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
         ("COLD_POOL_MANAGER_INTERVAL", "0.2"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let begin = Instant::now();
     let expected = Arc::new(undisturbed(&server).await);
+    let least_age = begin.elapsed().max(LEAST_AGE);
     let over = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
@@ -129,7 +133,7 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
                 // One after the other until the killing is over: there is always work.
                 loop {
                     let (text, route) = ask(&http, &url, file).await?;
-                    if text != expected[file] {
+                    if !are_alike(&text, &expected[file]) {
                         return Err(format!("{file}: {text:?} by {route}"));
                     }
                     routes.push(route);
@@ -140,7 +144,7 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
             })
         })
         .collect();
-    let killed = kill_workers(&server).await;
+    let killed = kill_workers(&server, least_age).await;
     over.store(true, Ordering::Relaxed);
     let mut routes: BTreeMap<String, usize> = BTreeMap::new();
     for client in clients {

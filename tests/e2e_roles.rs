@@ -2,7 +2,7 @@
 
 mod common;
 #[path = "support/models.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, clippy::unwrap_used)]
 mod support;
 
 use std::collections::BTreeMap;
@@ -76,7 +76,12 @@ async fn the_pair_runs_from_its_users_own_files_and_folders() {
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     let small = text(&ct2_folder("float16"));
     let medium = text(&ct2_folder("int8"));
-    let fallback = start("fallback", &FALLBACK.replace("@MODEL", &medium), models.path()).await;
+    let fallback = start(
+        "fallback",
+        &FALLBACK.replace("@MODEL", &medium),
+        models.path(),
+    )
+    .await;
     let file = PRIMARY
         .replace("@MODEL", &small)
         .replace("@FALLBACK", &fallback.url);
@@ -85,15 +90,22 @@ async fn the_pair_runs_from_its_users_own_files_and_folders() {
     primary.log_line("this build knows the CPU only").await;
     for (server, role) in [(&primary, "primary"), (&fallback, "fallback")] {
         let health: Value = server.get("/v1/health").await.json().await.expect("JSON");
-        assert_eq!((&health["ok"], &health["role"]), (&true.into(), &role.into()));
+        assert_eq!(
+            (&health["ok"], &health["role"]),
+            (&true.into(), &role.into())
+        );
     }
     let figures = json(&primary, "/v1/metrics", "primary_key_abc").await;
     assert_eq!(figures["server_commit"], "prod-YYYY-MM-DD");
     let transcribe = async |name: &str| {
         let bytes = std::fs::read(sample(name)).expect("the file is there");
         let form = Form::new().part("audio", Part::bytes(bytes).file_name("AUDIO.wav"));
-        let request = primary.client.post(format!("{}/v1/transcribe", primary.url));
-        let request = request.bearer_auth("primary_key_abc").multipart(form.text("language", "en"));
+        let request = primary
+            .client
+            .post(format!("{}/v1/transcribe", primary.url));
+        let request = request
+            .bearer_auth("primary_key_abc")
+            .multipart(form.text("language", "en"));
         let response = request.send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         response.json::<Value>().await.expect("JSON")

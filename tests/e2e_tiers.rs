@@ -309,9 +309,15 @@ async fn of_a_long_file_only_what_is_weak_is_passed_on() {
     let primary = primary(&fallback, &[("CONF_LOGPROB_THRESHOLD", &threshold)]).await;
     let response = primary.post(PATH, form(&file, &[])).await;
     let passed_on = asked(&fallback).await;
-    assert!(passed_on > 0.0 && passed_on < chunks, "{passed_on} of {chunks}");
+    assert!(
+        passed_on > 0.0 && passed_on < chunks,
+        "{passed_on} of {chunks}"
+    );
     assert_eq!(header(&response, "x-final-model"), Some("tiny.en+base"));
-    let text = body(response).await["text"].as_str().expect("text").to_owned();
+    let text = body(response).await["text"]
+        .as_str()
+        .expect("text")
+        .to_owned();
     let (got, said) = (words(&text).len(), words(&sample_text("en-long.ogg")).len());
     assert!(got.abs_diff(said) * 10 < said, "{got} words of {said}");
 }

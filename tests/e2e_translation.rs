@@ -114,10 +114,19 @@ async fn every_segment_is_translated_and_the_text_is_the_segments() {
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = sample("en-long.ogg");
     let verbose = ("response_format", "verbose_json");
-    let original: Value = (server.transcribe(&file, &[verbose]).await.json().await).expect("JSON");
     let fields = [verbose, ("to_language", "German"), ("language", "en-GB")];
-    let response = translate(&server, &file, &fields).await;
-    let body: Value = response.json().await.expect("JSON");
+    // Both have the same segments, unless the machine was busier for one of them.
+    let mut tries = 0;
+    let (original, body) = loop {
+        let original: Value =
+            (server.transcribe(&file, &[verbose]).await.json().await).expect("JSON");
+        let response = translate(&server, &file, &fields).await;
+        let body: Value = response.json().await.expect("JSON");
+        tries += 1;
+        if said(&original) == said(&body) || tries == 5 {
+            break (original, body);
+        }
+    };
     assert_eq!(
         (&body["task"], &body["language"]),
         (&"translate".into(), &"german".into())
@@ -151,11 +160,26 @@ async fn every_segment_is_translated_and_the_text_is_the_segments() {
     )
     .await;
     let srt = srt.text().await.expect("a body");
-    assert_eq!(srt.matches("[de] ").count(), before.len());
     // All in one call, as a list.
     let calls = stand_in.calls().await;
-    assert_eq!(calls.len(), 2);
-    assert_eq!(calls[0]["q"].as_array().map(Vec::len), Some(before.len()));
+    assert_eq!(calls.len(), tries + 1);
+    let sent = |call: &Value| call["q"].as_array().map(Vec::len);
+    assert_eq!(sent(&calls[tries - 1]), Some(before.len()));
+    assert_eq!(Some(srt.matches("[de] ").count()), sent(&calls[tries]));
+}
+
+/// The segments' texts, without the mark of the stand-in's work.
+fn said(body: &Value) -> Vec<String> {
+    let texts = segments(body).iter().map(|segment| &segment["text"]);
+    texts
+        .map(|text| {
+            text.as_str()
+                .expect("text")
+                .replace("[de] ", "")
+                .trim()
+                .to_owned()
+        })
+        .collect()
 }
 
 fn segments(body: &Value) -> &Vec<Value> {

@@ -330,7 +330,9 @@ impl ApiError {
 
     /// What the client reads.
     pub fn body(&self) -> Value {
-        let mut body = json!(ErrorBody {
+        let failed = self.fallback.as_ref();
+        let primary = failed.and_then(|failed| failed.primary.as_ref());
+        json!(ErrorBody {
             error: ErrorObject {
                 message: self.message.clone(),
                 kind: self.kind.as_str(),
@@ -338,12 +340,8 @@ impl ApiError {
                 code: Some(self.code),
             },
             detail: self.message.clone(),
-        });
-        let failed = self.fallback.as_ref();
-        if let Some((reply, _)) = failed.and_then(|failed| failed.primary.as_ref()) {
-            body["primary"] = reply.clone();
-        }
-        body
+            primary: primary.map(|(reply, _)| reply.clone()),
+        })
     }
 
     /// What any audio request may be refused for, whatever is in it, for the OpenAPI document.
@@ -378,6 +376,24 @@ impl ApiError {
         ];
         all.extend(by_the_tree.map(Self::from));
         all
+    }
+
+    /// What a request may fail for besides where a larger model stands by.
+    pub fn of_any_fallback() -> Vec<Self> {
+        let none = String::new;
+        let refused = |status| FallbackError::Refused {
+            status,
+            message: none(),
+        };
+        let errors = [
+            FallbackError::Unreachable(none()),
+            FallbackError::TimedOut { seconds: 0 },
+            refused(429),
+            refused(500),
+            FallbackError::BadAnswer(none()),
+            FallbackError::Model(none()),
+        ];
+        errors.iter().map(Self::fallback_failed).collect()
     }
 
     /// Whether the answer has `Retry-After`.

@@ -18,6 +18,7 @@ use utoipa::openapi::{
 
 use super::error::ApiError;
 use super::schema;
+use crate::metrics::tiers;
 
 /// The security scheme's name.
 const BEARER: &str = "bearer";
@@ -41,7 +42,7 @@ pub fn document(wants_key: bool) -> OpenApi {
     for (path, item) in audio::paths(wants_key)
         .into_iter()
         .chain(models(wants_key))
-        .chain(state())
+        .chain(state(wants_key))
         .chain(documentation())
     {
         paths = paths.path(path, item);
@@ -59,6 +60,13 @@ fn schemas() -> ComponentsBuilder {
         .schema_from::<schema::ErrorBody>()
         .schema_from::<schema::ErrorObject>()
         .schema_from::<schema::Health>()
+        .schema_from::<schema::TierHealth>()
+        .schema_from::<schema::TierTranscript>()
+        .schema_from::<schema::TierTimings>()
+        .schema_from::<schema::TierForm>()
+        .schema_from::<tiers::Report>()
+        .schema_from::<tiers::Queue>()
+        .schema_from::<tiers::Gpu>()
         .schema_from::<schema::Routing>()
         .schema_from::<schema::SmartRouting>()
         .schema_from::<schema::Model>()
@@ -115,7 +123,7 @@ fn models(wants_key: bool) -> Vec<Path> {
     ]
 }
 
-fn state() -> Vec<Path> {
+fn state(wants_key: bool) -> Vec<Path> {
     let health = || {
         let health = operation("The state of this node", "state");
         health.response("200", json("Whatever the state is.", "Health"))
@@ -134,11 +142,21 @@ fn state() -> Vec<Path> {
             .content("text/plain", Content::new(Some(text())));
         operation("Metrics", "state").response("200", page.build())
     };
+    let tier_health = || {
+        let health = operation("The state of a primary or a fallback", "state");
+        health.response("200", json("Whatever the state is.", "TierHealth"))
+    };
+    let figures = || {
+        let figures = operation("Figures of a primary or a fallback", "state");
+        figures.response("200", json("Counts, latencies, queue and GPU.", "Report"))
+    };
     vec![
         ("/health", get_and_head(health)),
         ("/livez", get_and_head(livez)),
         ("/readyz", get_and_head(readyz)),
         ("/metrics", get_and_head(metrics)),
+        ("/v1/health", get_and_head(tier_health)),
+        ("/v1/metrics", get_and_head(|| keyed(figures(), wants_key))),
     ]
 }
 
@@ -318,7 +336,8 @@ mod tests {
         for (path, item) in keyed["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
                 let wanted = operation.get("security").is_some();
-                let expected = path.starts_with("/v1/") || method == "post";
+                let is_open = path == "/v1/health";
+                let expected = (path.starts_with("/v1/") && !is_open) || method == "post";
                 assert_eq!(wanted, expected, "{method} {path}");
                 assert_eq!(operation["responses"].get("401").is_some(), wanted);
             }

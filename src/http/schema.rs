@@ -7,8 +7,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use requests::{
-    AsrForm, InferenceForm, InputAudio, TranscriptionForm, TranscriptionJson, TranslationForm,
-    TranslationJson,
+    AsrForm, InferenceForm, InputAudio, TierForm, TranscriptionForm, TranscriptionJson,
+    TranslationForm, TranslationJson,
 };
 
 /// The body of every error.
@@ -19,6 +19,10 @@ pub struct ErrorBody {
     pub error: ErrorObject,
     /// The message again.
     pub detail: String,
+    /// `/v1/transcribe`, where the fallback failed: the reply that there is without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<TierTranscript>)]
+    pub primary: Option<serde_json::Value>,
 }
 
 /// What went wrong.
@@ -254,6 +258,45 @@ pub struct VerboseTranscript {
     removed: Option<Vec<Removed>>,
 }
 
+/// A transcript of `/v1/transcribe`: how much it is to be trusted, and whose it is.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes what `http::transcribe` writes")]
+pub struct TierTranscript {
+    /// What is said.
+    text: String,
+    /// ISO 639-1.
+    language: String,
+    /// Where the language was detected.
+    #[schema(required)]
+    language_probability: Option<f64>,
+    /// exp of the tokens' mean log-probability; null where nothing is said.
+    #[schema(required)]
+    confidence: Option<f64>,
+    /// The audio's length in seconds.
+    duration: f64,
+    /// The model that the text is of; two of them, with `+` between, where some of a long file is the
+    /// larger model's.
+    model: String,
+    /// Whether any of it is the larger model's.
+    fallback_used: bool,
+    /// Names this request in the log.
+    request_id: String,
+    segments: Vec<Segment>,
+    timings: TierTimings,
+}
+
+/// Where the time went, in whole milliseconds.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes what `http::transcribe` writes")]
+pub struct TierTimings {
+    queue_wait_ms: u64,
+    primary_infer_ms: u64,
+    fallback_infer_ms: u64,
+    total_ms: u64,
+}
+
 /// A word. Times are in seconds.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -283,6 +326,9 @@ pub struct Segment {
     compression_ratio: f64,
     #[schema(minimum = 0, maximum = 1)]
     no_speech_prob: f64,
+    /// On `/v1/transcribe`, where they are asked for.
+    #[schema(nullable = false)]
+    words: Option<Vec<TimedWord>>,
 }
 
 /// Text that was taken out. Times are in seconds.

@@ -3,3 +3,14 @@
 #![allow(unused_imports, reason = "each test binary uses its own part")]
 
 pub use uttera_stt::probe::word_error_rate::{Score, align, normalise};
+
+/// Where pieces of audio are cut follows how fast the machine is just now, and a few words follow that.
+pub fn are_alike(one: &str, other: &str) -> bool {
+    Score::of(one, other).rate() < 0.15
+}
+
+/// Nothing is missing, and nothing else is wrong.
+#[track_caller]
+pub fn assert_alike(one: &str, other: &str) {
+    assert!(are_alike(one, other), "{one:?}\n{other:?}");
+}

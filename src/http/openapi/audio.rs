@@ -9,8 +9,10 @@ use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{RefOr, Required, Response};
 
 use super::super::error::ApiError;
+use super::super::tiers;
 use super::{Path, described, header, json, keyed, operation, reference, text, with_errors};
 use crate::libretranslate::TranslationError;
+use crate::metrics::Endpoint;
 
 pub fn paths(wants_key: bool) -> Vec<Path> {
     let post = |operation: OperationBuilder, more: Vec<ApiError>| {
@@ -43,6 +45,10 @@ pub fn paths(wants_key: bool) -> Vec<Path> {
         ("/asr", post(asr(), translates())),
         ("/detect-language", post(detect_language(), Vec::new())),
         ("/inference", post(inference(), translates())),
+        (
+            Endpoint::Transcribe.path(),
+            post(tier(), ApiError::of_any_fallback()),
+        ),
     ]
 }
 
@@ -69,6 +75,20 @@ fn inference() -> OperationBuilder {
             "200",
             transcript("text/event-stream", reference("StreamEvent")),
         )
+}
+
+fn tier() -> OperationBuilder {
+    let mut reply = described("The transcript.").content(
+        "application/json",
+        Content::new(Some(reference("TierTranscript"))),
+    );
+    for name in tiers::NAMES {
+        let header = header("As in docs/two-tiers.md.", Type::String);
+        reply = reply.header(name.as_str(), header);
+    }
+    operation("Speech to text, with escalation to a larger model", "audio")
+        .request_body(Some(form("TierForm")))
+        .response("200", reply.build())
 }
 
 fn asr() -> OperationBuilder {

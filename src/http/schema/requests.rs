@@ -44,6 +44,27 @@ pub struct InferenceForm {
     options: Options,
 }
 
+/// As clients of a primary and a fallback have it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `http::form` reads")]
+pub struct TierForm {
+    /// The audio, in any format that ffmpeg decodes.
+    #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
+    audio: Vec<u8>,
+    /// The language spoken; detected if not given.
+    #[schema(nullable = false)]
+    language: Option<String>,
+    /// Words and names to expect.
+    #[schema(nullable = false)]
+    prompt: Option<String>,
+    /// 0 (default) to 1.
+    #[schema(nullable = false, minimum = 0, maximum = 1)]
+    temperature: Option<f64>,
+    /// `word`: each segment has its words.
+    #[schema(nullable = false, rename = "timestamp_granularities[]")]
+    timestamp_granularities: Option<Vec<String>>,
+}
+
 /// The audio; everything else is in the query.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what `http::parts` reads")]
