@@ -6,7 +6,7 @@ use plotters::style::text_anchor::HPos;
 
 use super::figures::{Figure, Kind, Row, Unit};
 use super::report::Report;
-use crate::probe::drawing::{self, Area, COLOURS, Drawn, FAINT, INK, MUTED};
+use crate::probe::drawing::{COLOURS, Drawn, FAINT, INK, MUTED, Paper};
 
 const WIDTH: i32 = 960;
 /// Where bars may be: names are left of it, values right.
@@ -47,7 +47,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH as u32, height as u32));
         let canvas = Canvas {
-            area: area.into_drawing_area(),
+            paper: Paper(area.into_drawing_area()),
             scale: Scale::of(&figures),
         };
         let drawn = canvas.all(&figures, ours, &others, height);
@@ -104,14 +104,14 @@ impl Scale {
 }
 
 struct Canvas<'a> {
-    area: Area<'a>,
+    paper: Paper<'a>,
     scale: Scale,
 }
 
 impl<'a> Canvas<'a> {
     fn all(&self, figures: &[&Figure], ours: &str, others: &[&str], height: i32) -> Drawn<'a> {
-        self.area.fill(&WHITE)?;
-        self.text(
+        self.paper.0.fill(&WHITE)?;
+        self.paper.text(
             &format!("Compared with {ours}"),
             (24, 26),
             20,
@@ -120,9 +120,11 @@ impl<'a> Canvas<'a> {
         )?;
         let legend = "Ratio of the other system to it, on a logarithmic scale: right of 1 the other \
                       needs more time or memory, left of 1 less.";
-        self.text(legend, (24, 50), 13, MUTED, HPos::Left)?;
+        self.paper.text(legend, (24, 50), 13, MUTED, HPos::Left)?;
         if others.is_empty() || figures.is_empty() {
-            return self.text("Nothing was compared.", (24, 74), 13, MUTED, HPos::Left);
+            return self
+                .paper
+                .text("Nothing was compared.", (24, 74), 13, MUTED, HPos::Left);
         }
         self.grid(height)?;
         let mut top = TOP;
@@ -130,20 +132,23 @@ impl<'a> Canvas<'a> {
             self.group(figure, others, top)?;
             top += group_height(others.len());
         }
-        self.line(
-            (self.scale.x(1.0), TOP - 4),
-            (self.scale.x(1.0), height - BOTTOM),
+        self.paper.line(
+            &[
+                (self.scale.x(1.0), TOP - 4),
+                (self.scale.x(1.0), height - BOTTOM),
+            ],
             INK,
             1,
         )?;
-        self.area.present()
+        self.paper.0.present()
     }
 
     fn grid(&self, height: i32) -> Drawn<'a> {
         for tick in self.scale.ticks() {
             let x = self.scale.x(tick);
-            self.line((x, TOP - 4), (x, height - BOTTOM), FAINT, 1)?;
-            self.text(
+            self.paper
+                .line(&[(x, TOP - 4), (x, height - BOTTOM)], FAINT, 1)?;
+            self.paper.text(
                 &format!("{tick}"),
                 (x, height - BOTTOM + 14),
                 12,
@@ -165,11 +170,13 @@ impl<'a> Canvas<'a> {
         // On white, so that the lines of the scale do not run through it.
         let end = 30 + title.chars().count() as i32 * 8;
         let paper = Rectangle::new([(20, top), (end, top + TITLE_HEIGHT - 3)], WHITE.filled());
-        self.area.draw(&paper)?;
-        self.text(&title, (24, top + 11), 14, INK, HPos::Left)?;
+        self.paper.0.draw(&paper)?;
+        self.paper
+            .text(&title, (24, top + 11), 14, INK, HPos::Left)?;
         for (index, name) in others.iter().enumerate() {
             let middle = top + TITLE_HEIGHT + ROW_HEIGHT * index as i32 + ROW_HEIGHT / 2;
-            self.text(name, (BARS.start - 12, middle), 12, INK, HPos::Right)?;
+            self.paper
+                .text(name, (BARS.start - 12, middle), 12, INK, HPos::Right)?;
             let row = figure.rows.iter().find(|row| row.system == *name);
             self.row(row, middle, COLOURS[index % COLOURS.len()])?;
         }
@@ -179,43 +186,33 @@ impl<'a> Canvas<'a> {
     fn row(&self, row: Option<&Row>, middle: i32, colour: RGBColor) -> Drawn<'a> {
         let one = self.scale.x(1.0);
         let Some((row, compared)) = row.and_then(|row| Some((row, row.comparison?))) else {
-            return self.text("not measured", (one + 8, middle), 12, MUTED, HPos::Left);
+            return self
+                .paper
+                .text("not measured", (one + 8, middle), 12, MUTED, HPos::Left);
         };
         let tip = self.scale.x(compared.value);
         let half = BAR_THICKNESS / 2;
         let corners = [(one.min(tip), middle - half), (one.max(tip), middle + half)];
-        self.area.draw(&Rectangle::new(corners, colour.filled()))?;
+        self.paper
+            .0
+            .draw(&Rectangle::new(corners, colour.filled()))?;
         let mut right = one.max(tip);
         if let Some((low, high)) = compared.bounds {
             let (low, high) = (self.scale.x(low), self.scale.x(high));
-            self.line((low, middle), (high, middle), INK, 1)?;
+            self.paper.line(&[(low, middle), (high, middle)], INK, 1)?;
             for end in [low, high] {
-                self.line((end, middle - 4), (end, middle + 4), INK, 1)?;
+                self.paper
+                    .line(&[(end, middle - 4), (end, middle + 4)], INK, 1)?;
             }
             right = right.max(high);
         }
-        self.text(
+        self.paper.text(
             &label(row.more_than, compared.value, compared.bounds),
             (right + 8, middle),
             12,
             INK,
             HPos::Left,
         )
-    }
-
-    fn line(&self, from: (i32, i32), to: (i32, i32), colour: RGBColor, width: u32) -> Drawn<'a> {
-        drawing::line(&self.area, &[from, to], colour, width)
-    }
-
-    fn text(
-        &self,
-        text: &str,
-        at: (i32, i32),
-        size: i32,
-        colour: RGBColor,
-        anchor: HPos,
-    ) -> Drawn<'a> {
-        drawing::text(&self.area, text, at, size, colour, anchor)
     }
 }
 

@@ -40,22 +40,14 @@ use check::Check;
 use report::Report;
 use target::Target;
 
+use crate::probe::args::ServerArgs;
 use crate::probe::outcome::Verdict;
 
 /// Arguments of `uttera-stt conformance`.
 #[derive(Clone, Debug, Args)]
 pub struct ConformanceArgs {
-    /// The server: http://host:9005, with or without /v1.
-    #[arg(value_parser = target::address)]
-    url: String,
-    /// The key that it wants, as a bearer.
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "UTTERA_API_KEY",
-        hide_env_values = true
-    )]
-    key: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Write the results into this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -161,14 +153,10 @@ impl Group {
 /// A file that cannot be written.
 pub async fn conformance(args: ConformanceArgs) -> anyhow::Result<Verdict> {
     let limit = Duration::from_secs(u64::from(args.limit_seconds));
-    let target = Target::new(args.url.clone(), args.key, args.ask_for, args.origin)?;
-    let target = match target.reach().await {
-        Ok(target) => target,
-        Err(error) => {
-            eprintln!("{} cannot be reached: {error:#}", args.url);
-            return Ok(Verdict::Unreachable);
-        }
+    let Some((server, models)) = args.server.reach().await? else {
+        return Ok(Verdict::Unreachable);
     };
+    let target = Target::new(server, &models, args.ask_for, args.origin);
     let results = run::run(&target, &groups(&args.only), limit).await;
     let report = Report::of(target.url(), results);
     print!("{}", report.table());
@@ -176,7 +164,7 @@ pub async fn conformance(args: ConformanceArgs) -> anyhow::Result<Verdict> {
         let json = report.json()?;
         std::fs::write(path, json).with_context(|| path.display().to_string())?;
     }
-    Ok(report.verdict())
+    Ok(report.counts.verdict())
 }
 
 /// Those that are asked for, in the contract's order; all if none is.

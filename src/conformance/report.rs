@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::{Serialize, Serializer};
 
 use super::Group;
-use crate::probe::outcome::{Outcome, Verdict, one_line};
+use crate::probe::outcome::{Counts, Outcome, one_line};
 
 /// A check and what came of it.
 #[derive(Clone, Debug)]
@@ -41,12 +41,9 @@ pub struct Report {
     pub version: &'static str,
     /// The server.
     pub url: String,
-    /// Checks that passed.
-    pub passed: usize,
-    /// Checks that failed.
-    pub failed: usize,
-    /// Checks that did not apply.
-    pub skipped: usize,
+    /// How the checks came out.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// All of them.
     pub checks: Vec<Result>,
 }
@@ -54,26 +51,11 @@ pub struct Report {
 impl Report {
     /// Of a run that is over.
     pub fn of(url: &str, checks: Vec<Result>) -> Self {
-        let count = |word| {
-            let of_this_kind = checks.iter().filter(|check| check.outcome.word() == word);
-            of_this_kind.count()
-        };
         Self {
             version: env!("CARGO_PKG_VERSION"),
             url: url.to_owned(),
-            passed: count("pass"),
-            failed: count("fail"),
-            skipped: count("skip"),
+            counts: Counts::of(checks.iter().map(|check| check.outcome.word())),
             checks,
-        }
-    }
-
-    /// Whether the server does what was promised.
-    pub fn verdict(&self) -> Verdict {
-        if self.failed == 0 {
-            Verdict::Passed
-        } else {
-            Verdict::Failed
         }
     }
 
@@ -97,17 +79,7 @@ impl Report {
             );
             let _ = writeln!(out, "{}", line.trim_end());
         }
-        let Self {
-            url,
-            passed,
-            failed,
-            skipped,
-            ..
-        } = self;
-        let _ = writeln!(
-            out,
-            "{url}: {passed} passed, {failed} failed, {skipped} skipped"
-        );
+        let _ = writeln!(out, "{}: {}", self.url, self.counts);
         out
     }
 
@@ -122,6 +94,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::outcome::Verdict;
 
     fn result(name: &str, outcome: Outcome) -> Result {
         Result {
@@ -142,7 +115,7 @@ mod tests {
                 result("other", Outcome::Skip("no key".to_owned())),
             ],
         );
-        assert_eq!(report.verdict(), Verdict::Failed);
+        assert_eq!(report.counts.verdict(), Verdict::Failed);
         assert_eq!(
             report.table(),
             "models\n  pass  the list\n  fail  one       a [2Jb\n  skip  other     no key\n\

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use reqwest::multipart::Form;
 
-pub use crate::probe::server::{Reply, TRANSCRIPTIONS, address, bearer, file};
+pub use crate::probe::server::{Reply, TRANSCRIPTIONS, bearer, file};
 use crate::probe::server::{Server, is_english_only};
 use crate::probe::speech::Speech;
 
@@ -34,38 +34,25 @@ impl Deref for Target {
 }
 
 impl Target {
-    /// `url` as [`address`] gives it.
-    ///
-    /// # Errors
-    /// There is no client.
+    /// A server, and what checks depend on.
     pub fn new(
-        url: String,
-        key: Option<String>,
+        server: Server,
+        models: &[String],
         model: String,
         origin: Option<String>,
-    ) -> anyhow::Result<Self> {
-        Ok(Self {
-            server: Server::new(url, key)?,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            server,
             model,
             origin,
-            english_only: false,
+            english_only: models.iter().any(|model| is_english_only(model)),
         })
-    }
-
-    /// Learns what checks depend on.
-    ///
-    /// # Errors
-    /// Nobody answers; any answer at all is one.
-    pub async fn reach(mut self) -> anyhow::Result<Arc<Self>> {
-        let models = self.server.reach().await?;
-        self.english_only = models.iter().any(|model| is_english_only(model));
-        Ok(Arc::new(self))
     }
 
     /// Asks for a transcript of a recording, with these fields.
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// As [`Server::send`].
     pub async fn transcribe(
         &self,
         speech: &Speech,
@@ -78,7 +65,7 @@ impl Target {
     /// Asks for a translation, likewise.
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// As [`Server::send`].
     pub async fn translate(
         &self,
         speech: &Speech,

@@ -22,10 +22,11 @@ use clap::Args;
 use report::{Ended, Report};
 use run::{Extent, Run};
 
+use crate::probe::args::ServerArgs;
 use crate::probe::outcome::Verdict;
 use crate::probe::progress::Progress;
 use crate::probe::recording::Recording;
-use crate::probe::server::{self, Server, is_english_only};
+use crate::probe::server::is_english_only;
 use crate::probe::speech::{COMMAND, GERMAN, SENTENCE, SPANISH};
 use crate::probe::transcript::Endpoint;
 use crate::shutdown::StopSignals;
@@ -36,17 +37,8 @@ const USUAL_SECONDS: u32 = 20;
 /// Arguments of `uttera-stt load`.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
-    /// The server: http://host:9005, with or without /v1.
-    #[arg(value_parser = server::address)]
-    url: String,
-    /// The key that it wants, as a bearer.
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "UTTERA_API_KEY",
-        hide_env_values = true
-    )]
-    key: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Clients at once, step by step.
     #[arg(
         long,
@@ -95,13 +87,8 @@ pub async fn load(args: LoadArgs) -> anyhow::Result<Verdict> {
     for file in args.json.iter().chain(&args.plot) {
         ensure_writable(file)?;
     }
-    let server = Server::new(args.url.clone(), args.key.clone())?;
-    let models = match server.reach().await {
-        Ok(models) => models,
-        Err(error) => {
-            eprintln!("{} cannot be reached: {error:#}", args.url);
-            return Ok(Verdict::Unreachable);
-        }
+    let Some((server, models)) = args.server.reach().await? else {
+        return Ok(Verdict::Unreachable);
     };
     let english_only = models.iter().any(|model| is_english_only(model));
     let mut run = Run {

@@ -8,7 +8,7 @@ use plotters::style::text_anchor::HPos;
 
 use super::report::Report;
 use super::step::{Step, Times};
-use crate::probe::drawing::{self, Area, COLOURS, Drawn, FAINT, INK, MUTED};
+use crate::probe::drawing::{COLOURS, Drawn, FAINT, INK, MUTED, Paper};
 
 const WIDTH: i32 = 760;
 const HEIGHT: i32 = 640;
@@ -34,7 +34,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH as u32, HEIGHT as u32));
         let picture = Picture {
-            area: area.into_drawing_area(),
+            paper: Paper(area.into_drawing_area()),
             steps: &report.steps,
             knee: report.knee.map(|knee| knee.clients),
         };
@@ -46,17 +46,19 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
 }
 
 struct Picture<'a, 'r> {
-    area: Area<'a>,
+    paper: Paper<'a>,
     steps: &'r [Step],
     knee: Option<usize>,
 }
 
 impl<'a> Picture<'a, '_> {
     fn all(&self, title: &str) -> Drawn<'a> {
-        self.area.fill(&WHITE)?;
-        self.text(title, (24, 26), 18, INK, HPos::Left)?;
+        self.paper.0.fill(&WHITE)?;
+        self.paper.text(title, (24, 26), 18, INK, HPos::Left)?;
         if self.steps.is_empty() {
-            return self.text("Nothing was measured.", (24, 56), 13, MUTED, HPos::Left);
+            return self
+                .paper
+                .text("Nothing was measured.", (24, 56), 13, MUTED, HPos::Left);
         }
         let throughput = [self.curve("requests/s", |step| Some(step.requests_per_second))];
         self.panel("Transcripts a second", &THROUGHPUT, &throughput)?;
@@ -71,8 +73,8 @@ impl<'a> Picture<'a, '_> {
         ];
         self.panel("Milliseconds from request to transcript", &TIMES, &times)?;
         let below = (i32::midpoint(ACROSS.start, ACROSS.end), TIMES.end + 42);
-        self.text("clients", below, 13, MUTED, HPos::Center)?;
-        self.area.present()
+        self.paper.text("clients", below, 13, MUTED, HPos::Center)?;
+        self.paper.0.present()
     }
 
     fn curve(&self, name: &'static str, value: impl Fn(&Step) -> Option<f64>) -> Curve {
@@ -81,7 +83,8 @@ impl<'a> Picture<'a, '_> {
     }
 
     fn panel(&self, title: &str, down: &Range<i32>, curves: &[Curve]) -> Drawn<'a> {
-        self.text(title, (ACROSS.start, down.start - 18), 14, INK, HPos::Left)?;
+        self.paper
+            .text(title, (ACROSS.start, down.start - 18), 14, INK, HPos::Left)?;
         let values = curves.iter().flat_map(|curve| &curve.values).flatten();
         let top = round_up(values.copied().fold(0.0, f64::max));
         self.grid(down, top)?;
@@ -91,7 +94,7 @@ impl<'a> Picture<'a, '_> {
             self.draw(curve, down, top, colour)?;
             let at = (ACROSS.end + 26, down.start + 8 + 20 * index as i32);
             if curve.values.iter().any(Option::is_some) {
-                self.text(curve.name, at, 12, colour, HPos::Left)?;
+                self.paper.text(curve.name, at, 12, colour, HPos::Left)?;
             }
         }
         Ok(())
@@ -101,13 +104,16 @@ impl<'a> Picture<'a, '_> {
         for line in 0..=GRID_LINES {
             let value = top * f64::from(line) / f64::from(GRID_LINES);
             let y = y(down, top, value);
-            self.line(&[(ACROSS.start, y), (ACROSS.end, y)], FAINT, 1)?;
+            self.paper
+                .line(&[(ACROSS.start, y), (ACROSS.end, y)], FAINT, 1)?;
             let at = (ACROSS.start - 10, y);
-            self.text(&number(value), at, 12, MUTED, HPos::Right)?;
+            self.paper
+                .text(&number(value), at, 12, MUTED, HPos::Right)?;
         }
         for (index, step) in self.steps.iter().enumerate() {
             let at = (self.x(index), down.end + 16);
-            self.text(&step.clients.to_string(), at, 12, MUTED, HPos::Center)?;
+            self.paper
+                .text(&step.clients.to_string(), at, 12, MUTED, HPos::Center)?;
         }
         Ok(())
     }
@@ -118,8 +124,10 @@ impl<'a> Picture<'a, '_> {
             return Ok(());
         };
         let x = self.x(index);
-        self.line(&[(x, down.start), (x, down.end)], MUTED, 1)?;
-        self.text("knee", (x + 6, down.start + 4), 12, MUTED, HPos::Left)
+        self.paper
+            .line(&[(x, down.start), (x, down.end)], MUTED, 1)?;
+        self.paper
+            .text("knee", (x + 6, down.start + 4), 12, MUTED, HPos::Left)
     }
 
     /// A line from step to step, broken where a step has no value.
@@ -129,11 +137,11 @@ impl<'a> Picture<'a, '_> {
             .collect();
         for pair in points.windows(2) {
             if let [Some(from), Some(to)] = pair {
-                self.line(&[*from, *to], colour, 2)?;
+                self.paper.line(&[*from, *to], colour, 2)?;
             }
         }
         for point in points.into_iter().flatten() {
-            self.area.draw(&Circle::new(point, 3, colour.filled()))?;
+            self.paper.0.draw(&Circle::new(point, 3, colour.filled()))?;
         }
         Ok(())
     }
@@ -142,21 +150,6 @@ impl<'a> Picture<'a, '_> {
     fn x(&self, index: usize) -> i32 {
         let gaps = self.steps.len().saturating_sub(1).max(1) as i32;
         ACROSS.start + (ACROSS.end - ACROSS.start) * index as i32 / gaps
-    }
-
-    fn line(&self, points: &[(i32, i32)], colour: RGBColor, width: u32) -> Drawn<'a> {
-        drawing::line(&self.area, points, colour, width)
-    }
-
-    fn text(
-        &self,
-        text: &str,
-        at: (i32, i32),
-        size: i32,
-        colour: RGBColor,
-        anchor: HPos,
-    ) -> Drawn<'a> {
-        drawing::text(&self.area, text, at, size, colour, anchor)
     }
 }
 

@@ -26,30 +26,33 @@ pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub type Drawn<'a> =
     Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
-/// A line through these points.
-///
-/// # Errors
-/// Where the area cannot be drawn on.
-pub fn line<'a>(area: &Area<'a>, points: &[(i32, i32)], colour: RGBColor, width: u32) -> Drawn<'a> {
-    area.draw(&PathElement::new(
-        points.to_vec(),
-        colour.stroke_width(width),
-    ))
-}
+/// What a picture is drawn on.
+pub struct Paper<'a>(pub Area<'a>);
 
-/// A text at this place, which is its middle line.
-///
-/// # Errors
-/// Where the area cannot be drawn on.
-pub fn text<'a>(
-    area: &Area<'a>,
-    text: &str,
-    at: (i32, i32),
-    size: i32,
-    colour: RGBColor,
-    anchor: HPos,
-) -> Drawn<'a> {
-    let font = ("sans-serif", size).into_font().color(&colour);
-    let style = font.pos(Pos::new(anchor, VPos::Center));
-    area.draw(&Text::new(text.to_owned(), at, style))
+impl<'a> Paper<'a> {
+    /// A line through these points.
+    ///
+    /// # Errors
+    /// Where the area cannot be drawn on.
+    pub fn line(&self, points: &[(i32, i32)], colour: RGBColor, width: u32) -> Drawn<'a> {
+        let style = colour.stroke_width(width);
+        self.0.draw(&PathElement::new(points.to_vec(), style))
+    }
+
+    /// A text at this place, which is its middle line.
+    ///
+    /// # Errors
+    /// Where the area cannot be drawn on.
+    pub fn text(
+        &self,
+        text: &str,
+        at: (i32, i32),
+        size: i32,
+        colour: RGBColor,
+        anchor: HPos,
+    ) -> Drawn<'a> {
+        let font = ("sans-serif", size).into_font().color(&colour);
+        let style = font.pos(Pos::new(anchor, VPos::Center));
+        self.0.draw(&Text::new(text.to_owned(), at, style))
+    }
 }

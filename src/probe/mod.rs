@@ -6,6 +6,7 @@
 //! [`statistics`]. An [`outcome`] and an exit status say what came of it, [`progress`] how far it is, and
 //! [`drawing`] has what pictures have in common.
 
+pub mod args;
 pub mod client;
 pub mod drawing;
 pub mod outcome;

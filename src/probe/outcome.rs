@@ -1,5 +1,9 @@
 //! What came of a check, and of all of them.
 
+use std::fmt;
+
+use serde::Serialize;
+
 /// What came of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -58,6 +62,52 @@ impl From<Verdict> for std::process::ExitCode {
             Verdict::Failed => 1,
             Verdict::Unreachable => 2,
         })
+    }
+}
+
+/// How many checks came out in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Checks that passed.
+    pub passed: usize,
+    /// Checks that failed.
+    pub failed: usize,
+    /// Checks that did not apply.
+    pub skipped: usize,
+}
+
+impl Counts {
+    /// Of these words of outcomes.
+    pub fn of<'a>(words: impl Iterator<Item = &'a str>) -> Self {
+        let mut counts = Self::default();
+        for word in words {
+            match word {
+                "pass" => counts.passed += 1,
+                "skip" => counts.skipped += 1,
+                _ => counts.failed += 1,
+            }
+        }
+        counts
+    }
+
+    /// Whether the server does what it should.
+    pub fn verdict(&self) -> Verdict {
+        if self.failed == 0 {
+            Verdict::Passed
+        } else {
+            Verdict::Failed
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        write!(out, "{passed} passed, {failed} failed, {skipped} skipped")
     }
 }
 

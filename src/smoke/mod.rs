@@ -17,24 +17,16 @@ use tokio::time::Instant;
 use items::Item;
 use report::{Entry, Report};
 
+use crate::probe::args::ServerArgs;
 use crate::probe::outcome::{MOST_TIMEOUTS, Outcome, Verdict, too_slow};
-use crate::probe::server::{self, Server, is_english_only};
+use crate::probe::server::{Server, is_english_only};
 use crate::probe::transcript::{self, Endpoint, FailureKind, FallbackUse};
 
 /// Arguments of `uttera-stt smoke`.
 #[derive(Clone, Debug, Args)]
 pub struct SmokeArgs {
-    /// The server: http://host:9005, with or without /v1.
-    #[arg(value_parser = server::address)]
-    url: String,
-    /// The key that it wants, as a bearer.
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "UTTERA_API_KEY",
-        hide_env_values = true
-    )]
-    key: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Send this file, and others that are given; without any, speech that is built in.
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -55,13 +47,8 @@ pub struct SmokeArgs {
 /// Files that cannot be read or written.
 pub async fn smoke(args: SmokeArgs) -> anyhow::Result<Verdict> {
     let files = items::of_files(&args.files, args.language.as_deref())?;
-    let server = Server::new(args.url.clone(), args.key)?;
-    let models = match server.reach().await {
-        Ok(models) => models,
-        Err(error) => {
-            eprintln!("{} cannot be reached: {error:#}", args.url);
-            return Ok(Verdict::Unreachable);
-        }
+    let Some((server, models)) = args.server.reach().await? else {
+        return Ok(Verdict::Unreachable);
     };
     let english_only = models.iter().any(|model| is_english_only(model));
     let items = if files.is_empty() {
@@ -89,7 +76,7 @@ pub async fn smoke(args: SmokeArgs) -> anyhow::Result<Verdict> {
         let json = report.json()?;
         std::fs::write(path, json).with_context(|| path.display().to_string())?;
     }
-    Ok(report.verdict())
+    Ok(report.counts.verdict())
 }
 
 /// A run and what came of it so far.

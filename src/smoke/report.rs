@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::probe::outcome::{Outcome, Verdict, one_line};
+use crate::probe::outcome::{Counts, Outcome, one_line};
 use crate::probe::transcript::{Endpoint, FallbackUse};
 
 /// As much of a text is shown.
@@ -90,12 +90,9 @@ pub struct Report {
     pub url: String,
     /// Its model, where it tells.
     pub model: Option<String>,
-    /// Checks that passed.
-    pub passed: usize,
-    /// Checks that failed.
-    pub failed: usize,
-    /// Checks that did not apply.
-    pub skipped: usize,
+    /// How the checks came out.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Of all transcripts.
     pub fallback: FallbackUse,
     /// All checks.
@@ -105,38 +102,20 @@ pub struct Report {
 impl Report {
     /// Of a run that is over.
     pub fn of(url: &str, model: Option<String>, fallback: FallbackUse, checks: Vec<Entry>) -> Self {
-        let count = |word| checks.iter().filter(|check| check.outcome == word).count();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             url: url.to_owned(),
             model,
-            passed: count("pass"),
-            failed: count("fail"),
-            skipped: count("skip"),
+            counts: Counts::of(checks.iter().map(|check| check.outcome)),
             fallback,
             checks,
         }
     }
 
-    /// Whether the server works.
-    pub fn verdict(&self) -> Verdict {
-        if self.failed == 0 {
-            Verdict::Passed
-        } else {
-            Verdict::Failed
-        }
-    }
-
     /// What there is to say at the end.
     pub fn summary(&self) -> String {
-        format!(
-            "{}\n{}: {} passed, {} failed, {} skipped\n",
-            fallback_line(self.fallback),
-            self.url,
-            self.passed,
-            self.failed,
-            self.skipped
-        )
+        let Self { url, counts, .. } = self;
+        format!("{}\n{url}: {counts}\n", fallback_line(self.fallback))
     }
 
     /// # Errors
@@ -149,6 +128,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use crate::probe::outcome::Verdict;
     use crate::probe::transcript::Work;
 
     use super::*;
@@ -194,9 +174,9 @@ mod tests {
         };
         let (pass, skip) = (Outcome::Pass, Outcome::Skip("none".to_owned()));
         let good = report(&[pass.clone(), skip.clone()]);
-        assert_eq!(good.verdict(), Verdict::Passed);
+        assert_eq!(good.counts.verdict(), Verdict::Passed);
         let bad = report(&[pass, Outcome::Fail("no".to_owned()), skip]);
-        assert_eq!(bad.verdict(), Verdict::Failed);
+        assert_eq!(bad.counts.verdict(), Verdict::Failed);
         let end = "http://a: 1 passed, 1 failed, 1 skipped\n";
         assert!(bad.summary().ends_with(end), "{}", bad.summary());
     }
