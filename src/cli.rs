@@ -84,6 +84,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 /// Runs what the command line says.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let local = local_option(&cli);
     match cli.command {
         // These ask another server: the settings here have no part in it.
         Some(Command::Conformance(args)) => {
@@ -91,8 +92,23 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Some(Command::Smoke(args)) => run_to_end(smoke::smoke(args)).map(ExitCode::from),
         Some(Command::Load(args)) => run_to_end(load::load(args)).map(ExitCode::from),
+        Some(Command::Transcribe(args)) if args.is_remote() => {
+            run_to_end(transcribe::transcribe_remotely(args, local)).map(|()| ExitCode::SUCCESS)
+        }
         _ => run_here(cli).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// An option that says something about the settings here, if one is given.
+fn local_option(cli: &Cli) -> Option<&'static str> {
+    let given = [
+        ("--config", cli.config.is_some()),
+        ("--set", !cli.set.is_empty()),
+        ("--model", cli.model.is_some()),
+        ("--print-config", cli.print_config),
+    ];
+    let found = given.into_iter().find(|(_, is_given)| *is_given);
+    found.map(|(name, _)| name)
 }
 
 /// Commands that the settings are for.

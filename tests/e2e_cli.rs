@@ -2,29 +2,10 @@
 
 mod common;
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use uttera_stt::settings::variables::VARIABLES;
-
+use common::command_line::{err, out, run};
 use common::{PROGRAM, model, sample, sample_text, words};
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(PROGRAM);
-    for variable in VARIABLES {
-        command.env_remove(variable.name);
-    }
-    command.args(arguments).current_dir(folder);
-    command.output().expect("the program runs")
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 #[tokio::test]
 async fn files_are_transcribed_to_stdout_and_beside_and_one_that_fails_harms_no_other() {

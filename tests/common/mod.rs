@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod command_line;
 pub mod events;
 pub mod wer;
 

@@ -1,0 +1,128 @@
+//! Files to text on this machine: the same tree without HTTP.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::bail;
+use stt_actors::ports::AudioSource;
+use stt_actors::transcript::{Task, Transcript};
+use stt_actors::{Client, Event, Job, Newcomer, Options, Stt};
+use tracing::warn;
+
+use super::{Progress, TranscribeArgs, each_file};
+use crate::models::{Logged, ModelStore};
+use crate::render::Details;
+use crate::serve::start_tree;
+use crate::settings::{Settings, VadModel};
+use crate::shutdown::StopSignals;
+
+/// Transcribes the files one after the other. One that fails is told and the rest is done all the
+/// same.
+///
+/// # Errors
+/// No model, or a file that failed.
+pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    ensure_voice_activity(&settings).await;
+    let (stt, mut tree_ended) = start_tree(&settings, None).await?;
+    let result = tokio::select! {
+        result = all(&stt, &settings, &args) => result,
+        signal = signals.next() => Err(anyhow::anyhow!("ended by {signal}")),
+        () = tree_ended.wait() => return Err(anyhow::anyhow!("the supervision tree ended by itself")),
+    };
+    stt.drain(Duration::ZERO);
+    tree_ended.wait().await;
+    result
+}
+
+/// The first file of a fresh machine is treated like every other: what tells speech from silence is
+/// fetched before, if it can be had.
+async fn ensure_voice_activity(settings: &Settings) {
+    let store = ModelStore::new(settings.models_dir.clone());
+    if settings.vad_model == VadModel::Silero
+        && let Err(error) = store.ensure_voice_activity(&Logged::default()).await
+    {
+        warn!(%error, "no voice activity detection");
+    }
+}
+
+async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::Result<()> {
+    let engine = stt.ready().await.map_err(anyhow::Error::msg)?;
+    if args.translate && !engine.multilingual {
+        bail!(
+            "the model {} cannot translate: it knows English only",
+            engine.model
+        );
+    }
+    let language = language_of(settings, args);
+    if let Some(language) = language.filter(|code| *code != "en" && !engine.multilingual) {
+        bail!(
+            "the language is {language}, but the model {} knows English only",
+            engine.model
+        );
+    }
+    each_file(args, async |file: &Path| {
+        one(stt, settings, args, file).await.map(Some)
+    })
+    .await
+}
+
+/// The language spoken, if anybody said it.
+fn language_of<'a>(settings: &'a Settings, args: &'a TranscribeArgs) -> Option<&'a str> {
+    let asked = args.language.as_deref();
+    asked.or(settings.default_language.as_deref())
+}
+
+async fn one(
+    stt: &Stt,
+    settings: &Settings,
+    args: &TranscribeArgs,
+    file: &Path,
+) -> anyhow::Result<String> {
+    let task = if args.translate {
+        Task::Translate
+    } else {
+        Task::Transcribe
+    };
+    let job = Job {
+        request_id: file.display().to_string().into(),
+        source: AudioSource::file(std::path::absolute(file)?),
+        options: Options {
+            task,
+            language: language_of(settings, args).map(str::to_owned),
+            prompt: args.prompt.clone(),
+            temperature: args.temperature,
+            voice_activity: !args.no_vad,
+            hallucination_guard: !args.no_hallucination_guard,
+            multilingual: args.multilingual,
+        },
+        identity: None,
+        escalates: true,
+        streamed: false,
+    };
+    let mut transcript = follow(stt, job, file).await?;
+    if args.translate {
+        // The language is that of the text.
+        "en".clone_into(&mut transcript.language);
+    }
+    Ok((args.format).render(&transcript, task, Details::default()))
+}
+
+/// Runs a job with a progress bar where there is a terminal.
+async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> {
+    let template = "{msg} {bar:30} {pos}/{len} s of audio, {eta} left";
+    let Progress(bar) = &Progress::of(file, template);
+    let newcomer = Newcomer::of(Client::new("command line"));
+    let mut stream = stt.submit(stt.admit(newcomer)?, job).await?;
+    while let Some(event) = stream.next().await {
+        match event? {
+            Event::Progress(progress) => {
+                bar.set_length(progress.seconds_known.ceil() as u64);
+                bar.set_position(progress.seconds_done as u64);
+            }
+            Event::Done(transcript) => return Ok(transcript),
+            Event::Language { .. } | Event::Route(_) | Event::Segment(_) => {}
+        }
+    }
+    bail!("the transcription ended without an end")
+}

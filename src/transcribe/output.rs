@@ -1,0 +1,54 @@
+//! Where results go.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::TranscribeArgs;
+use crate::render::Format;
+
+/// Where a file's result goes; `None`: to standard output.
+fn target(args: &TranscribeArgs, file: &Path) -> Option<PathBuf> {
+    let ending = match args.format {
+        Format::Json | Format::VerboseJson => "json",
+        Format::Text => "txt",
+        Format::Srt => "srt",
+        Format::Vtt => "vtt",
+    };
+    let target = match &args.output_dir {
+        Some(folder) => Some(folder.join(file.file_name()?)),
+        None => args.beside.then(|| file.to_path_buf()),
+    };
+    target.map(|target| target.with_extension(ending))
+}
+
+/// Two results in one place would leave one of them, and a result in place of a file none.
+pub(super) fn refuse_collisions(args: &TranscribeArgs) -> anyhow::Result<()> {
+    let mut taken: BTreeSet<PathBuf> = args.files.iter().cloned().collect();
+    for file in &args.files {
+        if let Some(target) = target(args, file)
+            && !taken.insert(target.clone())
+        {
+            bail!(
+                "{} would be written twice, or over its source",
+                target.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Writes a result where it goes.
+pub(super) fn write(rendered: &str, args: &TranscribeArgs, file: &Path) -> anyhow::Result<()> {
+    let Some(target) = target(args, file) else {
+        let mut out = std::io::stdout().lock();
+        let newline = if rendered.ends_with('\n') { "" } else { "\n" };
+        return Ok(write!(out, "{rendered}{newline}")?);
+    };
+    if let Some(folder) = target.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+    }
+    std::fs::write(&target, rendered).with_context(|| format!("{}", target.display()))
+}
