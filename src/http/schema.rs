@@ -290,6 +290,7 @@ pub struct TierTranscript {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `http::transcribe` writes")]
+#[expect(clippy::struct_field_names, reason = "as in the reply")]
 pub struct TierTimings {
     queue_wait_ms: u64,
     primary_infer_ms: u64,
