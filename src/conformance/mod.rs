@@ -24,6 +24,7 @@ mod metrics;
 mod models;
 mod streaming;
 mod subtitles;
+mod tiers;
 mod translations;
 mod verbose_json;
 mod whisper_cpp;
@@ -101,6 +102,8 @@ pub enum Group {
     WhisperCpp,
     /// Other origins in a browser.
     Cors,
+    /// /v1/transcribe and what else a primary and a fallback have.
+    Tiers,
 }
 
 impl Group {
@@ -143,6 +146,7 @@ impl Group {
             Self::Bazarr => bazarr::checks(),
             Self::WhisperCpp => whisper_cpp::checks(),
             Self::Cors => cors::checks(),
+            Self::Tiers => tiers::checks(),
         }
     }
 }
