@@ -74,6 +74,43 @@ async fn the_official_client_gets_its_own_types_and_errors() {
 }
 
 #[tokio::test]
+async fn the_example_of_the_documentation_runs() {
+    let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
+    let client = Client::of(&server, "en-sentence.wav").await;
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(repository.join("docs/clients.md")).expect("is there");
+    let example = page.split("```python\n").nth(1).expect("an example");
+    let example = example.split("```").next().expect("its end");
+    let run = Command::new(&client.python)
+        .args(["-c", example])
+        .current_dir(repository)
+        .env("OPENAI_BASE_URL", &client.url)
+        .env("OPENAI_API_KEY", KEY)
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PATIENCE, run).await.expect("ends");
+    let output = output.expect("Python starts");
+    let told = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaints}");
+    let lines: Vec<&str> = told.lines().collect();
+    let (first, rest) = lines.split_first().expect("a text");
+    let (refused, rest) = rest.split_last().expect("an error");
+    let (streamed, listed) = rest.split_last().expect("a stream");
+    let said = words(&sample_text("en-sentence.wav"));
+    assert_eq!(
+        (words(first), words(streamed)),
+        (said.clone(), said.clone())
+    );
+    let listed: Vec<&str> = listed
+        .iter()
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(words(&listed.join(" ")), said);
+    assert!(refused.starts_with("400 audio_decode_error "), "{refused}");
+}
+
+#[tokio::test]
 async fn the_official_client_gets_translations() {
     let server = Server::ready(&model("base").await, &[("API_KEYS", KEY)]).await;
     let client = Client::of(&server, "es-sentence.wav").await;

@@ -131,6 +131,31 @@ async fn what_the_server_refuses_is_told_in_its_words() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_heard_though_most_of_the_upload_never_went_out() {
+    let model = model("tiny.en").await;
+    let settings = [("API_KEYS", KEY), ("MAX_UPLOAD_MB", "1")];
+    let server = Server::ready(&model, &settings).await;
+    let large = server.folder().join("large.wav");
+    std::fs::write(&large, vec![0; 50_000_000]).expect("writes");
+    let stranger = Client::new(&server.url).expect("a client");
+    for (client, expected) in [
+        (stranger, "invalid_api_key"),
+        (client(&server), "upload_too_large"),
+    ] {
+        for _ in 0..5 {
+            let error = client
+                .transcriptions()
+                .json(large.as_path(), &options())
+                .await;
+            let error = error.expect_err("is refused");
+            let code = error.status().and_then(|status| status.code.as_deref());
+            assert_eq!(code, Some(expected), "{error:?}");
+        }
+        assert_eq!(client.statistics().outcomes.refused, 5);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_gives_the_text_while_it_is_made() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
     let client = client(&server);

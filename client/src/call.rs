@@ -59,3 +59,14 @@ pub(crate) const TRANSCRIBE: &str = "/v1/transcribe";
 
 /// Makes a result of a reply whose status is fine.
 pub(crate) type Read<T> = fn(Response, ServerHeaders) -> BoxFuture<'static, Result<T, Error>>;
+
+/// Fields of a form. What is not given is not sent.
+#[derive(Default)]
+pub(crate) struct Fields(pub Vec<(String, String)>);
+
+impl Fields {
+    pub fn add(&mut self, name: &str, value: Option<impl ToString>) {
+        let field = value.map(|value| (name.to_owned(), value.to_string()));
+        self.0.extend(field);
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::audio::Audio;
-use crate::call::Call;
+use crate::call::{Call, Fields, Read};
 use crate::error::Error;
 use crate::events::{self, EventStream};
 use crate::headers::ServerHeaders;
@@ -86,32 +86,27 @@ impl ResponseFormat {
 
 impl SpeechOptions {
     fn form_fields(&self, format: ResponseFormat) -> Vec<(String, String)> {
-        let mut fields = Vec::new();
-        let mut add = |name: &str, value: Option<String>| {
-            fields.extend(value.map(|value| (name.to_owned(), value)));
-        };
-        let model = self.model.clone().unwrap_or_else(|| "whisper-1".to_owned());
-        add("model", Some(model));
-        add("response_format", Some(format.name().to_owned()));
-        add("language", self.language.clone());
-        add("prompt", self.prompt.clone());
-        add("temperature", self.temperature.map(|t| t.to_string()));
+        let mut fields = Fields::default();
+        fields.add("model", Some(self.model.as_deref().unwrap_or("whisper-1")));
+        fields.add("response_format", Some(format.name()));
+        fields.add("language", self.language.as_ref());
+        fields.add("prompt", self.prompt.as_ref());
+        fields.add("temperature", self.temperature);
         for granularity in &self.granularities {
             let name = match granularity {
                 Granularity::Segment => "segment",
                 Granularity::Word => "word",
             };
-            add("timestamp_granularities[]", Some(name.to_owned()));
+            fields.add("timestamp_granularities[]", Some(name));
         }
-        add("include[]", self.logprobs.then(|| "logprobs".to_owned()));
-        add("chunking_strategy", self.chunking_strategy.clone());
-        add("to_language", self.to_language.clone());
-        let flag = |value: Option<bool>| value.map(|value| value.to_string());
-        add("vad_filter", flag(self.vad_filter));
-        add("hallucination_guard", flag(self.hallucination_guard));
-        add("multilingual", flag(self.multilingual));
-        fields.extend(self.fields.iter().cloned());
-        fields
+        fields.add("include[]", self.logprobs.then_some("logprobs"));
+        fields.add("chunking_strategy", self.chunking_strategy.as_ref());
+        fields.add("to_language", self.to_language.as_ref());
+        fields.add("vad_filter", self.vad_filter);
+        fields.add("hallucination_guard", self.hallucination_guard);
+        fields.add("multilingual", self.multilingual);
+        fields.0.extend(self.fields.iter().cloned());
+        fields.0
     }
 }
 
@@ -134,8 +129,7 @@ impl Speech<'_> {
         options: &SpeechOptions,
     ) -> Result<Transcription, Error> {
         let call = self.call(audio.into(), ResponseFormat::Json, options);
-        let read = reply::with_headers::<Transcription>;
-        Ok(run(self.nodes, self.limits, &call, read).await?.0)
+        self.run(call, reply::with_headers).await
     }
 
     /// All that the server knows.
@@ -145,8 +139,7 @@ impl Speech<'_> {
         options: &SpeechOptions,
     ) -> Result<VerboseTranscription, Error> {
         let call = self.call(audio.into(), ResponseFormat::VerboseJson, options);
-        let read = reply::with_headers::<VerboseTranscription>;
-        Ok(run(self.nodes, self.limits, &call, read).await?.0)
+        self.run(call, reply::with_headers).await
     }
 
     /// The reply as it is written: subtitles, text, or JSON that is to be kept as it came.
@@ -157,7 +150,11 @@ impl Speech<'_> {
         options: &SpeechOptions,
     ) -> Result<String, Error> {
         let call = self.call(audio.into(), format, options);
-        Ok(run(self.nodes, self.limits, &call, reply::text).await?.0)
+        self.run(call, reply::text).await
+    }
+
+    async fn run<T>(&self, call: Call, read: Read<T>) -> Result<T, Error> {
+        Ok(run(self.nodes, self.limits, &call, read).await?.0)
     }
 
     /// The text while it is made.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::call::Fields;
 use crate::headers::ServerHeaders;
 
 /// What to ask for beside the audio.
@@ -28,19 +29,13 @@ pub struct TranscribeOptions {
 impl TranscribeOptions {
     /// As fields of a form.
     pub(crate) fn form_fields(&self) -> Vec<(String, String)> {
-        let mut fields = Vec::new();
-        let mut add = |name: &str, value: Option<String>| {
-            fields.extend(value.map(|value| (name.to_owned(), value)));
-        };
-        add("language", self.language.clone());
-        add("prompt", self.prompt.clone());
-        add("temperature", self.temperature.map(|t| t.to_string()));
-        add(
-            "timestamp_granularities[]",
-            self.words.then(|| "word".to_owned()),
-        );
-        fields.extend(self.fields.iter().cloned());
-        fields
+        let mut fields = Fields::default();
+        fields.add("language", self.language.as_ref());
+        fields.add("prompt", self.prompt.as_ref());
+        fields.add("temperature", self.temperature);
+        fields.add("timestamp_granularities[]", self.words.then_some("word"));
+        fields.0.extend(self.fields.iter().cloned());
+        fields.0
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
@@ -93,4 +94,15 @@ async fn a_certificate_is_trusted_when_it_was_named_and_only_then() {
     }
     // That is for the program to choose.
     assert!(CryptoProvider::get_default().is_none());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_never_made_is_given_up() {
+    // It takes the connection and says nothing, so there is no handshake.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("https://{}", listener.local_addr().expect("bound"));
+    let builder = Client::builder(url).no_proxy().retry(RetryPolicy::never());
+    let client = builder.connect_timeout(Duration::from_millis(50)).build();
+    let error = client.expect("a client").health().await.expect_err("hangs");
+    assert!(matches!(error, Error::Connect(_)), "{error:?}");
 }

@@ -23,9 +23,15 @@ pub fn checks() -> Vec<Check> {
         Check::new("/v1/transcribe has every header", headers),
         Check::new("a forced language is not tested", forced),
         Check::new("a request without audio is 400 with X-Error-Type", no_audio),
-        Check::new("bytes that are no audio are 400 with X-Error-Type", no_sound),
+        Check::new(
+            "bytes that are no audio are 400 with X-Error-Type",
+            no_sound,
+        ),
         Check::new("/v1/health says ok", health),
-        Check::new("/v1/metrics has counters, latencies, queue and GPU", figures),
+        Check::new(
+            "/v1/metrics has counters, latencies, queue and GPU",
+            figures,
+        ),
         Check::new("the stt_ series are there, and count", series),
     ]
 }
@@ -39,22 +45,41 @@ async fn ask(target: &Target, audio: Bytes, language: Option<&str>) -> anyhow::R
 }
 
 async fn replied(target: Arc<Target>) -> anyhow::Result<()> {
-    let body = ask(&target, SENTENCE.bytes(), Some("en")).await?.good_json()?;
+    let body = ask(&target, SENTENCE.bytes(), Some("en"))
+        .await?
+        .good_json()?;
     says(text(&body, "text")?, &SENTENCE)?;
     equal(&body, "language", "en")?;
     let confidence = number(&body, "confidence")?;
-    ensure!((0.0..=1.0).contains(&confidence), "confidence is {confidence}");
+    ensure!(
+        (0.0..=1.0).contains(&confidence),
+        "confidence is {confidence}"
+    );
     ensure!(number(&body, "duration")? > 0.0, "duration is not positive");
     ensure!(!text(&body, "model")?.is_empty(), "model is empty");
-    ensure!(!text(&body, "request_id")?.is_empty(), "request_id is empty");
+    ensure!(
+        !text(&body, "request_id")?.is_empty(),
+        "request_id is empty"
+    );
     flag(&body, "fallback_used")?;
-    ensure!(body.get("language_probability").is_some(), "there is no language_probability");
+    ensure!(
+        body.get("language_probability").is_some(),
+        "there is no language_probability"
+    );
     let segments = list(&body, "segments")?;
     let first = segments.first().context("there are no segments")?;
     number(first, "avg_logprob")?;
-    for key in ["queue_wait_ms", "primary_infer_ms", "fallback_infer_ms", "total_ms"] {
+    for key in [
+        "queue_wait_ms",
+        "primary_infer_ms",
+        "fallback_infer_ms",
+        "total_ms",
+    ] {
         let millis = &body["timings"][key];
-        ensure!(millis.is_u64(), "timings.{key} is {millis}, no whole number");
+        ensure!(
+            millis.is_u64(),
+            "timings.{key} is {millis}, no whole number"
+        );
     }
     Ok(())
 }
@@ -62,12 +87,16 @@ async fn replied(target: Arc<Target>) -> anyhow::Result<()> {
 /// Whole milliseconds.
 fn millis(reply: &Reply, name: &str) -> anyhow::Result<u64> {
     let value = reply.header(name);
-    value.parse().with_context(|| format!("{name} is {value:?}, no whole number"))
+    value
+        .parse()
+        .with_context(|| format!("{name} is {value:?}, no whole number"))
 }
 
 fn is_flag(reply: &Reply, name: &str) -> anyhow::Result<bool> {
     let value = reply.header(name);
-    value.parse().with_context(|| format!("{name} is {value:?}, neither true nor false"))
+    value
+        .parse()
+        .with_context(|| format!("{name} is {value:?}, neither true nor false"))
 }
 
 async fn headers(target: Arc<Target>) -> anyhow::Result<()> {
@@ -128,7 +157,10 @@ async fn health(target: Arc<Target>) -> anyhow::Result<()> {
 
 async fn figures(target: Arc<Target>) -> anyhow::Result<()> {
     let body = target.send(target.get("/v1/metrics")).await?.good_json()?;
-    ensure!(body.get("server_commit").is_some(), "there is no server_commit");
+    ensure!(
+        body.get("server_commit").is_some(),
+        "there is no server_commit"
+    );
     for key in ["counters", "latency_ms", "queue", "gpu"] {
         ensure!(body[key].is_object(), "{key} is no object");
     }
@@ -150,18 +182,31 @@ async fn series(target: Arc<Target>) -> anyhow::Result<()> {
     let page = Page::scrape(&target).await?;
     let requests = format!("stt_requests_total{{endpoint=\"{PATH}\"}}");
     let counted = |page: &Page, name: &str| page.value(name).with_context(|| format!("no {name}"));
-    for name in ["stt_queue_depth", "stt_in_flight", "stt_gpu_utilization_pct", "stt_gpu_mem_used_mb", "stt_gpu_mem_total_mb"] {
+    for name in [
+        "stt_queue_depth",
+        "stt_in_flight",
+        "stt_gpu_utilization_pct",
+        "stt_gpu_mem_used_mb",
+        "stt_gpu_mem_total_mb",
+    ] {
         counted(&page, name)?;
     }
     for result in ["used", "skipped", "failed"] {
         counted(&page, &format!("stt_fallback_total{{result=\"{result}\"}}"))?;
     }
-    for stage in ["request_total", "primary_infer", "fallback_infer", "queue_wait"] {
+    for stage in [
+        "request_total",
+        "primary_infer",
+        "fallback_infer",
+        "queue_wait",
+    ] {
         // The seconds that people look for.
         counted(&page, &format!("stt_{stage}_seconds_bucket{{le=\"1\"}}"))?;
     }
     let before = counted(&page, &requests)?;
-    let body: Value = ask(&target, COMMAND.bytes(), Some("en")).await?.good_json()?;
+    let body: Value = ask(&target, COMMAND.bytes(), Some("en"))
+        .await?
+        .good_json()?;
     text(&body, "text")?;
     let after = counted(&Page::scrape(&target).await?, &requests)?;
     ensure!(after > before, "{requests} did not grow");
