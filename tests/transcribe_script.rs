@@ -134,7 +134,7 @@ async fn every_escape_of_json_is_resolved_and_half_a_pair_is_replaced() {
 }
 
 #[tokio::test]
-async fn the_text_of_hours_takes_no_minutes() {
+async fn the_text_of_hours_comes_through() {
     let text = "Жили-были \"дед\" и\tбаба.\n".repeat(2000);
     let body = format!("{{\"text\":{}}}", all_escaped(&text));
     let (script, server) = with_answer(200, "application/json", &body).await;
@@ -166,7 +166,8 @@ async fn what_is_no_transcript_is_status_7_and_keeps_the_recording() {
         assert_eq!(output.status.code(), Some(7), "{body}: {output:?}");
         assert!(output.stdout.is_empty(), "{body}: {output:?}");
         assert!(
-            told(&output).1.starts_with("transcribe.sh: the answer "),
+            told(&output).1.starts_with("transcribe.sh: the answer ")
+                && told(&output).1.lines().count() == 1,
             "{output:?}"
         );
         assert!(script.here().join("a.wav").exists(), "{body}");
@@ -177,17 +178,19 @@ async fn what_is_no_transcript_is_status_7_and_keeps_the_recording() {
 async fn a_refusal_is_status_5_with_the_servers_words() {
     let ours = json!({"error": {"message": "no \"way\"", "type": "t", "param": null, "code": "c"}, "detail": "no \"way\""});
     let openai = json!({"error": {"message": "no \"way\"", "type": "t"}});
+    let said = "no \"way\"";
     let cases = [
-        (413, ours.to_string()),
-        (401, openai.to_string()),
-        (500, r#"{"error":"no \"way\""}"#.to_owned()),
-        (429, "no \"way\"".to_owned()),
-        (302, "no \"way\"".to_owned()),
+        (413, ours.to_string(), said),
+        (401, openai.to_string(), said),
+        (500, r#"{"error":"no \"way\""}"#.to_owned(), said),
+        (429, said.to_owned(), said),
+        (302, said.to_owned(), said),
+        (503, String::new(), ""),
     ];
-    for (status, body) in cases {
+    for (status, body, words) in cases {
         let (script, server) = with_answer(status, "application/json", &body).await;
         let output = script.run(&server.uri(), &["a.wav", "--remove"]).await;
-        let expected = format!("transcribe.sh: the server refused ({status}): no \"way\"\n");
+        let expected = format!("transcribe.sh: the server refused ({status}): {words}\n");
         assert_eq!(told(&output), (Some(5), expected));
         assert!(output.stdout.is_empty() && script.here().join("a.wav").exists());
     }
