@@ -291,6 +291,9 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 temporary=$(mktemp -d "${TMPDIR:-/tmp}/transcribe.XXXXXX") || fail "$exit_failed" "there is no room for temporary files"
 
+# curl makes none of an empty answer.
+: >"$temporary/answer"
+
 # The server is told the kind of file, and not its name: some names cannot be told.
 extension=${input##*/}
 case $extension in

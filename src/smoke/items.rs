@@ -8,7 +8,7 @@ use crate::probe::recording::Recording;
 use crate::probe::speech::{COMMAND, SENTENCE, SPANISH, Speech, silence_samples, wav};
 
 /// The long recording has its sentences so often: it is cut into pieces more than once.
-const LONG_REPEATS: usize = 8;
+const LONG_REPEATS: usize = 6;
 /// Between them.
 const PAUSE_SECONDS: f64 = 0.6;
 

@@ -5,10 +5,15 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::process::Command;
+use wiremock::matchers::method;
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
+/// Anything that takes longer than this has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// All that it may need.
 const TOOLS: [&str; 12] = [
     "bash", "curl", "cat", "cut", "dirname", "head", "mkdir", "mktemp", "mv", "rm", "tail", "tr",
@@ -94,4 +99,33 @@ impl Script {
 pub fn told(output: &Output) -> (Option<i32>, String) {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), words)
+}
+
+pub fn answer(status: u16, kind: &str, body: impl Into<Vec<u8>>) -> ResponseTemplate {
+    ResponseTemplate::new(status).set_body_raw(body, kind)
+}
+
+pub async fn server(response: ResponseTemplate) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .respond_with(response)
+        .mount(&server)
+        .await;
+    server
+}
+
+/// A script with a recording `a.wav`, and a server that gives this answer.
+pub async fn with_answer(status: u16, kind: &str, body: &str) -> (Script, MockServer) {
+    let script = Script::new();
+    script.file("a.wav", b"sound");
+    (script, server(answer(status, kind, body)).await)
+}
+
+/// The body of the only request.
+pub async fn sent(server: &MockServer) -> (Request, String) {
+    let mut requests = server.received_requests().await.expect("recorded");
+    assert_eq!(requests.len(), 1);
+    let request = requests.remove(0);
+    let body = String::from_utf8_lossy(&request.body).into_owned();
+    (request, body)
 }
