@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod events;
+pub mod keys;
 pub mod wer;
 
 use std::collections::BTreeMap;
