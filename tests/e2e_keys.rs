@@ -7,51 +7,13 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use common::keys::{KeysFile, hang_up};
 use common::{PROGRAM, Server, form, model, refused, sample, signal};
 use futures::future::join_all;
 use uttera_stt::settings::variables::VARIABLES;
 
 const EXCHANGED: &str = "the keys were exchanged";
 const REFUSED: &str = "the keys were not exchanged";
-
-/// A file of keys in a folder of its own.
-struct KeysFile {
-    _folder: tempfile::TempDir,
-    path: PathBuf,
-}
-
-impl KeysFile {
-    fn new(text: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("keys");
-        let file = Self {
-            _folder: folder,
-            path,
-        };
-        file.write(text);
-        file
-    }
-
-    /// As the documentation says: a new file in place of the old one, never half a file.
-    fn write(&self, text: &str) {
-        let new = self.path.with_extension("new");
-        std::fs::write(&new, text).expect("writes");
-        std::fs::rename(new, &self.path).expect("renames");
-    }
-
-    fn name(&self) -> &str {
-        self.path.to_str().expect("UTF-8")
-    }
-}
-
-/// Sends SIGHUP and waits until the log has one line more with this text. Gives that line.
-async fn hang_up(server: &Server, text: &str) -> String {
-    let before = server.log_lines(text).len();
-    signal(server.pid(), "HUP");
-    let told = || async { server.log_lines(text).len() > before };
-    server.until(text, told).await;
-    server.log_lines(text).pop().expect("a line")
-}
 
 async fn status(server: &Server, key: &str) -> u16 {
     let request = server.client.get(format!("{}/v1/models", server.url));

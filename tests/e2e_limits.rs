@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use common::keys::KeysFile;
 use common::{Server, model, refused, sample};
 use reqwest::Response;
 use reqwest::header::RETRY_AFTER;
@@ -145,12 +146,10 @@ async fn from_anybody_else_the_header_means_nothing() {
 #[tokio::test]
 async fn an_allowance_of_audio_is_charged_by_its_real_length_whoever_did_the_work() {
     // The command has 1.8 s.
-    let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("keys");
     let lines = "once k-1\ntwice k-2 audio_seconds_per_day=3\nany k-3 audio_seconds_per_day=0\n";
-    std::fs::write(&keys, lines).expect("writes");
+    let keys = KeysFile::new(lines);
     let settings = [
-        ("API_KEYS_FILE", keys.to_str().expect("UTF-8")),
+        ("API_KEYS_FILE", keys.name()),
         ("MAX_AUDIO_SECONDS_PER_DAY", "1"),
         ("RESULT_CACHE_SECONDS", "600"),
     ];

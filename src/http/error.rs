@@ -3,6 +3,8 @@
 //! The body is OpenAI's, with all four keys, and `detail` beside it for clients of the Python
 //! original.
 
+mod limits;
+
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -23,8 +25,6 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const LONGEST_RETRY_SECONDS: u64 = 120;
 /// When a disk may have room again.
 const STORAGE_RETRY: Duration = Duration::from_secs(30);
-/// When one of many connections may be closed.
-const CONNECTION_RETRY: Duration = Duration::from_secs(2);
 
 /// OpenAI's kinds of error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,50 +201,6 @@ impl ApiError {
             .counted_as(ErrorType::Auth)
     }
 
-    /// Too many requests of one client.
-    pub fn rate_limited(wait: Duration) -> Self {
-        let wait_shown = shown(wait);
-        let message =
-            format!("too many requests (RATE_LIMIT_RPS); the next one is due in {wait_shown}");
-        Self::too_many("rate_limit_exceeded", message, wait)
-    }
-
-    /// Too many wrong keys from one address.
-    pub fn too_many_wrong_keys(wait: Duration) -> Self {
-        let message = "too many wrong keys came from this address";
-        Self::too_many("rate_limit_exceeded", message, wait)
-    }
-
-    /// A client has had the audio that it may have in a day.
-    pub fn insufficient_quota(allowance: Duration, wait: Duration) -> Self {
-        let (seconds, wait_shown) = (allowance.as_secs_f64(), shown(wait));
-        let message = format!(
-            "the {seconds} s of audio that a client may have transcribed in a day (MAX_AUDIO_SECONDS_PER_DAY) are used up; the next day begins at midnight UTC, in {wait_shown}"
-        );
-        Self {
-            kind: Kind::InsufficientQuota,
-            ..Self::too_many("insufficient_quota", message, wait)
-        }
-        .deterministic()
-    }
-
-    fn too_many(code: &'static str, message: impl Into<String>, wait: Duration) -> Self {
-        Self {
-            kind: Kind::RateLimit,
-            ..Self::client(StatusCode::TOO_MANY_REQUESTS, code, message)
-        }
-        .with_retry_after(wait)
-        .counted_as(ErrorType::RateLimit)
-    }
-
-    /// All connections that there may be are open.
-    pub fn too_many_connections() -> Self {
-        let message = "too many connections are open (MAX_CONNECTIONS)";
-        Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
-            .with_retry_after(CONNECTION_RETRY)
-            .counted_as(ErrorType::Overloaded)
-    }
-
     /// A path that is not there.
     pub fn not_found(path: &str) -> Self {
         let message = format!("there is no {path} here");
@@ -409,16 +365,6 @@ impl ApiError {
     /// The label under which it is counted.
     pub fn error_type(&self) -> ErrorType {
         self.counted_as
-    }
-}
-
-/// A time, for people.
-fn shown(wait: Duration) -> String {
-    let seconds = wait.as_secs_f64().ceil() as u64;
-    match seconds {
-        ..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds.div_ceil(60)),
-        7200.. => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod audio;
 
+use std::time::Duration;
+
 use actix_web::ResponseError;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{
@@ -103,18 +105,16 @@ fn models(wants_key: bool) -> Vec<Path> {
     let one = operation("One model", "models")
         .parameter(id)
         .response("200", json("The model.", "Model"));
+    let of_keys = wants_key.then(|| ApiError::too_many_wrong_keys(Duration::ZERO));
+    let list = with_errors(list, Vec::from_iter(of_keys.clone()));
     // An id with a slash is another path.
-    let one = with_errors(
-        one,
-        vec![ApiError::model_not_found(""), ApiError::not_found("")],
-    );
+    let mut errors = vec![ApiError::model_not_found(""), ApiError::not_found("")];
+    errors.extend(of_keys);
+    let one = with_errors(one, errors);
     vec![
         (
             "/v1/models",
-            PathItem::new(
-                HttpMethod::Get,
-                keyed(with_errors(list, Vec::new()), wants_key),
-            ),
+            PathItem::new(HttpMethod::Get, keyed(list, wants_key)),
         ),
         (
             "/v1/models/{id}",

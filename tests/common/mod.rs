@@ -4,6 +4,7 @@
 
 pub mod command_line;
 pub mod events;
+pub mod keys;
 pub mod wer;
 
 use std::collections::BTreeMap;
