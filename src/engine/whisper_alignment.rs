@@ -14,8 +14,7 @@ use crate::engine::kernels::observe::{Attention, Head};
 pub const FRAME_SECONDS: f64 = 0.02;
 /// Frames that are smoothed over, as in OpenAI's implementation.
 const MEDIAN_WIDTH: usize = 7;
-/// A frame at which no token looks more than others, by this much, says nothing. Deviations of less do
-/// not survive being squared, either.
+/// A frame at which no token looks more than others, by this much, says nothing.
 const LEAST_DEVIATION: f32 = 1e-9;
 /// Fewer frames than this hold no word.
 const FEWEST_FRAMES: usize = 5;
@@ -235,21 +234,19 @@ fn share_of_each(row: &[f32]) -> Vec<f32> {
 
 /// Every frame gets mean 0 and deviation 1 over the tokens; one that says nothing, 0.
 fn standardise_frames(rows: &mut [Vec<f32>]) {
-    let count = rows.len() as f32;
+    // The squares of small weights are nothing in 32 bits.
+    let count = rows.len() as f64;
     let frames = rows.first().map_or(0, Vec::len);
     for frame in 0..frames {
-        let mean = rows.iter().map(|row| row[frame]).sum::<f32>() / count;
-        let variance = rows
-            .iter()
-            .map(|row| (row[frame] - mean).powi(2))
-            .sum::<f32>()
-            / count;
+        let weights = || rows.iter().map(|row| f64::from(row[frame]));
+        let mean = weights().sum::<f64>() / count;
+        let variance = weights().map(|weight| (weight - mean).powi(2)).sum::<f64>() / count;
         let deviation = variance.sqrt();
         for row in rows.iter_mut() {
-            row[frame] = if deviation < LEAST_DEVIATION {
+            row[frame] = if deviation < f64::from(LEAST_DEVIATION) {
                 0.0
             } else {
-                (row[frame] - mean) / deviation
+                ((f64::from(row[frame]) - mean) / deviation) as f32
             };
         }
     }
