@@ -64,10 +64,11 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &[(&'static str, Str
         Err(error) => return refuse(&error),
     };
     warn_of(&loaded.settings);
-    let names: Vec<&str> = keys.names().map(|name| &**name).collect();
-    metrics::keys::register(names.iter().copied());
-    info!(keys = names.join(","), "the keys were exchanged");
+    let names: Vec<String> = keys.names().map(ToString::to_string).collect();
+    metrics::keys::register(names.iter().map(String::as_str));
     keyring.exchange(keys);
+    // Told when it is so: whoever reads it may rely on it.
+    info!(keys = names.join(","), "the keys were exchanged");
     let changed = (loaded.in_force.iter().zip(at_start))
         .filter(|(now, then)| now != then)
         .map(|(now, _)| now.0)
