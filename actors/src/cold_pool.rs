@@ -32,6 +32,9 @@ use crate::snapshot::{HotState, Snapshot};
 use crate::status::NodeStatus;
 use crate::work_queue::{LaneId, LaneKind};
 
+/// Where nobody else does the work, it waits so long for another worker after one that failed.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 /// What the ColdPool hears.
 #[derive(Debug)]
 pub enum ColdPoolMessage {
@@ -67,8 +70,12 @@ pub struct ColdPoolArguments {
     pub config: PoolConfig,
     /// Whom it works beside.
     pub company: Company,
-    /// Where memory is known; `None`: nobody looks at it.
-    pub memory: Option<Arc<NodeStatus>>,
+    /// Of the node that it is on: its hot lane, and its memory.
+    pub node: Arc<NodeStatus>,
+    /// Whether a VramWatcher looks at the memory.
+    pub memory_is_watched: bool,
+    /// What must be free for a worker in any case, in bytes.
+    pub least_bytes: u64,
     /// What every worker's lane is made from; its names and its idle limit are filled in.
     pub lane: LaneArguments,
     /// Where demand is read and the pool's own numbers are kept.
@@ -84,11 +91,17 @@ pub struct ColdPoolState {
     /// No start before this.
     not_before: Instant,
     learned: LearnedCap,
-    /// When the last worker came up: what it took is seen by a look after that only.
-    last_start: Instant,
+    /// When the last worker came up or went: what it took or gave is seen by a look after that only.
+    last_change: Instant,
     short_of_memory: bool,
-    /// Why the last worker did not come up, if it did not.
-    launch_failure: Option<String>,
+    /// How the last worker failed, unless one came up since.
+    last_failure: Option<LastFailure>,
+}
+
+struct LastFailure {
+    reason: String,
+    /// It never came up.
+    at_launch: bool,
 }
 
 struct Worker {
@@ -122,9 +135,9 @@ impl Actor for ColdPool {
             chunks_at_last_failure: finished,
             not_before: Instant::now(),
             learned: LearnedCap::default(),
-            last_start: Instant::now(),
+            last_change: Instant::now(),
             short_of_memory: false,
-            launch_failure: None,
+            last_failure: None,
         };
         state.publish(0);
         Ok(state)
@@ -137,7 +150,9 @@ impl Actor for ColdPool {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            ColdPoolMessage::Tick | ColdPoolMessage::Look => state.tick(&myself).await?,
+            ColdPoolMessage::Tick => state.tick(&myself, 0).await?,
+            // It is on its way to the queue.
+            ColdPoolMessage::Look => state.tick(&myself, 1).await?,
             ColdPoolMessage::WorkerReady { worker, info } => state.worker_ready(worker, &info),
             ColdPoolMessage::DispatcherReplaced(dispatcher) => {
                 state.dispatcher_replaced(dispatcher);
@@ -181,14 +196,19 @@ impl Actor for ColdPool {
 }
 
 impl ColdPoolState {
-    async fn tick(&mut self, myself: &ActorRef<ColdPoolMessage>) -> Result<(), SpawnErr> {
+    /// `coming`: chunks that are not in the queue yet.
+    async fn tick(
+        &mut self,
+        myself: &ActorRef<ColdPoolMessage>,
+        coming: usize,
+    ) -> Result<(), SpawnErr> {
         let snapshot = self.arguments.status.snapshot();
-        let wanted = self.wanted(&snapshot);
+        let wanted = self.wanted(&snapshot).max(coming);
         if wanted > self.workers.len() && self.may_start(&snapshot) {
             self.start(myself).await?;
         }
         if wanted > 0 && self.workers.is_empty() {
-            self.refuse_what_waits();
+            self.refuse_the_hopeless();
         }
         self.publish(wanted);
         Ok(())
@@ -209,13 +229,15 @@ impl ColdPoolState {
     }
 
     /// Where nobody else does the work, nothing waits for a worker that does not come soon.
-    fn refuse_what_waits(&self) {
+    fn refuse_the_hopeless(&self) {
         if self.arguments.company == Company::HotLane {
             return;
         }
-        let reason = match &self.launch_failure {
-            Some(reason) => reason.clone(),
-            None => "there is no memory for one more worker".to_owned(),
+        let pause = self.not_before.saturating_duration_since(Instant::now());
+        let reason = match &self.last_failure {
+            Some(failure) if failure.at_launch || pause > LONGEST_WAIT => failure.reason.clone(),
+            _ if self.short_of_memory => "there is no memory for one more worker".to_owned(),
+            _ => return,
         };
         let refusal = SttError::NotReady {
             reason,
@@ -236,22 +258,28 @@ impl ColdPoolState {
         let one_at_a_time = self.workers.values().all(|worker| worker.ready);
         // While the hot lane comes back it needs the memory that it had, and it is there as soon as
         // a cold one would be.
-        let hot_is_up =
-            self.arguments.company == Company::Alone || matches!(snapshot.hot, HotState::Ready(_));
+        let hot_is_up = match self.arguments.node.hot() {
+            HotState::Ready(_) => true,
+            HotState::Starting | HotState::Restarting { .. } => false,
+            HotState::Asleep(_) | HotState::Failed { .. } => {
+                self.arguments.company == Company::Alone
+            }
+        };
         let now = Instant::now() >= self.not_before;
         one_at_a_time && hot_is_up && now && !snapshot.draining && self.has_memory()
     }
 
     fn has_memory(&mut self) -> bool {
-        let Some(node) = &self.arguments.memory else {
+        if !self.arguments.memory_is_watched {
             return true;
-        };
-        // A pool of one has no worker whose memory could still be missing in the look.
-        if self.arguments.company == Company::HotLane && !node.memory_shows(self.last_start) {
+        }
+        let node = &self.arguments.node;
+        if !node.memory_shows(self.last_change) {
             return false;
         }
         let memory = node.snapshot().memory;
-        let short = !memory.fits_one_more;
+        let least = self.arguments.least_bytes;
+        let short = !memory.fits_one_more || memory.free_bytes.is_some_and(|free| free < least);
         if short && !self.short_of_memory {
             info!(
                 free_bytes = memory.free_bytes,
@@ -295,10 +323,10 @@ impl ColdPoolState {
             return;
         };
         worker.ready = true;
-        self.launch_failure = None;
+        self.last_failure = None;
         self.arguments.status.record_start(info.load_time);
         self.learned.disprove(active);
-        self.last_start = Instant::now();
+        self.last_change = Instant::now();
         self.publish_counts();
     }
 
@@ -320,9 +348,12 @@ impl ColdPoolState {
         let reason_text = reason.map_or_else(|| "it was ended".to_owned(), ToString::to_string);
         warn!(worker = %worker.name, reason = reason_text, pause_seconds = pause.as_secs_f64(),
             "a cold worker failed");
-        self.launch_failure = (!worker.ready).then_some(reason_text);
-        if self.workers.is_empty() && self.launch_failure.is_some() {
-            self.refuse_what_waits();
+        self.last_failure = Some(LastFailure {
+            reason: reason_text,
+            at_launch: !worker.ready,
+        });
+        if self.workers.is_empty() {
+            self.refuse_the_hopeless();
         }
         if lacked_memory(reason) {
             let active = self.active();
@@ -337,6 +368,9 @@ impl ColdPoolState {
 
     fn remove(&mut self, who: &ActorCell) -> Option<Worker> {
         let worker = self.workers.remove(&who.get_id())?;
+        if self.arguments.company == Company::Alone {
+            self.last_change = Instant::now();
+        }
         // The lane gives its chunk back itself, unless it failed in a way that it could not.
         let gone = DispatcherMessage::LaneGone(worker.lane);
         let _ = self.arguments.lane.dispatcher.cast(gone);

@@ -34,6 +34,8 @@ pub enum FallbackPort {
         launcher: Arc<dyn EngineLauncher>,
         /// Its name, as users know it.
         model: Arc<str>,
+        /// Memory that must be free before it is loaded, in bytes, as far as that is known.
+        least_bytes: u64,
     },
 }
 

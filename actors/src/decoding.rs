@@ -20,7 +20,16 @@ use crate::transcription::TranscriptionMessage;
 #[derive(Debug)]
 pub struct ChunkPermit {
     _of_request: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    of_all: Option<OwnedSemaphorePermit>,
+}
+
+impl ChunkPermit {
+    /// Gives back what is everybody's.
+    #[must_use]
+    pub fn of_its_request_alone(mut self) -> Self {
+        self.of_all = None;
+        self
+    }
 }
 
 /// What the decoding task says at the end.
@@ -62,7 +71,7 @@ impl ChunkBudget {
         }
         Ok(ChunkPermit {
             _of_request: acquire(&self.of_request).await?,
-            _of_all: acquire(&self.of_all).await?,
+            of_all: Some(acquire(&self.of_all).await?),
         })
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::caught::caught;
 use crate::config::FallbackPort;
 use crate::escalation::EscalationPolicy;
@@ -45,7 +47,12 @@ pub struct Escalator {
     pub policy: EscalationPolicy,
     /// Who makes better ones.
     pub fallback: Fallback,
+    /// How many chunks of all requests together may be there.
+    pub room: Arc<Semaphore>,
 }
+
+/// 61 MB of samples if each is as long as it may be.
+const CHUNKS_AT_FALLBACK: usize = 64;
 
 impl Escalator {
     /// `None` where there is nobody to escalate to. `model`: this node's larger model, where the
@@ -59,7 +66,11 @@ impl Escalator {
             FallbackPort::Node(node) => Fallback::Node(Arc::clone(node)),
             FallbackPort::Model { .. } => Fallback::Model(model?.clone()),
         };
-        Some(Self { policy, fallback })
+        Some(Self {
+            policy,
+            fallback,
+            room: Arc::new(Semaphore::new(CHUNKS_AT_FALLBACK)),
+        })
     }
 }
 

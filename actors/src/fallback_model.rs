@@ -68,14 +68,20 @@ pub struct FallbackModelArguments {
     pub wear: WearLimits,
     /// Its workers' limits.
     pub pool: PoolConfig,
-    /// Where the node's memory is known, if somebody looks at it.
-    pub memory: Option<Arc<NodeStatus>>,
+    /// Of the node that it is on.
+    pub node: Arc<NodeStatus>,
+    /// Whether a VramWatcher looks at the node's memory.
+    pub memory_is_watched: bool,
+    /// What must be free for its worker, in bytes.
+    pub least_bytes: u64,
 }
 
 /// The actor's state.
 pub struct FallbackModelState {
     dispatcher: ActorRef<DispatcherMessage>,
     cold_pool: ActorRef<ColdPoolMessage>,
+    /// Its children end because they are told to.
+    stopping: bool,
 }
 
 /// The actor.
@@ -115,7 +121,9 @@ impl Actor for FallbackModel {
         let pool = ColdPoolArguments {
             config: arguments.pool,
             company: Company::Alone,
-            memory: arguments.memory,
+            node: arguments.node,
+            memory_is_watched: arguments.memory_is_watched,
+            least_bytes: arguments.least_bytes,
             lane,
             status,
         };
@@ -124,6 +132,7 @@ impl Actor for FallbackModel {
         Ok(FallbackModelState {
             dispatcher,
             cold_pool,
+            stopping: false,
         })
     }
 
@@ -153,6 +162,7 @@ impl Actor for FallbackModel {
                 let _ = state.dispatcher.cast(DispatcherMessage::Withdraw(job));
             }
             FallbackModelMessage::Stop => {
+                state.stopping = true;
                 let _ = state.cold_pool.cast(ColdPoolMessage::Stop);
                 // It bounds its own end.
                 let _ = state.cold_pool.get_cell().wait(None).await;
@@ -170,12 +180,9 @@ impl Actor for FallbackModel {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(_, reason) => Err(reason),
-            SupervisionEvent::ActorTerminated(who, _, reason)
-                if who.get_id() == state.dispatcher.get_id() =>
-            {
-                Err(reason
-                    .unwrap_or_else(|| "its dispatcher was ended".to_owned())
-                    .into())
+            SupervisionEvent::ActorTerminated(_, _, reason) if !state.stopping => {
+                let reason = reason.unwrap_or_else(|| "a child of it was ended".to_owned());
+                Err(reason.into())
             }
             SupervisionEvent::ActorTerminated(..)
             | SupervisionEvent::ActorStarted(_)

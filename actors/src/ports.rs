@@ -418,6 +418,9 @@ pub enum FallbackError {
     /// It answered, and not as it should.
     #[error("its answer makes no sense: {0}")]
     BadAnswer(String),
+    /// So many pieces of audio are there already that this one was not sent.
+    #[error("too many pieces of audio wait for it")]
+    Overloaded,
     /// The model of this node could not do it.
     #[error("the larger model failed: {0}")]
     Model(String),
@@ -432,6 +435,7 @@ impl FallbackError {
             Self::Refused { status: 429, .. } => "fallback_rate_limited",
             Self::Refused { .. } => "fallback_refused",
             Self::BadAnswer(_) => "fallback_bad_answer",
+            Self::Overloaded => "fallback_overloaded",
             Self::Model(_) => "fallback_model",
         }
     }

@@ -18,10 +18,12 @@ use crate::lane_end::{LaneFailure, Leaving};
 use crate::ports::{LaunchError, WorkerId};
 use crate::reaper::IdlePolicy;
 use crate::registrar::{Registrar, RegistrarArguments, RegistrarMessage};
-use crate::status::NodeStatus;
 use crate::transcriptions::{Transcriptions, TranscriptionsArguments, TranscriptionsMessage};
 use crate::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
 use crate::work_queue::{LaneId, LaneKind};
+
+/// The larger model's pool looks at the demand at least so often.
+const MOST_FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How a child ended.
 #[derive(Clone, Copy)]
@@ -101,7 +103,9 @@ pub(super) async fn cold_pool(
     let arguments = ColdPoolArguments {
         config: arguments.config.pool,
         company: Company::HotLane,
-        memory: watched_memory(arguments),
+        node: Arc::clone(&arguments.status),
+        memory_is_watched: arguments.ports.memory.is_some(),
+        least_bytes: 0,
         lane: lane(
             arguments,
             dispatcher,
@@ -114,19 +118,18 @@ pub(super) async fn cold_pool(
     spawned.map(|(actor, _join)| actor)
 }
 
-/// Where the node's memory is known, if somebody looks at it.
-fn watched_memory(arguments: &SupervisorArguments) -> Option<Arc<NodeStatus>> {
-    let watched = arguments.ports.memory.is_some();
-    watched.then(|| Arc::clone(&arguments.status))
-}
-
 /// None where no larger model of this node stands by.
 pub(super) async fn fallback_model(
     myself: &ActorRef<SupervisorMessage>,
     arguments: &SupervisorArguments,
     generation: u32,
 ) -> Result<Option<FallbackModelHandle>, SpawnErr> {
-    let Some(FallbackPort::Model { launcher, model }) = &arguments.ports.fallback else {
+    let Some(FallbackPort::Model {
+        launcher,
+        model,
+        least_bytes,
+    }) = &arguments.ports.fallback
+    else {
         return Ok(None);
     };
     let config = &arguments.config;
@@ -139,14 +142,17 @@ pub(super) async fn fallback_model(
         // One of them is enough to take the memory of several others.
         pool: PoolConfig {
             size: 1,
-            interval: config.pool.interval,
+            // Somebody waits for it.
+            interval: config.pool.interval.min(MOST_FALLBACK_INTERVAL),
             idle: IdlePolicy {
                 timeout: config.pool.idle.timeout,
                 stagger: Duration::ZERO,
                 pool_size: 1,
             },
         },
-        memory: watched_memory(arguments),
+        node: Arc::clone(&arguments.status),
+        memory_is_watched: arguments.ports.memory.is_some(),
+        least_bytes: *least_bytes,
     };
     let (actor, _join) =
         FallbackModel::spawn_linked(None, FallbackModel, children, myself.get_cell()).await?;

@@ -26,10 +26,12 @@ impl TranscriptionState {
         if let Err(refusal) = self.weigh_length(chunk.audio.duration_seconds()) {
             return self.fail(refusal);
         }
+        // Also of one that is done already: it may be the one to decide the language.
+        let may_go = self.hold.may_go(chunk.audio.index);
         if let Some(done) = self.before.take(&chunk.audio) {
             return self.chunk_done(myself, chunk, done);
         }
-        if self.hold.may_go(chunk.audio.index) {
+        if may_go {
             self.enqueue(myself, chunk);
         } else {
             self.held_back.push_back(chunk);

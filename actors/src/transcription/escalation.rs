@@ -7,6 +7,7 @@
 //! first one no more of this request is tried.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ractor::ActorRef;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{OpenChunk, Outcome, TranscriptionMessage, TranscriptionState};
+use crate::decoding::ChunkPermit;
 use crate::error::SttError;
 use crate::escalation::{Weaknesses, words};
 use crate::fallback::Escalator;
@@ -60,6 +62,11 @@ impl Escalating {
     /// Chunks that are here.
     pub(super) fn open(&self) -> usize {
         self.sent.len() + self.short.len()
+    }
+
+    /// Whether there are words to come, of chunks that this node has no text for.
+    pub(super) fn misses_words(&self) -> bool {
+        self.sent.values().any(|sent| sent.own.is_err())
     }
 
     /// Whose text it is in the end; `own`: this node's model.
@@ -112,7 +119,8 @@ impl TranscriptionState {
         self.escalating.words += words;
         let few = self.escalating.words < least;
         let language_waits = (self.escalating.language_waits).contains(&chunk.audio.index);
-        if few && !language_waits && !self.is_the_last() {
+        let is_known = self.is_the_last();
+        if few && !language_waits && !is_known {
             // There are few of these: their memory is not worth a decoder that waits for it.
             chunk.permit = None;
             self.escalating.short.push((chunk, text));
@@ -121,13 +129,13 @@ impl TranscriptionState {
         if !few {
             self.judge_short_ones(myself, false);
         }
-        self.judge(myself, chunk, text, few);
+        self.judge(myself, chunk, text, few && is_known);
     }
 
     /// All audio is here, and nothing but a text in hand is open.
     fn is_the_last(&self) -> bool {
         let open = self.outstanding.len() + self.held_back.len() + self.second_passes.len();
-        self.decoded.is_some() && open == 0
+        self.decoded.is_some() && open == 0 && !self.escalating.misses_words()
     }
 
     /// The texts that waited for others: none came, or enough of them.
@@ -169,7 +177,15 @@ impl TranscriptionState {
         chunk: OpenChunk,
         error: SttError,
     ) -> Outcome {
-        if !error.is_engines_fault() || self.escalating.escalator().is_none() {
+        if !error.is_engines_fault() {
+            return self.fail(error);
+        }
+        if let Some(fallback) = self.escalating.so_far.error.clone() {
+            // It is not asked twice.
+            let primary = Box::new(error);
+            return self.fail(SttError::Fallback { primary, fallback });
+        }
+        if self.escalating.escalator().is_none() {
             return self.fail(error);
         }
         warn!(request_id = %self.job.request_id, chunk = chunk.audio.index, %error, "no text of this node's own");
@@ -180,7 +196,7 @@ impl TranscriptionState {
     fn escalate(
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
-        chunk: OpenChunk,
+        mut chunk: OpenChunk,
         own: Result<ChunkTranscript, SttError>,
     ) {
         let Some((to, place)) = self.escalating.escalator().zip(self.place.as_ref()) else {
@@ -201,10 +217,16 @@ impl TranscriptionState {
             temperature: options.temperature,
             hallucination_guard: options.hallucination_guard,
         };
+        // What waits there for long must not keep other requests from being decoded.
+        chunk.permit = chunk.permit.map(ChunkPermit::of_its_request_alone);
+        let room = Arc::clone(&to.room).try_acquire_owned();
         let (fallback, myself, index) = (to.fallback.clone(), myself.clone(), chunk.audio.index);
         let asking = spawn(async move {
             let begun = Instant::now();
-            let outcome = fallback.transcribe(request, terms).await;
+            let outcome = match room {
+                Ok(_room) => fallback.transcribe(request, terms).await,
+                Err(_full) => Err(FallbackError::Overloaded),
+            };
             let _ = myself.cast(TranscriptionMessage::FallbackEnded {
                 index,
                 outcome,
@@ -267,24 +289,44 @@ impl TranscriptionState {
         own: Option<&ChunkTranscript>,
         better: FallbackText,
     ) {
-        let FallbackText { transcript, model } = better;
+        let FallbackText {
+            mut transcript,
+            model,
+        } = better;
+        if own.is_none() {
+            self.escalating.words += words(&transcript);
+        }
+        if transcript.language.is_empty() {
+            // Nodes of other make do not all tell it.
+            let known = own.map(|own| own.language.as_str());
+            let known = known.or_else(|| self.hold.code()).unwrap_or_default();
+            known.clone_into(&mut transcript.language);
+        }
         self.escalating.so_far.used = true;
         self.escalating.model = Some(model);
         let index = chunk.audio.index;
-        let decides = own.is_none_or(|own| own.language_probability.is_some());
-        if decides && !(self.escalating.language_waits).contains(&index) {
-            // It was announced before; the larger model knows better.
-            self.relearn_language(index, &transcript);
+        if !self.escalating.language_waits.contains(&index) {
+            self.relearn_language(index, own, &transcript);
         }
         self.settle(chunk, transcript);
     }
 
-    /// The larger model's word on a language that this node had decided.
-    fn relearn_language(&mut self, index: usize, text: &ChunkTranscript) {
-        if matches!(self.hold, LanguageHold::Open { .. }) {
-            self.learn_language(index, text);
-        } else if self.job.options.language.is_none() && !text.language.is_empty() {
-            self.language = Some((text.language.clone(), text.language_probability));
+    /// The larger model's word on a language that this node had decided by this very chunk, or could not.
+    fn relearn_language(
+        &mut self,
+        index: usize,
+        own: Option<&ChunkTranscript>,
+        text: &ChunkTranscript,
+    ) {
+        let decided_here = own.is_some_and(|own| own.language_probability.is_some());
+        let says_something = !text.segments.is_empty();
+        match self.hold {
+            LanguageHold::Open { .. } => self.learn_language(index, text),
+            LanguageHold::Known(_) if decided_here && says_something => {
+                self.language = Some((text.language.clone(), text.language_probability));
+            }
+            LanguageHold::PerChunk if own.is_none() => self.learn_language(index, text),
+            LanguageHold::Known(_) | LanguageHold::PerChunk => {}
         }
     }
 

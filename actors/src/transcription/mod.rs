@@ -370,7 +370,7 @@ impl TranscriptionState {
         };
         let samples = audio.samples;
         let open = self.outstanding.len() + self.held_back.len() + self.second_passes.len();
-        if open > 0 {
+        if open > 0 || self.escalating.misses_words() {
             return Outcome::GoesOn;
         }
         self.judge_short_ones(myself, true);

@@ -222,12 +222,19 @@ impl TranscriptionState {
     /// The engine has the last word on the language: a model of one language hears no other.
     pub(super) fn learn_language(&mut self, index: usize, transcript: &ChunkTranscript) {
         let (code, probability) = (&transcript.language, transcript.language_probability);
-        let says_something = !transcript.segments.is_empty();
+        let says_something = !transcript.segments.is_empty() && !code.is_empty();
         let decided = match &self.hold {
             LanguageHold::Open { .. } => {
-                let detected = DetectedLanguage {
-                    code: code.clone(),
-                    probability: probability.unwrap_or(1.0),
+                let detected = if code.is_empty() {
+                    DetectedLanguage {
+                        code: LANGUAGE_OF_SILENCE.to_owned(),
+                        probability: 0.0,
+                    }
+                } else {
+                    DetectedLanguage {
+                        code: code.clone(),
+                        probability: probability.unwrap_or(1.0),
+                    }
                 };
                 let decided = self.hold.chunk_done(index, detected, says_something);
                 decided.map(|decided| (decided.code, probability.and(Some(decided.probability))))

@@ -13,6 +13,8 @@ use crate::{Event, FallbackPort, Identity};
 enum NodePlan {
     Fail,
     Hang,
+    /// Answers, and does not say in which language.
+    NoLanguage,
 }
 
 /// The other node.
@@ -41,13 +43,15 @@ impl FallbackNode for Node {
         *lock(&self.open) += 1;
         let _open = Open(self);
         let plan = lock(&self.plans).pop_front();
+        let mut transcript = better_text(index, language.as_deref());
         match plan {
             None => tokio::time::sleep(WORK).await,
+            Some(NodePlan::NoLanguage) => transcript.language.clear(),
             Some(NodePlan::Fail) => return Err(away()),
             Some(NodePlan::Hang) => std::future::pending().await,
         }
         Ok(FallbackText {
-            transcript: better_text(index, language.as_deref()),
+            transcript,
             model: "larger".to_owned(),
         })
     }
@@ -163,6 +167,94 @@ async fn what_an_engine_cannot_do_the_other_node_does() {
     let error = transcript(&tree, "1+bad").await.expect_err("bad audio");
     assert!(matches!(error, SttError::Decode(_)), "{error}");
     assert_eq!(node.asked().len(), asked);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_after_the_other_node_did_has_both_reasons() {
+    let (tree, node) = tree(vec![], 0).await;
+    node.plan([NodePlan::Fail]);
+    let error = transcript(&tree, "w+poison").await.expect_err("nobody can");
+    assert!(matches!(error, SttError::Fallback { .. }), "{error}");
+    assert_eq!(node.asked().len(), 1);
+    assert_eq!(tree.stt.snapshot().fallbacks.failed, 1);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_many_languages_a_weak_piece_does_not_speak_for_all() {
+    let (tree, node) = tree(vec![], 0).await;
+    let mut job = job("1+w");
+    job.options.multilingual = true;
+    let stream = tree.submit_as("somebody", job).await.expect("accepted");
+    let text = stream.transcript().await.expect("done");
+    assert_eq!(
+        (text.text().as_str(), text.language.as_str()),
+        ("0 better 1", "es")
+    );
+    assert_eq!(node.asked(), [(1, None)]);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_tells_no_language_leaves_the_one_that_was_heard() {
+    let (tree, node) = tree(vec![], 0).await;
+    node.plan([NodePlan::NoLanguage]);
+    let text = transcript(&tree, "m+1").await.expect("done");
+    assert_eq!(
+        (text.text().as_str(), text.language.as_str()),
+        ("better 0 1", "pt")
+    );
+    // Not even that, where this node heard nothing: the next chunk decides.
+    node.plan([NodePlan::NoLanguage]);
+    let text = transcript(&tree, "poison+1").await.expect("done");
+    assert_eq!(
+        (text.text().as_str(), text.language.as_str()),
+        ("better 0 1", "es")
+    );
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_finds_the_doubtful_chunk_still_deciding() {
+    let (tree, node) = tree(vec![], 0).await;
+    let submit = async || {
+        let mut job = job("m+2");
+        job.identity = Some(Identity {
+            owner: Client::new("somebody"),
+            digest: [1; 32],
+        });
+        tree.submit_as("somebody", job).await.expect("accepted")
+    };
+    node.plan([NodePlan::Hang]);
+    let leaves = submit().await;
+    eventually("the node is asked", || *lock(&node.open) == 1).await;
+    drop(leaves);
+    eventually("the node is left alone", || *lock(&node.open) == 0).await;
+    let text = submit().await.transcript().await.expect("done");
+    assert_eq!(
+        (text.text().as_str(), text.language.as_str()),
+        ("better 0 1 2", "gl")
+    );
+    let heard = |seen: &&Seen| matches!(seen, Seen::Chunk { index: 0, .. });
+    assert_eq!(tree.world.seen().iter().filter(heard).count(), 1);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_so_many_pieces_wait_for_the_other_node() {
+    let (tree, node) = tree(vec![], 0).await;
+    node.plan((0..64).map(|_| NodePlan::Hang));
+    let mut waiting = Vec::new();
+    for _ in 0..64 {
+        waiting.push(tree.submit("w").await.expect("accepted"));
+    }
+    eventually("all of them are there", || *lock(&node.open) == 64).await;
+    let text = transcript(&tree, "w").await.expect("done");
+    assert_eq!(text.text(), "0");
+    let error = text.escalation.expect("told").error;
+    assert_eq!(error, Some(FallbackError::Overloaded));
+    drop(waiting);
     tree.end().await;
 }
 

@@ -11,6 +11,7 @@ async fn tree(launches: Vec<LaunchPlan>) -> Tree {
         ports.fallback = Some(FallbackPort::Model {
             launcher: Arc::clone(&ports.launcher) as Arc<dyn EngineLauncher>,
             model: Arc::from("larger"),
+            least_bytes: 0,
         });
     })
     .await;
@@ -91,6 +92,39 @@ async fn if_its_actor_fails_the_text_stays_and_another_takes_over() {
     tree.break_and_replace::<FallbackModelMessage>().await;
     assert_eq!(stream.transcript().await.expect("done").text(), "0");
     assert_eq!(transcript(&tree, "w").await.text(), "better 0");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_pool_it_is_replaced_as_a_whole() {
+    let tree = tree(vec![]).await;
+    let model = tree.children::<FallbackModelMessage>().remove(0);
+    let children = model.get_children();
+    let pool = |child: &&ActorCell| {
+        child.is_message_type_of::<crate::cold_pool::ColdPoolMessage>() == Some(true)
+    };
+    children.iter().find(pool).expect("its pool").kill();
+    eventually("it is replaced", || {
+        let now = tree.children::<FallbackModelMessage>();
+        now.last().is_some_and(|now| now.get_id() != model.get_id())
+    })
+    .await;
+    assert_eq!(transcript(&tree, "w").await.text(), "better 0");
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_kills_its_workers_takes_no_other_one_along() {
+    let dies = || LaunchPlan::Up(vec![ChunkPlan::Die(crash())]);
+    let mut launches = hot_then(dies());
+    launches.push(dies());
+    let tree = tree(launches).await;
+    let first = tree.submit("w").await.expect("accepted");
+    eventually("it is being worked on", || tree.world.launched().len() == 2).await;
+    let second = tree.submit("w").await.expect("accepted");
+    let (first, second) = tokio::join!(first.transcript(), second.transcript());
+    let texts = [first.expect("done").text(), second.expect("done").text()];
+    assert_eq!(texts, ["0", "better 0"]);
     tree.end().await;
 }
 
