@@ -15,12 +15,16 @@ use stt_actors::transcript::{ChunkTranscript, Segment, Word, compression_ratio};
 use tracing::debug;
 use uttera_stt_client::{Audio, Client, Error, RetryPolicy, TranscribeOptions, Transcript};
 
+use crate::language;
+
 /// Says to a node that it is asked as a fallback: it passes nothing on. Two nodes that name each other
 /// would never end otherwise.
 pub const ESCALATED: &str = "x-escalated";
 
 /// It is in the same house: what is not there in this time is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The part of the limit that one try may take.
+const FIRST_TRY: f64 = 2.0 / 3.0;
 /// A second try is worth a short wait and no long one: a text is there.
 const RETRY: RetryPolicy = RetryPolicy {
     max_retries: 1,
@@ -47,6 +51,8 @@ impl FallbackServer {
             .header(ESCALATED, "1")
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(limit)
+            // One that hangs leaves time for the other try.
+            .attempt_timeout(limit.mul_f64(FIRST_TRY))
             .retry(RETRY)
             .build()?;
         Ok(Self { client, limit })
@@ -141,7 +147,9 @@ fn transcript(reply: Transcript, audio: &AudioChunk) -> ChunkTranscript {
     }
     ChunkTranscript {
         segments,
-        language: reply.language.unwrap_or_default(),
+        language: (reply.language)
+            .and_then(|named| Some(language::parse(&named)?.code().to_owned()))
+            .unwrap_or_default(),
         language_probability: reply.language_probability.map(|p| p as f32),
         ..ChunkTranscript::default()
     }

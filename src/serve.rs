@@ -25,7 +25,7 @@ use crate::keys::{self, Keyring, Keys, Reload, Reloader};
 use crate::libretranslate::LibreTranslate;
 use crate::metrics::{self, Exporter, GB, UPKEEP_INTERVAL};
 use crate::models::configured::{ConfiguredModel, gpu};
-use crate::models::{Logged, ModelStore, VOICE_ACTIVITY_NAME};
+use crate::models::{self, Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
 use crate::redis::{NodeAddress, RedisDirectory};
 use crate::settings::{Loaded, Settings, VadModel};
@@ -111,18 +111,26 @@ fn fallback(settings: &Settings, worker: WorkerConfig) -> anyhow::Result<Option<
         model,
         "texts that are not trusted go to a larger model of this node"
     );
+    let (name, least_bytes) = name_and_memory(model);
     let models = Arc::new(ConfiguredModel::named(settings, model));
     Ok(Some(FallbackPort::Model {
         launcher: Arc::new(WorkerLauncher::new(worker, models)),
-        model: shown_name(model).into(),
+        model: name.into(),
+        least_bytes,
     }))
 }
 
-/// A model's name for people: of a file or a folder, its own.
-fn shown_name(model: &str) -> &str {
+/// A model's name for people, and the memory that it takes at least, as far as that is known.
+fn name_and_memory(model: &str) -> (String, u64) {
     let path = Path::new(model);
-    let name = path.file_stem().and_then(|name| name.to_str());
-    name.filter(|_| path.exists()).unwrap_or(model)
+    let name = if path.exists() {
+        models::name_of(path)
+    } else {
+        models::canonical(model).to_owned()
+    };
+    let known = models::find(&name).map(models::CatalogueEntry::memory_bytes);
+    let file = std::fs::metadata(path).map_or(0, |file| file.len());
+    (name, known.unwrap_or(file))
 }
 
 /// What tells speech from silence, by the settings. Weights that are not there yet are fetched
@@ -197,8 +205,11 @@ fn pool_size(settings: &Settings, lanes: Option<usize>) -> usize {
     {
         size = size.min(lanes.saturating_sub(1));
     }
+    // The hot worker, and the one with the larger model.
+    let larger = settings.fallback_url.is_none() && settings.fallback_model.is_some();
+    let others = 1 + usize::from(larger);
     let most = settings.max_concurrency.map(|most| most as usize);
-    size.min(most.map_or(usize::MAX, |most| most.saturating_sub(1)))
+    size.min(most.map_or(usize::MAX, |most| most.saturating_sub(others)))
 }
 
 /// Threads of a worker. More than there are cores only stand in each other's way.

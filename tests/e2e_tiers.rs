@@ -335,7 +335,7 @@ async fn a_larger_model_of_this_node_has_a_worker_while_it_is_needed() {
     let response = transcribe(&server, &[]).await;
     assert_eq!(response.status(), 200);
     assert_eq!(header(&response, "x-fallback-used"), Some("true"));
-    assert_eq!(header(&response, "x-final-model"), Some("ggml-base"));
+    assert_eq!(header(&response, "x-final-model"), Some("base"));
     let text = body(response).await["text"]
         .as_str()
         .expect("text")

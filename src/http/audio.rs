@@ -240,8 +240,11 @@ impl Reply {
         state.limits.charge(&self.visitor, transcript.duration);
         let metrics = &state.metrics;
         tiers_metrics::record_transcript(transcript);
-        if transcript.lacks_fallback() && self.endpoint != Endpoint::Transcribe {
-            // The reply is fine all the same.
+        if transcript.lacks_fallback() {
+            if self.endpoint == Endpoint::Transcribe {
+                // It is refused, with the text beside.
+                return;
+            }
             record_error(ErrorType::Fallback);
         }
         metrics.record_key_audio(&self.visitor.name(), transcript.duration);

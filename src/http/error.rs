@@ -71,8 +71,9 @@ pub struct ApiError {
 #[derive(Clone, Debug)]
 struct FailedFallback {
     error: FallbackError,
-    /// What there is of a reply all the same, and its headers.
-    primary: Option<(Value, Vec<(HeaderName, HeaderValue)>)>,
+    /// What there is of a reply all the same.
+    primary: Option<Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl std::fmt::Display for ApiError {
@@ -241,18 +242,27 @@ impl ApiError {
     /// The larger model gave nothing where it should have.
     pub fn fallback_failed(error: &FallbackError) -> Self {
         let message = format!("the fallback failed: {error}");
-        Self::server(StatusCode::BAD_GATEWAY, error.kind(), message)
+        let refusal = Self::server(StatusCode::BAD_GATEWAY, error.kind(), message)
             .counted_as(ErrorType::Fallback)
-            .after_fallback(error.clone(), None)
+            .after_fallback(error.clone());
+        match error {
+            // It says the same of the same again.
+            FallbackError::Refused {
+                status: 400..=407 | 409..=428 | 430..=499,
+                ..
+            } => refusal.deterministic(),
+            _ => refusal,
+        }
     }
 
-    fn after_fallback(
-        self,
-        error: FallbackError,
-        primary: Option<(Value, Vec<(HeaderName, HeaderValue)>)>,
-    ) -> Self {
+    fn after_fallback(self, error: FallbackError) -> Self {
+        let failed = FailedFallback {
+            error,
+            primary: None,
+            headers: Vec::new(),
+        };
         Self {
-            fallback: Some(Box::new(FailedFallback { error, primary })),
+            fallback: Some(Box::new(failed)),
             ..self
         }
     }
@@ -263,19 +273,29 @@ impl ApiError {
         reply: Value,
         headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Self {
-        Self::fallback_failed(error).after_fallback(error.clone(), Some((reply, headers)))
+        let mut refusal = Self::fallback_failed(error);
+        if let Some(failed) = &mut refusal.fallback {
+            failed.primary = Some(reply);
+            failed.headers = headers;
+        }
+        refusal
     }
 
-    /// As a primary answers: if the fallback failed, that is what went wrong.
+    /// As a primary answers: if the fallback failed as well, that is what went wrong.
     #[must_use]
-    pub fn bad_gateway_if_fallback_failed(self) -> Self {
-        match &self.fallback {
-            Some(failed) => Self {
-                message: format!("{}; the fallback failed: {}", self.message, failed.error),
-                ..Self::fallback_failed(&failed.error)
-            },
-            None => self,
+    pub fn bad_gateway_if_fallback_failed(self, total: Duration) -> Self {
+        let Some(failed) = &self.fallback else {
+            return self;
+        };
+        let mut refusal = Self {
+            message: format!("{}; the fallback failed: {}", self.message, failed.error),
+            ..Self::fallback_failed(&failed.error)
+        };
+        refusal.deterministic |= self.deterministic;
+        if let Some(failed) = &mut refusal.fallback {
+            failed.headers = tiers::headers_of_nothing(total);
         }
+        refusal
     }
 
     /// Anything unforeseen; the details go to the log.
@@ -296,7 +316,7 @@ impl ApiError {
                 code: Some(self.code),
             },
             detail: self.message.clone(),
-            primary: primary.map(|(reply, _)| reply.clone()),
+            primary: primary.cloned(),
         })
     }
 
@@ -347,6 +367,7 @@ impl ApiError {
             refused(429),
             refused(500),
             FallbackError::BadAnswer(none()),
+            FallbackError::Overloaded,
             FallbackError::Model(none()),
         ];
         errors.iter().map(Self::fallback_failed).collect()
@@ -436,7 +457,7 @@ impl From<SttError> for ApiError {
                 Self::server(internal, "internal_error", message).counted_as(ErrorType::Model)
             }
             SttError::Fallback { primary, fallback } => {
-                Self::from(*primary).after_fallback(fallback, None)
+                Self::from(*primary).after_fallback(fallback)
             }
             SttError::Internal(_) => Self::server(internal, "internal_error", message),
         }
@@ -461,8 +482,7 @@ impl ResponseError for ApiError {
             response.insert_header((SHOULD_RETRY, "false"));
         }
         if let Some(failed) = &self.fallback {
-            let headers = failed.primary.iter().flat_map(|(_, headers)| headers);
-            tiers::insert(&mut response, headers.cloned());
+            tiers::insert(&mut response, failed.headers.iter().cloned());
             tiers::insert(&mut response, tiers::fallback_error(Some(&failed.error)));
         }
         if self.status == StatusCode::UNAUTHORIZED {

@@ -82,9 +82,9 @@ pub struct Probe {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TierHealth {
-    /// Whether it can transcribe.
+    /// Always: it answers.
     pub ok: bool,
-    /// As in `/health`.
+    /// As in `/health`: `ok` where it can transcribe.
     pub status: &'static str,
     /// `hotcold`, `primary` or `fallback`.
     pub role: String,
@@ -203,7 +203,8 @@ pub struct Transcript {
 #[expect(dead_code, reason = "describes what `http::stream` writes")]
 pub struct StreamEvent {
     /// JSON: `{"type": "transcript.text.delta", "delta"}` while the text is made, then
-    /// `{"type": "transcript.text.done", "text", "usage", "x_route"}`, or `{"error"}`; `[DONE]` at the end.
+    /// `{"type": "transcript.text.done", "text", "usage", "x_route"}` (and `"x_fallback_used"`, `"x_final_model"`,
+    /// `"x_fallback_error"` where a larger model stands by), or `{"error"}`; `[DONE]` at the end.
     data: String,
 }
 

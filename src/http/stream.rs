@@ -18,6 +18,7 @@ use super::AppState;
 use super::audio::{AudioRequest, Begun, Reply, X_ROUTE, X_TRANSLATION_MODE, begin};
 use super::error::ApiError;
 use super::request_log::{StreamedLine, Worked};
+use super::tiers;
 use super::translation::Translation;
 use crate::libretranslate::TranslationError;
 use crate::render::{logprobs, usage};
@@ -172,6 +173,7 @@ impl Narration {
             "usage": usage(transcript),
             "x_route": transcript.route.as_str(),
         });
+        tiers::tell(&mut event, transcript);
         if self.reply.details.logprobs {
             event["logprobs"] = logprobs(&transcript.segments);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix_web::HttpResponseBuilder;
 use actix_web::http::header::{HeaderName, HeaderValue};
+use serde_json::Value;
 use stt_actors::ports::FallbackError;
 use stt_actors::transcript::{Escalation, Transcript};
 
@@ -98,6 +99,31 @@ pub fn headers(transcript: &Transcript, millis: Millis) -> Vec<(HeaderName, Head
     }
     headers.extend(fallback_error(escalation.error.as_ref()));
     headers
+}
+
+/// What the last event of a stream tells in place of headers, where a larger model stands by.
+pub fn tell(event: &mut Value, transcript: &Transcript) {
+    let Some(escalation) = &transcript.escalation else {
+        return;
+    };
+    event["x_fallback_used"] = escalation.used.into();
+    event["x_final_model"] = transcript.model.clone().into();
+    if let Some(error) = &escalation.error {
+        event["x_fallback_error"] = error.to_string().into();
+    }
+}
+
+/// The headers of a request for which nobody has a text.
+pub fn headers_of_nothing(total: Duration) -> Vec<(HeaderName, HeaderValue)> {
+    let no = HeaderValue::from_static("false");
+    vec![
+        (X_QUEUE_WAIT_MS, 0.into()),
+        (X_PRIMARY_INFER_MS, 0.into()),
+        (X_FALLBACK_INFER_MS, 0.into()),
+        (X_TOTAL_MS, (total.as_millis() as u64).into()),
+        (X_FALLBACK_USED, no.clone()),
+        (X_LANG_CHECK_APPLICABLE, no),
+    ]
 }
 
 /// The header that says why the fallback gave nothing.

@@ -11,9 +11,10 @@ use stt_actors::transcript::Task;
 use super::audio::{AudioRequest, Written, admit, check, work};
 use super::error::ApiError;
 use super::parts::{self, Wanted};
-use super::request_log::RequestId;
+use super::request_log::{Arrived, RequestId};
 use super::tiers;
 use super::{AppState, auth, only};
+use crate::fallback::ESCALATED;
 use crate::metrics::Endpoint;
 use crate::render::{Details, segments, short};
 
@@ -63,6 +64,10 @@ async fn transcribe(
     parts
         .fields
         .retain(|(name, _)| !matches!(name.as_str(), "response_format" | "stream"));
+    if request.headers().contains_key(ESCALATED) && parts.field("language").is_none() {
+        // Whoever asks wants to know what is spoken, and not what this server takes it for.
+        parts.add("language".to_owned(), "auto".to_owned())?;
+    }
     let form = check(&state, parts, Task::Transcribe)?;
     let details = form.details;
     let asked = AudioRequest {
@@ -72,7 +77,7 @@ async fn transcribe(
     };
     let written = work(&state, &request, asked)
         .await
-        .map_err(ApiError::bad_gateway_if_fallback_failed)?;
+        .map_err(|error| error.bad_gateway_if_fallback_failed(Arrived::since(&request)))?;
     let id = RequestId::of(&request);
     let body = render(&written, details, &id.0);
     let escalation = written.transcript.escalation.as_ref();

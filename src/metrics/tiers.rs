@@ -146,6 +146,10 @@ pub fn record_request(
 /// A request has its text.
 pub fn record_transcript(transcript: &Transcript) {
     let timings = transcript.timings;
+    if timings.total <= 0.0 {
+        // Nothing was done for it: it was there already.
+        return;
+    }
     record(Stage::PrimaryInfer, timings.inference);
     record(Stage::QueueWait, timings.queue_wait);
     if timings.fallback > 0.0 {

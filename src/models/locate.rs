@@ -152,7 +152,7 @@ fn missing(dir: &Path, name: &str) -> ModelError {
 
 /// A short name for a file or folder: without `ggml-`, `faster-whisper-` and extension, and for a
 /// Hugging Face cache (`models--org--name/snapshots/<revision>`) the model's.
-pub(crate) fn name_of(path: &Path) -> String {
+pub fn name_of(path: &Path) -> String {
     let part = |path: &Path| {
         path.file_name()
             .unwrap_or_default()

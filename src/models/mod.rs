@@ -55,6 +55,7 @@ pub use error::{FormatError, ModelError};
 pub use ggml::GgmlFile;
 pub use inspect::{LocalModel, Verdict, Verified};
 pub use layout::Dimensions;
+pub use locate::name_of;
 pub use progress::{Bar, Logged, Progress, Silent};
 pub use store::{ModelStore, ResolvedModel};
 pub use voice_activity::VOICE_ACTIVITY_NAME;

@@ -48,7 +48,7 @@ pub const ROWS: &[Variable] = &[
         "3",
         "The same for a text with fewer words; 0: however few there are.",
         |s, v| {
-            s.escalation.min_words = number(v, 0, 1_000_000, "a whole number from 0")?;
+            s.escalation.min_words = number(v, 0, 100, "a whole number from 0 to 100")?;
             Ok(())
         },
     ),
