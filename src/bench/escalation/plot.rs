@@ -50,7 +50,7 @@ fn all<'a>(area: &Area<'a>, report: &Report, curve: &Curve, marked: &[(f64, Stri
     let heads = Paper(heads);
     heads.text(&title, (24, 22), 18, INK, HPos::Left)?;
     let explained = format!(
-        "{} clips, {} words; shaded: 95 % interval over clips",
+        "{} clips, {} words; shaded: 95 % interval of the difference to {large} alone",
         report.clips, report.words
     );
     heads.text(&explained, (24, 44), 13, MUTED, HPos::Left)?;
@@ -84,8 +84,13 @@ fn word_errors<'a>(
         level(format!("{large} alone"), report.large.value),
         level("better one of each clip".to_owned(), report.oracle.value),
     ];
+    // Of the difference: clips are hard or easy for both, which says nothing about either.
+    let at = |value: f64| report.large.value + value;
     let bounds: Vec<(f64, (f64, f64))> = shown(curve)
-        .filter_map(|point| Some((f64::from(point.threshold), point.word_errors.bounds?)))
+        .filter_map(|point| {
+            let (low, high) = point.to_large.bounds?;
+            Some((f64::from(point.threshold), (at(low), at(high))))
+        })
         .collect();
     let ends = bounds.iter().flat_map(|(_, (low, high))| [*low, *high]);
     let ends = ends.chain(
