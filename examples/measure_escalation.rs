@@ -18,8 +18,10 @@
 mod corpus;
 #[path = "support/decode.rs"]
 mod decode;
+#[path = "support/real_pair.rs"]
+mod real_pair;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,12 +29,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
 use corpus::Row;
 use decode::decode;
-use stt_actors::EscalationPolicy;
-use stt_actors::chunk_length::SHORTEST_TARGET;
+use real_pair::{Compared, Pair, check};
 use stt_actors::ports::AudioChunk;
 use stt_actors::transcript::{ChunkTranscript, Task};
 use uttera_stt::audio::chunker::Chunker;
@@ -41,12 +42,7 @@ use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::bench::escalation::curve::{Point, Report, report};
 use uttera_stt::bench::escalation::{Clip, Piece, plot};
 use uttera_stt::bench::statistics::Comparison;
-use uttera_stt::bench::system::{Spec, System};
 use uttera_stt::engine::whisper::{Model, Options, Request};
-use uttera_stt::probe::client;
-use uttera_stt::probe::recording::Recording;
-use uttera_stt::probe::server::Server;
-use uttera_stt::probe::transcript::{Endpoint, ask};
 
 const LANGUAGE: &str = "en";
 
@@ -63,24 +59,7 @@ enum What {
     /// Tells what each threshold would have made of them.
     Curve(Drawn),
     /// Asks a primary that really passes on to a fallback, and compares.
-    Check(Check),
-}
-
-/// What both the measurement and its check run.
-#[derive(Args)]
-struct Pair {
-    /// The folder of the recordings and their tables.
-    #[arg(long)]
-    corpus: PathBuf,
-    /// The primary's ggml file.
-    #[arg(long)]
-    small: PathBuf,
-    /// The fallback's.
-    #[arg(long)]
-    large: PathBuf,
-    /// Silero's weights.
-    #[arg(long)]
-    weights: PathBuf,
+    Check(Compared),
 }
 
 #[derive(Args)]
@@ -114,34 +93,13 @@ struct Drawn {
     mark: Vec<String>,
 }
 
-#[derive(Args)]
-struct Check {
-    #[command(flatten)]
-    pair: Pair,
-    /// What was measured.
-    #[arg(long)]
-    clips: PathBuf,
-    /// The program.
-    #[arg(long)]
-    server: PathBuf,
-    /// So many clips, from all over what was measured.
-    #[arg(long, default_value_t = 20)]
-    check: usize,
-    /// The primary's `CONF_LOGPROB_THRESHOLD`.
-    #[arg(long, default_value_t = 0.55)]
-    threshold: f32,
-    /// Its `MIN_WORDS_FOR_CONF`.
-    #[arg(long, default_value_t = 3)]
-    min_words: usize,
-}
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match Cli::parse().what {
         What::Measure(args) => measure(&args),
         What::Curve(args) => curve(&args),
-        What::Check(args) => check(&args).await,
+        What::Check(args) => check(&args, &measured(&args.clips)?).await,
     }
 }
 
@@ -190,7 +148,9 @@ fn scattered(count: usize) -> impl Iterator<Item = usize> {
         }
         a == 1
     };
-    let stride = (golden.max(1)..).find(has_no_common_divisor).unwrap_or(1);
+    let stride = (golden.max(1)..=count)
+        .find(has_no_common_divisor)
+        .unwrap_or(1);
     (0..count).map(move |turn| turn * stride % count)
 }
 
@@ -322,99 +282,4 @@ fn print(report: &Report) {
 fn bounded(figure: Comparison) -> String {
     let (low, high) = figure.bounds.unwrap_or((f64::NAN, f64::NAN));
     format!("{:.2} ({low:.2} to {high:.2})", figure.value)
-}
-
-/// Asks real servers. What they cut into pieces depends on how fast they are, so clips that are one
-/// piece for certain are asked for.
-async fn check(args: &Check) -> anyhow::Result<()> {
-    let clips = measured(&args.clips)?;
-    let short = clips.iter().filter(|clip| {
-        let seconds: f64 = clip.pieces.iter().map(|piece| piece.seconds).sum();
-        clip.pieces.len() == 1 && seconds < SHORTEST_TARGET.as_secs_f64()
-    });
-    let short: Vec<&Clip> = short.collect();
-    let policy = EscalationPolicy {
-        min_confidence: args.threshold,
-        min_language_probability: 0.7,
-        min_words: args.min_words,
-    };
-    let logs = tempfile::tempdir()?;
-    let client = client::client()?;
-    let mut fallback = System::new(spec(args, "fallback", &args.pair.large, &[])?, logs.path());
-    fallback.start(&client).await?;
-    let passing_on = [
-        ("FALLBACK_URL", fallback.url.clone()),
-        ("CONF_LOGPROB_THRESHOLD", args.threshold.to_string()),
-        ("MIN_WORDS_FOR_CONF", args.min_words.to_string()),
-    ];
-    let mut primary = System::new(
-        spec(args, "primary", &args.pair.small, &passing_on)?,
-        logs.path(),
-    );
-    primary.start(&client).await?;
-    let server = Server::with_client(client, primary.url.clone(), None);
-    let (mut asked, mut passed_on, mut same_decision, mut same_text) = (0, 0, 0, 0);
-    for index in scattered(short.len()).take(args.check) {
-        let clip = short[index];
-        let computed = clip.escalated(policy);
-        let recording = Recording::of_file(&args.pair.corpus.join(&clip.name))?;
-        let language = [("language", LANGUAGE)];
-        let limit = Duration::from_secs(120);
-        let answer = ask(&server, Endpoint::Transcribe, &recording, &language, limit).await?;
-        let used = answer.work.fallback_used.context("no X-Fallback-Used")?;
-        asked += 1;
-        passed_on += usize::from(used);
-        same_decision += usize::from(used == computed.contains(&true));
-        let expected = clip.text(&computed);
-        let is_same = answer.text.trim() == expected.trim();
-        same_text += usize::from(is_same);
-        if !is_same || used != computed.contains(&true) {
-            println!(
-                "{}: {used}, {:?}; computed: {computed:?}, {expected:?}",
-                clip.name, answer.text
-            );
-        }
-    }
-    primary.stop().await;
-    fallback.stop().await;
-    println!(
-        "threshold {}: {asked} clips, {passed_on} passed on; {same_decision} decisions and {same_text} texts \
-         as computed",
-        args.threshold
-    );
-    ensure!(same_decision == asked, "decisions differ");
-    Ok(())
-}
-
-fn spec(
-    args: &Check,
-    name: &str,
-    model: &Path,
-    settings: &[(&str, String)],
-) -> anyhow::Result<Spec> {
-    let weights = std::path::absolute(&args.pair.weights)?;
-    let all = [
-        (
-            "WHISPER_MODEL",
-            std::path::absolute(model)?.display().to_string(),
-        ),
-        ("VAD_MODEL", weights.display().to_string()),
-        ("COLD_POOL_SIZE", "0".to_owned()),
-        ("REDIS_URL", String::new()),
-    ];
-    let program = std::path::absolute(&args.server)?.display().to_string();
-    let mut command = vec![program];
-    command.extend(["serve", "--host", "127.0.0.1", "--port", "{port}"].map(str::to_owned));
-    for (name, value) in all.iter().chain(settings) {
-        command.extend(["--set".to_owned(), format!("{name}={value}")]);
-    }
-    Ok(Spec {
-        name: name.to_owned(),
-        command,
-        env: BTreeMap::new(),
-        url: "http://127.0.0.1:{port}".to_owned(),
-        ready: "/readyz".to_owned(),
-        ours: true,
-        key: None,
-    })
 }

@@ -10,12 +10,12 @@ use super::curve::{Curve, Point, Report};
 use crate::probe::drawing::{Area, COLOURS, Drawn, FAINT, INK, MUTED, Paper};
 
 const WIDTH: u32 = 860;
-const HEIGHT: u32 = 720;
+const HEIGHT: u32 = 760;
 /// Room for what curves are of.
 const RIGHT: u32 = 210;
 /// Nothing a model writes is less sure of itself than this, or hardly anything.
-const SHOWN: Range<f64> = 0.3..1.0;
-/// Numbers of two lines that would touch are moved apart by this.
+const SHOWN: Range<f64> = 0.4..1.0;
+/// Names of two lines that would touch are moved apart by this.
 const LINE_HEIGHT: i32 = 16;
 
 /// A line: what it is of, its colour, whether it is broken, and its points.
@@ -160,7 +160,7 @@ fn panel<'a>(
     marked: &[(f64, String)],
 ) -> Drawn<'a> {
     let mut chart = ChartBuilder::on(area)
-        .margin_top(34)
+        .margin_top(50)
         .margin_left(12)
         .margin_right(RIGHT)
         .x_label_area_size(42)
@@ -174,7 +174,7 @@ fn panel<'a>(
         .axis_style(FAINT)
         .label_style(("sans-serif", 12).into_font().color(&MUTED))
         .x_desc("CONF_LOGPROB_THRESHOLD")
-        .y_label_formatter(&|value| format!("{value:.0}"))
+        .y_label_formatter(&|value| ((value * 10.0).round() / 10.0).to_string())
         .x_label_formatter(&|value| format!("{value:.1}"))
         .draw()?;
     if !band.is_empty() {
@@ -206,7 +206,7 @@ fn panel<'a>(
         (x - corner.start, y - top)
     };
     let paper = Paper(area.clone());
-    paper.text(title, (24, 12), 14, INK, HPos::Left)?;
+    paper.text(title, (24, 20), 14, INK, HPos::Left)?;
     for (at, name) in marked {
         let (x, y) = place((*at, down.end));
         paper.text(name, (x, y - 9), 12, INK, HPos::Center)?;
@@ -251,7 +251,7 @@ mod tests {
             clip("a b c", [("a b c", 0.9), ("a x c", 0.9)]),
         ];
         let models = ["tiny".to_owned(), "base".to_owned()];
-        let found = report(models, &clips, &[0.3, 0.5, 1.0], &[0]).unwrap();
+        let found = report(models, &clips, &[0.4, 0.5, 1.0], &[0]).unwrap();
         let svg = render(&found, &[(0.5, "default".to_owned())]).unwrap();
         for text in [
             "tiny alone",
