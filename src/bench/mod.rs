@@ -4,11 +4,12 @@
 //! [`run`] holds the systems and takes them through the scenarios, each in a file of its own
 //! ([`start`], [`short`], [`long`], [`burst`], [`command`], [`memory`]); every sample is kept
 //! ([`sample`]). [`figures`] says what they come to, and the [`report`] is printed as a [`table`] and
-//! kept as JSON and as a picture ([`plot`]).
+//! kept as JSON and as a picture ([`plot`]). What [`escalation`] comes to is measured by an example.
 
 pub mod burst;
 pub mod client;
 pub mod command;
+pub mod escalation;
 pub mod figures;
 pub mod long;
 pub mod machine;

@@ -11,10 +11,10 @@ const RESAMPLINGS: usize = 10_000;
 const SEED: u64 = 2_026;
 
 /// How one system compares with another: a ratio or a difference, and its bounds where they are
-/// known.
+/// known. Also a figure of one system by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The comparison of all samples.
+    /// That of all samples.
     pub value: f64,
     /// Lower and upper bound.
     pub bounds: Option<(f64, f64)>,
@@ -42,6 +42,18 @@ pub fn word_error_difference(pairs: &[(Score, Score)]) -> Option<Comparison> {
         100.0 * (theirs as f64 - ours as f64) / words.max(1) as f64
     };
     bootstrap(pairs, difference)
+}
+
+/// A word error rate in percent, likewise.
+pub fn word_error_rate(scores: &[Score]) -> Option<Comparison> {
+    let rate = |drawn: &mut dyn Iterator<Item = &Score>| {
+        let sums = drawn.fold(Score::default(), |sums, score| Score {
+            edits: sums.edits + score.edits,
+            words: sums.words + score.words,
+        });
+        100.0 * sums.rate()
+    };
+    bootstrap(scores, rate)
 }
 
 /// A figure of all samples, and between which bounds it is in 95 % of the resamplings.
@@ -109,6 +121,15 @@ mod tests {
         let found = word_error_difference(&[(score(1), score(3)), (score(2), score(2))]).unwrap();
         assert!((found.value - 10.0).abs() < 1e-9);
         assert_eq!(found.bounds, Some((0.0, 20.0)));
+    }
+
+    #[test]
+    fn words_of_all_texts_are_counted_together() {
+        let scores = [(0, 1), (3, 9)].map(|(edits, words)| Score { edits, words });
+        let found = word_error_rate(&scores).unwrap();
+        assert!((found.value - 30.0).abs() < 1e-9);
+        let (low, high) = found.bounds.unwrap();
+        assert!(low.abs() < 1e-9 && (high - 100.0 / 3.0).abs() < 1e-9);
     }
 
     #[test]
