@@ -93,12 +93,24 @@ async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
     let grown = grown(&server, memory);
     assert!(grown < MOST_MEMORY_OF_HEADS_KIB, "{grown} KiB");
     // Whoever has the right key is let in at once, from the same address.
-    let refusal = server.transcribe_with("wrong", &file).await;
-    refused(refusal, 429, "rate_limit_exceeded", None).await;
+    until_limited(&server, &file).await;
     let right = server.transcribe_with("right-key", &file).await;
     assert_eq!(right.status(), 200);
     let page = server.metrics().await;
     assert!(!page.contains("wrong-"), "{page}");
+}
+
+/// Sends wrong keys until one is answered with a 429: the bucket may have got a token meanwhile.
+async fn until_limited(server: &Server, file: &Path) {
+    const MOST: usize = 5;
+    for _ in 0..MOST {
+        let refusal = server.transcribe_with("wrong", file).await;
+        if refusal.status() != 401 {
+            refused(refusal, 429, "rate_limit_exceeded", None).await;
+            return;
+        }
+    }
+    panic!("{MOST} wrong keys were let try");
 }
 
 /// Files that uploads have left below a folder.
@@ -117,7 +129,7 @@ fn uploads(folder: &Path) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn oversized_bodies_cost_no_inference_and_little_memory() {
-    const BODIES: usize = 120;
+    const BODIES: usize = 140;
     let settings = [("MAX_UPLOAD_MB", "0.5"), ("RUST_LOG", "info")];
     let server = Server::ready(&model("base").await, &settings).await;
     let file = sample("en-command.wav");
@@ -135,6 +147,7 @@ async fn oversized_bodies_cost_no_inference_and_little_memory() {
         ("/asr", 0),
         ("/detect-language", 0),
         ("/inference", 0),
+        ("/v1/transcribe", 0),
         (PATH, 1),
     ];
     let send = |client: Client, number: usize| {

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use common::events::{Events, Line};
 use common::keys::KeysFile;
 use common::{Server, model, refused, sample};
 use reqwest::Response;
@@ -71,6 +72,7 @@ async fn each_key_has_a_bucket_and_only_work_takes_from_it() {
         "/asr",
         "/detect-language",
         "/inference",
+        "/v1/transcribe",
     ] {
         let url = server.url.clone();
         let answer =
@@ -89,7 +91,7 @@ async fn each_key_has_a_bucket_and_only_work_takes_from_it() {
     let refusals = server
         .metric("uttera_stt_errors_total{type=\"rate_limit\"}")
         .await;
-    assert!((refusals - 6.0).abs() < 1e-9, "{refusals}");
+    assert!((refusals - 7.0).abs() < 1e-9, "{refusals}");
 }
 
 /// The status of a request for work that says to come from there.
@@ -183,14 +185,15 @@ async fn an_allowance_of_audio_is_charged_by_its_real_length_whoever_did_the_wor
 
 #[tokio::test]
 async fn a_stream_and_a_search_for_the_language_are_charged_as_well() {
-    let settings = [("API_KEYS", "one,two"), ("MAX_AUDIO_SECONDS_PER_DAY", "1")];
+    let settings = [("API_KEYS", "one,two"), ("MAX_AUDIO_SECONDS_PER_DAY", "3")];
     let server = Server::ready(&model("base").await, &settings).await;
     let file = sample("en-command.wav");
     for (key, path, fields) in [
         ("one", PATH, &[("stream", "true")][..]),
         ("two", "/detect-language", &[]),
     ] {
-        for expected in [200, 429] {
+        // By their real length.
+        for expected in [200, 200, 429] {
             let request = server.client.post(format!("{}{path}", server.url));
             let request = request
                 .bearer_auth(key)
@@ -200,6 +203,41 @@ async fn a_stream_and_a_search_for_the_language_are_charged_as_well() {
             response.bytes().await.expect("a body");
         }
     }
+}
+
+#[tokio::test]
+async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
+    let settings = [("API_KEYS", "one,two"), ("MAX_AUDIO_SECONDS_PER_DAY", "3")];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let file = server.long_file(10);
+    let send = |key: &str, fields: &[(&str, &str)]| {
+        let request = server.client.post(format!("{}{PATH}", server.url));
+        let request = request.bearer_auth(key);
+        request.multipart(common::form(&file, fields)).send()
+    };
+    // Somebody reads the beginning and leaves before the end.
+    let mut events = Events::of(send("one", &[("stream", "true")]).await.expect("an answer"));
+    let first = events.event().await;
+    assert!(matches!(first, Some(Line::Event(_))), "{first:?}");
+    drop(events);
+    until_charged(&server, "one").await;
+    // Somebody leaves while nothing has come yet. The one lane has done the first chunk by then.
+    let goal = server.chunks_handed_out() + 2;
+    let worked = || async { server.chunks_handed_out() >= goal };
+    tokio::select! {
+        early = send("two", &[]) => panic!("{early:?}"),
+        () = server.until("the second chunk", worked) => {}
+    }
+    until_charged(&server, "two").await;
+}
+
+/// Waits until a client's work is over, and expects its allowance to be used up.
+async fn until_charged(server: &Server, key: &str) {
+    let idle = || async { !server.is_busy().await };
+    server.until("its work is given up", idle).await;
+    let file = sample("en-command.wav");
+    let refusal = server.transcribe_with(key, &file).await;
+    refused(refusal, 429, "insufficient_quota", None).await;
 }
 
 #[tokio::test]
@@ -260,6 +298,7 @@ const STOPPING: &[(&str, &str, &str)] = &[
     ("/asr", "multipart/form-data; boundary=x", FORM),
     ("/detect-language", "multipart/form-data; boundary=x", FORM),
     ("/inference", "multipart/form-data; boundary=x", FORM),
+    ("/v1/transcribe", "multipart/form-data; boundary=x", FORM),
     (
         PATH,
         "application/json",
@@ -305,4 +344,37 @@ async fn an_upload_that_stops_is_ended_on_every_path_and_so_is_a_silent_connecti
     server
         .until("their places are given back", given_back)
         .await;
+}
+
+#[tokio::test]
+async fn a_refused_body_in_chunks_holds_no_connection() {
+    let settings = [("API_KEYS", "right-key"), ("MAX_UPLOAD_MB", "0.1")];
+    let server = Server::start(&model("tiny.en").await, &settings).await;
+    let too_large = format!("30000\r\n{FORM}{}\r\n", "x".repeat(0x30000 - FORM.len()));
+    let cases = [
+        (PATH, "wrong-key", "", 401),
+        ("/asr", "wrong-key", "", 401),
+        ("/v1/transcribe", "wrong-key", "", 401),
+        ("/nowhere", "right-key", "", 404),
+        (PATH, "right-key", &*too_large, 413),
+    ];
+    let asking = cases.map(|(path, key, body, _)| {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: multipart/form-data; boundary=x\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+        );
+        let url = server.url.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut stream = connect(&url);
+            stream.write_all(head.as_bytes()).expect("sends");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("it is closed");
+            answer
+        })
+    });
+    for (asking, (path, _, _, status)) in asking.into_iter().zip(cases) {
+        let answer = asking.await.expect("no panic");
+        let expected = format!("HTTP/1.1 {status}");
+        assert!(answer.starts_with(&expected), "{path}: {answer}");
+        assert!(answer.contains("connection: close"), "{path}: {answer}");
+    }
 }

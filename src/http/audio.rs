@@ -6,11 +6,12 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, Heade
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use stt_actors::transcript::{Task, Transcript};
-use stt_actors::{Admission, Identity, Job, Newcomer, Options, TranscriptStream};
+use stt_actors::{Admission, Identity, Job, Newcomer, Options};
 use tracing::warn;
 
 use super::error::ApiError;
 use super::form::{self, AudioForm};
+use super::metered::Metered;
 use super::parts::{self, FILE, Parts};
 use super::request_log::{Arrived, RequestId, Worked};
 use super::tiers::{self, Millis};
@@ -215,7 +216,7 @@ pub async fn work(
 /// A request that is being worked on.
 pub struct Begun {
     /// What becomes of it.
-    pub events: TranscriptStream,
+    pub events: Metered,
     /// What is to be done with the transcript.
     pub translation: Translation,
     /// What was asked for.
@@ -224,7 +225,6 @@ pub struct Begun {
 
 /// What a reply is to be.
 pub struct Reply {
-    visitor: Visitor,
     task: Task,
     endpoint: Endpoint,
     format: Format,
@@ -235,9 +235,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Counts it: it is answered with this. Its sender is charged, whoever did the work before.
+    /// Counts it: it is answered with this.
     pub fn record(&self, state: &AppState, transcript: &Transcript) {
-        state.limits.charge(&self.visitor, transcript.duration);
         let metrics = &state.metrics;
         tiers_metrics::record_transcript(transcript);
         if transcript.lacks_fallback() {
@@ -247,7 +246,6 @@ impl Reply {
             }
             record_error(ErrorType::Fallback);
         }
-        metrics.record_key_audio(&self.visitor.name(), transcript.duration);
         metrics.record_transcript(&Transcribed {
             task: self.task,
             by_libretranslate: self.by_libretranslate,
@@ -272,7 +270,6 @@ pub async fn begin(
     } = asked;
     let translation = Translation::of(state, &form)?;
     let reply = Reply {
-        visitor: Visitor::of(request),
         task: form.options.task,
         endpoint,
         format: form.format,
@@ -280,8 +277,9 @@ pub async fn begin(
         details: form.details,
     };
     let job = job(request, form, &translation);
+    let events = state.stt.submit(admission, job).await?;
     Ok(Begun {
-        events: state.stt.submit(admission, job).await?,
+        events: Metered::new(events, state, Visitor::of(request)),
         translation,
         reply,
     })

@@ -13,6 +13,7 @@ use stt_actors::{Event, Job};
 use super::audio::{AudioRequest, admit, check, check_can_translate, job, work};
 use super::error::ApiError;
 use super::form::{self, AudioForm};
+use super::metered::Metered;
 use super::parts::{self, Parts, Wanted};
 use super::translation::Translation;
 use super::visitor::Visitor;
@@ -217,27 +218,9 @@ async fn detect_language(
         escalates: false,
         ..job(&request, checked, &Translation::None)
     };
-    let mut events = state.stt.submit(admission, asked).await?;
-    let (code, probability, heard_seconds) = loop {
-        match events.next().await {
-            // How long the audio is nobody knows yet: no more than a window of it was heard.
-            Some(Ok(Event::Language { code, probability })) => {
-                break (code, probability, WINDOW_SECONDS);
-            }
-            Some(Ok(Event::Done(transcript))) => {
-                let heard_seconds = transcript.duration.min(WINDOW_SECONDS);
-                break (
-                    transcript.language,
-                    transcript.language_probability,
-                    heard_seconds,
-                );
-            }
-            Some(Ok(Event::Route(_) | Event::Segment(_) | Event::Progress(_))) => {}
-            Some(Err(error)) => return Err(error.into()),
-            None => return Err(ApiError::internal()),
-        }
-    };
-    state.limits.charge(&Visitor::of(&request), heard_seconds);
+    let events = state.stt.submit(admission, asked).await?;
+    let events = Metered::new(events, &state, Visitor::of(&request)).at_most(WINDOW_SECONDS);
+    let (code, probability) = spoken_in(events).await?;
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/json"))
         .insert_header((ASR_ENGINE, ENGINE))
@@ -246,6 +229,27 @@ async fn detect_language(
             "language_code": code,
             "confidence": probability,
         })))
+}
+
+/// The language, as soon as it is known what it has cost to find it.
+async fn spoken_in(mut events: Metered) -> Result<(String, Option<f32>), ApiError> {
+    let mut found = None;
+    loop {
+        match (events.next().await, &found) {
+            (Some(Ok(Event::Language { code, probability })), _) => {
+                found = Some((code, probability));
+            }
+            // What was heard is told right after the language.
+            (Some(Ok(Event::Progress(_)) | Err(_)), Some(_)) => break,
+            (Some(Ok(Event::Done(transcript))), _) => {
+                return Ok((transcript.language, transcript.language_probability));
+            }
+            (Some(Ok(Event::Route(_) | Event::Segment(_) | Event::Progress(_))), _) => {}
+            (Some(Err(error)), None) => return Err(error.into()),
+            (None, _) => break,
+        }
+    }
+    found.ok_or_else(ApiError::internal)
 }
 
 #[cfg(test)]

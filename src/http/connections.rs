@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
@@ -12,6 +13,7 @@ use actix_web::{Error, ResponseError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
+use super::attendance::{Attendance, Attended, UnderWay};
 use super::error::ApiError;
 use super::request_log::PROBES;
 
@@ -20,8 +22,8 @@ use super::request_log::PROBES;
 const STANDING: usize = 32;
 /// Files of the process that are no connections: sockets of workers, pipes of ffmpeg, the log.
 const OTHER_FILES: u64 = 256;
-/// A connection and the file of its upload.
-const FILES_PER_CONNECTION: u64 = 2;
+/// A connection, the file by which it is attended to, and the file of its upload.
+const FILES_PER_CONNECTION: u64 = 3;
 
 /// All seats.
 #[derive(Clone, Debug)]
@@ -31,6 +33,7 @@ pub struct Seats(Arc<Inner>);
 struct Inner {
     most: usize,
     taken: AtomicUsize,
+    attendance: Attendance,
 }
 
 impl Seats {
@@ -39,6 +42,7 @@ impl Seats {
         Self(Arc::new(Inner {
             most: most as usize,
             taken: AtomicUsize::new(0),
+            attendance: Attendance::default(),
         }))
     }
 
@@ -47,9 +51,21 @@ impl Seats {
         (self.0.most + STANDING).div_ceil(threads)
     }
 
+    /// From now on, connections without a request for so long are closed; they are looked at so often.
+    pub fn close_idle(&self, limit: Duration, every: Duration) {
+        self.0.attendance.close_idle(limit, every);
+    }
+
+    /// What goes on on them.
+    #[cfg(test)]
+    pub fn attendance(&self) -> &Attendance {
+        &self.0.attendance
+    }
+
     /// Gives a new connection a seat, if there is one.
-    pub fn welcome(&self, _: &dyn Any, connection: &mut Extensions) {
+    pub fn welcome(&self, socket: &dyn Any, connection: &mut Extensions) {
         connection.insert(Seat {
+            attended: self.0.attendance.enter(socket),
             seats: self.clone(),
             taken: AtomicBool::new(self.take()),
         });
@@ -67,12 +83,18 @@ impl Seats {
 
 /// A connection's seat, or its wish for one. It is given back when the connection ends.
 #[derive(Debug)]
-struct Seat {
+pub struct Seat {
+    attended: Option<Attended>,
     seats: Seats,
     taken: AtomicBool,
 }
 
 impl Seat {
+    /// A request has come; it is under way until what is given is dropped.
+    pub fn request(&self) -> Option<UnderWay> {
+        self.attended.as_ref().map(Attended::request)
+    }
+
     /// Whether there is a seat, by now.
     fn is_taken(&self) -> bool {
         // A connection is one thread's.

@@ -5,6 +5,7 @@ pub mod error;
 pub mod form;
 pub mod upload;
 
+mod attendance;
 mod audio;
 mod auth;
 mod bazarr;
@@ -15,6 +16,7 @@ mod health;
 mod inference;
 mod json_body;
 mod limits;
+mod metered;
 mod metrics;
 mod models;
 mod multipart;
@@ -29,6 +31,7 @@ mod stream;
 mod tiers;
 mod transcribe;
 mod translation;
+mod unread;
 mod visitor;
 
 use std::net::TcpListener;
@@ -53,6 +56,10 @@ use upload::UploadStore;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections are kept for the next request this long.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// Without a request for so long, a connection is closed whatever comes on it.
+const LONGEST_PAUSE: Duration = KEEP_ALIVE.saturating_add(HEADER_TIMEOUT);
+/// How often that is looked after.
+const ATTEND_EVERY: Duration = Duration::from_secs(5);
 /// How long a client whose body is refused unread may go on sending before it is cut off. Shorter,
 /// and a big uploader sees a reset in place of the refusal.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,6 +103,7 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
     let most = state.settings.max_connections;
     connections::allow_files_for(most);
     let seats = Seats::new(most);
+    seats.close_idle(LONGEST_PAUSE, ATTEND_EVERY);
     let most_of_a_worker = seats.for_each_thread(workers);
     let server = HttpServer::new(move || {
         App::new()
@@ -104,6 +112,7 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
             .wrap(cors::middleware(&state.settings.cors_allow_origins))
             .wrap(from_fn(cors::tidy))
             .wrap(from_fn(request_log::log_request))
+            .wrap(from_fn(unread::hold))
             .configure(configure)
             .default_service(web::to(unknown_path))
     })

@@ -11,12 +11,13 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
 use stt_actors::transcript::{Segment, Transcript};
-use stt_actors::{Event, SttError, TranscriptStream};
+use stt_actors::{Event, SttError};
 use tokio::time::Instant;
 
 use super::AppState;
 use super::audio::{AudioRequest, Begun, Reply, X_ROUTE, X_TRANSLATION_MODE, begin};
 use super::error::ApiError;
+use super::metered::Metered;
 use super::request_log::{StreamedLine, Worked};
 use super::tiers;
 use super::translation::Translation;
@@ -82,7 +83,7 @@ fn route(event: &Event) -> Option<&'static str> {
 }
 
 /// The events up to the first that names a lane, or those of the first seconds.
-async fn beginning(events: &mut TranscriptStream) -> Result<Vec<Event>, SttError> {
+async fn beginning(events: &mut Metered) -> Result<Vec<Event>, SttError> {
     let deadline = Instant::now() + PING_INTERVAL;
     let mut first = Vec::new();
     while let Ok(Some(event)) = tokio::time::timeout_at(deadline, events.next()).await {
@@ -98,7 +99,7 @@ async fn beginning(events: &mut TranscriptStream) -> Result<Vec<Event>, SttError
 
 /// A reply in the making.
 struct Narration {
-    events: TranscriptStream,
+    events: Metered,
     /// Events that came before the reply began.
     told: VecDeque<Event>,
     /// Until the transcript is there.

@@ -30,9 +30,9 @@ pub struct Visitor {
 #[derive(Clone, Debug, Default)]
 pub enum Shown {
     /// None, and none is needed: the server is open.
-    #[default]
     NotNeeded,
-    /// None.
+    /// None; so it is with a request that nobody has looked at.
+    #[default]
     Nothing,
     /// One that is not in force.
     Wrong,
@@ -88,7 +88,7 @@ impl Visitor {
     /// Whom limits count.
     pub fn who(&self) -> Who {
         match (self.known(), self.address) {
-            (Some(key), _) => Who::Key(Arc::clone(&key.name)),
+            (Some(key), _) => Who::Key(Arc::clone(&key.id)),
             (None, Some(address)) => Who::at(address),
             (None, None) => Who::Others,
         }
@@ -97,7 +97,7 @@ impl Visitor {
     /// Whom others take turns with.
     pub fn client(&self) -> Client {
         match self.who() {
-            Who::Key(name) => Client::new(name),
+            Who::Key(id) => Client::new(id),
             Who::Address(address) => Client::new(address.to_string()),
             Who::Others => Client::new(""),
         }
@@ -107,7 +107,7 @@ impl Visitor {
     pub fn owner(&self) -> Client {
         Client::new(
             self.known()
-                .map_or_else(|| "everybody".into(), |key| Arc::clone(&key.name)),
+                .map_or_else(|| "everybody".into(), |key| Arc::clone(&key.id)),
         )
     }
 
@@ -185,5 +185,12 @@ mod tests {
         assert_eq!(visitor.client(), Client::new("laptop"));
         assert_eq!(visitor.owner(), Client::new("laptop"));
         assert_eq!(visitor.priority(), Priority::Low);
+        // One without a name counts by itself, wherever it stands.
+        let key = Key::unnamed(1, "k");
+        visitor.key = Shown::Known(key.clone());
+        assert_eq!(&*visitor.name(), "key-1");
+        assert_eq!(visitor.who(), Who::Key(Arc::clone(&key.id)));
+        assert_eq!(visitor.client(), Client::new(Arc::clone(&key.id)));
+        assert_eq!(visitor.owner(), Client::new(key.id));
     }
 }

@@ -62,7 +62,7 @@ fn listed(texts: &[String]) -> Result<Vec<Line>, KeysError> {
         file::check_key(text).map_err(KeysError::List)?;
         if seen.insert(text) {
             lines.push(Line {
-                key: Key::new(&format!("key-{}", index + 1), text),
+                key: Key::unnamed(index + 1, text),
                 text: text.clone(),
             });
         }
@@ -130,6 +130,21 @@ mod tests {
         assert_eq!(name("three").as_deref(), Some("laptop"));
         assert_eq!(keys.names().count(), 3);
         assert_eq!(plain_key(&settings).as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn who_moves_up_in_the_list_stays_who_it_is() {
+        let of = |list: &[&str], key: &str| {
+            let (_folder, settings) = settings(list, None);
+            let keys = load(&settings).expect("loads");
+            keys.find(key).expect("it is in force").clone()
+        };
+        let (alice, bob) = (of(&["alice", "bob"], "alice"), of(&["alice", "bob"], "bob"));
+        let alone = of(&["bob"], "bob");
+        assert_eq!(alone.name, alice.name);
+        assert_eq!(alone.id, bob.id);
+        assert_ne!(alone.id, alice.id);
+        assert!(!alone.id.contains("bob"));
     }
 
     #[test]

@@ -8,12 +8,14 @@ mod load;
 mod reload;
 
 use std::fmt;
-use std::sync::Arc;
+use std::fmt::Write;
+use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use stt_actors::Priority;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
+use uuid::Uuid;
 
 pub use load::{KeysError, load, plain_key};
 pub use reload::{Reload, Reloader};
@@ -26,6 +28,9 @@ pub const ANONYMOUS: &str = "anonymous";
 pub struct Key {
     /// Tells it from others in logs and metrics.
     pub name: Arc<str>,
+    /// Tells its client from others wherever something is counted or kept: the name that it was given;
+    /// without one, nothing that passes to another key when the list changes.
+    pub id: Arc<str>,
     /// How urgent its work is.
     pub priority: Priority,
     /// Seconds of audio that it may have transcribed in a day; `None`: what the settings say.
@@ -54,9 +59,30 @@ impl Key {
     pub fn new(name: &str, key: &str) -> Self {
         Self {
             name: name.into(),
+            id: name.into(),
             priority: Priority::default(),
             audio_seconds_per_day: None,
             digest: KeyDigest::of(key),
+        }
+    }
+}
+
+impl Key {
+    /// A key without a name of its own, by its place in a list.
+    pub fn unnamed(place: usize, key: &str) -> Self {
+        /// Mixed in, so that nobody finds a short key by what is shown.
+        static SALT: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
+        let salted = Sha256::new().chain_update(SALT.as_bytes());
+        let digest = salted.chain_update(key.as_bytes()).finalize();
+        // No name begins like this.
+        let id = digest.iter().take(16).fold("#".to_owned(), |mut id, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(id, "{byte:02x}");
+            id
+        });
+        Self {
+            id: id.into(),
+            ..Self::new(&format!("key-{place}"), key)
         }
     }
 }

@@ -62,7 +62,10 @@ fn shown(wait: Duration) -> String {
     match seconds {
         ..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds.div_ceil(60)),
-        7200.. => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        7200.. => {
+            let minutes = seconds.div_ceil(60);
+            format!("{} h {} min", minutes / 60, minutes % 60)
+        }
     }
 }
 
@@ -72,8 +75,19 @@ mod tests {
 
     #[test]
     fn times_are_told_as_people_say_them_and_never_too_short() {
-        let texts = [0.2, 119.5, 120.5, 7199.0, 7260.0]
+        let texts = [0.2, 119.5, 120.5, 7199.0, 7201.0, 7260.0, 10_799.0]
             .map(|seconds| shown(Duration::from_secs_f64(seconds)));
-        assert_eq!(texts, ["1 s", "2 min", "3 min", "120 min", "2 h 1 min"]);
+        assert_eq!(
+            texts,
+            [
+                "1 s",
+                "2 min",
+                "3 min",
+                "120 min",
+                "2 h 1 min",
+                "2 h 1 min",
+                "3 h 0 min"
+            ]
+        );
     }
 }

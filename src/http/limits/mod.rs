@@ -29,7 +29,7 @@ const IPV6_NETWORK_BITS: u32 = 64;
 /// Whom a limit counts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
-    /// A key, by its name.
+    /// A key, by its id.
     Key(Arc<str>),
     /// An address; of IPv6, the network that it is in.
     Address(IpAddr),
@@ -89,7 +89,7 @@ impl Limits {
     pub fn admit(&self, visitor: &Visitor) -> Result<(), ApiError> {
         let who = visitor.who();
         if let Some(work) = &self.0.work {
-            work.take(who.clone()).map_err(ApiError::rate_limited)?;
+            work.take(&who).map_err(ApiError::rate_limited)?;
         }
         (self.0.quota.check(who, visitor.own_allowance()))
             .map_err(|spent| ApiError::insufficient_quota(spent.allowance, spent.until_anew))
@@ -98,7 +98,7 @@ impl Limits {
     /// A wrong key came from there. Gives the refusal.
     pub fn refuse_wrong_key(&self, address: Option<IpAddr>) -> ApiError {
         let who = address.map_or(Who::Others, Who::at);
-        match self.0.wrong_keys.take(who) {
+        match self.0.wrong_keys.take(&who) {
             Ok(()) => ApiError::invalid_api_key(),
             Err(wait) => ApiError::too_many_wrong_keys(wait),
         }
