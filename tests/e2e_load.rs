@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::tiers::{COMMANDS, fallback, primary};
 use common::{PATIENCE, PROGRAM, Server, model, sample, signal};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -112,6 +113,21 @@ async fn this_server_is_measured_step_by_step() {
         let audio = number(&step["audio_seconds_per_second"]) * seconds;
         assert!((audio - 2.0 * (1.784 + 7.534)).abs() < 1e-6, "{step}");
         assert_eq!(step["routes"]["HOT"], 4, "{step}");
+        // Where the time went: four had a lane, and none a fallback.
+        let [waited, worked] = ["queue_wait_ms", "primary_infer_ms"].map(|name| &step[name]);
+        assert_eq!((&waited["count"], &worked["count"]), (&json!(4), &json!(4)));
+        assert!(number(&worked["p50"]) > 0.0, "{step}");
+        assert!(number(&waited["p99"]) <= p99, "{step}");
+        assert_eq!(step["fallback_infer_ms"], Value::Null);
+        let cells = row(&run.table, &step["clients"]);
+        for cell in &cells[5..8] {
+            let numbers: Vec<_> = cell.split('/').map(str::parse::<u64>).collect();
+            assert!(
+                numbers.len() == 3 && numbers.iter().all(Result::is_ok),
+                "{cells:?}"
+            );
+        }
+        assert_eq!(cells[8..10], ["-", "0 %"], "{cells:?}");
     }
     let knee = run.json["knee"]["clients"].as_u64().expect("a knee");
     assert!(run.table.contains("<- knee"), "{}", run.table);
@@ -129,6 +145,47 @@ async fn this_server_is_measured_step_by_step() {
         server.chunks_handed_out()
     );
     assert!(!run.table.contains("secret"));
+}
+
+/// The cells of a step's row.
+fn row(table: &str, clients: &Value) -> Vec<String> {
+    let begin = format!("{clients} ");
+    let mut rows = table.lines().map(|line| line.trim_start());
+    let row = rows.find(|line| line.starts_with(&begin));
+    let row = row.unwrap_or_else(|| panic!("{clients} in {table}"));
+    let cells = row.split("  ").map(str::trim);
+    let cells = cells.filter(|cell| !cell.is_empty());
+    cells.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_pair_is_measured_in_both_tiers() {
+    let larger = fallback(&[]).await;
+    let small = primary(&larger, &COMMANDS).await;
+    let sentence = sample("en-sentence.wav");
+    let more = ["--endpoint", "transcribe", "--requests", "4", "--file"];
+    let more = [&more[..], &[sentence.to_str().expect("UTF-8")]].concat();
+    let command = sample("en-command.wav");
+    let run = run(&one_client(&small.url, &command, &more), None).await;
+    assert_eq!(run.output.status.code(), Some(0), "{:?}", run.output);
+    let step = &run.json["steps"][0];
+    // Commands are short: every other request.
+    assert_eq!(step["fallback"], json!({"told": 4, "used": 2, "failed": 0}));
+    for (name, count) in [
+        ("queue_wait_ms", 4),
+        ("primary_infer_ms", 4),
+        ("fallback_infer_ms", 2),
+        ("server_total_ms", 4),
+    ] {
+        assert_eq!(step[name]["count"], count, "{name}: {step}");
+    }
+    let p50 = |name: &str| step[name]["p50"].as_f64();
+    assert!(p50("fallback_infer_ms") > Some(0.0) && p50("primary_infer_ms") > Some(0.0));
+    let cells = row(&run.table, &step["clients"]);
+    assert!(!cells.contains(&"-".to_owned()), "{cells:?}");
+    assert_eq!(cells[9], "50 %", "{cells:?}");
+    // Those of the warm-up went the same way: a command, a sentence, and the client's one.
+    assert!(small.log_lines("the text is not trusted").len() >= 3);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use common::command_line::{err, out, run};
 use common::{Server, sample, sample_text, words};
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
@@ -113,26 +114,42 @@ async fn the_pair_runs_from_its_users_own_files_and_folders() {
     let reply = transcribe("en-sentence.wav").await;
     let heard = reply["text"].as_str().expect("text");
     assert_eq!(words(heard), words(&sample_text("en-sentence.wav")));
+    let imported = |server: &Server| server.log_lines("importing a CTranslate2 model").len();
+    for server in [&primary, &fallback] {
+        assert_eq!(imported(server), 1, "{}", server.log().join("\n"));
+    }
     // Neither key works at the other's door.
     let figures = json(&fallback, "/v1/metrics", "primary_key_abc").await;
     assert_eq!(figures["error"]["code"], "invalid_api_key");
     // The folders were converted once, and are there as files from now on.
     drop(primary);
-    let imported = |server: &Server| server.log_lines("importing a CTranslate2 model").len();
     let again = start("primary", &file, models.path()).await;
     assert_eq!(imported(&again), 0, "{}", again.log().join("\n"));
 }
 
-#[tokio::test]
-async fn the_examples_of_settings_can_be_used() {
-    for (name, role) in [("primary", "primary"), ("fallback", "fallback")] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/{name}.env"));
-        let checked = std::process::Command::new(common::PROGRAM)
-            .args(["--config", path.to_str().expect("UTF-8"), "check-config"])
-            .output()
-            .expect("runs");
-        let said = String::from_utf8_lossy(&checked.stdout);
-        assert!(checked.status.success(), "{role}: {said}");
+#[test]
+fn the_examples_of_settings_can_be_used() {
+    let nowhere = tempfile::tempdir().expect("a folder");
+    for (role, port) in [("primary", 8081), ("fallback", 8082)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/{role}.env"));
+        let path = path.to_str().expect("UTF-8");
+        let arguments = ["--config", path, "check-config"];
+        let checked = run(nowhere.path(), &arguments);
+        let said = out(&checked);
+        assert!(checked.status.success(), "{role}: {said}{}", err(&checked));
         assert!(!said.contains("not known"), "{said}");
+        let arguments = ["serve", "--role", role, "--config", path, "--print-config"];
+        let printed = run(nowhere.path(), &arguments);
+        let said = out(&printed);
+        assert!(printed.status.success(), "{role}: {}", err(&printed));
+        // The role's, and the file's.
+        let port = format!("PORT={port}");
+        let limit = match role {
+            "primary" => "RATE_LIMIT_RPS=15",
+            _ => "RATE_LIMIT_RPS=60",
+        };
+        for expected in [port.as_str(), "HOST=0.0.0.0", limit] {
+            assert!(said.lines().any(|line| line == expected), "{role}: {said}");
+        }
     }
 }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use common::port::HeldPort;
+use common::tiers::{fallback, primary};
 use common::wer::Score;
 use common::{Server, model, sample, sample_text, words};
+use serde_json::json;
 use uttera_stt_client::{
     Attempt, Audio, Client, Error, Granularity, ResponseFormat, SpeechEvent, SpeechOptions,
-    Standing, SttPool,
+    Standing, SttPool, TranscribeOptions, Word,
 };
 
 const KEY: &str = "sesame";
@@ -86,6 +89,93 @@ async fn every_reply_has_its_types() {
         (5, 5)
     );
     assert!(statistics.p50 <= statistics.p95 && statistics.p95 <= statistics.p99);
+}
+
+#[tokio::test]
+async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
+    let larger = fallback(&[("API_KEYS", KEY)]).await;
+    let keys = [("API_KEYS", KEY), ("FALLBACK_API_KEY", KEY)];
+    let small = primary(&larger, &keys).await;
+    let client = client(&small);
+    let name = "en-sentence.wav";
+    let said = words(&sample_text(name));
+    let options = TranscribeOptions {
+        words: true,
+        request_id: Some("of-a-pair".to_owned()),
+        ..TranscribeOptions::default()
+    };
+    let reply = client.transcribe(sample(name), &options).await;
+    let reply = reply.expect("a reply");
+    assert_eq!(words(&reply.text), said);
+    assert_eq!(
+        (reply.fallback_used, reply.model.as_deref()),
+        (true, Some("base"))
+    );
+    assert_eq!(reply.request_id.as_deref(), Some("of-a-pair"));
+    assert_eq!(reply.language.as_deref(), Some("en"));
+    assert!(reply.confidence > Some(0.3) && reply.duration > Some(7.0));
+    let told: Vec<&Word> = reply.all_words().collect();
+    let joined: Vec<_> = told.iter().map(|word| word.word.as_str()).collect();
+    assert_eq!(words(&joined.join(" ")), said);
+    assert!(told.iter().all(|word| word.start <= word.end));
+    assert!(reply.segments[0].avg_logprob.is_some());
+    let (timings, headers) = (reply.timings, &reply.headers);
+    assert!(timings.primary_infer_ms > Some(0.0) && timings.fallback_infer_ms > Some(0.0));
+    for (told, millis) in [
+        (headers.queue_wait, timings.queue_wait_ms),
+        (headers.primary_infer, timings.primary_infer_ms),
+        (headers.fallback_infer, timings.fallback_infer_ms),
+        (headers.total, timings.total_ms),
+    ] {
+        assert_eq!(told.map(|told| told.as_secs_f64() * 1000.0), millis);
+    }
+    assert_eq!(headers.request_id.as_deref(), Some("of-a-pair"));
+    assert_eq!(headers.fallback_used, Some(true));
+    assert_eq!(headers.final_model.as_deref(), Some("base"));
+    assert_eq!(headers.conf_below, ["logprob"]);
+    assert_eq!(headers.lang_check_applicable, Some(false));
+    assert_eq!(
+        (&headers.fallback_error, &headers.error_type),
+        (&None, &None)
+    );
+    assert!(!larger.log_lines("of-a-pair").is_empty());
+
+    drop(larger);
+    let error = client.transcribe(sample(name), &options).await;
+    let error = error.expect_err("nobody is asked");
+    let status = error.status().expect("a status");
+    assert_eq!(
+        (status.status, status.code.as_deref()),
+        (502, Some("fallback_unreachable"))
+    );
+    let headers = &status.headers;
+    assert_eq!(headers.error_type, status.code);
+    let reason = headers.fallback_error.as_deref().expect("a reason");
+    assert!(status.message.ends_with(reason), "{status}: {reason}");
+    assert_eq!(headers.fallback_used, Some(false));
+    assert!(headers.primary_infer > Some(Duration::ZERO) && headers.total.is_some());
+    assert_eq!(status.request_id.as_deref(), Some("of-a-pair"));
+    let kept = status.primary.as_deref().expect("nothing is lost");
+    assert_eq!(words(&kept.text), said);
+    assert_eq!(
+        (kept.fallback_used, kept.model.as_deref()),
+        (false, Some("tiny.en"))
+    );
+    assert_eq!(kept.request_id.as_deref(), Some("of-a-pair"));
+    assert!(kept.all_words().count() > 3 && kept.confidence.is_some());
+
+    let health = client.tier_health().await.expect("health");
+    assert_eq!(
+        (&health["ok"], &health["model"]),
+        (&true.into(), &"tiny.en".into())
+    );
+    let figures = client.metrics().await.expect("figures");
+    let counters = &figures["counters"];
+    // A 502 may be over soon: the client tried again.
+    let failed = client.statistics().outcomes.server_error;
+    assert_eq!(counters["requests_total"]["/v1/transcribe"], 1 + failed);
+    let expected = json!({"used": 1, "skipped": 0, "failed": failed});
+    assert_eq!(counters["fallback_total"], expected);
 }
 
 #[tokio::test]
@@ -193,7 +283,9 @@ async fn a_stream_gives_the_text_while_it_is_made() {
 #[tokio::test]
 async fn a_pool_loses_nothing_when_a_server_dies_and_finds_it_when_it_is_back() {
     let model = model("tiny.en").await;
-    let mut first = Server::ready(&model, &[("API_KEYS", KEY)]).await;
+    let port = HeldPort::new();
+    let settings = [("API_KEYS", KEY), port.setting()];
+    let mut first = Server::ready(&model, &settings).await;
     let second = Server::ready(&model, &[("API_KEYS", KEY)]).await;
     let pool = SttPool::builder([client(&first), client(&second)]);
     let pool = pool
@@ -227,8 +319,6 @@ async fn a_pool_loses_nothing_when_a_server_dies_and_finds_it_when_it_is_back() 
     while pool.nodes()[0].standing != Standing::Ejected {
         ask("en-command.wav").await.expect("the other one does it");
     }
-    let port = first.url.rsplit(':').next().expect("a port").to_owned();
-    let settings = [("API_KEYS", KEY), ("PORT", port.as_str())];
     let back = Server::ready(&model, &settings).await;
     assert_eq!(back.url, first.url);
     let found = || async { pool.nodes()[0].standing == Standing::Active };

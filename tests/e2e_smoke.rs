@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use common::tiers::{COMMANDS, fallback, primary};
 use common::{PROGRAM, Server, model, sample};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -77,9 +78,48 @@ async fn this_server_passes_and_what_it_heard_is_told() {
         assert!(told.contains(heard), "{name}: {told}");
         let line = |line: &&str| line.starts_with("pass") && line.contains(name);
         assert!(printed.lines().find(line).is_some(), "{name} in {printed}");
+        if found["endpoint"].is_null() {
+            continue;
+        }
+        // The same at the endpoint of two tiers.
+        let begin = format!("pass  /v1/transcribe {name}  ");
+        let line = printed.lines().find(|line| line.starts_with(&begin));
+        let line = line.unwrap_or_else(|| panic!("{begin} in {printed}"));
+        assert!(line.contains(" s  \""), "{line}");
+        let mut checks = results["checks"].as_array().expect("checks").iter();
+        let found =
+            checks.find(|found| found["endpoint"] == "transcribe" && found["check"] == name);
+        let told = found.and_then(|found| found["heard"].as_str());
+        assert!(told.is_some_and(|told| told.contains(heard)), "{found:?}");
     }
-    assert!(printed.contains("fallback: "), "{printed}");
+    let line = "fallback: asked for 0 of 8 transcripts (0 %), 0 failed";
+    assert!(printed.contains(line), "{printed}");
     assert!(!printed.contains("secret"), "{printed}");
+}
+
+#[tokio::test]
+async fn how_often_a_pairs_larger_model_is_asked_is_told() {
+    let larger = fallback(&[]).await;
+    let small = primary(&larger, &COMMANDS).await;
+    let files = ["en-command.wav", "en-sentence.wav"].map(sample);
+    let [command, sentence] = [&files[0], &files[1]].map(|file| file.to_str().expect("UTF-8"));
+    let arguments = [&small.url, "--file", command, "--file", sentence];
+    let (told, status, printed) = results(&arguments, None).await;
+    assert_eq!(status, Some(0), "{printed}");
+    // One of two, at both endpoints.
+    let expected = json!({"told": 4, "used": 2, "failed": 0});
+    assert_eq!(told["fallback"], expected, "{printed}");
+    let line = "fallback: asked for 2 of 4 transcripts (50 %), 0 failed";
+    assert!(printed.contains(line), "{printed}");
+    // Where it is away, one endpoint has the small model's word and the other an error.
+    drop(larger);
+    let arguments = [&small.url, "--file", command];
+    let (told, status, printed) = results(&arguments, None).await;
+    assert_eq!(status, Some(1), "{printed}");
+    let expected = json!({"told": 1, "used": 0, "failed": 1});
+    assert_eq!(told["fallback"], expected, "{printed}");
+    let line = |line: &str| line.starts_with("fail  /v1/transcribe ") && line.contains("502");
+    assert!(printed.lines().any(line), "{printed}");
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@
 pub mod command_line;
 pub mod events;
 pub mod keys;
+pub mod port;
+pub mod tiers;
 pub mod wer;
 
 use std::collections::BTreeMap;
