@@ -250,12 +250,6 @@ async fn a_fallback_that_hangs_is_waited_for_so_long_while_the_lane_is_free() {
     };
     let (response, ()) = tokio::join!(hanging, others);
     assert_eq!(header(&response, "x-fallback-used"), Some("true"));
-    // On a machine that has much else to do, the first ones may still take too long.
-    let is_used = || async {
-        let response = transcribe(&primary, &[]).await;
-        header(&response, "x-fallback-used") == Some("true")
-    };
-    primary.until("the fallback is used again", is_used).await;
 }
 
 #[tokio::test]
