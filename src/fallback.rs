@@ -23,8 +23,10 @@ pub const ESCALATED: &str = "x-escalated";
 
 /// It is in the same house: what is not there in this time is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The part of the limit that one try may take.
+/// The part of the limit that one try may take: one that hangs leaves time for the other.
 const FIRST_TRY: f64 = 2.0 / 3.0;
+/// A shorter limit is for one try: a slow answer is better than two that are cut off.
+const ENOUGH_FOR_TWO: Duration = Duration::from_secs(10);
 /// A second try is worth a short wait and no long one: a text is there.
 const RETRY: RetryPolicy = RetryPolicy {
     max_retries: 1,
@@ -51,8 +53,7 @@ impl FallbackServer {
             .header(ESCALATED, "1")
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(limit)
-            // One that hangs leaves time for the other try.
-            .attempt_timeout(limit.mul_f64(FIRST_TRY))
+            .attempt_timeout(first_try(limit))
             .retry(RETRY)
             .build()?;
         Ok(Self { client, limit })
@@ -92,6 +93,10 @@ impl FallbackNode for FallbackServer {
             transcript: transcript(reply, &audio),
         })
     }
+}
+
+fn first_try(limit: Duration) -> Option<Duration> {
+    (limit >= ENOUGH_FOR_TWO).then(|| limit.mul_f64(FIRST_TRY))
 }
 
 impl FallbackServer {

@@ -50,6 +50,12 @@ pub struct StreamDone {
     pub usage: Option<Usage>,
     /// The lanes that did the work.
     pub x_route: Option<String>,
+    /// Whether any of the text is a larger model's, where one stands by.
+    pub x_fallback_used: Option<bool>,
+    /// Whose text it is, likewise.
+    pub x_final_model: Option<String>,
+    /// Why the larger model gave nothing.
+    pub x_fallback_error: Option<String>,
     /// When asked for.
     #[serde(default, deserialize_with = "or_default")]
     pub logprobs: Vec<TokenLogprob>,
