@@ -200,7 +200,7 @@ fn secrets_are_never_shown() {
         loaded.settings.api_keys,
         ["sesame", "open"].map(Secret::from)
     );
-    let shown = format!("{loaded:?}");
+    let shown = format!("{loaded:?} {:?}", loaded.settings.api_keys);
     assert!(
         !shown.contains("sesame") && shown.contains("***"),
         "{shown}"
