@@ -28,7 +28,7 @@ use crate::models::configured::{ConfiguredModel, gpu};
 use crate::models::{self, Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
 use crate::redis::{NodeAddress, RedisDirectory};
-use crate::settings::{Loaded, Settings, VadModel};
+use crate::settings::{Loaded, Secret, Settings, VadModel};
 use crate::shutdown::{HangUp, HangUps, StopSignals};
 
 /// How long requests may go on after the signal to stop. With the workers' and the HTTP server's own
@@ -97,7 +97,7 @@ pub async fn start_tree(
 /// Who makes better texts, by the settings.
 fn fallback(settings: &Settings, worker: WorkerConfig) -> anyhow::Result<Option<FallbackPort>> {
     if let Some(url) = &settings.fallback_url {
-        let key = settings.fallback_api_key.clone();
+        let key = settings.fallback_api_key.clone().map(Secret::reveal);
         let server = FallbackServer::new(url, key, settings.fallback_timeout).context(
             "the client of the fallback cannot be made (FALLBACK_URL, FALLBACK_API_KEY)",
         )?;
@@ -271,11 +271,15 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     if let Some(language) = settings.default_language.clone() {
         tokio::spawn(warn_of_language(stt.clone(), language));
     }
+    let limits = Limits::new(settings);
+    let mut settings = loaded.settings;
+    // From here on, their digests are enough.
+    settings.api_keys = Vec::new();
     let state = AppState {
         stt: stt.clone(),
-        limits: Limits::new(settings),
+        limits,
         keys: keyring,
-        settings: Arc::new(loaded.settings),
+        settings: Arc::new(settings),
         uploads: uploads.clone(),
         translator,
         metrics,
@@ -285,6 +289,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let server_handle = server.handle();
     let mut server = tokio::spawn(server);
     info!(%address, version = env!("CARGO_PKG_VERSION"), "listening; the model is loading");
+    let mut terminal_is_gone = false;
     let unasked = loop {
         tokio::select! {
             signal = signals.next() => {
@@ -293,7 +298,10 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
             }
             hang_up = hang_ups.next() => match hang_up {
                 HangUp::Reload => reloader.ask(),
+                // It may come more than once, and asking again would end what is under way.
+                HangUp::TerminalGone if terminal_is_gone => {}
                 HangUp::TerminalGone => {
+                    terminal_is_gone = true;
                     info!("stopping: the terminal was closed");
                     stt.drain(DRAIN_GRACE);
                 }
@@ -366,7 +374,7 @@ fn translator(settings: &Settings) -> anyhow::Result<Option<LibreTranslate>> {
     let Some(url) = settings.libretranslate_url.clone() else {
         return Ok(None);
     };
-    let key = settings.libretranslate_api_key.clone();
+    let key = settings.libretranslate_api_key.clone().map(Secret::reveal);
     let server = LibreTranslate::new(url, key, settings.libretranslate_timeout)
         .context("the client of LibreTranslate cannot be made")?;
     info!("translations are LibreTranslate's");

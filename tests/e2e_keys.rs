@@ -142,6 +142,9 @@ async fn the_settings_file_is_read_again_and_never_opens_the_server() {
     server
         .log_line("need a restart settings=\"MAX_UPLOAD_MB\"")
         .await;
+    file.write("API_KEYS=second-secret\nMAX_UPLOAD_BM=16\n");
+    hang_up(&server, EXCHANGED).await;
+    server.log_line("did you mean MAX_UPLOAD_MB?").await;
     for wrong in [
         "API_KEYS=third-secret\nMAX_UPLOAD_MB=many\n",
         "third-secret\n",
@@ -193,6 +196,25 @@ async fn a_broken_file_keeps_the_keys_in_force_and_says_so_in_one_line() {
     hang_up(&server, EXCHANGED).await;
     assert_eq!(status(&server, "good-secret").await, 401);
     assert_eq!(status(&server, "new-secret").await, 200);
+}
+
+#[tokio::test]
+async fn a_closed_terminal_stops_the_server_and_what_runs_is_finished_however_often_it_is_told() {
+    let model = model("tiny.en").await;
+    let (mut server, terminal) = Server::start_at_terminal(&model, &[]).await;
+    server.until_ready().await;
+    // With the terminal there, it is about keys.
+    signal(server.pid(), "HUP");
+    server.log_line("the keys were exchanged").await;
+    let running = server.start_long_request().await;
+    drop(terminal);
+    server.log_line("the terminal was closed").await;
+    for _ in 0..3 {
+        signal(server.pid(), "HUP");
+    }
+    let response = running.await.expect("no panic").expect("an answer");
+    assert_eq!(response.status(), 200);
+    assert_eq!(server.exit_code().await, Some(0));
 }
 
 fn run(arguments: &[&str], keys: &Path) -> Output {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::events::{Events, Line};
 use common::keys::KeysFile;
-use common::{Server, model, refused, sample};
+use common::{Server, model, refused, sample, signal};
 use reqwest::Response;
 use reqwest::header::RETRY_AFTER;
 
@@ -207,7 +207,7 @@ async fn a_stream_and_a_search_for_the_language_are_charged_as_well() {
 
 #[tokio::test]
 async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
-    let settings = [("API_KEYS", "one,two"), ("MAX_AUDIO_SECONDS_PER_DAY", "3")];
+    let settings = [("API_KEYS", "one,two"), ("MAX_AUDIO_SECONDS_PER_DAY", "1")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = server.long_file(10);
     let send = |key: &str, fields: &[(&str, &str)]| {
@@ -221,14 +221,55 @@ async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
     assert!(matches!(first, Some(Line::Event(_))), "{first:?}");
     drop(events);
     until_charged(&server, "one").await;
-    // Somebody leaves while nothing has come yet. The one lane has done the first chunk by then.
-    let goal = server.chunks_handed_out() + 2;
+    // Somebody leaves while nothing has come yet. The one lane has done the first two chunks by then.
+    let goal = server.chunks_handed_out() + 3;
     let worked = || async { server.chunks_handed_out() >= goal };
     tokio::select! {
         early = send("two", &[]) => panic!("{early:?}"),
-        () = server.until("the second chunk", worked) => {}
+        () = server.until("the third chunk", worked) => {}
     }
     until_charged(&server, "two").await;
+}
+
+#[tokio::test]
+async fn whoever_shares_work_that_runs_is_charged_as_well() {
+    let settings = [("API_KEYS", "one"), ("MAX_AUDIO_SECONDS_PER_DAY", "3")];
+    let mut server = Server::ready(&model("tiny.en").await, &settings).await;
+    server.share_work();
+    let file = sample("en-command.wav");
+    // The only lane stands still until both wait for the same.
+    let worker = server.workers()[0];
+    signal(worker, "STOP");
+    let release = async {
+        server.log_line("joining it").await;
+        signal(worker, "CONT");
+    };
+    let (first, second, ()) = tokio::join!(
+        server.transcribe_with("one", &file),
+        server.transcribe_with("one", &file),
+        release
+    );
+    assert_eq!([first.status(), second.status()], [200; 2]);
+    until_charged(&server, "one").await;
+}
+
+#[tokio::test]
+async fn a_text_whose_second_opinion_failed_is_charged() {
+    let settings = [
+        ("API_KEYS", "one"),
+        ("MAX_AUDIO_SECONDS_PER_DAY", "1"),
+        // Every text is doubted, and nobody is there to ask.
+        ("CONF_LOGPROB_THRESHOLD", "1"),
+        ("MIN_WORDS_FOR_CONF", "0"),
+        ("FALLBACK_URL", "http://127.0.0.1:9"),
+    ];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let request = server.client.post(format!("{}/v1/transcribe", server.url));
+    let form = common::form(&sample("en-command.wav"), &[]);
+    let request = request.bearer_auth("one").multipart(form);
+    let response = request.send().await.expect("an answer");
+    assert_eq!(response.status(), 502);
+    until_charged(&server, "one").await;
 }
 
 /// Waits until a client's work is over, and expects its allowance to be used up.
@@ -265,8 +306,12 @@ async fn beyond_the_connections_that_there_may_be_health_is_told_and_work_refuse
             assert!(held.len() <= 4, "more than there may be");
         }
         for path in ["/health", "/livez", "/readyz", "/metrics"] {
-            let (_, line) = ask(path);
+            let (mut stream, line) = ask(path);
             assert!(line.starts_with("HTTP/1.1 200"), "{path}: {line}");
+            // The place is needed for the next who asks.
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).expect("it is closed");
+            assert!(rest.contains("connection: close"), "{path}: {rest}");
         }
         held
     })
@@ -349,7 +394,7 @@ async fn an_upload_that_stops_is_ended_on_every_path_and_so_is_a_silent_connecti
 #[tokio::test]
 async fn a_refused_body_in_chunks_holds_no_connection() {
     let settings = [("API_KEYS", "right-key"), ("MAX_UPLOAD_MB", "0.1")];
-    let server = Server::start(&model("tiny.en").await, &settings).await;
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
     let too_large = format!("30000\r\n{FORM}{}\r\n", "x".repeat(0x30000 - FORM.len()));
     let cases = [
         (PATH, "wrong-key", "", 401),

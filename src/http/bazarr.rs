@@ -240,13 +240,12 @@ async fn spoken_in(mut events: Metered) -> Result<(String, Option<f32>), ApiErro
                 found = Some((code, probability));
             }
             // What was heard is told right after the language.
-            (Some(Ok(Event::Progress(_)) | Err(_)), Some(_)) => break,
+            (Some(Ok(Event::Progress(_)) | Err(_)), Some(_)) | (None, _) => break,
             (Some(Ok(Event::Done(transcript))), _) => {
                 return Ok((transcript.language, transcript.language_probability));
             }
             (Some(Ok(Event::Route(_) | Event::Segment(_) | Event::Progress(_))), _) => {}
             (Some(Err(error)), None) => return Err(error.into()),
-            (None, _) => break,
         }
     }
     found.ok_or_else(ApiError::internal)

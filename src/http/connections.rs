@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::middleware::Next;
 use actix_web::{Error, ResponseError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -112,24 +113,26 @@ impl Drop for Seat {
     }
 }
 
-/// Refuses what comes on a connection without a seat, and closes it; except for questions that are
-/// answered from memory, by which a node is told to be alive.
+/// Refuses what comes on a connection without a seat, except for questions that are answered from memory,
+/// by which a node is told to be alive; and closes it.
 pub async fn require_seat<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let seat = request.request().conn_data::<Seat>();
-    if seat.is_none_or(Seat::is_taken) || PROBES.contains(&request.path()) {
-        return next
-            .call(request)
-            .await
-            .map(ServiceResponse::map_into_left_body);
+    let is_seated = seat.is_none_or(Seat::is_taken);
+    let mut response = if is_seated || PROBES.contains(&request.path()) {
+        next.call(request).await?.map_into_left_body()
+    } else {
+        let refusal = ApiError::too_many_connections().error_response();
+        request.into_response(refusal).map_into_right_body()
+    };
+    if !is_seated {
+        // There are few places to stand.
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
     }
-    let mut refusal = ApiError::too_many_connections().error_response();
-    refusal
-        .head_mut()
-        .set_connection_type(actix_web::http::ConnectionType::Close);
-    Ok(request.into_response(refusal).map_into_right_body())
+    Ok(response)
 }
 
 /// Lets the process open as many files as so many connections need, as far as it may.

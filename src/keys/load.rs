@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::file::{self, Line};
 use super::{Key, Keys};
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 
 /// Shorter keys can be guessed.
 const SHORTEST_GOOD_KEY: usize = 16;
@@ -55,15 +55,15 @@ pub fn load(settings: &Settings) -> Result<Keys, KeysError> {
 }
 
 /// The keys of the list, named by their places. One that comes twice is one.
-fn listed(texts: &[String]) -> Result<Vec<Line>, KeysError> {
+fn listed(texts: &[Secret]) -> Result<Vec<Line>, KeysError> {
     let mut seen = BTreeSet::new();
     let mut lines = Vec::new();
     for (index, text) in texts.iter().enumerate() {
         file::check_key(text).map_err(KeysError::List)?;
-        if seen.insert(text) {
+        if seen.insert(&**text) {
             lines.push(Line {
                 key: Key::unnamed(index + 1, text),
-                text: text.clone(),
+                text: text.to_string(),
             });
         }
     }
@@ -76,7 +76,8 @@ pub fn plain_key(settings: &Settings) -> Option<String> {
         let lines = file::read(settings.api_keys_file.as_deref()?).ok()?;
         lines.into_iter().next().map(|line| line.text)
     };
-    settings.api_keys.first().cloned().or_else(of_file)
+    let listed = settings.api_keys.first().cloned();
+    listed.map(Secret::reveal).or_else(of_file)
 }
 
 /// Says what is unwise about keys that work.
@@ -115,7 +116,7 @@ mod tests {
             std::fs::write(&path, text).expect("writes");
         }
         let mut settings = Settings::default();
-        settings.api_keys = list.iter().map(|key| (*key).to_owned()).collect();
+        settings.api_keys = list.iter().map(|key| Secret::from(*key)).collect();
         settings.api_keys_file = file.map(|_| path);
         (folder, settings)
     }

@@ -23,14 +23,17 @@ impl Reloader {
         warn_of(&at_start.settings);
         let asked = Arc::new(Notify::new());
         let heard = Arc::clone(&asked);
-        let in_force = at_start.in_force.clone();
+        let at_start = Arc::new(AtStart {
+            in_force: at_start.in_force.clone(),
+            warnings: at_start.warnings.clone(),
+        });
         tokio::spawn(async move {
             loop {
                 // One that comes while files are read is not lost: they are read once more.
                 heard.notified().await;
-                let (keyring, reload, in_force) =
-                    (keyring.clone(), Arc::clone(&reload), in_force.clone());
-                let read = move || read_again(&keyring, &reload, &in_force);
+                let (keyring, reload, at_start) =
+                    (keyring.clone(), Arc::clone(&reload), Arc::clone(&at_start));
+                let read = move || read_again(&keyring, &reload, &at_start);
                 if tokio::task::spawn_blocking(read).await.is_err() {
                     error!("the keys could not be read; those in force stay");
                 }
@@ -45,7 +48,14 @@ impl Reloader {
     }
 }
 
-fn read_again(keyring: &Keyring, reload: &Reload, at_start: &[(&'static str, String)]) {
+/// What is known already when the settings are read again.
+#[derive(Default)]
+struct AtStart {
+    in_force: Vec<(&'static str, String)>,
+    warnings: Vec<String>,
+}
+
+fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     let refuse = |reason: &dyn std::fmt::Display| {
         error!(%reason, "the keys were not exchanged; those in force stay");
     };
@@ -53,6 +63,10 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &[(&'static str, Str
         Ok(loaded) => loaded,
         Err(error) => return refuse(&error),
     };
+    let is_new = |warning: &&String| !at_start.warnings.contains(warning);
+    for warning in loaded.warnings.iter().filter(is_new) {
+        warn!("{warning}");
+    }
     let keys = load(&loaded.settings).and_then(|keys| {
         if keys.is_open() && !keyring.now().is_open() {
             return Err(KeysError::WouldOpen);
@@ -69,7 +83,7 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &[(&'static str, Str
     keyring.exchange(keys);
     // Told when it is so: whoever reads it may rely on it.
     info!(keys = names.join(","), "the keys were exchanged");
-    let changed = (loaded.in_force.iter().zip(at_start))
+    let changed = (loaded.in_force.iter().zip(&at_start.in_force))
         .filter(|(now, then)| now != then)
         .map(|(now, _)| now.0)
         .filter(|name| !matches!(*name, "API_KEYS" | "API_KEYS_FILE"));
@@ -114,7 +128,7 @@ mod tests {
             (Some(" , "), [true, true]),
             (Some("new"), [false, true]),
         ] {
-            read_again(&keyring, &reload(again), &[]);
+            read_again(&keyring, &reload(again), &AtStart::default());
             let keys = keyring.now();
             let there = ["old", "new"].map(|key| keys.find(key).is_some());
             assert_eq!(there, expected, "{again:?}");
@@ -124,9 +138,9 @@ mod tests {
     #[test]
     fn an_open_server_may_be_closed() {
         let keyring = Keyring::new(Keys::default());
-        read_again(&keyring, &reload(Some("")), &[]);
+        read_again(&keyring, &reload(Some("")), &AtStart::default());
         assert!(keyring.now().is_open());
-        read_again(&keyring, &reload(Some("new")), &[]);
+        read_again(&keyring, &reload(Some("new")), &AtStart::default());
         assert!(!keyring.now().is_open());
     }
 

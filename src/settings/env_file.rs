@@ -4,15 +4,23 @@
 //! Our own few lines, because the usual library replaces `$` inside values, which silently cuts
 //! keys and passwords, and refuses unquoted blanks, which files of the Python original contain.
 
+use std::fmt;
 use std::path::Path;
 
 /// One assignment of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Assignment {
     /// Left of the sign.
     pub name: String,
     /// Right of it, without quotes and comment.
     pub value: String,
+}
+
+/// The value may be a secret.
+impl fmt::Debug for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=…", self.name)
+    }
 }
 
 /// Reads a file.

@@ -10,8 +10,10 @@ pub mod variables;
 mod defaults;
 mod read;
 mod role;
+mod secret;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,10 +25,11 @@ use thiserror::Error;
 
 use crate::models::{self, ComputeType};
 pub use role::Role;
+pub use secret::Secret;
 use variables::{VARIABLES, Variable};
 
-/// What the server runs with.
-#[derive(Clone, Debug)]
+/// What the server runs with. Addresses of neighbours may have passwords in them: it is not for showing.
+#[derive(Clone)]
 pub struct Settings {
     /// Address to bind.
     pub host: IpAddr,
@@ -86,13 +89,13 @@ pub struct Settings {
     /// Base address of a LibreTranslate server; `None`: whisper itself translates, to English.
     pub libretranslate_url: Option<Url>,
     /// Its key.
-    pub libretranslate_api_key: Option<String>,
+    pub libretranslate_api_key: Option<Secret>,
     /// How long it may take for one transcript.
     pub libretranslate_timeout: Duration,
     /// Whose pages may use this server from a browser.
     pub cors_allow_origins: Origins,
     /// Where the node registers itself; `None`: nowhere.
-    pub redis_url: Option<String>,
+    pub redis_url: Option<Secret>,
     /// The node's name there; `None`: `host:port`.
     pub node_id: Option<String>,
     /// The host that is advertised.
@@ -100,7 +103,7 @@ pub struct Settings {
     /// The port that is advertised; `None`: the one that is bound.
     pub node_port: Option<u16>,
     /// Bearer keys without names.
-    pub api_keys: Vec<String>,
+    pub api_keys: Vec<Secret>,
     /// What the node is among others.
     pub role: Role,
     /// The model of a primary, if this names one.
@@ -112,7 +115,7 @@ pub struct Settings {
     /// Base address of the node with the larger model.
     pub fallback_url: Option<Url>,
     /// Its key.
-    pub fallback_api_key: Option<String>,
+    pub fallback_api_key: Option<Secret>,
     /// A larger model on this node.
     pub fallback_model: Option<String>,
     /// How long the fallback may take for one piece of audio.
@@ -220,8 +223,8 @@ pub struct Loaded {
     pub in_force: Vec<(&'static str, String)>,
 }
 
-/// Where values come from, lowest first.
-#[derive(Debug, Default)]
+/// Where values come from, lowest first. There are secrets among them: it is not for showing.
+#[derive(Default)]
 pub struct Sources {
     /// The file's name and its assignments.
     pub file: Option<(PathBuf, Vec<env_file::Assignment>)>,
@@ -292,6 +295,12 @@ impl Sources {
             .collect();
         unknown.dedup();
         unknown
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").finish_non_exhaustive()
     }
 }
 

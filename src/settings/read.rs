@@ -69,7 +69,7 @@ pub fn any(_: &mut Settings, _: &str) -> Result<(), String> {
 pub fn redis_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     crate::redis::check_url(value)
         .map_err(|reason| format!("{reason}; a URL such as redis://host:6379/0 is expected"))?;
-    settings.redis_url = Some(value.to_owned());
+    settings.redis_url = Some(value.into());
     Ok(())
 }
 
@@ -130,9 +130,21 @@ pub fn proxies(settings: &mut Settings, value: &str) -> Result<(), String> {
 
 fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
-    address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+    let network = address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
         format!("addresses or networks such as 10.0.0.0/8 by comma are expected, not {text:?}")
-    })
+    })?;
+    Ok(canonical(network))
+}
+
+/// Networks of IPv4 that are written as IPv6: addresses are compared as what they are.
+fn canonical(network: IpNet) -> IpNet {
+    const BITS_BEFORE: u8 = 96;
+    match (network.addr().to_canonical(), network.prefix_len()) {
+        (address @ IpAddr::V4(_), length @ BITS_BEFORE..) if network.addr().is_ipv6() => {
+            IpNet::new(address, length - BITS_BEFORE).unwrap_or(network)
+        }
+        _ => network,
+    }
 }
 
 pub fn device(settings: &mut Settings, value: &str) -> Result<(), String> {

@@ -196,8 +196,11 @@ fn the_model_of_a_role_wins_unless_the_command_line_says_otherwise() {
 #[test]
 fn secrets_are_never_shown() {
     let loaded = load(&[("API_KEYS", "sesame, open")]).expect("loads");
-    assert_eq!(loaded.settings.api_keys, ["sesame", "open"]);
-    let shown = format!("{:?}", loaded.in_force);
+    assert_eq!(
+        loaded.settings.api_keys,
+        ["sesame", "open"].map(Secret::from)
+    );
+    let shown = format!("{loaded:?} {:?}", loaded.settings.api_keys);
     assert!(
         !shown.contains("sesame") && shown.contains("***"),
         "{shown}"
@@ -232,4 +235,16 @@ fn the_documentation_has_every_variable_with_its_default() {
         let place = page.find(&row).unwrap_or_else(|| panic!("no row {row}"));
         assert_eq!(place < later, variable.in_effect, "{}", variable.name);
     }
+}
+
+#[test]
+fn a_proxy_of_ipv4_that_is_written_as_ipv6_is_what_it_is() {
+    let loaded = load(&[(
+        "TRUSTED_PROXIES",
+        "::ffff:192.0.2.1, ::ffff:10.0.0.0/104, ::/0",
+    )]);
+    let shown: Vec<String> = (loaded.expect("loads").settings.trusted_proxies.iter())
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(shown, ["192.0.2.1/32", "10.0.0.0/8", "::/0"]);
 }

@@ -11,11 +11,14 @@ pub mod wer;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
@@ -77,17 +80,36 @@ pub struct Server {
 impl Server {
     /// Starts one on a free port and waits until it listens. It may not be ready yet.
     pub async fn start(model: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut environment = BTreeMap::from([
-            // One worker, unless a test is about more.
-            ("COLD_POOL_SIZE", "0"),
-            ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
-        ]);
-        environment.extend(settings.iter().copied());
+        let environment = usual(model, settings);
         Self::start_as(&["serve"], &[], &environment).await
+    }
+
+    /// The same at a terminal of its own, which is closed when what is given besides is dropped.
+    pub async fn start_at_terminal(model: &Path, settings: &[(&str, &str)]) -> (Self, OwnedFd) {
+        let terminal = openpty(None, None).expect("a terminal");
+        // The server is not to hold its own end.
+        let close = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+        fcntl(&terminal.master, close).expect("it is there");
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(PROGRAM).stdin(terminal.slave);
+        let environment = usual(model, settings);
+        let server = Self::start_by(command, &["serve"], &[], &environment).await;
+        (server, terminal.master)
     }
 
     /// The same with these arguments, and with these files in the folder in which it is started.
     pub async fn start_as(
+        arguments: &[&str],
+        files: &[(&str, &str)],
+        settings: &BTreeMap<&str, &str>,
+    ) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.stdin(Stdio::null());
+        Self::start_by(command, arguments, files, settings).await
+    }
+
+    async fn start_by(
+        mut command: Command,
         arguments: &[&str],
         files: &[(&str, &str)],
         settings: &BTreeMap<&str, &str>,
@@ -106,7 +128,6 @@ impl Server {
         for (name, text) in files {
             std::fs::write(working.join(name), text).expect("writes");
         }
-        let mut command = Command::new(PROGRAM);
         for variable in VARIABLES {
             command.env_remove(variable.name);
         }
@@ -116,7 +137,6 @@ impl Server {
             .env("TMPDIR", folder.path())
             .env("RUST_LOG", "info,uttera_stt=debug,stt_actors=debug")
             .envs(environment)
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -366,6 +386,17 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a server is started with, unless a test is about something else.
+fn usual<'a>(model: &'a Path, settings: &[(&'a str, &'a str)]) -> BTreeMap<&'a str, &'a str> {
+    let mut environment = BTreeMap::from([
+        // One worker, unless a test is about more.
+        ("COLD_POOL_SIZE", "0"),
+        ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
+    ]);
+    environment.extend(settings.iter().copied());
+    environment
 }
 
 /// A client whose requests are worked on each by itself, though they be the same.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Variable, row, secret};
+use crate::settings::Secret;
 use crate::settings::read::{number, origins, proxies};
 
 pub const ROWS: &[Variable] = &[
@@ -20,8 +21,9 @@ pub const ROWS: &[Variable] = &[
         |s, v| {
             s.api_keys = v
                 .split(',')
-                .map(|key| key.trim().to_owned())
+                .map(str::trim)
                 .filter(|key| !key.is_empty())
+                .map(Secret::from)
                 .collect();
             if s.api_keys.is_empty() {
                 return Err("at least one key is expected".to_owned());

@@ -63,7 +63,7 @@ pub const ROWS: &[Variable] = &[
         },
     )),
     secret(row("FALLBACK_API_KEY", "", "Its key.", |s, v| {
-        s.fallback_api_key = Some(v.to_owned());
+        s.fallback_api_key = Some(v.into());
         Ok(())
     })),
     row(

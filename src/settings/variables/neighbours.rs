@@ -12,7 +12,7 @@ pub const ROWS: &[Variable] = &[
         libretranslate_url,
     )),
     secret(row("LIBRETRANSLATE_API_KEY", "", "Its key.", |s, v| {
-        s.libretranslate_api_key = Some(v.to_owned());
+        s.libretranslate_api_key = Some(v.into());
         Ok(())
     })),
     row(
