@@ -312,16 +312,25 @@ arguments=(
 )
 [[ -z $language ]] || arguments+=(--form-string "language=$language")
 [[ -z $prompt ]] || arguments+=(--form-string "prompt=$prompt")
-arguments+=(--config - --url "$url")
+# A server that says "go on" and nothing more is not taken for one that refuses.
+arguments+=(--header 'Expect:' --config -)
 
-# The key goes through a pipe: arguments can be read by everybody on the machine. curl runs beside, so that a
+# The key and the address, which may have a password, go through a pipe: arguments can be read by everybody on the
+# machine. curl runs beside, so that a
 # signal does not have to wait for it.
 curl "${arguments[@]}" >"$temporary/status" 2>"$temporary/errors" \
-    < <([[ -z $key ]] || printf 'header = %s\n' "$(quoted "Authorization: Bearer $key")") &
+    < <(
+        printf 'url = %s\n' "$(quoted "$url")"
+        [[ -z $key ]] || printf 'header = %s\n' "$(quoted "Authorization: Bearer $key")"
+    ) &
 curl_process=$!
 curl_status=0
 wait "$curl_process" || curl_status=$?
 curl_process=
+
+# Without what may be a secret in it.
+shown_url=${url%%\?*}
+[[ $shown_url != *://*@* ]] || shown_url=${shown_url%%://*}://${shown_url#*@}
 
 read -r http_status content_type <"$temporary/status" || true
 http_status=${http_status:-000}
@@ -341,14 +350,14 @@ print_error() { # file
     print_value detail "$1" 1 || print_value error "$1" 1 || print_value message "$1" 1 || print_value message "$1" 2
 }
 
-if [[ $http_status != 200 && $http_status != 000 ]]; then
+if [[ $http_status != 200 && $http_status != 000 && $http_status != 1?? ]]; then
     fail "$exit_refused" "the server refused ($http_status): $(refusal)"
 fi
 case $curl_status in
     0) ;;
     26) fail "$exit_unreadable" "$input cannot be read: $complaint" ;;
-    28) fail "$exit_timeout" "no answer from $url in time: $complaint" ;;
-    *) fail "$exit_unreachable" "no answer from $url: $complaint" ;;
+    28) fail "$exit_timeout" "no answer from $shown_url in time: $complaint" ;;
+    *) fail "$exit_unreachable" "no answer from $shown_url: $complaint" ;;
 esac
 
 result=$temporary/result
@@ -374,7 +383,10 @@ esac
 
 if [[ -n $out ]]; then
     folder=$(dirname -- "$out"; printf x)
-    if ! mkdir -p -- "${folder%$'\n'x}" || ! mv -f -- "$result" "$out"; then
+    if [[ -L $out || (-e $out && ! -f $out) ]]; then
+        # Written to, and not replaced: a device, a pipe, what a link names.
+        cat -- "$result" >"$out" || fail "$exit_failed" "$out cannot be written"
+    elif ! mkdir -p -- "${folder%$'\n'x}" || ! mv -f -- "$result" "$out"; then
         fail "$exit_failed" "$out cannot be written"
     fi
     printf '%s\n' "$out_as_given"

@@ -51,6 +51,8 @@ impl FallbackServer {
         let client = Client::builder(url.as_str())
             .api_key(key.unwrap_or_default())
             .header(ESCALATED, "1")
+            // Recordings and the key go to the configured node and to nobody on the way.
+            .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(limit)
             .attempt_timeout(first_try(limit))

@@ -120,11 +120,17 @@ impl Audio {
 
 /// The pieces of a file, and its length.
 pub(crate) async fn open(path: &Path) -> io::Result<(Pieces, u64)> {
-    let file = tokio::fs::File::open(path).await?;
-    let metadata = file.metadata().await?;
+    // Before it is opened: that of a pipe waits for whoever writes.
+    let metadata = tokio::fs::metadata(path).await?;
     if metadata.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
+    if !metadata.is_file() {
+        let kind = "it is no file whose length is known; a reader sends such";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, kind));
+    }
+    let file = tokio::fs::File::open(path).await?;
+    let metadata = file.metadata().await?;
     let pieces = ReaderStream::with_capacity(file, PIECE_BYTES);
     Ok((pieces.boxed(), metadata.len()))
 }

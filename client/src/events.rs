@@ -103,7 +103,10 @@ impl EventStream {
             let mut reading = reading?;
             match reading.next().await {
                 Ok(event @ SpeechEvent::Delta(_)) => Some((Ok(event), Some(reading))),
-                Ok(done) => Some((Ok(done), None)),
+                Ok(done) => {
+                    reading.lease.over(None);
+                    Some((Ok(done), None))
+                }
                 Err(error) => {
                     reading.lease.over(Some(&error));
                     Some((Err(error), None))

@@ -1,6 +1,6 @@
 //! One server: how it is reached, and one attempt at it.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use reqwest::Response;
 use reqwest::header::HeaderValue;
@@ -24,6 +24,9 @@ pub(crate) struct Node {
     pub telemetry: Hook,
     pub recorder: Recorder,
 }
+
+/// A server that says no may take so long to say why.
+const REASON_LIMIT: Duration = Duration::from_secs(5);
 
 /// What was seen of a reply, however the attempt ends.
 #[derive(Default)]
@@ -50,7 +53,8 @@ impl Node {
         }
         let advice = Advice::of(response.headers(), SystemTime::now());
         // What it says is worth having even if the rest of it never comes.
-        let body = reply::whole(response).await.unwrap_or_default();
+        let body = tokio::time::timeout(REASON_LIMIT, reply::whole(response)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let error = StatusError::of(status.as_u16(), headers, advice, &body);
         Err(Error::Status(Box::new(error)))
     }

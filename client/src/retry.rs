@@ -50,7 +50,7 @@ impl RetryPolicy {
         let jitter = bound.mul_f64(share.clamp(0.0, 1.0));
         match error.retry_after() {
             Some(asked) if asked > self.max_retry_after => None,
-            Some(asked) => Some(asked + jitter),
+            Some(asked) => Some(asked.saturating_add(jitter)),
             None => Some(jitter),
         }
     }

@@ -71,7 +71,9 @@ pub(crate) async fn run<T>(
             node,
             mut lease,
         } = picked;
-        lease.over(result.as_ref().err());
+        if !(call.streamed && result.is_ok()) {
+            lease.over(result.as_ref().err());
+        }
         attempts.made += 1;
         let wait = result.as_ref().err().and_then(|error| {
             let wait = attempts.wait(nodes, &limits.retry, index, error);

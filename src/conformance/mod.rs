@@ -162,7 +162,7 @@ pub async fn conformance(args: ConformanceArgs) -> anyhow::Result<Verdict> {
     };
     let target = Target::new(server, &models, args.ask_for, args.origin);
     let results = run::run(&target, &groups(&args.only), limit).await;
-    let report = Report::of(target.url(), results);
+    let report = Report::of(&target.shown_url(), results);
     print!("{}", report.table());
     if let Some(path) = &args.json {
         let json = report.json()?;

@@ -57,7 +57,7 @@ impl Report {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             date: crate::probe::now(),
-            url: run.server.url().to_owned(),
+            url: run.server.shown_url(),
             endpoint: run.endpoint,
             model,
             recordings: run.recordings,

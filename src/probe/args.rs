@@ -30,7 +30,7 @@ impl ServerArgs {
         match server.reach().await {
             Ok(models) => Ok(Some((server, models))),
             Err(error) => {
-                eprintln!("{} cannot be reached: {error:#}", self.url);
+                eprintln!("{} cannot be reached: {error:#}", server.shown_url());
                 Ok(None)
             }
         }

@@ -52,6 +52,11 @@ impl Progress {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
+    /// A line of the result, on standard output.
+    pub fn print(&self, line: &str) {
+        self.bar.suspend(|| println!("{line}"));
+    }
+
     /// Nothing is under way any more.
     pub fn end(&mut self) {
         self.bar.finish_and_clear();

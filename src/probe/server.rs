@@ -75,6 +75,17 @@ impl Server {
         &self.url
     }
 
+    /// The same for reports, which people show to others: without user and password.
+    pub fn shown_url(&self) -> String {
+        let Ok(mut url) = reqwest::Url::parse(&self.url) else {
+            return String::new();
+        };
+        // Fails only for addresses without a host, of which there are none here.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.as_str().trim_end_matches('/').to_owned()
+    }
+
     /// Whether it was given a key to use.
     pub fn has_key(&self) -> bool {
         self.key.is_some()

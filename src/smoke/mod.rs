@@ -19,6 +19,7 @@ use report::{Entry, Report};
 
 use crate::probe::args::ServerArgs;
 use crate::probe::outcome::{MOST_TIMEOUTS, Outcome, Verdict, too_slow};
+use crate::probe::progress::Progress;
 use crate::probe::server::{Server, is_english_only};
 use crate::probe::transcript::{self, Endpoint, FailureKind, FallbackUse};
 
@@ -62,15 +63,21 @@ pub async fn smoke(args: SmokeArgs) -> anyhow::Result<Verdict> {
         timeouts: 0,
         fallback: FallbackUse::default(),
         entries: Vec::new(),
+        progress: Progress::default(),
     };
+    run.progress.begin("looking at the server", 2);
     run.about_the_server().await;
-    for endpoint in run.endpoints().await {
+    let endpoints = run.endpoints().await;
+    let transcripts = endpoints.len() * items.len();
+    run.progress.begin("having speech transcribed", transcripts);
+    for endpoint in endpoints {
         for item in &items {
             run.transcript(endpoint, item).await;
         }
     }
     let model = models.into_iter().next_back();
-    let report = Report::of(run.server.url(), model, run.fallback, run.entries);
+    run.progress.end();
+    let report = Report::of(&run.server.shown_url(), model, run.fallback, run.entries);
     print!("{}", report.summary());
     if let Some(path) = &args.json {
         let json = report.json()?;
@@ -86,6 +93,7 @@ struct Run {
     timeouts: usize,
     fallback: FallbackUse,
     entries: Vec<Entry>,
+    progress: Progress,
 }
 
 impl Run {
@@ -167,7 +175,8 @@ impl Run {
     ) {
         let seconds = begin.elapsed().as_secs_f64();
         let entry = Entry::new(endpoint, name, outcome, heard, seconds);
-        println!("{}", entry.line());
+        self.progress.print(&entry.line());
+        self.progress.step();
         self.entries.push(entry);
     }
 }

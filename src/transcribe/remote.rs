@@ -66,7 +66,12 @@ impl ServerArgs {
             client.build().context("--url")
         });
         let clients: Vec<Client> = clients.collect::<anyhow::Result<_>>()?;
-        let pool = SttPool::builder(clients).timeout(Duration::from_secs(self.limit_seconds));
+        let limit = Duration::from_secs(self.limit_seconds);
+        let mut pool = SttPool::builder(clients).timeout(limit);
+        if self.url.len() > 1 {
+            // One that says nothing leaves time for the others.
+            pool = pool.attempt_timeout(limit / self.url.len() as u32);
+        }
         Ok(pool.build()?)
     }
 }

@@ -45,7 +45,12 @@ impl Script {
         self.folder.path().join("here")
     }
 
-    /// What it has left behind.
+    /// Where it puts what it needs for a while.
+    pub fn temporary(&self) -> PathBuf {
+        self.folder.path().join("tmp")
+    }
+
+    /// How much it has left behind.
     pub fn leftovers(&self) -> usize {
         let entries = std::fs::read_dir(self.folder.path().join("tmp"));
         entries.expect("is there").count()

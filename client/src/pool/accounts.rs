@@ -6,6 +6,9 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
+/// Later than any server that can be asked.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// When a server is left out, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
@@ -121,10 +124,9 @@ impl Accounts {
 
     /// From when a server can be asked. One on probation is not while that lasts.
     fn free_at(&self, account: &Account, now: Instant) -> Instant {
-        let far = now + self.ejection.cap;
         let ejected = account.ejected_until.map(|until| match self.recovery {
             Recovery::Probe => until.max(now + Duration::from_nanos(1)),
-            Recovery::Trial if account.on_trial => far,
+            Recovery::Trial if account.on_trial => now + FAR,
             Recovery::Trial => until,
         });
         ejected.max(account.resting_until).unwrap_or(now)
@@ -223,6 +225,12 @@ fn verdict(error: Option<&Error>) -> Verdict {
         Some(Error::Connect(_)) => Verdict::Gone,
         Some(Error::Status(status)) if status.is_busy() => {
             Verdict::Busy(status.retry_after.unwrap_or_default())
+        }
+        // Told within a stream, whose head was fine.
+        Some(Error::Status(status))
+            if status.status < 300 && status.kind.as_deref() == Some("server_error") =>
+        {
+            Verdict::Failed
         }
         // The audio or the request is to blame: another server would say the same.
         Some(Error::Status(status)) if !status.is_retryable() => Verdict::Well,
