@@ -1,6 +1,7 @@
 //! Many requests at once: how long until the last of them is answered, and how many fail. Meanwhile
 //! the most memory that the system holds.
 
+// What is measured is another process: its clock is the real one.
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;

@@ -1,5 +1,6 @@
 //! Asking a system for a transcript, as any client does.
 
+// What is measured is another process: its clock is the real one.
 use std::time::{Duration, Instant};
 
 use reqwest::Client;

@@ -1,5 +1,6 @@
 //! From the start of a process to its first transcript.
 
+// What is measured is another process: its clock is the real one.
 use std::time::Instant;
 
 use super::run::Run;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+// What is measured is another process: its clock is the real one.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};

@@ -1,6 +1,7 @@
 //! `/metrics`: names, types, help texts, labels and buckets, and that they tell what happened.
 
 use std::sync::Arc;
+// What is measured is another process: its clock is the real one.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};

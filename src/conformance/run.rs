@@ -1,6 +1,7 @@
 //! Taking a server through the checks, one after the other.
 
 use std::sync::Arc;
+// What is measured is another process: its clock is the real one.
 use std::time::{Duration, Instant};
 
 use super::Group;
