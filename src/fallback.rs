@@ -201,10 +201,68 @@ fn word(word: &uttera_stt_client::Word) -> Word {
 mod tests {
     use std::sync::Arc;
 
+    use wiremock::matchers::path;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
     use super::*;
 
     fn chunk() -> AudioChunk {
         AudioChunk::contiguous(0, 0, Arc::from(vec![3; 32_000]))
+    }
+
+    fn request() -> FallbackRequest {
+        FallbackRequest {
+            request_id: Arc::from("r1"),
+            audio: chunk(),
+            language: Some("es".to_owned()),
+            prompt: None,
+            temperature: 0.0,
+            hallucination_guard: true,
+        }
+    }
+
+    /// What a node is asked that answers with these statuses, and how the last try ends.
+    async fn ask(
+        statuses: &[u16],
+    ) -> (Vec<wiremock::Request>, Result<FallbackText, FallbackError>) {
+        let node = MockServer::start().await;
+        for status in statuses {
+            let reply = r#"{"text":"Hola","language":"Spanish","model":"larger"}"#;
+            let reply = ResponseTemplate::new(*status).set_body_raw(reply, "application/json");
+            let mock = Mock::given(path("/v1/transcribe")).respond_with(reply);
+            mock.up_to_n_times(1).mount(&node).await;
+        }
+        let url = node.uri().parse().expect("an address");
+        let limit = Duration::from_secs(60);
+        let server = FallbackServer::new(&url, Some("between-us".to_owned()), limit);
+        let outcome = server.expect("made").transcribe(request()).await;
+        (node.received_requests().await.expect("recorded"), outcome)
+    }
+
+    #[tokio::test]
+    async fn one_more_try_is_made_and_no_third() {
+        let (asked, outcome) = ask(&[503, 200]).await;
+        let text = outcome.expect("the second try");
+        assert_eq!(
+            (text.model.as_str(), text.transcript.language.as_str()),
+            ("larger", "es")
+        );
+        assert_eq!(asked.len(), 2);
+        for request in &asked {
+            assert_eq!(request.headers["authorization"], "Bearer between-us");
+            assert_eq!(request.headers["x-request-id"], "r1");
+            assert!(request.headers.contains_key(ESCALATED));
+            let body = String::from_utf8_lossy(&request.body);
+            assert!(body.contains("RIFF") && body.contains("name=\"language\""));
+        }
+        let (asked, outcome) = ask(&[503, 503, 200]).await;
+        let refused = matches!(outcome, Err(FallbackError::Refused { status: 503, .. }));
+        assert!(refused, "{outcome:?}");
+        assert_eq!(asked.len(), 2);
+        // What is wrong with the request is wrong the second time as well.
+        let (asked, outcome) = ask(&[400, 200]).await;
+        assert!(outcome.is_err());
+        assert_eq!(asked.len(), 1);
     }
 
     #[test]
