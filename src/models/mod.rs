@@ -21,7 +21,6 @@
 
 mod catalogue;
 pub(crate) mod checksum;
-pub mod cli;
 mod compute;
 pub mod configured;
 mod ctranslate2;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::progress::Bar;
-use super::{
-    ALIASES, CATALOGUE, ComputeType, ModelError, ModelStore, VOICE_ACTIVITY_NAME, Verdict, find,
+use crate::models::{
+    ALIASES, Bar, CATALOGUE, ComputeType, ModelError, ModelStore, VOICE_ACTIVITY_NAME, Verdict,
+    find,
 };
 use crate::shutdown::StopSignals;
 

@@ -1,5 +1,8 @@
 //! The command line.
 
+mod models;
+mod transcribe;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,12 +15,12 @@ use crate::bench::{self, BenchArgs};
 use crate::conformance::{self, ConformanceArgs};
 use crate::keys::{self, Reload};
 use crate::load::{self, LoadArgs};
-use crate::models::cli::ModelsArgs;
-use crate::models::{self, ModelStore};
+use crate::models::ModelStore;
 use crate::settings::{Loaded, Role, Settings, Sources};
 use crate::smoke::{self, SmokeArgs};
-use crate::transcribe::TranscribeArgs;
-use crate::{engine, serve, telemetry, transcribe};
+use crate::{engine, serve, telemetry};
+use models::ModelsArgs;
+use transcribe::TranscribeArgs;
 
 /// Private, OpenAI-compatible speech-to-text on Whisper.
 #[derive(Debug, Parser)]
@@ -151,7 +154,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Models(args)) => {
             start_log(&loaded, "warn");
             let store = ModelStore::new(loaded.settings.models_dir);
-            models::cli::command(args, &store)
+            models::command(args, &store)
         }
         Some(Command::CheckConfig) => check_config(&loaded),
     }

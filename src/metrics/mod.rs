@@ -4,8 +4,8 @@
 //! snapshot when somebody scrapes, so that a scrape waits for nobody. Labels have closed sets of
 //! values, and every series of them is there from the first scrape.
 
+pub mod escalation;
 pub mod keys;
-pub mod tiers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -185,9 +185,9 @@ impl Exporter {
     /// There is one already.
     pub fn install() -> Result<Self, InstallError> {
         let mut builder = PrometheusBuilder::new();
-        for series in tiers::histograms() {
-            builder =
-                builder.set_buckets_for_metric(Matcher::Full(series.into()), tiers::BUCKETS)?;
+        for series in escalation::histograms() {
+            builder = builder
+                .set_buckets_for_metric(Matcher::Full(series.into()), escalation::BUCKETS)?;
         }
         let recorder = builder
             .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.into()), REQUEST_BUCKETS)?
@@ -393,7 +393,7 @@ fn export(snapshot: &Snapshot, libretranslate: bool) {
     for (name, _, reading) in GAUGES {
         gauge!(*name).set(reading(snapshot));
     }
-    tiers::export(snapshot);
+    escalation::export(snapshot);
     gauge!(LIBRETRANSLATE_CONFIGURED).set(f64::from(u8::from(libretranslate)));
     counter!(SPAWNED).absolute(snapshot.pool.spawned);
     if let Some(engine) = &snapshot.last_engine {
@@ -448,7 +448,7 @@ fn describe() {
         "1 if LIBRETRANSLATE_URL was set at the start."
     );
     keys::describe();
-    tiers::describe();
+    escalation::describe();
     for (name, help, _) in GAUGES {
         describe_gauge!(*name, *help);
     }
@@ -486,7 +486,7 @@ fn register() {
         let _ = histogram!(INFERENCE_DURATION_SECONDS, "op" => op);
     }
     keys::register([ANONYMOUS].into_iter());
-    tiers::register();
+    escalation::register();
     for kind in ErrorType::ALL {
         let _ = counter!(ERRORS, "type" => kind.as_str());
     }
