@@ -19,7 +19,7 @@ use crate::audio::{Decoder, DecoderLimits};
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
 use crate::fallback::FallbackServer;
 use crate::host_memory::HostMemoryProbe;
-use crate::http::upload::UploadStore;
+use crate::http::UploadStore;
 use crate::http::{self, AppState, Limits};
 use crate::keys::{self, Keyring, Keys, Reload, Reloader};
 use crate::libretranslate::LibreTranslate;
