@@ -3,13 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod audio;
-
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use audio::{Decoded, decode};
 use stt_actors::ports::DecodeError;
+use test_support::audio::{Decoded, decode};
 
 fn corpus() -> Option<PathBuf> {
     let corpus = std::env::var_os("STT_CORPUS")

@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod audio;
-
 use std::time::Duration;
 
-use audio::{Decoded, Files, assert_undecodable, decode, decode_with, spec, tone_wav};
 use hound::{SampleFormat, WavSpec, WavWriter};
+use test_support::audio::{
+    Decoded, Files, assert_undecodable, decode, decode_with, spec, tone_wav,
+};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 

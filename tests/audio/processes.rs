@@ -2,15 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod audio;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
-use audio::{Files, decode_with, is_gone, next_chunk, open, patiently, readers_of, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stt_actors::ports::DecodeError;
+use test_support::audio::{
+    Files, decode_with, is_gone, next_chunk, open, patiently, readers_of, until,
+};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 

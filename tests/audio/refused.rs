@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod audio;
-
 use std::path::Path;
 use std::time::Duration;
 
-use audio::{Files, assert_undecodable, decode, decode_with, refusal, spec, tone_wav};
 use stt_actors::ports::DecodeError;
+use test_support::audio::{
+    Files, assert_undecodable, decode, decode_with, refusal, spec, tone_wav,
+};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 

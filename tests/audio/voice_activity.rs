@@ -1,14 +1,12 @@
 //! The voice activity detector with its real weights: what it hears, what it does not, and what the
 //! chunker makes of that.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{corpus, sample, voice_activity};
 use stt_actors::ports::AudioChunk;
+use test_support::{corpus, sample, voice_activity};
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::silero::{Weights, WeightsError};
 use uttera_stt::audio::vad::{BLOCK, DetectSpeech, SpeechDetector};

@@ -1,14 +1,12 @@
 //! Requests that are refused cost next to nothing, however many of them come.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Server, model, refused, resident_kib, sample};
 use futures::future::join_all;
 use reqwest::{Body, Client};
+use test_support::{Server, model, refused, resident_kib, sample};
 
 const PATH: &str = "/v1/audio/transcriptions";
 const WRONG_KEYS: usize = 10_000;

@@ -1,7 +1,5 @@
 //! `uttera-stt bench` from outside: what it prints and keeps, and that nothing of it stays behind.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,11 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use uttera_stt::settings::variables::VARIABLES;
 
-use common::{PATIENCE, PROGRAM, model, signal, voice_activity};
+use test_support::{PATIENCE, model, program, signal, voice_activity};
 
 /// The program in a folder of its own: all that it starts has the same working folder.
 fn bench(folder: &Path) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     for variable in VARIABLES {
         command.env_remove(variable.name);
     }
@@ -29,7 +27,7 @@ fn processes_in(folder: &Path) -> Vec<u32> {
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_here = |pid: &u32| {
         let working = std::fs::read_link(format!("/proc/{pid}/cwd"));
-        working.is_ok_and(|working| working.starts_with(folder)) && common::lives(*pid)
+        working.is_ok_and(|working| working.starts_with(folder)) && test_support::lives(*pid)
     };
     pids.filter(is_here).collect()
 }

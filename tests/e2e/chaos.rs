@@ -1,17 +1,15 @@
 //! Load and killing on real processes and a real model: nothing is lost, and every text is what an
 //! undisturbed server gives.
 
-mod common;
-
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::wer::are_alike;
-use common::{Server, form, model, sample, signal};
 use reqwest::Client;
 use serde_json::Value;
+use test_support::wer::are_alike;
+use test_support::{Server, form, model, sample, signal};
 
 /// Requests that run at any time.
 const CLIENTS: usize = 40;

@@ -1,11 +1,9 @@
 //! The program at the command line.
 
-mod common;
-
 use std::process::Command;
 
-use common::command_line::{err, out, run};
-use common::{PROGRAM, model, sample, sample_text, words};
+use test_support::command_line::{err, out, run};
+use test_support::{model, program, sample, sample_text, words};
 
 #[tokio::test]
 async fn files_are_transcribed_to_stdout_and_beside_and_one_that_fails_harms_no_other() {
@@ -129,7 +127,7 @@ fn check_config_tells_what_will_not_work() {
 #[test]
 fn a_worker_started_by_hand_says_what_it_is_for() {
     let folder = tempfile::tempdir().expect("a folder");
-    let output = Command::new(PROGRAM)
+    let output = Command::new(program())
         .arg("worker")
         .current_dir(folder.path())
         .stdin(std::process::Stdio::null())

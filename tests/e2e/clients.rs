@@ -1,17 +1,15 @@
 //! The requests of programs that people point at this server, with the fields, names and types that those
 //! programs send.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{Server, model, refused, sample, sample_text, words};
 use reqwest::Response;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
+use test_support::{Server, model, refused, sample, sample_text, words};
 
 const PATH: &str = "/v1/audio/transcriptions";
 

@@ -1,8 +1,6 @@
 //! `uttera-stt conformance` from outside: on this server, on one that answers a few things wrongly, on one
 //! that does its worst, and on none.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
@@ -11,14 +9,14 @@ use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use actix_web::web::{self, Bytes};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
-use common::{PROGRAM, Server, model};
 use reqwest::Client;
 use serde_json::Value;
+use test_support::{Server, model, program};
 use tokio::process::Command;
 
 async fn conformance(arguments: &[&str]) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command
         .arg("conformance")
         .args(arguments)

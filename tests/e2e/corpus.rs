@@ -1,10 +1,8 @@
 //! Word error rate on real speech, where the corpus is there (`STT_CORPUS`).
 
-mod common;
-
-use common::wer::Score;
-use common::{Server, corpus, model};
 use serde_json::Value;
+use test_support::wer::Score;
+use test_support::{Server, corpus, model};
 
 /// Every so many-th English clip: enough to notice a decoder that has gone wrong.
 const EVERY: usize = 8;

@@ -1,14 +1,10 @@
 //! What browsers are told about pages of other origins (CORS), over HTTP and by a real browser.
 
-#[path = "support/browser.rs"]
-mod browser;
-mod common;
-
-use browser::Browser;
-use common::{Server, form, model, sample, sample_text, words};
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Method, Response};
 use serde_json::Value;
+use test_support::browser::{Browser, Page};
+use test_support::{Server, form, model, sample, sample_text, words};
 
 const PATH: &str = "/v1/audio/transcriptions";
 const PAGE: &str = "https://chat.example";
@@ -221,7 +217,7 @@ async fn a_real_browser_lets_the_page_of_a_configured_origin_read_the_answer_and
     let Some(browser) = Browser::find() else {
         return;
     };
-    let page = browser::Page::serve(&sample("en-command.wav"));
+    let page = Page::serve(&sample("en-command.wav"));
     let origin = page.origin();
     let settings = [
         ("CORS_ALLOW_ORIGINS", origin.as_str()),

@@ -1,13 +1,11 @@
 //! The error table, row by row, over HTTP: status, type, code, and all four keys.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use common::{Server, corpus, form, model, refused, sample};
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
+use test_support::{Server, corpus, form, model, refused, sample};
 
 const PATH: &str = "/v1/audio/transcriptions";
 

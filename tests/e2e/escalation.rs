@@ -1,18 +1,16 @@
 //! Two tiers with real processes and real models: tiny.en passes on to base what it does not trust itself
 //! with, and base is killed, stopped, limited and locked.
 
-mod common;
-
 use std::path::Path;
 
-use common::events::Events;
-use common::port::HeldPort;
-use common::tiers::{ALWAYS, NEVER, PATH, fallback, header, primary};
-use common::wer::Score;
-use common::{Server, model, sample, sample_text, signal, words};
 use reqwest::Response;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
+use test_support::escalation_pair::{ALWAYS, NEVER, PATH, fallback, header, primary};
+use test_support::events::Events;
+use test_support::port::HeldPort;
+use test_support::wer::Score;
+use test_support::{Server, model, sample, sample_text, signal, words};
 
 const SAMPLE: &str = "en-sentence.wav";
 

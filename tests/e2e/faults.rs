@@ -1,10 +1,8 @@
 //! A real server with a real model while things go wrong.
 
-mod common;
-
-use common::wer::assert_alike;
-use common::{Server, children, lives, model, sample, signal};
 use serde_json::Value;
+use test_support::wer::assert_alike;
+use test_support::{Server, children, lives, model, sample, signal};
 
 async fn text(response: reqwest::Response) -> String {
     assert_eq!(response.status(), 200);

@@ -1,15 +1,13 @@
 //! Hot and cold workers of a real server: the pool comes with the work and goes without it, the
 //! queue is bounded, and the hot model can sleep.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{Server, is_stopped, lives, model, sample, sample_text, signal, words};
 use reqwest::Response;
 use serde_json::Value;
+use test_support::{Server, is_stopped, lives, model, sample, sample_text, signal, words};
 use tokio::task::JoinHandle;
 
 /// One cold worker at most, which goes soon.
@@ -25,7 +23,7 @@ fn burst(server: &Server, count: usize, name: &str) -> Vec<JoinHandle<Response>>
     let requests = (0..count).map(|_| {
         let url = format!("{}/v1/audio/transcriptions", server.url);
         let request = server.client.post(url);
-        let request = request.multipart(common::form(&sample(name), &[]));
+        let request = request.multipart(test_support::form(&sample(name), &[]));
         tokio::spawn(async move { request.send().await.expect("an answer") })
     });
     requests.collect()

@@ -1,15 +1,13 @@
 //! Uploads that come again on a real server: while the first one is worked on, after its client gave
 //! up, and after the answer.
 
-mod common;
-
 use std::path::Path;
 
-use common::events::{Events, Line};
-use common::wer::assert_alike;
-use common::{Server, form, model, sample};
 use reqwest::Response;
 use serde_json::Value;
+use test_support::events::{Events, Line};
+use test_support::wer::assert_alike;
+use test_support::{Server, form, model, sample};
 
 async fn text(response: Response) -> String {
     assert_eq!(response.status(), 200);

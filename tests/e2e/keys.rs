@@ -1,15 +1,13 @@
 //! Keys of a real server: names, exchange under load, and what goes wrong with their file.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::keys::{KeysFile, hang_up};
-use common::{PROGRAM, Server, form, model, refused, sample, signal};
 use futures::future::join_all;
+use test_support::keys::{KeysFile, hang_up};
+use test_support::{Server, form, model, program, refused, sample, signal};
 use uttera_stt::settings::variables::VARIABLES;
 
 const EXCHANGED: &str = "the keys were exchanged";
@@ -221,7 +219,7 @@ fn run(arguments: &[&str], keys: &Path) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let working = folder.path().join("run/here");
     std::fs::create_dir_all(&working).expect("makes");
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     for variable in VARIABLES {
         command.env_remove(variable.name);
     }

@@ -1,9 +1,7 @@
 //! The language that a request says is spoken, and the server's default, on real models.
 
-mod common;
-
-use common::{Server, model, refused, sample, sample_text, words};
 use serde_json::Value;
+use test_support::{Server, model, refused, sample, sample_text, words};
 
 #[tokio::test]
 async fn a_model_that_knows_english_only_refuses_other_languages_before_any_work() {

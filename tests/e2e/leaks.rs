@@ -1,11 +1,9 @@
 //! What one client says never reaches another: not on any lane, not after errors, not after cancels.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{Server, form, model, sample, sample_text, words};
 use serde_json::Value;
+use test_support::{Server, form, model, sample, sample_text, words};
 use tokio::task::JoinSet;
 
 /// Words of the secret that no other clip has.

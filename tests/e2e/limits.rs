@@ -1,16 +1,14 @@
 //! Limits of a real server: rates, allowances, connections, and uploads that stop.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::events::{Events, Line};
-use common::keys::KeysFile;
-use common::{Server, model, refused, sample, signal};
 use reqwest::Response;
 use reqwest::header::RETRY_AFTER;
+use test_support::events::{Events, Line};
+use test_support::keys::KeysFile;
+use test_support::{Server, model, refused, sample, signal};
 
 const PATH: &str = "/v1/audio/transcriptions";
 
@@ -33,7 +31,7 @@ fn knock(url: &str, path: &str, headers: &[&str]) -> String {
 
 fn connect(url: &str) -> TcpStream {
     let stream = TcpStream::connect(url.trim_start_matches("http://")).expect("connects");
-    let patience = Some(common::PATIENCE);
+    let patience = Some(test_support::PATIENCE);
     stream.set_read_timeout(patience).expect("a time limit");
     stream
 }
@@ -197,7 +195,7 @@ async fn a_stream_and_a_search_for_the_language_are_charged_as_well() {
             let request = server.client.post(format!("{}{path}", server.url));
             let request = request
                 .bearer_auth(key)
-                .multipart(common::form(&file, fields));
+                .multipart(test_support::form(&file, fields));
             let response = request.send().await.expect("an answer");
             assert_eq!(response.status(), expected, "{path}");
             response.bytes().await.expect("a body");
@@ -213,7 +211,7 @@ async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
     let send = |key: &str, fields: &[(&str, &str)]| {
         let request = server.client.post(format!("{}{PATH}", server.url));
         let request = request.bearer_auth(key);
-        request.multipart(common::form(&file, fields)).send()
+        request.multipart(test_support::form(&file, fields)).send()
     };
     // Somebody reads the beginning and leaves before the end.
     let mut events = Events::of(send("one", &[("stream", "true")]).await.expect("an answer"));
@@ -265,7 +263,7 @@ async fn a_text_whose_second_opinion_failed_is_charged() {
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let request = server.client.post(format!("{}/v1/transcribe", server.url));
-    let form = common::form(&sample("en-command.wav"), &[]);
+    let form = test_support::form(&sample("en-command.wav"), &[]);
     let request = request.bearer_auth("one").multipart(form);
     let response = request.send().await.expect("an answer");
     assert_eq!(response.status(), 502);

@@ -1,22 +1,20 @@
 //! `uttera-stt load` from outside: on this server, on servers that refuse, and ended by a signal.
 
-mod common;
-
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::tiers::{COMMANDS, fallback, primary};
-use common::{PATIENCE, PROGRAM, Server, model, sample, signal};
 use serde_json::{Value, json};
+use test_support::escalation_pair::{COMMANDS, fallback, primary};
+use test_support::{PATIENCE, Server, model, program, sample, signal};
 use tokio::process::Command;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 /// A run that keeps its results as `load.json` and `load.svg` in a folder.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command
         .arg("load")
         .args(arguments)
@@ -385,7 +383,7 @@ async fn what_cannot_be_done_is_told_before_anything_is_sent() {
         assert!(told.contains(words), "{told}");
         assert!(output.stdout.is_empty());
     }
-    let unwritable = Command::new(PROGRAM)
+    let unwritable = Command::new(program())
         .args(["load", &url, "--json", "/nowhere/load.json"])
         .output()
         .await

@@ -1,18 +1,16 @@
 //! A real server with long, silent and noisy audio: what is written and what is not, who waits for
 //! whom, what a client that leaves takes along, and how much memory hours take.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{
+use reqwest::Response;
+use serde_json::Value;
+use test_support::{
     Server, children, corpus, model, resident_kib, sample, sample_text, signal, voice_activity,
     words,
 };
-use reqwest::Response;
-use serde_json::Value;
 
 /// A file that ffmpeg makes in the server's folder.
 fn made(server: &Server, name: &str, arguments: &str) -> PathBuf {
@@ -307,7 +305,7 @@ impl NullEngine {
 
     /// Sends a file, and gives the most memory in MiB that the server and its decoder held meanwhile.
     async fn peak_memory(&self, file: &Path) -> u64 {
-        let form = common::form(file, &[("language", "en")]);
+        let form = test_support::form(file, &[("language", "en")]);
         let request = reqwest::Client::new()
             .post(format!("{}/v1/audio/transcriptions", self.url))
             .multipart(form);

@@ -1,12 +1,10 @@
 //! `/metrics` and `/health` against the contract: names, types, labels, and what they say.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Server, model, sample};
 use reqwest::Method;
 use serde_json::Value;
+use test_support::{Server, model, sample};
 
 /// A page's series: name with labels, and value.
 fn series(page: &str) -> BTreeMap<&str, f64> {

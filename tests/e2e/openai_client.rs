@@ -1,16 +1,10 @@
 //! The server as OpenAI's own Python client sees it: types, errors, retries.
 
-mod common;
-#[path = "support/libretranslate.rs"]
-mod libretranslate;
-#[path = "support/python.rs"]
-mod python;
+use std::path::PathBuf;
 
-use std::path::{Path, PathBuf};
-
-use common::{PATIENCE, Server, model, sample, sample_text, words};
-use libretranslate::{Behaviour, StandIn};
 use serde_json::Value;
+use test_support::libretranslate::{Behaviour, StandIn};
+use test_support::{PATIENCE, Server, model, repository, sample, sample_text, words};
 use tokio::process::Command;
 
 /// The client's version that the tests are made for.
@@ -26,7 +20,7 @@ struct Client {
 
 impl Client {
     async fn of(server: &Server, file: &str) -> Self {
-        let making = || python::environment("openai-venv", CLIENT);
+        let making = || test_support::python::environment("openai-venv", CLIENT);
         let python = tokio::task::spawn_blocking(making).await;
         Self {
             python: python.expect("the client can be had"),
@@ -37,7 +31,7 @@ impl Client {
 
     /// Runs one check of the script and gives what it tells.
     async fn check(&self, name: &str) -> Value {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/openai_client.py");
+        let script = repository().join("tests/support/openai_client.py");
         let run = Command::new(&self.python)
             .arg(script)
             .arg(name)
@@ -77,7 +71,7 @@ async fn the_official_client_gets_its_own_types_and_errors() {
 async fn the_example_of_the_documentation_runs() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
     let client = Client::of(&server, "en-sentence.wav").await;
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = repository();
     let page = std::fs::read_to_string(repository.join("docs/clients.md")).expect("is there");
     let example = page.split("```python\n").nth(1).expect("an example");
     let example = example.split("```").next().expect("its end");

@@ -1,14 +1,12 @@
 //! `/openapi.json` against the running server: schemathesis makes requests from it and looks whether each
 //! answer is one that the document promises.
 
-mod common;
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use common::{Server, model, sample};
 use reqwest::Method;
 use serde_json::Value;
+use test_support::{Server, model, repository, sample};
 
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 /// What every answer is held to.
@@ -25,7 +23,7 @@ fn run(command: &mut Command) -> String {
 
 /// Schemathesis, in an environment of its own that is kept between runs.
 fn schemathesis() -> PathBuf {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/schemathesis-venv");
+    let venv = repository().join("target/schemathesis-venv");
     let ready = venv.join(".ready");
     if std::fs::read_to_string(&ready).ok().as_deref() != Some(SCHEMATHESIS) {
         run(Command::new("python3")
@@ -46,7 +44,7 @@ async fn no_answer_is_one_that_the_document_does_not_know() {
     let url = format!("{}/openapi.json", server.url);
     let speech = sample("en-command.wav");
     let folder = server.folder().to_owned();
-    let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
+    let hooks = repository().join("tests/support");
     let told = tokio::task::spawn_blocking(move || {
         run(Command::new(schemathesis())
             .args(["run", &url, "--checks", CHECKS, "--seed", "6"])

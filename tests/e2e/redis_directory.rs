@@ -1,16 +1,12 @@
 //! The node directory against a real Redis: what it writes, and what it says of a Redis in trouble.
 
-#[path = "support/redis_server.rs"]
-#[allow(dead_code, reason = "other test binaries use the rest")]
-mod redis_server;
-
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis_server::{RedisServer, free_port};
 use serde_json::Value;
 use stt_actors::ports::{DirectoryError, NodeDirectory, NodeRecord};
+use test_support::redis_server::{RedisServer, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;

@@ -1,13 +1,8 @@
 //! A real server and a real Redis: what routers find, and what trouble with Redis does.
 
-mod common;
-#[path = "support/redis_server.rs"]
-#[allow(dead_code)]
-mod redis_server;
-
-use common::{Server, model, sample, signal};
-use redis_server::{RedisServer, free_port};
 use serde_json::Value;
+use test_support::redis_server::{RedisServer, free_port};
+use test_support::{Server, model, sample, signal};
 
 fn record(redis: &RedisServer, key: &str) -> Option<Value> {
     let text = redis.get(key)?;
@@ -170,7 +165,7 @@ async fn a_redis_that_was_never_there_is_told_once_and_the_node_works_and_ends_c
 
 #[test]
 fn a_url_that_redis_cannot_take_stops_the_start_with_one_line_without_its_password() {
-    let output = std::process::Command::new(common::PROGRAM)
+    let output = std::process::Command::new(test_support::program())
         .args(["serve", "--set", "REDIS_URL=http://user:secret-word@host"])
         .output()
         .expect("runs");

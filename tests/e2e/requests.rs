@@ -1,9 +1,7 @@
 //! A real server with a real model: what good requests get.
 
-mod common;
-
-use common::{Server, children, form, model, sample, sample_text, words};
 use serde_json::Value;
+use test_support::{Server, children, form, model, sample, sample_text, words};
 
 #[tokio::test]
 async fn every_format_of_a_real_transcript_is_right() {
@@ -94,7 +92,7 @@ async fn audio_beyond_one_window_is_whole_and_its_times_run_on() {
         .json()
         .await
         .expect("JSON");
-    let mut score = common::wer::Score::default();
+    let mut score = test_support::wer::Score::default();
     score.add(
         &sample_text("en-long.ogg"),
         body["text"].as_str().expect("text"),

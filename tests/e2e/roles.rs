@@ -1,18 +1,13 @@
 //! The roles of a primary and a fallback, started from files of settings as their users have them.
 
-mod common;
-#[path = "support/models.rs"]
-#[allow(dead_code, clippy::unwrap_used)]
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::command_line::{err, out, run};
-use common::{Server, sample, sample_text, words};
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
-use support::ct2_folder;
+use test_support::command_line::{err, out, run};
+use test_support::models::ct2_folder;
+use test_support::{Server, repository, sample, sample_text, words};
 
 /// As the users of the Python pair have it: a GPU and all. `@` stands for what differs here.
 const PRIMARY: &str = "\
@@ -131,7 +126,7 @@ async fn the_pair_runs_from_its_users_own_files_and_folders() {
 fn the_examples_of_settings_can_be_used() {
     let nowhere = tempfile::tempdir().expect("a folder");
     for (role, port) in [("primary", 8081), ("fallback", 8082)] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/{role}.env"));
+        let path = repository().join(format!("config/{role}.env"));
         let path = path.to_str().expect("UTF-8");
         let arguments = ["--config", path, "check-config"];
         let checked = run(nowhere.path(), &arguments);

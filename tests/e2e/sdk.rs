@@ -1,16 +1,14 @@
 //! The client crate and a real server.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::port::HeldPort;
-use common::tiers::{fallback, primary};
-use common::wer::Score;
-use common::{Server, model, sample, sample_text, words};
 use serde_json::json;
+use test_support::escalation_pair::{fallback, primary};
+use test_support::port::HeldPort;
+use test_support::wer::Score;
+use test_support::{Server, model, sample, sample_text, words};
 use uttera_stt_client::{
     Attempt, Audio, Client, Error, Granularity, ResponseFormat, SpeechEvent, SpeechOptions,
     Standing, SttPool, TranscribeOptions, Word,

@@ -1,15 +1,13 @@
 //! `uttera-stt smoke` from outside: on this server, with a wrong key, on servers that answer rubbish or
 //! nothing, and on none.
 
-mod common;
-
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use common::tiers::{COMMANDS, fallback, primary};
-use common::{PROGRAM, Server, model, sample};
 use serde_json::{Value, json};
+use test_support::escalation_pair::{COMMANDS, fallback, primary};
+use test_support::{Server, model, program, sample};
 use tokio::process::Command;
 use wiremock::matchers::{any, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -17,7 +15,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 /// Runs it without a key, or with one that only the environment has.
 async fn smoke(arguments: &[&str], key: Option<&str>) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command
         .arg("smoke")
         .args(arguments)

@@ -1,14 +1,12 @@
 //! `stream=true` on a real server: short clips, long files, waiting, failing, leaving.
 
-mod common;
-
 use std::process::Command;
 
-use common::events::{Events, Line};
-use common::wer::Score;
-use common::{Server, form, model, sample, sample_text, signal, words};
 use reqwest::Response;
 use serde_json::Value;
+use test_support::events::{Events, Line};
+use test_support::wer::Score;
+use test_support::{Server, form, model, sample, sample_text, signal, words};
 
 const STREAM: (&str, &str) = ("stream", "true");
 

@@ -1,11 +1,7 @@
 //! `scripts/transcribe.sh` with this server and real speech.
 
-mod common;
-#[path = "support/transcribe_script.rs"]
-mod script;
-
-use common::{Server, model, sample, sample_text, words};
-use script::{Script, told};
+use test_support::transcribe_script::{Script, told};
+use test_support::{Server, model, sample, sample_text, words};
 
 #[tokio::test]
 async fn speech_comes_back_as_text_with_the_key_that_the_server_wants() {
@@ -28,7 +24,7 @@ async fn speech_comes_back_as_text_with_the_key_that_the_server_wants() {
     assert_eq!(told(&output), (Some(0), String::new()));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        common::wer::Score::of(&sample_text("en-long.ogg"), &text).rate() < 0.2,
+        test_support::wer::Score::of(&sample_text("en-long.ogg"), &text).rate() < 0.2,
         "{text}"
     );
     assert!(sample("en-long.ogg").exists());

@@ -1,10 +1,8 @@
 //! `uttera-stt transcribe --url`: a real server does what the local tree would.
 
-mod common;
-
-use common::command_line::{err, out, run, run_with};
-use common::{Server, model, sample, sample_text, words};
 use serde_json::Value;
+use test_support::command_line::{err, out, run, run_with};
+use test_support::{Server, model, sample, sample_text, words};
 
 const KEY: &str = "sesame-of-a-test";
 
@@ -67,7 +65,7 @@ async fn the_text_is_printed_while_the_server_makes_it() {
     let arguments = ["transcribe", "--url", &server.url, "--stream", file];
     let output = run_with(server.folder(), &arguments, &[("UTTERA_API_KEY", KEY)]);
     assert!(output.status.success(), "{}", err(&output));
-    let wrong = common::wer::Score::of(&sample_text("en-long.ogg"), &out(&output)).rate();
+    let wrong = test_support::wer::Score::of(&sample_text("en-long.ogg"), &out(&output)).rate();
     assert!(
         wrong <= 0.1 && out(&output).ends_with(".\n"),
         "{}",

@@ -1,16 +1,12 @@
 //! Translations by a real server and a real model: whisper's own, and those of a stand-in for
 //! LibreTranslate.
 
-mod common;
-#[path = "support/libretranslate.rs"]
-mod libretranslate;
-
 use std::path::{Path, PathBuf};
 
-use common::{Server, form, model, refused, sample, sample_text, words};
-use libretranslate::{Behaviour, StandIn, translated};
 use reqwest::Response;
 use serde_json::Value;
+use test_support::libretranslate::{Behaviour, StandIn, translated};
+use test_support::{Server, form, model, refused, sample, sample_text, words};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
@@ -315,7 +311,7 @@ async fn the_lane_is_free_meanwhile_and_a_client_that_leaves_ends_the_call() {
     assert_eq!(server.transcribe(&file, &[]).await.status(), 200);
     client.abort();
     let mut asked = Vec::new();
-    let ended = tokio::time::timeout(common::PATIENCE, call.read_to_end(&mut asked)).await;
+    let ended = tokio::time::timeout(test_support::PATIENCE, call.read_to_end(&mut asked)).await;
     ended.expect("the call ends").ok();
     assert!(String::from_utf8_lossy(&asked).starts_with("POST /translate "));
     server.log_line("the client left before the end").await;

@@ -1,13 +1,10 @@
 //! The GPU probe through the real wrapper, on a stand-in for NVIDIA's library that is built here.
 
-#[path = "support/nvml_driver.rs"]
-mod nvml_driver;
-
 use std::path::Path;
 use std::time::Duration;
 
-use nvml_driver::{Driver, TWO_GPUS, probe};
 use stt_actors::ports::{MemoryKind, MemorySample, VramProbe};
+use test_support::nvml_driver::{Driver, TWO_GPUS, probe};
 use uttera_stt::nvml::NvmlProbe;
 
 /// Longer than the probe waits between two starts of the library.

@@ -1,19 +1,17 @@
 //! Worker processes behind the engine port: the real one, and programs that only pretend.
 
-mod common;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use common::{PROGRAM, lives, model, sample, signal, words};
 use stt_actors::ports::{
     AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LaneKind,
     LanguageHeard, LaunchError, WorkerId,
 };
 use stt_actors::transcript::Task;
+use test_support::{lives, model, program, sample, signal, words};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
 struct Fixed(PathBuf);
@@ -77,7 +75,7 @@ fn unheard() -> LanguageHeard {
 
 #[tokio::test]
 async fn a_worker_transcribes_alike_every_time_and_stops_when_asked() {
-    let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+    let engine = launch(program(), &model("tiny.en").await)
         .await
         .expect("launches");
     assert!(!engine.info().multilingual);
@@ -122,9 +120,7 @@ fn niceness(process: u32) -> Vec<i32> {
 async fn a_cold_worker_steps_back_with_all_its_threads_and_the_hot_one_does_not() {
     let model = model("tiny.en").await;
     for kind in [LaneKind::Hot, LaneKind::Cold] {
-        let engine = launch_as(kind, Path::new(PROGRAM), &model)
-            .await
-            .expect("launches");
+        let engine = launch_as(kind, program(), &model).await.expect("launches");
         // Its threads for a chunk are there.
         engine
             .transcribe(request(), unheard())
@@ -143,7 +139,7 @@ async fn a_cold_worker_steps_back_with_all_its_threads_and_the_hot_one_does_not(
 
 #[tokio::test]
 async fn text_that_looks_wrong_is_decoded_again_with_the_whole_window() {
-    let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+    let engine = launch(program(), &model("tiny.en").await)
         .await
         .expect("launches");
     let plain = engine
@@ -172,7 +168,7 @@ async fn text_that_looks_wrong_is_decoded_again_with_the_whole_window() {
 
 #[tokio::test]
 async fn detecting_the_language_costs_no_pass_of_its_own_and_changes_nothing_else() {
-    let engine = launch(Path::new(PROGRAM), &model("base").await)
+    let engine = launch(program(), &model("base").await)
         .await
         .expect("launches");
     let detected = engine
@@ -216,7 +212,7 @@ async fn detecting_the_language_costs_no_pass_of_its_own_and_changes_nothing_els
 
 #[tokio::test]
 async fn an_aborted_chunk_ends_as_aborted_and_the_next_one_works() {
-    let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+    let engine = launch(program(), &model("tiny.en").await)
         .await
         .expect("launches");
     let running = Arc::clone(&engine);
@@ -234,7 +230,7 @@ async fn an_aborted_chunk_ends_as_aborted_and_the_next_one_works() {
 
 #[tokio::test]
 async fn an_abort_before_or_after_the_language_is_heard_leaves_nothing_behind() {
-    let engine = launch(Path::new(PROGRAM), &model("base").await)
+    let engine = launch(program(), &model("base").await)
         .await
         .expect("launches");
     let plain = engine
@@ -267,7 +263,7 @@ async fn an_abort_before_or_after_the_language_is_heard_leaves_nothing_behind() 
 #[tokio::test]
 async fn a_worker_killed_from_outside_is_told_from_one_that_crashed() {
     for (name, counts) in [("KILL", false), ("ABRT", true)] {
-        let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+        let engine = launch(program(), &model("tiny.en").await)
             .await
             .expect("launches");
         signal(engine.info().process_id.expect("a process"), name);
@@ -283,12 +279,12 @@ async fn a_worker_killed_from_outside_is_told_from_one_that_crashed() {
 
 #[tokio::test]
 async fn a_dropped_engine_leaves_no_process() {
-    let engine = launch(Path::new(PROGRAM), &model("tiny.en").await)
+    let engine = launch(program(), &model("tiny.en").await)
         .await
         .expect("launches");
     let pid = engine.info().process_id.expect("a process");
     drop(engine);
-    tokio::time::timeout(common::PATIENCE, async {
+    tokio::time::timeout(test_support::PATIENCE, async {
         while lives(pid) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -300,7 +296,7 @@ async fn a_dropped_engine_leaves_no_process() {
 #[tokio::test]
 async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
     let model = model("base").await;
-    let fresh = launch(Path::new(PROGRAM), &model).await.expect("launches");
+    let fresh = launch(program(), &model).await.expect("launches");
     let silence = || ChunkRequest {
         audio: AudioChunk {
             samples: Arc::from(vec![0_i16; 48_000]),
@@ -325,7 +321,7 @@ async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
         .expect("transcribes");
     drop(fresh);
 
-    let used = launch(Path::new(PROGRAM), &model).await.expect("launches");
+    let used = launch(program(), &model).await.expect("launches");
     let secret = || ChunkRequest {
         prompt: Some("Zanzibar, xylophone, Quetzalcoatl.".to_owned()),
         temperature: 0.7,
@@ -376,7 +372,7 @@ async fn a_model_for_which_there_is_no_memory_is_told_from_a_model_that_is_broke
     let folder = tempfile::tempdir().expect("a folder");
     let model = model("base").await;
     // The real worker, with address space for the program and not for the model.
-    let script = format!("ulimit -v 220000; exec {PROGRAM} worker");
+    let script = format!("ulimit -v 220000; exec {} worker", program().display());
     let refused = launch(&pretend(folder.path(), &script), &model).await.err();
     assert!(
         matches!(refused, Some(LaunchError::OutOfMemory(_))),
@@ -385,7 +381,7 @@ async fn a_model_for_which_there_is_no_memory_is_told_from_a_model_that_is_broke
     let cut = folder.path().join("ggml-cut.bin");
     let whole = std::fs::read(&model).expect("reads");
     std::fs::write(&cut, &whole[..whole.len() / 2]).expect("writes");
-    let broken = launch(Path::new(PROGRAM), &cut).await.err();
+    let broken = launch(program(), &cut).await.err();
     assert!(matches!(broken, Some(LaunchError::Model(_))), "{broken:?}");
 }
 

@@ -1,11 +1,9 @@
 //! What the engine tells of segments besides their text is true: by a real model, on real speech.
 
-mod common;
-
 use std::sync::atomic::AtomicBool;
 
-use common::{model, sample, sample_text, words};
 use stt_actors::transcript::{ChunkTranscript, Segment, Task, compression_ratio};
+use test_support::{model, sample, sample_text, words};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};
 

@@ -1,23 +1,18 @@
 //! The pool and the memory of a GPU: real workers, and the real NVML wrapper on a stand-in for the
 //! driver.
 
-mod common;
-#[path = "support/nvml_driver.rs"]
-#[allow(dead_code)]
-mod nvml_driver;
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use common::{PROGRAM, model, sample};
-use nvml_driver::Driver;
 use stt_actors::ports::AudioSource;
 use stt_actors::{
     Client, EscalationPolicy, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt,
     TranscriptStream, TreeConfig, WearLimits,
 };
+use test_support::nvml_driver::Driver;
+use test_support::{model, program, sample};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
@@ -91,7 +86,10 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let begin = Instant::now();
     while !condition() {
-        assert!(begin.elapsed() < common::PATIENCE, "never happened: {what}");
+        assert!(
+            begin.elapsed() < test_support::PATIENCE,
+            "never happened: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -101,7 +99,7 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
     let driver = Driver::installed();
     gpu_with(&driver, GIB);
     let worker = WorkerConfig {
-        executable: Path::new(PROGRAM).to_path_buf(),
+        executable: program().to_path_buf(),
         threads: 1,
         gpu: None,
         beam_size: 1,

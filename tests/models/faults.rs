@@ -1,19 +1,13 @@
 //! Damaged, foreign and contended model files: each must end in an error that says what is wrong.
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/bench.rs"]
-mod bench;
-#[path = "support/small_model.rs"]
-#[allow(dead_code)]
-mod small_model;
-
 use std::error::Error;
 use std::fs;
 
-use small_model::{SmallModel, VOCABULARY, WIDTH};
+use test_support::small_model::{SmallModel, VOCABULARY, WIDTH};
 use uttera_stt::models::{GgmlFile, ModelError, ModelStore, Verdict};
 
-use bench::Bench;
+use test_support::import_folder::ImportFolder;
 
 /// The error with its causes, as a person would see it.
 fn whole(error: &ModelError) -> String {
@@ -27,7 +21,7 @@ fn whole(error: &ModelError) -> String {
 }
 
 fn import_error(model: &SmallModel) -> String {
-    let bench = Bench::new(model);
+    let bench = ImportFolder::new(model);
     let error = bench.import().unwrap_err();
     let left = bench.store().local().unwrap();
     assert!(left.is_empty(), "a failed import left {left:?}");
@@ -36,7 +30,7 @@ fn import_error(model: &SmallModel) -> String {
 
 #[test]
 fn a_well_formed_folder_is_imported() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let path = bench.import().unwrap();
     let file = GgmlFile::open(&path).unwrap();
     assert_eq!(file.dimensions.n_vocab, VOCABULARY);
@@ -53,7 +47,7 @@ fn a_well_formed_folder_is_imported() {
 
 #[test]
 fn a_folder_cut_short_anywhere_is_refused() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let whole_file = fs::read(bench.folder().join("model.bin")).unwrap();
     let cuts = (0..100).chain((100..whole_file.len()).step_by(139_119));
     for length in cuts.chain([whole_file.len() - 1]) {
@@ -69,7 +63,7 @@ fn a_folder_cut_short_anywhere_is_refused() {
 
 #[test]
 fn bytes_after_the_end_are_refused() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let mut bytes = fs::read(bench.folder().join("model.bin")).unwrap();
     bytes.push(0);
     fs::write(bench.folder().join("model.bin"), bytes).unwrap();
@@ -151,7 +145,7 @@ fn integer_weights_need_scales_that_can_divide() {
         model.variables.push(scales);
         model
     };
-    assert!(Bench::new(&quantised(10.0)).import().is_ok());
+    assert!(ImportFolder::new(&quantised(10.0)).import().is_ok());
     assert!(import_error(&quantised(0.0)).contains("zero or no number"));
     assert!(import_error(&quantised(f32::NAN)).contains("zero or no number"));
     let mut model = quantised(10.0);
@@ -161,7 +155,7 @@ fn integer_weights_need_scales_that_can_divide() {
 
 #[test]
 fn a_folder_without_vocabulary_says_which_files_would_do() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     fs::remove_file(bench.folder().join("vocabulary.txt")).unwrap();
     let error = bench.import().unwrap_err().to_string();
     assert!(
@@ -174,7 +168,7 @@ fn a_folder_without_vocabulary_says_which_files_would_do() {
 
 #[test]
 fn a_ggml_file_cut_short_anywhere_is_refused_before_whisper_sees_it() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let path = bench.import().unwrap();
     let bytes = fs::read(&path).unwrap();
     let cuts = (0..300)
@@ -194,7 +188,7 @@ fn a_ggml_file_cut_short_anywhere_is_refused_before_whisper_sees_it() {
 
 #[test]
 fn a_changed_byte_in_a_weight_is_found_by_verify() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let path = bench.import().unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let last = bytes.len() - 1;
@@ -276,7 +270,7 @@ fn what_is_not_there_is_said_by_name_or_path() {
 
 #[test]
 fn a_folder_that_cannot_be_written_is_named() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let blocker = bench.dir.path().join("file");
     fs::write(&blocker, b"").unwrap();
     let store = ModelStore::new(blocker.join("store"));

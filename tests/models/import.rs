@@ -2,14 +2,10 @@
 //! every number format, each loaded by whisper.cpp and put to work.
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/models.rs"]
-#[allow(dead_code)]
-mod support;
-
 use std::fs;
 use std::path::Path;
 
-use support::{ct2_folder, model, models_dir, store, transcribe_command};
+use test_support::models::{ct2_folder, model, models_dir, store, transcribe_command};
 use uttera_stt::models::{ComputeType, GgmlFile, ModelStore, Verdict, find};
 
 /// What the import of the two wheels gives. A published file of the same model is as good.

@@ -1,15 +1,11 @@
 //! Whatever the bytes: the parsers answer, and take no more memory than the bytes allow.
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/small_model.rs"]
-#[allow(dead_code)]
-mod small_model;
-
 use std::sync::OnceLock;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use small_model::SmallModel;
+use test_support::small_model::SmallModel;
 use uttera_stt::models::fuzzing;
 
 /// A well-formed CTranslate2 file and the offsets of its headers.

@@ -2,22 +2,16 @@
 //! made by one when several want them.
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/bench.rs"]
-mod bench;
-#[path = "support/small_model.rs"]
-#[allow(dead_code)]
-mod small_model;
-
 use std::fs;
 use std::path::Path;
 
-use bench::Bench;
-use small_model::SmallModel;
+use test_support::import_folder::ImportFolder;
+use test_support::small_model::SmallModel;
 use uttera_stt::models::{ComputeType, GgmlFile, ModelError};
 
 #[test]
 fn a_folder_as_model_is_imported_once_and_again_when_it_changed() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let folder = bench.folder();
     let model = folder.to_str().unwrap();
     let first = bench.store().resolve(model, None).unwrap();
@@ -38,7 +32,7 @@ fn a_folder_as_model_is_imported_once_and_again_when_it_changed() {
 
 #[test]
 fn a_conversion_is_kept_until_its_source_changes() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let source = bench.import().unwrap();
     let resolve = || {
         bench
@@ -69,7 +63,7 @@ fn a_conversion_is_kept_until_its_source_changes() {
 
 #[test]
 fn a_conversion_that_was_damaged_is_made_again() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     bench.import().unwrap();
     let resolve = || bench.store().resolve("small-test", Some(ComputeType::Q5_1));
     let path = resolve().unwrap().path;
@@ -80,7 +74,7 @@ fn a_conversion_that_was_damaged_is_made_again() {
 
 #[test]
 fn quantised_weights_are_not_quantised_again() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     bench.import().unwrap();
     let store = bench.store();
     let small = store
@@ -101,7 +95,7 @@ fn quantised_weights_are_not_quantised_again() {
 
 #[test]
 fn an_import_never_replaces_another_model() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let store = bench.store();
     fs::create_dir_all(store.dir()).unwrap();
     fs::write(store.dir().join("ggml-small-test.bin"), b"somebody else's").unwrap();
@@ -117,7 +111,7 @@ fn an_import_never_replaces_another_model() {
 
 #[test]
 fn two_who_want_the_same_model_at_once_both_get_it() {
-    let bench = Bench::new(&SmallModel::new());
+    let bench = ImportFolder::new(&SmallModel::new());
     let folder = bench.folder();
     let results: Vec<_> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)

@@ -1,14 +1,12 @@
 //! `scripts/transcribe.sh` and what a server answers: every character comes through, and nothing else does.
 
-#[path = "support/transcribe_script.rs"]
-mod script;
-
 use std::fmt::Write;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use script::{PATIENCE, Script, answer, told, with_answer};
 use serde_json::json;
+use test_support::PATIENCE;
+use test_support::transcribe_script::{Script, answer, told, with_answer};
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer};
 

@@ -1,8 +1,5 @@
 //! `scripts/transcribe.sh` and what it asks: any file, any address, keys that nobody sees, and every way to fail.
 
-#[path = "support/transcribe_script.rs"]
-mod script;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -10,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use script::{PATIENCE, Script, answer, sent, server, told, with_answer};
 use serde_json::json;
+use test_support::PATIENCE;
+use test_support::transcribe_script::{Script, answer, sent, server, told, with_answer};
 use wiremock::matchers::header;
 use wiremock::{Mock, MockServer};
 

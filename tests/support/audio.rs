@@ -1,7 +1,5 @@
 //! Helpers of the audio tests: samples made on the spot, and streams read to their end.
 
-#![allow(dead_code, clippy::unwrap_used)]
-
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
@@ -19,22 +17,26 @@ use tempfile::TempDir;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
-/// No test waits longer than this for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 /// All that a stream gave.
 #[derive(Debug)]
 pub struct Decoded {
+    /// Its chunks, in order.
     pub chunks: Vec<AudioChunk>,
+    /// The duration that the file says it has.
     pub claimed: Option<Duration>,
+    /// The number of samples at 16 kHz.
     pub samples: u64,
 }
 
 impl Decoded {
+    /// The duration of the samples.
     pub fn seconds(&self) -> f64 {
         self.samples as f64 / 16_000.0
     }
 
+    /// The samples of all chunks.
     pub fn all_samples(&self) -> Vec<i16> {
         self.chunks
             .iter()
@@ -53,10 +55,12 @@ impl Decoded {
     }
 }
 
+/// A decoder with the default limits.
 pub fn decoder() -> Decoder {
     Decoder::new(DecoderLimits::default(), VoiceActivity::default())
 }
 
+/// Opens a file, with voice activity detection where the decoder has it.
 pub async fn open(decoder: &Decoder, path: &Path) -> Result<Box<dyn ChunkStream>, DecodeError> {
     let options = DecodeOptions {
         voice_activity: true,
@@ -98,6 +102,7 @@ pub async fn decode_with(decoder: &Decoder, path: &Path) -> Result<Decoded, Deco
     })
 }
 
+/// The same with the default limits.
 pub async fn decode(path: &Path) -> Result<Decoded, DecodeError> {
     decode_with(&decoder(), path).await
 }
@@ -124,6 +129,7 @@ pub async fn assert_undecodable(path: &Path) -> String {
     }
 }
 
+/// The format of a WAV file with integer samples.
 pub fn spec(channels: u16, sample_rate: u32, bits_per_sample: u16) -> WavSpec {
     WavSpec {
         channels,
@@ -152,6 +158,7 @@ pub fn tone_wav(path: &Path, spec: WavSpec, seconds: u32) {
     writer.finalize().unwrap();
 }
 
+/// Awaits `future`, and panics when it takes longer than [`PATIENCE`].
 pub async fn patiently<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
@@ -171,14 +178,17 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub struct Files(TempDir);
 
 impl Files {
+    /// An empty folder.
     pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
+    /// The path of a file in the folder.
     pub fn path(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.0.path().canonicalize().unwrap().join(name.as_ref())
     }
 
+    /// Writes a file into the folder.
     pub fn write(&self, name: impl AsRef<OsStr>, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, content).unwrap();

@@ -2,7 +2,7 @@
 
 use reqwest::Response;
 
-use super::{Server, model};
+use crate::{Server, model};
 
 /// Where clients of two tiers ask.
 pub const PATH: &str = "/v1/transcribe";

@@ -3,7 +3,7 @@
 use reqwest::Response;
 use serde_json::Value;
 
-use super::PATIENCE;
+use crate::PATIENCE;
 
 /// One thing in a stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,7 @@ pub enum Line {
 
 /// A streamed reply.
 pub struct Events {
+    /// The reply, for its headers.
     pub response: Response,
     read: Vec<u8>,
 }

@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-use super::{Server, signal};
+use crate::{Server, signal};
 
 /// A file of keys in a folder of its own.
 pub struct KeysFile {
     _folder: tempfile::TempDir,
+    /// The file.
     pub path: PathBuf,
 }
 
 impl KeysFile {
+    /// Writes a file with these lines.
     pub fn new(text: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("keys");
@@ -29,6 +31,7 @@ impl KeysFile {
         std::fs::rename(new, &self.path).expect("renames");
     }
 
+    /// The path as text, for a setting.
     pub fn name(&self) -> &str {
         self.path.to_str().expect("UTF-8")
     }

@@ -5,12 +5,14 @@ use tokio::net::TcpSocket;
 /// A free port of this machine's. While this lives, nobody is given it who does not ask for it by its
 /// number, also when no server has it.
 pub struct HeldPort {
+    /// The port, for a setting.
     pub number: String,
     /// Bound, but not listening: servers' sockets may have the same address beside it, one at a time.
     _socket: TcpSocket,
 }
 
 impl HeldPort {
+    /// Finds a free port and holds it.
     pub fn new() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("can be shared");

@@ -1,14 +1,5 @@
 //! The built program as a black box: starting servers, finding their processes, asking them.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
-pub mod command_line;
-pub mod events;
-pub mod keys;
-pub mod port;
-pub mod tiers;
-pub mod wer;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
@@ -29,16 +20,12 @@ use tokio::task::JoinHandle;
 use uttera_stt::models::{ModelStore, Silent};
 use uttera_stt::settings::variables::VARIABLES;
 
-/// The program under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_uttera-stt");
-/// Anything that takes longer than this has failed.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+use crate::wer;
+use crate::{PATIENCE, program, repository};
 
 /// A file of the repository's samples.
 pub fn sample(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("samples")
-        .join(name)
+    repository().join("samples").join(name)
 }
 
 /// The corpus of real speech, where there is one.
@@ -55,10 +42,8 @@ pub async fn model(name: &str) -> PathBuf {
 }
 
 fn model_store() -> ModelStore {
-    let folder = std::env::var_os("UTTERA_TEST_MODELS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-models"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("UTTERA_TEST_MODELS")
+        .map_or_else(|| repository().join("target/test-models"), PathBuf::from);
     ModelStore::new(folder)
 }
 
@@ -70,8 +55,11 @@ pub async fn voice_activity() -> PathBuf {
 
 /// A running server.
 pub struct Server {
+    /// The process.
     pub child: Child,
+    /// The base URL, without a slash at the end.
     pub url: String,
+    /// The HTTP client of [`Self::get`] and its kind.
     pub client: Client,
     log: Arc<Mutex<Vec<String>>>,
     folder: tempfile::TempDir,
@@ -91,7 +79,7 @@ impl Server {
         let close = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
         fcntl(&terminal.master, close).expect("it is there");
         let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(PROGRAM).stdin(terminal.slave);
+        command.arg("--ctty").arg(program()).stdin(terminal.slave);
         let environment = usual(model, settings);
         let server = Self::start_by(command, &["serve"], &[], &environment).await;
         (server, terminal.master)
@@ -103,7 +91,7 @@ impl Server {
         files: &[(&str, &str)],
         settings: &BTreeMap<&str, &str>,
     ) -> Self {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.stdin(Stdio::null());
         Self::start_by(command, arguments, files, settings).await
     }
@@ -175,11 +163,13 @@ impl Server {
         server
     }
 
+    /// Waits until the server can transcribe.
     pub async fn until_ready(&self) {
         let ready = || async { self.get("/readyz").await.status() == 200 };
         self.until("the server is ready", ready).await;
     }
 
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -189,6 +179,7 @@ impl Server {
         self.folder.path()
     }
 
+    /// All lines of its log so far.
     pub fn log(&self) -> Vec<String> {
         self.log
             .lock()
@@ -225,15 +216,18 @@ impl Server {
         }
     }
 
+    /// The reply to a GET request.
     pub async fn get(&self, path: &str) -> Response {
         let request = self.client.get(format!("{}{path}", self.url));
         request.send().await.expect("an answer")
     }
 
+    /// The body of `/health`.
     pub async fn health(&self) -> Value {
         self.get("/health").await.json().await.expect("JSON")
     }
 
+    /// The reply to a form.
     pub async fn post(&self, path: &str, form: Form) -> Response {
         let request = self
             .client
