@@ -8,14 +8,16 @@ pub mod env_file;
 pub mod variables;
 
 mod defaults;
+mod load;
 mod read;
 mod role;
 mod secret;
+mod sources;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -23,10 +25,11 @@ use reqwest::Url;
 use stt_actors::EscalationPolicy;
 use thiserror::Error;
 
-use crate::models::{self, ComputeType};
+use crate::models::ComputeType;
+pub use load::Loaded;
 pub use role::Role;
 pub use secret::Secret;
-use variables::{VARIABLES, Variable};
+pub use sources::Sources;
 
 /// What the server runs with. Addresses of neighbours may have passwords in them: it is not for showing.
 #[derive(Clone)]
@@ -212,111 +215,9 @@ pub enum SettingsError {
     File(String),
 }
 
-/// Settings and what there is to say about them.
-#[derive(Debug)]
-pub struct Loaded {
-    /// To run with.
-    pub settings: Settings,
-    /// One line each: unknown names, values without effect.
-    pub warnings: Vec<String>,
-    /// Each variable with the text that is in force; secrets hidden.
-    pub in_force: Vec<(&'static str, String)>,
-}
-
-/// Where values come from, lowest first. There are secrets among them: it is not for showing.
-#[derive(Default)]
-pub struct Sources {
-    /// The file's name and its assignments.
-    pub file: Option<(PathBuf, Vec<env_file::Assignment>)>,
-    /// The process environment.
-    pub environment: BTreeMap<String, String>,
-    /// From the command line.
-    pub command_line: Vec<(String, String)>,
-    /// Some of the defaults are a role's own.
-    pub role: Role,
-}
-
-impl Sources {
-    /// The file named by `config` or `CONFIG_PATH`, else the role's usual one: `.env` here or in the
-    /// parent folder (where the Python original looked as well); the environment; and the command
-    /// line's pairs.
-    pub fn of_process(
-        role: Role,
-        config: Option<&Path>,
-        command_line: Vec<(String, String)>,
-    ) -> Result<Self, SettingsError> {
-        let environment: BTreeMap<String, String> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        let named = config.map(Path::to_path_buf).or_else(|| {
-            let path = environment.get("CONFIG_PATH")?;
-            (!path.is_empty()).then(|| PathBuf::from(path))
-        });
-        let found = named.or_else(|| role.usual_file().map(Path::to_path_buf));
-        let file = match found {
-            Some(path) => {
-                let read = env_file::read(&path).map_err(SettingsError::File)?;
-                Some((path, read))
-            }
-            None => None,
-        };
-        Ok(Self {
-            file,
-            environment,
-            command_line,
-            role,
-        })
-    }
-
-    /// The value in force of a variable and where it comes from. An empty value counts as unset.
-    fn find(&self, name: &str) -> Option<(&str, String)> {
-        let from_command_line = (self.command_line.iter().rev())
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| (value.as_str(), "command line".to_owned()));
-        let from_environment =
-            (self.environment.get(name)).map(|value| (value.as_str(), "environment".to_owned()));
-        let from_file = self.file.as_ref().and_then(|(path, assignments)| {
-            let last = assignments.iter().rev().find(|a| a.name == name)?;
-            Some((last.value.as_str(), path.display().to_string()))
-        });
-        [from_command_line, from_environment, from_file]
-            .into_iter()
-            .flatten()
-            .find(|(value, _)| !value.trim().is_empty())
-    }
-
-    fn unknown_names(&self) -> Vec<String> {
-        let file = self.file.iter().flat_map(|(_, assignments)| assignments);
-        let from_file = file.map(|a| a.name.as_str());
-        let from_command_line = self.command_line.iter().map(|(name, _)| name.as_str());
-        let mut unknown: Vec<String> = (from_file.chain(from_command_line))
-            .filter(|name| variables::find(name).is_none())
-            .map(unknown_name)
-            .collect();
-        unknown.dedup();
-        unknown
-    }
-}
-
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings").finish_non_exhaustive()
-    }
-}
-
-fn unknown_name(name: &str) -> String {
-    if variables::OF_THE_PYTHON_ORIGINAL.contains(&name) {
-        return format!("{name} has no meaning here: there is no Python to point at");
-    }
-    let nearest = VARIABLES
-        .iter()
-        .map(|v| (strsim::jaro_winkler(v.name, name), v.name))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((likeness, nearest)) if likeness > 0.8 => {
-            format!("{name} is not known and ignored; did you mean {nearest}?")
-        }
-        Some(_) | None => format!("{name} is not known and ignored"),
     }
 }
 
@@ -325,141 +226,7 @@ impl Settings {
     pub fn is_set(&self, name: &str) -> bool {
         self.set.contains(name)
     }
-
-    /// Settings that have no effect as others are.
-    fn contradictions(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        if self.rate_limit_burst.is_some() && self.rate_limit_rps.is_none() {
-            found.push("RATE_LIMIT_BURST has no effect without RATE_LIMIT_RPS".to_owned());
-        }
-        if self.metrics_keyed && self.api_keys.is_empty() && self.api_keys_file.is_none() {
-            found.push("METRICS_KEYED has no effect without keys".to_owned());
-        }
-        if self.fallback_url.is_some() && self.fallback_model.is_some() {
-            found.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
-        }
-        if matches!(self.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
-            let text =
-                "DEVICE names a GPU, but this build knows the CPU only: inference runs on it";
-            found.push(text.to_owned());
-        }
-        found
-    }
-
-    /// Puts the sources together.
-    ///
-    /// # Errors
-    /// The first value that cannot be read.
-    pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
-        let mut settings = Self {
-            role: sources.role,
-            ..Self::default()
-        };
-        let mut warnings = sources.unknown_names();
-        let mut in_force = Vec::new();
-        for variable in VARIABLES {
-            let found = sources.find(variable.name);
-            let text = match &found {
-                Some((value, origin)) => {
-                    apply(&mut settings, variable, value.trim(), origin)?;
-                    settings.set.insert(variable.name);
-                    if !variable.in_effect {
-                        warnings.push(format!(
-                            "{} is set, but this version does not act on it yet",
-                            variable.name
-                        ));
-                    }
-                    if variable.secret { "***" } else { value.trim() }
-                }
-                None => default(&mut settings, variable, sources.role)?,
-            };
-            in_force.push((variable.name, text.to_owned()));
-        }
-        choose_model(&mut settings, sources);
-        check_default_language(&settings, sources)?;
-        warnings.extend(settings.contradictions());
-        Ok(Loaded {
-            settings,
-            warnings,
-            in_force,
-        })
-    }
-}
-
-fn apply(
-    settings: &mut Settings,
-    variable: &Variable,
-    value: &str,
-    origin: &str,
-) -> Result<(), SettingsError> {
-    (variable.read)(settings, value).map_err(|allowed| SettingsError::Value {
-        name: variable.name.to_owned(),
-        value: if variable.secret { "***" } else { value }.to_owned(),
-        origin: origin.to_owned(),
-        allowed,
-    })
-}
-
-/// What holds where nobody says anything, in this role.
-fn default(
-    settings: &mut Settings,
-    variable: &Variable,
-    role: Role,
-) -> Result<&'static str, SettingsError> {
-    let of_role = role.defaults().iter();
-    let mut of_role = of_role.filter(|(name, _)| *name == variable.name);
-    let Some((_, value)) = of_role.next() else {
-        return Ok(variable.default);
-    };
-    apply(settings, variable, value, &format!("role {role}"))?;
-    Ok(value)
-}
-
-/// `CT2_SMALL_PATH` and `CT2_MEDIUM_PATH` win over `WHISPER_MODEL`, unless that was said on the command
-/// line.
-fn choose_model(settings: &mut Settings, sources: &Sources) {
-    let said_last = |name: &str| sources.command_line.iter().any(|(said, _)| said == name);
-    let Some((name, path)) = variables::ct2_path(settings) else {
-        return;
-    };
-    if !said_last("WHISPER_MODEL") || said_last(name) {
-        settings.whisper_model = path.to_owned();
-    }
-}
-
-/// Refuses a default language that the model does not know, where its name tells.
-fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), SettingsError> {
-    let named = models::find(&settings.whisper_model);
-    let is_english_only = named.is_some_and(|entry| entry.name.contains(".en"));
-    let name = "DEFAULT_LANGUAGE";
-    match (&settings.default_language, sources.find(name)) {
-        (Some(code), Some((value, origin))) if is_english_only && code != "en" => {
-            Err(SettingsError::Value {
-                name: name.to_owned(),
-                value: value.trim().to_owned(),
-                origin,
-                allowed: format!(
-                    "the model {} (WHISPER_MODEL) knows English only",
-                    settings.whisper_model
-                ),
-            })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// `assets/models` below the working directory where it exists, else the user's cache.
-fn default_models_dir() -> PathBuf {
-    let beside = Path::new("assets/models");
-    if beside.is_dir() {
-        return beside.join("whisper");
-    }
-    match directories::BaseDirs::new() {
-        Some(base) => base.cache_dir().join("whisper"),
-        None => beside.join("whisper"),
-    }
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -1,6 +1,7 @@
 //! Precedence, unhappy values, and what is said about them.
 
 use super::env_file::Assignment;
+use super::variables::VARIABLES;
 use super::*;
 
 fn sources(file: &[(&str, &str)], environment: &[(&str, &str)], cli: &[(&str, &str)]) -> Sources {
