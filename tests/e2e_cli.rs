@@ -90,7 +90,7 @@ fn a_wrong_setting_stops_the_start_with_one_line() {
     let told = err(&output);
     assert_eq!(
         told,
-        "error: PORT=many (.env) is not valid: a port from 0 to 65535 is expected\n"
+        "error: PORT=many (.env) is invalid: expected a port from 0 to 65535\n"
     );
 }
 

@@ -1,4 +1,4 @@
-//! What is in force where nobody says otherwise; the table of variables shows the same as text.
+//! Built-in defaults. The table of variables shows the same values as text.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ impl Default for Settings {
     }
 }
 
-/// `assets/models` below the working directory where it exists, else the user's cache.
+/// `assets/models/whisper` in the working directory if `assets/models` exists, else the user's cache.
 fn default_models_dir() -> PathBuf {
     let beside = Path::new("assets/models");
     if beside.is_dir() {

@@ -1,25 +1,25 @@
-//! From the sources to settings to run with.
+//! Builds [`Settings`] from the sources and checks them.
 
 use super::variables::{self, VARIABLES, Variable};
 use super::{Device, Role, Settings, SettingsError, Sources};
 use crate::models;
 
-/// Settings and what there is to say about them.
+/// Settings with the warnings about them.
 #[derive(Debug)]
 pub struct Loaded {
-    /// To run with.
+    /// The settings.
     pub settings: Settings,
-    /// One line each: unknown names, values without effect.
+    /// Unknown names and settings without effect, one line each.
     pub warnings: Vec<String>,
-    /// Each variable with the text that is in force; secrets hidden.
+    /// Each variable with its effective value; secrets hidden.
     pub in_force: Vec<(&'static str, String)>,
 }
 
 impl Settings {
-    /// Puts the sources together.
+    /// Merges the sources.
     ///
     /// # Errors
-    /// The first value that cannot be read.
+    /// The first invalid value.
     pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
         let mut settings = Self {
             role: sources.role,
@@ -55,7 +55,7 @@ impl Settings {
         })
     }
 
-    /// Settings that have no effect as others are.
+    /// Warnings about settings that have no effect in combination with others.
     fn contradictions(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.rate_limit_burst.is_some() && self.rate_limit_rps.is_none() {
@@ -68,8 +68,7 @@ impl Settings {
             found.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
         }
         if matches!(self.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
-            let text =
-                "DEVICE names a GPU, but this build knows the CPU only: inference runs on it";
+            let text = "DEVICE names a GPU, but this build supports only the CPU, which is used";
             found.push(text.to_owned());
         }
         found
@@ -90,7 +89,7 @@ fn apply(
     })
 }
 
-/// What holds where nobody says anything, in this role.
+/// Applies the default of a variable in this role.
 fn default(
     settings: &mut Settings,
     variable: &Variable,
@@ -105,19 +104,19 @@ fn default(
     Ok(value)
 }
 
-/// `CT2_SMALL_PATH` and `CT2_MEDIUM_PATH` win over `WHISPER_MODEL`, unless that was said on the command
-/// line.
+/// Lets `CT2_SMALL_PATH` and `CT2_MEDIUM_PATH` override `WHISPER_MODEL`, unless the command line sets
+/// it.
 fn choose_model(settings: &mut Settings, sources: &Sources) {
-    let said_last = |name: &str| sources.command_line.iter().any(|(said, _)| said == name);
+    let on_command_line = |name: &str| sources.command_line.iter().any(|(set, _)| set == name);
     let Some((name, path)) = variables::ct2_path(settings) else {
         return;
     };
-    if !said_last("WHISPER_MODEL") || said_last(name) {
+    if !on_command_line("WHISPER_MODEL") || on_command_line(name) {
         settings.whisper_model = path.to_owned();
     }
 }
 
-/// Refuses a default language that the model does not know, where its name tells.
+/// Rejects a default language that the model does not support, as far as its name shows that.
 fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), SettingsError> {
     let named = models::find(&settings.whisper_model);
     let is_english_only = named.is_some_and(|entry| entry.name.contains(".en"));
@@ -129,7 +128,7 @@ fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), 
                 value: value.trim().to_owned(),
                 origin,
                 allowed: format!(
-                    "the model {} (WHISPER_MODEL) knows English only",
+                    "the model {} (WHISPER_MODEL) supports only English",
                     settings.whisper_model
                 ),
             })

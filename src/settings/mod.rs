@@ -1,8 +1,8 @@
 //! Settings: built-in default < file < environment < command line.
 //!
-//! The variables stand in one table ([`variables`]) with their defaults, what they mean and how
-//! they are read. A value that cannot be read stops the start with one line that names the
-//! variable, the value and what is allowed. Secrets never appear in what is printed.
+//! One table ([`variables`]) lists every variable with its default, its meaning and its parser. An
+//! invalid value stops the start with one line that names the variable, the value and what is
+//! allowed. Secrets are never printed.
 
 pub mod env_file;
 pub mod variables;
@@ -31,7 +31,7 @@ pub use role::Role;
 pub use secret::Secret;
 pub use sources::Sources;
 
-/// What the server runs with. Addresses of neighbours may have passwords in them: it is not for showing.
+/// All settings of the server. `Debug` prints no field, since the URLs may contain passwords.
 #[derive(Clone)]
 pub struct Settings {
     /// Address to bind.
@@ -40,177 +40,177 @@ pub struct Settings {
     pub port: u16,
     /// A catalogue name, a ggml file or a CTranslate2 folder; `auto`: by device.
     pub whisper_model: String,
-    /// Where models live.
+    /// The models folder.
     pub models_dir: PathBuf,
-    /// How weights are stored; `None`: as they come.
+    /// Number format of the weights; `None`: as in the model file.
     pub compute_type: Option<ComputeType>,
-    /// 16-bit weights; off: 32 bits.
+    /// Use 16-bit weights; `false`: 32-bit.
     pub whisper_fp16: bool,
-    /// Threads per worker; `None`: by the machine.
+    /// CPU threads per worker; `None`: derived from the number of cores.
     pub whisper_threads: Option<u32>,
-    /// Texts that whisper follows at once; 1: greedy.
+    /// Beam size of the decoder; 1: greedy.
     pub beam_size: u32,
-    /// What tells speech from silence.
+    /// The voice activity detector.
     pub vad_model: VadModel,
     /// ISO 639-1; `None`: detect.
     pub default_language: Option<String>,
-    /// Most cold workers.
+    /// Maximum number of cold workers.
     pub cold_pool_size: u32,
     /// Idle time before a cold worker ends.
     pub cold_idle_timeout: Duration,
-    /// Added to it for each slot that is free at its spawn.
+    /// Added to `cold_idle_timeout` for each slot that is free when the worker starts.
     pub cold_idle_stagger: Duration,
-    /// Time between two looks at the demand, and between two records in Redis.
+    /// Interval of pool sizing and of publishing the record in Redis.
     pub pool_interval: Duration,
-    /// Free GPU memory that a worker is taken to need until measured, in GB (2³⁰ bytes); 0: no
+    /// Free GPU memory that a worker is assumed to need until measured, in GB (2³⁰ bytes); 0: no
     /// check.
     pub min_cold_vram_gb: f64,
     /// Idle time after which even the hot model is freed; `None`: never.
     pub hot_idle_timeout: Option<Duration>,
-    /// Most chunks in inference at once; `None`: one for each worker.
+    /// Maximum number of chunks in inference at the same time; `None`: one per worker.
     pub max_concurrency: Option<u32>,
-    /// Chunks after which a worker is replaced; `None`: any number.
+    /// Number of chunks after which a worker is replaced; `None`: no limit.
     pub worker_max_chunks: Option<u64>,
-    /// Resident memory above which a worker is replaced, in bytes; `None`: any amount.
+    /// Resident memory above which a worker is replaced, in bytes; `None`: no limit.
     pub worker_max_memory: Option<u64>,
     /// Shown in `/health`.
     pub hot_queue_safety_factor: f64,
-    /// What a worker's start is taken to cost until it is measured.
+    /// Assumed start time of a worker until it is measured.
     pub cold_start_time: Duration,
-    /// A worker silent for longer on one chunk is killed.
+    /// A worker that gives no result for a chunk within this time is killed.
     pub lane_timeout: Duration,
     /// Drain time that counts as load 1.0.
     pub routing_drain_cap: Duration,
-    /// More estimated waiting than this is refused.
+    /// Longest estimated wait; requests beyond it are rejected.
     pub max_queue: Duration,
-    /// How long a transcript is kept for the same request to come again; zero: it is not.
+    /// How long a transcript is cached for identical requests; zero: no cache.
     pub result_cache: Duration,
     /// Largest upload, in bytes.
     pub max_upload_bytes: u64,
     /// Longest audio.
     pub max_audio: Duration,
-    /// Base address of a LibreTranslate server; `None`: whisper itself translates, to English.
+    /// Base URL of a LibreTranslate server; `None`: whisper translates, to English only.
     pub libretranslate_url: Option<Url>,
-    /// Its key.
+    /// API key of the LibreTranslate server.
     pub libretranslate_api_key: Option<Secret>,
-    /// How long it may take for one transcript.
+    /// Time limit for translating one transcript.
     pub libretranslate_timeout: Duration,
-    /// Whose pages may use this server from a browser.
+    /// Origins whose pages may use this server from a browser.
     pub cors_allow_origins: Origins,
-    /// Where the node registers itself; `None`: nowhere.
+    /// Redis server where the node registers itself; `None`: the node does not register.
     pub redis_url: Option<Secret>,
-    /// The node's name there; `None`: `host:port`.
+    /// The node's name in Redis; `None`: `host:port`.
     pub node_id: Option<String>,
-    /// The host that is advertised.
+    /// The advertised host.
     pub node_host: String,
-    /// The port that is advertised; `None`: the one that is bound.
+    /// The advertised port; `None`: the bound port.
     pub node_port: Option<u16>,
     /// Bearer keys without names.
     pub api_keys: Vec<Secret>,
-    /// What the node is among others.
+    /// The node's role among several nodes.
     pub role: Role,
-    /// The model of a primary, if this names one.
+    /// Model of a primary (`CT2_SMALL_PATH`).
     pub ct2_small: Option<String>,
-    /// The model of a fallback, if this names one.
+    /// Model of a fallback (`CT2_MEDIUM_PATH`).
     pub ct2_medium: Option<String>,
-    /// Which texts are had again from the fallback.
+    /// Thresholds below which a text is escalated to the fallback.
     pub escalation: EscalationPolicy,
-    /// Base address of the node with the larger model.
+    /// Base URL of the fallback node.
     pub fallback_url: Option<Url>,
-    /// Its key.
+    /// API key of the fallback node.
     pub fallback_api_key: Option<Secret>,
-    /// A larger model on this node.
+    /// Fallback model on this node.
     pub fallback_model: Option<String>,
-    /// How long the fallback may take for one piece of audio.
+    /// Time limit of the fallback for one chunk.
     pub fallback_timeout: Duration,
-    /// What is deployed, by its operator's word.
+    /// The deployed commit, as the operator states it.
     pub server_commit: Option<String>,
-    /// A file of keys with names. Without keys of either, the server is open.
+    /// File of named keys. Without any key, the server is open.
     pub api_keys_file: Option<PathBuf>,
     /// Whether `/metrics` needs a key.
     pub metrics_keyed: bool,
-    /// Requests for work that a client may send in a second; `None`: any number.
+    /// Requests for work per second and client; `None`: no limit.
     pub rate_limit_rps: Option<f64>,
-    /// Requests for work that a client may send at once; `None`: by the rate.
+    /// Burst size of the rate limit per client; `None`: derived from the rate.
     pub rate_limit_burst: Option<u32>,
-    /// Audio that a client may have transcribed in a day; `None`: any amount.
+    /// Audio per client and day; `None`: no limit.
     pub max_audio_per_day: Option<Duration>,
-    /// Most connections at once.
+    /// Maximum number of open connections.
     pub max_connections: u32,
-    /// Proxies whose word on a client's address counts.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Where inference runs.
+    /// Device for inference.
     pub device: Device,
-    /// Which GPU.
+    /// Index of the GPU.
     pub device_index: u32,
-    /// Trace routing and workers.
+    /// Log routing and workers in detail.
     pub debug: bool,
-    /// The log's shape.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// Variables that somebody has set.
+    /// Variables that were set explicitly.
     set: BTreeSet<&'static str>,
 }
 
-/// What tells speech from silence (`VAD_MODEL`).
+/// The voice activity detector (`VAD_MODEL`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VadModel {
-    /// Silero VAD, with the weights of the models folder, fetched if need be.
+    /// Silero VAD with the weights in the models folder, downloaded if missing.
     Silero,
-    /// The same, with these weights.
+    /// Silero VAD with the weights in this file.
     File(PathBuf),
-    /// Nothing: all audio counts as speech.
+    /// No detector: all audio counts as speech.
     Off,
 }
 
-/// Whose pages may use this server from a browser (`CORS_ALLOW_ORIGINS`).
+/// Origins whose pages may use this server from a browser (`CORS_ALLOW_ORIGINS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
-    /// Nobody's but its own.
+    /// Only the server's own origin.
     None,
-    /// Anybody's.
+    /// All origins.
     Any,
-    /// Those of these origins, each as browsers send it.
+    /// These origins, each as browsers send it.
     These(Vec<String>),
 }
 
-/// Where inference runs.
+/// Device for inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// A GPU that this build knows, else the CPU.
+    /// A GPU if this build supports one, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// NVIDIA.
+    /// An NVIDIA GPU.
     Cuda,
-    /// Any GPU with Vulkan.
+    /// A GPU with Vulkan support.
     Vulkan,
 }
 
-/// The log's shape.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// For machines: one object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Why the settings cannot be used: one line, for people.
+/// Why the settings are unusable: one line, for people.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SettingsError {
-    /// A value that cannot be read.
-    #[error("{name}={value} ({origin}) is not valid: {allowed}")]
+    /// A variable has an invalid value.
+    #[error("{name}={value} ({origin}) is invalid: {allowed}")]
     Value {
         /// The variable.
         name: String,
         /// Its value, hidden if secret.
         value: String,
-        /// Where it was set.
+        /// The source that set it.
         origin: String,
         /// What is allowed.
         allowed: String,
     },
-    /// A file that cannot be read.
+    /// The file of settings cannot be read.
     #[error("{0}")]
     File(String),
 }
@@ -222,7 +222,7 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Whether somebody has set this variable, be it to its default.
+    /// Whether a source sets this variable, even to its default value.
     pub fn is_set(&self, name: &str) -> bool {
         self.set.contains(name)
     }

@@ -1,4 +1,4 @@
-//! Where values come from, and which of them is in force.
+//! The sources of settings and their precedence.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 use super::variables::{self, VARIABLES};
 use super::{Role, SettingsError, env_file};
 
-/// Where values come from, lowest first. There are secrets among them: it is not for showing.
+/// The sources of settings, lowest precedence first. They contain secrets, hence no `Debug`.
 #[derive(Default)]
 pub struct Sources {
-    /// The file's name and its assignments.
+    /// Path and assignments of the settings file.
     pub file: Option<(PathBuf, Vec<env_file::Assignment>)>,
     /// The process environment.
     pub environment: BTreeMap<String, String>,
-    /// From the command line.
+    /// Pairs from the command line.
     pub command_line: Vec<(String, String)>,
-    /// Some of the defaults are a role's own.
+    /// The role, which changes some defaults.
     pub role: Role,
 }
 
 impl Sources {
-    /// The file named by `config` or `CONFIG_PATH`, else the role's usual one: `.env` here or in the
-    /// parent folder (where the Python original looked as well); the environment; and the command
-    /// line's pairs.
+    /// Collects the sources of this process: the file named by `config` or `CONFIG_PATH`, else the
+    /// role's default file (`.env` here or in the parent folder, as in the Python original); the
+    /// environment; and the pairs of the command line.
     pub fn of_process(
         role: Role,
         config: Option<&Path>,
@@ -51,7 +51,7 @@ impl Sources {
         })
     }
 
-    /// The value in force of a variable and where it comes from. An empty value counts as unset.
+    /// The effective value of a variable and its source. An empty value counts as unset.
     pub(super) fn find(&self, name: &str) -> Option<(&str, String)> {
         let from_command_line = (self.command_line.iter().rev())
             .find(|(n, _)| n == name)
@@ -83,7 +83,7 @@ impl Sources {
 
 fn unknown_name(name: &str) -> String {
     if variables::OF_THE_PYTHON_ORIGINAL.contains(&name) {
-        return format!("{name} has no meaning here: there is no Python to point at");
+        return format!("{name} is ignored: this server does not use Python");
     }
     let nearest = VARIABLES
         .iter()
@@ -91,8 +91,8 @@ fn unknown_name(name: &str) -> String {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((likeness, nearest)) if likeness > 0.8 => {
-            format!("{name} is not known and ignored; did you mean {nearest}?")
+            format!("{name} is unknown and ignored; did you mean {nearest}?")
         }
-        Some(_) | None => format!("{name} is not known and ignored"),
+        Some(_) | None => format!("{name} is unknown and ignored"),
     }
 }
