@@ -148,5 +148,6 @@ fn a_port_in_use_is_told_with_its_settings() {
     let port = taken.local_addr().expect("bound").port().to_string();
     let output = run(folder.path(), &["serve", "--port", &port]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).contains("(HOST, PORT)"), "{}", err(&output));
+    let message = format!("cannot listen on 127.0.0.1:{port} (HOST, PORT)");
+    assert!(err(&output).contains(&message), "{}", err(&output));
 }
