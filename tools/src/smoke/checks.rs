@@ -4,7 +4,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use super::items::Item;
-use crate::language;
+use uttera_stt_client::language;
 use crate::probe::server::{Reply, Server};
 use crate::probe::transcript::{Endpoint, Failure, FailureKind, Transcript};
 

@@ -9,7 +9,7 @@ use super::check::{Check, Skip};
 use super::expect::{Refusal, equal, error_of, says, text};
 use super::metrics::Page;
 use super::target::{TRANSCRIPTIONS, Target};
-use crate::language;
+use uttera_stt_client::language;
 use crate::probe::speech::{COMMAND, GERMAN, SPANISH, Speech};
 
 /// None of whisper's.
