@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use audio::{Decoded, decode};
-use stt_actors::ports::DecodeError;
+use stt_actors::domain::error::DecodeError;
 
 fn corpus() -> Option<PathBuf> {
     let corpus = std::env::var_os("STT_CORPUS")

@@ -10,7 +10,7 @@ use std::time::Duration;
 use audio::{Files, decode_with, is_gone, next_chunk, open, patiently, readers_of, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use stt_actors::ports::DecodeError;
+use stt_actors::domain::error::DecodeError;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use audio::{Files, assert_undecodable, decode, decode_with, refusal, spec, tone_wav};
-use stt_actors::ports::DecodeError;
+use stt_actors::domain::error::DecodeError;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::{PROGRAM, lives, model, sample, signal, words};
-use stt_actors::ports::{
-    AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LaneKind,
-    LanguageHeard, LaunchError, WorkerId,
-};
-use stt_actors::transcript::Task;
+use stt_actors::domain::chunk::AudioChunk;
+use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
+use stt_actors::domain::ids::{LaneKind, WorkerId};
+use stt_actors::domain::transcript::Task;
+use stt_actors::ports::{ChunkRequest, Engine, EngineLauncher, LanguageHeard};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
 struct Fixed(PathBuf);

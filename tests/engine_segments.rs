@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use common::{model, sample, sample_text, words};
-use stt_actors::transcript::{ChunkTranscript, Segment, Task, compression_ratio};
+use stt_actors::domain::transcript::{ChunkTranscript, Segment, Task, compression_ratio};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};
 

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use common::{PROGRAM, model, sample};
 use nvml_driver::Driver;
-use stt_actors::ports::AudioSource;
+use stt_actors::domain::chunk::AudioSource;
 use stt_actors::{
-    Client, EscalationPolicy, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt,
-    TranscriptStream, TreeConfig, WearLimits,
+    AdmissionRequest, Client, EscalationPolicy, IdlePolicy, Job, Options, PoolConfig, Ports,
+    RecyclingLimits, Stt, TranscriptStream, TreeConfig,
 };
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
@@ -54,7 +54,7 @@ fn config() -> TreeConfig {
         max_queue: Duration::from_secs(600),
         drain_cap: Duration::from_secs(120),
         hot_idle_limit: None,
-        wear: WearLimits::default(),
+        recycling: RecyclingLimits::default(),
         pool: PoolConfig {
             size: 2,
             interval: Duration::from_millis(100),
@@ -81,7 +81,7 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
             streamed: false,
         };
         let admission = stt
-            .admit(Newcomer::of(Client::new("test")))
+            .admit(AdmissionRequest::of(Client::new("test")))
             .expect("admitted");
         streams.push(stt.submit(admission, job).await.expect("accepted"));
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::{corpus, sample, voice_activity};
-use stt_actors::ports::AudioChunk;
+use stt_actors::domain::chunk::AudioChunk;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::silero::{Weights, WeightsError};
 use uttera_stt::audio::vad::{BLOCK, DetectSpeech, SpeechDetector};

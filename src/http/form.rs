@@ -1,7 +1,7 @@
 //! The fields of an audio request, checked.
 
 use stt_actors::Options;
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
 use super::error::ApiError;
 use super::parts::Parts;

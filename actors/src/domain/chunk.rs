@@ -4,7 +4,10 @@
 //! was left out there are more. Times inside a chunk count through its samples, and map back to the
 //! time line exactly.
 
+use std::fmt;
 use std::ops::Range;
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -243,6 +246,43 @@ impl SpeechTrack {
         let frames = &self.0[first..=last.max(first)];
         let spoken = frames.iter().filter(|&&value| value >= threshold);
         Some(spoken.count() as f64 / Self::PER_SECOND)
+    }
+}
+
+/// An upload, or a file of the user's, that shall be transcribed.
+#[derive(Clone)]
+pub struct AudioSource {
+    path: PathBuf,
+    /// Whatever must live as long as the file is needed: the guard that removes an upload.
+    _guard: Option<Arc<dyn Send + Sync>>,
+}
+
+impl AudioSource {
+    /// A file that belongs to somebody else and is left alone.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            _guard: None,
+        }
+    }
+
+    /// A file whose `guard` removes it when the last user of this source is gone.
+    pub fn guarded(path: impl Into<PathBuf>, guard: Arc<dyn Send + Sync>) -> Self {
+        Self {
+            path: path.into(),
+            _guard: Some(guard),
+        }
+    }
+
+    /// Where the bytes are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Debug for AudioSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AudioSource").field(&self.path).finish()
     }
 }
 

@@ -1,29 +1,9 @@
 //! What goes in: a job with its options; and the events that come back while it runs.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ports::AudioSource;
-use crate::transcript::{Route, Segment, Task, Transcript};
-
-/// Identifies a request inside this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(u64);
-
-impl JobId {
-    /// A number that no other job of this process has.
-    pub fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "job-{}", self.0)
-    }
-}
+use crate::domain::chunk::{AudioSource, MAX_CHUNK};
+use crate::domain::transcript::{Route, Segment, Task, Transcript};
 
 /// Who sent a request, for fairness: a key's name, or the address that it came from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,7 +41,7 @@ pub struct Options {
     pub temperature: f32,
     /// Leave out what does not sound like speech.
     pub voice_activity: bool,
-    /// Take out text that whisper made up ([`crate::hallucination`]).
+    /// Take out text that whisper made up ([`crate::text::hallucination`]).
     pub hallucination_guard: bool,
     /// More than one language may be spoken: each chunk's is detected on its own, where none is
     /// given. Otherwise one is detected and held.
@@ -139,4 +119,29 @@ pub struct Progress {
     pub seconds_done: f64,
     /// Seconds of audio known of: the container's claim, or what was decoded so far.
     pub seconds_known: f64,
+}
+
+/// What the order of a request's work depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SchedulingKey {
+    /// Whose it is.
+    pub client: Client,
+    /// How urgent that client's work is.
+    pub priority: Priority,
+    /// Seconds of audio, as far as they are known.
+    pub total_seconds: f64,
+    /// Those that are not done yet.
+    pub remaining_seconds: f64,
+}
+
+impl SchedulingKey {
+    /// Whether it is more than one chunk.
+    pub fn is_long(&self) -> bool {
+        is_long(self.total_seconds)
+    }
+}
+
+/// Whether so much audio is more than one chunk.
+pub fn is_long(total_seconds: f64) -> bool {
+    total_seconds > MAX_CHUNK.as_secs_f64()
 }

@@ -6,11 +6,9 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
-use crate::escalation::Weaknesses;
-use crate::hallucination::Reason;
-pub use crate::missed_speech::letters;
-use crate::ports::{AudioChunk, FallbackError, samples_to_seconds};
-use crate::work_queue::LaneKind;
+use crate::domain::chunk::{AudioChunk, samples_to_seconds};
+use crate::domain::error::FallbackError;
+use crate::domain::ids::LaneKind;
 
 /// What whisper is asked to do with speech.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -363,6 +361,114 @@ impl Merger {
         self.last_end = segment.end;
         segment
     }
+}
+
+/// Why text was taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Whisper itself takes it for silence.
+    NoSpeech,
+    /// A guess, where hardly anybody speaks.
+    LowLogprob,
+    /// Text without content, where hardly anybody speaks.
+    Compression,
+    /// The same again and again.
+    Repetition,
+    /// What whisper is known to make up, where hardly anybody speaks.
+    KnownPhrase,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::NoSpeech,
+        Self::LowLogprob,
+        Self::Compression,
+        Self::Repetition,
+        Self::KnownPhrase,
+    ];
+
+    /// As in logs, metrics and replies.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSpeech => "no_speech",
+            Self::LowLogprob => "low_logprob",
+            Self::Compression => "compression",
+            Self::Repetition => "repetition",
+            Self::KnownPhrase => "known_phrase",
+        }
+    }
+}
+
+/// The tests that a text failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weaknesses {
+    /// The model was guessing.
+    pub logprob: bool,
+    /// It was guessing the language.
+    pub langprob: bool,
+    /// So few words say little about what the model knows.
+    pub min_words: bool,
+}
+
+impl Weaknesses {
+    /// Whether it failed none.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            logprob: self.logprob || other.logprob,
+            langprob: self.langprob || other.langprob,
+            min_words: self.min_words || other.min_words,
+        }
+    }
+
+    /// As in the header `X-Conf-Below`.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [
+            (self.logprob, "logprob"),
+            (self.langprob, "langprob"),
+            (self.min_words, "min_words"),
+        ];
+        let failed = all.into_iter().filter(|(failed, _)| *failed);
+        failed.map(|(_, name)| name).collect()
+    }
+}
+
+/// A chunk's result.
+#[derive(Clone, Debug)]
+pub struct ChunkDone {
+    /// The text.
+    pub transcript: ChunkTranscript,
+    /// Who made it.
+    pub lane: LaneKind,
+    /// The hot lane did it after a cold one had failed.
+    pub rescued: bool,
+    /// It was done for an earlier request, which was the same.
+    pub reused: bool,
+}
+
+/// A letter of a script that writes syllables or words stands for so many of an alphabet.
+const LETTERS_IN_A_SYLLABLE: f64 = 3.0;
+
+/// How much a text says, in letters of an alphabet.
+pub fn letters(text: &str) -> f64 {
+    let weight = |letter: char| match letter {
+        // Thai to Korean and beyond, with Chinese and Japanese.
+        '\u{0e00}'..='\u{0eff}'
+        | '\u{1000}'..='\u{11ff}'
+        | '\u{2e80}'..='\u{d7ff}'
+        | '\u{20000}'.. => LETTERS_IN_A_SYLLABLE,
+        _ => 1.0,
+    };
+    text.chars()
+        .filter(|c| c.is_alphanumeric())
+        .map(weight)
+        .sum()
 }
 
 #[cfg(test)]

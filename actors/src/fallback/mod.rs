@@ -1,16 +1,19 @@
 //! Where a Transcription has texts made that it does not trust: another node, or this node's larger
 //! model.
 
+pub mod model;
+pub mod policy;
+
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::caught::caught;
-use crate::config::FallbackPort;
-use crate::escalation::EscalationPolicy;
-use crate::fallback_model::FallbackModelHandle;
-use crate::ports::{FallbackError, FallbackNode, FallbackRequest, FallbackText};
-use crate::waiting::Terms;
+use crate::domain::error::FallbackError;
+use crate::domain::job::SchedulingKey;
+use crate::fallback::model::FallbackModelHandle;
+use crate::fallback::policy::EscalationPolicy;
+use crate::ports::{FallbackNode, FallbackPort, FallbackRequest, FallbackText};
+use crate::task::caught;
 
 /// Who has the larger model.
 #[derive(Clone)]
@@ -22,17 +25,17 @@ pub enum Fallback {
 }
 
 impl Fallback {
-    /// Has a chunk transcribed. `terms`: when its turn is, where it has to wait for others of this
+    /// Has a chunk transcribed. `scheduling`: when its turn is, where it has to wait for others of this
     /// node. Dropping the future gives the request up.
     pub async fn transcribe(
         &self,
         request: FallbackRequest,
-        terms: Terms,
+        scheduling: SchedulingKey,
     ) -> Result<FallbackText, FallbackError> {
         let asking = async {
             match self {
                 Self::Node(node) => node.transcribe(request).await,
-                Self::Model(model) => model.transcribe(request, terms).await,
+                Self::Model(model) => model.transcribe(request, scheduling).await,
             }
         };
         let panicked = || FallbackError::BadAnswer("a panic while it was asked".to_owned());

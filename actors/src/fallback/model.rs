@@ -13,24 +13,19 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
-use crate::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
-use crate::config::PoolConfig;
-use crate::dispatcher::{
-    ChunkNews, ChunkOwner, Dispatcher, DispatcherArguments, DispatcherMessage,
-};
-use crate::error::SttError;
-use crate::hallucination::guard;
-use crate::job::JobId;
+use crate::domain::error::{FallbackError, SttError};
+use crate::domain::ids::{JobId, LaneId, LaneKind, WorkerId};
+use crate::domain::job::SchedulingKey;
+use crate::domain::transcript::{ChunkDone, Task};
 use crate::lane::LaneArguments;
-use crate::ports::{
-    ChunkRequest, EngineLauncher, FallbackError, FallbackRequest, FallbackText, WorkerId,
-};
+use crate::lane::recycling::RecyclingLimits;
+use crate::pool::PoolConfig;
+use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
+use crate::ports::{ChunkRequest, EngineLauncher, FallbackRequest, FallbackText};
+use crate::queue::dispatcher::{Dispatcher, DispatcherArguments};
+use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage};
 use crate::status::NodeStatus;
-use crate::transcript::Task;
-use crate::transcription::ChunkDone;
-use crate::waiting::Terms;
-use crate::wear::WearLimits;
-use crate::work_queue::{LaneId, LaneKind};
+use crate::text::hallucination::guard;
 
 type Outcome = Result<ChunkDone, SttError>;
 
@@ -44,7 +39,7 @@ pub enum FallbackModelMessage {
         /// The chunk and how to do it.
         request: Box<ChunkRequest>,
         /// What its turn depends on.
-        terms: Terms,
+        scheduling: SchedulingKey,
         /// Hears the end; dropped if there is none.
         reply: oneshot::Sender<Outcome>,
     },
@@ -65,7 +60,7 @@ pub struct FallbackModelArguments {
     /// How long a stopping engine may take before it is killed.
     pub stop_grace: Duration,
     /// The engine is replaced when it is worn out.
-    pub wear: WearLimits,
+    pub recycling: RecyclingLimits,
     /// Its workers' limits.
     pub pool: PoolConfig,
     /// Of the node that it is on.
@@ -114,7 +109,7 @@ impl Actor for FallbackModel {
             chunk_timeout: arguments.chunk_timeout,
             stop_grace: arguments.stop_grace,
             idle_limit: None,
-            wear: arguments.wear,
+            recycling: arguments.recycling,
             dispatcher: dispatcher.clone(),
             status: Arc::clone(&status),
         };
@@ -146,13 +141,13 @@ impl Actor for FallbackModel {
             FallbackModelMessage::Transcribe {
                 job,
                 request,
-                terms,
+                scheduling,
                 reply,
             } => {
                 let enqueue = DispatcherMessage::Enqueue {
                     job,
                     request: *request,
-                    terms,
+                    scheduling,
                     owner: owner(myself, job, reply),
                 };
                 let _ = state.dispatcher.cast(enqueue);
@@ -234,7 +229,7 @@ impl FallbackModelHandle {
     pub(crate) async fn transcribe(
         &self,
         request: FallbackRequest,
-        terms: Terms,
+        scheduling: SchedulingKey,
     ) -> Result<FallbackText, FallbackError> {
         let failed = |error: &dyn std::fmt::Display| FallbackError::Model(error.to_string());
         let job = JobId::next();
@@ -251,7 +246,7 @@ impl FallbackModelHandle {
                 prompt: request.prompt,
                 temperature: request.temperature,
             }),
-            terms,
+            scheduling,
             reply,
         };
         let withdrawal = Withdrawal(self.actor.clone(), job);

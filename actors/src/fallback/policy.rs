@@ -4,7 +4,7 @@
 //! that was detected, and the number of words. Where there is no text there was no speech, and nothing
 //! to test.
 
-use crate::transcript::{ChunkTranscript, confidence};
+use crate::domain::transcript::{ChunkTranscript, Weaknesses, confidence};
 
 /// Scripts without blanks between words: there a character counts as one.
 const WITHOUT_BLANKS: [&str; 7] = ["zh", "yue", "ja", "th", "lo", "km", "my"];
@@ -42,45 +42,6 @@ impl EscalationPolicy {
     }
 }
 
-/// The tests that a text failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Weaknesses {
-    /// The model was guessing.
-    pub logprob: bool,
-    /// It was guessing the language.
-    pub langprob: bool,
-    /// So few words say little about what the model knows.
-    pub min_words: bool,
-}
-
-impl Weaknesses {
-    /// Whether it failed none.
-    pub fn is_empty(self) -> bool {
-        self == Self::default()
-    }
-
-    /// Those of both.
-    #[must_use]
-    pub fn with(self, other: Self) -> Self {
-        Self {
-            logprob: self.logprob || other.logprob,
-            langprob: self.langprob || other.langprob,
-            min_words: self.min_words || other.min_words,
-        }
-    }
-
-    /// As in the header `X-Conf-Below`.
-    pub fn names(self) -> Vec<&'static str> {
-        let all = [
-            (self.logprob, "logprob"),
-            (self.langprob, "langprob"),
-            (self.min_words, "min_words"),
-        ];
-        let failed = all.into_iter().filter(|(failed, _)| *failed);
-        failed.map(|(_, name)| name).collect()
-    }
-}
-
 /// Words of a text.
 pub fn words(text: &ChunkTranscript) -> usize {
     let by_character = WITHOUT_BLANKS.contains(&text.language.as_str());
@@ -99,7 +60,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::transcript::Segment;
+    use crate::domain::transcript::Segment;
 
     const POLICY: EscalationPolicy = EscalationPolicy {
         min_confidence: 0.55,

@@ -5,8 +5,9 @@
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::cold_pool::ColdPoolMessage;
-use crate::lane::{Lane, LaneArguments, LaneMessage};
+use crate::lane::{Lane, LaneArguments};
+use crate::pool::cold_pool::ColdPoolMessage;
+use crate::queue::messages::LaneMessage;
 
 /// What a ColdWorker is made from.
 pub struct ColdWorkerArguments {

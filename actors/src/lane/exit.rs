@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::ports::{EngineExit, LaunchError};
+use crate::domain::error::{EngineExit, LaunchError};
 
 /// Why a lane failed: the error that its supervisor finds in `ActorFailed`.
 #[derive(Debug, Error)]
@@ -17,7 +17,7 @@ pub enum LaneFailure {
 
 /// Why a lane went of its own accord: the reason that its supervisor finds in `ActorTerminated`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
+pub enum LaneExit {
     /// It had nothing to do for long.
     Idle,
     /// Its engine is to be replaced.
@@ -26,7 +26,7 @@ pub enum Leaving {
     Abandoned,
 }
 
-impl Leaving {
+impl LaneExit {
     /// Whether another engine shall take its place at once.
     pub fn is_replaced(self) -> bool {
         match self {
@@ -36,7 +36,7 @@ impl Leaving {
     }
 }
 
-impl Leaving {
+impl LaneExit {
     const ALL: [Self; 3] = [Self::Idle, Self::WornOut, Self::Abandoned];
 
     pub(crate) fn as_str(self) -> &'static str {

@@ -2,13 +2,14 @@
 //! was work lately.
 //!
 //! It owns one engine through a [`Lane`] and is supervised by the Supervisor. It ends when asked,
-//! of its own accord ([`Leaving`](crate::lane_end::Leaving)), or with a
-//! [`LaneFailure`](crate::lane_end::LaneFailure) when its engine ends or never comes up; bringing it
+//! of its own accord ([`LaneExit`](crate::lane::exit::LaneExit)), or with a
+//! [`LaneFailure`](crate::lane::exit::LaneFailure) when its engine ends or never comes up; bringing it
 //! back is the Supervisor's decision.
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::lane::{Lane, LaneArguments, LaneMessage};
+use crate::lane::{Lane, LaneArguments};
+use crate::queue::messages::LaneMessage;
 use crate::supervisor::SupervisorMessage;
 
 /// What a HotWorker is made from.

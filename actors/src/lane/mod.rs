@@ -7,6 +7,14 @@
 //! things (the load, a chunk) run in tasks of their own (`lane_task`) that end
 //! with the lane, so that its mailbox always moves.
 
+pub mod cold_worker;
+pub mod exit;
+pub mod hot_worker;
+pub mod idle;
+pub mod recycling;
+pub mod restart_budget;
+pub(crate) mod running;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,59 +23,20 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use crate::caught::caught;
-use crate::cost::Cost;
-use crate::dispatcher::DispatcherMessage;
-use crate::lane_end::{LaneFailure, Leaving};
-use crate::lane_task::{Running, spawn};
+use crate::lane::exit::{LaneExit, LaneFailure};
+use crate::lane::running::Running;
+use crate::queue::messages::{DispatcherMessage, LaneMessage, LaunchedEngine};
+use crate::status::cost::Cost;
+use crate::task::{caught, spawn};
 
-use crate::ports::{
-    DetectedLanguage, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LaunchError,
-    WorkerId,
-};
-use crate::reaper::{Reaper, Verdict};
+use crate::domain::error::{EngineError, EngineExit, LaunchError};
+use crate::domain::ids::{LaneId, LaneKind, LeaseId, WorkerId};
+use crate::domain::transcript::ChunkTranscript;
+use crate::lane::idle::{Reaper, Verdict};
+use crate::lane::recycling::{RecyclingLimits, RecyclingPolicy};
+use crate::ports::{DetectedLanguage, Engine, EngineInfo, EngineLauncher};
+use crate::queue::messages::{Lease, Retire};
 use crate::status::{EngineAccount, NodeStatus};
-use crate::transcript::ChunkTranscript;
-use crate::wear::{Wear, WearLimits};
-use crate::work_queue::{LaneId, LaneKind, Lease, LeaseId, Retire};
-
-/// What a lane hears.
-#[derive(Debug)]
-pub enum LaneMessage {
-    /// From the launch task.
-    Launched(Result<LaunchedEngine, LaunchError>),
-    /// From the Dispatcher: do this.
-    Run(Lease),
-    /// From the Dispatcher: nobody waits for this one any more.
-    Abort(LeaseId),
-    /// From the Dispatcher: this one runs for nobody, and work waits for the lane.
-    WorkWaits(LeaseId),
-    /// From the lease's task: the language is known.
-    LanguageHeard(LeaseId, DetectedLanguage),
-    /// From the lease's task.
-    Finished(LeaseId, Result<ChunkTranscript, EngineError>),
-    /// From the task that watches the engine.
-    EngineExited(EngineExit),
-    /// From its own timer: look whether it has been idle for too long.
-    CheckIdle,
-    /// From the Dispatcher: nothing more comes; the lane may go, as it wanted.
-    Retired,
-    /// From the Supervisor: a new Dispatcher took over.
-    DispatcherReplaced(ActorRef<DispatcherMessage>),
-    /// From the Supervisor: end the engine, then the lane.
-    Stop,
-}
-
-/// An engine on its way from the launch task to its lane.
-pub struct LaunchedEngine(Arc<dyn Engine>);
-
-impl std::fmt::Debug for LaunchedEngine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("LaunchedEngine")
-            .field(self.0.info())
-            .finish()
-    }
-}
 
 /// What every lane is made from.
 #[derive(Clone)]
@@ -87,7 +56,7 @@ pub struct LaneArguments {
     /// The lane goes when it has been idle for so long; `None`: it stays.
     pub idle_limit: Option<Duration>,
     /// The engine is replaced when it is worn out.
-    pub wear: WearLimits,
+    pub recycling: RecyclingLimits,
     /// Who hands out work.
     pub dispatcher: ActorRef<DispatcherMessage>,
     /// Where rates are kept.
@@ -101,7 +70,7 @@ pub struct Lane {
     reaper: Option<Reaper>,
     timer_is_set: bool,
     /// Why it wants to go, once it does.
-    leaving: Option<Leaving>,
+    leaving: Option<LaneExit>,
     /// A new Dispatcher came while a chunk of the old one's was running.
     offer_when_free: bool,
 }
@@ -114,7 +83,7 @@ enum Phase {
         engine: Arc<dyn Engine>,
         _exit_watch: AbortOnDropHandle<()>,
         _account: EngineAccount,
-        wear: Wear,
+        recycling: RecyclingPolicy,
         running: Option<Running>,
     },
 }
@@ -184,7 +153,7 @@ impl Lane {
             engine,
             _exit_watch: exit_watch,
             _account: EngineAccount::open(status, self.arguments.lane, info.process_id),
-            wear: Wear::new(self.arguments.wear),
+            recycling: RecyclingPolicy::new(self.arguments.recycling),
             running: None,
         };
         self.offer(myself);
@@ -212,7 +181,7 @@ impl Lane {
         let verdict = self.reaper.as_ref().map(|r| r.check(Instant::now()));
         match verdict {
             Some(Verdict::Due) if self.is_about_to_be_needed() => self.rest(myself),
-            Some(Verdict::Due) => self.leave(myself, Leaving::Idle, Retire::IfIdle),
+            Some(Verdict::Due) => self.leave(myself, LaneExit::Idle, Retire::IfIdle),
             Some(Verdict::IdleFor(left)) => self.look_again(myself, left),
             // It rests again after its chunk.
             Some(Verdict::Busy) | None => {}
@@ -222,13 +191,13 @@ impl Lane {
     /// The hot lane stays for a request that is still uploaded or decoded: it would be started
     /// again at once.
     fn is_about_to_be_needed(&self) -> bool {
-        let admitted = self.arguments.status.places().held() > 0;
+        let admitted = self.arguments.status.slots().held() > 0;
         self.arguments.kind == LaneKind::Hot && admitted
     }
 
     /// Asks the Dispatcher for leave. If a chunk is on its way here, there is no answer, and the
     /// lane asks again after its next idle time.
-    fn leave(&mut self, myself: &ActorRef<LaneMessage>, why: Leaving, when: Retire) {
+    fn leave(&mut self, myself: &ActorRef<LaneMessage>, why: LaneExit, when: Retire) {
         self.leaving = Some(why);
         let _ = self.arguments.dispatcher.cast(DispatcherMessage::Retire {
             lane: self.arguments.lane,
@@ -294,7 +263,7 @@ impl Lane {
             && replacing_pays(cost, start, running.elapsed());
         if pays {
             info!(worker = %self.arguments.worker, "ending a worker that is busy for nobody");
-            self.leave(myself, Leaving::Abandoned, Retire::AfterLease);
+            self.leave(myself, LaneExit::Abandoned, Retire::AfterLease);
             self.report(lease, Err(EngineError::Aborted));
         }
     }
@@ -317,7 +286,7 @@ impl Lane {
     ) -> Result<(), LaneFailure> {
         let Phase::Up {
             running,
-            wear,
+            recycling,
             engine,
             ..
         } = &mut self.phase
@@ -327,7 +296,7 @@ impl Lane {
         let Some(done) = running.take_if(|running| running.lease == lease) else {
             return Ok(());
         };
-        let worn_out = wear.chunk_done(engine.resident_bytes());
+        let worn_out = recycling.chunk_done(engine.resident_bytes());
         let exit = match &outcome {
             Err(EngineError::Exited(exit)) => Some(exit.clone()),
             Ok(_) | Err(EngineError::Aborted | EngineError::Failed(_)) => None,
@@ -341,10 +310,10 @@ impl Lane {
                 done.audio_seconds,
             );
         }
-        if let Some(wear) = worn_out.filter(|_| exit.is_none()) {
-            info!(worker = %self.arguments.worker, %wear, "the worker is to be replaced");
+        if let Some(recycling) = worn_out.filter(|_| exit.is_none()) {
+            info!(worker = %self.arguments.worker, %recycling, "the worker is to be replaced");
             // Asked for before the answer: the Dispatcher hands out nothing in between.
-            self.leave(myself, Leaving::WornOut, Retire::AfterLease);
+            self.leave(myself, LaneExit::WornOut, Retire::AfterLease);
         }
         self.report(lease, outcome);
         if let Some(exit) = exit {
@@ -360,11 +329,11 @@ impl Lane {
     /// what the old one was asked is lost.
     fn free_again(&mut self, myself: &ActorRef<LaneMessage>, to_new_dispatcher: bool) {
         match (self.leaving, to_new_dispatcher) {
-            (Some(why @ (Leaving::WornOut | Leaving::Abandoned)), true) => {
+            (Some(why @ (LaneExit::WornOut | LaneExit::Abandoned)), true) => {
                 self.leave(myself, why, Retire::AfterLease);
             }
-            (Some(Leaving::WornOut | Leaving::Abandoned), false) => {}
-            (Some(Leaving::Idle) | None, _) => {
+            (Some(LaneExit::WornOut | LaneExit::Abandoned), false) => {}
+            (Some(LaneExit::Idle) | None, _) => {
                 self.rest(myself);
                 if to_new_dispatcher {
                     self.offer(myself);
@@ -418,7 +387,7 @@ impl Lane {
         }
     }
 
-    async fn stop(&mut self, myself: &ActorRef<LaneMessage>, why: Option<Leaving>) {
+    async fn stop(&mut self, myself: &ActorRef<LaneMessage>, why: Option<LaneExit>) {
         if let Phase::Up { engine, .. } = &self.phase {
             let grace = self.arguments.stop_grace;
             let worker = &self.arguments.worker;

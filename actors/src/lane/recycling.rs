@@ -5,7 +5,7 @@ use std::fmt;
 
 /// How worn an engine may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WearLimits {
+pub struct RecyclingLimits {
     /// Chunks after which it is replaced; `None`: any number.
     pub chunks: Option<u64>,
     /// Resident memory above which it is replaced, in bytes; `None`: any amount.
@@ -14,8 +14,8 @@ pub struct WearLimits {
 
 /// Counts what one engine did.
 #[derive(Clone, Copy, Debug)]
-pub struct Wear {
-    limits: WearLimits,
+pub struct RecyclingPolicy {
+    limits: RecyclingLimits,
     chunks: u64,
     told: bool,
 }
@@ -38,9 +38,9 @@ impl fmt::Display for WornOut {
     }
 }
 
-impl Wear {
+impl RecyclingPolicy {
     /// Of a new engine.
-    pub fn new(limits: WearLimits) -> Self {
+    pub fn new(limits: RecyclingLimits) -> Self {
         Self {
             limits,
             chunks: 0,
@@ -70,19 +70,19 @@ mod tests {
 
     #[test]
     fn an_engine_is_worn_out_once_by_chunks_or_by_memory_and_never_without_limits() {
-        let limits = WearLimits {
+        let limits = RecyclingLimits {
             chunks: Some(2),
             resident_bytes: Some(100),
         };
-        let mut by_chunks = Wear::new(limits);
+        let mut by_chunks = RecyclingPolicy::new(limits);
         let told: Vec<_> = (0..4).map(|_| by_chunks.chunk_done(Some(50))).collect();
         assert_eq!(told, [None, Some(WornOut::Chunks(2)), None, None]);
-        let mut by_memory = Wear::new(limits);
+        let mut by_memory = RecyclingPolicy::new(limits);
         assert_eq!(
             by_memory.chunk_done(Some(101)),
             Some(WornOut::ResidentBytes(101))
         );
-        let mut unlimited = Wear::new(WearLimits::default());
+        let mut unlimited = RecyclingPolicy::new(RecyclingLimits::default());
         assert!((0..1000).all(|_| unlimited.chunk_done(Some(u64::MAX)).is_none()));
     }
 }

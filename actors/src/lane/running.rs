@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::ActorRef;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::caught::caught;
-use crate::lane::LaneMessage;
-use crate::ports::{ChunkRequest, Engine, EngineError, EngineExit, LanguageHeard};
-use crate::transcript::ChunkTranscript;
-use crate::work_queue::{Lease, LeaseId};
+use crate::domain::error::{EngineError, EngineExit};
+use crate::domain::ids::LeaseId;
+use crate::domain::transcript::ChunkTranscript;
+use crate::ports::{ChunkRequest, Engine, LanguageHeard};
+use crate::queue::messages::{LaneMessage, Lease};
+use crate::task::{caught, spawn};
 
 /// A chunk that runs. Dropping it gives up waiting for the answer.
 pub(crate) struct Running {
@@ -97,13 +97,4 @@ async fn transcribe(
             Err(EngineError::Exited(exit.unwrap_or(EngineExit::TimedOut)))
         }
     }
-}
-
-/// A task that ends with its handle.
-pub(crate) fn spawn<F>(future: F) -> AbortOnDropHandle<()>
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let handle: JoinHandle<()> = tokio::spawn(future);
-    AbortOnDropHandle::new(handle)
 }

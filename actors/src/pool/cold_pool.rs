@@ -1,11 +1,11 @@
 //! The ColdPool: decides how many cold workers there should be, and supervises them.
 //!
 //! At every tick it compares the work in hand with what a worker's start costs
-//! ([`pool_sizing`](crate::pool_sizing)) and starts at most one worker, never while another one
+//! ([`pool_sizing`](crate::pool::sizing)) and starts at most one worker, never while another one
 //! still loads. Workers go by themselves when they have idled. One that fails is not replaced as
 //! such: if the work is still worth it, the next tick starts another, after a pause that grows with
 //! failures in a row. A worker for which there was no memory lowers the number of workers for a
-//! while ([`LearnedCap`]).
+//! while ([`MemoryCap`]).
 //!
 //! Supervised by the Supervisor. If it fails, its workers end with it, and its successor starts
 //! without any.
@@ -18,19 +18,19 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::cold_worker::{ColdWorker, ColdWorkerArguments};
-use crate::config::PoolConfig;
-use crate::dispatcher::DispatcherMessage;
-use crate::error::SttError;
-use crate::lane::{LaneArguments, LaneMessage};
-use crate::lane_end::{LaneFailure, Leaving};
-use crate::learned_cap::LearnedCap;
-use crate::pool_sizing::{Demand, PoolLimits};
-use crate::ports::{EngineExit, EngineInfo, LaunchError, WorkerId};
-use crate::restart_budget::RestartBudget;
-use crate::snapshot::{HotState, Snapshot};
+use crate::domain::error::{EngineExit, LaunchError, SttError};
+use crate::domain::ids::{LaneId, LaneKind, WorkerId};
+use crate::lane::LaneArguments;
+use crate::lane::cold_worker::{ColdWorker, ColdWorkerArguments};
+use crate::lane::exit::{LaneExit, LaneFailure};
+use crate::lane::restart_budget::RestartBudget;
+use crate::pool::PoolConfig;
+use crate::pool::memory_cap::MemoryCap;
+use crate::pool::sizing::{Demand, PoolLimits};
+use crate::ports::EngineInfo;
+use crate::queue::messages::{DispatcherMessage, LaneMessage};
 use crate::status::NodeStatus;
-use crate::work_queue::{LaneId, LaneKind};
+use crate::status::snapshot::{HotState, Snapshot};
 
 /// Where nobody else does the work, it waits so long for another worker after one that failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -90,7 +90,7 @@ pub struct ColdPoolState {
     chunks_at_last_failure: u64,
     /// No start before this.
     not_before: Instant,
-    learned: LearnedCap,
+    learned: MemoryCap,
     /// When the last worker came up or went: what it took or gave is seen by a look after that only.
     last_change: Instant,
     short_of_memory: bool,
@@ -134,7 +134,7 @@ impl Actor for ColdPool {
             budget: RestartBudget::default(),
             chunks_at_last_failure: finished,
             not_before: Instant::now(),
-            learned: LearnedCap::default(),
+            learned: MemoryCap::default(),
             last_change: Instant::now(),
             short_of_memory: false,
             last_failure: None,
@@ -174,7 +174,7 @@ impl Actor for ColdPool {
         match event {
             SupervisionEvent::ActorFailed(who, reason) => state.worker_failed(&who, Some(&reason)),
             SupervisionEvent::ActorTerminated(who, _, reason) => {
-                match Leaving::from_reason(reason.as_deref()) {
+                match LaneExit::from_reason(reason.as_deref()) {
                     Some(why) => state.worker_left(&who, why),
                     None => state.worker_failed(&who, None),
                 }
@@ -330,7 +330,7 @@ impl ColdPoolState {
         self.publish_counts();
     }
 
-    fn worker_left(&mut self, who: &ActorCell, why: Leaving) {
+    fn worker_left(&mut self, who: &ActorCell, why: LaneExit) {
         if let Some(worker) = self.remove(who) {
             info!(worker = %worker.name, reason = ?why, active = self.active(), "a cold worker left");
         }

@@ -11,12 +11,12 @@ const LONGEST_HOLD: Duration = Duration::from_secs(60 * 60);
 
 /// The number of workers beyond which memory was short.
 #[derive(Debug)]
-pub struct LearnedCap {
+pub struct MemoryCap {
     lesson: Option<(usize, Instant)>,
     hold: Duration,
 }
 
-impl Default for LearnedCap {
+impl Default for MemoryCap {
     fn default() -> Self {
         Self {
             lesson: None,
@@ -25,7 +25,7 @@ impl Default for LearnedCap {
     }
 }
 
-impl LearnedCap {
+impl MemoryCap {
     /// There was no room for one more beside `active` workers. Returns how long this will be
     /// believed.
     pub fn learn(&mut self, active: usize, now: Instant) -> Duration {
@@ -56,7 +56,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lesson_holds_for_a_while_longer_each_time_and_until_it_is_disproved() {
-        let mut learned = LearnedCap::default();
+        let mut learned = MemoryCap::default();
         assert_eq!(learned.cap(Instant::now()), None);
         let first = learned.learn(2, Instant::now());
         assert_eq!(learned.cap(Instant::now()), Some(2));

@@ -1,6 +1,7 @@
 //! What a worker needs of memory, learned from the workers that run, and whether one more fits.
 
 use crate::ports::{MemoryKind, MemorySample};
+use crate::status::snapshot::MemorySnapshot;
 
 /// Room for what a worker takes beyond what was seen so far.
 const HEADROOM: f64 = 1.2;
@@ -117,6 +118,19 @@ impl MemoryLedger {
         match (self.free(), self.need()) {
             (Some(free), Some(need)) => free >= need,
             (None, _) | (_, None) => true,
+        }
+    }
+
+    /// What is known of the memory now.
+    pub fn snapshot(&self) -> MemorySnapshot {
+        MemorySnapshot {
+            kind: self.kind,
+            free_bytes: self.free(),
+            total_bytes: self.total(),
+            utilization_percent: self.utilization_percent(),
+            worker_bytes: self.measured(),
+            need_bytes: self.need(),
+            fits_one_more: self.fits_one_more(),
         }
     }
 }

@@ -12,7 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::memory::MemoryLedger;
+use crate::pool::memory_ledger::MemoryLedger;
 use crate::ports::{MemorySample, ProbeError, VramProbe};
 use crate::status::NodeStatus;
 
@@ -129,7 +129,7 @@ impl VramWatcherState {
                 }
                 let (engines, _) = self.status.engines();
                 self.ledger.observe(sample, engines);
-                self.status.set_memory(&self.ledger, begun);
+                self.status.set_memory(&self.ledger.snapshot(), begun);
             }
             Err(error) => self.unknown(begun, &error),
         }
@@ -140,6 +140,6 @@ impl VramWatcherState {
             warn!(kind = ?self.ledger.kind(), %error, "free memory is unknown; workers are started without that check");
         }
         self.ledger.lose_sight();
-        self.status.set_memory(&self.ledger, begun);
+        self.status.set_memory(&self.ledger.snapshot(), begun);
     }
 }

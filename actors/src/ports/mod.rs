@@ -4,90 +4,21 @@
 
 mod fallback;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::transcript::{ChunkTranscript, Task};
-pub use crate::work_queue::LaneKind;
+use crate::domain::chunk::{AudioChunk, AudioSource};
+use crate::domain::error::{DecodeError, EngineError, EngineExit, LaunchError};
+use crate::domain::ids::WorkerId;
+use crate::domain::transcript::{ChunkTranscript, Task};
 
-pub use crate::chunk::{AudioChunk, MAX_CHUNK, SAMPLE_RATE, samples_to_seconds};
-pub use fallback::{FallbackError, FallbackNode, FallbackRequest, FallbackText};
+pub use fallback::{FallbackNode, FallbackPort, FallbackRequest, FallbackText};
 
 // ---------------------------------------------------------------------------------------------
 // Audio
-
-/// An upload, or a file of the user's, that shall be transcribed.
-#[derive(Clone)]
-pub struct AudioSource {
-    path: PathBuf,
-    /// Whatever must live as long as the file is needed: the guard that removes an upload.
-    _guard: Option<Arc<dyn Send + Sync>>,
-}
-
-impl AudioSource {
-    /// A file that belongs to somebody else and is left alone.
-    pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            _guard: None,
-        }
-    }
-
-    /// A file whose `guard` removes it when the last user of this source is gone.
-    pub fn guarded(path: impl Into<PathBuf>, guard: Arc<dyn Send + Sync>) -> Self {
-        Self {
-            path: path.into(),
-            _guard: Some(guard),
-        }
-    }
-
-    /// Where the bytes are.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl fmt::Debug for AudioSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AudioSource").field(&self.path).finish()
-    }
-}
-
-/// Why audio could not be decoded. All but [`DecodeError::Unavailable`] are the client's to mend.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum DecodeError {
-    /// No bytes, or a header without a single sample.
-    #[error("the audio is empty: {0}")]
-    Empty(String),
-    /// Not audio, or a format that the decoder does not take.
-    #[error("the audio could not be decoded: {0}")]
-    Undecodable(String),
-    /// A container (a video, say) that holds no sound.
-    #[error("the file has no audio stream")]
-    NoAudioStream,
-    /// Longer than the configured limit.
-    #[error(
-        "the audio is longer than the {limit_seconds} s that this server takes (MAX_AUDIO_SECONDS)"
-    )]
-    TooLong {
-        /// The limit, in seconds.
-        limit_seconds: u64,
-    },
-    /// The decoder gave nothing for too long and was ended.
-    #[error("decoding stalled: no output for {seconds} s")]
-    Stalled {
-        /// How long it was silent.
-        seconds: u64,
-    },
-    /// The server's own trouble: no ffmpeg, no file handles, a disk error.
-    #[error("the decoder is not available: {0}")]
-    Unavailable(String),
-}
 
 /// How audio is to be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,60 +70,6 @@ pub trait ChunkStream: Send {
 
 // ---------------------------------------------------------------------------------------------
 // Engines
-
-/// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`, `fallback-1`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerId {
-    kind: LaneKind,
-    word: &'static str,
-    name: Arc<str>,
-}
-
-impl WorkerId {
-    /// The `generation`-th engine of this kind of lane.
-    pub fn new(kind: LaneKind, generation: u64) -> Self {
-        let word = match kind {
-            LaneKind::Hot => "hot",
-            LaneKind::Cold => "cold",
-        };
-        Self::named(kind, word, generation)
-    }
-
-    /// The `generation`-th engine of the larger model.
-    pub fn of_fallback(generation: u64) -> Self {
-        Self::named(LaneKind::Cold, "fallback", generation)
-    }
-
-    fn named(kind: LaneKind, word: &'static str, generation: u64) -> Self {
-        Self {
-            kind,
-            word,
-            name: format!("{word}-{generation}").into(),
-        }
-    }
-
-    /// Another engine of the same kind.
-    #[must_use]
-    pub fn numbered(&self, generation: u64) -> Self {
-        Self::named(self.kind, self.word, generation)
-    }
-
-    /// The kind of lane that it is for.
-    pub fn kind(&self) -> LaneKind {
-        self.kind
-    }
-
-    /// As in logs.
-    pub fn as_str(&self) -> &str {
-        &self.name
-    }
-}
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
 
 /// What an engine says of itself when its model is loaded.
 #[derive(Clone, Debug, PartialEq)]
@@ -246,90 +123,6 @@ pub struct DetectedLanguage {
 
 /// Who is told of the language of a chunk, at most once.
 pub type LanguageHeard = Box<dyn FnOnce(DetectedLanguage) + Send>;
-
-/// Why an engine could not be brought up.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum LaunchError {
-    /// The model is missing, broken or unknown.
-    #[error("the model cannot be loaded: {0}")]
-    Model(String),
-    /// There is no room for it in the memory of the GPU or of the machine.
-    #[error("there is not enough memory for the model: {0}")]
-    OutOfMemory(String),
-    /// The worker process could not be started or did not behave.
-    #[error("the worker could not be started: {0}")]
-    Worker(String),
-    /// It ended while loading.
-    #[error("the worker ended while loading: {0}")]
-    Exited(EngineExit),
-    /// It said nothing for too long.
-    #[error("the worker was not ready within {seconds} s")]
-    TimedOut {
-        /// The limit that was passed.
-        seconds: u64,
-    },
-}
-
-/// How an engine ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EngineExit {
-    /// It was asked to.
-    Stopped,
-    /// By a signal that code raises on itself: abort, segmentation fault, illegal instruction…
-    Crashed {
-        /// The signal's name, `SIGABRT`.
-        signal: String,
-    },
-    /// By a signal from outside: the out-of-memory killer, an operator.
-    Killed {
-        /// The signal's name, `SIGKILL`.
-        signal: String,
-    },
-    /// There was no memory for what it did, on the GPU or in the machine.
-    OutOfMemory,
-    /// With an exit code, unasked.
-    Code(i32),
-    /// It sent what it should not, and was ended for it.
-    Protocol(String),
-    /// It was silent on one chunk for too long, and was ended for it.
-    TimedOut,
-}
-
-impl EngineExit {
-    /// Whether this death speaks against the chunk that was being worked on. A death from outside
-    /// says nothing about it.
-    pub fn counts_against_chunk(&self) -> bool {
-        matches!(self, Self::Crashed { .. } | Self::TimedOut)
-    }
-}
-
-impl fmt::Display for EngineExit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stopped => f.write_str("stopped"),
-            Self::Crashed { signal } => write!(f, "crashed with {signal}"),
-            Self::Killed { signal } => write!(f, "killed by {signal}"),
-            Self::OutOfMemory => f.write_str("ran out of memory"),
-            Self::Code(code) => write!(f, "exited with code {code}"),
-            Self::Protocol(what) => write!(f, "broke the protocol: {what}"),
-            Self::TimedOut => f.write_str("gave no answer in time"),
-        }
-    }
-}
-
-/// Why a chunk got no transcript.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum EngineError {
-    /// [`Engine::abort`] was heard.
-    #[error("aborted")]
-    Aborted,
-    /// The engine lives, but could not do this chunk.
-    #[error("{0}")]
-    Failed(String),
-    /// The engine ended.
-    #[error("the worker {0}")]
-    Exited(EngineExit),
-}
 
 /// Starts engines.
 #[async_trait]

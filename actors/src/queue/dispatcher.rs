@@ -10,122 +10,20 @@
 //! the old leases are stale.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::error::SttError;
-use crate::job::JobId;
-use crate::lane::LaneMessage;
-use crate::ports::{ChunkRequest, DetectedLanguage, EngineError, EngineExit};
+use crate::domain::error::{EngineError, EngineExit, SttError};
+use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind, LeaseId};
+use crate::domain::job::SchedulingKey;
+use crate::domain::transcript::{ChunkDone, ChunkTranscript};
+use crate::ports::{ChunkRequest, DetectedLanguage};
+use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage, LaneMessage, Retire};
+use crate::queue::work_queue::{Ended, Retirement, WorkQueue};
 use crate::status::NodeStatus;
-use crate::transcript::ChunkTranscript;
-use crate::transcription::ChunkDone;
-use crate::waiting::Terms;
-use crate::work_queue::{
-    ChunkKey, Ended, LaneId, LaneKind, LeaseId, Retire, Retirement, WorkQueue,
-};
-
-/// What becomes of a chunk.
-#[derive(Clone, Debug)]
-pub enum ChunkNews {
-    /// A lane has heard its language.
-    LanguageHeard(DetectedLanguage),
-    /// The text and how it came about, or why there is none. Nothing follows.
-    Ended(Result<ChunkDone, SttError>),
-}
-
-/// Who waits for a request's chunks, and how they are told.
-#[derive(Clone)]
-pub struct ChunkOwner(Arc<dyn Fn(usize, ChunkNews) + Send + Sync>);
-
-impl ChunkOwner {
-    /// `tell` hears of each chunk by its number. An owner that is gone has its Withdraw on the way.
-    pub fn new(tell: impl Fn(usize, ChunkNews) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
-    }
-
-    fn tell(&self, index: usize, news: ChunkNews) {
-        (self.0)(index, news);
-    }
-}
-
-impl fmt::Debug for ChunkOwner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ChunkOwner")
-    }
-}
-
-/// What the Dispatcher hears.
-#[derive(Debug)]
-pub enum DispatcherMessage {
-    /// A transcription brings a chunk.
-    Enqueue {
-        /// The request.
-        job: JobId,
-        /// The chunk and how to do it.
-        request: ChunkRequest,
-        /// What its turn depends on.
-        terms: Terms,
-        /// Who hears the result.
-        owner: ChunkOwner,
-    },
-    /// A request is over or its client is gone: nobody waits for its chunks.
-    Withdraw(JobId),
-    /// The Transcriptions are gone, and with them everyone who waits.
-    WithdrawAll,
-    /// A lane's engine is up, or the lane offers itself to a new Dispatcher.
-    LaneReady {
-        /// The lane.
-        lane: LaneId,
-        /// Its kind.
-        kind: LaneKind,
-        /// Where leases go.
-        actor: ActorRef<LaneMessage>,
-    },
-    /// A lane has heard the language of its chunk.
-    LanguageHeard {
-        /// The lane.
-        lane: LaneId,
-        /// Which handing-out.
-        lease: LeaseId,
-        /// The language.
-        language: DetectedLanguage,
-    },
-    /// A lane answers.
-    LeaseEnded {
-        /// The lane.
-        lane: LaneId,
-        /// Which handing-out.
-        lease: LeaseId,
-        /// The text, or why there is none.
-        outcome: Result<ChunkTranscript, EngineError>,
-    },
-    /// A lane is no more.
-    LaneGone(LaneId),
-    /// The cold lanes with a number up to this are no more: their supervisor failed.
-    ColdLanesGone {
-        /// Given after the last of them.
-        up_to: LaneId,
-    },
-    /// A lane wants to go: it hears [`LaneMessage::Retired`] when it may.
-    Retire {
-        /// The lane.
-        lane: LaneId,
-        /// When.
-        when: Retire,
-        /// Who wants to go.
-        actor: ActorRef<LaneMessage>,
-    },
-    /// The hot lane will not come back soon. Whatever waits while there is no other lane is refused
-    /// with this; until the hot lane is ready again.
-    Hopeless(SttError),
-    /// What waits now is refused with this: no lane will come soon. What comes later is not.
-    RefuseWaiting(SttError),
-}
 
 /// What a Dispatcher is made from.
 #[derive(Debug)]
@@ -191,9 +89,9 @@ impl Actor for Dispatcher {
             DispatcherMessage::Enqueue {
                 job,
                 request,
-                terms,
+                scheduling,
                 owner,
-            } => state.enqueue(job, request, terms, owner),
+            } => state.enqueue(job, request, scheduling, owner),
             DispatcherMessage::Withdraw(job) => state.withdraw(job),
             DispatcherMessage::WithdrawAll => {
                 for job in state.owners.keys().copied().collect::<Vec<_>>() {
@@ -225,12 +123,18 @@ impl Actor for Dispatcher {
 }
 
 impl DispatcherState {
-    fn enqueue(&mut self, job: JobId, request: ChunkRequest, terms: Terms, owner: ChunkOwner) {
+    fn enqueue(
+        &mut self,
+        job: JobId,
+        request: ChunkRequest,
+        scheduling: SchedulingKey,
+        owner: ChunkOwner,
+    ) {
         self.owners.entry(job).or_insert_with(|| Owner {
             tell: owner,
             request_id: Arc::clone(&request.request_id),
         });
-        self.queue.enqueue(job, request, terms, Instant::now());
+        self.queue.enqueue(job, request, scheduling, Instant::now());
     }
 
     fn withdraw(&mut self, job: JobId) {

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::chunk::{FIRST_PART, MAX_CHUNK};
-use crate::job::{Client, JobId, Priority};
-use crate::work_queue::{ChunkKey, Work};
+use crate::domain::chunk::FIRST_PART;
+use crate::domain::ids::{ChunkKey, JobId};
+use crate::domain::job::{Priority, SchedulingKey};
+use crate::queue::work_queue::Work;
 
 /// The most that a request's length sets it back behind a shorter one that comes later. A second of
 /// audio counts as a second of waiting.
@@ -28,45 +29,20 @@ pub const LONGEST_HANDICAP: Duration = Duration::from_secs(60);
 /// What one step of priority is worth, as waiting.
 pub const PRIORITY_STEP: Duration = LONGEST_HANDICAP;
 
-/// What the order of a request's work depends on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Terms {
-    /// Whose it is.
-    pub client: Client,
-    /// How urgent that client's work is.
-    pub priority: Priority,
-    /// Seconds of audio, as far as they are known.
-    pub total_seconds: f64,
-    /// Those that are not done yet.
-    pub remaining_seconds: f64,
-}
-
-impl Terms {
-    /// Whether it is more than one chunk.
-    pub fn is_long(&self) -> bool {
-        is_long(self.total_seconds)
-    }
-
-    /// By how many seconds later than it came its turn is.
-    fn handicap(&self) -> f64 {
-        let longest = LONGEST_HANDICAP.as_secs_f64();
-        let priority = match self.priority {
-            Priority::Low => PRIORITY_STEP.as_secs_f64(),
-            Priority::Normal => 0.0,
-            Priority::High => -PRIORITY_STEP.as_secs_f64(),
-        };
-        self.remaining_seconds.clamp(0.0, longest) + priority
-    }
-}
-
-/// Whether so much audio is more than one chunk.
-pub fn is_long(total_seconds: f64) -> bool {
-    total_seconds > MAX_CHUNK.as_secs_f64()
+/// By how many seconds later than it came its turn is.
+fn handicap(key: &SchedulingKey) -> f64 {
+    let longest = LONGEST_HANDICAP.as_secs_f64();
+    let priority = match key.priority {
+        Priority::Low => PRIORITY_STEP.as_secs_f64(),
+        Priority::Normal => 0.0,
+        Priority::High => -PRIORITY_STEP.as_secs_f64(),
+    };
+    key.remaining_seconds.clamp(0.0, longest) + priority
 }
 
 #[derive(Debug)]
 struct WaitingJob {
-    terms: Terms,
+    scheduling: SchedulingKey,
     since: Instant,
     chunks: BTreeMap<Order, Work>,
 }
@@ -99,13 +75,13 @@ impl Waiting {
     }
 
     /// Takes in a chunk, and what is known of its request by now.
-    pub(crate) fn push(&mut self, work: Work, terms: Terms, now: Instant) {
+    pub(crate) fn push(&mut self, work: Work, scheduling: SchedulingKey, now: Instant) {
         let job = self.jobs.entry(work.key.job).or_insert_with(|| WaitingJob {
-            terms: terms.clone(),
+            scheduling: scheduling.clone(),
             since: now,
             chunks: BTreeMap::new(),
         });
-        job.terms = terms;
+        job.scheduling = scheduling;
         job.chunks.insert(order(work.key.index), work);
     }
 
@@ -123,12 +99,12 @@ impl Waiting {
         let job = self.jobs.get_mut(&id)?;
         let index = first_fitting(job, &fits)?;
         let work = job.chunks.remove(&index);
-        let (client, is_long) = (job.terms.client.clone(), job.terms.is_long());
+        let (client, is_long) = (job.scheduling.client.clone(), job.scheduling.is_long());
         if job.chunks.is_empty() {
             self.jobs.remove(&id);
         }
         for equal in self.jobs.values_mut() {
-            if equal.terms.client == client && equal.terms.is_long() == is_long {
+            if equal.scheduling.client == client && equal.scheduling.is_long() == is_long {
                 equal.since = now;
             }
         }
@@ -141,7 +117,7 @@ impl Waiting {
         let mut met = BTreeSet::new();
         let first_of_equals = self.jobs.iter().filter(|(_, job)| {
             first_fitting(job, fits).is_some()
-                && met.insert((&job.terms.client, job.terms.is_long()))
+                && met.insert((&job.scheduling.client, job.scheduling.is_long()))
         });
         first_of_equals
             .map(|(&id, job)| (self.turn(job), id))
@@ -151,7 +127,7 @@ impl Waiting {
 
     fn turn(&self, job: &WaitingJob) -> f64 {
         let since = job.since.saturating_duration_since(self.epoch);
-        since.as_secs_f64() + job.terms.handicap()
+        since.as_secs_f64() + handicap(&job.scheduling)
     }
 
     /// Takes a request out.
@@ -197,8 +173,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ports::{AudioChunk, ChunkRequest};
-    use crate::transcript::Task;
+    use crate::domain::chunk::AudioChunk;
+    use crate::domain::job::{Client, is_long};
+    use crate::domain::transcript::Task;
+    use crate::ports::ChunkRequest;
 
     /// Waiting work on a clock of its own.
     struct Queue {
@@ -221,7 +199,7 @@ mod tests {
             self.begin + Duration::from_secs_f64(self.now)
         }
 
-        fn put(&mut self, job: JobId, index: usize, terms: Terms) {
+        fn put(&mut self, job: JobId, index: usize, scheduling: SchedulingKey) {
             let request = ChunkRequest {
                 request_id: Arc::from("test"),
                 audio: AudioChunk::contiguous(index, 0, Arc::from(vec![0_i16; 16])),
@@ -231,13 +209,13 @@ mod tests {
                 temperature: 0.0,
             };
             let now = self.instant();
-            self.waiting.push(Work::new(job, request), terms, now);
+            self.waiting.push(Work::new(job, request), scheduling, now);
         }
 
         /// Puts in a request of so many seconds, and gives its number.
         fn request(&mut self, client: &str, seconds: f64) -> JobId {
             let job = JobId::next();
-            self.put(job, 0, terms(client, seconds));
+            self.put(job, 0, scheduling_key(client, seconds));
             job
         }
 
@@ -251,8 +229,8 @@ mod tests {
         }
     }
 
-    fn terms(client: &str, seconds: f64) -> Terms {
-        Terms {
+    fn scheduling_key(client: &str, seconds: f64) -> SchedulingKey {
+        SchedulingKey {
             client: Client::new(client),
             priority: Priority::Normal,
             total_seconds: seconds,
@@ -278,7 +256,7 @@ mod tests {
         let mut queue = Queue::new();
         let file = JobId::next();
         for index in 0..3 {
-            queue.put(file, index, terms("a", 1800.0));
+            queue.put(file, index, scheduling_key("a", 1800.0));
         }
         let mut served_at = Vec::new();
         // One waits always.
@@ -300,9 +278,9 @@ mod tests {
         let mut queue = Queue::new();
         let [first, second, other] = [0; 3].map(|_| JobId::next());
         for index in 0..2 {
-            queue.put(first, index, terms("a", 900.0));
-            queue.put(second, index, terms("a", 600.0));
-            queue.put(other, index, terms("b", 700.0));
+            queue.put(first, index, scheduling_key("a", 900.0));
+            queue.put(second, index, scheduling_key("a", 600.0));
+            queue.put(other, index, scheduling_key("b", 700.0));
         }
         let mut order = Vec::new();
         queue.now = 4.0;
@@ -346,7 +324,7 @@ mod tests {
         let mut queue = Queue::new();
         let file = JobId::next();
         for index in [6, 7, FIRST_PART + 3, 8] {
-            queue.put(file, index, terms("a", 1800.0));
+            queue.put(file, index, scheduling_key("a", 1800.0));
         }
         let order: Vec<usize> = std::iter::from_fn(|| queue.take())
             .map(|key| key.index)
@@ -359,11 +337,11 @@ mod tests {
         let mut queue = Queue::new();
         let mut put = |priority, client: &str| {
             let job = JobId::next();
-            let terms = Terms {
+            let scheduling = SchedulingKey {
                 priority,
-                ..terms(client, 2.0)
+                ..scheduling_key(client, 2.0)
             };
-            queue.put(job, 0, terms);
+            queue.put(job, 0, scheduling);
             job
         };
         let low = put(Priority::Low, "a");
@@ -374,9 +352,9 @@ mod tests {
             [high, normal, low]
         );
         let low = JobId::next();
-        let patient = Terms {
+        let patient = SchedulingKey {
             priority: Priority::Low,
-            ..terms("a", 2.0)
+            ..scheduling_key("a", 2.0)
         };
         queue.put(low, 0, patient);
         queue.now += 61.0;
@@ -400,7 +378,7 @@ mod tests {
                 let client = client.to_string();
                 kinds.insert(job, (client.clone(), is_long(seconds)));
                 for index in 0..chunks {
-                    queue.put(job, index, terms(&client, seconds));
+                    queue.put(job, index, scheduling_key(&client, seconds));
                     expected += 1;
                 }
             }

@@ -1,21 +1,22 @@
 //! The decisions of the shared queue, without an actor around them: which lane takes which chunk,
 //! what a lane's answer means, what is tried again and what is refused. The order in which chunks
-//! wait is [`crate::waiting`]'s.
+//! wait is [`crate::queue::waiting`]'s.
 //!
 //! A chunk in a lane is a *lease*. Every lease has a number of its own, so an answer that comes
 //! after its lease was taken back (the lane was declared gone, the client left) is recognised and
 //! ignored, whoever sends it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
-use crate::error::SttError;
-use crate::job::JobId;
-use crate::ports::{ChunkRequest, EngineError, EngineExit};
-use crate::transcript::ChunkTranscript;
-use crate::waiting::{Terms, Waiting};
+use crate::domain::error::{EngineError, EngineExit, SttError};
+use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind, LeaseId};
+use crate::domain::job::SchedulingKey;
+use crate::domain::transcript::ChunkTranscript;
+use crate::ports::ChunkRequest;
+use crate::queue::messages::{Lease, Retire};
+use crate::queue::waiting::Waiting;
 
 /// Deaths by crash or silence after which a chunk is poison.
 const DEATHS_THAT_CONDEMN: u32 = 2;
@@ -23,49 +24,6 @@ const DEATHS_THAT_CONDEMN: u32 = 2;
 const DEATHS_FROM_OUTSIDE: u32 = 5;
 /// Failures of an engine that lives.
 const ENGINE_FAILURES: u32 = 2;
-
-/// One lane, for as long as its engine lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LaneId(pub u64);
-
-impl LaneId {
-    /// A number that no other lane of this process has; later lanes have larger ones.
-    pub fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// What kind of lane. The order is the order of preference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LaneKind {
-    /// Always there.
-    Hot,
-    /// Started when work piles up.
-    Cold,
-}
-
-/// The number of one handing-out of a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LeaseId(u64);
-
-/// A chunk, handed to a lane.
-#[derive(Clone, Debug)]
-pub struct Lease {
-    /// Names this handing-out.
-    pub id: LeaseId,
-    /// The work.
-    pub request: ChunkRequest,
-}
-
-/// A chunk's place: which request, which chunk of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ChunkKey {
-    /// The request.
-    pub job: JobId,
-    /// [`crate::ports::AudioChunk::index`].
-    pub index: usize,
-}
 
 /// What the end of a lease means.
 #[derive(Debug, PartialEq)]
@@ -141,15 +99,6 @@ enum LaneState {
     },
 }
 
-/// When a lane wants to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retire {
-    /// If it has nothing to do: it has been idle for long.
-    IfIdle,
-    /// After what it does now: it shall be replaced.
-    AfterLease,
-}
-
 /// What becomes of a lane that wants to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retirement {
@@ -187,8 +136,14 @@ impl WorkQueue {
     }
 
     /// Adds a chunk.
-    pub fn enqueue(&mut self, job: JobId, request: ChunkRequest, terms: Terms, now: Instant) {
-        self.waiting.push(Work::new(job, request), terms, now);
+    pub fn enqueue(
+        &mut self,
+        job: JobId,
+        request: ChunkRequest,
+        scheduling: SchedulingKey,
+        now: Instant,
+    ) {
+        self.waiting.push(Work::new(job, request), scheduling, now);
     }
 
     /// A lane offers itself. One that is known already is left as it is.
@@ -434,7 +389,3 @@ impl WorkQueue {
         Ended::Requeued(key)
     }
 }
-
-#[cfg(test)]
-#[path = "work_queue_tests.rs"]
-mod tests;

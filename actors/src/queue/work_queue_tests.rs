@@ -5,10 +5,15 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::job::{Client, Priority};
-use crate::ports::AudioChunk;
-use crate::transcript::Task;
+use super::work_queue::*;
+use crate::domain::chunk::AudioChunk;
+use crate::domain::error::{EngineError, EngineExit, SttError};
+use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind};
+use crate::domain::job::{Client, Priority, SchedulingKey};
+use crate::domain::transcript::{ChunkTranscript, Task};
+use crate::ports::ChunkRequest;
+use crate::queue::messages::{Lease, Retire};
+use tokio::time::Instant;
 
 const HOT: LaneId = LaneId(1);
 
@@ -25,13 +30,13 @@ fn request(index: usize) -> ChunkRequest {
 
 /// Adds a chunk of a short request.
 fn put(queue: &mut WorkQueue, job: JobId, index: usize) {
-    let terms = Terms {
+    let scheduling = SchedulingKey {
         client: Client::new("somebody"),
         priority: Priority::Normal,
         total_seconds: 1.0,
         remaining_seconds: 1.0,
     };
-    queue.enqueue(job, request(index), terms, Instant::now());
+    queue.enqueue(job, request(index), scheduling, Instant::now());
 }
 
 fn crash() -> EngineError {

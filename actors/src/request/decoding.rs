@@ -7,14 +7,14 @@ use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::admission::outstanding_chunks;
-use crate::chunk_length::{streamed_length, target_length};
-use crate::cost::Cost;
-use crate::ports::{
-    AudioDecoder, AudioSource, ChunkStream, DecodeError, DecodeOptions, Decoded, samples_to_seconds,
-};
+use crate::domain::chunk::{AudioSource, samples_to_seconds};
+use crate::domain::error::DecodeError;
+use crate::ports::{AudioDecoder, ChunkStream, DecodeOptions, Decoded};
+use crate::request::transcription::TranscriptionMessage;
 use crate::status::NodeStatus;
-use crate::transcription::TranscriptionMessage;
+use crate::status::admission::outstanding_chunks;
+use crate::status::chunk_length::{streamed_length, target_length};
+use crate::status::cost::Cost;
 
 /// A decoded chunk's share of what its request and of what all requests may hold in memory.
 #[derive(Debug)]

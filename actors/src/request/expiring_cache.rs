@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// A few things, each with a key, a weight and a time at which it goes. The oldest make room for the
 /// newest.
 #[derive(Debug)]
-pub struct Shelf<K, T> {
+pub struct ExpiringCache<K, T> {
     /// In the order in which they came, which is that in which they go.
     entries: Vec<Entry<K, T>>,
     keep: Duration,
@@ -22,7 +22,7 @@ struct Entry<K, T> {
     until: Instant,
 }
 
-impl<K: PartialEq, T> Shelf<K, T> {
+impl<K: PartialEq, T> ExpiringCache<K, T> {
     /// A shelf that bears so much, and keeps each thing for `keep`.
     pub fn new(keep: Duration, most_weight: usize) -> Self {
         Self {
@@ -100,35 +100,35 @@ mod tests {
     #[test]
     fn what_is_put_there_can_be_had_until_its_time_is_over() {
         let now = Instant::now();
-        let mut shelf = Shelf::new(KEEP, 10);
-        shelf.put("a", 1, 1, now);
-        assert_eq!(shelf.get(&"a", now), Some(&1));
-        assert_eq!(shelf.get(&"b", now), None);
-        assert_eq!(shelf.get(&"a", now + KEEP), None);
-        shelf.put("a", 2, 1, now);
-        assert_eq!(shelf.take(&"a", now), Some(2));
-        assert!(shelf.is_empty());
+        let mut cache = ExpiringCache::new(KEEP, 10);
+        cache.put("a", 1, 1, now);
+        assert_eq!(cache.get(&"a", now), Some(&1));
+        assert_eq!(cache.get(&"b", now), None);
+        assert_eq!(cache.get(&"a", now + KEEP), None);
+        cache.put("a", 2, 1, now);
+        assert_eq!(cache.take(&"a", now), Some(2));
+        assert!(cache.is_empty());
     }
 
     #[test]
     fn the_oldest_make_room_and_one_key_has_one_place() {
         let now = Instant::now();
-        let mut shelf = Shelf::new(KEEP, 5);
+        let mut cache = ExpiringCache::new(KEEP, 5);
         for (key, thing, weight) in [("a", 1, 2), ("b", 2, 3), ("b", 3, 2), ("c", 4, 3)] {
-            shelf.put(key, thing, weight, now);
+            cache.put(key, thing, weight, now);
         }
-        assert_eq!(shelf.get(&"a", now), None);
-        assert_eq!(shelf.get(&"b", now), Some(&3));
-        assert_eq!(shelf.get(&"c", now), Some(&4));
-        shelf.put("d", 5, 6, now);
-        assert_eq!(shelf.len(), 2, "too heavy for all of it");
+        assert_eq!(cache.get(&"a", now), None);
+        assert_eq!(cache.get(&"b", now), Some(&3));
+        assert_eq!(cache.get(&"c", now), Some(&4));
+        cache.put("d", 5, 6, now);
+        assert_eq!(cache.len(), 2, "too heavy for all of it");
     }
 
     #[test]
     fn with_no_time_to_keep_anything_it_stays_empty() {
         let now = Instant::now();
-        let mut shelf = Shelf::new(Duration::ZERO, 2);
-        shelf.put("a", 1, 1, now);
-        assert!(shelf.is_empty());
+        let mut cache = ExpiringCache::new(Duration::ZERO, 2);
+        cache.put("a", 1, 1, now);
+        assert!(cache.is_empty());
     }
 }

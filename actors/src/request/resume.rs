@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::chunk::{AudioChunk, FIRST_PART};
-use crate::transcription::ChunkDone;
+use crate::domain::chunk::{AudioChunk, FIRST_PART};
+use crate::domain::transcript::ChunkDone;
 
 /// What is finished of a request.
 #[derive(Clone, Debug, Default)]
@@ -89,8 +89,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::transcript::ChunkTranscript;
-    use crate::work_queue::LaneKind;
+    use crate::domain::ids::LaneKind;
+    use crate::domain::transcript::ChunkTranscript;
 
     fn chunk(index: usize, start: u64, samples: usize) -> AudioChunk {
         AudioChunk::contiguous(index, start, Arc::from(vec![0; samples]))

@@ -8,11 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
-use crate::admission::{Left, Place};
-use crate::error::SttError;
-use crate::finished_work::FinishedWork;
-use crate::job::{Event, Progress};
-use crate::transcript::{Route, Segment, Transcript};
+use crate::domain::error::SttError;
+use crate::domain::job::{Event, Progress};
+use crate::domain::transcript::{Route, Segment, Transcript};
+use crate::request::resume::FinishedWork;
+use crate::status::admission::AdmissionSlot;
+use crate::status::load::Left;
 
 /// Where events go. Unbounded, and bounded by the length of the audio all the same: a handful of
 /// segments a chunk.
@@ -31,7 +32,7 @@ pub enum Ending {
 
 /// The listeners.
 #[derive(Debug)]
-pub struct Audience(Mutex<Inner>);
+pub struct Subscribers(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -44,7 +45,7 @@ struct Inner {
 struct Listener {
     events: EventSender,
     /// Of those who came later: there is no work in it. The first one's is the Transcription's.
-    place: Option<Place>,
+    slot: Option<AdmissionSlot>,
 }
 
 /// What a newcomer has missed.
@@ -76,13 +77,10 @@ impl Told {
     }
 }
 
-impl Audience {
+impl Subscribers {
     /// One listener.
     pub fn new(events: EventSender) -> Self {
-        let first = Listener {
-            events,
-            place: None,
-        };
+        let first = Listener { events, slot: None };
         Self(Mutex::new(Inner {
             listeners: vec![first],
             told: Told::default(),
@@ -94,20 +92,20 @@ impl Audience {
     pub(crate) fn join(
         &self,
         events: EventSender,
-        mut place: Place,
-    ) -> Result<(), (EventSender, Place)> {
+        mut slot: AdmissionSlot,
+    ) -> Result<(), (EventSender, AdmissionSlot)> {
         let mut inner = self.lock();
         if inner.ending.is_some() {
-            return Err((events, place));
+            return Err((events, slot));
         }
         for event in inner.told.events() {
             let _ = events.send(Ok(event));
         }
         // Its work is in the accounts already.
-        place.update(Left::default());
+        slot.update(Left::default());
         inner.listeners.push(Listener {
             events,
-            place: Some(place),
+            slot: Some(slot),
         });
         Ok(())
     }
@@ -138,7 +136,7 @@ impl Audience {
         let mut inner = self.lock();
         let mut is_heard = false;
         for listener in std::mem::take(&mut inner.listeners) {
-            drop(listener.place);
+            drop(listener.slot);
             let last = result.clone().map(Event::Done);
             is_heard |= listener.events.send(last).is_ok();
         }

@@ -14,20 +14,21 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::admission::Place;
-use crate::audience::{Audience, Ending, EventSender};
-use crate::dispatcher::DispatcherMessage;
-use crate::error::SttError;
+use crate::domain::error::SttError;
+use crate::domain::ids::JobId;
+use crate::domain::job::{Event, Identity, Job, Options};
+use crate::domain::transcript::{Timings, Transcript};
 use crate::fallback::Escalator;
-use crate::finished_work::FinishedWork;
-use crate::job::{Event, Identity, Job, JobId, Options};
 use crate::metrics::{JoinedFrom, record_joined};
 use crate::ports::AudioDecoder;
-use crate::shelf::Shelf;
+use crate::queue::messages::DispatcherMessage;
+use crate::request::expiring_cache::ExpiringCache;
+use crate::request::resume::FinishedWork;
+use crate::request::subscribers::{Ending, EventSender, Subscribers};
+use crate::request::transcription::{Transcription, TranscriptionArguments, TranscriptionMessage};
 use crate::status::NodeStatus;
+use crate::status::admission::AdmissionSlot;
 use crate::supervisor::SupervisorMessage;
-use crate::transcript::{Timings, Transcript};
-use crate::transcription::{Transcription, TranscriptionArguments, TranscriptionMessage};
 
 /// Decoded chunks of all requests together: 245 MB of samples if each is as long as it may be.
 const CHUNKS_IN_MEMORY: usize = 256;
@@ -64,7 +65,7 @@ struct Running {
     job: JobId,
     key: Option<WorkKey>,
     actor: ActorRef<TranscriptionMessage>,
-    audience: Arc<Audience>,
+    subscribers: Arc<Subscribers>,
 }
 
 /// What this actor hears.
@@ -75,7 +76,7 @@ pub enum TranscriptionsMessage {
         /// The work.
         job: Box<Job>,
         /// Its place in the accounts.
-        place: Place,
+        slot: AdmissionSlot,
         /// Where its events go.
         events: EventSender,
         /// Hears whether it started.
@@ -113,8 +114,8 @@ pub struct TranscriptionsArguments {
 pub struct TranscriptionsState {
     arguments: TranscriptionsArguments,
     running: HashMap<ActorId, Running>,
-    abandoned: Shelf<WorkKey, FinishedWork>,
-    results: Shelf<WorkKey, Transcript>,
+    abandoned: ExpiringCache<WorkKey, FinishedWork>,
+    results: ExpiringCache<WorkKey, Transcript>,
     chunk_budget: Arc<Semaphore>,
     draining: bool,
 }
@@ -134,8 +135,8 @@ impl Actor for Transcriptions {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         Ok(TranscriptionsState {
-            abandoned: Shelf::new(KEEP_ABANDONED, MOST_TOKENS),
-            results: Shelf::new(arguments.result_cache, MOST_TOKENS),
+            abandoned: ExpiringCache::new(KEEP_ABANDONED, MOST_TOKENS),
+            results: ExpiringCache::new(arguments.result_cache, MOST_TOKENS),
             arguments,
             running: HashMap::new(),
             chunk_budget: Arc::new(Semaphore::new(CHUNKS_IN_MEMORY)),
@@ -152,13 +153,13 @@ impl Actor for Transcriptions {
         match message {
             TranscriptionsMessage::Submit {
                 job,
-                place,
+                slot,
                 events,
                 reply,
             } => {
                 // Whoever asked may have given up: then nothing is started for nobody.
                 if !reply.is_closed() {
-                    let accepted = state.accept(&myself, *job, place, events).await;
+                    let accepted = state.accept(&myself, *job, slot, events).await;
                     let _ = reply.send(accepted);
                 }
             }
@@ -209,7 +210,7 @@ impl TranscriptionsState {
         &mut self,
         myself: &ActorRef<TranscriptionsMessage>,
         job: Job,
-        place: Place,
+        slot: AdmissionSlot,
         events: EventSender,
     ) -> Accepted {
         if self.draining {
@@ -217,10 +218,10 @@ impl TranscriptionsState {
         }
         let Some(key) = WorkKey::of(&job) else {
             return self
-                .start(myself, job, place, events, FinishedWork::default())
+                .start(myself, job, slot, events, FinishedWork::default())
                 .await;
         };
-        let (events, place) = match self.join(&key, events, place) {
+        let (events, slot) = match self.join(&key, events, slot) {
             Ok(actor) => {
                 info!(request_id = %job.request_id, "the same is being transcribed: joining it");
                 record_joined(JoinedFrom::Running);
@@ -234,7 +235,7 @@ impl TranscriptionsState {
         if let Some(known) = self.results.get(&key, now) {
             info!(request_id = %job.request_id, "the same was transcribed before");
             record_joined(JoinedFrom::Cache);
-            drop(place);
+            drop(slot);
             recite(known, &events);
             return Ok(None);
         }
@@ -244,7 +245,7 @@ impl TranscriptionsState {
             info!(request_id = %job.request_id, chunks, "going on where the same request was left");
             record_joined(JoinedFrom::Abandoned);
         }
-        self.start(myself, job, place, events, before).await
+        self.start(myself, job, slot, events, before).await
     }
 
     /// Lets somebody listen to what runs already, if it is the same; else gives everything back.
@@ -252,34 +253,34 @@ impl TranscriptionsState {
         &self,
         key: &WorkKey,
         mut events: EventSender,
-        mut place: Place,
-    ) -> Result<ActorRef<TranscriptionMessage>, (EventSender, Place)> {
+        mut slot: AdmissionSlot,
+    ) -> Result<ActorRef<TranscriptionMessage>, (EventSender, AdmissionSlot)> {
         let same = |running: &&Running| running.key.as_ref() == Some(key);
         for running in self.running.values().filter(same) {
-            match running.audience.join(events, place) {
+            match running.subscribers.join(events, slot) {
                 Ok(()) => return Ok(running.actor.clone()),
-                Err(back) => (events, place) = back,
+                Err(back) => (events, slot) = back,
             }
         }
-        Err((events, place))
+        Err((events, slot))
     }
 
     async fn start(
         &mut self,
         myself: &ActorRef<TranscriptionsMessage>,
         job: Job,
-        place: Place,
+        slot: AdmissionSlot,
         events: EventSender,
         before: FinishedWork,
     ) -> Accepted {
         let id = JobId::next();
         let key = WorkKey::of(&job);
-        let audience = Arc::new(Audience::new(events));
+        let subscribers = Arc::new(Subscribers::new(events));
         let arguments = TranscriptionArguments {
             id,
             job,
-            place,
-            audience: Arc::clone(&audience),
+            slot,
+            subscribers: Arc::clone(&subscribers),
             before,
             decoder: Arc::clone(&self.arguments.decoder),
             chunk_budget: Arc::clone(&self.chunk_budget),
@@ -297,7 +298,7 @@ impl TranscriptionsState {
             job: id,
             key,
             actor: actor.clone(),
-            audience,
+            subscribers,
         };
         self.running.insert(actor.get_id(), running);
         Ok(Some(actor))
@@ -319,7 +320,7 @@ impl TranscriptionsState {
         let now = Instant::now();
         for running in self.running.values() {
             let Some(key) = &running.key else { continue };
-            let keep = match running.audience.take_ending() {
+            let keep = match running.subscribers.take_ending() {
                 // The larger model may be there the next time.
                 Some(Ending::Done(transcript)) if transcript.lacks_fallback() => continue,
                 Some(Ending::Done(transcript)) => {

@@ -1,23 +1,22 @@
 //! Places in the queue: how much work the node has taken on, and what a newcomer would wait for.
 //!
-//! A request holds a [`Place`] from before its body is read until it is over, however it ends:
+//! A request holds a [`AdmissionSlot`] from before its body is read until it is over, however it ends:
 //! dropping the place takes all that it stood for out of the accounts. So no error path can leave
 //! them wrong, and everybody reads the same numbers: sizing, load score, Retry-After and the
 //! estimated wait.
 //!
-//! What comes before a request follows the order of [`crate::waiting`]. Before one that is a single
+//! What comes before a request follows the order of [`crate::queue::waiting`]. Before one that is a single
 //! chunk come its client's earlier ones, as many and one more of every other client, and of long
 //! files what lanes have in hand. Before a long file come all that are a single chunk, a chunk of
 //! every other client's long file, and its own client's earlier ones whole.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use crate::chunk_length::target_length;
-use crate::job::{Client, Priority};
+use crate::domain::job::{Client, Priority, SchedulingKey, is_long};
 use crate::status::NodeStatus;
-use crate::waiting::{Terms, is_long};
+use crate::status::chunk_length::target_length;
+use crate::status::load::{Ahead, Left, Load};
 
 /// Chunks of one request that are decoded and not yet done, at most, beyond one for each lane: one
 /// that waits, one that is being cut.
@@ -32,49 +31,9 @@ pub fn outstanding_chunks(lanes: usize) -> usize {
     lanes.max(1) + CHUNKS_BEYOND_LANES
 }
 
-/// An amount of audio, in pieces.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Milliseconds of audio.
-    pub audio_millis: u64,
-    /// Chunks that it comes in.
-    pub chunks: u64,
-}
-
-impl Load {
-    /// Audio of a known length that is not cut yet, into chunks of this length.
-    fn uncut(seconds: f64, chunk: Duration) -> Self {
-        let seconds = seconds.max(0.0);
-        Self {
-            audio_millis: (seconds * 1000.0) as u64,
-            chunks: (seconds / chunk.as_secs_f64()).ceil() as u64,
-        }
-    }
-
-    /// Seconds of audio.
-    pub fn audio_seconds(self) -> f64 {
-        self.audio_millis as f64 / 1000.0
-    }
-
-    /// One of its chunks.
-    fn first_chunk(self) -> Self {
-        Self {
-            audio_millis: self.audio_millis / self.chunks.max(1),
-            chunks: self.chunks.min(1),
-        }
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            audio_millis: self.audio_millis + other.audio_millis,
-            chunks: self.chunks + other.chunks,
-        }
-    }
-}
-
 /// A request that asks for a place.
 #[derive(Clone, Debug)]
-pub struct Newcomer {
+pub struct AdmissionRequest {
     /// Whose it is.
     pub client: Client,
     /// How urgent that client's work is.
@@ -83,7 +42,7 @@ pub struct Newcomer {
     pub body_bytes: Option<u64>,
 }
 
-impl Newcomer {
+impl AdmissionRequest {
     /// One of whose body nothing is known.
     pub fn of(client: Client) -> Self {
         Self {
@@ -114,14 +73,14 @@ struct Entry {
 
 /// What all places together stand for, in the order in which they were taken.
 #[derive(Debug, Default)]
-pub struct Places {
-    entries: Mutex<BTreeMap<PlaceId, Entry>>,
+pub struct AdmissionSlots {
+    entries: Mutex<BTreeMap<SlotId, Entry>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PlaceId(u64);
+struct SlotId(u64);
 
-impl Places {
+impl AdmissionSlots {
     /// Requests that hold a place.
     pub fn held(&self) -> usize {
         self.lock().len()
@@ -135,7 +94,7 @@ impl Places {
     }
 
     /// What comes before the request in a place.
-    fn ahead_of(&self, id: PlaceId) -> Ahead {
+    fn ahead_of(&self, id: SlotId) -> Ahead {
         let entries = self.lock();
         let mut ahead = Ahead::default();
         let Some(own) = entries.get(&id) else {
@@ -143,7 +102,7 @@ impl Places {
         };
         // Those without work wait for that of others, or are about to end.
         let works = |other: &Entry| other.remaining != Load::default();
-        let is_earlier_own = |other_id: PlaceId, other: &Entry| {
+        let is_earlier_own = |other_id: SlotId, other: &Entry| {
             other_id < id && other.client == own.client && other.long == own.long && works(other)
         };
         let earlier_own = entries
@@ -180,50 +139,23 @@ impl Places {
         ahead
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PlaceId, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SlotId, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What comes before a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ahead {
-    /// Work that is done before it.
-    pub load: Load,
-    /// Requests that this is of.
-    pub requests: usize,
-    /// Open chunks of long files, of which lanes finish those that they have begun.
-    pub long_in_hand: usize,
-}
-
-impl Ahead {
-    fn add(&mut self, load: Load) {
-        self.load = self.load.plus(load);
-        self.requests += 1;
-    }
-}
-
-/// How long a newcomer waits, as it looks at its admission.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Outlook {
-    /// Requests that wait for a lane before it.
-    pub position: usize,
-    /// Until a lane takes its first chunk.
-    pub wait: Duration,
-}
-
 /// One request's place. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Place {
+pub struct AdmissionSlot {
     status: Arc<NodeStatus>,
-    id: PlaceId,
+    id: SlotId,
     client: Client,
     priority: Priority,
 }
 
-impl Place {
+impl AdmissionSlot {
     /// Takes a place for a request whose length is not known yet.
-    pub(crate) fn take(status: &Arc<NodeStatus>, newcomer: Newcomer) -> Self {
+    pub(crate) fn take(status: &Arc<NodeStatus>, admission_request: AdmissionRequest) -> Self {
         // One chunk, as long as those of other requests were: anything more would let one long file
         // speak for every command after it.
         let expected = Load {
@@ -231,34 +163,38 @@ impl Place {
             chunks: 1,
         };
         let entry = Entry {
-            client: newcomer.client.clone(),
-            long: newcomer.is_surely_long(),
+            client: admission_request.client.clone(),
+            long: admission_request.is_surely_long(),
             open: Load::default(),
             remaining: expected,
         };
-        let mut entries = status.places().lock();
+        let mut entries = status.slots().lock();
         // Places are taken in the order of their numbers.
         let id = entries.last_key_value().map_or(0, |(last, _)| last.0 + 1);
-        let id = PlaceId(id);
+        let id = SlotId(id);
         entries.insert(id, entry);
         drop(entries);
         status.review_routing();
         Self {
             status: Arc::clone(status),
             id,
-            client: newcomer.client,
-            priority: newcomer.priority,
+            client: admission_request.client,
+            priority: admission_request.priority,
         }
     }
 
     /// What comes before this request.
     pub(crate) fn ahead(&self) -> Ahead {
-        self.status.places().ahead_of(self.id)
+        self.status.slots().ahead_of(self.id)
     }
 
     /// What the order of this request's chunks depends on.
-    pub(crate) fn terms(&self, total_seconds: f64, remaining_seconds: f64) -> Terms {
-        Terms {
+    pub(crate) fn scheduling_key(
+        &self,
+        total_seconds: f64,
+        remaining_seconds: f64,
+    ) -> SchedulingKey {
+        SchedulingKey {
             client: self.client.clone(),
             priority: self.priority,
             total_seconds,
@@ -274,7 +210,7 @@ impl Place {
             chunks: left.open as u64,
         };
         let chunk = target_length(self.status.cost());
-        if let Some(entry) = self.status.places().lock().get_mut(&self.id) {
+        if let Some(entry) = self.status.slots().lock().get_mut(&self.id) {
             entry.long = is_long(left.total_seconds);
             entry.open = open;
             entry.remaining = open.plus(Load::uncut(left.undecoded_seconds, chunk));
@@ -283,24 +219,11 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AdmissionSlot {
     fn drop(&mut self) {
-        self.status.places().lock().remove(&self.id);
+        self.status.slots().lock().remove(&self.id);
         self.status.review_routing();
     }
-}
-
-/// What is left of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Left {
-    /// Chunks in the queue or in a lane.
-    pub(crate) open: usize,
-    /// Their audio.
-    pub(crate) open_seconds: f64,
-    /// Audio that is not cut yet.
-    pub(crate) undecoded_seconds: f64,
-    /// All of its audio, as far as it is known.
-    pub(crate) total_seconds: f64,
 }
 
 #[cfg(test)]
@@ -313,8 +236,8 @@ mod tests {
         Arc::new(NodeStatus::default())
     }
 
-    fn newcomer(client: &str) -> Newcomer {
-        Newcomer::of(Client::new(client))
+    fn admission_request(client: &str) -> AdmissionRequest {
+        AdmissionRequest::of(Client::new(client))
     }
 
     fn left(open: usize, open_seconds: f64, undecoded_seconds: f64) -> Left {
@@ -329,11 +252,11 @@ mod tests {
     #[test]
     fn a_long_file_stands_before_a_command_with_what_lanes_have_in_hand_only() {
         let node = node();
-        let mut long = Place::take(&node, newcomer("a"));
+        let mut long = AdmissionSlot::take(&node, admission_request("a"));
         long.update(left(1, 25.0, 1775.0));
-        assert!((node.places().remaining().audio_seconds() - 1800.0).abs() < 1e-6);
-        assert_eq!(node.places().remaining().chunks, 1 + 64);
-        let command = Place::take(&node, newcomer("a"));
+        assert!((node.slots().remaining().audio_seconds() - 1800.0).abs() < 1e-6);
+        assert_eq!(node.slots().remaining().chunks, 1 + 64);
+        let command = AdmissionSlot::take(&node, admission_request("a"));
         let expected = Ahead {
             long_in_hand: 1,
             ..Ahead::default()
@@ -341,17 +264,17 @@ mod tests {
         assert_eq!(command.ahead(), expected);
         long.update(left(0, 0.0, 0.0));
         drop(command);
-        assert_eq!(node.places().remaining(), Load::default());
-        assert_eq!(node.places().held(), 1);
+        assert_eq!(node.slots().remaining(), Load::default());
+        assert_eq!(node.slots().held(), 1);
     }
 
     #[test]
     fn before_a_long_file_come_its_clients_earlier_ones_whole_and_a_chunk_of_others() {
         let node = node();
         let take = |client, seconds: f64| {
-            let mut place = Place::take(&node, newcomer(client));
-            place.update(left(0, 0.0, seconds));
-            place
+            let mut slot = AdmissionSlot::take(&node, admission_request(client));
+            slot.update(left(0, 0.0, seconds));
+            slot
         };
         let _short = take("b", 10.0);
         let _own = take("a", 100.0);
@@ -372,11 +295,11 @@ mod tests {
     fn a_client_with_one_command_waits_for_one_of_a_greedy_client_and_not_for_all() {
         let node = node();
         let take = |client| {
-            let mut place = Place::take(&node, newcomer(client));
-            place.update(left(1, 5.0, 0.0));
-            place
+            let mut slot = AdmissionSlot::take(&node, admission_request(client));
+            slot.update(left(1, 5.0, 0.0));
+            slot
         };
-        let greedy: Vec<Place> = (0..50).map(|_| take("greedy")).collect();
+        let greedy: Vec<AdmissionSlot> = (0..50).map(|_| take("greedy")).collect();
         let modest = [take("modest"), take("modest")];
         assert_eq!(modest[0].ahead().requests, 1);
         // Its first one, and two of the other client.
@@ -387,14 +310,14 @@ mod tests {
     #[test]
     fn a_large_body_is_taken_for_a_long_file_before_it_is_read() {
         let node = node();
-        let mut own = Place::take(&node, newcomer("a"));
+        let mut own = AdmissionSlot::take(&node, admission_request("a"));
         own.update(left(0, 0.0, 5000.0));
-        let large = Newcomer {
+        let large = AdmissionRequest {
             body_bytes: Some(500_000_000),
-            ..newcomer("a")
+            ..admission_request("a")
         };
-        let place = Place::take(&node, large);
-        assert!((place.ahead().load.audio_seconds() - 5000.0).abs() < 1e-6);
+        let slot = AdmissionSlot::take(&node, large);
+        assert!((slot.ahead().load.audio_seconds() - 5000.0).abs() < 1e-6);
     }
 
     proptest! {
@@ -403,19 +326,19 @@ mod tests {
             updates in prop::collection::vec((0_usize..6, 0_usize..4, 0.0_f64..100.0, 0.0_f64..5000.0), 0..60),
         ) {
             let node = node();
-            let take = |which: usize| Some(Place::take(&node, newcomer(&which.to_string())));
-            let mut places: Vec<Option<Place>> = (0..6).map(take).collect();
+            let take = |which: usize| Some(AdmissionSlot::take(&node, admission_request(&which.to_string())));
+            let mut slots: Vec<Option<AdmissionSlot>> = (0..6).map(take).collect();
             for (which, open, open_seconds, undecoded) in updates {
                 if undecoded < 100.0 {
-                    places[which] = None;
-                } else if let Some(place) = &mut places[which] {
-                    place.update(left(open, open_seconds, undecoded));
+                    slots[which] = None;
+                } else if let Some(slot) = &mut slots[which] {
+                    slot.update(left(open, open_seconds, undecoded));
                 }
             }
-            prop_assert_eq!(node.places().held(), places.iter().flatten().count());
-            drop(places);
-            prop_assert_eq!(node.places().held(), 0);
-            prop_assert_eq!(node.places().remaining(), Load::default());
+            prop_assert_eq!(node.slots().held(), slots.iter().flatten().count());
+            drop(slots);
+            prop_assert_eq!(node.slots().held(), 0);
+            prop_assert_eq!(node.slots().remaining(), Load::default());
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::cost::Cost;
+use crate::status::cost::Cost;
 
 /// The work that one chunk may be, where its length can see to that.
 const LATENCY_BUDGET: Duration = Duration::from_secs(3);

@@ -1,6 +1,13 @@
 //! The tree's state as others may see it at any time without asking an actor: atomics, written by
 //! the actors that own each fact and read by `/health`, admission, sizing and metrics.
 
+pub mod admission;
+mod atomic_f64;
+pub mod chunk_length;
+pub mod cost;
+pub mod load;
+pub mod snapshot;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,15 +16,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::admission::{Ahead, Outlook, Place, Places};
-use crate::atomic_f64::AtomicF64;
-use crate::chunk_length::LONGEST_TARGET;
-use crate::cost::{Cost, CostModel};
-use crate::error::SttError;
-use crate::memory::MemoryLedger;
+use crate::domain::error::SttError;
+use crate::domain::ids::{LaneId, LaneKind};
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
-use crate::snapshot::{FallbackCounts, HotState, MemorySnapshot, PoolSnapshot, Snapshot};
-use crate::work_queue::{LaneId, LaneKind};
+use crate::status::admission::{AdmissionSlot, AdmissionSlots};
+use crate::status::atomic_f64::AtomicF64;
+use crate::status::chunk_length::LONGEST_TARGET;
+use crate::status::cost::{Cost, CostModel};
+use crate::status::load::{Ahead, WaitEstimate};
+use crate::status::snapshot::{FallbackCounts, HotState, MemorySnapshot, PoolSnapshot, Snapshot};
 
 /// What became of a request where a larger model stands by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +62,7 @@ pub struct NodeStatus {
     /// Whether routers should send work here; changes wake the Registrar.
     accepting: watch::Sender<bool>,
     draining: AtomicBool,
-    places: Places,
+    slots: AdmissionSlots,
     typical_request_seconds: AtomicF64,
     queue: QueueCounts,
     finished: [AtomicU64; 2],
@@ -124,7 +131,7 @@ impl NodeStatus {
             last_engine: Mutex::default(),
             accepting: watch::Sender::new(false),
             draining: AtomicBool::default(),
-            places: Places::default(),
+            slots: AdmissionSlots::default(),
             typical_request_seconds: AtomicF64::new(TYPICAL_REQUEST_SECONDS),
             queue: QueueCounts::default(),
             finished: Default::default(),
@@ -266,16 +273,16 @@ impl NodeStatus {
     // --- The VramWatcher's facts
 
     /// What a look that began at `begun` has shown.
-    pub(crate) fn set_memory(&self, ledger: &MemoryLedger, begun: Instant) {
+    pub(crate) fn set_memory(&self, seen: &MemorySnapshot, begun: Instant) {
         let memory = &self.memory;
         let number = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
-        (memory.on_gpu).store(ledger.kind() == MemoryKind::Vram, Ordering::Relaxed);
-        memory.free.set(number(ledger.free()));
-        memory.total.set(number(ledger.total()));
-        (memory.utilization).set(ledger.utilization_percent().map(f64::from));
-        memory.worker.set(number(ledger.measured()));
-        memory.need.set(number(ledger.need()));
-        memory.fits.store(ledger.fits_one_more(), Ordering::Relaxed);
+        (memory.on_gpu).store(seen.kind == MemoryKind::Vram, Ordering::Relaxed);
+        memory.free.set(number(seen.free_bytes));
+        memory.total.set(number(seen.total_bytes));
+        (memory.utilization).set(seen.utilization_percent.map(f64::from));
+        memory.worker.set(number(seen.worker_bytes));
+        memory.need.set(number(seen.need_bytes));
+        memory.fits.store(seen.fits_one_more, Ordering::Relaxed);
         *lock(&memory.looked_at) = Some(begun);
     }
 
@@ -286,29 +293,29 @@ impl NodeStatus {
 
     // --- Requests
 
-    pub(crate) fn places(&self) -> &Places {
-        &self.places
+    pub(crate) fn slots(&self) -> &AdmissionSlots {
+        &self.slots
     }
 
     /// What a request in this place has before it; refused if that is too much, or there are too many
     /// requests.
-    pub(crate) fn outlook(&self, place: &Place) -> Result<Outlook, SttError> {
-        let ahead = place.ahead();
+    pub(crate) fn wait_estimate(&self, slot: &AdmissionSlot) -> Result<WaitEstimate, SttError> {
+        let ahead = slot.ahead();
         self.refuse_long_wait(ahead)?;
         let snapshot = self.snapshot();
-        let outlook = snapshot.outlook(ahead);
+        let wait_estimate = snapshot.wait_estimate(ahead);
         if snapshot.requests <= MOST_REQUESTS {
-            return Ok(outlook);
+            return Ok(wait_estimate);
         }
         // A place is free when one of so many is done.
-        let next_done = outlook.wait / snapshot.requests.max(1) as u32;
+        let next_done = wait_estimate.wait / snapshot.requests.max(1) as u32;
         Err(overloaded(next_done))
     }
 
     /// Refuses what would have to wait for so much for too long.
     pub(crate) fn refuse_long_wait(&self, ahead: Ahead) -> Result<(), SttError> {
         let snapshot = self.snapshot();
-        let wait = snapshot.outlook(ahead).wait;
+        let wait = snapshot.wait_estimate(ahead).wait;
         let too_long = wait.saturating_sub(self.max_queue);
         if too_long.is_zero() {
             return Ok(());
@@ -375,8 +382,8 @@ impl NodeStatus {
             queue_depth: count(&self.queue.depth),
             busy_lanes: count(&self.queue.busy_lanes),
             idle_lanes: count(&self.queue.idle_lanes),
-            requests: self.places.held(),
-            remaining: self.places.remaining(),
+            requests: self.slots.held(),
+            remaining: self.slots.remaining(),
             finished_hot_chunks: self.finished_chunks(LaneKind::Hot),
             finished_cold_chunks: self.finished_chunks(LaneKind::Cold),
             cost: self.cost(),

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use crate::admission::{Ahead, Load, Outlook};
-use crate::chunk_length::target_length;
-use crate::cost::Cost;
-use crate::error::SttError;
+use crate::domain::error::SttError;
 use crate::ports::{EngineInfo, MemoryKind};
+use crate::status::chunk_length::target_length;
+use crate::status::cost::Cost;
+use crate::status::load::{Ahead, Load, WaitEstimate};
 
 /// The hot lane, as admission sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,12 +147,12 @@ impl Snapshot {
     }
 
     /// How long a request waits that has so much before it.
-    pub fn outlook(&self, ahead: Ahead) -> Outlook {
+    pub fn wait_estimate(&self, ahead: Ahead) -> WaitEstimate {
         let lanes = self.lanes();
         let lanes_with_long_files = ahead.long_in_hand.min(lanes);
         if (ahead.load.chunks as usize) + lanes_with_long_files < lanes {
             // Each of them has a lane, and there is one left.
-            return Outlook::default();
+            return WaitEstimate::default();
         }
         let mut load = ahead.load;
         if lanes_with_long_files > 0 {
@@ -164,7 +164,7 @@ impl Snapshot {
         if lanes == 0 {
             wait += self.start_time();
         }
-        Outlook {
+        WaitEstimate {
             position: (ahead.requests + lanes_with_long_files).saturating_sub(lanes),
             wait,
         }
@@ -221,16 +221,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::admission::{Left, Newcomer, Place};
-    use crate::job::Client;
+    use crate::domain::ids::LaneKind;
+    use crate::domain::job::Client;
     use crate::status::NodeStatus;
-    use crate::work_queue::LaneKind;
+    use crate::status::admission::{AdmissionRequest, AdmissionSlot};
+    use crate::status::load::Left;
 
     #[test]
     fn the_load_score_is_capped_and_has_three_decimals() {
         let status = Arc::new(NodeStatus::default());
-        let mut place = Place::take(&status, Newcomer::of(Client::new("a")));
-        place.update(Left {
+        let mut slot = AdmissionSlot::take(&status, AdmissionRequest::of(Client::new("a")));
+        slot.update(Left {
             open: 4,
             open_seconds: 100.0,
             ..Left::default()
@@ -257,24 +258,24 @@ mod tests {
             requests: 1,
             long_in_hand: 3,
         };
-        let outlook = |ahead| status.snapshot().outlook(ahead);
+        let wait_estimate = |ahead| status.snapshot().wait_estimate(ahead);
         status.set_queue(2, 1, 0);
         let only_the_file = Ahead {
             long_in_hand: 3,
             ..Ahead::default()
         };
         let one_chunk = target_length(None);
-        assert_eq!(outlook(only_the_file).wait, one_chunk);
-        assert_eq!(outlook(only_the_file).position, 0);
+        assert_eq!(wait_estimate(only_the_file).wait, one_chunk);
+        assert_eq!(wait_estimate(only_the_file).position, 0);
         assert_eq!(
-            outlook(command(10)).wait,
+            wait_estimate(command(10)).wait,
             one_chunk + Duration::from_secs(10)
         );
-        assert_eq!(outlook(command(10)).position, 1);
+        assert_eq!(wait_estimate(command(10)).position, 1);
         // Two lanes have chunks of the file, and one of them is free in half of the time.
         status.set_queue(1, 2, 0);
-        assert_eq!(outlook(only_the_file).wait, one_chunk / 2);
+        assert_eq!(wait_estimate(only_the_file).wait, one_chunk / 2);
         status.set_queue(0, 0, 4);
-        assert_eq!(outlook(only_the_file), Outlook::default());
+        assert_eq!(wait_estimate(only_the_file), WaitEstimate::default());
     }
 }

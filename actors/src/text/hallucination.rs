@@ -11,9 +11,10 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use crate::chunk::SpeechTrack;
-use crate::missed_speech::letters;
-use crate::transcript::{ChunkTranscript, Removed, Segment, Word, compression_ratio};
+use crate::domain::chunk::SpeechTrack;
+use crate::domain::transcript::{
+    ChunkTranscript, Reason, Removed, Segment, Word, compression_ratio, letters,
+};
 
 /// Whisper's own probability that nobody speaks, above which it may be right.
 const NO_SPEECH_THRESHOLD: f32 = 0.6;
@@ -35,43 +36,6 @@ const LONGEST_PERIOD: usize = 120;
 const LEAST_LOOPED: f64 = 8.0;
 /// So many equal segments in a row are a loop too.
 const EQUAL_SEGMENTS: usize = 4;
-
-/// Why text was taken out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Whisper itself takes it for silence.
-    NoSpeech,
-    /// A guess, where hardly anybody speaks.
-    LowLogprob,
-    /// Text without content, where hardly anybody speaks.
-    Compression,
-    /// The same again and again.
-    Repetition,
-    /// What whisper is known to make up, where hardly anybody speaks.
-    KnownPhrase,
-}
-
-impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::NoSpeech,
-        Self::LowLogprob,
-        Self::Compression,
-        Self::Repetition,
-        Self::KnownPhrase,
-    ];
-
-    /// As in logs, metrics and replies.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoSpeech => "no_speech",
-            Self::LowLogprob => "low_logprob",
-            Self::Compression => "compression",
-            Self::Repetition => "repetition",
-            Self::KnownPhrase => "known_phrase",
-        }
-    }
-}
 
 /// Takes out of a chunk's text what was made up, and gives it with times that count from the
 /// chunk's first sample. `speech` tells where somebody spoke.
@@ -267,7 +231,7 @@ fn drop_equal_runs(kept: &mut Vec<Segment>, removed: &mut Vec<Removed>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transcript::TokenLogprob;
+    use crate::domain::transcript::TokenLogprob;
 
     fn segment(text: &str) -> Segment {
         Segment::said(0.0, 2.0, text)

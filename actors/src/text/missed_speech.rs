@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 
-use crate::chunk::AudioChunk;
-use crate::transcript::{Removed, Segment};
+use crate::domain::chunk::AudioChunk;
+use crate::domain::transcript::{Removed, Segment, letters};
 
 /// Seconds of speech without text that are worth another pass.
 const LEAST_MISSED: f64 = 1.5;
@@ -16,8 +16,6 @@ const LEAST_MISSED: f64 = 1.5;
 const LEAST_JUDGED: f64 = 6.0;
 /// Letters a second that are too few for speech: people say 10 to 20.
 const SLOWEST_SPEECH: f64 = 5.0;
-/// A letter of a script that writes syllables or words stands for so many of an alphabet.
-const LETTERS_IN_A_SYLLABLE: f64 = 3.0;
 /// What is given again has so many seconds around it.
 const MARGIN: f64 = 0.2;
 /// A chunk of which nothing was written would only be heard the same way again.
@@ -91,28 +89,12 @@ fn halves(chunk: &AudioChunk, segment: &Segment) -> Option<Vec<Range<f64>>> {
     Some(vec![start..middle, middle..end])
 }
 
-/// How much a text says, in letters of an alphabet.
-pub fn letters(text: &str) -> f64 {
-    let weight = |letter: char| match letter {
-        // Thai to Korean and beyond, with Chinese and Japanese.
-        '\u{0e00}'..='\u{0eff}'
-        | '\u{1000}'..='\u{11ff}'
-        | '\u{2e80}'..='\u{d7ff}'
-        | '\u{20000}'.. => LETTERS_IN_A_SYLLABLE,
-        _ => 1.0,
-    };
-    text.chars()
-        .filter(|c| c.is_alphanumeric())
-        .map(weight)
-        .sum()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::chunk::SpeechTrack;
+    use crate::domain::chunk::SpeechTrack;
 
     /// A chunk of 20 s in which somebody speaks at these times.
     fn chunk(spoken: &[Range<f64>]) -> AudioChunk {
@@ -149,7 +131,7 @@ mod tests {
             start: 12.0,
             end: 19.0,
             text: " thank you".to_owned(),
-            reason: crate::hallucination::Reason::Repetition,
+            reason: crate::domain::transcript::Reason::Repetition,
         };
         let found = super::find(&chunk, &[segment(6.0, 9.0, 40)], &[loops]);
         assert_eq!(found.len(), 1, "{found:?}");

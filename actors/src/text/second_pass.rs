@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::chunk::{AudioChunk, FIRST_PART};
-use crate::missed_speech::{Again, letters};
-use crate::transcript::{ChunkTranscript, Segment, Word};
+use crate::domain::chunk::{AudioChunk, FIRST_PART};
+use crate::domain::transcript::{ChunkTranscript, Segment, Word, letters};
+use crate::text::missed_speech::Again;
 
 /// New text takes the place of a segment if it says so much more.
 const MORE: f64 = 1.3;
 
 /// Where the text of a part belongs.
 #[derive(Debug)]
-struct Place {
+struct AdmissionSlot {
     again: usize,
     /// In seconds of the chunk.
     begins: f64,
@@ -23,7 +23,7 @@ struct Place {
 pub(crate) struct SecondPass {
     first: ChunkTranscript,
     again: Vec<Again>,
-    awaited: BTreeMap<usize, Place>,
+    awaited: BTreeMap<usize, AdmissionSlot>,
     /// By the number in `again`.
     heard: Vec<Vec<Segment>>,
 }
@@ -46,7 +46,7 @@ impl SecondPass {
                 parts.push(part);
                 awaited.insert(
                     index,
-                    Place {
+                    AdmissionSlot {
                         again: number,
                         begins,
                     },

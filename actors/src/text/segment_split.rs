@@ -8,10 +8,9 @@
 
 use std::ops::Range;
 
-use crate::chunk::{AudioChunk, SpeechTrack};
-use crate::missed_speech::letters;
-use crate::transcript::{Segment, compression_ratio};
-use crate::word_times;
+use crate::domain::chunk::{AudioChunk, SpeechTrack};
+use crate::domain::transcript::{Segment, compression_ratio, letters};
+use crate::text::word_times;
 
 /// Silence that parts a segment, in seconds: the breath between two sentences, not the closure of a
 /// consonant.
@@ -163,7 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::transcript::{TokenLogprob, Word};
+    use crate::domain::transcript::{TokenLogprob, Word};
 
     /// Words of a token each, with the times that whisper gives them.
     fn segment(end: f64, words: &[(&str, f64, f64)]) -> Segment {

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use crate::chunk::SpeechTrack;
-use crate::transcript::{Segment, Word};
+use crate::domain::chunk::SpeechTrack;
+use crate::domain::transcript::{Segment, Word};
 
 /// Silence that no word runs over, in seconds; less is the closure of a consonant.
 const LEAST_SILENCE: f64 = 0.1;

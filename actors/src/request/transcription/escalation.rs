@@ -15,14 +15,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{OpenChunk, Outcome, TranscriptionMessage, TranscriptionState};
-use crate::decoding::ChunkPermit;
-use crate::error::SttError;
-use crate::escalation::{Weaknesses, words};
+use crate::domain::error::{FallbackError, SttError};
+use crate::domain::transcript::{ChunkTranscript, Escalation, Weaknesses};
 use crate::fallback::Escalator;
-use crate::lane_task::spawn;
-use crate::language_hold::LanguageHold;
-use crate::ports::{FallbackError, FallbackRequest, FallbackText};
-use crate::transcript::{ChunkTranscript, Escalation};
+use crate::fallback::policy::words;
+use crate::ports::{FallbackRequest, FallbackText};
+use crate::request::decoding::ChunkPermit;
+use crate::request::language::LanguageHold;
+use crate::task::spawn;
 
 /// What a request knows of its escalation.
 #[derive(Default)]
@@ -199,7 +199,7 @@ impl TranscriptionState {
         mut chunk: OpenChunk,
         own: Result<ChunkTranscript, SttError>,
     ) {
-        let Some((to, place)) = self.escalating.escalator().zip(self.place.as_ref()) else {
+        let Some((to, slot)) = self.escalating.escalator().zip(self.slot.as_ref()) else {
             // It failed before: only a text of this node's own comes here then.
             if let Ok(text) = own {
                 self.settle_own(chunk, text);
@@ -207,7 +207,7 @@ impl TranscriptionState {
             return;
         };
         let seconds = chunk.audio.duration_seconds();
-        let terms = place.terms(seconds, seconds);
+        let scheduling = slot.scheduling_key(seconds, seconds);
         let options = &self.job.options;
         let request = FallbackRequest {
             request_id: self.job.request_id.clone(),
@@ -224,7 +224,7 @@ impl TranscriptionState {
         let asking = spawn(async move {
             let begun = Instant::now();
             let outcome = match room {
-                Ok(_room) => fallback.transcribe(request, terms).await,
+                Ok(_room) => fallback.transcribe(request, scheduling).await,
                 Err(_full) => Err(FallbackError::Overloaded),
             };
             let _ = myself.cast(TranscriptionMessage::FallbackEnded {

@@ -4,11 +4,11 @@
 use ractor::ActorRef;
 
 use super::{OpenChunk, Outcome, TranscriptionMessage, TranscriptionState};
-use crate::admission::Left;
-use crate::decoding::{ChunkPermit, DecodedAudio, Position};
-use crate::error::SttError;
-use crate::ports::{AudioChunk, samples_to_seconds};
-use crate::waiting::is_long;
+use crate::domain::chunk::{AudioChunk, samples_to_seconds};
+use crate::domain::error::SttError;
+use crate::domain::job::is_long;
+use crate::request::decoding::{ChunkPermit, DecodedAudio, Position};
+use crate::status::load::Left;
 
 impl TranscriptionState {
     pub(super) fn chunk_decoded(
@@ -58,16 +58,16 @@ impl TranscriptionState {
     fn weigh_length(&mut self, first_chunk: f64) -> Result<(), SttError> {
         let first_look = !std::mem::replace(&mut self.length_was_weighed, true);
         let known = self.progress.seconds_known;
-        let Some(place) = self.place.as_mut().filter(|_| first_look && is_long(known)) else {
+        let Some(slot) = self.slot.as_mut().filter(|_| first_look && is_long(known)) else {
             return Ok(());
         };
-        place.update(Left {
+        slot.update(Left {
             open: 1,
             open_seconds: first_chunk,
             undecoded_seconds: known - self.settled,
             total_seconds: known,
         });
-        self.status.refuse_long_wait(place.ahead())
+        self.status.refuse_long_wait(slot.ahead())
     }
 
     pub(super) fn all_decoded(
@@ -89,13 +89,13 @@ impl TranscriptionState {
     pub(super) fn account(&mut self) {
         // Before anything was decoded, the length is what it was taken for at admission.
         let length_is_known = self.decoded.is_some() || self.settled > 0.0;
-        let Some(place) = self.place.as_mut().filter(|_| length_is_known) else {
+        let Some(slot) = self.slot.as_mut().filter(|_| length_is_known) else {
             return;
         };
         let open = self.outstanding.values().chain(&self.held_back);
         let open_seconds = open.map(|chunk| chunk.audio.duration_seconds()).sum();
         let known = self.progress.seconds_known;
-        place.update(Left {
+        slot.update(Left {
             open: self.outstanding.len() + self.held_back.len(),
             open_seconds,
             undecoded_seconds: known - self.settled,

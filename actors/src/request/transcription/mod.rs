@@ -5,11 +5,11 @@
 //! chunks are outstanding at a time, so memory does not grow with the length of the audio. When the
 //! language is to be detected, the first chunk with speech decides it and the others wait for that.
 //!
-//! Supervised by [`Transcriptions`](crate::transcriptions). It ends with its last event, or when
+//! Supervised by [`Transcriptions`](crate::request::transcriptions). It ends with its last event, or when
 //! the last client goes away: then what is finished of it is kept for a while.
 
-mod audio;
 mod escalation;
+mod intake;
 mod texts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,26 +21,24 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::admission::Place;
-use crate::audience::Audience;
-use crate::caught::caught;
-use crate::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Lengths, Position, decode};
-use crate::dispatcher::{ChunkNews, ChunkOwner, DispatcherMessage};
-use crate::error::SttError;
+use crate::domain::chunk::{AudioChunk, samples_to_seconds};
+use crate::domain::error::{DecodeError, FallbackError, SttError};
+use crate::domain::ids::JobId;
+use crate::domain::job::{Event, Job, Progress};
+use crate::domain::transcript::{
+    ChunkDone, Escalation, Merger, Removed, Route, Task, Timings, Transcript,
+};
 use crate::fallback::Escalator;
-use crate::finished_work::FinishedWork;
-use crate::job::{Event, Job, JobId, Progress};
-use crate::language_hold::LanguageHold;
-use crate::ports::{
-    AudioChunk, AudioDecoder, ChunkRequest, DecodeError, DecodeOptions, DetectedLanguage,
-    FallbackError, FallbackText, samples_to_seconds,
-};
-use crate::second_pass::SecondPass;
+use crate::ports::{AudioDecoder, ChunkRequest, DecodeOptions, DetectedLanguage, FallbackText};
+use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage};
+use crate::request::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Lengths, Position, decode};
+use crate::request::language::LanguageHold;
+use crate::request::resume::FinishedWork;
+use crate::request::subscribers::Subscribers;
+use crate::status::admission::AdmissionSlot;
 use crate::status::{Escalated, NodeStatus};
-use crate::transcript::{
-    ChunkTranscript, Escalation, Merger, Removed, Route, Task, Timings, Transcript,
-};
-use crate::work_queue::LaneKind;
+use crate::task::caught;
+use crate::text::second_pass::SecondPass;
 use escalation::Escalating;
 
 /// The language of audio in which nobody speaks, where none is given: whisper's own default.
@@ -87,25 +85,12 @@ pub enum TranscriptionMessage {
         /// How long it took.
         seconds: f64,
     },
-    /// From [`Transcriptions`](crate::transcriptions): a new Dispatcher took over.
+    /// From [`Transcriptions`](crate::request::transcriptions): a new Dispatcher took over.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
     /// A client that listened has left.
     ListenerLeft,
     /// The server will not wait for this any longer.
     Cancel(SttError),
-}
-
-/// A chunk's result.
-#[derive(Clone, Debug)]
-pub struct ChunkDone {
-    /// The text.
-    pub transcript: ChunkTranscript,
-    /// Who made it.
-    pub lane: LaneKind,
-    /// The hot lane did it after a cold one had failed.
-    pub rescued: bool,
-    /// It was done for an earlier request, which was the same.
-    pub reused: bool,
 }
 
 /// What a Transcription is made from.
@@ -115,9 +100,9 @@ pub struct TranscriptionArguments {
     /// The work.
     pub job: Job,
     /// Its place in the accounts; held until the request is over.
-    pub place: Place,
+    pub slot: AdmissionSlot,
     /// Who listens.
-    pub audience: Arc<Audience>,
+    pub subscribers: Arc<Subscribers>,
     /// What was finished when the same request was here before.
     pub before: FinishedWork,
     /// Opens the audio.
@@ -147,8 +132,8 @@ pub struct TranscriptionState {
     job: Job,
     /// Given back before the client hears the end: its next request must not find this one still
     /// in the accounts.
-    place: Option<Place>,
-    audience: Arc<Audience>,
+    slot: Option<AdmissionSlot>,
+    subscribers: Arc<Subscribers>,
     /// What was finished when the same request was here before.
     before: FinishedWork,
     /// What is finished, for when it comes again.
@@ -210,8 +195,8 @@ impl Actor for Transcription {
         let TranscriptionArguments {
             id,
             job,
-            place,
-            audience,
+            slot,
+            subscribers,
             before,
             decoder,
             chunk_budget,
@@ -245,8 +230,8 @@ impl Actor for Transcription {
             ),
             escalating: Escalating::new(escalator),
             job,
-            place: Some(place),
-            audience,
+            slot: Some(slot),
+            subscribers,
             before,
             finished: FinishedWork::default(),
             dispatcher,
@@ -352,14 +337,14 @@ impl TranscriptionState {
             temperature: options.temperature,
         };
         self.outstanding.insert(chunk.audio.index, chunk);
-        let Some(place) = &self.place else { return };
+        let Some(slot) = &self.slot else { return };
         let known = self.progress.seconds_known;
-        let terms = place.terms(known, known - self.progress.seconds_done);
+        let scheduling = slot.scheduling_key(known, known - self.progress.seconds_done);
         // If the Dispatcher is gone, its successor is announced and gets the chunk again.
         let _ = self.dispatcher.cast(DispatcherMessage::Enqueue {
             job: self.id,
             request,
-            terms,
+            scheduling,
             owner: owner(myself.clone()),
         });
     }
@@ -384,7 +369,7 @@ impl TranscriptionState {
         let (language, language_probability) = self.final_language();
         self.removed.sort_by(|a, b| a.start.total_cmp(&b.start));
         let transcript = Transcript {
-            segments: self.audience.segments(),
+            segments: self.subscribers.segments(),
             removed: std::mem::take(&mut self.removed),
             language,
             language_probability,
@@ -401,7 +386,7 @@ impl TranscriptionState {
                 Escalation { .. } => Escalated::Skipped,
             });
         }
-        self.place = None;
+        self.slot = None;
         self.tell_progress();
         self.end(Ok(transcript));
         Outcome::Ended
@@ -417,7 +402,7 @@ impl TranscriptionState {
         if matches!(error, SttError::Fallback { .. }) {
             self.status.record_escalation(Escalated::Failed);
         }
-        self.place = None;
+        self.slot = None;
         self.end(Err(error));
         Outcome::Ended
     }
@@ -425,19 +410,19 @@ impl TranscriptionState {
     fn tell_progress(&mut self) {
         if self.told != self.progress {
             self.told = self.progress;
-            self.audience.tell(&Event::Progress(self.progress));
+            self.subscribers.tell(&Event::Progress(self.progress));
         }
     }
 
     fn end(&mut self, result: Result<Transcript, SttError>) {
-        let audience = Arc::clone(&self.audience);
-        audience.end(result, || self.take_finished());
+        let subscribers = Arc::clone(&self.subscribers);
+        subscribers.end(result, || self.take_finished());
     }
 
     /// Whether the last client has left.
     fn is_deserted(&mut self) -> bool {
-        let audience = Arc::clone(&self.audience);
-        audience.is_deserted(|| self.take_finished())
+        let subscribers = Arc::clone(&self.subscribers);
+        subscribers.is_deserted(|| self.take_finished())
     }
 
     /// Notes how long the next chunk was to be.

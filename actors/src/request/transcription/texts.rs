@@ -6,17 +6,17 @@ use tracing::{debug, info, warn};
 use super::{
     ChunkDone, LANGUAGE_OF_SILENCE, OpenChunk, Outcome, TranscriptionMessage, TranscriptionState,
 };
-use crate::chunk::FIRST_PART;
-use crate::error::SttError;
-use crate::hallucination::guard;
-use crate::job::Event;
-use crate::language_hold::LanguageHold;
-use crate::missed_speech::{self, Again};
-use crate::pauses;
-use crate::ports::{AudioChunk, DetectedLanguage};
-use crate::second_pass::SecondPass;
-use crate::transcript::{ChunkTranscript, Removed};
-use crate::work_queue::LaneKind;
+use crate::domain::chunk::{AudioChunk, FIRST_PART};
+use crate::domain::error::SttError;
+use crate::domain::ids::LaneKind;
+use crate::domain::job::Event;
+use crate::domain::transcript::{ChunkTranscript, Removed};
+use crate::ports::DetectedLanguage;
+use crate::request::language::LanguageHold;
+use crate::text::hallucination::guard;
+use crate::text::missed_speech::{self, Again};
+use crate::text::second_pass::SecondPass;
+use crate::text::segment_split;
 
 /// Where a text comes from.
 #[derive(Clone, Copy)]
@@ -205,7 +205,7 @@ impl TranscriptionState {
     pub(super) fn settle(&mut self, chunk: OpenChunk, mut transcript: ChunkTranscript) {
         self.learn_language_that_waited(chunk.audio.index, &transcript);
         let segments = std::mem::take(&mut transcript.segments);
-        transcript.segments = pauses::settle(segments, &chunk.audio);
+        transcript.segments = segment_split::settle(segments, &chunk.audio);
         if !transcript.segments.is_empty() {
             // If it was not told before: only a second pass has found text.
             self.announce(transcript.language.clone(), transcript.language_probability);
@@ -214,7 +214,7 @@ impl TranscriptionState {
         self.progress.seconds_done += chunk.covers;
         // Later chunks may have to wait here for an earlier one: without their audio.
         for segment in self.merger.push(chunk.audio.without_audio(), transcript) {
-            self.audience.tell(&Event::Segment(segment));
+            self.subscribers.tell(&Event::Segment(segment));
         }
         self.tell_progress();
     }
@@ -251,14 +251,15 @@ impl TranscriptionState {
     fn announce(&mut self, code: String, probability: Option<f32>) {
         if self.language.is_none() && !code.is_empty() {
             self.language = Some((code.clone(), probability));
-            self.audience.tell(&Event::Language { code, probability });
+            self.subscribers
+                .tell(&Event::Language { code, probability });
         }
     }
 
     /// Tells the client which lanes did the first chunk, once.
     pub(super) fn announce_route(&mut self) {
         if !std::mem::replace(&mut self.route_was_told, true) {
-            self.audience.tell(&Event::Route(self.route));
+            self.subscribers.tell(&Event::Route(self.route));
         }
     }
 
