@@ -1,4 +1,4 @@
-# The server for CPUs. The model is fetched at the first start and kept in the volume /models.
+# Image of the server for CPUs. The first start downloads the model into the volume /models.
 #
 #   docker build -t uttera-stt .
 #   docker run --init -p 127.0.0.1:9005:9005 -v uttera-models:/models uttera-stt
@@ -9,7 +9,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY . .
-# For any x86-64 machine with AVX2, not only for the one that builds the image: .cargo/config.toml.
+# .cargo/config.toml builds for any x86-64 machine with AVX2, not only for the one that builds the image.
 RUN cargo build --release --locked --bin uttera-stt
 
 FROM debian:bookworm-slim
@@ -26,7 +26,7 @@ WORKDIR /var/lib/uttera-stt
 ENV HOST=0.0.0.0 PORT=9005 XDG_CACHE_HOME=/models
 VOLUME /models
 EXPOSE 9005
-# The first start fetches the model, which takes as long as the network lets it.
+# The start period covers the download of the model at the first start.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10m \
     CMD curl -fsS -o /dev/null "http://127.0.0.1:$PORT/readyz"
 CMD ["container-start"]

@@ -1,4 +1,4 @@
-//! Link options: see `src/models/conv_float32.rs` and `src/engine/kernels/`.
+//! Link options: see `src/engine/ggml_hooks/`.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

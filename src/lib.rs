@@ -24,7 +24,6 @@ pub mod serve;
 pub mod settings;
 pub mod smoke;
 pub mod telemetry;
-pub mod transcribe;
 
 mod priority;
 mod shutdown;

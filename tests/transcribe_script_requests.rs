@@ -34,7 +34,7 @@ async fn a_refusal_is_status_5_with_the_servers_words() {
     for (status, body, words) in cases {
         let (script, server) = with_answer(status, "application/json", &body).await;
         let output = script.run(&server.uri(), &["a.wav", "--remove"]).await;
-        let expected = format!("transcribe.sh: the server refused ({status}): {words}\n");
+        let expected = format!("transcribe.sh: the server returned an error ({status}): {words}\n");
         assert_eq!(told(&output), (Some(5), expected));
         assert!(output.stdout.is_empty() && script.here().join("a.wav").exists());
     }

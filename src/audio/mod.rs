@@ -12,17 +12,10 @@
 //! for as long as it lives, waiting ones included.
 
 pub mod chunker;
-mod compressed;
-mod ffmpeg;
-mod ffmpeg_log;
-mod mono;
-mod quiet;
-mod resample;
-mod riff;
-mod speech_gate;
+mod convert;
+mod sources;
 mod stream;
 pub mod vad;
-mod wav;
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -37,11 +30,11 @@ use stt_actors::ports::{AudioDecoder, ChunkStream, DecodeOptions};
 use tokio::sync::Semaphore;
 
 use chunker::Chunker;
-use compressed::ShortSource;
-use ffmpeg::{FfmpegSettings, FfmpegSource};
+use sources::compressed::{self, ShortSource};
+use sources::ffmpeg::{FfmpegSettings, FfmpegSource};
+use sources::wav::{self, Inspected};
 use stream::{DecodedStream, Source};
 use vad::{DetectSpeech, SpeechDetector, VoiceActivity};
-use wav::Inspected;
 
 /// What decoding may cost.
 #[derive(Clone, Debug)]

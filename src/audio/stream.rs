@@ -11,9 +11,9 @@ use stt_actors::ports::{self, ChunkStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunker::Chunker;
-use super::compressed::{Decoded, ShortSource};
-use super::ffmpeg::{FfmpegSettings, FfmpegSource};
-use super::wav::WavSource;
+use super::sources::compressed::{Decoded, ShortSource};
+use super::sources::ffmpeg::{FfmpegSettings, FfmpegSource};
+use super::sources::wav::WavSource;
 
 /// Audio that is decoded in one turn at most, where it has no speech in it.
 const LONGEST_TURN: u64 = 30 * SAMPLE_RATE as u64;

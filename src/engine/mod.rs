@@ -6,13 +6,8 @@
 //! with it and never the server.
 
 pub mod cpu;
-pub mod kernels;
+pub mod ggml_hooks;
 pub mod process;
 pub mod protocol;
 pub mod whisper;
 pub mod worker;
-
-mod exit;
-mod link;
-mod log_relay;
-mod warm_up;

@@ -19,7 +19,9 @@ use super::translation::Translation;
 use super::visitor::Visitor;
 use super::{AppState, auth, only, spoken_language, stream};
 use crate::fallback::ESCALATED;
-use crate::metrics::{Endpoint, ErrorType, Transcribed, record_error, tiers as tiers_metrics};
+use crate::metrics::{
+    Endpoint, ErrorType, Transcribed, escalation as escalation_metrics, record_error,
+};
 use crate::render::{Details, Format};
 
 /// Which lanes did the work.
@@ -238,7 +240,7 @@ impl Reply {
     /// Counts it: it is answered with this.
     pub fn record(&self, state: &AppState, transcript: &Transcript) {
         let metrics = &state.metrics;
-        tiers_metrics::record_transcript(transcript);
+        escalation_metrics::record_transcript(transcript);
         if transcript.lacks_fallback() {
             if self.endpoint == Endpoint::Transcribe {
                 // It is refused, with the text beside.

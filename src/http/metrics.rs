@@ -5,7 +5,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 
 use super::{AppState, auth, health, only};
-use crate::metrics::tiers;
+use crate::metrics::escalation;
 
 /// What Prometheus and Telegraf ask for.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -31,7 +31,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
 async fn report(state: web::Data<AppState>) -> HttpResponse {
     let snapshot = state.stt.snapshot();
     let settings = &state.settings;
-    HttpResponse::Ok().json(tiers::report(
+    HttpResponse::Ok().json(escalation::report(
         &snapshot,
         settings.role.to_string(),
         health::model(&snapshot, settings).to_owned(),

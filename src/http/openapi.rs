@@ -20,7 +20,7 @@ use utoipa::openapi::{
 
 use super::error::ApiError;
 use super::schema;
-use crate::metrics::tiers;
+use crate::metrics::escalation;
 
 /// The security scheme's name.
 const BEARER: &str = "bearer";
@@ -66,9 +66,9 @@ fn schemas() -> ComponentsBuilder {
         .schema_from::<schema::TierTranscript>()
         .schema_from::<schema::TierTimings>()
         .schema_from::<schema::TierForm>()
-        .schema_from::<tiers::Report>()
-        .schema_from::<tiers::Queue>()
-        .schema_from::<tiers::Gpu>()
+        .schema_from::<escalation::Report>()
+        .schema_from::<escalation::Queue>()
+        .schema_from::<escalation::Gpu>()
         .schema_from::<schema::Routing>()
         .schema_from::<schema::SmartRouting>()
         .schema_from::<schema::Model>()

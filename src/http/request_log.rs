@@ -150,7 +150,7 @@ impl Line {
         if let Some(error) = error {
             record_error(error);
         }
-        metrics::tiers::record_request(pattern, &self.method, error, self.begin.elapsed());
+        metrics::escalation::record_request(pattern, &self.method, error, self.begin.elapsed());
     }
 }
 

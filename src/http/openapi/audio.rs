@@ -83,7 +83,7 @@ fn tier() -> OperationBuilder {
         Content::new(Some(reference("TierTranscript"))),
     );
     for name in tiers::NAMES {
-        let header = header("As in docs/two-tiers.md.", Type::String);
+        let header = header("As in docs/escalation.md.", Type::String);
         reply = reply.header(name.as_str(), header);
     }
     operation("Speech to text, with escalation to a larger model", "audio")

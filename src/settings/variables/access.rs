@@ -1,4 +1,4 @@
-//! Who may use it, and how much.
+//! Access: keys, rate limits, browser origins and proxies.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,13 +11,13 @@ pub const ROWS: &[Variable] = &[
     row(
         "CORS_ALLOW_ORIGINS",
         "",
-        "Origins whose pages may use the server, by comma, or *; empty: none.",
+        "Comma-separated origins whose pages may use the server, or *; empty: none.",
         origins,
     ),
     secret(row(
         "API_KEYS",
         "",
-        "Bearer keys, by comma; empty: open.",
+        "Comma-separated bearer keys; empty: no key is required.",
         |s, v| {
             s.api_keys = v
                 .split(',')
@@ -34,7 +34,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "API_KEYS_FILE",
         "",
-        "A file with `name key` a line; its keys and those of API_KEYS are in force together.",
+        "File with one `name key` per line; valid in addition to API_KEYS.",
         |s, v| {
             s.api_keys_file = Some(PathBuf::from(v));
             Ok(())
@@ -43,7 +43,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "RATE_LIMIT_RPS",
         "",
-        "Requests per second and client; empty or 0: any number.",
+        "Requests per second and client; empty or 0: no limit.",
         |s, v| {
             let what = "0, or a number of requests per second from 0.001 to 1000000";
             let rate = number(v, 0.0, 1_000_000.0, what)?;
@@ -57,7 +57,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "RATE_LIMIT_BURST",
         "",
-        "Requests at once and client; empty: those of ten seconds, 5 at least.",
+        "Requests that a client may send at once; empty: ten seconds' worth of RATE_LIMIT_RPS, at least 5.",
         |s, v| {
             let most = number(v, 1, 1_000_000, "a whole number from 1 to 1000000")?;
             s.rate_limit_burst = Some(most);
@@ -67,7 +67,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "MAX_AUDIO_SECONDS_PER_DAY",
         "0",
-        "Seconds of audio per client and day of UTC; 0: any amount.",
+        "Seconds of audio per client and UTC day; 0: no limit.",
         |s, v| {
             let what = "a number of seconds from 0 to 1000000000";
             let seconds = number(v, 0.0, 1e9, what).map(Duration::from_secs_f64)?;
@@ -78,7 +78,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "MAX_CONNECTIONS",
         "512",
-        "Most connections at once.",
+        "Maximum number of open connections.",
         |s, v| {
             s.max_connections = number(v, 1, 100_000, "a whole number from 1 to 100000")?;
             Ok(())
@@ -87,7 +87,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "TRUSTED_PROXIES",
         "",
-        "Addresses or networks, by comma, of proxies whose X-Forwarded-For counts.",
+        "Comma-separated addresses or networks of proxies whose X-Forwarded-For header is trusted.",
         proxies,
     ),
 ];

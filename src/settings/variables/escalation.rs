@@ -1,4 +1,4 @@
-//! Two tiers: a small model that passes on what it does not trust itself with.
+//! Escalation: thresholds, and the fallback that doubtful texts go to.
 
 use stt_actors::EscalationPolicy;
 
@@ -10,7 +10,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "CT2_SMALL_PATH",
         "",
-        "WHISPER_MODEL of a primary: a CTranslate2 folder.",
+        "Model of a primary: a CTranslate2 folder, in place of WHISPER_MODEL.",
         |s, v| {
             s.ct2_small = Some(v.to_owned());
             Ok(())
@@ -19,7 +19,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "CT2_MEDIUM_PATH",
         "",
-        "WHISPER_MODEL of a fallback: a CTranslate2 folder.",
+        "Model of a fallback: a CTranslate2 folder, in place of WHISPER_MODEL.",
         |s, v| {
             s.ct2_medium = Some(v.to_owned());
             Ok(())
@@ -28,7 +28,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "CONF_LOGPROB_THRESHOLD",
         "0.55",
-        "Confidence, exp(mean log-probability of the tokens), below which a text is had again from the fallback.",
+        "Texts with a lower confidence, exp(mean log-probability of the tokens), go to the fallback.",
         |s, v| {
             s.escalation.min_confidence = probability(v)?;
             Ok(())
@@ -37,7 +37,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "CONF_LANGPROB_THRESHOLD",
         "0.70",
-        "The same for the probability of a detected language.",
+        "Texts whose detected language has a lower probability go to the fallback.",
         |s, v| {
             s.escalation.min_language_probability = probability(v)?;
             Ok(())
@@ -46,7 +46,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "MIN_WORDS_FOR_CONF",
         "3",
-        "The same for a text with fewer words; 0: however few there are.",
+        "Requests with fewer words go to the fallback; 0: no minimum.",
         |s, v| {
             s.escalation.min_words = number(v, 0, 100, "a whole number from 0 to 100")?;
             Ok(())
@@ -56,20 +56,25 @@ pub const ROWS: &[Variable] = &[
     secret(row(
         "FALLBACK_URL",
         "",
-        "The node with the larger model; empty: nothing is passed on.",
+        "Base address of the fallback node; empty: no fallback node.",
         |s, v| {
             s.fallback_url = Some(base_url(v)?);
             Ok(())
         },
     )),
-    secret(row("FALLBACK_API_KEY", "", "Its key.", |s, v| {
-        s.fallback_api_key = Some(v.into());
-        Ok(())
-    })),
+    secret(row(
+        "FALLBACK_API_KEY",
+        "",
+        "Bearer key that the fallback node requires.",
+        |s, v| {
+            s.fallback_api_key = Some(v.into());
+            Ok(())
+        },
+    )),
     row(
         "FALLBACK_MODEL",
         "",
-        "A larger model on this node, where there is no other one: a cold worker has it.",
+        "Fallback model on this node, run by a cold worker, for use without a fallback node.",
         |s, v| {
             s.fallback_model = Some(v.to_owned());
             Ok(())
@@ -78,7 +83,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "FALLBACK_TIMEOUT_S",
         "60",
-        "Seconds that the fallback may take for one piece of audio, a second try included.",
+        "Time limit, in seconds, of the fallback for one chunk, including the retry.",
         |s, v| {
             s.fallback_timeout = positive_seconds(v)?;
             Ok(())
@@ -87,16 +92,21 @@ pub const ROWS: &[Variable] = &[
     row(
         "METRICS_KEYED",
         "0",
-        "Whether /metrics needs a key.",
+        "1: /metrics requires a key.",
         |s, v| {
             s.metrics_keyed = flag(v)?;
             Ok(())
         },
     ),
-    row("SERVER_COMMIT", "", "Shown by /v1/metrics.", |s, v| {
-        s.server_commit = Some(v.to_owned());
-        Ok(())
-    }),
+    row(
+        "SERVER_COMMIT",
+        "",
+        "Commit name shown by /v1/metrics.",
+        |s, v| {
+            s.server_commit = Some(v.to_owned());
+            Ok(())
+        },
+    ),
 ];
 
 fn probability(value: &str) -> Result<f32, String> {

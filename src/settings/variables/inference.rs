@@ -1,4 +1,4 @@
-//! Where and how inference runs.
+//! Device, data type and concurrency of inference.
 
 use super::{Variable, row};
 use crate::models::ComputeType;
@@ -6,14 +6,14 @@ use crate::settings::read::{device, number};
 
 pub const ROWS: &[Variable] = &[
     row("DEVICE", "auto", "cpu, cuda, vulkan or auto.", device),
-    row("DEVICE_INDEX", "0", "Which GPU.", |s, v| {
+    row("DEVICE_INDEX", "0", "Index of the GPU.", |s, v| {
         s.device_index = number(v, 0, 255, "a whole number from 0 to 255")?;
         Ok(())
     }),
     row(
         "COMPUTE_TYPE",
         "",
-        "How weights are stored: float32, float16, int8, q5_1 ….",
+        "Data type of the weights: float32, float16, int8, q5_1 ….",
         |s, v| {
             s.compute_type = Some(
                 v.parse::<ComputeType>()
@@ -25,7 +25,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "MAX_CONCURRENCY",
         "",
-        "Most pieces of audio in inference at once; empty: one for each worker.",
+        "Maximum number of chunks in inference at once; empty: one per worker.",
         |s, v| {
             let most = number(v, 1, 1001, "a whole number from 1 to 1001")?;
             s.max_concurrency = Some(most);

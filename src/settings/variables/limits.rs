@@ -1,4 +1,4 @@
-//! How much work is taken on.
+//! Limits on the queue, uploads and audio, and the result cache.
 
 use super::{Variable, row};
 use crate::settings::read::{MEGABYTE, number, positive_seconds, seconds};
@@ -7,7 +7,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "ROUTING_DRAIN_CAP_SECONDS",
         "120",
-        "Drain time that counts as load 1.0.",
+        "Seconds of queued work that count as load 1.0.",
         |s, v| {
             s.routing_drain_cap = positive_seconds(v)?;
             Ok(())
@@ -16,7 +16,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "MAX_QUEUE_SECONDS",
         "600",
-        "More estimated waiting is refused with 503.",
+        "Requests with a longer estimated wait, in seconds, get 503.",
         |s, v| {
             s.max_queue = positive_seconds(v)?;
             Ok(())
@@ -25,19 +25,29 @@ pub const ROWS: &[Variable] = &[
     row(
         "RESULT_CACHE_SECONDS",
         "0",
-        "How long a transcript is kept for the same upload to come again; 0: it is not.",
+        "How long a transcript is cached for an identical upload; 0: not at all.",
         |s, v| {
             s.result_cache = seconds(v)?;
             Ok(())
         },
     ),
-    row("MAX_UPLOAD_MB", "512", "Largest upload.", |s, v| {
-        let megabytes: f64 = number(v, 0.001, 1_000_000.0, "a number of MB from 0.001")?;
-        s.max_upload_bytes = (megabytes * MEGABYTE as f64) as u64;
-        Ok(())
-    }),
-    row("MAX_AUDIO_SECONDS", "14400", "Longest audio.", |s, v| {
-        s.max_audio = positive_seconds(v)?;
-        Ok(())
-    }),
+    row(
+        "MAX_UPLOAD_MB",
+        "512",
+        "Maximum upload size, in MB.",
+        |s, v| {
+            let megabytes: f64 = number(v, 0.001, 1_000_000.0, "a number of MB from 0.001")?;
+            s.max_upload_bytes = (megabytes * MEGABYTE as f64) as u64;
+            Ok(())
+        },
+    ),
+    row(
+        "MAX_AUDIO_SECONDS",
+        "14400",
+        "Maximum length of the audio, in seconds.",
+        |s, v| {
+            s.max_audio = positive_seconds(v)?;
+            Ok(())
+        },
+    ),
 ];

@@ -1,15 +1,15 @@
-//! Where it listens.
+//! Address and port of the server.
 
 use super::{Variable, row};
 use crate::settings::read::number;
 
 pub const ROWS: &[Variable] = &[
-    row("HOST", "127.0.0.1", "Address to bind.", |s, v| {
+    row("HOST", "127.0.0.1", "Address to listen on.", |s, v| {
         let parsed = if v == "localhost" { "127.0.0.1" } else { v }.parse();
         s.host = parsed.map_err(|_| "an IP address is expected".to_owned())?;
         Ok(())
     }),
-    row("PORT", "9005", "Port to bind.", |s, v| {
+    row("PORT", "9005", "Port to listen on.", |s, v| {
         s.port = number(v, 0, u16::MAX, "a port from 0 to 65535")?;
         Ok(())
     }),

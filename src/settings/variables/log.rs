@@ -1,17 +1,27 @@
-//! What is told, and where the settings are.
+//! Logging, and the settings file.
 
 use super::{Variable, later, row};
 use crate::settings::LogFormat;
 use crate::settings::read::{any, flag};
 
 pub const ROWS: &[Variable] = &[
-    row("DEBUG", "false", "Trace routing and workers.", |s, v| {
-        s.debug = flag(v)?;
-        Ok(())
-    }),
+    row(
+        "DEBUG",
+        "false",
+        "true: log routing decisions and worker events.",
+        |s, v| {
+            s.debug = flag(v)?;
+            Ok(())
+        },
+    ),
     // Read by the log itself.
-    row("RUST_LOG", "", "The log's filter.", any),
-    row("LOG_FORMAT", "text", "text or json.", |s, v| {
+    row(
+        "RUST_LOG",
+        "",
+        "Log filter in the syntax of the tracing crate.",
+        any,
+    ),
+    row("LOG_FORMAT", "text", "Log format: text or json.", |s, v| {
         s.log_format = match v {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
@@ -19,7 +29,7 @@ pub const ROWS: &[Variable] = &[
         };
         Ok(())
     }),
-    later("LOG_DIR", "", "Folder of rotating log files.", any),
+    later("LOG_DIR", "", "Folder for rotating log files.", any),
     // Read before anything else.
-    row("CONFIG_PATH", "", "The settings' file.", any),
+    row("CONFIG_PATH", "", "Path of the settings file.", any),
 ];

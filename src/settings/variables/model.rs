@@ -1,4 +1,4 @@
-//! The model, and what it is given.
+//! The model and its decoding options.
 
 use std::path::PathBuf;
 
@@ -20,20 +20,20 @@ pub const ROWS: &[Variable] = &[
     row(
         "XDG_CACHE_HOME",
         "",
-        "Models live in its folder `whisper`.",
+        "The models folder is `whisper` inside this folder.",
         |s, v| {
             s.models_dir = PathBuf::from(v).join("whisper");
             Ok(())
         },
     ),
-    row("WHISPER_FP16", "1", "0: weights of 32 bits.", |s, v| {
+    row("WHISPER_FP16", "1", "0: use 32-bit weights.", |s, v| {
         s.whisper_fp16 = flag(v)?;
         Ok(())
     }),
     row(
         "VAD_MODEL",
         "silero",
-        "What tells speech from silence: silero, off, or a file with Silero's weights.",
+        "Voice activity detection: silero, off, or a file with Silero's weights.",
         |s, v| {
             s.vad_model = match v {
                 "silero" => VadModel::Silero,
@@ -47,19 +47,19 @@ pub const ROWS: &[Variable] = &[
     row(
         "CPU_THREADS",
         "",
-        "Another name of WHISPER_THREADS.",
+        "Another name for WHISPER_THREADS.",
         threads,
     ),
     row(
         "WHISPER_THREADS",
         "",
-        "Threads of the CPU per worker; never more than there are cores.",
+        "CPU threads per worker, at most one per core.",
         threads,
     ),
     row(
         "WHISPER_BEAM_SIZE",
         "1",
-        "Texts that are followed at once, 1 to 8; 1: greedy.",
+        "Beam width of the decoder, 1 to 8; 1: greedy decoding.",
         |s, v| {
             s.beam_size = number(v, 1, 8, "a number from 1 to 8")?;
             Ok(())
@@ -68,7 +68,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "DEFAULT_LANGUAGE",
         "",
-        "Language of requests that name none; empty: detect.",
+        "Language of requests that name none; empty: detect it.",
         |s, v| {
             let language = language::parse(v).ok_or("a language code such as en is expected")?;
             s.default_language = Some(language.code().to_owned());

@@ -1,4 +1,4 @@
-//! Other servers: who translates, and where the node makes itself known.
+//! Other servers: LibreTranslate, and Redis for registration.
 
 use super::{Variable, row, secret};
 use crate::settings::read::{libretranslate_url, number, positive_seconds, redis_url};
@@ -8,17 +8,22 @@ pub const ROWS: &[Variable] = &[
     secret(row(
         "LIBRETRANSLATE_URL",
         "",
-        "Translation through this LibreTranslate server.",
+        "Base address of a LibreTranslate server for translations.",
         libretranslate_url,
     )),
-    secret(row("LIBRETRANSLATE_API_KEY", "", "Its key.", |s, v| {
-        s.libretranslate_api_key = Some(v.into());
-        Ok(())
-    })),
+    secret(row(
+        "LIBRETRANSLATE_API_KEY",
+        "",
+        "API key of the LibreTranslate server.",
+        |s, v| {
+            s.libretranslate_api_key = Some(v.into());
+            Ok(())
+        },
+    )),
     row(
         "LIBRETRANSLATE_TIMEOUT_S",
         "30",
-        "Seconds that it may take for one transcript.",
+        "Time limit, in seconds, for the translation of one transcript.",
         |s, v| {
             s.libretranslate_timeout = positive_seconds(v)?;
             Ok(())
@@ -28,26 +33,31 @@ pub const ROWS: &[Variable] = &[
     secret(row(
         "REDIS_URL",
         "",
-        "Where the node registers itself.",
+        "Redis server in which the node registers itself.",
         redis_url,
     )),
     row(
         "NODE_ID",
         "",
-        "The node's name; empty: host:port.",
+        "Name of the node in Redis; empty: host:port.",
         |s, v| {
             s.node_id = Some(v.to_owned());
             Ok(())
         },
     ),
-    row("NODE_HOST", "localhost", "The advertised host.", |s, v| {
-        v.clone_into(&mut s.node_host);
-        Ok(())
-    }),
+    row(
+        "NODE_HOST",
+        "localhost",
+        "Host that the node registers.",
+        |s, v| {
+            v.clone_into(&mut s.node_host);
+            Ok(())
+        },
+    ),
     row(
         "NODE_PORT",
         "",
-        "The advertised port; empty: PORT.",
+        "Port that the node registers; empty: PORT.",
         |s, v| {
             let port = number(v, 1, u16::MAX, "a port from 1 to 65535")?;
             s.node_port = Some(port);

@@ -1,0 +1,312 @@
+//! The official ggml files over HTTPS: resumed after a break, checked before they count.
+//!
+//! Bytes go into `<file>.part`, which stays there when the connection breaks and is continued with a
+//! Range request the next time. Only a file with a published checksum gets its real name, so it does
+//! not matter who served it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_RANGE, RANGE};
+use reqwest::{Client, Response, StatusCode};
+use tokio::fs::OpenOptions;
+use tokio::io::AsyncWriteExt;
+
+use crate::models::catalogue::CatalogueEntry;
+use crate::models::checksum::sha256_file;
+use crate::models::error::ModelError;
+use crate::models::files;
+use crate::models::progress::{Finish, Progress};
+use crate::tls;
+
+/// Where whisper.cpp's author publishes the files.
+pub(crate) const OFFICIAL_BASE: &str = "https://huggingface.co/ggerganov/whisper.cpp/resolve/main";
+
+/// Name resolution, TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the reply's first line, redirects included.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest silence in the middle of a file.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Broken connections in a row, without one new byte in between, until the download gives up.
+const MOST_FRUITLESS_TRIES: u32 = 3;
+/// Pause before a connection is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why this source did not deliver. The text goes into the list of reasons of the offline message.
+#[derive(Debug)]
+pub(crate) enum DownloadError {
+    /// The source cannot be reached, or has no such file: the next source may.
+    Unavailable(String),
+    /// The local disk, or a wrong file: trying elsewhere does not help.
+    Fatal(ModelError),
+}
+
+impl From<ModelError> for DownloadError {
+    fn from(error: ModelError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+fn client() -> Result<Client, DownloadError> {
+    tls::install_crypto();
+    Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(IDLE_TIMEOUT)
+        .user_agent(concat!("uttera-stt/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| DownloadError::Unavailable(describe(&error)))
+}
+
+/// Fetches a model's file from `base` into `dir`. The caller holds the model's lock.
+pub(crate) async fn download(
+    base: &str,
+    entry: &CatalogueEntry,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<PathBuf, DownloadError> {
+    let target = dir.join(entry.file_name());
+    let part = dir.join(format!("{}.part", entry.file_name()));
+    let url = format!("{}/{}", base.trim_end_matches('/'), entry.file_name());
+    let client = client()?;
+    progress.start(entry.name, Some(entry.size_bytes()));
+    let _finish = Finish(progress);
+    let resumed = part_size(&part) > 0;
+    fetch_all(&client, &url, entry, &part, progress).await?;
+    let mut found = hash(&part).await?;
+    if resumed && !entry.has_checksum(&found) {
+        // The older part may have been of another generation of the file: once more from the start.
+        tracing::warn!(
+            model = entry.name,
+            "resumed download has a wrong checksum, starting over"
+        );
+        fs::remove_file(&part).map_err(ModelError::io("remove", &part))?;
+        fetch_all(&client, &url, entry, &part, progress).await?;
+        found = hash(&part).await?;
+    }
+    if !entry.has_checksum(&found) {
+        let _ = fs::remove_file(&part);
+        return Err(DownloadError::Fatal(ModelError::Checksum {
+            path: PathBuf::from(url),
+            expected: entry.checksums(),
+            found,
+        }));
+    }
+    files::adopt(&part, &target, found)?;
+    Ok(target)
+}
+
+/// Fetches a file of exactly `size` bytes into memory. The error is a reason for the offline message.
+pub(crate) async fn fetch_small(url: &str, size: u64) -> Result<Vec<u8>, String> {
+    let client = client().map_err(|error| match error {
+        DownloadError::Unavailable(reason) => reason,
+        DownloadError::Fatal(error) => error.to_string(),
+    })?;
+    let reply = tokio::time::timeout(REPLY_TIMEOUT, client.get(url).send()).await;
+    let mut response = match reply {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(describe(&error)),
+        Err(_) => return Err(format!("{url}: no answer in time")),
+    };
+    if response.status() != StatusCode::OK {
+        return Err(format!("{url}: the server answered {}", response.status()));
+    }
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| describe(&error))? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > size {
+            break;
+        }
+    }
+    if bytes.len() as u64 == size {
+        return Ok(bytes);
+    }
+    Err(format!("{url}: it is not the file that was published"))
+}
+
+fn part_size(part: &Path) -> u64 {
+    fs::metadata(part).map_or(0, |metadata| metadata.len())
+}
+
+async fn hash(path: &Path) -> Result<String, ModelError> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || sha256_file(&path))
+        .await
+        .map_err(ModelError::TaskFailed)?
+}
+
+/// Fetches until the part is complete, going on after breaks as long as bytes keep coming.
+async fn fetch_all(
+    client: &Client,
+    url: &str,
+    entry: &CatalogueEntry,
+    part: &Path,
+    progress: &dyn Progress,
+) -> Result<(), DownloadError> {
+    let mut fruitless = 0;
+    loop {
+        let before = part_size(part);
+        let reason = match fetch_once(client, url, entry, part, progress).await {
+            Ok(()) => return Ok(()),
+            Err(DownloadError::Unavailable(reason)) => reason,
+            Err(fatal) => return Err(fatal),
+        };
+        let after = part_size(part);
+        fruitless = if after > before { 0 } else { fruitless + 1 };
+        // Nothing at all was ever received: the source is unreachable, say so at once.
+        if (before == 0 && after == 0) || fruitless >= MOST_FRUITLESS_TRIES {
+            return Err(DownloadError::Unavailable(reason));
+        }
+        tracing::warn!(url, reason, "download broke off, resuming");
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// One request: appends to the part, or starts it over if the server cannot resume.
+async fn fetch_once(
+    client: &Client,
+    url: &str,
+    entry: &CatalogueEntry,
+    part: &Path,
+    progress: &dyn Progress,
+) -> Result<(), DownloadError> {
+    let have = part_size(part);
+    let largest = entry
+        .published
+        .iter()
+        .map(|file| file.size_bytes)
+        .max()
+        .unwrap_or(0);
+    if have > 0 && entry.published.iter().any(|file| file.size_bytes == have) {
+        return Ok(());
+    }
+    let mut request = client.get(url);
+    if have > 0 && have < largest {
+        request = request.header(RANGE, format!("bytes={have}-"));
+    }
+    let reply = tokio::time::timeout(REPLY_TIMEOUT, request.send()).await;
+    let response = match reply {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(DownloadError::Unavailable(describe(&error))),
+        Err(_) => return Err(unavailable(url, "no answer in time")),
+    };
+    let from = match response.status() {
+        StatusCode::PARTIAL_CONTENT if starts_at(&response, have) => have,
+        StatusCode::OK => 0,
+        StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
+            // What lies there cannot be continued: the next try starts from nothing.
+            fs::remove_file(part).map_err(ModelError::io("remove", part))?;
+            return Err(unavailable(url, "the server could not resume the download"));
+        }
+        status => return Err(unavailable(url, &format!("the server answered {status}"))),
+    };
+    if let Some(rest) = response.content_length() {
+        check_announced(url, entry, from + rest)?;
+        files::require_space(part.parent().unwrap_or(Path::new(".")), rest)?;
+    }
+    let announced = response.content_length().is_some();
+    append(response, part, from, largest, progress).await?;
+    if !announced {
+        // Without a length it is only now clear that this was a page about something else.
+        let got = fs::metadata(part)
+            .map_err(ModelError::io("look at", part))?
+            .len();
+        let checked = check_announced(url, entry, got);
+        if checked.is_err() {
+            fs::remove_file(part).map_err(ModelError::io("remove", part))?;
+        }
+        return checked;
+    }
+    Ok(())
+}
+
+/// Refuses a file of another size than the published ones before fetching gigabytes of it.
+fn check_announced(url: &str, entry: &CatalogueEntry, total: u64) -> Result<(), DownloadError> {
+    if entry.published.iter().any(|file| file.size_bytes == total) {
+        return Ok(());
+    }
+    Err(unavailable(
+        url,
+        &format!("it offers {total} bytes, not the published file"),
+    ))
+}
+
+async fn append(
+    mut response: Response,
+    part: &Path,
+    from: u64,
+    largest: u64,
+    progress: &dyn Progress,
+) -> Result<(), DownloadError> {
+    let url = response.url().to_string();
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(from == 0)
+        .append(from > 0)
+        .open(part)
+        .await
+        .map_err(ModelError::io("open", part))?;
+    let mut done = from;
+    progress.advance(done);
+    let broken = loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                done += chunk.len() as u64;
+                if done > largest {
+                    break Some(unavailable(
+                        &url,
+                        "it sends more than the published file has",
+                    ));
+                }
+                file.write_all(&chunk)
+                    .await
+                    .map_err(ModelError::io("write", part))?;
+                progress.advance(done);
+            }
+            Ok(None) => break None,
+            Err(error) => break Some(DownloadError::Unavailable(describe(&error))),
+        }
+    };
+    file.flush().await.map_err(ModelError::io("write", part))?;
+    broken.map_or(Ok(()), Err)
+}
+
+fn starts_at(response: &Response, offset: u64) -> bool {
+    response
+        .headers()
+        .get(CONTENT_RANGE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with(&format!("bytes {offset}-")))
+}
+
+fn unavailable(url: &str, reason: &str) -> DownloadError {
+    DownloadError::Unavailable(format!("{}: {reason}", host(url)))
+}
+
+/// The part of a URL that is safe and useful in a message: no user, no password, no query.
+fn host(url: &str) -> String {
+    reqwest::Url::parse(url)
+        .ok()
+        .and_then(|url| url.host_str().map(str::to_owned))
+        .unwrap_or_else(|| "the mirror".to_owned())
+}
+
+/// One line for an error of reqwest: the host and the innermost cause.
+fn describe(error: &reqwest::Error) -> String {
+    let place = error
+        .url()
+        .map_or_else(|| "download".to_owned(), |url| host(url.as_str()));
+    if error.is_timeout() {
+        return format!("{place}: no connection in time");
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    format!("{place}: {cause}")
+}
+
+#[cfg(test)]
+mod tests;

