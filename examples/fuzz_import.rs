@@ -9,14 +9,10 @@
 //! the number of the case that it prints replay it (`--seed S --skip N`). Mutations prefer the headers,
 //! where lengths and counts are: flipped bits, numbers that arithmetic breaks at, cuts, repetitions.
 
-#[path = "../tests/support/small_model.rs"]
-#[allow(dead_code)]
-mod small_model;
-
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use small_model::SmallModel;
+use test_support::small_model::SmallModel;
 use uttera_stt::models::fuzzing;
 
 #[derive(Debug, Parser)]

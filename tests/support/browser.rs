@@ -3,17 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::Notify;
 
+use crate::PATIENCE;
+
 /// Names under which Chromium is installed.
 const NAMES: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
-/// A browser that takes longer to start and load a page has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sends the clip, as a page would that lets people speak, and tells the page's own server what came
 /// of it. The picture comes last: the page is not loaded before.

@@ -2,8 +2,6 @@
 //! `q`, `source`, `target`, `format` and `api_key`. It translates by putting the target's code
 //! before each text, and misbehaves on demand.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,6 +44,7 @@ pub struct StandIn {
 }
 
 impl StandIn {
+    /// Starts one that works.
     pub async fn start() -> Self {
         let server = MockServer::start().await;
         let behaviour = Arc::new(Mutex::new(Behaviour::Works));
@@ -66,6 +65,7 @@ impl StandIn {
         self.server.uri()
     }
 
+    /// Changes what it does from now on.
     pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().expect("nobody panicked") = behaviour;
     }

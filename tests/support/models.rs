@@ -1,15 +1,14 @@
 //! Real models for tests: fetched once through the program's own code, kept between runs.
 
-#[path = "python.rs"]
-mod python;
-
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use python::run;
 use uttera_stt::models::{Logged, ModelStore, ResolvedModel};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
+
+use crate::python::{self, run};
+use crate::repository;
 
 /// The version of CTranslate2 that makes the folders with other number formats.
 const CTRANSLATE2: &str = "ctranslate2==4.8.5";
@@ -25,7 +24,7 @@ pub fn models_dir() -> PathBuf {
 }
 
 fn target_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
+    repository().join("target")
 }
 
 /// A store on that folder.
@@ -54,7 +53,7 @@ pub fn ct2_folder(quantization: &str) -> PathBuf {
     }
     let target = root.join(format!("tiny.en-{quantization}"));
     if !target.exists() {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/make_ct2_models.py");
+        let script = repository().join("tests/support/make_ct2_models.py");
         run(Command::new(python::environment("ct2-venv", CTRANSLATE2))
             .arg(script)
             .arg(source)
@@ -117,7 +116,7 @@ pub fn transcribe_command(model: &Path) -> String {
 }
 
 fn command() -> Vec<f32> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/en-command.wav");
+    let path = repository().join("samples/en-command.wav");
     let mut reader = hound::WavReader::open(path).unwrap();
     reader
         .samples::<i16>()

@@ -6,6 +6,8 @@ use std::process::Command;
 use tempfile::TempDir;
 use uttera_stt::nvml::NvmlProbe;
 
+use crate::repository;
+
 /// Two GPUs, and processes on both.
 pub const TWO_GPUS: &str = "\
     device GPU-aaaa-1111 24000 20000\n\
@@ -26,6 +28,7 @@ impl Driver {
         driver
     }
 
+    /// Built, with two GPUs.
     pub fn installed() -> Self {
         let driver = Self::missing();
         driver.install(&[]);
@@ -34,9 +37,10 @@ impl Driver {
 
     /// Builds the stand-in, without these functions.
     pub fn install(&self, without: &[&str]) {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/nvml_stand_in.c");
+        let source = repository().join("tests/support/nvml_stand_in.c");
         let status = Command::new("cc")
-            .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", source])
+            .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"])
+            .arg(source)
             .arg("-o")
             .arg(self.library())
             .arg(format!("-DSTATE=\"{}\"", self.state().display()))
@@ -50,14 +54,17 @@ impl Driver {
         assert!(status.success());
     }
 
+    /// Where the library is, once it is installed.
     pub fn library(&self) -> PathBuf {
         self.0.path().join("libnvidia-ml.so.1")
     }
 
+    /// The file that the library reads its answers from.
     pub fn state(&self) -> PathBuf {
         self.0.path().join("state")
     }
 
+    /// Writes that file.
     pub fn says(&self, state: &str) {
         std::fs::write(self.state(), state).expect("writes");
     }
@@ -75,6 +82,7 @@ impl Driver {
         (count("start"), count("shutdown"))
     }
 
+    /// A probe for one GPU that loads this library.
     pub fn probe(&self, device_index: u32) -> NvmlProbe {
         probe(&[&self.library()], device_index)
     }

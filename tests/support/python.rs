@@ -1,13 +1,15 @@
 //! Python environments for tests: made once with pip, kept in the build's folder.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+
+use crate::repository;
 
 /// The interpreter of an environment with this one requirement, made if it is not there or is
 /// another one's.
 pub fn environment(name: &str, requirement: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    let target = repository().join("target");
     fs::create_dir_all(&target).expect("a folder");
     // Tests run in processes of their own: one makes it, the others wait.
     let lock = File::create(target.join(format!("{name}.lock"))).expect("creates");

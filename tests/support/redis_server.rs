@@ -12,8 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Anything that takes longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::PATIENCE;
+
 /// Free ports are found by asking; another process may be faster.
 const ATTEMPTS: usize = 5;
 

@@ -13,19 +13,26 @@ pub const TEXT_TOKENS: usize = 50_256;
 /// One variable of the file.
 #[derive(Clone)]
 pub struct Variable {
+    /// Its name, as CTranslate2 has it.
     pub name: String,
+    /// Its dimensions.
     pub shape: Vec<u32>,
     /// 0 f32, 1 i8, 2 i16, 3 i32, 4 f16, 5 bf16.
     pub kind: u8,
+    /// Its values in little-endian order.
     pub data: Vec<u8>,
 }
 
 /// The file, field by field, so that tests can put anything into it.
 #[derive(Clone)]
 pub struct SmallModel {
+    /// The version of the file format.
     pub version: u32,
+    /// The name of the kind of model.
     pub spec: String,
+    /// The weights.
     pub variables: Vec<Variable>,
+    /// Pairs of a second name and the variable that it means.
     pub aliases: Vec<(String, String)>,
 }
 

@@ -1,19 +1,16 @@
 //! `scripts/transcribe.sh` as a child process that finds curl, coreutils and bash, and nothing else.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::process::Command;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-/// Anything that takes longer than this has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::repository;
+
 /// All that it may need.
 const TOOLS: [&str; 12] = [
     "bash", "curl", "cat", "cut", "dirname", "head", "mkdir", "mktemp", "mv", "rm", "tail", "tr",
@@ -25,6 +22,7 @@ pub struct Script {
 }
 
 impl Script {
+    /// Makes the folder, with links to the tools.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["bin", "tmp", "here"] {
@@ -65,7 +63,7 @@ impl Script {
 
     /// Ready to run against a server.
     pub fn command(&self, url: &str, arguments: &[&str]) -> Command {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/transcribe.sh");
+        let script = repository().join("scripts/transcribe.sh");
         let mut command = Command::new(script);
         command
             .args(arguments)
@@ -106,10 +104,12 @@ pub fn told(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), words)
 }
 
+/// A reply of a stand-in server.
 pub fn answer(status: u16, kind: &str, body: impl Into<Vec<u8>>) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_raw(body, kind)
 }
 
+/// A stand-in server that gives this reply to every POST request.
 pub async fn server(response: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(method("POST"))

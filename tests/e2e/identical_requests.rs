@@ -1,0 +1,183 @@
+//! Uploads that come again on a real server: while the first one is worked on, after its client gave
+//! up, and after the answer.
+
+use std::path::Path;
+
+use reqwest::Response;
+use serde_json::Value;
+use test_support::events::{Events, Line};
+use test_support::wer::assert_alike;
+use test_support::{Server, form, model, sample};
+
+async fn text(response: Response) -> String {
+    assert_eq!(response.status(), 200);
+    let body: Value = response.json().await.expect("JSON");
+    body["text"].as_str().expect("text").to_owned()
+}
+
+async fn joined(server: &Server, from: &str) -> f64 {
+    let series = format!("uttera_stt_joined_requests_total{{from=\"{from}\"}}");
+    server.metric(&series).await
+}
+
+/// Chunks that one run of the file takes, and its text.
+async fn alone(server: &Server, file: &Path) -> (usize, String) {
+    let before = server.chunks_handed_out();
+    let text = text(server.transcribe(file, &[]).await).await;
+    (server.chunks_handed_out() - before, text)
+}
+
+#[tokio::test]
+async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    server.share_work();
+    let file = server.long_file(5);
+    let (chunks, expected) = alone(&server, &file).await;
+    let before = server.chunks_handed_out();
+    let first = server.transcribe(&file, &[]);
+    let others = async {
+        server.until_a_lane_has_work().await;
+        // One more, as other formats are made of the same work.
+        let streamed = [("stream", "true")];
+        let streamed = async {
+            let response = server.transcribe(&file, &streamed).await;
+            Events::of(response).rest().await.1
+        };
+        tokio::join!(server.transcribe(&file, &[]), streamed)
+    };
+    let (first, (second, streamed)) = tokio::join!(first, others);
+    let first = text(first).await;
+    assert_alike(&first, &expected);
+    assert_eq!(text(second).await, first);
+    assert_eq!(streamed["text"], expected);
+    assert_eq!(server.chunks_handed_out() - before, chunks);
+    assert!((joined(&server, "running").await - 2.0).abs() < 1e-9);
+    let health = server.health().await;
+    assert_eq!(health["smart_routing"]["queue_audio_seconds"], 0.0);
+}
+
+#[tokio::test]
+async fn another_key_is_another_client_and_other_options_are_other_work() {
+    let keys = [("API_KEYS", "one,two")];
+    let mut server = Server::ready(&model("tiny.en").await, &keys).await;
+    server.share_work();
+    let file = server.long_file(5);
+    let send = |key: &'static str, temperature: &'static str| {
+        let fields = [("temperature", temperature)];
+        let request = server
+            .client
+            .post(format!("{}/v1/audio/transcriptions", server.url))
+            .bearer_auth(key)
+            .multipart(form(&file, &fields));
+        async { request.send().await.expect("an answer") }
+    };
+    let others = async {
+        server.until_a_lane_has_work().await;
+        tokio::join!(send("two", "0"), send("one", "0.1"))
+    };
+    let (first, (second, third)) = tokio::join!(send("one", "0"), others);
+    for response in [first, second, third] {
+        assert_eq!(response.status(), 200);
+    }
+    assert!(joined(&server, "running").await.abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn what_is_kept_of_one_key_is_not_for_another_and_no_store_keeps_nothing() {
+    let settings = [("API_KEYS", "one,two"), ("RESULT_CACHE_SECONDS", "600")];
+    let mut server = Server::ready(&model("tiny.en").await, &settings).await;
+    server.share_work();
+    let (url, http) = (
+        format!("{}/v1/audio/transcriptions", server.url),
+        server.client.clone(),
+    );
+    let send = |key: &'static str, caching: &'static str| {
+        let request = http.post(&url).bearer_auth(key);
+        let request = request.header("cache-control", caching);
+        let request = request.multipart(form(&sample("en-command.wav"), &[]));
+        async { request.send().await.expect("an answer") }
+    };
+    // Nothing is kept of the first; each key does the work once after that.
+    for (key, caching, work) in [
+        ("one", "no-store", 1),
+        ("one", "max-age=0", 1),
+        ("one", "max-age=0", 0),
+        ("two", "max-age=0", 1),
+        ("one", "private, No-Store", 1),
+        ("two", "max-age=0", 0),
+    ] {
+        let before = server.chunks_handed_out();
+        assert_eq!(send(key, caching).await.status(), 200);
+        let done = server.chunks_handed_out() - before;
+        assert_eq!(done, work, "{key} {caching}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_client_may_leave_and_the_second_gets_all_of_it() {
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    server.share_work();
+    let file = server.long_file(5);
+    let (chunks, expected) = alone(&server, &file).await;
+    let before = server.chunks_handed_out();
+    let mut first = Events::of(server.transcribe(&file, &[("stream", "true")]).await);
+    assert!(matches!(first.event().await, Some(Line::Event(_))));
+    let second = server.transcribe(&file, &[]);
+    let leaving = async {
+        server.log_line("joining it").await;
+        drop(first);
+    };
+    let (second, ()) = tokio::join!(second, leaving);
+    let second = text(second).await;
+    // The streamed one has shorter chunks, so the words may differ a little.
+    assert_alike(&second, &expected);
+    let taken = server.chunks_handed_out() - before;
+    assert!(taken < 4 * chunks, "{taken} chunks, {chunks} alone");
+}
+
+#[tokio::test]
+async fn a_retry_after_the_client_gave_up_goes_on_where_it_was() {
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    server.share_work();
+    let file = server.long_file(5);
+    let (chunks, expected) = alone(&server, &file).await;
+    let before = server.chunks_handed_out();
+    let half = || async { server.chunks_handed_out() - before > chunks / 2 };
+    tokio::select! {
+        _ = server.transcribe(&file, &[]) => panic!("it should still run"),
+        () = server.until("half of it is done", half) => {}
+    }
+    let gone = || async {
+        let health = server.health().await;
+        health["smart_routing"]["queue_audio_seconds"] == 0.0
+    };
+    server.until("the client is seen to have left", gone).await;
+    let again = text(server.transcribe(&file, &[]).await).await;
+    assert_alike(&again, &expected);
+    // The chunk that ran when the client left is done again, and no other: where the machine is slower
+    // now, the rest comes in more of them.
+    let taken = server.chunks_handed_out() - before;
+    assert!(
+        taken <= chunks + chunks / 3,
+        "{taken} chunks, {chunks} alone"
+    );
+    assert!((joined(&server, "abandoned").await - 1.0).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn results_are_kept_if_the_operator_says_so_and_not_otherwise() {
+    for (seconds, chunks) in [("0", 2), ("600", 1)] {
+        let settings = [("RESULT_CACHE_SECONDS", seconds)];
+        let mut server = Server::ready(&model("tiny.en").await, &settings).await;
+        server.share_work();
+        let file = sample("en-sentence.wav");
+        let before = server.chunks_handed_out();
+        let first = text(server.transcribe(&file, &[]).await).await;
+        // In another format: it is made of the same.
+        let fields = [("response_format", "verbose_json")];
+        let again = server.transcribe(&file, &fields).await;
+        assert_eq!(again.headers()["x-route"], "HOT");
+        assert_eq!(text(again).await, first);
+        assert_eq!(server.chunks_handed_out() - before, chunks, "{seconds} s");
+    }
+}

@@ -1,0 +1,49 @@
+//! The language that a request says is spoken, and the server's default, on real models.
+
+use serde_json::Value;
+use test_support::{Server, model, refused, sample, sample_text, words};
+
+#[tokio::test]
+async fn a_model_that_knows_english_only_refuses_other_languages_before_any_work() {
+    let settings = [("DEFAULT_LANGUAGE", "de")];
+    // A file: nothing but the model itself tells what it knows.
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    server.log_line("the model knows English only").await;
+    let file = sample("en-command.wav");
+    let before = server.chunks_handed_out();
+    for (value, names) in [
+        ("es", "spanish"),
+        ("pt-BR", "portuguese"),
+        ("klingon", "klingon"),
+    ] {
+        let response = server.transcribe(&file, &[("language", value)]).await;
+        let message = refused(response, 400, "unsupported_language", Some("language")).await;
+        assert!(message.contains(names), "{message}");
+    }
+    let response = server.transcribe(&file, &[]).await;
+    let message = refused(response, 400, "unsupported_language", Some("language")).await;
+    assert!(message.contains("DEFAULT_LANGUAGE"), "{message}");
+    assert_eq!(server.chunks_handed_out(), before);
+    for value in ["en", "en-US", "English"] {
+        let response = server.transcribe(&file, &[("language", value)]).await;
+        let body: Value = response.json().await.expect("JSON");
+        let text = body["text"].as_str().expect("text");
+        assert_eq!(
+            words(text),
+            words(&sample_text("en-command.wav")),
+            "{value}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_default_language_counts_where_a_request_names_none() {
+    let settings = [("DEFAULT_LANGUAGE", "Spanish")];
+    let server = Server::ready(&model("base").await, &settings).await;
+    let file = sample("de-sentence.wav");
+    for (language, spoken) in [("", "spanish"), ("de-AT", "german")] {
+        let fields = [("response_format", "verbose_json"), ("language", language)];
+        let body: Value = (server.transcribe(&file, &fields).await.json().await).expect("JSON");
+        assert_eq!(body["language"], spoken);
+    }
+}

@@ -1,0 +1,142 @@
+//! What one client says never reaches another: not on any lane, not after errors, not after cancels.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use test_support::{Server, form, model, sample, sample_text, words};
+use tokio::task::JoinSet;
+
+/// Words of the secret that no other clip has.
+fn secret_words() -> Vec<String> {
+    let mut secret = words(&sample_text("en-sentence.wav"));
+    secret.extend(words(PROMPT));
+    // What anybody may say proves nothing.
+    secret.retain(|word| word.len() > 4);
+    secret
+}
+
+/// Given with the secret: it must not be taken for what came before another clip.
+const PROMPT: &str = "Zanzibar, xylophone, Quetzalcoatl.";
+
+/// Writes 16 kHz mono samples.
+fn wav(folder: &Path, name: &str, samples: impl Iterator<Item = i16>) -> PathBuf {
+    let path = folder.join(name);
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(&path, spec).expect("creates");
+    for sample in samples {
+        writer.write_sample(sample).expect("writes");
+    }
+    writer.finalize().expect("finishes");
+    path
+}
+
+/// Clips that a model is tempted to fill with whatever it still has in mind.
+fn listeners(folder: &Path) -> Vec<PathBuf> {
+    let silence = wav(folder, "silence.wav", std::iter::repeat_n(0, 48_000));
+    let mut state = 1_u32;
+    let noise = std::iter::repeat_with(move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((state >> 16) as i16) / 16
+    });
+    let noise = wav(folder, "noise.wav", noise.take(48_000));
+    vec![silence, noise]
+}
+
+async fn text(server: &Server, file: &Path) -> String {
+    let response = server.transcribe(file, &[]).await;
+    assert_eq!(response.status(), 200);
+    let body: Value = response.json().await.expect("JSON");
+    body["text"].as_str().expect("text").to_owned()
+}
+
+/// Speaks the secret to the end, or leaves before.
+async fn speak(server: &Server, turn: usize) {
+    let file = sample("en-sentence.wav");
+    match turn % 3 {
+        0 => {
+            let fields = [("prompt", PROMPT), ("temperature", "0.8")];
+            assert_eq!(server.transcribe(&file, &fields).await.status(), 200);
+        }
+        leaves => {
+            let url = format!("{}/v1/audio/transcriptions", server.url);
+            let request = server.client.post(url);
+            let request = request.multipart(form(&file, &[("prompt", PROMPT)]));
+            let handed_out = server.chunks_handed_out();
+            let request = tokio::spawn(request.send());
+            // While its piece is in a lane, or while it still waits for one.
+            let far_enough = || async {
+                server.chunks_handed_out() > handed_out || (leaves == 2 && server.is_busy().await)
+            };
+            server.until("it is far enough", far_enough).await;
+            request.abort();
+        }
+    }
+}
+
+/// Every listener's text after and beside the secret is that of a server that never heard it.
+async fn nobody_overhears(model: &Path, more: &[PathBuf], turns: usize) {
+    let settings = [
+        ("COLD_POOL_SIZE", "1"),
+        ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
+    ];
+    let fresh = Server::ready(model, &settings).await;
+    let mut files = listeners(fresh.folder());
+    files.extend_from_slice(more);
+    let mut expected = Vec::new();
+    for file in &files {
+        expected.push(text(&fresh, file).await);
+    }
+    let server = Server::ready(model, &settings).await;
+    let secret = secret_words();
+    for turn in 0..turns {
+        speak(&server, turn).await;
+        // All at once, so that the cold lane gets some of them.
+        let mut asked = JoinSet::new();
+        for (file, expected) in files
+            .iter()
+            .zip(&expected)
+            .chain(files.iter().zip(&expected))
+        {
+            let url = format!("{}/v1/audio/transcriptions", server.url);
+            let request = server.client.post(url).multipart(form(file, &[]));
+            let expected = expected.clone();
+            asked.spawn(async move {
+                let response = request.send().await.expect("an answer");
+                let route = response.headers()["x-route"].clone();
+                let body: Value = response.json().await.expect("JSON");
+                (
+                    body["text"].as_str().expect("text").to_owned(),
+                    expected,
+                    route,
+                )
+            });
+        }
+        speak(&server, turn + 1).await;
+        while let Some(heard) = asked.join_next().await {
+            let (heard, expected, route) = heard.expect("no panic");
+            assert_eq!(heard, expected, "on {route:?}");
+            let heard = words(&heard);
+            let leaked: Vec<_> = secret.iter().filter(|word| heard.contains(word)).collect();
+            assert!(leaked.is_empty(), "{leaked:?} in {heard:?} on {route:?}");
+        }
+    }
+    let cold = "uttera_stt_inference_duration_seconds_count{op=\"whisper_transcribe_cold\"}";
+    assert!(server.metric(cold).await > 0.0, "no cold lane had its turn");
+}
+
+#[tokio::test]
+async fn nobody_overhears_anybody_on_an_english_model() {
+    let command = sample("en-command.wav");
+    nobody_overhears(&model("tiny.en").await, &[command], 6).await;
+}
+
+#[tokio::test]
+async fn nobody_overhears_anybody_across_languages() {
+    let spanish = sample("es-sentence.wav");
+    nobody_overhears(&model("base").await, &[spanish], 2).await;
+}

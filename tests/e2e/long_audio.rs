@@ -1,0 +1,368 @@
+//! A real server with long, silent and noisy audio: what is written and what is not, who waits for
+//! whom, what a client that leaves takes along, and how much memory hours take.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use reqwest::Response;
+use serde_json::Value;
+use test_support::{
+    Server, children, corpus, model, resident_kib, sample, sample_text, signal, voice_activity,
+    words,
+};
+
+/// A file that ffmpeg makes in the server's folder.
+fn made(server: &Server, name: &str, arguments: &str) -> PathBuf {
+    let path = server.folder().join(name);
+    let status = Command::new("ffmpeg")
+        .args(["-v", "error", "-y"])
+        .args(arguments.split_whitespace())
+        .arg(&path)
+        .stdin(Stdio::null())
+        .status();
+    assert!(status.expect("ffmpeg runs").success(), "{arguments}");
+    path
+}
+
+/// A sample with so many seconds of silence on both sides.
+fn in_silence(server: &Server, name: &str, seconds: u32) -> PathBuf {
+    let millis = seconds * 1000;
+    let source = sample(name);
+    let arguments = format!(
+        "-i {} -af adelay={millis}:all=1,apad=pad_dur={seconds}",
+        source.display()
+    );
+    made(server, "in-silence.flac", &arguments)
+}
+
+async fn body(response: Response) -> Value {
+    assert_eq!(response.status(), 200);
+    response.json().await.expect("JSON")
+}
+
+fn text(body: &Value) -> &str {
+    body["text"].as_str().expect("text")
+}
+
+#[tokio::test]
+async fn silence_around_speech_is_not_transcribed_and_times_stay_true() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let file = in_silence(&server, "en-command.wav", 90);
+    let fields = [("response_format", "verbose_json")];
+    let found = body(server.transcribe(&file, &fields).await).await;
+    assert_eq!(words(text(&found)), words(&sample_text("en-command.wav")));
+    // The sample has 1.8 s, with some silence of its own.
+    let segment = &found["segments"][0];
+    let (start, end) = (segment["start"].as_f64(), segment["end"].as_f64());
+    assert!((89.8..90.4).contains(&start.expect("a start")), "{segment}");
+    assert!((91.0..92.0).contains(&end.expect("an end")), "{segment}");
+    assert!((found["duration"].as_f64().expect("a number") - 181.8).abs() < 0.3);
+    // Three minutes, and one chunk of it.
+    assert_eq!(server.chunks_handed_out(), 1);
+}
+
+#[tokio::test]
+async fn silence_and_noise_are_an_empty_transcript_and_take_no_lane() {
+    let server = Server::ready(&model("base").await, &[]).await;
+    for source in [
+        "-f lavfi -i anullsrc=r=16000:d=40",
+        "-f lavfi -i anoisesrc=r=16000:a=0.1:d=40:seed=1",
+        "-f lavfi -i sine=f=50:r=16000:d=40",
+    ] {
+        let file = made(&server, "noise.flac", source);
+        let fields = [("response_format", "verbose_json")];
+        let found = body(server.transcribe(&file, &fields).await).await;
+        assert_eq!(text(&found), "", "{source}");
+        assert_eq!(found["segments"], serde_json::json!([]));
+        assert!((found["duration"].as_f64().expect("a number") - 40.0).abs() < 0.1);
+    }
+    assert_eq!(server.chunks_handed_out(), 0);
+    // Each of the two guards can be switched off; then whisper is heard on noise.
+    let file = made(
+        &server,
+        "noise.flac",
+        "-f lavfi -i anoisesrc=r=16000:a=0.1:d=5:seed=1",
+    );
+    let fields = [("vad_filter", "false"), ("hallucination_guard", "false")];
+    body(server.transcribe(&file, &fields).await).await;
+    assert_eq!(server.chunks_handed_out(), 1);
+    for (field, value) in [
+        ("vad_filter", "perhaps"),
+        ("hallucination_guard", "2"),
+        ("multilingual", "es,en"),
+    ] {
+        let refused = server.transcribe(&file, &[(field, value)]).await;
+        assert_eq!(refused.status(), 422, "{field}");
+        let refused: Value = refused.json().await.expect("JSON");
+        assert_eq!(refused["error"]["param"], field);
+    }
+}
+
+#[tokio::test]
+async fn of_music_and_laughter_hardly_a_word_is_written() {
+    let Some(corpus) = corpus() else { return };
+    let server = Server::ready(&model("base").await, &[]).await;
+    let table = std::fs::read_to_string(corpus.join("nonspeech.tsv")).expect("the table");
+    let mut written = Vec::new();
+    for row in table.lines().skip(1) {
+        let path = row.split('\t').next().expect("a path");
+        let found = body(server.transcribe(&corpus.join(path), &[]).await).await;
+        let words = words(text(&found));
+        if !words.is_empty() {
+            println!("{path}: {}", text(&found));
+        }
+        written.extend(words);
+    }
+    println!("{} words in 23 minutes without speech", written.len());
+    assert!(written.len() <= 15, "{written:?}");
+}
+
+#[tokio::test]
+async fn four_hours_of_silence_in_a_small_file_are_no_trouble_and_more_is_refused_at_once() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let silent = "-f lavfi -i anullsrc=r=8000:cl=mono";
+    let file = made(&server, "silent.flac", &format!("{silent} -t 14400"));
+    let found = body(server.transcribe(&file, &[]).await).await;
+    assert_eq!(
+        (text(&found), &found["usage"]["seconds"]),
+        ("", &14_400.into())
+    );
+    let file = made(&server, "bomb.flac", &format!("{silent} -t 36000"));
+    let refused = server.transcribe(&file, &[]).await;
+    assert_eq!(refused.status(), 400);
+    let refused: Value = refused.json().await.expect("JSON");
+    assert_eq!(refused["error"]["code"], "audio_too_long");
+    assert_eq!(server.chunks_handed_out(), 0);
+}
+
+#[tokio::test]
+async fn a_command_is_answered_while_a_long_file_runs_and_the_file_is_whole_in_the_end() {
+    // One lane, so that the order of its work is the order of the queue.
+    let settings = [("COLD_POOL_SIZE", "0")];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let file = server.long_file(10);
+    let long = server.transcribe(&file, &[]);
+    let commands = async {
+        server.until_a_lane_has_work().await;
+        for number in 0..3 {
+            a_command_is_next(&server, &format!("command-{number}")).await;
+        }
+        server.health().await
+    };
+    let (response, health) = tokio::join!(long, commands);
+    let left = health["smart_routing"]["queue_audio_seconds"].as_f64();
+    assert!(
+        left > Some(30.0),
+        "the long file was over before: {left:?} s"
+    );
+    let sentence = words(&sample_text("en-long.ogg"));
+    let found = body(response).await;
+    let said = words(text(&found)).len() as f64;
+    let expected = 10.0 * sentence.len() as f64;
+    assert!(
+        (said - expected).abs() < 0.1 * expected,
+        "{said} words of {expected}"
+    );
+}
+
+/// Chunks of a long file that wait while the only lane works on another of it.
+const CHUNKS_OF_A_FILE_THAT_WAIT: u64 = 2;
+
+/// A command that comes while the only lane works on a long file, chunks of which wait, is what the
+/// lane takes next. The worker stands still until the command is in the queue, so that nothing depends
+/// on who is faster.
+async fn a_command_is_next(server: &Server, id: &str) {
+    let workers = server.workers();
+    for worker in &workers {
+        signal(*worker, "STOP");
+    }
+    let depth = || async { server.health().await["smart_routing"]["queue_depth"].as_u64() };
+    let full = || async { depth().await == Some(CHUNKS_OF_A_FILE_THAT_WAIT) };
+    server.until("chunks of the file wait", full).await;
+    let file = sample("en-command.wav");
+    let command = server.transcribe_as(id, &file, &[]);
+    let release = async {
+        let queued = || async { depth().await > Some(CHUNKS_OF_A_FILE_THAT_WAIT) };
+        server.until("the command waits", queued).await;
+        // A line in the log behind those of all that was handed out so far.
+        let mark = format!("mark-{id}");
+        let none = server
+            .transcribe_as(&mark, &sample("samples.tsv"), &[])
+            .await;
+        assert_eq!(none.status(), 400);
+        server.log_line(&mark).await;
+        for worker in &workers {
+            signal(*worker, "CONT");
+        }
+        mark
+    };
+    let (response, mark) = tokio::join!(command, release);
+    let found = body(response).await;
+    assert_eq!(words(text(&found)), words(&sample_text("en-command.wav")));
+    let log = server.log();
+    let mut later = log.iter().skip_while(|line| !line.contains(&mark));
+    let next = later.find(|line| line.contains("chunk handed out"));
+    let next = next.expect("the command was handed out");
+    assert!(next.contains(id), "before the command came: {next}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_long_file_takes_all_of_it_along_and_the_lane_is_free() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let file = server.long_file(10);
+    for _ in 0..3 {
+        let request = server.transcribe(&file, &[]);
+        tokio::select! {
+            _ = request => panic!("it should still run"),
+            () = server.until_a_lane_has_work() => {}
+        }
+    }
+    let gone = || async {
+        let health = server.health().await;
+        let routing = &health["smart_routing"];
+        routing["queue_depth"] == 0
+            && routing["queue_audio_seconds"] == 0.0
+            && children(server.pid(), "-i").is_empty()
+    };
+    server.until("nothing of it is left", gone).await;
+    let left = server
+        .metric(r#"uttera_stt_requests_total{endpoint="/v1/audio/transcriptions",method="POST",status="499"}"#)
+        .await;
+    assert!((left - 3.0).abs() < 1e-9, "{left}");
+    let uploads = uploads(&server);
+    assert!(uploads.is_empty(), "{uploads:?}");
+    // The lane's next chunk is the command's.
+    let before = server.chunks_handed_out();
+    let found = body(server.transcribe(&sample("en-command.wav"), &[]).await).await;
+    assert_eq!(words(text(&found)), words(&sample_text("en-command.wav")));
+    assert_eq!(server.chunks_handed_out() - before, 1);
+}
+
+/// Uploads that are on the disk.
+fn uploads(server: &Server) -> Vec<PathBuf> {
+    let mut folders = vec![server.folder().to_owned()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().contains("upload-") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_language_that_changes_is_followed_where_the_client_says_so() {
+    let server = Server::ready(&model("base").await, &[]).await;
+    let (english, spanish) = (sample("en-sentence.wav"), sample("es-sentence.wav"));
+    // Long silence between them, so that they are two chunks.
+    let arguments = format!(
+        "-i {} -i {} -filter_complex [0]apad=pad_dur=14[a];[a][1]concat=n=2:v=0:a=1",
+        english.display(),
+        spanish.display()
+    );
+    let file = made(&server, "mixed.flac", &arguments);
+    let found = body(server.transcribe(&file, &[("multilingual", "true")]).await).await;
+    let said = words(text(&found));
+    for word in ["morning", "música", "amigos"] {
+        assert!(said.contains(&word.to_owned()), "{word} is not in {said:?}");
+    }
+}
+
+/// The server with an engine that answers at once.
+struct NullEngine {
+    child: Child,
+    url: String,
+}
+
+impl NullEngine {
+    async fn start() -> Self {
+        let test = std::env::current_exe().expect("the test's own path");
+        let folder = test.ancestors().nth(2).expect("the build's folder");
+        let mut child = Command::new(folder.join("examples/null_engine"))
+            .args(["--port", "0", "--vad"])
+            .arg(voice_activity().await)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the example is built with the tests");
+        // Plain HTTP, but the client library wants to know.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut url = String::new();
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        lines.read_line(&mut url).expect("its address");
+        Self {
+            child,
+            url: url.trim().to_owned(),
+        }
+    }
+
+    /// Sends a file, and gives the most memory in MiB that the server and its decoder held meanwhile.
+    async fn peak_memory(&self, file: &Path) -> u64 {
+        let form = test_support::form(file, &[("language", "en")]);
+        let request = reqwest::Client::new()
+            .post(format!("{}/v1/audio/transcriptions", self.url))
+            .multipart(form);
+        let answer = tokio::spawn(request.send());
+        let mut peak = 0;
+        while !answer.is_finished() {
+            let pid = self.child.id();
+            let all = children(pid, "-i").into_iter().chain([pid]);
+            peak = peak.max(all.map(resident_kib).sum());
+            // Sampling is all that can be done from outside.
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let response = answer.await.expect("no panic").expect("an answer");
+        assert_eq!(response.status(), 200);
+        peak / 1024
+    }
+}
+
+impl Drop for NullEngine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn an_hour_takes_no_more_memory_than_ten_seconds() {
+    let server = NullEngine::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (short, long) = (
+        folder.path().join("short.flac"),
+        folder.path().join("long.flac"),
+    );
+    for (path, seconds) in [(&short, 10), (&long, 3600)] {
+        let status = Command::new("ffmpeg")
+            .args(["-v", "error", "-stream_loop", "-1", "-i"])
+            .arg(sample("en-long.ogg"))
+            .args([
+                "-t",
+                &seconds.to_string(),
+                "-ar",
+                "16000",
+                "-compression_level",
+                "0",
+            ])
+            .arg(path)
+            .stdin(Stdio::null())
+            .status();
+        assert!(status.expect("ffmpeg runs").success());
+    }
+    // The first request of a process is not like the next ones.
+    server.peak_memory(&short).await;
+    let of_seconds = server.peak_memory(&short).await;
+    let of_an_hour = server.peak_memory(&long).await;
+    println!("{of_seconds} MiB for ten seconds, {of_an_hour} MiB for an hour");
+    assert!(
+        of_an_hour <= of_seconds + 64,
+        "{of_an_hour} MiB, not {of_seconds} MiB"
+    );
+}

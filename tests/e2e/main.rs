@@ -1,0 +1,34 @@
+//! The built program, asked over HTTP and at the command line.
+
+mod abuse;
+mod bench;
+mod chaos;
+mod cli;
+mod clients;
+mod conformance;
+mod corpus;
+mod cors;
+mod errors;
+mod escalation;
+mod faults;
+mod hot_cold;
+mod identical_requests;
+mod keys;
+mod language;
+mod leaks;
+mod limits;
+mod load;
+mod long_audio;
+mod metrics;
+mod openai_client;
+mod openapi;
+mod redis_directory;
+mod registration;
+mod requests;
+mod roles;
+mod sdk;
+mod smoke;
+mod stream;
+mod transcribe_script;
+mod transcribe_url;
+mod translation;

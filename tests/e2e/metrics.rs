@@ -1,0 +1,177 @@
+//! `/metrics` and `/health` against the contract: names, types, labels, and what they say.
+
+use std::collections::BTreeMap;
+
+use reqwest::Method;
+use serde_json::Value;
+use test_support::{Server, model, sample};
+
+/// A page's series: name with labels, and value.
+fn series(page: &str) -> BTreeMap<&str, f64> {
+    let lines = page
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("a value");
+            (name, value.parse().expect("a number"))
+        })
+        .collect()
+}
+
+/// Every series' name and labels, with neither buckets nor what depends on the machine.
+fn names(page: &str) -> Vec<String> {
+    let mut names: Vec<_> = series(page)
+        .into_keys()
+        .filter(|name| !name.contains("_bucket") && !name.contains("_sum"))
+        .map(|name| name.replace(env!("CARGO_PKG_VERSION"), "VERSION"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn every_series_of_the_contract_is_there_at_the_first_scrape() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let response = server.get("/metrics").await;
+    let kind = response.headers()["content-type"]
+        .to_str()
+        .expect("ASCII")
+        .to_owned();
+    assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    let page = response.text().await.expect("a body");
+    // Waiting for readiness has asked /readyz: those 503s are no series of the contract.
+    let names: Vec<_> = names(&page)
+        .into_iter()
+        .filter(|name| !name.contains("status=\"503\""))
+        .collect();
+    insta::assert_snapshot!("series", names.join("\n"));
+    for name in &names {
+        let family = name
+            .split('{')
+            .next()
+            .expect("a name")
+            .trim_end_matches("_count");
+        for kind in ["HELP", "TYPE"] {
+            assert!(
+                page.contains(&format!("# {kind} {family} ")),
+                "{kind} of {family}"
+            );
+        }
+    }
+    let buckets = |family: &str| {
+        let first = format!("{family}_bucket{{");
+        let mut bounds: Vec<f64> = (page.lines())
+            .filter(|line| line.starts_with(&first))
+            .filter_map(|line| line.split("le=\"").nth(1)?.split('"').next())
+            .filter(|bound| *bound != "+Inf")
+            .map(|bound| bound.parse().expect("a number"))
+            .collect();
+        bounds.sort_by(f64::total_cmp);
+        bounds.dedup();
+        bounds
+    };
+    assert_eq!(
+        buckets("uttera_stt_request_duration_seconds"),
+        [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
+    );
+    assert_eq!(
+        buckets("uttera_stt_inference_duration_seconds"),
+        [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
+    );
+}
+
+#[tokio::test]
+async fn requests_are_counted_where_they_belong_and_no_label_carries_what_a_client_sent() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let file = sample("en-command.wav");
+    for format in ["json", "srt"] {
+        let fields = [("response_format", format)];
+        assert_eq!(server.transcribe(&file, &fields).await.status(), 200);
+    }
+    let bad = server
+        .transcribe(&file, &[("response_format", "evil-value")])
+        .await;
+    assert_eq!(bad.status(), 422);
+    assert_eq!(server.get("/evil-path").await.status(), 404);
+    assert_eq!(server.get("/v1/models/evil-id").await.status(), 404);
+    let brew = Method::from_bytes(b"EVILMETHOD").expect("a method");
+    let url = format!("{}/health", server.url);
+    let response = server
+        .client
+        .request(brew, url)
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(response.status(), 405);
+
+    let page = server.metrics().await;
+    assert!(!page.contains("evil") && !page.contains("EVIL"), "{page}");
+    let series = series(&page);
+    let value = |name: &str| {
+        *series
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {page}"))
+    };
+    let requests = |endpoint: &str, method: &str, status: u16| {
+        value(&format!(
+            "uttera_stt_requests_total{{endpoint=\"{endpoint}\",method=\"{method}\",status=\"{status}\"}}"
+        ))
+    };
+    let is = |got: f64, wanted: f64| assert!((got - wanted).abs() < 1e-9, "{got} {wanted}\n{page}");
+    is(requests("/v1/audio/transcriptions", "POST", 200), 2.0);
+    is(requests("/v1/audio/transcriptions", "POST", 422), 1.0);
+    is(requests("/v1/models/{id}", "GET", 404), 1.0);
+    is(requests("other", "GET", 404), 1.0);
+    is(requests("/health", "OTHER", 405), 1.0);
+    is(
+        value("uttera_stt_requests_by_route_total{route=\"HOT\"}"),
+        2.0,
+    );
+    is(
+        value("uttera_stt_transcriptions_total{response_format=\"srt\"}"),
+        1.0,
+    );
+    is(value("uttera_stt_errors_total{type=\"validation\"}"), 4.0);
+    let audio =
+        "uttera_stt_audio_seconds_total{endpoint=\"/v1/audio/transcriptions\",route=\"HOT\"}";
+    // Twice 1.7 s or so: whole seconds of the sum, not the sum of whole seconds.
+    assert!(value(audio) >= 3.0, "{}", value(audio));
+    let inference = "uttera_stt_inference_duration_seconds_count{op=\"whisper_transcribe_hot\"}";
+    is(value(inference), 2.0);
+    is(value("uttera_stt_engine_ready"), 1.0);
+    is(value("uttera_stt_inflight_requests"), 0.0);
+    is(value("uttera_stt_work_queue_audio_seconds"), 0.0);
+    assert!(value("uttera_stt_vram_free_gb").is_nan(), "there is no GPU");
+    assert!(value("uttera_stt_cold_worker_ema_start_seconds") > 0.0);
+    let speed = value("uttera_stt_hot_ema_sps");
+    let health = server.health().await;
+    let factor = health["smart_routing"]["ema_sps"]
+        .as_f64()
+        .expect("measured");
+    assert!(
+        (speed * factor - 1.0).abs() < 1e-6,
+        "{speed} is not 1/{factor}"
+    );
+}
+
+#[tokio::test]
+async fn both_rates_are_known_when_the_node_first_says_that_it_is_ready() {
+    let server = Server::ready(&model("tiny.en").await, &[("COLD_POOL_SIZE", "7")]).await;
+    let health = server.health().await;
+    let routing = &health["smart_routing"];
+    assert_eq!(routing["cold_start_calibrated"], true);
+    assert!(routing["cold_ema_start_seconds"].as_f64() > Some(0.0));
+    assert!(routing["ema_sps"].as_f64() > Some(0.0));
+    assert_eq!(routing["pool_size_cap"], 7);
+    for unknown in [
+        "vram_free_gb",
+        "cold_vram_ema_gb",
+        "cold_vram_per_worker_gb",
+    ] {
+        assert_eq!(routing[unknown], Value::Null, "{unknown}");
+    }
+    assert_eq!(routing["vram_sufficient_for_cold"], true);
+    assert_eq!(health["routing"]["load_score"], 0.0);
+    assert_eq!(server.workers().len(), 1, "no second process for that");
+}

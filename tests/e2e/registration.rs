@@ -1,0 +1,179 @@
+//! A real server and a real Redis: what routers find, and what trouble with Redis does.
+
+use serde_json::Value;
+use test_support::redis_server::{RedisServer, free_port};
+use test_support::{Server, model, sample, signal};
+
+fn record(redis: &RedisServer, key: &str) -> Option<Value> {
+    let text = redis.get(key)?;
+    Some(serde_json::from_str(&text).expect("JSON"))
+}
+
+/// A server that registers itself there as `node-1`.
+async fn registered(url: &str, more: &[(&str, &str)]) -> Server {
+    let mut settings = vec![
+        ("REDIS_URL", url),
+        ("NODE_ID", "node-1"),
+        ("NODE_HOST", "stt.example"),
+        ("COLD_POOL_MANAGER_INTERVAL", "0.2"),
+    ];
+    settings.extend_from_slice(more);
+    Server::start(&model("tiny.en").await, &settings).await
+}
+
+const KEY: &str = "stt:nodes:node-1";
+
+#[tokio::test]
+async fn routers_find_the_node_follow_its_state_and_forget_it_when_it_leaves() {
+    let redis = RedisServer::start();
+    let mut server = registered(&redis.url(), &[]).await;
+    let accepts = |wanted: bool| {
+        let redis = &redis;
+        move || async move {
+            record(redis, KEY).is_some_and(|record| record["accepts_requests"] == wanted)
+        }
+    };
+    server.until("it is registered", accepts(true)).await;
+    let found = record(&redis, KEY).expect("a record");
+    let keys: Vec<_> = found.as_object().expect("an object").keys().collect();
+    assert_eq!(
+        keys,
+        [
+            "load_score",
+            "accepts_requests",
+            "host",
+            "port",
+            "version",
+            "ts"
+        ]
+    );
+    assert_eq!(found["host"], "stt.example");
+    let port: u64 = server
+        .url
+        .rsplit(':')
+        .next()
+        .expect("a port")
+        .parse()
+        .expect("a number");
+    assert_eq!(found["port"], port);
+    assert!(found["ts"].is_f64() && found["load_score"].is_number());
+    assert!((1..=2).contains(&redis.ttl(KEY)));
+    // It is renewed.
+    let renewed = || async { record(&redis, KEY).is_some_and(|now| now["ts"] != found["ts"]) };
+    server.until("it is renewed", renewed).await;
+    // Work shows.
+    let request = server.start_long_request().await;
+    let loaded =
+        || async { record(&redis, KEY).is_some_and(|now| now["load_score"].as_f64() > Some(0.0)) };
+    server.until("the load shows", loaded).await;
+    signal(server.pid(), "TERM");
+    server.until("it drains", accepts(false)).await;
+    assert_eq!(
+        request
+            .await
+            .expect("no panic")
+            .expect("an answer")
+            .status(),
+        200
+    );
+    assert_eq!(server.exit_code().await, Some(0));
+    assert_eq!(redis.get(KEY), None);
+}
+
+#[tokio::test]
+async fn a_node_that_dies_is_forgotten_by_itself() {
+    let redis = RedisServer::start();
+    let mut server = registered(&redis.url(), &[]).await;
+    let there = || async { redis.get(KEY).is_some() };
+    server.until("it is registered", there).await;
+    signal(server.pid(), "KILL");
+    server.exit_code().await;
+    let gone = || async { redis.get(KEY).is_none() };
+    server.until("the record ends", gone).await;
+}
+
+#[tokio::test]
+async fn redis_may_stop_hang_restart_and_refuse_and_no_request_notices() {
+    let mut redis = RedisServer::start();
+    let server = registered(&redis.url(), &[]).await;
+    server.until_ready().await;
+    let there = |redis: &RedisServer| redis.get(KEY).is_some();
+    server.until("registered", || async { there(&redis) }).await;
+    let works = || async {
+        let response = server.transcribe(&sample("en-command.wav"), &[]).await;
+        assert_eq!(response.status(), 200);
+        let health = server.health().await;
+        assert_eq!(health["status"], "ok");
+    };
+    redis.stop();
+    server.log_line("the node cannot be registered").await;
+    works().await;
+    redis.restart();
+    server
+        .until("registered again", || async { there(&redis) })
+        .await;
+    server.log_line("the node is registered again").await;
+    redis.pause();
+    works().await;
+    redis.resume();
+    server
+        .until("registered again", || async { there(&redis) })
+        .await;
+    // Another password from now on.
+    redis.stop();
+    redis.restart_with_password(Some("sesame"));
+    server.log_line("password").await;
+    works().await;
+    // Told once a time of trouble, however many ticks it had.
+    let told = |text: &str| {
+        server
+            .log()
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
+    };
+    assert!(
+        told("the node cannot be registered") <= 4,
+        "{}",
+        server.log().join("\n")
+    );
+    redis.stop();
+    redis.restart_with_password(None);
+    server
+        .until("registered again", || async { there(&redis) })
+        .await;
+    works().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_was_never_there_is_told_once_and_the_node_works_and_ends_cleanly() {
+    let url = format!("redis://:secret-word@127.0.0.1:{}/0", free_port());
+    let mut server = registered(&url, &[]).await;
+    server.until_ready().await;
+    let line = server.log_line("the node cannot be registered").await;
+    assert!(line.contains("nothing is listening there"), "{line}");
+    let response = server.transcribe(&sample("en-command.wav"), &[]).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(server.terminate().await, Some(0));
+    let log = server.log();
+    let told = log
+        .iter()
+        .filter(|line| line.contains("the node cannot be registered"));
+    assert_eq!(told.count(), 1);
+    assert!(!log.join("\n").contains("secret-word"));
+}
+
+#[test]
+fn a_url_that_redis_cannot_take_stops_the_start_with_one_line_without_its_password() {
+    let output = std::process::Command::new(test_support::program())
+        .args(["serve", "--set", "REDIS_URL=http://user:secret-word@host"])
+        .output()
+        .expect("runs");
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("REDIS_URL") && text.contains("redis://"),
+        "{text}"
+    );
+    assert!(!text.contains("secret-word"), "{text}");
+}

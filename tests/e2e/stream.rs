@@ -1,0 +1,244 @@
+//! `stream=true` on a real server: short clips, long files, waiting, failing, leaving.
+
+use std::process::Command;
+
+use reqwest::Response;
+use serde_json::Value;
+use test_support::events::{Events, Line};
+use test_support::wer::Score;
+use test_support::{Server, form, model, sample, sample_text, signal, words};
+
+const STREAM: (&str, &str) = ("stream", "true");
+
+async fn text(response: Response) -> String {
+    let body: Value = response.json().await.expect("JSON");
+    body["text"].as_str().expect("text").to_owned()
+}
+
+#[tokio::test]
+async fn the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    for name in ["en-command.wav", "en-sentence.wav", "en-long.ogg"] {
+        for format in ["json", "text"] {
+            let fields = [STREAM, ("response_format", format)];
+            let response = server.transcribe(&sample(name), &fields).await;
+            assert_eq!(response.headers()["x-route"], "HOT");
+            assert_eq!(response.headers()["cache-control"], "no-cache");
+            assert!(response.headers().contains_key("x-request-id"));
+            let (deltas, done) = Events::of(response).rest().await;
+            assert_eq!(deltas.concat(), done["text"], "{name}");
+            assert_eq!(done["x_route"], "HOT");
+            assert_eq!(done["usage"]["type"], "duration");
+            let said = done["text"].as_str().expect("text");
+            let wrong = Score::of(&sample_text(name), said).rate();
+            assert!(wrong <= 0.1, "{name}: {said}");
+        }
+    }
+    let requests = r#"uttera_stt_transcriptions_total{response_format="text"}"#;
+    assert!((server.metric(requests).await - 3.0).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn silence_is_no_delta_and_an_empty_text() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let path = server.folder().join("silent.wav");
+    let status = Command::new("ffmpeg")
+        .args([
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "anullsrc=r=16000:cl=mono",
+            "-t",
+            "20",
+        ])
+        .arg(&path)
+        .status();
+    assert!(status.expect("ffmpeg runs").success());
+    let response = server.transcribe(&path, &[STREAM]).await;
+    let (deltas, done) = Events::of(response).rest().await;
+    assert!(deltas.is_empty(), "{deltas:?}");
+    assert_eq!(
+        (&done["text"], &done["usage"]["seconds"]),
+        (&"".into(), &20.into())
+    );
+}
+
+#[tokio::test]
+async fn the_text_of_a_long_file_comes_while_most_of_it_is_still_to_be_done() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let file = server.long_file(10);
+    let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
+    let first = events.event().await;
+    let health = server.health().await;
+    let left = health["smart_routing"]["queue_audio_seconds"].as_f64();
+    assert!(left > Some(60.0), "{left:?} s were left at {first:?}");
+    let Some(Line::Event(first)) = first else {
+        panic!("{first:?}")
+    };
+    let begun = words(first["delta"].as_str().expect("text"));
+    let expected = words(&sample_text("en-long.ogg"));
+    assert!(expected.starts_with(&begun[..3]), "{begun:?}");
+    let (deltas, done) = events.rest().await;
+    assert!(deltas.len() > 10, "{} deltas", deltas.len());
+    let whole = first["delta"].as_str().expect("text").to_owned() + &deltas.concat();
+    assert_eq!(whole, done["text"]);
+    let said = words(&whole).len();
+    let expected = 10 * expected.len();
+    assert!(
+        said.abs_diff(expected) * 10 < expected,
+        "{said} of {expected}"
+    );
+}
+
+#[tokio::test]
+async fn a_clip_is_streamed_while_another_lane_works_on_a_long_file() {
+    let settings = [
+        ("COLD_POOL_SIZE", "1"),
+        ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
+    ];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let file = server.long_file(10);
+    let long = server.transcribe(&file, &[]);
+    let clips = async {
+        server.until_a_lane_has_work().await;
+        for _ in 0..3 {
+            let response = server
+                .transcribe(&sample("en-command.wav"), &[STREAM])
+                .await;
+            let route = response.headers()["x-route"].clone();
+            let (deltas, done) = Events::of(response).rest().await;
+            assert_eq!(
+                words(&deltas.concat()),
+                words(&sample_text("en-command.wav"))
+            );
+            assert_eq!(done["x_route"], route.to_str().expect("ASCII"));
+        }
+    };
+    let (long, ()) = tokio::join!(long, clips);
+    assert_eq!(long.status(), 200);
+}
+
+#[tokio::test]
+async fn what_fails_before_the_first_word_has_its_status_as_without_a_stream() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let broken = server.folder().join("broken.wav");
+    std::fs::write(&broken, b"this is no audio").expect("writes");
+    let refused = server.transcribe(&broken, &[STREAM]).await;
+    assert_eq!(refused.status(), 400);
+    let body: Value = refused.json().await.expect("JSON");
+    assert_eq!(body["error"]["code"], "audio_decode_error");
+    let fields = [STREAM, ("response_format", "srt")];
+    let refused = server.transcribe(&sample("en-command.wav"), &fields).await;
+    assert_eq!(refused.status(), 422);
+    let body: Value = refused.json().await.expect("JSON");
+    assert_eq!(body["error"]["param"], "stream");
+}
+
+#[tokio::test]
+async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
+    // Workers that stand still are given up after some seconds; the second time, the chunk is.
+    let settings = [("COLD_LANE_TIMEOUT_SECONDS", "3")];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let file = server.long_file(10);
+    let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
+    assert!(matches!(events.event().await, Some(Line::Event(_))));
+    let failing = async {
+        loop {
+            match events.event().await.expect("an error before the end") {
+                Line::Event(event) if event["error"].is_object() => return event,
+                Line::Event(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let stopping = async {
+        loop {
+            server.until_a_lane_has_work().await;
+            for worker in server.workers() {
+                signal(worker, "STOP");
+            }
+        }
+    };
+    let failed = tokio::select! {
+        failed = failing => failed,
+        () = stopping => unreachable!(),
+    };
+    assert_eq!(failed["error"]["code"], "timeout", "{failed}");
+    let error = failed["error"].as_object().expect("an object");
+    let keys: Vec<_> = error.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["message", "type", "param", "code"]);
+    assert_eq!(events.next().await, None);
+    let errors = r#"uttera_stt_errors_total{type="timeout"}"#;
+    assert!((server.metric(errors).await - 1.0).abs() < 1e-9);
+    let again = || async {
+        let response = server.transcribe(&sample("en-command.wav"), &[]).await;
+        response.status() == 200
+    };
+    server.until("it transcribes again", again).await;
+}
+
+#[tokio::test]
+async fn comments_keep_a_stream_open_on_which_nothing_else_comes() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let file = server.long_file(10);
+    let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
+    assert!(matches!(events.event().await, Some(Line::Event(_))));
+    let workers = server.workers();
+    for worker in &workers {
+        signal(*worker, "STOP");
+    }
+    let mut deltas = Vec::new();
+    for _ in 0..2 {
+        loop {
+            match events.next().await.expect("goes on") {
+                Line::Comment(comment) => {
+                    assert_eq!(comment, "ping");
+                    break;
+                }
+                Line::Event(event) => deltas.push(event),
+                Line::Done => panic!("done"),
+            }
+        }
+    }
+    for worker in &workers {
+        signal(*worker, "CONT");
+    }
+    let (rest, done) = events.rest().await;
+    assert!(!rest.is_empty() && !done["text"].as_str().expect("text").is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_stream_takes_its_work_along() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let file = server.long_file(10);
+    let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
+    assert!(matches!(events.event().await, Some(Line::Event(_))));
+    drop(events);
+    let gone = || async {
+        let health = server.health().await;
+        health["smart_routing"]["queue_audio_seconds"] == 0.0
+    };
+    server.until("nothing of it is left", gone).await;
+    let left = r#"uttera_stt_requests_total{endpoint="/v1/audio/transcriptions",method="POST",status="499"}"#;
+    let counted = || async { (server.metric(left).await - 1.0).abs() < 1e-9 };
+    server.until("it is counted", counted).await;
+    let before = server.chunks_handed_out();
+    let found = text(server.transcribe(&sample("en-command.wav"), &[]).await).await;
+    assert_eq!(words(&found), words(&sample_text("en-command.wav")));
+    assert_eq!(server.chunks_handed_out() - before, 1);
+}
+
+#[tokio::test]
+async fn translations_are_streamed_as_well() {
+    let server = Server::ready(&model("base").await, &[]).await;
+    let asked = form(&sample("de-sentence.wav"), &[STREAM]);
+    let response = server.post("/v1/audio/translations", asked).await;
+    let (deltas, done) = Events::of(response).rest().await;
+    assert_eq!(deltas.concat(), done["text"]);
+    assert!(
+        words(&deltas.concat()).contains(&"berlin".to_owned()),
+        "{deltas:?}"
+    );
+}

@@ -1,0 +1,156 @@
+//! What the engine tells of segments besides their text is true: by a real model, on real speech.
+
+use std::sync::atomic::AtomicBool;
+
+use stt_actors::domain::transcript::{ChunkTranscript, Segment, Task, compression_ratio};
+use test_support::{model, sample, sample_text, words};
+use uttera_stt::engine::whisper::window::Window;
+use uttera_stt::engine::whisper::{Model, Options, Request};
+
+const SAMPLES_OF_A_SECOND: usize = 16_000;
+
+fn speech(name: &str) -> Vec<f32> {
+    let mut wav = hound::WavReader::open(sample(name)).expect("opens");
+    let samples = wav.samples::<i16>().map(|s| s.expect("a sample"));
+    samples.map(|s| f32::from(s) / 32_768.0).collect()
+}
+
+fn silence(seconds: usize) -> Vec<f32> {
+    vec![0.0; seconds * SAMPLES_OF_A_SECOND]
+}
+
+async fn load(options: Options) -> Model {
+    let options = Options {
+        threads: 2,
+        ..options
+    };
+    Model::load(&model("base").await, options).expect("loads")
+}
+
+fn transcribe(model: &mut Model, samples: Vec<f32>, temperature: f32) -> ChunkTranscript {
+    let request = Request {
+        samples,
+        task: Task::Transcribe,
+        language: Some("en".to_owned()),
+        prompt: None,
+        temperature,
+    };
+    let done = model.transcribe(request, &AtomicBool::new(false), &mut |_, _| {});
+    done.expect("transcribes")
+}
+
+/// What holds for every segment, whatever was said.
+fn assert_true(segments: &[Segment], seconds: f64) {
+    let mut last = 0.0;
+    for segment in segments {
+        assert!(last <= segment.start && segment.start <= segment.end && segment.end <= seconds);
+        last = segment.end;
+        assert!(!segment.tokens.is_empty() && segment.tokens.iter().all(|token| *token < 50_257));
+        assert_eq!(segment.tokens.len(), segment.logprobs.len());
+        let said: Vec<u8> = (segment.logprobs.iter())
+            .flat_map(|token| token.bytes.clone())
+            .collect();
+        assert_eq!(String::from_utf8_lossy(&said), segment.text);
+        let sum: f32 = segment.logprobs.iter().map(|token| token.logprob).sum();
+        let mean = sum / segment.tokens.len() as f32;
+        assert!((mean - segment.avg_logprob).abs() < 1e-5 && mean <= 0.0);
+        let ratio = compression_ratio(&segment.text);
+        assert!((ratio - segment.compression_ratio).abs() < 1e-6);
+        let text: String = segment
+            .words
+            .iter()
+            .map(|word| word.text.as_str())
+            .collect();
+        assert_eq!(text, segment.text);
+        let tokens: usize = segment.words.iter().map(|word| word.tokens).sum();
+        assert_eq!(tokens, segment.tokens.len());
+        for pair in segment.words.windows(2) {
+            assert!(pair[0].start <= pair[1].start && pair[0].end <= pair[1].start + 1e-9);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_field_is_what_it_says() {
+    let mut model = load(Options::default()).await;
+    let samples = speech("en-sentence.wav");
+    let seconds = samples.len() as f64 / SAMPLES_OF_A_SECOND as f64;
+    let done = transcribe(&mut model, samples.clone(), 0.0);
+    assert_eq!(
+        words(&done.segments[0].text),
+        words(&sample_text("en-sentence.wav"))
+    );
+    assert_true(&done.segments, seconds);
+    let first = &done.segments[0];
+    assert_eq!(first.seek, 0);
+    assert!(first.temperature.abs() < f32::EPSILON);
+    assert!(
+        first.no_speech_prob > 1e-6 && first.no_speech_prob < 0.5,
+        "{first:?}"
+    );
+    // A temperature that was asked for is the one that is used.
+    let warm = transcribe(&mut model, samples, 0.3);
+    assert_true(&warm.segments, seconds);
+    let used = warm.segments.iter().map(|segment| segment.temperature);
+    assert!(used.into_iter().all(|used| (used - 0.3).abs() < 1e-6));
+}
+
+#[tokio::test]
+async fn a_second_window_has_its_own_place_and_its_own_probability_of_silence() {
+    let options = Options {
+        window: Window::Full,
+        ..Options::default()
+    };
+    let mut model = load(options).await;
+    // The last sentence is cut: whisper begins anew where the last whole one ended.
+    let sentence = speech("en-sentence.wav");
+    let cut = &sentence[..sentence.len() * 45 / 100];
+    let samples = [&sentence[..], &sentence, &sentence, cut].concat();
+    let seconds = samples.len() as f64 / SAMPLES_OF_A_SECOND as f64;
+    let done = transcribe(&mut model, samples.clone(), 0.0);
+    assert_true(&done.segments, seconds);
+    let (first, last) = (&done.segments[0], &done.segments[done.segments.len() - 1]);
+    assert!(first.seek == 0 && last.seek > 2000, "{}", last.seek);
+    let begins = last.seek as f64 / 100.0;
+    assert!(last.start >= begins && last.words[0].start >= begins);
+    // What the model says of the same audio alone.
+    let rest = samples[last.seek as usize * SAMPLES_OF_A_SECOND / 100..].to_vec();
+    let alone = &transcribe(&mut model, rest, 0.0).segments[0];
+    let (here, alone) = (last.no_speech_prob, alone.no_speech_prob);
+    assert!((here - alone).abs() < 0.05, "{here} and {alone}");
+    assert!((here - first.no_speech_prob).abs() > 0.1, "{here}");
+}
+
+#[tokio::test]
+async fn words_are_where_they_are_said() {
+    for beam_size in [1, 3] {
+        let options = Options {
+            window: Window::Full,
+            beam_size,
+            ..Options::default()
+        };
+        assert_words_are_where_they_are_said(&mut load(options).await);
+    }
+}
+
+fn assert_words_are_where_they_are_said(model: &mut Model) {
+    let (one, other) = (speech("en-command.wav"), speech("en-sentence.wav"));
+    let pause = 5_u8;
+    let after = one.len() as f64 / SAMPLES_OF_A_SECOND as f64 + f64::from(pause);
+    let samples = [one, silence(usize::from(pause)), other].concat();
+    let done = transcribe(model, samples, 0.0);
+    let words: Vec<_> = done.segments.iter().flat_map(|s| &s.words).collect();
+    let said = |text: &str| {
+        words
+            .iter()
+            .find(|word| word.text.contains(text))
+            .expect(text)
+    };
+    assert!(said("kitchen").end < after - f64::from(pause));
+    // The first word after a pause may begin in it, by the model's account alone.
+    assert!(
+        (said("morning").start - (after + 0.2)).abs() < 0.5,
+        "{words:?}"
+    );
+    assert!(said("train").start > said("morning").end);
+}

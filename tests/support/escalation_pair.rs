@@ -1,0 +1,35 @@
+//! A small node before a larger one, both real.
+
+use reqwest::Response;
+
+use crate::{Server, model};
+
+/// Where clients of two tiers ask.
+pub const PATH: &str = "/v1/transcribe";
+/// No text is as certain as this.
+pub const ALWAYS: (&str, &str) = ("CONF_LOGPROB_THRESHOLD", "1");
+/// Any text is.
+pub const NEVER: [(&str, &str); 2] = [("CONF_LOGPROB_THRESHOLD", "0"), ("MIN_WORDS_FOR_CONF", "0")];
+/// `en-command.wav` has fewer words, the other English samples have more.
+pub const COMMANDS: [(&str, &str); 2] = [
+    ("CONF_LOGPROB_THRESHOLD", "0"),
+    ("MIN_WORDS_FOR_CONF", "10"),
+];
+
+/// A small node before this one. Unless the settings say otherwise, it passes everything on.
+pub async fn primary(fallback: &Server, settings: &[(&str, &str)]) -> Server {
+    let mut all = vec![("FALLBACK_URL", fallback.url.as_str()), ALWAYS];
+    all.extend_from_slice(settings);
+    Server::ready(&model("tiny.en").await, &all).await
+}
+
+/// The larger one.
+pub async fn fallback(settings: &[(&str, &str)]) -> Server {
+    Server::ready(&model("base").await, settings).await
+}
+
+/// A reply's header.
+pub fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    let value = response.headers().get(name)?;
+    Some(value.to_str().expect("ASCII"))
+}

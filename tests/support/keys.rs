@@ -1,0 +1,47 @@
+//! Files of keys, and having them read again.
+
+use std::path::PathBuf;
+
+use crate::{Server, signal};
+
+/// A file of keys in a folder of its own.
+pub struct KeysFile {
+    _folder: tempfile::TempDir,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl KeysFile {
+    /// Writes a file with these lines.
+    pub fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        let file = Self {
+            _folder: folder,
+            path,
+        };
+        file.write(text);
+        file
+    }
+
+    /// As the documentation says: a new file in place of the old one, never half a file.
+    pub fn write(&self, text: &str) {
+        let new = self.path.with_extension("new");
+        std::fs::write(&new, text).expect("writes");
+        std::fs::rename(new, &self.path).expect("renames");
+    }
+
+    /// The path as text, for a setting.
+    pub fn name(&self) -> &str {
+        self.path.to_str().expect("UTF-8")
+    }
+}
+
+/// Sends SIGHUP and waits until the log has one line more with this text. Gives that line.
+pub async fn hang_up(server: &Server, text: &str) -> String {
+    let before = server.log_lines(text).len();
+    signal(server.pid(), "HUP");
+    let told = || async { server.log_lines(text).len() > before };
+    server.until(text, told).await;
+    server.log_lines(text).pop().expect("a line")
+}

@@ -1,0 +1,32 @@
+//! A port for servers that come and go, one after the other.
+
+use tokio::net::TcpSocket;
+
+/// A free port of this machine's. While this lives, nobody is given it who does not ask for it by its
+/// number, also when no server has it.
+pub struct HeldPort {
+    /// The port, for a setting.
+    pub number: String,
+    /// Bound, but not listening: servers' sockets may have the same address beside it, one at a time.
+    _socket: TcpSocket,
+}
+
+impl HeldPort {
+    /// Finds a free port and holds it.
+    pub fn new() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("can be shared");
+        let any = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(any).expect("a port is free");
+        let address = socket.local_addr().expect("an address");
+        Self {
+            number: address.port().to_string(),
+            _socket: socket,
+        }
+    }
+
+    /// As a setting.
+    pub fn setting(&self) -> (&str, &str) {
+        ("PORT", &self.number)
+    }
+}

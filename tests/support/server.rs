@@ -1,0 +1,499 @@
+//! The built program as a black box: starting servers, finding their processes, asking them.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
+use reqwest::multipart::{Form, Part};
+use reqwest::{Client, Response};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use uttera_stt::models::{ModelStore, Silent};
+use uttera_stt::settings::variables::VARIABLES;
+
+use crate::wer;
+use crate::{PATIENCE, program, repository};
+
+/// A file of the repository's samples.
+pub fn sample(name: &str) -> PathBuf {
+    repository().join("samples").join(name)
+}
+
+/// The corpus of real speech, where there is one.
+pub fn corpus() -> Option<PathBuf> {
+    std::env::var_os("STT_CORPUS")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+}
+
+/// A real model, fetched by the program's own code the first time.
+pub async fn model(name: &str) -> PathBuf {
+    let resolved = model_store().ensure(name, None, &Silent).await;
+    resolved.expect("the test model can be had").path
+}
+
+fn model_store() -> ModelStore {
+    let folder = std::env::var_os("UTTERA_TEST_MODELS")
+        .map_or_else(|| repository().join("target/test-models"), PathBuf::from);
+    ModelStore::new(folder)
+}
+
+/// The weights of the voice activity detector, likewise.
+pub async fn voice_activity() -> PathBuf {
+    let weights = model_store().ensure_voice_activity(&Silent).await;
+    weights.expect("the weights can be had")
+}
+
+/// A running server.
+pub struct Server {
+    /// The process.
+    pub child: Child,
+    /// The base URL, without a slash at the end.
+    pub url: String,
+    /// The HTTP client of [`Self::get`] and its kind.
+    pub client: Client,
+    log: Arc<Mutex<Vec<String>>>,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts one on a free port and waits until it listens. It may not be ready yet.
+    pub async fn start(model: &Path, settings: &[(&str, &str)]) -> Self {
+        let environment = usual(model, settings);
+        Self::start_as(&["serve"], &[], &environment).await
+    }
+
+    /// The same at a terminal of its own, which is closed when what is given besides is dropped.
+    pub async fn start_at_terminal(model: &Path, settings: &[(&str, &str)]) -> (Self, OwnedFd) {
+        let terminal = openpty(None, None).expect("a terminal");
+        // The server is not to hold its own end.
+        let close = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+        fcntl(&terminal.master, close).expect("it is there");
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(program()).stdin(terminal.slave);
+        let environment = usual(model, settings);
+        let server = Self::start_by(command, &["serve"], &[], &environment).await;
+        (server, terminal.master)
+    }
+
+    /// The same with these arguments, and with these files in the folder in which it is started.
+    pub async fn start_as(
+        arguments: &[&str],
+        files: &[(&str, &str)],
+        settings: &BTreeMap<&str, &str>,
+    ) -> Self {
+        let mut command = Command::new(program());
+        command.stdin(Stdio::null());
+        Self::start_by(command, arguments, files, settings).await
+    }
+
+    async fn start_by(
+        mut command: Command,
+        arguments: &[&str],
+        files: &[(&str, &str)],
+        settings: &BTreeMap<&str, &str>,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let weights = voice_activity().await;
+        let usual = [
+            ("VAD_MODEL", weights.to_str().expect("UTF-8")),
+            ("PORT", "0"),
+        ];
+        let mut environment = BTreeMap::from(usual);
+        environment.extend(settings);
+        // Two levels down: a file of settings in the parent folder would be read.
+        let working = folder.path().join("run/here");
+        std::fs::create_dir_all(&working).expect("makes");
+        for (name, text) in files {
+            std::fs::write(working.join(name), text).expect("writes");
+        }
+        for variable in VARIABLES {
+            command.env_remove(variable.name);
+        }
+        let mut child = command
+            .args(arguments)
+            .current_dir(working)
+            .env("TMPDIR", folder.path())
+            .env("RUST_LOG", "info,uttera_stt=debug,stt_actors=debug")
+            .envs(environment)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        // Plain HTTP, but the client library wants to know.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sink.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
+            }
+        });
+        let mut server = Self {
+            child,
+            url: String::new(),
+            client: client(),
+            log,
+            folder,
+        };
+        let listening = server.log_line("the model is loading").await;
+        let address = listening.split("address=").nth(1).expect("an address");
+        let address = address.split_whitespace().next().expect("an address");
+        // An address that takes connections to any of its own is asked as its own.
+        server.url = format!("http://{}", address.replace("0.0.0.0", "127.0.0.1"));
+        server
+    }
+
+    /// The same, able to transcribe.
+    pub async fn ready(model: &Path, settings: &[(&str, &str)]) -> Self {
+        let server = Self::start(model, settings).await;
+        server.until_ready().await;
+        server
+    }
+
+    /// Waits until the server can transcribe.
+    pub async fn until_ready(&self) {
+        let ready = || async { self.get("/readyz").await.status() == 200 };
+        self.until("the server is ready", ready).await;
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A place of this server's own.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// All lines of its log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The first line of the log with this text, as soon as there is one.
+    pub async fn log_line(&self, text: &str) -> String {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(line) = self.log().into_iter().find(|line| line.contains(text)) {
+                return line;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the log never said {text:?}:\n{}", self.log().join("\n"))
+    }
+
+    /// Waits for a condition.
+    pub async fn until<F, R>(&self, what: &str, condition: F)
+    where
+        F: Fn() -> R,
+        R: Future<Output = bool>,
+    {
+        let begin = Instant::now();
+        while !condition().await {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "never happened: {what}; the log:\n{}",
+                self.log().join("\n")
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The reply to a GET request.
+    pub async fn get(&self, path: &str) -> Response {
+        let request = self.client.get(format!("{}{path}", self.url));
+        request.send().await.expect("an answer")
+    }
+
+    /// The body of `/health`.
+    pub async fn health(&self) -> Value {
+        self.get("/health").await.json().await.expect("JSON")
+    }
+
+    /// The reply to a form.
+    pub async fn post(&self, path: &str, form: Form) -> Response {
+        let request = self
+            .client
+            .post(format!("{}{path}", self.url))
+            .multipart(form);
+        request.send().await.expect("an answer")
+    }
+
+    /// A transcription of a file, with these fields.
+    pub async fn transcribe(&self, file: &Path, fields: &[(&str, &str)]) -> Response {
+        self.post("/v1/audio/transcriptions", form(file, fields))
+            .await
+    }
+
+    /// A transcription under a request id of the client's.
+    pub async fn transcribe_as(&self, id: &str, file: &Path, fields: &[(&str, &str)]) -> Response {
+        let request = self
+            .client
+            .post(format!("{}/v1/audio/transcriptions", self.url))
+            .header("x-request-id", id)
+            .multipart(form(file, fields));
+        request.send().await.expect("an answer")
+    }
+
+    /// A transcription of a file, with this key.
+    pub async fn transcribe_with(&self, key: &str, file: &Path) -> Response {
+        let request = self
+            .client
+            .post(format!("{}/v1/audio/transcriptions", self.url))
+            .bearer_auth(key)
+            .multipart(form(file, &[]));
+        request.send().await.expect("an answer")
+    }
+
+    /// How many pieces of audio engines have worked on.
+    pub async fn inferences(&self) -> f64 {
+        let mut sum = 0.0;
+        for op in ["whisper_transcribe_hot", "whisper_transcribe_cold"] {
+            let series = format!("uttera_stt_inference_duration_seconds_count{{op=\"{op}\"}}");
+            sum += self.metric(&series).await;
+        }
+        sum
+    }
+
+    /// Lines of the log with this text.
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        let mut log = self.log();
+        log.retain(|line| line.contains(text));
+        log
+    }
+
+    /// Requests that are the same share their work from now on, as those of usual clients do.
+    pub fn share_work(&mut self) {
+        self.client = Client::new();
+    }
+
+    /// A recording of some minutes: the long sample so many times.
+    pub fn long_file(&self, times: u32) -> PathBuf {
+        let path = self.folder().join(format!("long-{times}.flac"));
+        let repeats = (times - 1).to_string();
+        let made = Command::new("ffmpeg")
+            .args(["-v", "error", "-y", "-stream_loop", &repeats, "-i"])
+            .arg(sample("en-long.ogg"))
+            .args(["-ar", "16000"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .status();
+        assert!(made.expect("ffmpeg runs").success());
+        path
+    }
+
+    /// Sends a file that takes a while, in a task of its own, and waits until a chunk of it runs.
+    pub async fn start_long_request(&self) -> JoinHandle<reqwest::Result<Response>> {
+        let request = self
+            .client
+            .post(format!("{}/v1/audio/transcriptions", self.url))
+            .multipart(form(&sample("en-long.ogg"), &[]))
+            .send();
+        let running = tokio::spawn(request);
+        self.until_a_lane_has_work().await;
+        running
+    }
+
+    /// Processes that this server started and that live.
+    pub fn workers(&self) -> Vec<u32> {
+        children(self.pid(), "worker")
+    }
+
+    /// Whether a request is admitted and not over, be it that its upload still comes.
+    pub async fn is_busy(&self) -> bool {
+        let health = self.health().await;
+        health["smart_routing"]["queue_audio_seconds"].as_f64() > Some(0.0)
+    }
+
+    /// How often a lane has been given a chunk.
+    pub fn chunks_handed_out(&self) -> usize {
+        let log = self.log();
+        log.iter()
+            .filter(|line| line.contains("chunk handed out"))
+            .count()
+    }
+
+    /// Waits until a lane is given a chunk, from now on.
+    pub async fn until_a_lane_has_work(&self) {
+        let before = self.chunks_handed_out();
+        let given = || async { self.chunks_handed_out() > before };
+        self.until("a lane has work", given).await;
+    }
+
+    /// The whole page of metrics.
+    pub async fn metrics(&self) -> String {
+        let response = self.get("/metrics").await;
+        assert_eq!(response.status(), 200);
+        response.text().await.expect("a body")
+    }
+
+    /// The value of one series, `name` or `name{labels}`, as it stands on the page.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let page = self.metrics().await;
+        let line = page.lines().find(|line| {
+            let rest = line.strip_prefix(series);
+            rest.is_some_and(|rest| rest.starts_with(' '))
+        });
+        let line = line.unwrap_or_else(|| panic!("no {series} in\n{page}"));
+        let value = line.rsplit(' ').next().expect("a value");
+        value.parse().expect("a number")
+    }
+
+    /// Asks it to stop and gives its exit code.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        signal(self.pid(), "TERM");
+        self.exit_code().await
+    }
+
+    /// Waits for its end.
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("waits") {
+                return status.code();
+            }
+            assert!(begin.elapsed() < PATIENCE, "the server does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a server is started with, unless a test is about something else.
+fn usual<'a>(model: &'a Path, settings: &[(&'a str, &'a str)]) -> BTreeMap<&'a str, &'a str> {
+    let mut environment = BTreeMap::from([
+        // One worker, unless a test is about more.
+        ("COLD_POOL_SIZE", "0"),
+        ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
+    ]);
+    environment.extend(settings.iter().copied());
+    environment
+}
+
+/// A client whose requests are worked on each by itself, though they be the same.
+fn client() -> Client {
+    let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))]);
+    let builder = Client::builder().default_headers(headers);
+    builder.build().expect("a client")
+}
+
+/// A form with a file as clients send it, and fields.
+pub fn form(file: &Path, fields: &[(&str, &str)]) -> Form {
+    let bytes = std::fs::read(file).expect("the file is there");
+    let name = file
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let mut form = Form::new().part("file", Part::bytes(bytes).file_name(name));
+    for (name, value) in fields {
+        form = form.text((*name).to_owned(), (*value).to_owned());
+    }
+    form
+}
+
+/// Checks the shape of an error and gives its message.
+pub async fn refused(response: Response, status: u16, code: &str, param: Option<&str>) -> String {
+    let got = response.status().as_u16();
+    let body: Value = response.json().await.expect("JSON");
+    assert_eq!(
+        (got, body["error"]["code"].as_str()),
+        (status, Some(code)),
+        "{body}"
+    );
+    let error = body["error"].as_object().expect("an object");
+    let mut keys: Vec<_> = error.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["code", "message", "param", "type"]);
+    assert_eq!(error["param"].as_str(), param, "{body}");
+    let kind = match code {
+        "rate_limit_exceeded" => "rate_limit_error",
+        "insufficient_quota" => "insufficient_quota",
+        _ if status >= 500 => "server_error",
+        _ => "invalid_request_error",
+    };
+    assert_eq!(error["type"], kind);
+    assert_eq!(body["detail"], error["message"]);
+    error["message"].as_str().expect("a message").to_owned()
+}
+
+/// Sends a signal by its name.
+pub fn signal(pid: u32, name: &str) {
+    let signal: Signal = format!("SIG{name}").parse().expect("a signal");
+    kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is there");
+}
+
+/// Living children of a process with this argument.
+pub fn children(parent: u32, argument: &str) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let mut fields = after_name.split_whitespace();
+        let (state, its_parent) = (fields.next(), fields.next());
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        state.is_some_and(|state| state != "Z")
+            && its_parent == Some(&parent.to_string())
+            && command.split('\0').any(|word| word == argument)
+    })
+    .collect()
+}
+
+/// Whether a process lives.
+pub fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z")
+}
+
+/// The memory that a process has, in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a process was stopped and did not go on yet.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains(") T")
+}
+
+/// Lower-case words without punctuation: what must be equal between two transcripts.
+pub fn words(text: &str) -> Vec<String> {
+    wer::normalise(text)
+}
+
+/// The text that the repository says a sample has.
+pub fn sample_text(name: &str) -> String {
+    let table = std::fs::read_to_string(sample("samples.tsv")).expect("the table");
+    let row = table
+        .lines()
+        .find(|line| line.starts_with(name))
+        .expect("a row");
+    row.split('\t').nth(2).expect("a text").to_owned()
+}

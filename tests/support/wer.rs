@@ -1,0 +1,14 @@
+//! Word error rate: the library's own.
+
+pub use uttera_stt::probe::word_error_rate::{Score, align, normalise};
+
+/// Where pieces of audio are cut follows how fast the machine is just now, and a few words follow that.
+pub fn are_alike(one: &str, other: &str) -> bool {
+    Score::of(one, other).rate() < 0.15
+}
+
+/// Nothing is missing, and nothing else is wrong.
+#[track_caller]
+pub fn assert_alike(one: &str, other: &str) {
+    assert!(are_alike(one, other), "{one:?}\n{other:?}");
+}
