@@ -13,7 +13,7 @@ use stt_actors::{Stt, TreeEnded};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::http::upload::UploadStore;
+use crate::http::UploadStore;
 use crate::http::{self, AppState, Limits};
 use crate::keys::{self, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};

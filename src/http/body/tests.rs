@@ -58,8 +58,8 @@ async fn json_that_stops_and_bodies_that_trickle_are_timeouts_too() {
     let stopped = futures::stream::iter([begin]).chain(futures::stream::pending());
     let form = PART.replace("NAME", "file").replace("value\r\n", "");
     let refusals = [
-        json_body::read(stopped, &store, 1_000_000).await,
-        json_body::read(trickle(JSON), &store, 1_000_000).await,
+        json::read(stopped, &store, 1_000_000).await,
+        json::read(trickle(JSON), &store, 1_000_000).await,
         read_form(trickle(&form), &store).await,
     ];
     for refusal in refusals {

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use stt_actors::SttError;
 use stt_actors::domain::error::{DecodeError, EngineExit, FallbackError};
 
-use super::schema::{ErrorBody, ErrorObject};
-use super::tiers;
+use crate::http::reply::escalation_headers;
+use crate::http::reply::schema::{ErrorBody, ErrorObject};
 use crate::libretranslate::TranslationError;
 use crate::metrics::ErrorType;
 
@@ -293,7 +293,7 @@ impl ApiError {
         };
         refusal.deterministic |= self.deterministic;
         if let Some(failed) = &mut refusal.fallback {
-            failed.headers = tiers::headers_of_nothing(total);
+            failed.headers = escalation_headers::headers_of_nothing(total);
         }
         refusal
     }
@@ -482,8 +482,11 @@ impl ResponseError for ApiError {
             response.insert_header((SHOULD_RETRY, "false"));
         }
         if let Some(failed) = &self.fallback {
-            tiers::insert(&mut response, failed.headers.iter().cloned());
-            tiers::insert(&mut response, tiers::fallback_error(Some(&failed.error)));
+            escalation_headers::insert(&mut response, failed.headers.iter().cloned());
+            escalation_headers::insert(
+                &mut response,
+                escalation_headers::fallback_error(Some(&failed.error)),
+            );
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer");

@@ -1,6 +1,14 @@
 //! A request's body as it came, before its fields are checked: a multipart form, or JSON with the audio
 //! in base64. Read as it comes, in any order, within bounds.
 
+pub mod form;
+mod json;
+pub mod language;
+mod multipart;
+mod prompt;
+pub mod upload;
+mod upload_rate;
+
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -11,10 +19,9 @@ use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{Bytes, Payload};
 use futures::{Stream, StreamExt};
 
-use super::error::ApiError;
-use super::pace::{self, Pace};
-use super::upload::{Received, UploadStore};
-use super::{json_body, multipart};
+use crate::http::reply::error::ApiError;
+use upload::{Received, UploadStore};
+use upload_rate::Pace;
 
 /// A client that sends nothing for so long is gone.
 const STALL: Duration = Duration::from_secs(30);
@@ -141,7 +148,7 @@ pub async fn read(
     let reading = async {
         match kind {
             Kind::Multipart => multipart::read(request.headers(), body, uploads, wanted).await,
-            Kind::Json => json_body::read(body, uploads, largest).await,
+            Kind::Json => json::read(body, uploads, largest).await,
         }
     };
     tokio::time::timeout(LONGEST_UPLOAD, reading)
@@ -223,7 +230,7 @@ pub fn unreadable(error: &PayloadError, largest: u64) -> ApiError {
     match error {
         PayloadError::Overflow => ApiError::upload_too_large(largest + OVERHEAD, largest),
         PayloadError::Io(error) if error.kind() == ErrorKind::TimedOut => {
-            ApiError::upload_too_slow(pace::WINDOW)
+            ApiError::upload_too_slow(upload_rate::WINDOW)
         }
         _ => ApiError::malformed_body(format!("the body cannot be read: {error}")),
     }
@@ -240,5 +247,4 @@ pub fn unreadable_form(error: &MultipartError, largest: u64) -> ApiError {
 }
 
 #[cfg(test)]
-#[path = "parts_tests.rs"]
 mod tests;

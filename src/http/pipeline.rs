@@ -1,24 +1,25 @@
-//! `/v1/audio/transcriptions` and `/v1/audio/translations`, and what all paths with audio share.
+//! What all routes with audio share.
 
 use std::sync::Arc;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
-use actix_web::middleware::from_fn;
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{Admission, AdmissionRequest, Identity, Job, Options};
 use tracing::warn;
 
-use super::error::ApiError;
-use super::form::{self, AudioForm};
-use super::metered::Metered;
-use super::parts::{self, FILE, Parts};
-use super::request_log::{Arrived, RequestId, Worked};
-use super::tiers::{self, Millis};
-use super::translation::Translation;
-use super::visitor::Visitor;
-use super::{AppState, auth, only, spoken_language, stream};
 use crate::fallback::ESCALATED;
+use crate::http::AppState;
+use crate::http::body::Parts;
+use crate::http::body::form::{self, AudioForm};
+use crate::http::body::language;
+use crate::http::caller::Visitor;
+use crate::http::reply::error::ApiError;
+use crate::http::reply::escalation_headers::{self, Millis};
+use crate::http::reply::sse;
+use crate::http::request_log::{Arrived, RequestId, Worked};
+use crate::http::translation::Translation;
+use crate::http::usage::Metered;
 use crate::metrics::{
     Endpoint, ErrorType, Transcribed, escalation as escalation_metrics, record_error,
 };
@@ -28,22 +29,6 @@ use crate::render::{Details, Format};
 pub const X_ROUTE: HeaderName = HeaderName::from_static("x-route");
 /// Who translated, unless it was whisper itself.
 pub const X_TRANSLATION_MODE: HeaderName = HeaderName::from_static("x-translation-mode");
-
-pub fn configure(config: &mut web::ServiceConfig) {
-    config
-        .service(
-            web::resource("/v1/audio/transcriptions")
-                .wrap(from_fn(auth::require_key))
-                .route(web::post().to(transcribe))
-                .default_service(only("POST")),
-        )
-        .service(
-            web::resource("/v1/audio/translations")
-                .wrap(from_fn(auth::require_key))
-                .route(web::post().to(translate))
-                .default_service(only("POST")),
-        );
-}
 
 /// A request with audio, admitted and checked.
 pub struct AudioRequest {
@@ -55,60 +40,10 @@ pub struct AudioRequest {
     pub endpoint: Endpoint,
 }
 
-async fn transcribe(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    body: web::Payload,
-) -> Result<HttpResponse, ApiError> {
-    run(
-        &state,
-        &request,
-        body,
-        Task::Transcribe,
-        Endpoint::Transcriptions,
-    )
-    .await
-}
-
-async fn translate(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    body: web::Payload,
-) -> Result<HttpResponse, ApiError> {
-    check_can_translate(&state)?;
-    run(
-        &state,
-        &request,
-        body,
-        Task::Translate,
-        Endpoint::Translations,
-    )
-    .await
-}
-
-async fn run(
-    state: &AppState,
-    request: &HttpRequest,
-    body: web::Payload,
-    task: Task,
-    endpoint: Endpoint,
-) -> Result<HttpResponse, ApiError> {
-    // Before the body is read: refused work costs nothing. However this ends, the place is given
-    // back.
-    let admission = admit(state, request)?;
-    let parts = parts::read(request, body, &state.uploads, FILE).await?;
-    let asked = AudioRequest {
-        admission,
-        form: check(state, parts, task)?,
-        endpoint,
-    };
-    answer(state, request, asked).await
-}
-
 /// Checks a request's fields, with what the operator has set for those that are missing.
 pub fn check(state: &AppState, parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     let mut form = form::check(parts, task)?;
-    spoken_language::check(state, form.options.language.as_deref())?;
+    language::check(state, form.options.language.as_deref())?;
     if form.options.language.is_none() && !form.detects_language {
         (form.options.language).clone_from(&state.settings.default_language);
     }
@@ -159,7 +94,7 @@ pub async fn answer(
     asked: AudioRequest,
 ) -> Result<HttpResponse, ApiError> {
     if asked.form.stream {
-        return stream::answer(state, request, asked).await;
+        return sse::answer(state, request, asked).await;
     }
     let (format, details) = (asked.form.format, asked.form.details);
     let task = asked.form.options.task;
@@ -185,7 +120,10 @@ impl Written {
         if self.by_libretranslate {
             response.insert_header((X_TRANSLATION_MODE, "libretranslate"));
         }
-        tiers::insert(&mut response, tiers::headers(&self.transcript, self.millis));
+        escalation_headers::insert(
+            &mut response,
+            escalation_headers::headers(&self.transcript, self.millis),
+        );
         let mut response = response
             .insert_header((CONTENT_TYPE, content_type))
             .insert_header((X_ROUTE, self.transcript.route.as_str()))

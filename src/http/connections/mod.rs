@@ -1,6 +1,9 @@
 //! At most so many connections: each that is opened takes a seat and keeps it until it is closed. Those
 //! beyond may ask how the server is, and are told to come back with anything else.
 
+pub mod guard;
+mod idle;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,9 +17,9 @@ use actix_web::{Error, ResponseError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
-use super::attendance::{Attendance, Attended, UnderWay};
-use super::error::ApiError;
-use super::request_log::PROBES;
+use crate::http::reply::error::ApiError;
+use crate::http::request_log::PROBES;
+use idle::{Attendance, Attended, UnderWay};
 
 /// Connections beyond the seats, for those who ask how the server is. More than these wait to be
 /// accepted.

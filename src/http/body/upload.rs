@@ -13,7 +13,7 @@ use tempfile::TempPath;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tracing::{info, warn};
 
-use super::error::ApiError;
+use crate::http::reply::error::ApiError;
 
 /// All uploads together may take this many times the largest one.
 const LARGEST_UPLOADS_AT_ONCE: u64 = 4;

@@ -5,8 +5,8 @@ use futures::FutureExt;
 use stt_actors::domain::transcript::Transcript;
 use stt_actors::{Event, SttError, TranscriptStream};
 
-use super::AppState;
-use super::visitor::Visitor;
+use crate::http::AppState;
+use crate::http::caller::Visitor;
 
 /// Events that are paid for.
 pub struct Metered {

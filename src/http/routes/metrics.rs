@@ -4,7 +4,8 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 
-use super::{AppState, auth, health, only};
+use crate::http::routes::health;
+use crate::http::{AppState, auth, only};
 use crate::metrics::escalation;
 
 /// What Prometheus and Telegraf ask for.

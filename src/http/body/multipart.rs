@@ -6,9 +6,11 @@ use actix_web::http::header::HeaderMap;
 use actix_web::web::Bytes;
 use futures::{Stream, StreamExt};
 
-use super::error::ApiError;
-use super::parts::{LARGEST_FIELD, Parts, Wanted, in_time, is_known, too_long, unreadable_form};
-use super::upload::{Received, UploadStore};
+use crate::http::body::upload::{Received, UploadStore};
+use crate::http::body::{
+    LARGEST_FIELD, Parts, Wanted, in_time, is_known, too_long, unreadable_form,
+};
+use crate::http::reply::error::ApiError;
 
 /// Reads a form whose head has these headers.
 pub async fn read(

@@ -136,8 +136,8 @@ mod tests {
     use tokio::net::TcpStream;
     use tokio::sync::Semaphore;
 
-    use super::super::connections::Seats;
-    use super::super::unread;
+    use crate::http::connections::Seats;
+    use crate::http::connections::guard;
 
     use super::*;
 
@@ -158,7 +158,7 @@ mod tests {
         let server = HttpServer::new(move || {
             let door = Arc::clone(&door);
             App::new()
-                .wrap(from_fn(unread::hold))
+                .wrap(from_fn(guard::hold))
                 .default_service(web::to(move |request: HttpRequest| {
                     let door = Arc::clone(&door);
                     async move {

@@ -11,8 +11,8 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use actix_web::{HttpMessage, HttpRequest, web};
 use stt_actors::{Client, Priority};
 
-use super::AppState;
-use super::limits::{Who, proxies};
+use crate::http::AppState;
+use crate::http::limits::{Who, proxies};
 use crate::keys::{ANONYMOUS, Key};
 
 /// One request's sender.

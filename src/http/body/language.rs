@@ -2,8 +2,8 @@
 
 use stt_actors::ports::EngineInfo;
 
-use super::AppState;
-use super::error::ApiError;
+use crate::http::AppState;
+use crate::http::reply::error::ApiError;
 use crate::language;
 
 /// Refuses a language other than English on a model that knows no other: it would write English

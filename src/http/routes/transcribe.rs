@@ -8,13 +8,13 @@ use actix_web::{Error, HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 use stt_actors::domain::transcript::Task;
 
-use super::audio::{AudioRequest, Written, admit, check, work};
-use super::error::ApiError;
-use super::parts::{self, Wanted};
-use super::request_log::{Arrived, RequestId};
-use super::tiers;
-use super::{AppState, auth, only};
 use crate::fallback::ESCALATED;
+use crate::http::body::{self, Wanted};
+use crate::http::pipeline::{AudioRequest, Written, admit, check, work};
+use crate::http::reply::error::ApiError;
+use crate::http::reply::escalation_headers;
+use crate::http::request_log::{Arrived, RequestId};
+use crate::http::{AppState, auth, only};
 use crate::metrics::Endpoint;
 use crate::render::{Details, segments, short};
 
@@ -44,10 +44,19 @@ async fn explain<B: MessageBody>(
     let mut response = next.call(request).await?;
     let refusal = response.response().extensions().get::<ApiError>().cloned();
     let headers = response.headers_mut();
-    headers.insert(tiers::X_REQ_ID, tiers::ascii(&id.0));
+    headers.insert(
+        escalation_headers::X_REQ_ID,
+        escalation_headers::ascii(&id.0),
+    );
     if let Some(refusal) = refusal {
-        headers.insert(tiers::X_ERROR_TYPE, tiers::ascii(refusal.code()));
-        headers.insert(tiers::X_ERROR_MESSAGE, tiers::ascii(&refusal.to_string()));
+        headers.insert(
+            escalation_headers::X_ERROR_TYPE,
+            escalation_headers::ascii(refusal.code()),
+        );
+        headers.insert(
+            escalation_headers::X_ERROR_MESSAGE,
+            escalation_headers::ascii(&refusal.to_string()),
+        );
     }
     Ok(response)
 }
@@ -58,7 +67,7 @@ async fn transcribe(
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let admission = admit(&state, &request)?;
-    let mut parts = parts::read(&request, body, &state.uploads, AUDIO).await?;
+    let mut parts = body::read(&request, body, &state.uploads, AUDIO).await?;
     parts.file_name = Some(AUDIO.names[0]);
     // The reply has one shape, and comes in one piece.
     parts
@@ -82,7 +91,7 @@ async fn transcribe(
     let body = render(&written, details, &id.0);
     let escalation = written.transcript.escalation.as_ref();
     if let Some(error) = escalation.and_then(|escalation| escalation.error.as_ref()) {
-        let headers = tiers::headers(&written.transcript, written.millis);
+        let headers = escalation_headers::headers(&written.transcript, written.millis);
         return Err(ApiError::with_primary(error, body, headers));
     }
     Ok(written.reply("application/json", body.to_string()))

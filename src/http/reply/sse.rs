@@ -14,13 +14,13 @@ use stt_actors::domain::transcript::{Segment, Transcript};
 use stt_actors::{Event, SttError};
 use tokio::time::Instant;
 
-use super::AppState;
-use super::audio::{AudioRequest, Begun, Reply, X_ROUTE, X_TRANSLATION_MODE, begin};
-use super::error::ApiError;
-use super::metered::Metered;
-use super::request_log::{StreamedLine, Worked};
-use super::tiers;
-use super::translation::Translation;
+use crate::http::AppState;
+use crate::http::pipeline::{AudioRequest, Begun, Reply, X_ROUTE, X_TRANSLATION_MODE, begin};
+use crate::http::reply::error::ApiError;
+use crate::http::reply::escalation_headers;
+use crate::http::request_log::{StreamedLine, Worked};
+use crate::http::translation::Translation;
+use crate::http::usage::Metered;
 use crate::libretranslate::TranslationError;
 use crate::render::{logprobs, usage};
 
@@ -174,7 +174,7 @@ impl Narration {
             "usage": usage(transcript),
             "x_route": transcript.route.as_str(),
         });
-        tiers::tell(&mut event, transcript);
+        escalation_headers::tell(&mut event, transcript);
         if self.reply.details.logprobs {
             event["logprobs"] = logprobs(&transcript.segments);
         }

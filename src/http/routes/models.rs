@@ -3,9 +3,9 @@
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 
-use super::error::ApiError;
-use super::schema::{Model, ModelList};
-use super::{AppState, auth, only};
+use crate::http::reply::error::ApiError;
+use crate::http::reply::schema::{Model, ModelList};
+use crate::http::{AppState, auth, only};
 
 /// OpenAI's names of transcription models, and the time at which it made the first.
 const ALIASES: &[&str] = &[

@@ -17,9 +17,9 @@ use base64::read::DecoderReader;
 use futures::{Stream, StreamExt};
 use struson::reader::{JsonReader, JsonStreamReader, ReaderSettings, ValueType};
 
-use super::error::ApiError;
-use super::parts::{LARGEST_FIELD, Parts, in_time, is_known, too_long, unreadable};
-use super::upload::{BlockingUpload, UploadStore};
+use crate::http::body::upload::{BlockingUpload, UploadStore};
+use crate::http::body::{LARGEST_FIELD, Parts, in_time, is_known, too_long, unreadable};
+use crate::http::reply::error::ApiError;
 
 /// Base64 as clients write it, with its padding or without.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -298,5 +298,4 @@ fn malformed(error: &dyn std::fmt::Display) -> ApiError {
 }
 
 #[cfg(test)]
-#[path = "json_body_tests.rs"]
 mod tests;

@@ -8,9 +8,9 @@ use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{RefOr, Required, Response};
 
-use super::super::error::ApiError;
-use super::super::tiers;
 use super::{Path, described, header, json, keyed, operation, reference, text, with_errors};
+use crate::http::reply::error::ApiError;
+use crate::http::reply::escalation_headers;
 use crate::libretranslate::TranslationError;
 use crate::metrics::Endpoint;
 
@@ -82,7 +82,7 @@ fn tier() -> OperationBuilder {
         "application/json",
         Content::new(Some(reference("TierTranscript"))),
     );
-    for name in tiers::NAMES {
+    for name in escalation_headers::NAMES {
         let header = header("As in docs/escalation.md.", Type::String);
         reply = reply.header(name.as_str(), header);
     }

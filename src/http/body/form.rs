@@ -3,10 +3,10 @@
 use stt_actors::Options;
 use stt_actors::domain::transcript::Task;
 
-use super::error::ApiError;
-use super::parts::Parts;
-use super::prompt;
-use super::upload::Received;
+use crate::http::body::Parts;
+use crate::http::body::prompt;
+use crate::http::body::upload::Received;
+use crate::http::reply::error::ApiError;
 use crate::language;
 use crate::libretranslate::Target;
 use crate::render::{Details, Format};
@@ -222,5 +222,4 @@ fn parse_target(value: &str) -> Result<Target, ApiError> {
 }
 
 #[cfg(test)]
-#[path = "form_tests.rs"]
 mod tests;

@@ -10,14 +10,14 @@ use serde_json::json;
 use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{Event, Job};
 
-use super::audio::{AudioRequest, admit, check, check_can_translate, job, work};
-use super::error::ApiError;
-use super::form::{self, AudioForm};
-use super::metered::Metered;
-use super::parts::{self, Parts, Wanted};
-use super::translation::Translation;
-use super::visitor::Visitor;
-use super::{AppState, auth, only};
+use crate::http::body::form::{self, AudioForm};
+use crate::http::body::{self, Parts, Wanted};
+use crate::http::caller::Visitor;
+use crate::http::pipeline::{AudioRequest, admit, check, check_can_translate, job, work};
+use crate::http::reply::error::ApiError;
+use crate::http::translation::Translation;
+use crate::http::usage::Metered;
+use crate::http::{AppState, auth, only};
 use crate::language;
 use crate::metrics::Endpoint;
 use crate::render::{Details, Format};
@@ -164,7 +164,7 @@ async fn asr(
         check_can_translate(&state)?;
     }
     let admission = admit(&state, &request)?;
-    let read = parts::read(&request, body, &state.uploads, wanted).await?;
+    let read = body::read(&request, body, &state.uploads, wanted).await?;
     let details = Details {
         words: form::switch(&query.0, "word_timestamps", false)?,
         ..Details::default()
@@ -204,7 +204,7 @@ async fn detect_language(
     let query = Query::of(&request)?;
     let wanted = query.wanted()?;
     let admission = admit(&state, &request)?;
-    let read = parts::read(&request, body, &state.uploads, wanted).await?;
+    let read = body::read(&request, body, &state.uploads, wanted).await?;
     let mut parts = with_query(read, query);
     // The audio decides, whatever is said about it.
     parts.fields.retain(|(name, _)| name != "language");

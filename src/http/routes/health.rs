@@ -4,8 +4,8 @@ use actix_web::{HttpResponse, web};
 use stt_actors::ports::MemoryKind;
 use stt_actors::{HotState, Snapshot};
 
-use super::schema::{Health, Probe, Routing, SmartRouting, TierHealth};
-use super::{AppState, only};
+use crate::http::reply::schema::{Health, Probe, Routing, SmartRouting, TierHealth};
+use crate::http::{AppState, only};
 use crate::metrics::GB;
 use crate::settings::Settings;
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use actix_web::{HttpResponse, web};
 use utoipa_swagger_ui::Config;
 
-use super::error::ApiError;
-use super::{AppState, only, openapi};
+use crate::http::reply::error::ApiError;
+use crate::http::reply::openapi;
+use crate::http::{AppState, only};
 
 /// The page itself; it refers to the document and its assets by relative paths, so that it works
 /// behind a proxy that adds a prefix.

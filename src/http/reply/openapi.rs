@@ -18,8 +18,8 @@ use utoipa::openapi::{
     Required, Response, ResponseBuilder, Schema,
 };
 
-use super::error::ApiError;
-use super::schema;
+use crate::http::reply::error::ApiError;
+use crate::http::reply::schema;
 use crate::metrics::escalation;
 
 /// The security scheme's name.
@@ -293,7 +293,7 @@ mod tests {
             format!("{:?}", request.resource_map())
         }
         let app = App::new()
-            .configure(super::super::configure)
+            .configure(crate::http::routes::configure)
             .default_service(web::to(map));
         let app = service::init_service(app).await;
         let request = service::TestRequest::with_uri("/not/there").to_request();

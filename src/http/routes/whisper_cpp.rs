@@ -4,10 +4,11 @@ use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use stt_actors::domain::transcript::Task;
 
-use super::audio::{AudioRequest, admit, answer, check, check_can_translate};
-use super::error::ApiError;
-use super::parts::{self, FILE_OF_A_FORM};
-use super::{AppState, auth, form, only};
+use crate::http::body::form;
+use crate::http::body::{self, FILE_OF_A_FORM};
+use crate::http::pipeline::{AudioRequest, admit, answer, check, check_can_translate};
+use crate::http::reply::error::ApiError;
+use crate::http::{AppState, auth, only};
 use crate::metrics::Endpoint;
 
 pub fn configure(config: &mut web::ServiceConfig) {
@@ -25,7 +26,7 @@ async fn inference(
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let admission = admit(&state, &request)?;
-    let parts = parts::read(&request, body, &state.uploads, FILE_OF_A_FORM).await?;
+    let parts = body::read(&request, body, &state.uploads, FILE_OF_A_FORM).await?;
     let task = if form::switch(&parts, "translate", false)? {
         check_can_translate(&state)?;
         Task::Translate

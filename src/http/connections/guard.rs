@@ -15,8 +15,8 @@ use actix_web::middleware::Next;
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage};
 
-use super::attendance::UnderWay;
-use super::connections::Seat;
+use crate::http::connections::Seat;
+use crate::http::connections::idle::UnderWay;
 
 /// Marks the connection as busy until the reply is out, and has it closed where a body in chunks was
 /// refused.
