@@ -35,7 +35,7 @@ use corpus::{Pair, Row, difference};
 use decode::decode;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;

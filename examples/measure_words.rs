@@ -28,9 +28,9 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, Parser, Subcommand};
 use decode::decode;
-use stt_actors::pauses;
-use stt_actors::ports::{AudioChunk, SAMPLE_RATE};
-use stt_actors::transcript::{ChunkTranscript, Merger, Task};
+use stt_actors::domain::chunk::{AudioChunk, SAMPLE_RATE};
+use stt_actors::domain::transcript::{ChunkTranscript, Merger, Task};
+use stt_actors::text::segment_split;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
@@ -425,7 +425,7 @@ fn ours(
             let done = model.transcribe(request, &AtomicBool::new(false), &mut |_, _| {});
             let mut done: ChunkTranscript = done.map_err(|error| anyhow!("{error:?}"))?;
             seconds += done.inference_seconds;
-            done.segments = pauses::settle(std::mem::take(&mut done.segments), chunk);
+            done.segments = segment_split::settle(std::mem::take(&mut done.segments), chunk);
             for segment in merger.push(chunk.clone(), done) {
                 words.extend(segment.words.into_iter().map(|word| Timed {
                     word: word.text,

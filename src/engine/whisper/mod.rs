@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 // The worker has no runtime whose clock could be paused.
 use std::time::Instant;
 
-use stt_actors::ports::SAMPLE_RATE;
-use stt_actors::transcript::{
+use stt_actors::domain::chunk::SAMPLE_RATE;
+use stt_actors::domain::transcript::{
     ChunkTranscript, Doubt, Segment, Task, TokenLogprob, compression_ratio,
 };
 use whisper_rs::{
