@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 use stt_actors::EscalationPolicy;
-use stt_actors::escalation::words;
-use stt_actors::transcript::ChunkTranscript;
+use stt_actors::domain::transcript::ChunkTranscript;
+use stt_actors::fallback::policy::words;
 
 /// A clip as both models wrote it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ impl Clip {
 
 #[cfg(test)]
 pub mod tests {
-    use stt_actors::transcript::Segment;
+    use stt_actors::domain::transcript::Segment;
 
     use super::*;
 

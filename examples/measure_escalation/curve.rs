@@ -177,8 +177,8 @@ fn point(clips: &[Clip], sums: &Sums, threshold: f32, min_words: usize) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use crate::clip::tests::clip;
     use super::*;
+    use crate::clip::tests::clip;
 
     fn close(a: f64, b: f64) -> bool {
         (a - b).abs() < 1e-6

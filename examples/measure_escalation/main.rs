@@ -14,15 +14,15 @@
 //! ```
 
 mod clip;
-mod curve;
-mod pair;
-mod plot;
-mod ranking;
 #[path = "../support/corpus.rs"]
 #[expect(dead_code, reason = "the tables only")]
 mod corpus;
+mod curve;
 #[path = "../support/decode.rs"]
 mod decode;
+mod pair;
+mod plot;
+mod ranking;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -39,13 +39,13 @@ use corpus::Row;
 use curve::{Point, Report, report};
 use decode::decode;
 use pair::{Compared, Pair, check};
-use stt_actors::ports::AudioChunk;
-use stt_actors::transcript::{ChunkTranscript, Task};
+use stt_actors::domain::chunk::AudioChunk;
+use stt_actors::domain::transcript::{ChunkTranscript, Task};
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
-use uttera_stt_tools::bench::statistics::Comparison;
 use uttera_stt::engine::whisper::{Model, Options, Request};
+use uttera_stt_tools::bench::statistics::Comparison;
 
 const LANGUAGE: &str = "en";
 

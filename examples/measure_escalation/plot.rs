@@ -233,9 +233,9 @@ fn apart<T>(mut places: Vec<(T, (i32, i32))>) -> Vec<(T, (i32, i32))> {
 
 #[cfg(test)]
 mod tests {
-    use crate::curve::report;
-    use crate::clip::tests::clip;
     use super::*;
+    use crate::clip::tests::clip;
+    use crate::curve::report;
 
     #[test]
     fn names_are_moved_apart_in_their_order() {

@@ -7,20 +7,24 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
 
 use super::{SupervisorArguments, SupervisorMessage};
-use crate::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
-use crate::config::{FallbackPort, PoolConfig};
-use crate::dispatcher::{Dispatcher, DispatcherArguments, DispatcherMessage};
+use crate::domain::error::LaunchError;
+use crate::domain::ids::{LaneId, LaneKind, WorkerId};
 use crate::fallback::Escalator;
-use crate::fallback_model::{FallbackModel, FallbackModelArguments, FallbackModelHandle};
-use crate::hot_worker::{HotWorker, HotWorkerArguments};
-use crate::lane::{LaneArguments, LaneMessage};
-use crate::lane_end::{LaneFailure, Leaving};
-use crate::ports::{LaunchError, WorkerId};
-use crate::reaper::IdlePolicy;
+use crate::fallback::model::{FallbackModel, FallbackModelArguments, FallbackModelHandle};
+use crate::lane::LaneArguments;
+use crate::lane::exit::{LaneExit, LaneFailure};
+use crate::lane::hot_worker::{HotWorker, HotWorkerArguments};
+use crate::lane::idle::IdlePolicy;
+use crate::pool::PoolConfig;
+use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
+use crate::pool::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
+use crate::ports::FallbackPort;
+use crate::queue::dispatcher::{Dispatcher, DispatcherArguments};
+use crate::queue::messages::{DispatcherMessage, LaneMessage};
 use crate::registrar::{Registrar, RegistrarArguments, RegistrarMessage};
-use crate::transcriptions::{Transcriptions, TranscriptionsArguments, TranscriptionsMessage};
-use crate::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
-use crate::work_queue::{LaneId, LaneKind};
+use crate::request::transcriptions::{
+    Transcriptions, TranscriptionsArguments, TranscriptionsMessage,
+};
 
 /// The larger model's pool looks at the demand at least so often.
 const MOST_FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
@@ -45,10 +49,10 @@ impl Failure<'_> {
     }
 
     /// Why a lane went of its own accord, if it did.
-    pub(super) fn leaving(self) -> Option<Leaving> {
+    pub(super) fn leaving(self) -> Option<LaneExit> {
         match self {
             Self::Error(_) => None,
-            Self::Ended(reason) => Leaving::from_reason(reason),
+            Self::Ended(reason) => LaneExit::from_reason(reason),
         }
     }
 }
@@ -138,7 +142,7 @@ pub(super) async fn fallback_model(
         launcher: Arc::clone(launcher),
         chunk_timeout: config.chunk_timeout,
         stop_grace: config.stop_grace,
-        wear: config.wear,
+        recycling: config.recycling,
         // One of them is enough to take the memory of several others.
         pool: PoolConfig {
             size: 1,
@@ -199,7 +203,7 @@ fn lane(
         chunk_timeout: config.chunk_timeout,
         stop_grace: config.stop_grace,
         idle_limit: None,
-        wear: config.wear,
+        recycling: config.recycling,
         dispatcher: dispatcher.clone(),
         status: Arc::clone(&arguments.status),
     }
