@@ -34,6 +34,7 @@ use stt_actors::text::segment_split;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::engine::ggml_hooks;
 use uttera_stt::engine::whisper::{Model, Options, Request};
 use uttera_stt::probe::word_error_rate::normalise;
 use whisper_rs::{
@@ -457,6 +458,7 @@ fn whispers(
         ..DtwParameters::default()
     });
     whisper_rs::install_logging_hooks();
+    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let context = WhisperContext::new_with_params(&args.model, parameters)?;
     let (mut by_tokens, mut by_dtw) = (BTreeMap::new(), BTreeMap::new());
     for (clip, chunks) in chunks {

@@ -20,7 +20,7 @@ use whisper_rs::{
 };
 
 use crate::engine::ggml_hooks::observe::{self, Head};
-use crate::engine::ggml_hooks::reuse;
+use crate::engine::ggml_hooks::{self, reuse};
 use crate::engine::protocol::Failure;
 use callbacks::{First, GRAPHS_OF_A_PASS, Watch};
 pub use callbacks::{forget_memory, memory_was_short};
@@ -123,6 +123,7 @@ impl Model {
     /// Why not, for people. Whisper's own words go to standard error.
     pub fn load(path: &Path, options: Options) -> Result<Self, String> {
         callbacks::quieten_log();
+        ggml_hooks::check()?;
         let gpu = options.gpu;
         let mut parameters = WhisperContextParameters::default();
         parameters
