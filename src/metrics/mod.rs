@@ -7,11 +7,14 @@
 pub mod escalation;
 pub mod keys;
 
+mod gauges;
+mod labels;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use stt_actors::Snapshot;
 use stt_actors::hallucination::Reason;
@@ -19,18 +22,18 @@ use stt_actors::metrics::{
     ENCODER_PASSES_TOTAL, HALLUCINATIONS_TOTAL, INFERENCE_DURATION_SECONDS, INFERENCE_OPS,
     JOINED_REQUESTS_TOTAL, JoinedFrom, REDECODED_TOTAL,
 };
-use stt_actors::ports::MemoryKind;
 use stt_actors::transcript::{Doubt, Route, Task};
 
 use crate::keys::ANONYMOUS;
 use crate::render::Format;
+pub use gauges::GB;
+use gauges::{BUILD_INFO, GAUGES, LIBRETRANSLATE_CONFIGURED, SPAWNED};
 use keys::AudioByKey;
+use labels::{ENDPOINTS, METHODS};
+pub use labels::{Endpoint, ErrorType};
 
 /// How often recorded samples must be folded into their histograms, scraped or not.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Bytes in a GB, as `MIN_COLD_VRAM_GB` and the metrics count them.
-pub const GB: f64 = (1_u64 << 30) as f64;
 
 const REQUESTS: &str = "uttera_stt_requests_total";
 const REQUEST_DURATION: &str = "uttera_stt_request_duration_seconds";
@@ -39,136 +42,14 @@ const TRANSCRIPTIONS: &str = "uttera_stt_transcriptions_total";
 const TRANSLATIONS: &str = "uttera_stt_translations_total";
 const AUDIO_SECONDS: &str = "uttera_stt_audio_seconds_total";
 const ERRORS: &str = "uttera_stt_errors_total";
-const SPAWNED: &str = "uttera_stt_cold_workers_spawned_total";
-const BUILD_INFO: &str = "uttera_stt_build_info";
 
 /// In seconds.
 const REQUEST_BUCKETS: &[f64] = &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 /// In seconds.
 const INFERENCE_BUCKETS: &[f64] = &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Paths and the method that they are for.
-const ENDPOINTS: &[(&str, &str)] = &[
-    ("/health", "GET"),
-    ("/livez", "GET"),
-    ("/readyz", "GET"),
-    ("/metrics", "GET"),
-    ("/openapi.json", "GET"),
-    ("/docs", "GET"),
-    ("/docs/{asset}", "GET"),
-    ("/v1/models", "GET"),
-    ("/v1/models/{id}", "GET"),
-    (Endpoint::Transcriptions.path(), "POST"),
-    (Endpoint::Translations.path(), "POST"),
-    (Endpoint::Asr.path(), "POST"),
-    ("/detect-language", "POST"),
-    (Endpoint::Inference.path(), "POST"),
-    (Endpoint::Transcribe.path(), "POST"),
-    ("/v1/health", "GET"),
-    ("/v1/metrics", "GET"),
-];
-
-/// Paths that give transcripts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// OpenAI's.
-    Transcriptions,
-    /// OpenAI's.
-    Translations,
-    /// Bazarr's.
-    Asr,
-    /// whisper.cpp's.
-    Inference,
-    /// Of a primary and a fallback.
-    Transcribe,
-}
-
-impl Endpoint {
-    const ALL: [Self; 5] = [
-        Self::Transcriptions,
-        Self::Translations,
-        Self::Asr,
-        Self::Inference,
-        Self::Transcribe,
-    ];
-
-    /// The path.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Transcriptions => "/v1/audio/transcriptions",
-            Self::Translations => "/v1/audio/translations",
-            Self::Asr => "/asr",
-            Self::Inference => "/inference",
-            Self::Transcribe => "/v1/transcribe",
-        }
-    }
-}
-
-/// Methods that are told apart.
-const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-
 /// How translations are made: by whisper itself, or by LibreTranslate.
 const TRANSLATION_MODES: [&str; 2] = ["native", "libretranslate"];
-
-/// What a refusal is counted as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorType {
-    /// The audio cannot be decoded, or is too long.
-    Decode,
-    /// The request is at fault.
-    Validation,
-    /// The model is not there, or could not do it.
-    Model,
-    /// LibreTranslate failed.
-    Libretranslate,
-    /// The workers gave no answer in time.
-    Timeout,
-    /// There is no room for more work, or the node is leaving.
-    Overloaded,
-    /// No key, or a wrong one.
-    Auth,
-    /// Too many requests of one client.
-    RateLimit,
-    /// Audio that kills workers.
-    Poison,
-    /// The larger node failed.
-    Fallback,
-    /// Anything unforeseen.
-    Internal,
-}
-
-impl ErrorType {
-    const ALL: [Self; 11] = [
-        Self::Decode,
-        Self::Validation,
-        Self::Model,
-        Self::Libretranslate,
-        Self::Timeout,
-        Self::Overloaded,
-        Self::Auth,
-        Self::RateLimit,
-        Self::Poison,
-        Self::Fallback,
-        Self::Internal,
-    ];
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Decode => "decode",
-            Self::Validation => "validation",
-            Self::Model => "model",
-            Self::Libretranslate => "libretranslate",
-            Self::Timeout => "timeout",
-            Self::Overloaded => "overloaded",
-            Self::Auth => "auth",
-            Self::RateLimit => "rate_limit",
-            Self::Poison => "poison",
-            Self::Fallback => "fallback",
-            Self::Internal => "internal",
-        }
-    }
-}
 
 /// The recorder, and what is written when somebody scrapes.
 #[derive(Clone)]
@@ -214,7 +95,7 @@ impl Exporter {
 
     /// Everything in Prometheus's text format 0.0.4.
     pub fn render(&self, snapshot: &Snapshot, libretranslate: bool) -> String {
-        export(snapshot, libretranslate);
+        gauges::export(snapshot, libretranslate);
         self.handle.render()
     }
 
@@ -308,100 +189,6 @@ pub fn record_error(kind: ErrorType) {
 pub fn record_libretranslate(took: Duration) {
     let [_, _, op] = INFERENCE_OPS;
     histogram!(INFERENCE_DURATION_SECONDS, "op" => op).record(took.as_secs_f64());
-}
-
-/// One gauge of a snapshot; NaN where the number is unknown.
-type Reading = fn(&Snapshot) -> f64;
-
-/// Gauges that are read off the snapshot.
-const GAUGES: &[(&str, &str, Reading)] = &[
-    (
-        "uttera_stt_inflight_requests",
-        "Audio requests admitted and not over, uploads included.",
-        |s| s.requests as f64,
-    ),
-    (
-        "uttera_stt_cold_workers_active",
-        "Cold workers that can work.",
-        |s| s.pool.active as f64,
-    ),
-    (
-        "uttera_stt_cold_workers_loading",
-        "Cold workers that are starting.",
-        |s| s.pool.loading as f64,
-    ),
-    (
-        "uttera_stt_cold_worker_pool_size_cap",
-        "Most cold workers there may be.",
-        |s| s.pool.size_cap as f64,
-    ),
-    (
-        "uttera_stt_cold_worker_ema_start_seconds",
-        "Rolling time of a worker's start, in seconds; NaN until measured.",
-        |s| {
-            s.measured_start
-                .map_or(f64::NAN, |start| start.as_secs_f64())
-        },
-    ),
-    (
-        "uttera_stt_work_queue_depth",
-        "Pieces of audio that wait for a lane.",
-        |s| s.queue_depth as f64,
-    ),
-    (
-        "uttera_stt_work_queue_audio_seconds",
-        "Audio still to be worked on, the undecoded rest of long files included, in seconds.",
-        |s| s.remaining.audio_seconds(),
-    ),
-    (
-        "uttera_stt_load_score",
-        "Time until all work is done over ROUTING_DRAIN_CAP_SECONDS, at most 1.",
-        Snapshot::load_score,
-    ),
-    (
-        "uttera_stt_hot_ema_sps",
-        "Rolling seconds of audio per second of the hot lane's work; NaN until measured.",
-        |s| s.hot_real_time_factor.map_or(f64::NAN, f64::recip),
-    ),
-    (
-        "uttera_stt_vram_free_gb",
-        "Free memory of the GPU, in GB of 2^30 bytes; NaN without a GPU and while unknown.",
-        |s| gpu_gb(s, s.memory.free_bytes),
-    ),
-    (
-        "uttera_stt_vram_per_cold_worker_gb",
-        "Rolling memory of the GPU that a worker takes, in GB of 2^30 bytes; NaN until measured.",
-        |s| gpu_gb(s, s.memory.worker_bytes),
-    ),
-    (
-        "uttera_stt_engine_ready",
-        "1 while the hot lane can work, at once or after waking.",
-        |s| f64::from(u8::from(s.can_serve())),
-    ),
-];
-
-/// GB of GPU memory; NaN where there is no GPU or the number is unknown.
-fn gpu_gb(snapshot: &Snapshot, bytes: Option<u64>) -> f64 {
-    bytes
-        .filter(|_| snapshot.memory.kind == MemoryKind::Vram)
-        .map_or(f64::NAN, |bytes| bytes as f64 / GB)
-}
-
-const LIBRETRANSLATE_CONFIGURED: &str = "uttera_stt_libretranslate_configured";
-
-fn export(snapshot: &Snapshot, libretranslate: bool) {
-    for (name, _, reading) in GAUGES {
-        gauge!(*name).set(reading(snapshot));
-    }
-    escalation::export(snapshot);
-    gauge!(LIBRETRANSLATE_CONFIGURED).set(f64::from(u8::from(libretranslate)));
-    counter!(SPAWNED).absolute(snapshot.pool.spawned);
-    if let Some(engine) = &snapshot.last_engine {
-        let version = env!("CARGO_PKG_VERSION");
-        gauge!(BUILD_INFO, "version" => version, "engine" => "whisper-hotcold",
-            "model" => engine.model.clone())
-        .set(1.0);
-    }
 }
 
 fn describe() {
