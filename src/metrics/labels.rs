@@ -1,6 +1,6 @@
 //! Closed sets of label values.
 
-/// Paths and the method that they are for.
+/// Known paths with their method.
 pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     ("/health", "GET"),
     ("/livez", "GET"),
@@ -21,18 +21,18 @@ pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     ("/v1/metrics", "GET"),
 ];
 
-/// Paths that give transcripts.
+/// Paths that return transcripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// OpenAI's.
+    /// Transcriptions of OpenAI's API.
     Transcriptions,
-    /// OpenAI's.
+    /// Translations of OpenAI's API.
     Translations,
-    /// Bazarr's.
+    /// Bazarr's API.
     Asr,
-    /// whisper.cpp's.
+    /// The API of whisper.cpp's server.
     Inference,
-    /// Of a primary and a fallback.
+    /// The API of a primary and a fallback.
     Transcribe,
 }
 
@@ -57,33 +57,33 @@ impl Endpoint {
     }
 }
 
-/// Methods that are told apart.
+/// Methods with a label value of their own.
 pub(super) const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-/// What a refusal is counted as.
+/// Type of an error in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorType {
-    /// The audio cannot be decoded, or is too long.
+    /// The audio cannot be decoded or is too long.
     Decode,
-    /// The request is at fault.
+    /// The request is invalid.
     Validation,
-    /// The model is not there, or could not do it.
+    /// The model is not loaded or failed.
     Model,
     /// LibreTranslate failed.
     Libretranslate,
-    /// The workers gave no answer in time.
+    /// The workers gave no result in time.
     Timeout,
-    /// There is no room for more work, or the node is leaving.
+    /// The queue is full, or the node is draining.
     Overloaded,
-    /// No key, or a wrong one.
+    /// The key is missing or wrong.
     Auth,
-    /// Too many requests of one client.
+    /// A client exceeded its rate limit.
     RateLimit,
-    /// Audio that kills workers.
+    /// The audio crashes workers.
     Poison,
-    /// The larger node failed.
+    /// The fallback failed.
     Fallback,
-    /// Anything unforeseen.
+    /// Any other error.
     Internal,
 }
 

@@ -1,8 +1,8 @@
-//! Every metric of the server: names, help texts, buckets, and the functions that record.
+//! The metrics of the server: names, help texts, buckets, and the functions that record them.
 //!
-//! Counters and histograms are recorded where things happen; gauges are set from the tree's
-//! snapshot when somebody scrapes, so that a scrape waits for nobody. Labels have closed sets of
-//! values, and every series of them is there from the first scrape.
+//! Counters and histograms are recorded where events happen. Gauges are set from the tree's snapshot
+//! at a scrape, so that a scrape never waits for an actor. Labels have closed sets of values, and all
+//! their series exist from the first scrape.
 
 pub mod escalation;
 pub mod keys;
@@ -32,7 +32,7 @@ use keys::AudioByKey;
 use labels::{ENDPOINTS, METHODS};
 pub use labels::{Endpoint, ErrorType};
 
-/// How often recorded samples must be folded into their histograms, scraped or not.
+/// Interval at which recorded samples are folded into their histograms, even without a scrape.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 const REQUESTS: &str = "uttera_stt_requests_total";
@@ -43,15 +43,15 @@ const TRANSLATIONS: &str = "uttera_stt_translations_total";
 const AUDIO_SECONDS: &str = "uttera_stt_audio_seconds_total";
 const ERRORS: &str = "uttera_stt_errors_total";
 
-/// In seconds.
+/// Buckets for requests, in seconds.
 const REQUEST_BUCKETS: &[f64] = &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// In seconds.
+/// Buckets for inference, in seconds.
 const INFERENCE_BUCKETS: &[f64] = &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// How translations are made: by whisper itself, or by LibreTranslate.
+/// Values of the label `mode`: translated by whisper itself or by LibreTranslate.
 const TRANSLATION_MODES: [&str; 2] = ["native", "libretranslate"];
 
-/// The recorder, and what is written when somebody scrapes.
+/// Records metrics of this process and renders them for a scrape.
 #[derive(Clone)]
 pub struct Exporter {
     handle: PrometheusHandle,
@@ -60,10 +60,10 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Makes this process's recorder the one that all metrics go to.
+    /// Installs the recorder of this process.
     ///
     /// # Errors
-    /// There is one already.
+    /// A recorder is installed already.
     pub fn install() -> Result<Self, InstallError> {
         let mut builder = PrometheusBuilder::new();
         for series in escalation::histograms() {
@@ -88,23 +88,23 @@ impl Exporter {
         })
     }
 
-    /// Folds what was recorded into the histograms; to be called every [`UPKEEP_INTERVAL`].
+    /// Folds recorded samples into the histograms. Must be called every [`UPKEEP_INTERVAL`].
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }
 
-    /// Everything in Prometheus's text format 0.0.4.
+    /// Renders all metrics in Prometheus's text format 0.0.4.
     pub fn render(&self, snapshot: &Snapshot, libretranslate: bool) -> String {
         gauges::export(snapshot, libretranslate);
         self.handle.render()
     }
 
-    /// So many seconds of audio were transcribed for a key.
+    /// Adds seconds of transcribed audio to a key's total.
     pub fn record_key_audio(&self, name: &Arc<str>, seconds: f64) {
         self.audio_by_key.add(name, seconds);
     }
 
-    /// A request was answered with a transcript.
+    /// Records a request that was answered with a transcript.
     pub fn record_transcript(&self, done: &Transcribed) {
         let format = done.format.name();
         counter!(BY_ROUTE, "route" => done.route.as_str()).increment(1);
@@ -119,36 +119,36 @@ impl Exporter {
     }
 }
 
-/// The recorder could not be installed.
+/// Why the recorder could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// Buckets that are none.
+    /// The buckets of a histogram are invalid.
     #[error(transparent)]
     Buckets(#[from] BuildError),
-    /// It was done before.
-    #[error("metrics are recorded already")]
+    /// A recorder is installed already.
+    #[error("a metrics recorder is installed already")]
     Installed,
 }
 
-/// What a finished request was.
+/// A request that was answered with a transcript.
 #[derive(Clone, Copy, Debug)]
 pub struct Transcribed {
-    /// What was asked.
+    /// The requested task.
     pub task: Task,
-    /// On which path.
+    /// The path of the request.
     pub endpoint: Endpoint,
-    /// Whether a translation is LibreTranslate's and not whisper's own.
+    /// Whether LibreTranslate, and not whisper, made the translation.
     pub by_libretranslate: bool,
-    /// Of the reply.
+    /// Format of the reply.
     pub format: Format,
-    /// Who did it.
+    /// The lanes that did the work.
     pub route: Route,
     /// Length of the audio, in seconds.
     pub audio_seconds: f64,
 }
 
-/// Sums of audio in milliseconds: counters are whole numbers, and so many short clips would be lost
-/// in seconds.
+/// Sums of audio in milliseconds. Counters are whole numbers, so adding whole seconds would lose short
+/// clips.
 #[derive(Debug, Default)]
 struct AudioSeconds([[AtomicU64; 3]; Endpoint::ALL.len()]);
 
@@ -165,7 +165,7 @@ fn audio_seconds(endpoint: Endpoint, route: Route) -> metrics::Counter {
     counter!(AUDIO_SECONDS, "endpoint" => endpoint.path(), "route" => route.as_str())
 }
 
-/// A request ended, however it did. `pattern` is the route's pattern, where there is one.
+/// Records the end of a request with any outcome. `pattern`: the route's pattern, if a route matched.
 pub fn record_request(pattern: Option<&str>, method: &str, status: u16, took: Duration) {
     let endpoint = ENDPOINTS.iter().map(|(path, _)| *path);
     let endpoint = endpoint
@@ -180,7 +180,7 @@ pub fn record_request(pattern: Option<&str>, method: &str, status: u16, took: Du
         .record(took.as_secs_f64());
 }
 
-/// A request was refused.
+/// Records a request that was rejected or failed.
 pub fn record_error(kind: ErrorType) {
     counter!(ERRORS, "type" => kind.as_str()).increment(1);
 }
@@ -198,41 +198,41 @@ fn describe() {
     );
     describe_histogram!(
         REQUEST_DURATION,
-        "Time from a request's head to the end of its answer, in seconds."
+        "Time from the head of a request to the end of its response, in seconds."
     );
     describe_counter!(BY_ROUTE, "Audio requests, by the lanes that did the work.");
     describe_counter!(TRANSCRIPTIONS, "Transcriptions, by response_format.");
-    describe_counter!(TRANSLATIONS, "Translations, by way and response_format.");
+    describe_counter!(TRANSLATIONS, "Translations, by mode and response_format.");
     describe_counter!(
         AUDIO_SECONDS,
         "Seconds of audio in answered requests, by endpoint and lanes."
     );
     describe_histogram!(
         INFERENCE_DURATION_SECONDS,
-        "An engine's own time for one piece of audio, or LibreTranslate's for one transcript, in seconds, without any waiting."
+        "An engine's time for one chunk, or LibreTranslate's for one transcript, in seconds, without queueing."
     );
     describe_counter!(
         HALLUCINATIONS_TOTAL,
-        "Stretches of text that were taken out because whisper made them up, by reason."
+        "Removed stretches of hallucinated text, by reason."
     );
     describe_counter!(
         ENCODER_PASSES_TOTAL,
-        "Passes of the encoder, those that detect a language included."
+        "Encoder passes, including those for language detection."
     );
     describe_counter!(
         JOINED_REQUESTS_TOTAL,
-        "Requests that were here before: joined to the same one that runs, gone on with, or cached."
+        "Repeated requests: joined to the running one, resumed after an interruption, or answered from the cache."
     );
     describe_counter!(
         REDECODED_TOTAL,
-        "Pieces of audio decoded again with whisper's whole window, by what looked wrong before."
+        "Chunks decoded again with whisper's whole window, by the defect of the first result."
     );
-    describe_counter!(ERRORS, "Refused requests, by kind of error.");
-    describe_counter!(SPAWNED, "Cold workers started since the server did.");
+    describe_counter!(ERRORS, "Rejected and failed requests, by type of error.");
+    describe_counter!(SPAWNED, "Cold workers started since the start of the server.");
     describe_gauge!(BUILD_INFO, "Version, engine and model; always 1.");
     describe_gauge!(
         LIBRETRANSLATE_CONFIGURED,
-        "1 if LIBRETRANSLATE_URL was set at the start."
+        "1 if LIBRETRANSLATE_URL is set."
     );
     keys::describe();
     escalation::describe();
@@ -241,7 +241,7 @@ fn describe() {
     }
 }
 
-/// Makes every series of a closed set of labels exist.
+/// Creates every series of the closed sets of labels.
 fn register() {
     for (endpoint, method) in ENDPOINTS {
         let _ = counter!(REQUESTS, "endpoint" => *endpoint, "method" => *method, "status" => "200");
