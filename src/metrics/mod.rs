@@ -228,12 +228,12 @@ fn describe() {
         "Chunks decoded again with whisper's whole window, by the defect of the first result."
     );
     describe_counter!(ERRORS, "Rejected and failed requests, by type of error.");
-    describe_counter!(SPAWNED, "Cold workers started since the start of the server.");
-    describe_gauge!(BUILD_INFO, "Version, engine and model; always 1.");
-    describe_gauge!(
-        LIBRETRANSLATE_CONFIGURED,
-        "1 if LIBRETRANSLATE_URL is set."
+    describe_counter!(
+        SPAWNED,
+        "Cold workers started since the start of the server."
     );
+    describe_gauge!(BUILD_INFO, "Version, engine and model; always 1.");
+    describe_gauge!(LIBRETRANSLATE_CONFIGURED, "1 if LIBRETRANSLATE_URL is set.");
     keys::describe();
     escalation::describe();
     for (name, help, _) in GAUGES {

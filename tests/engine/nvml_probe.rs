@@ -230,7 +230,7 @@ fn a_file_that_is_no_library_is_an_error() {
         assert!(told.contains("cannot be loaded"), "{told}");
     }
     let told = error(&probe(&[], 0));
-    assert!(told.contains("no place to look"), "{told}");
+    assert!(told.contains("no path of"), "{told}");
 }
 
 #[test]
