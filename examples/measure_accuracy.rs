@@ -35,10 +35,11 @@ use corpus::{Pair, Row, difference};
 use decode::decode;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::engine::ggml_hooks;
 use uttera_stt::engine::whisper::{Model, Options, Request};
 use uttera_stt::probe::word_error_rate::{align, normalise};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
@@ -418,6 +419,7 @@ async fn ask(
 /// whisper.cpp as it comes, over the whole file.
 fn sequential(args: &Long, samples: &[i16], language: &str) -> anyhow::Result<String> {
     whisper_rs::install_logging_hooks();
+    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let context = WhisperContext::new_with_params(
         &args.model,
         WhisperContextParameters {

@@ -17,6 +17,7 @@ use anyhow::Context;
 use clap::Parser;
 // Brings the convolution that the build links in place of whisper.cpp's own.
 use uttera_stt as _;
+use uttera_stt::engine::ggml_hooks;
 use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState,
 };
@@ -43,6 +44,7 @@ struct Cli {
 fn main() -> anyhow::Result<()> {
     let args = Cli::parse();
     whisper_rs::install_logging_hooks();
+    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let mut parameters = WhisperContextParameters::default();
     parameters.use_gpu(false).flash_attn(false);
     let begin = Instant::now();

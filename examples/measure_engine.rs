@@ -26,7 +26,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use corpus::{Pair, difference};
 use decode::decode;
-use stt_actors::transcript::{ChunkTranscript, Doubt, Segment, Task};
+use stt_actors::domain::transcript::{ChunkTranscript, Doubt, Segment, Task};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};
 use uttera_stt::probe::word_error_rate::{align, normalise};

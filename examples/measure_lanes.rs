@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use clap::Parser;
-use stt_actors::ports::{AudioChunk, ChunkRequest, Engine, EngineLauncher, LaneKind, WorkerId};
-use stt_actors::transcript::Task;
+use stt_actors::domain::chunk::AudioChunk;
+use stt_actors::domain::ids::{LaneKind, WorkerId};
+use stt_actors::domain::transcript::Task;
+use stt_actors::ports::{ChunkRequest, Engine, EngineLauncher};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
 #[derive(Parser)]

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use decode::decode;
-use stt_actors::ports::AudioChunk;
+use stt_actors::domain::chunk::AudioChunk;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::vad::{BLOCK, DetectSpeech, SpeechDetector};

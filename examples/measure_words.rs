@@ -28,12 +28,13 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, Parser, Subcommand};
 use decode::decode;
-use stt_actors::pauses;
-use stt_actors::ports::{AudioChunk, SAMPLE_RATE};
-use stt_actors::transcript::{ChunkTranscript, Merger, Task};
+use stt_actors::domain::chunk::{AudioChunk, SAMPLE_RATE};
+use stt_actors::domain::transcript::{ChunkTranscript, Merger, Task};
+use stt_actors::text::segment_split;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::engine::ggml_hooks;
 use uttera_stt::engine::whisper::{Model, Options, Request};
 use uttera_stt::probe::word_error_rate::normalise;
 use whisper_rs::{
@@ -424,7 +425,7 @@ fn ours(
             let done = model.transcribe(request, &AtomicBool::new(false), &mut |_, _| {});
             let mut done: ChunkTranscript = done.map_err(|error| anyhow!("{error:?}"))?;
             seconds += done.inference_seconds;
-            done.segments = pauses::settle(std::mem::take(&mut done.segments), chunk);
+            done.segments = segment_split::settle(std::mem::take(&mut done.segments), chunk);
             for segment in merger.push(chunk.clone(), done) {
                 words.extend(segment.words.into_iter().map(|word| Timed {
                     word: word.text,
@@ -457,6 +458,7 @@ fn whispers(
         ..DtwParameters::default()
     });
     whisper_rs::install_logging_hooks();
+    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let context = WhisperContext::new_with_params(&args.model, parameters)?;
     let (mut by_tokens, mut by_dtw) = (BTreeMap::new(), BTreeMap::new());
     for (clip, chunks) in chunks {

@@ -14,12 +14,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clap::Parser;
-use stt_actors::ports::{
-    ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LanguageHeard,
-    LaunchError, WorkerId,
-};
-use stt_actors::transcript::{ChunkTranscript, Segment};
-use stt_actors::{IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, WearLimits};
+use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
+use stt_actors::domain::ids::WorkerId;
+use stt_actors::domain::transcript::{ChunkTranscript, Segment};
+use stt_actors::ports::{ChunkRequest, Engine, EngineInfo, EngineLauncher, LanguageHeard};
+use stt_actors::{IdlePolicy, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig};
 use tokio::sync::watch;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::vad::silero::Weights;
@@ -178,7 +177,7 @@ fn config(settings: &Settings) -> TreeConfig {
         max_queue: settings.max_queue,
         drain_cap: settings.routing_drain_cap,
         hot_idle_limit: None,
-        wear: WearLimits::default(),
+        recycling: RecyclingLimits::default(),
         pool: PoolConfig {
             size: 0,
             interval: settings.pool_interval,

@@ -8,10 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hound::{SampleFormat, WavSpec, WavWriter};
 use reqwest::Url;
-use stt_actors::ports::{
-    AudioChunk, FallbackError, FallbackNode, FallbackRequest, FallbackText, SAMPLE_RATE,
-};
-use stt_actors::transcript::{ChunkTranscript, Segment, Word, compression_ratio};
+use stt_actors::domain::chunk::{AudioChunk, SAMPLE_RATE};
+use stt_actors::domain::error::FallbackError;
+use stt_actors::domain::transcript::{ChunkTranscript, Segment, Word, compression_ratio};
+use stt_actors::ports::{FallbackNode, FallbackRequest, FallbackText};
 use tracing::debug;
 use uttera_stt_client::{Audio, Client, Error, RetryPolicy, TranscribeOptions, Transcript};
 

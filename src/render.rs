@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use stt_actors::transcript::{Removed, Segment, Task, Transcript, Word};
+use stt_actors::domain::transcript::{Removed, Segment, Task, Transcript, Word};
 
 use crate::language;
 
@@ -265,7 +265,7 @@ fn clock(seconds: f64, separator: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use stt_actors::transcript::{Route, Timings, TokenLogprob};
+    use stt_actors::domain::transcript::{Route, Timings, TokenLogprob};
 
     use super::*;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
-use stt_actors::transcript::{Task, Transcript};
-use stt_actors::{Admission, Identity, Job, Newcomer, Options};
+use stt_actors::domain::transcript::{Task, Transcript};
+use stt_actors::{Admission, AdmissionRequest, Identity, Job, Options};
 use tracing::warn;
 
 use crate::fallback::ESCALATED;
@@ -71,16 +71,16 @@ pub fn check_can_translate(state: &AppState) -> Result<(), ApiError> {
 
 /// Takes a place in the queue.
 pub fn admit(state: &AppState, request: &HttpRequest) -> Result<Admission, ApiError> {
-    let admission = state.stt.admit(newcomer(request))?;
-    request.extensions_mut().insert(admission.outlook());
+    let admission = state.stt.admit(admission_request(request))?;
+    request.extensions_mut().insert(admission.wait_estimate());
     Ok(admission)
 }
 
 /// Who asks, and how much it brings by its own word.
-fn newcomer(request: &HttpRequest) -> Newcomer {
+fn admission_request(request: &HttpRequest) -> AdmissionRequest {
     let visitor = Visitor::of(request);
     let length = request.headers().get(CONTENT_LENGTH);
-    Newcomer {
+    AdmissionRequest {
         client: visitor.client(),
         priority: visitor.priority(),
         body_bytes: length.and_then(|length| length.to_str().ok()?.parse().ok()),

@@ -1,7 +1,7 @@
 //! How a request's text gets into the language that it asks for: not at all, by whisper itself, or
 //! by LibreTranslate.
 
-use stt_actors::transcript::{Task, Transcript};
+use stt_actors::domain::transcript::{Task, Transcript};
 
 use crate::http::AppState;
 use crate::http::body::form::AudioForm;

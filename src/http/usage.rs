@@ -2,7 +2,7 @@
 //! the transcript is there, and what was done by then if it is given up or fails.
 
 use futures::FutureExt;
-use stt_actors::transcript::Transcript;
+use stt_actors::domain::transcript::Transcript;
 use stt_actors::{Event, SttError, TranscriptStream};
 
 use crate::http::AppState;

@@ -11,8 +11,8 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use stt_actors::Snapshot;
+use stt_actors::domain::transcript::Transcript;
 use stt_actors::ports::MemoryKind;
-use stt_actors::transcript::Transcript;
 use utoipa::ToSchema;
 
 use super::{Endpoint, ErrorType};

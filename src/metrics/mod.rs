@@ -17,12 +17,11 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use stt_actors::Snapshot;
-use stt_actors::hallucination::Reason;
+use stt_actors::domain::transcript::{Doubt, Reason, Route, Task};
 use stt_actors::metrics::{
     ENCODER_PASSES_TOTAL, HALLUCINATIONS_TOTAL, INFERENCE_DURATION_SECONDS, INFERENCE_OPS,
     JOINED_REQUESTS_TOTAL, JoinedFrom, REDECODED_TOTAL,
 };
-use stt_actors::transcript::{Doubt, Route, Task};
 
 use crate::keys::ANONYMOUS;
 use crate::render::Format;

@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
+use stt_actors::domain::ids::{LaneKind, WorkerId};
+use stt_actors::domain::transcript::ChunkTranscript;
 use stt_actors::ports::{
-    Calibration, ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher,
-    LaneKind, LanguageHeard, LaunchError, WorkerId,
+    Calibration, ChunkRequest, Engine, EngineInfo, EngineLauncher, LanguageHeard,
 };
-use stt_actors::transcript::ChunkTranscript;
 use tokio::net::UnixStream;
 use tokio::process::Command as Process;
 use tokio::sync::{mpsc, oneshot};

@@ -1,7 +1,7 @@
 //! The fields of an audio request, checked.
 
 use stt_actors::Options;
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
 use crate::http::body::Parts;
 use crate::http::body::prompt;

@@ -7,7 +7,7 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderName};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
-use stt_actors::transcript::{Task, Transcript};
+use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{Event, Job};
 
 use crate::http::body::form::{self, AudioForm};

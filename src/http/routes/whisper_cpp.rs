@@ -2,7 +2,7 @@
 
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
 use crate::http::body::form;
 use crate::http::body::{self, FILE_OF_A_FORM};

@@ -1,7 +1,7 @@
 //! Fields that say what they should not.
 
 use actix_web::ResponseError;
-use stt_actors::ports::AudioSource;
+use stt_actors::domain::chunk::AudioSource;
 
 use super::*;
 
