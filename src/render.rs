@@ -1,4 +1,4 @@
-//! Transcripts as clients want them: json, text, verbose_json, srt and vtt.
+//! Renders transcripts in the response formats: json, text, verbose_json, srt and vtt.
 
 use std::fmt::Write;
 
@@ -7,14 +7,14 @@ use stt_actors::transcript::{Removed, Segment, Task, Transcript, Word};
 
 use crate::language;
 
-/// `response_format`.
+/// The `response_format` of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `{"text", "usage"}`.
     Json,
-    /// The text and a line's end.
+    /// The text and a line break.
     Text,
-    /// Everything that is known.
+    /// The text with segments, words and all other details.
     VerboseJson,
     /// SubRip subtitles.
     Srt,
@@ -22,19 +22,19 @@ pub enum Format {
     Vtt,
 }
 
-/// What a reply in JSON tells besides the text: `timestamp_granularities[]` and `include[]`.
+/// What a JSON reply contains besides the text: `timestamp_granularities[]` and `include[]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Details {
-    /// Segments, in verbose_json.
+    /// Segments (verbose_json only).
     pub segments: bool,
-    /// Words with their times, in verbose_json.
+    /// Words with their times (verbose_json only).
     pub words: bool,
-    /// How likely each token was.
+    /// The log-probability of each token.
     pub logprobs: bool,
 }
 
 impl Default for Details {
-    /// What OpenAI gives when nobody says anything else.
+    /// OpenAI's default.
     fn default() -> Self {
         Self {
             segments: true,
@@ -44,7 +44,7 @@ impl Default for Details {
     }
 }
 
-/// All of them, with their names.
+/// All formats with their names.
 const FORMATS: [(&str, Format); 5] = [
     ("json", Format::Json),
     ("text", Format::Text),
@@ -54,24 +54,24 @@ const FORMATS: [(&str, Format); 5] = [
 ];
 
 impl Format {
-    /// The format of a name.
+    /// The format with this name.
     pub fn parse(name: &str) -> Option<Self> {
         let known = FORMATS.iter().find(|(known, _)| *known == name);
         known.map(|(_, format)| *format)
     }
 
-    /// The names of all.
+    /// The names of all formats.
     pub fn names() -> impl Iterator<Item = &'static str> {
         FORMATS.iter().map(|(name, _)| *name)
     }
 
-    /// As in the request.
+    /// The name in requests.
     pub fn name(self) -> &'static str {
         let known = FORMATS.iter().find(|(_, format)| *format == self);
         known.map_or("json", |(name, _)| name)
     }
 
-    /// Of the reply.
+    /// The content type of the reply.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Json | Self::VerboseJson => "application/json",
@@ -81,24 +81,24 @@ impl Format {
         }
     }
 
-    /// The reply's body.
+    /// The body of the reply.
     pub fn render(self, transcript: &Transcript, task: Task, details: Details) -> String {
         match self {
-            Self::Json => brief(transcript, details).to_string(),
+            Self::Json => json_body(transcript, details).to_string(),
             Self::Text => transcript.text() + "\n",
-            Self::VerboseJson => verbose(transcript, task, details).to_string(),
+            Self::VerboseJson => verbose_json(transcript, task, details).to_string(),
             Self::Srt => srt(&transcript.segments),
             Self::Vtt => vtt(&transcript.segments),
         }
     }
 }
 
-/// What OpenAI would charge for: the audio's length, rounded up to whole seconds.
+/// OpenAI's `usage` object: the duration of the audio, rounded up to seconds.
 pub fn usage(transcript: &Transcript) -> Value {
     json!({"type": "duration", "seconds": transcript.duration.ceil() as u64})
 }
 
-fn brief(transcript: &Transcript, details: Details) -> Value {
+fn json_body(transcript: &Transcript, details: Details) -> Value {
     let mut body = json!({
         "text": transcript.text(),
         "usage": usage(transcript),
@@ -109,11 +109,11 @@ fn brief(transcript: &Transcript, details: Details) -> Value {
     body
 }
 
-fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
+fn verbose_json(transcript: &Transcript, task: Task, details: Details) -> Value {
     let mut body = json!({
         "task": task.as_str(),
         "language": language::name_of(&transcript.language),
-        "duration": to_the_sample(transcript.duration),
+        "duration": to_sample_precision(transcript.duration),
         "text": transcript.text(),
         "usage": usage(transcript),
     });
@@ -137,7 +137,7 @@ fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
     body
 }
 
-/// All segments, with their words if they are wanted.
+/// All segments, with their words if `words` is set.
 pub fn segments(transcript: &Transcript, words: bool) -> Value {
     let until = transcript.duration;
     let segments = transcript.segments.iter().map(|segment| {
@@ -155,8 +155,8 @@ fn segment(segment: &Segment, until: f64) -> Value {
     json!({
         "id": segment.id,
         "seek": segment.seek,
-        "start": rounded(segment.start).min(until),
-        "end": rounded(segment.end).min(until),
+        "start": to_millis_precision(segment.start).min(until),
+        "end": to_millis_precision(segment.end).min(until),
         "text": segment.text,
         "tokens": segment.tokens,
         "temperature": short(segment.temperature),
@@ -166,19 +166,19 @@ fn segment(segment: &Segment, until: f64) -> Value {
     })
 }
 
-/// A word without the blank before it, with its punctuation; `None` where nothing is left.
+/// A word with its punctuation, without surrounding whitespace; `None` if nothing is left.
 fn word(word: &Word, until: f64) -> Option<Value> {
     let text = word.text.trim();
     (!text.is_empty()).then(|| {
         json!({
             "word": text,
-            "start": rounded(word.start).min(until),
-            "end": rounded(word.end).min(until),
+            "start": to_millis_precision(word.start).min(until),
+            "end": to_millis_precision(word.end).min(until),
         })
     })
 }
 
-/// A token may end in the middle of a character: its bytes are exact, its text is for people.
+/// The log-probabilities of all tokens. A token may end within a UTF-8 character: `bytes` is exact, `token` is not.
 pub fn logprobs(segments: &[Segment]) -> Value {
     let tokens = segments.iter().flat_map(|segment| &segment.logprobs);
     tokens
@@ -192,32 +192,32 @@ pub fn logprobs(segments: &[Segment]) -> Value {
         .collect()
 }
 
-/// Text that was taken out: an addition of this server's, there only where something was.
+/// Removed text. This key is an addition to OpenAI's format, present only if text was removed.
 fn removed(removed: &Removed) -> Value {
     json!({
-        "start": rounded(removed.start),
-        "end": rounded(removed.end),
+        "start": to_millis_precision(removed.start),
+        "end": to_millis_precision(removed.end),
         "text": removed.text,
         "reason": removed.reason.as_str(),
     })
 }
 
-/// Seconds to the sample of 16 kHz: multiples of 62.5 µs.
-fn to_the_sample(seconds: f64) -> f64 {
+/// Seconds rounded to 0.1 µs: exact for samples of 16 kHz, which are 62.5 µs long.
+fn to_sample_precision(seconds: f64) -> f64 {
     (seconds * 1e7).round() / 1e7
 }
 
-/// Seconds to the millisecond.
-fn rounded(seconds: f64) -> f64 {
+/// Seconds rounded to milliseconds.
+fn to_millis_precision(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// An `f32` without the digits that only its widening to `f64` adds.
+/// An `f32` with 6 decimals, without the digits that the conversion to `f64` adds.
 pub fn short(value: f32) -> f64 {
     (f64::from(value) * 1e6).round() / 1e6
 }
 
-/// Segments that say something, with their text on one line.
+/// The segments that have text, with the text on one line.
 fn cues(segments: &[Segment]) -> impl Iterator<Item = (&Segment, String)> {
     segments.iter().filter_map(|segment| {
         let text = segment
@@ -232,9 +232,9 @@ fn cues(segments: &[Segment]) -> impl Iterator<Item = (&Segment, String)> {
 fn srt(segments: &[Segment]) -> String {
     let mut out = String::new();
     for (number, (segment, text)) in (1..).zip(cues(segments)) {
-        let (start, end) = (clock(segment.start, ','), clock(segment.end, ','));
+        let (start, end) = (timestamp(segment.start, ','), timestamp(segment.end, ','));
         // Writing to a string cannot fail.
-        let _ = write!(out, "{number}\n{start} --> {end}\n{}\n\n", no_arrow(&text));
+        let _ = write!(out, "{number}\n{start} --> {end}\n{}\n\n", without_arrows(&text));
     }
     out
 }
@@ -242,20 +242,20 @@ fn srt(segments: &[Segment]) -> String {
 fn vtt(segments: &[Segment]) -> String {
     let mut out = String::from("WEBVTT\n\n");
     for (segment, text) in cues(segments) {
-        let (start, end) = (clock(segment.start, '.'), clock(segment.end, '.'));
-        let text = no_arrow(&text).replace('&', "&amp;").replace('<', "&lt;");
+        let (start, end) = (timestamp(segment.start, '.'), timestamp(segment.end, '.'));
+        let text = without_arrows(&text).replace('&', "&amp;").replace('<', "&lt;");
         let _ = write!(out, "{start} --> {end}\n{text}\n\n");
     }
     out
 }
 
-/// The arrow separates times: inside a text, players would stumble over it.
-fn no_arrow(text: &str) -> String {
+/// Shortens arrows in a text: `-->` separates times in both formats.
+fn without_arrows(text: &str) -> String {
     text.replace("-->", "->")
 }
 
-/// `HH:MM:SS,mmm`, with the separator of the format.
-fn clock(seconds: f64, separator: char) -> String {
+/// A time as `HH:MM:SS,mmm`, with the separator of the format.
+fn timestamp(seconds: f64, separator: char) -> String {
     let millis = (seconds.max(0.0) * 1000.0).round() as u64;
     let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
     let (seconds, millis) = (millis / 1000 % 60, millis % 1000);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_is_as_it_was() {
+    fn every_format_matches_its_snapshot() {
         for (name, format) in FORMATS {
             let body = format.render(&transcript(), Task::Transcribe, Details::default());
             insta::assert_snapshot!(name, body);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_an_empty_reply_in_every_format() {
+    fn silence_gives_an_empty_reply_in_every_format() {
         let silence = Transcript {
             segments: Vec::new(),
             ..transcript()
@@ -320,7 +320,7 @@ mod tests {
         }
     }
 
-    /// With two words, whose second consists of two tokens that part a character.
+    /// A transcript with two words; the second has two tokens that split a character.
     fn with_words() -> Transcript {
         let mut transcript = transcript();
         let words = [(" Hello,", 0.0, 0.700_4, 1), (" señor", 0.8, 1.5, 2)];
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn words_and_logprobs_are_told_when_asked_for() {
+    fn words_and_logprobs_are_present_when_requested() {
         let details = Details {
             segments: false,
             words: true,
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_duration_is_exact_and_nothing_ends_after_it() {
+    fn the_duration_is_exact_and_no_segment_ends_after_it() {
         let mut transcript = with_words();
         // 16,007 samples.
         transcript.duration = 16_007.0 / 16_000.0;
