@@ -1,11 +1,11 @@
-//! The languages that whisper knows, and the ways in which clients name them.
+//! The languages that whisper supports, and the ways in which clients name them.
 
 /// One language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Language(&'static (&'static str, &'static str));
 
 impl Language {
-    /// whisper's code: ISO 639-1 where there is one.
+    /// Whisper's code: ISO 639-1 if the language has one.
     pub fn code(self) -> &'static str {
         self.0.0
     }
@@ -16,7 +16,7 @@ impl Language {
     }
 }
 
-/// The language that a client means: `en`, `en-US`, `EN_us`, `English`.
+/// Parses a client's name for a language: `en`, `en-US`, `EN_us`, `English`.
 pub fn parse(text: &str) -> Option<Language> {
     let text = text.trim().to_lowercase();
     let mut subtags = text.split(['-', '_']);
@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Option<Language> {
         .map(Language)
 }
 
-/// All of them, in whisper's order.
+/// All languages, in whisper's order.
 pub fn all() -> impl Iterator<Item = Language> {
     LANGUAGES.iter().map(Language)
 }
@@ -47,7 +47,7 @@ pub fn name_of(code: &str) -> &str {
     known.map_or(code, |(_, name)| name)
 }
 
-/// Other codes and names in use, and the code that whisper has for them.
+/// Other codes and names in use, with whisper's code.
 static OTHER_NAMES: &[(&str, &str)] = &[
     ("burmese", "my"),
     ("castilian", "es"),
@@ -67,7 +67,7 @@ static OTHER_NAMES: &[(&str, &str)] = &[
     ("valencian", "ca"),
 ];
 
-/// In whisper's order: a language's place is its token.
+/// Codes and names in whisper's order: the index of a language is its token.
 static LANGUAGES: &[(&str, &str)] = &[
     ("en", "english"),
     ("zh", "chinese"),
@@ -175,16 +175,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_whispers_own() {
+    fn the_table_equals_that_of_whisper() {
         assert_eq!(LANGUAGES.len(), 99);
-        for (place, (code, name)) in LANGUAGES.iter().enumerate() {
-            assert_eq!(whisper_rs::get_lang_id(code), Some(place as i32), "{code}");
-            assert_eq!(whisper_rs::get_lang_str_full(place as i32), Some(*name));
+        for (index, (code, name)) in LANGUAGES.iter().enumerate() {
+            assert_eq!(whisper_rs::get_lang_id(code), Some(index as i32), "{code}");
+            assert_eq!(whisper_rs::get_lang_str_full(index as i32), Some(*name));
         }
     }
 
     #[test]
-    fn every_language_is_known_by_code_region_and_name() {
+    fn every_language_is_found_by_code_region_and_name() {
         for (code, name) in LANGUAGES {
             let region = format!("{code}-XX");
             for text in [*code, &region, name, &name.to_uppercase()] {

@@ -1,20 +1,20 @@
-//! Renders transcripts in the response formats: json, text, verbose_json, srt and vtt.
+//! Renders transcripts as json, text, verbose_json, srt and vtt.
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use stt_actors::transcript::{Removed, Segment, Task, Transcript, Word};
+use stt_actors::domain::transcript::{Removed, Segment, Task, Transcript, Word};
 
 use crate::language;
 
-/// The `response_format` of a request.
+/// `response_format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `{"text", "usage"}`.
     Json,
-    /// The text and a line break.
+    /// The text and a newline.
     Text,
-    /// The text with segments, words and all other details.
+    /// All known fields as JSON.
     VerboseJson,
     /// SubRip subtitles.
     Srt,
@@ -22,19 +22,19 @@ pub enum Format {
     Vtt,
 }
 
-/// What a JSON reply contains besides the text: `timestamp_granularities[]` and `include[]`.
+/// Optional parts of a JSON reply: `timestamp_granularities[]` and `include[]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Details {
-    /// Segments (verbose_json only).
+    /// Segments, in verbose_json.
     pub segments: bool,
-    /// Words with their times (verbose_json only).
+    /// Words with their times, in verbose_json.
     pub words: bool,
-    /// The log-probability of each token.
+    /// Log-probability of each token.
     pub logprobs: bool,
 }
 
 impl Default for Details {
-    /// OpenAI's default.
+    /// The defaults of OpenAI's API.
     fn default() -> Self {
         Self {
             segments: true,
@@ -65,7 +65,7 @@ impl Format {
         FORMATS.iter().map(|(name, _)| *name)
     }
 
-    /// The name in requests.
+    /// The name in a request.
     pub fn name(self) -> &'static str {
         let known = FORMATS.iter().find(|(_, format)| *format == self);
         known.map_or("json", |(name, _)| name)
@@ -81,24 +81,24 @@ impl Format {
         }
     }
 
-    /// The body of the reply.
+    /// Renders the body of the reply.
     pub fn render(self, transcript: &Transcript, task: Task, details: Details) -> String {
         match self {
-            Self::Json => json_body(transcript, details).to_string(),
+            Self::Json => brief(transcript, details).to_string(),
             Self::Text => transcript.text() + "\n",
-            Self::VerboseJson => verbose_json(transcript, task, details).to_string(),
+            Self::VerboseJson => verbose(transcript, task, details).to_string(),
             Self::Srt => srt(&transcript.segments),
             Self::Vtt => vtt(&transcript.segments),
         }
     }
 }
 
-/// OpenAI's `usage` object: the duration of the audio, rounded up to seconds.
+/// OpenAI's unit of billing: the length of the audio, rounded up to whole seconds.
 pub fn usage(transcript: &Transcript) -> Value {
     json!({"type": "duration", "seconds": transcript.duration.ceil() as u64})
 }
 
-fn json_body(transcript: &Transcript, details: Details) -> Value {
+fn brief(transcript: &Transcript, details: Details) -> Value {
     let mut body = json!({
         "text": transcript.text(),
         "usage": usage(transcript),
@@ -109,11 +109,11 @@ fn json_body(transcript: &Transcript, details: Details) -> Value {
     body
 }
 
-fn verbose_json(transcript: &Transcript, task: Task, details: Details) -> Value {
+fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
     let mut body = json!({
         "task": task.as_str(),
         "language": language::name_of(&transcript.language),
-        "duration": to_sample_precision(transcript.duration),
+        "duration": sample_precise(transcript.duration),
         "text": transcript.text(),
         "usage": usage(transcript),
     });
@@ -155,8 +155,8 @@ fn segment(segment: &Segment, until: f64) -> Value {
     json!({
         "id": segment.id,
         "seek": segment.seek,
-        "start": to_millis_precision(segment.start).min(until),
-        "end": to_millis_precision(segment.end).min(until),
+        "start": rounded(segment.start).min(until),
+        "end": rounded(segment.end).min(until),
         "text": segment.text,
         "tokens": segment.tokens,
         "temperature": short(segment.temperature),
@@ -166,19 +166,20 @@ fn segment(segment: &Segment, until: f64) -> Value {
     })
 }
 
-/// A word with its punctuation, without surrounding whitespace; `None` if nothing is left.
+/// A word without the blank before it, with its punctuation; `None` if it is empty.
 fn word(word: &Word, until: f64) -> Option<Value> {
     let text = word.text.trim();
     (!text.is_empty()).then(|| {
         json!({
             "word": text,
-            "start": to_millis_precision(word.start).min(until),
-            "end": to_millis_precision(word.end).min(until),
+            "start": rounded(word.start).min(until),
+            "end": rounded(word.end).min(until),
         })
     })
 }
 
-/// The log-probabilities of all tokens. A token may end within a UTF-8 character: `bytes` is exact, `token` is not.
+/// Tokens with their log-probabilities. A token may end inside a character: `bytes` is exact, `token` is
+/// for people.
 pub fn logprobs(segments: &[Segment]) -> Value {
     let tokens = segments.iter().flat_map(|segment| &segment.logprobs);
     tokens
@@ -192,32 +193,32 @@ pub fn logprobs(segments: &[Segment]) -> Value {
         .collect()
 }
 
-/// Removed text. This key is an addition to OpenAI's format, present only if text was removed.
+/// Removed text. OpenAI's API has no such field; replies contain it only if text was removed.
 fn removed(removed: &Removed) -> Value {
     json!({
-        "start": to_millis_precision(removed.start),
-        "end": to_millis_precision(removed.end),
+        "start": rounded(removed.start),
+        "end": rounded(removed.end),
         "text": removed.text,
         "reason": removed.reason.as_str(),
     })
 }
 
-/// Seconds rounded to 0.1 µs: exact for samples of 16 kHz, which are 62.5 µs long.
-fn to_sample_precision(seconds: f64) -> f64 {
+/// Seconds rounded so that every sample of 16 kHz stays exact (multiples of 62.5 µs).
+fn sample_precise(seconds: f64) -> f64 {
     (seconds * 1e7).round() / 1e7
 }
 
 /// Seconds rounded to milliseconds.
-fn to_millis_precision(seconds: f64) -> f64 {
+fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// An `f32` with 6 decimals, without the digits that the conversion to `f64` adds.
+/// An `f32` as `f64` without the digits that the conversion adds.
 pub fn short(value: f32) -> f64 {
     (f64::from(value) * 1e6).round() / 1e6
 }
 
-/// The segments that have text, with the text on one line.
+/// Segments that are not blank, with their text on one line.
 fn cues(segments: &[Segment]) -> impl Iterator<Item = (&Segment, String)> {
     segments.iter().filter_map(|segment| {
         let text = segment
@@ -232,9 +233,9 @@ fn cues(segments: &[Segment]) -> impl Iterator<Item = (&Segment, String)> {
 fn srt(segments: &[Segment]) -> String {
     let mut out = String::new();
     for (number, (segment, text)) in (1..).zip(cues(segments)) {
-        let (start, end) = (timestamp(segment.start, ','), timestamp(segment.end, ','));
+        let (start, end) = (clock(segment.start, ','), clock(segment.end, ','));
         // Writing to a string cannot fail.
-        let _ = write!(out, "{number}\n{start} --> {end}\n{}\n\n", without_arrows(&text));
+        let _ = write!(out, "{number}\n{start} --> {end}\n{}\n\n", no_arrow(&text));
     }
     out
 }
@@ -242,20 +243,20 @@ fn srt(segments: &[Segment]) -> String {
 fn vtt(segments: &[Segment]) -> String {
     let mut out = String::from("WEBVTT\n\n");
     for (segment, text) in cues(segments) {
-        let (start, end) = (timestamp(segment.start, '.'), timestamp(segment.end, '.'));
-        let text = without_arrows(&text).replace('&', "&amp;").replace('<', "&lt;");
+        let (start, end) = (clock(segment.start, '.'), clock(segment.end, '.'));
+        let text = no_arrow(&text).replace('&', "&amp;").replace('<', "&lt;");
         let _ = write!(out, "{start} --> {end}\n{text}\n\n");
     }
     out
 }
 
-/// Shortens arrows in a text: `-->` separates times in both formats.
-fn without_arrows(text: &str) -> String {
+/// Replaces the arrow that separates times, which would confuse players inside a text.
+fn no_arrow(text: &str) -> String {
     text.replace("-->", "->")
 }
 
-/// A time as `HH:MM:SS,mmm`, with the separator of the format.
-fn timestamp(seconds: f64, separator: char) -> String {
+/// Formats `HH:MM:SS,mmm` with the separator of the format.
+fn clock(seconds: f64, separator: char) -> String {
     let millis = (seconds.max(0.0) * 1000.0).round() as u64;
     let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
     let (seconds, millis) = (millis / 1000 % 60, millis % 1000);
@@ -264,7 +265,7 @@ fn timestamp(seconds: f64, separator: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use stt_actors::transcript::{Route, Timings, TokenLogprob};
+    use stt_actors::domain::transcript::{Route, Timings, TokenLogprob};
 
     use super::*;
 
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_matches_its_snapshot() {
+    fn every_format_equals_its_snapshot() {
         for (name, format) in FORMATS {
             let body = format.render(&transcript(), Task::Transcribe, Details::default());
             insta::assert_snapshot!(name, body);
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_gives_an_empty_reply_in_every_format() {
+    fn silence_is_an_empty_reply_in_every_format() {
         let silence = Transcript {
             segments: Vec::new(),
             ..transcript()
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn words_and_logprobs_are_present_when_requested() {
+    fn words_and_logprobs_are_present_on_request() {
         let details = Details {
             segments: false,
             words: true,

@@ -1,19 +1,19 @@
-//! Server-sent events out of bytes that come in any pieces.
+//! A decoder for server-sent events that arrive in arbitrary parts.
 
 use std::collections::VecDeque;
 
 use crate::error::Error;
 
-/// The last event of hours of speech with all its logprobs has some megabytes.
+/// Generous: the last event of several hours of speech with all logprobs has a few megabytes.
 const LONGEST_EVENT_BYTES: usize = 64 * 1024 * 1024;
 
-/// Takes bytes, gives the data of events. Comments, which only keep proxies patient, and fields that
-/// no transcript has are left out.
+/// Decodes bytes into the data of events. It skips comments, which only keep proxies from closing the
+/// connection, and fields that transcripts do not use.
 #[derive(Default)]
 pub(crate) struct Decoder {
     line: Vec<u8>,
     data: Option<Vec<u8>>,
-    /// A line feed that follows belongs to the carriage return before it.
+    /// Whether the last byte was a carriage return, so that a following line feed belongs to it.
     after_return: bool,
     events: VecDeque<Vec<u8>>,
 }
@@ -36,7 +36,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The data of the next event that is complete.
+    /// The data of the next complete event.
     pub fn next(&mut self) -> Option<Vec<u8>> {
         self.events.pop_front()
     }
@@ -67,11 +67,11 @@ mod tests {
 
     use super::*;
 
-    fn decoded(pieces: &[&[u8]]) -> Vec<String> {
+    fn decoded(buffers: &[&[u8]]) -> Vec<String> {
         let mut decoder = Decoder::default();
         let mut events = Vec::new();
-        for piece in pieces {
-            decoder.feed(piece).expect("is short");
+        for buffer in buffers {
+            decoder.feed(buffer).expect("is short");
             while let Some(event) = decoder.next() {
                 events.push(String::from_utf8_lossy(&event).into_owned());
             }
@@ -99,17 +99,17 @@ mod tests {
             let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
             at.extend([0, stream.len()]);
             at.sort_unstable();
-            let pieces: Vec<&[u8]> = at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect();
-            prop_assert_eq!(decoded(&pieces), texts);
+            let buffers: Vec<&[u8]> = at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(decoded(&buffers), texts);
         }
     }
 
     #[test]
     fn an_event_without_end_does_not_fill_the_memory() {
         let mut decoder = Decoder::default();
-        let piece = vec![b'x'; 1024 * 1024];
+        let buffer = vec![b'x'; 1024 * 1024];
         let fed = (0..100)
-            .take_while(|_| decoder.feed(&piece).is_ok())
+            .take_while(|_| decoder.feed(&buffer).is_ok())
             .count();
         assert_eq!(fed, 64);
     }

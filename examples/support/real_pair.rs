@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Args;
 use stt_actors::EscalationPolicy;
-use stt_actors::chunk_length::SHORTEST_TARGET;
+use stt_actors::status::chunk_length::SHORTEST_TARGET;
 use uttera_stt::bench::escalation::Clip;
 use uttera_stt::bench::system::{Spec, System};
 use uttera_stt::probe::client;

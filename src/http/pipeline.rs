@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
-use stt_actors::transcript::{Task, Transcript};
-use stt_actors::{Admission, Identity, Job, Newcomer, Options};
+use stt_actors::domain::transcript::{Task, Transcript};
+use stt_actors::{Admission, AdmissionRequest, Identity, Job, Options};
 
 use crate::fallback::ESCALATED;
 use crate::http::AppState;
@@ -47,12 +47,12 @@ pub fn admit<'a>(
 ) -> Result<AdmittedRequest<'a>, ApiError> {
     let caller = Caller::of(request);
     let length = request.headers().get(CONTENT_LENGTH);
-    let admission = state.stt.admit(Newcomer {
+    let admission = state.stt.admit(AdmissionRequest {
         client: caller.client(),
         priority: caller.priority(),
         body_bytes: length.and_then(|length| length.to_str().ok()?.parse().ok()),
     })?;
-    request.extensions_mut().insert(admission.outlook());
+    request.extensions_mut().insert(admission.wait_estimate());
     Ok(AdmittedRequest {
         state,
         request,

@@ -9,8 +9,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
-use stt_actors::Outlook;
-use stt_actors::transcript::Transcript;
+use stt_actors::WaitEstimate;
+use stt_actors::domain::transcript::Transcript;
 use tokio::time::Instant;
 use tracing::field::display;
 use tracing::{debug, error, info, warn};
@@ -221,11 +221,15 @@ pub async fn log_request<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    let outlook = response.request().extensions().get::<Outlook>().copied();
-    if let Some(outlook) = outlook {
-        let millis = outlook.wait.as_millis() as u64;
+    let wait_estimate = response
+        .request()
+        .extensions()
+        .get::<WaitEstimate>()
+        .copied();
+    if let Some(wait_estimate) = wait_estimate {
+        let millis = wait_estimate.wait.as_millis() as u64;
         let headers = response.headers_mut();
-        headers.insert(X_QUEUE_POSITION, outlook.position.into());
+        headers.insert(X_QUEUE_POSITION, wait_estimate.position.into());
         headers.insert(X_QUEUE_ETA_MS, millis.into());
     }
     let streamed = response

@@ -1,7 +1,7 @@
 //! How a request's text gets into the language that it asks for: not at all, by Whisper itself, or by
 //! LibreTranslate.
 
-use stt_actors::transcript::{Task, Transcript};
+use stt_actors::domain::transcript::{Task, Transcript};
 use tracing::warn;
 
 use crate::http::AppState;

@@ -2,7 +2,7 @@
 //! done when the request failed or was cancelled.
 
 use futures::FutureExt;
-use stt_actors::transcript::Transcript;
+use stt_actors::domain::transcript::Transcript;
 use stt_actors::{Event, SttError, TranscriptStream};
 
 use crate::http::AppState;

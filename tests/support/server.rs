@@ -17,11 +17,9 @@ use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use uttera_stt::models::{ModelStore, Silent};
 use uttera_stt::settings::variables::VARIABLES;
 
-use crate::wer;
-use crate::{PATIENCE, program, repository};
+use crate::{PATIENCE, models, program, repository, wer};
 
 /// A file of the repository's samples.
 pub fn sample(name: &str) -> PathBuf {
@@ -35,22 +33,14 @@ pub fn corpus() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// A real model, fetched by the program's own code the first time.
+/// A real model of the catalogue.
 pub async fn model(name: &str) -> PathBuf {
-    let resolved = model_store().ensure(name, None, &Silent).await;
-    resolved.expect("the test model can be had").path
+    models::fetch(name).await.path
 }
 
-fn model_store() -> ModelStore {
-    let folder = std::env::var_os("UTTERA_TEST_MODELS")
-        .map_or_else(|| repository().join("target/test-models"), PathBuf::from);
-    ModelStore::new(folder)
-}
-
-/// The weights of the voice activity detector, likewise.
+/// The weights of the voice activity detector.
 pub async fn voice_activity() -> PathBuf {
-    let weights = model_store().ensure_voice_activity(&Silent).await;
-    weights.expect("the weights can be had")
+    models::fetch_voice_activity().await
 }
 
 /// A running server.

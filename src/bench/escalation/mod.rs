@@ -10,8 +10,8 @@ pub mod ranking;
 
 use serde::{Deserialize, Serialize};
 use stt_actors::EscalationPolicy;
-use stt_actors::escalation::words;
-use stt_actors::transcript::ChunkTranscript;
+use stt_actors::domain::transcript::ChunkTranscript;
+use stt_actors::fallback::policy::words;
 
 /// A clip as both models wrote it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ impl Clip {
 
 #[cfg(test)]
 mod tests {
-    use stt_actors::transcript::Segment;
+    use stt_actors::domain::transcript::Segment;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! How well a text's confidence tells whether it is wrong.
 
 use serde::Serialize;
-use stt_actors::transcript::confidence;
+use stt_actors::domain::transcript::confidence;
 
 use super::Clip;
 use crate::probe::word_error_rate::Score;

@@ -1,7 +1,7 @@
 //! Checks the fields of a request with audio.
 
 use stt_actors::Options;
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
 use crate::http::body::Parts;
 use crate::http::body::prompt;

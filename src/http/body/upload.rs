@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
-use stt_actors::ports::AudioSource;
+use stt_actors::domain::chunk::AudioSource;
 use tempfile::TempPath;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tracing::{info, warn};
@@ -288,7 +288,7 @@ const WAV_HEADER: usize = 44;
 
 /// The header of a WAV file with `bytes` of samples: 16 kHz, mono, signed 16 bit.
 fn wav_header(bytes: u64) -> [u8; WAV_HEADER] {
-    let rate = stt_actors::ports::SAMPLE_RATE;
+    let rate = stt_actors::domain::chunk::SAMPLE_RATE;
     // Ignore half a sample at the end. Uploads longer than the format allows exceed the upload limit.
     let bytes = u32::try_from(bytes & !1).unwrap_or(u32::MAX);
     let mut header = [0; WAV_HEADER];

@@ -12,7 +12,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
-use stt_actors::ports::FallbackError;
+use stt_actors::domain::error::FallbackError;
 
 use crate::http::reply::escalation_headers;
 use crate::http::reply::schema::{ErrorBody, ErrorObject};

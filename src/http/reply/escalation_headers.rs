@@ -6,8 +6,8 @@ use std::time::Duration;
 use actix_web::HttpResponseBuilder;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use serde_json::Value;
-use stt_actors::ports::FallbackError;
-use stt_actors::transcript::{Escalation, Transcript};
+use stt_actors::domain::error::FallbackError;
+use stt_actors::domain::transcript::{Escalation, Transcript};
 
 pub const X_REQ_ID: HeaderName = HeaderName::from_static("x-req-id");
 const X_QUEUE_WAIT_MS: HeaderName = HeaderName::from_static("x-queue-wait-ms");

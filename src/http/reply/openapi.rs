@@ -126,7 +126,10 @@ fn models(wants_key: bool) -> Vec<Path> {
 fn state(wants_key: bool) -> Vec<Path> {
     let health = || {
         let health = operation("The state of this server", "state");
-        health.response("200", json("The state. The status is always 200.", "Health"))
+        health.response(
+            "200",
+            json("The state. The status is always 200.", "Health"),
+        )
     };
     let livez = || {
         let livez = operation("Whether the process responds", "state");
@@ -144,7 +147,10 @@ fn state(wants_key: bool) -> Vec<Path> {
     };
     let tier_health = || {
         let health = operation("The state of a primary or a fallback", "state");
-        health.response("200", json("The state. The status is always 200.", "TierHealth"))
+        health.response(
+            "200",
+            json("The state. The status is always 200.", "TierHealth"),
+        )
     };
     let figures = || {
         let figures = operation("Metrics of a primary or a fallback", "state");
@@ -165,7 +171,8 @@ fn documentation() -> Vec<Path> {
         "application/json",
         Content::new(Some(Object::with_type(Type::Object))),
     );
-    let page = described("A page that shows the document.").content("text/html", Content::new(Some(text())));
+    let page = described("A page that shows the document.")
+        .content("text/html", Content::new(Some(text())));
     let asset = described("The asset.")
         .content("text/css", Content::new(Some(text())))
         .content("text/javascript", Content::new(Some(text())));
@@ -179,8 +186,7 @@ fn documentation() -> Vec<Path> {
         .response("200", asset.build());
     let get = |operation| PathItem::new(HttpMethod::Get, operation);
     let document = operation("This document", "documentation").response("200", document.build());
-    let page =
-        operation("This document as a page", "documentation").response("200", page.build());
+    let page = operation("This document as a page", "documentation").response("200", page.build());
     vec![
         ("/openapi.json", get(with_errors(document, Vec::new()))),
         ("/docs", get(with_errors(page, Vec::new()))),

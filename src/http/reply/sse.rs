@@ -10,7 +10,7 @@ use actix_web::web::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
-use stt_actors::transcript::{Segment, Transcript};
+use stt_actors::domain::transcript::{Segment, Transcript};
 use stt_actors::{Event, SttError};
 use tokio::time::Instant;
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
-use stt_actors::transcript::{Task, Transcript};
+use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{Event, Job};
 
 use super::keyed_post;

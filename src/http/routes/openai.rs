@@ -1,7 +1,7 @@
 //! OpenAI's `/v1/audio/transcriptions` and `/v1/audio/translations`.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
 use super::keyed_post;
 use crate::http::body::OPENAI_BODY;

@@ -6,7 +6,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
 use super::only;
 use crate::fallback::ESCALATED;

@@ -1,7 +1,7 @@
 //! `/inference`, as in whisper.cpp's server: OpenAI's form with a `translate` switch.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
 use super::keyed_post;
 use crate::http::body::{OPENAI_FORM, form};

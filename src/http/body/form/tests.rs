@@ -1,7 +1,7 @@
 //! Tests of field values, valid and invalid.
 
 use actix_web::ResponseError;
-use stt_actors::ports::AudioSource;
+use stt_actors::domain::chunk::AudioSource;
 
 use super::*;
 

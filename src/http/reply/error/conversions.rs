@@ -3,7 +3,7 @@
 
 use actix_web::http::StatusCode;
 use stt_actors::SttError;
-use stt_actors::ports::DecodeError;
+use stt_actors::domain::error::DecodeError;
 
 use super::ApiError;
 use crate::libretranslate::TranslationError;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stt_actors::SttError;
-use stt_actors::ports::{DecodeError, EngineExit, FallbackError};
+use stt_actors::domain::error::{DecodeError, EngineExit, FallbackError};
 
 use super::ApiError;
 

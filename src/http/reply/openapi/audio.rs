@@ -69,12 +69,15 @@ fn openai(summary: &str, what: &str) -> OperationBuilder {
 }
 
 fn inference() -> OperationBuilder {
-    operation("Speech to text with the API of whisper.cpp's server", "audio")
-        .request_body(Some(form("InferenceForm")))
-        .response(
-            "200",
-            transcript("text/event-stream", reference("StreamEvent")),
-        )
+    operation(
+        "Speech to text with the API of whisper.cpp's server",
+        "audio",
+    )
+    .request_body(Some(form("InferenceForm")))
+    .response(
+        "200",
+        transcript("text/event-stream", reference("StreamEvent")),
+    )
 }
 
 fn tier() -> OperationBuilder {
@@ -106,11 +109,7 @@ fn asr() -> OperationBuilder {
                 "`transcribe` (default) or `translate`.",
                 &["transcribe", "translate"],
             ),
-            (
-                "language",
-                "The spoken language; detected by default.",
-                &[],
-            ),
+            ("language", "The spoken language; detected by default.", &[]),
             (
                 "output",
                 "Default `txt`.",
@@ -128,7 +127,11 @@ fn asr() -> OperationBuilder {
                 "Add the times of words to `json`.",
                 &["true", "false"],
             ),
-            ("to_language", "The language of a translation; default `en`.", &[]),
+            (
+                "to_language",
+                "The language of a translation; default `en`.",
+                &[],
+            ),
         ],
     )
 }
@@ -179,8 +182,8 @@ fn transcript(one_more: &str, its_schema: RefOr<Schema>) -> Response {
         .item(reference("Transcript"))
         .item(reference("VerboseTranscript"));
     let json = Content::new(Some(Schema::AnyOf(json.build())));
-    let mut response = described("The transcript in the requested format.")
-        .content("application/json", json);
+    let mut response =
+        described("The transcript in the requested format.").content("application/json", json);
     for kind in ["text/plain", "application/x-subrip", "text/vtt"] {
         response = response.content(kind, Content::new(Some(text())));
     }
