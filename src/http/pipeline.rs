@@ -199,7 +199,7 @@ impl ReplyPlan {
         self.state.metrics.record_transcript(&Transcribed {
             task: self.task,
             by_libretranslate: self.by_libretranslate,
-            endpoint,
+            endpoint: self.endpoint,
             format: self.format,
             route: transcript.route,
             audio_seconds: transcript.duration,

@@ -39,7 +39,7 @@ pub enum RateLimitKey {
 
 impl RateLimitKey {
     /// The key of an address.
-    pub fn at(address: IpAddr) -> Self {
+    pub fn of_address(address: IpAddr) -> Self {
         Self::Address(match address {
             IpAddr::V6(address) => {
                 let host_bits = u128::BITS - IPV6_NETWORK_BITS;
