@@ -137,7 +137,7 @@ impl WorkerLauncher {
             // system calls. It works at any priority: what the kernel says does not matter.
             unsafe {
                 command.pre_exec(|| {
-                    let _ = priority::step_back(priority::COLD_WORKER);
+                    let _ = priority::lower_priority(priority::COLD_WORKER);
                     Ok(())
                 });
             }
