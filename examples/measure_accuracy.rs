@@ -41,7 +41,7 @@ use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::engine::ggml_hooks;
 use uttera_stt::engine::whisper::{Model, Options, Request};
-use uttera_stt::probe::word_error_rate::{align, normalise};
+use uttera_stt_tools::probe::word_error_rate::{align, normalise};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
 #[derive(Parser)]

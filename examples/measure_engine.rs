@@ -29,7 +29,7 @@ use decode::decode;
 use stt_actors::domain::transcript::{ChunkTranscript, Doubt, Segment, Task};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};
-use uttera_stt::probe::word_error_rate::{align, normalise};
+use uttera_stt_tools::probe::word_error_rate::{align, normalise};
 
 #[derive(Parser)]
 struct Cli {

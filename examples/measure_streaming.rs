@@ -20,7 +20,7 @@ use corpus::{Pair, difference};
 use reqwest::Client;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
-use uttera_stt::probe::word_error_rate::Score;
+use uttera_stt_tools::probe::word_error_rate::Score;
 
 #[derive(Parser)]
 struct Args {

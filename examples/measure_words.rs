@@ -36,7 +36,7 @@ use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::engine::ggml_hooks;
 use uttera_stt::engine::whisper::{Model, Options, Request};
-use uttera_stt::probe::word_error_rate::normalise;
+use uttera_stt_tools::probe::word_error_rate::normalise;
 use whisper_rs::{
     DtwMode, DtwModelPreset, DtwParameters, FullParams, SamplingStrategy, WhisperContext,
     WhisperContextParameters,

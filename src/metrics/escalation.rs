@@ -16,7 +16,7 @@ use stt_actors::ports::MemoryKind;
 use utoipa::ToSchema;
 
 use super::{Endpoint, ErrorType};
-use crate::probe::statistics::percentile;
+use uttera_stt_client::percentile;
 
 const REQUESTS: &str = "stt_requests_total";
 const EXCEPTIONS: &str = "stt_requests_exceptions_total";
@@ -344,7 +344,8 @@ fn latencies() -> Value {
     let stages = Stage::ALL.into_iter().map(|stage| {
         let latencies = &TALLY.latencies[stage as usize];
         let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        let last: Vec<f64> = latencies.last.iter().copied().collect();
+        let mut last: Vec<f64> = latencies.last.iter().copied().collect();
+        last.sort_by(f64::total_cmp);
         let at = |percent| percentile(&last, percent).map(|seconds| (seconds * 1e6).round() / 1e3);
         let value = json!({
             "count": latencies.count,
