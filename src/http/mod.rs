@@ -24,7 +24,6 @@ use actix_web::{App, HttpRequest, HttpServer, Route, web};
 use stt_actors::Stt;
 
 use crate::keys::Keyring;
-use crate::libretranslate::LibreTranslate;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
 pub use body::upload::UploadStore;
@@ -56,8 +55,6 @@ pub struct AppState {
     pub settings: Arc<Settings>,
     /// Where uploads go.
     pub uploads: UploadStore,
-    /// Who translates to other languages than English, if anybody.
-    pub translator: Option<LibreTranslate>,
     /// The keys in force.
     pub keys: Keyring,
     /// How much one client may ask for.

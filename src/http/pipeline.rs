@@ -54,7 +54,7 @@ pub fn check(state: &AppState, parts: Parts, task: Task) -> Result<AudioForm, Ap
 pub fn check_can_translate(state: &AppState) -> Result<(), ApiError> {
     // LibreTranslate translates what any model wrote.
     let engine = state.stt.snapshot().last_engine;
-    let Some(engine) = engine.filter(|_| state.translator.is_none()) else {
+    let Some(engine) = engine.filter(|_| !state.stt.has_translator()) else {
         return Ok(());
     };
     if !engine.multilingual {
@@ -208,7 +208,7 @@ pub async fn begin(
         form,
         endpoint,
     } = asked;
-    let translation = Translation::of(state, &form)?;
+    let translation = Translation::of(state, &form, RequestId::of(request).0.clone())?;
     let reply = Reply {
         task: form.options.task,
         endpoint,

@@ -1,56 +1,63 @@
-//! How a request's text gets into the language that it asks for: not at all, by whisper itself, or
-//! by LibreTranslate.
+//! How a request's text gets into the requested language: it stays as it is, whisper translates it,
+//! or the tree translates it through LibreTranslate.
+
+use std::sync::Arc;
 
 use stt_actors::domain::transcript::{Task, Transcript};
+use stt_actors::{PendingTranslation, TargetLanguage, TranslationError, TranslationJob};
 
 use crate::http::AppState;
 use crate::http::body::form::AudioForm;
 use crate::http::reply::error::ApiError;
-use crate::libretranslate::{LibreTranslate, Target, TranslationError};
 
-/// One request's way.
+/// The translation of one request.
 pub enum Translation {
-    /// The text stays as it was said.
+    /// The text stays in the language spoken.
     None,
-    /// Whisper writes English.
+    /// Whisper translates to English.
     Native,
-    /// Whisper writes down what was said, LibreTranslate translates that.
+    /// Whisper transcribes, LibreTranslate translates.
     LibreTranslate {
-        /// The server.
-        server: LibreTranslate,
-        /// What to translate to.
-        target: Target,
+        /// The request, for logs.
+        request_id: Arc<str>,
+        /// Makes the call.
+        pending: PendingTranslation,
+        /// The language to translate to.
+        target: TargetLanguage,
         /// Whether each segment may be in a language of its own.
         mixed: bool,
     },
 }
 
 impl Translation {
-    /// What the form asks for and this server can do: LibreTranslate's work wherever there is one.
+    /// The translation that a form asks for: by LibreTranslate if it is configured, else by whisper.
     ///
     /// # Errors
-    /// Whisper itself translates to English and nothing else.
-    pub fn of(state: &AppState, form: &AudioForm) -> Result<Self, ApiError> {
+    /// Whisper cannot translate to this language.
+    pub fn of(state: &AppState, form: &AudioForm, request_id: Arc<str>) -> Result<Self, ApiError> {
         let options = &form.options;
-        match (options.task, &state.translator) {
-            (Task::Transcribe, _) => Ok(Self::None),
-            (Task::Translate, Some(server)) => Ok(Self::LibreTranslate {
-                server: server.clone(),
+        if options.task == Task::Transcribe {
+            return Ok(Self::None);
+        }
+        match state.stt.expect_translation() {
+            Some(pending) => Ok(Self::LibreTranslate {
+                request_id,
+                pending,
                 target: form.target.clone(),
                 mixed: options.multilingual && options.language.is_none(),
             }),
-            (Task::Translate, None) if form.target.is_english() => Ok(Self::Native),
-            (Task::Translate, None) => Err(ApiError::unsupported_language(
+            None if form.target.is_english() => Ok(Self::Native),
+            None => Err(ApiError::unsupported_language(
                 "to_language",
                 format!(
                     "translating to {:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works",
-                    form.target.code()
+                    form.target.code
                 ),
             )),
         }
     }
 
-    /// What whisper has to do for it.
+    /// The task for whisper.
     pub fn engine_task(&self) -> Task {
         match self {
             Self::None | Self::LibreTranslate { .. } => Task::Transcribe,
@@ -58,27 +65,34 @@ impl Translation {
         }
     }
 
-    /// Whether LibreTranslate answers for the text, be it that nothing was left for it to do.
+    /// Whether LibreTranslate is responsible for the text, even if no call is needed.
     pub fn is_libretranslates(&self) -> bool {
         matches!(self, Self::LibreTranslate { .. })
     }
 
-    /// From what whisper wrote to what the client wants. The transcript's language becomes that of
-    /// its text, as in OpenAI's translations.
-    pub async fn finish(&self, mut transcript: Transcript) -> Result<Transcript, TranslationError> {
+    /// Turns whisper's transcript into the requested one. Its language becomes that of the text, as in
+    /// OpenAI's translations.
+    pub async fn finish(self, mut transcript: Transcript) -> Result<Transcript, TranslationError> {
         match self {
             Self::None => Ok(transcript),
             Self::Native => {
-                Target::default()
-                    .language()
-                    .clone_into(&mut transcript.language);
+                transcript.language = TargetLanguage::default().language;
                 Ok(transcript)
             }
             Self::LibreTranslate {
-                server,
+                request_id,
+                pending,
                 target,
                 mixed,
-            } => server.translate(transcript, target, *mixed).await,
+            } => {
+                let job = TranslationJob {
+                    request_id,
+                    transcript,
+                    target,
+                    mixed,
+                };
+                pending.translate(job).await
+            }
         }
     }
 }

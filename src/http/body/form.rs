@@ -1,14 +1,14 @@
 //! The fields of an audio request, checked.
 
-use stt_actors::Options;
 use stt_actors::domain::transcript::Task;
+use stt_actors::{Options, TargetLanguage};
 
 use crate::http::body::Parts;
 use crate::http::body::prompt;
 use crate::http::body::upload::Received;
 use crate::http::reply::error::ApiError;
 use crate::language;
-use crate::libretranslate::Target;
+use crate::libretranslate;
 use crate::render::{Details, Format};
 
 /// A request, read and checked.
@@ -21,7 +21,7 @@ pub struct AudioForm {
     /// The language is to be found out, whatever the server's default is.
     pub detects_language: bool,
     /// What to translate to, where that is asked for.
-    pub target: Target,
+    pub target: TargetLanguage,
     /// Of the reply.
     pub format: Format,
     /// What the reply tells.
@@ -42,7 +42,7 @@ pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     check_chunking_strategy(&parts)?;
     let target = match parts.field("to_language") {
         Some(value) if task == Task::Translate => parse_target(value)?,
-        Some(_) | None => Target::default(),
+        Some(_) | None => TargetLanguage::default(),
     };
     Ok(AudioForm {
         options: options(&parts, task)?,
@@ -211,8 +211,8 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
     }
 }
 
-fn parse_target(value: &str) -> Result<Target, ApiError> {
-    Target::parse(value).ok_or_else(|| {
+fn parse_target(value: &str) -> Result<TargetLanguage, ApiError> {
+    libretranslate::parse_target(value).ok_or_else(|| {
         let message = format!(
             "the language {} is not known; a code such as \"en\" is expected",
             shown(value)

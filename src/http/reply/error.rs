@@ -11,12 +11,11 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
-use stt_actors::SttError;
 use stt_actors::domain::error::{DecodeError, EngineExit, FallbackError};
+use stt_actors::{SttError, TranslationError};
 
 use crate::http::reply::escalation_headers;
 use crate::http::reply::schema::{ErrorBody, ErrorObject};
-use crate::libretranslate::TranslationError;
 use crate::metrics::ErrorType;
 
 /// Tells the OpenAI clients not to send a request again that will fail again.

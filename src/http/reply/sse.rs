@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
 use stt_actors::domain::transcript::{Segment, Transcript};
-use stt_actors::{Event, SttError};
+use stt_actors::{Event, SttError, TranslationError};
 use tokio::time::Instant;
 
 use crate::http::AppState;
@@ -21,7 +21,6 @@ use crate::http::reply::escalation_headers;
 use crate::http::request_log::{StreamedLine, Worked};
 use crate::http::translation::Translation;
 use crate::http::usage::Metered;
-use crate::libretranslate::TranslationError;
 use crate::render::{logprobs, usage};
 
 /// Proxies close connections on which nothing comes for a minute or less.
