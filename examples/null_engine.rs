@@ -159,7 +159,6 @@ async fn main() -> anyhow::Result<()> {
         limits: Limits::new(&settings),
         settings: Arc::new(settings),
         uploads,
-        translator: None,
         metrics: Exporter::install()?,
     };
     let server = http::server(listener, state, 2)?;

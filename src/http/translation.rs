@@ -1,28 +1,47 @@
-//! How a request's text gets into the requested language: it stays as it is, whisper translates it,
-//! or the tree translates it through LibreTranslate.
+//! How a request's text gets into the language that it asks for: not at all, by Whisper itself, or by
+//! LibreTranslate.
 
 use std::sync::Arc;
 
 use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{PendingTranslation, TargetLanguage, TranslationError, TranslationJob};
+use tracing::warn;
 
 use crate::http::AppState;
 use crate::http::body::form::AudioForm;
 use crate::http::reply::error::ApiError;
 
-/// The translation of one request.
+/// Rejects a translation that neither LibreTranslate nor the served model can make.
+///
+/// # Errors
+/// No LibreTranslate server is configured, and the model knows English only.
+pub fn check_supported(state: &AppState) -> Result<(), ApiError> {
+    let engine = state.stt.snapshot().last_engine;
+    let Some(engine) = engine.filter(|_| !state.stt.has_translator()) else {
+        return Ok(());
+    };
+    if !engine.multilingual {
+        return Err(ApiError::translation_unsupported(&engine.model));
+    }
+    if engine.model.contains("turbo") {
+        warn!(
+            model = engine.model,
+            "this model had little training in translation"
+        );
+    }
+    Ok(())
+}
+
+/// How one request is translated.
 pub enum Translation {
-    /// The text stays in the language spoken.
+    /// The text stays in the spoken language.
     None,
-    /// Whisper translates to English.
+    /// Whisper writes English.
     Native,
-    /// Whisper transcribes, LibreTranslate translates.
+    /// Whisper writes the spoken language, and LibreTranslate translates it.
     LibreTranslate {
-        /// The request, for logs.
         request_id: Arc<str>,
-        /// Makes the call.
         pending: PendingTranslation,
-        /// The language to translate to.
         target: TargetLanguage,
         /// Whether each segment may be in a language of its own.
         mixed: bool,
@@ -30,10 +49,10 @@ pub enum Translation {
 }
 
 impl Translation {
-    /// The translation that a form asks for: by LibreTranslate if it is configured, else by whisper.
+    /// Chooses LibreTranslate where it is configured, else Whisper.
     ///
     /// # Errors
-    /// Whisper cannot translate to this language.
+    /// Whisper itself translates to English only.
     pub fn of(state: &AppState, form: &AudioForm, request_id: Arc<str>) -> Result<Self, ApiError> {
         let options = &form.options;
         if options.task == Task::Transcribe {
@@ -57,7 +76,7 @@ impl Translation {
         }
     }
 
-    /// The task for whisper.
+    /// The task that Whisper gets.
     pub fn engine_task(&self) -> Task {
         match self {
             Self::None | Self::LibreTranslate { .. } => Task::Transcribe,
@@ -65,13 +84,13 @@ impl Translation {
         }
     }
 
-    /// Whether LibreTranslate is responsible for the text, even if no call is needed.
-    pub fn is_libretranslates(&self) -> bool {
+    /// Whether the text comes from LibreTranslate, even if it was empty or in the target language already.
+    pub fn uses_libretranslate(&self) -> bool {
         matches!(self, Self::LibreTranslate { .. })
     }
 
-    /// Turns whisper's transcript into the requested one. Its language becomes that of the text, as in
-    /// OpenAI's translations.
+    /// Turns Whisper's transcript into the one that the client asked for. Its language becomes the language
+    /// of its text, as in OpenAI's translations.
     pub async fn finish(self, mut transcript: Transcript) -> Result<Transcript, TranslationError> {
         match self {
             Self::None => Ok(transcript),
