@@ -15,6 +15,7 @@ mod requests;
 mod same_again;
 mod scheduling;
 mod shutdown;
+mod translation;
 mod warnings;
 mod world;
 
@@ -52,6 +53,7 @@ pub fn ports(world: &Arc<World>) -> Ports {
         memory: None,
         directory: None,
         fallback: None,
+        translator: None,
     }
 }
 
@@ -80,6 +82,7 @@ pub fn config(pool_size: usize) -> TreeConfig {
             min_words: 0,
         },
         fallback_limit: Duration::from_secs(60),
+        translation_limit: Duration::from_secs(30),
         result_cache: Duration::ZERO,
         minimum_worker_bytes: 0,
     }
