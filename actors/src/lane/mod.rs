@@ -7,13 +7,12 @@
 //! things (the load, a chunk) run in tasks of their own (`lane_task`) that end
 //! with the lane, so that its mailbox always moves.
 
-pub mod cold_worker;
 pub mod exit;
-pub mod hot_worker;
 pub mod idle;
 pub mod recycling;
 pub mod restart_budget;
 pub(crate) mod running;
+pub mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -21,9 +21,9 @@ use tracing::{info, warn};
 use crate::domain::error::{EngineExit, LaunchError, SttError};
 use crate::domain::ids::{LaneId, LaneKind, WorkerId};
 use crate::lane::LaneArguments;
-use crate::lane::cold_worker::{ColdWorker, ColdWorkerArguments};
 use crate::lane::exit::{LaneExit, LaneFailure};
 use crate::lane::restart_budget::RestartBudget;
+use crate::lane::worker::{ColdWorker, WorkerArguments};
 use crate::pool::PoolConfig;
 use crate::pool::memory_cap::MemoryCap;
 use crate::pool::sizing::{Demand, PoolLimits};
@@ -295,14 +295,17 @@ impl ColdPoolState {
         let number = self.arguments.status.count_spawn();
         let name = self.arguments.lane.worker.numbered(number);
         let lane = LaneId::next();
-        let arguments = ColdWorkerArguments {
+        let pool = myself.clone();
+        let arguments = WorkerArguments {
             lane: LaneArguments {
                 lane,
                 worker: name.clone(),
                 idle_limit: Some(self.arguments.config.idle.limit(self.workers.len())),
                 ..self.arguments.lane.clone()
             },
-            pool: myself.clone(),
+            on_ready: Box::new(move |worker, info| {
+                let _ = pool.cast(ColdPoolMessage::WorkerReady { worker, info });
+            }),
         };
         let spawned =
             ColdWorker::spawn_linked(None, ColdWorker, arguments, myself.get_cell()).await?;

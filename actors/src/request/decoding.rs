@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::domain::chunk::{AudioSource, samples_to_seconds};
+use crate::domain::chunk::{AudioChunk, AudioSource, samples_to_seconds};
 use crate::domain::error::DecodeError;
 use crate::ports::{AudioDecoder, ChunkStream, DecodeOptions, Decoded};
-use crate::request::transcription::TranscriptionMessage;
 use crate::status::NodeStatus;
 use crate::status::admission::outstanding_chunks;
 use crate::status::chunk_length::{streamed_length, target_length};
@@ -87,6 +85,24 @@ pub struct Position {
     pub decode_seconds: f64,
 }
 
+/// A report of the decoding task on the way.
+#[derive(Debug)]
+pub(crate) enum DecodeProgress {
+    /// A chunk is decoded.
+    Chunk {
+        /// Its audio.
+        chunk: AudioChunk,
+        /// The length that was asked for.
+        target: Duration,
+        /// Its share of the memory, released when the chunk is done.
+        permit: ChunkPermit,
+        /// The state of decoding after it.
+        position: Position,
+    },
+    /// Nothing but silence since the last report.
+    Silence(Position),
+}
+
 /// How long chunks shall be.
 pub(crate) struct Lengths {
     /// Those of the same request when it was here before: only with them are the cuts the same.
@@ -106,14 +122,15 @@ impl Lengths {
     }
 }
 
-/// Decodes the whole source, a chunk at a time as permits come back.
+/// Decodes the whole source, a chunk at a time as permits come back. `report` returns whether the request
+/// still runs.
 pub(crate) async fn decode(
     decoder: &dyn AudioDecoder,
     source: &AudioSource,
     options: DecodeOptions,
     lengths: Lengths,
     mut budget: ChunkBudget,
-    owner: &ActorRef<TranscriptionMessage>,
+    report: impl Fn(DecodeProgress) -> bool,
 ) -> Result<DecodedAudio, DecodeError> {
     let mut waited = Duration::ZERO;
     let begin = Instant::now();
@@ -137,11 +154,11 @@ pub(crate) async fn decode(
             settled: samples_to_seconds(stream.settled_samples()),
             decode_seconds: waited.as_secs_f64(),
         };
-        let message = match next {
+        let progress = match next {
             Some(Decoded::Chunk(chunk)) => {
                 let claimed = stream.claimed_duration();
                 let next = lengths.of(chunk.index + 1, claimed, budget.status.cost());
-                TranscriptionMessage::Decoded {
+                DecodeProgress::Chunk {
                     chunk,
                     target: std::mem::replace(&mut target, next),
                     permit: held,
@@ -150,7 +167,7 @@ pub(crate) async fn decode(
             }
             Some(Decoded::Silence) => {
                 permit = Some(held);
-                TranscriptionMessage::Silence(position)
+                DecodeProgress::Silence(position)
             }
             None => {
                 return Ok(DecodedAudio {
@@ -159,7 +176,7 @@ pub(crate) async fn decode(
                 });
             }
         };
-        if owner.cast(message).is_err() {
+        if !report(progress) {
             return Err(DecodeError::Unavailable("the request has ended".to_owned()));
         }
     }

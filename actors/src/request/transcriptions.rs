@@ -28,7 +28,6 @@ use crate::request::subscribers::{Ending, EventSender, Subscribers};
 use crate::request::transcription::{Transcription, TranscriptionArguments, TranscriptionMessage};
 use crate::status::NodeStatus;
 use crate::status::admission::AdmissionSlot;
-use crate::supervisor::SupervisorMessage;
 
 /// Decoded chunks of all requests together: 245 MB of samples if each is as long as it may be.
 const CHUNKS_IN_MEMORY: usize = 256;
@@ -86,7 +85,7 @@ pub enum TranscriptionsMessage {
     DispatcherReplaced(ActorRef<DispatcherMessage>),
     /// Doubtful texts of later requests go there.
     EscalateTo(Option<Escalator>),
-    /// Take nothing new; say [`SupervisorMessage::TranscriptionsDone`] when the last one is done.
+    /// Take no new requests; call `on_drained` when the last one has ended.
     Drain,
     /// The time for draining is over: end what still runs.
     CancelAll,
@@ -102,8 +101,8 @@ pub struct TranscriptionsArguments {
     pub dispatcher: ActorRef<DispatcherMessage>,
     /// Where doubtful texts go; `None`: nowhere.
     pub escalator: Option<Escalator>,
-    /// Who is told when draining is done.
-    pub supervisor: ActorRef<SupervisorMessage>,
+    /// Called when the last request has ended while draining.
+    pub on_drained: Box<dyn Fn() + Send + Sync>,
     /// Where the number of requests is kept.
     pub status: Arc<NodeStatus>,
     /// How long results are kept; zero: they are not.
@@ -353,7 +352,7 @@ impl TranscriptionsState {
 
     fn report_when_empty(&self) {
         if self.draining && self.running.is_empty() {
-            let _ = (self.arguments.supervisor).cast(SupervisorMessage::TranscriptionsDone);
+            (self.arguments.on_drained)();
         }
     }
 

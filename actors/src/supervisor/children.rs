@@ -13,8 +13,8 @@ use crate::fallback::Escalator;
 use crate::fallback::model::{FallbackModel, FallbackModelArguments, FallbackModelHandle};
 use crate::lane::LaneArguments;
 use crate::lane::exit::{LaneExit, LaneFailure};
-use crate::lane::hot_worker::{HotWorker, HotWorkerArguments};
 use crate::lane::idle::IdlePolicy;
+use crate::lane::worker::{HotWorker, WorkerArguments};
 use crate::pool::PoolConfig;
 use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
 use crate::pool::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
@@ -86,11 +86,14 @@ pub(super) async fn transcriptions(
     dispatcher: &ActorRef<DispatcherMessage>,
     escalator: Option<Escalator>,
 ) -> Result<ActorRef<TranscriptionsMessage>, SpawnErr> {
+    let supervisor = myself.clone();
     let arguments = TranscriptionsArguments {
         decoder: Arc::clone(&arguments.ports.decoder),
         dispatcher: dispatcher.clone(),
         escalator,
-        supervisor: myself.clone(),
+        on_drained: Box::new(move || {
+            let _ = supervisor.cast(SupervisorMessage::TranscriptionsDone);
+        }),
         status: Arc::clone(&arguments.status),
         result_cache: arguments.config.result_cache,
     };
@@ -180,9 +183,12 @@ pub(super) async fn hot_worker(
         ..lane(arguments, dispatcher, LaneKind::Hot, worker)
     };
     let id = lane.lane;
-    let arguments = HotWorkerArguments {
+    let supervisor = myself.clone();
+    let arguments = WorkerArguments {
         lane,
-        supervisor: myself.clone(),
+        on_ready: Box::new(move |worker, info| {
+            let _ = supervisor.cast(SupervisorMessage::HotReady { worker, info });
+        }),
     };
     let spawned = HotWorker::spawn_linked(None, HotWorker, arguments, myself.get_cell()).await;
     spawned.map(|(actor, _join)| (actor, id))

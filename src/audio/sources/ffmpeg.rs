@@ -257,7 +257,7 @@ fn before_it_starts(command: &mut Command) {
     // calls, and nothing is allocated.
     unsafe {
         command.pre_exec(|| {
-            let _ = priority::step_back(priority::DECODER);
+            let _ = priority::lower_priority(priority::DECODER);
             setrlimit(Resource::RLIMIT_AS, MOST_MEMORY, MOST_MEMORY).map_err(std::io::Error::from)
         });
     }

@@ -137,7 +137,7 @@ impl WorkerLauncher {
             // calls. Errors are ignored: the worker runs at any priority.
             unsafe {
                 command.pre_exec(|| {
-                    let _ = priority::step_back(priority::COLD_WORKER);
+                    let _ = priority::lower_priority(priority::COLD_WORKER);
                     Ok(())
                 });
             }

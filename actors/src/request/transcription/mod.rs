@@ -31,7 +31,9 @@ use crate::domain::transcript::{
 use crate::fallback::Escalator;
 use crate::ports::{AudioDecoder, ChunkRequest, DecodeOptions, DetectedLanguage, FallbackText};
 use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage};
-use crate::request::decoding::{ChunkBudget, ChunkPermit, DecodedAudio, Lengths, Position, decode};
+use crate::request::decoding::{
+    ChunkBudget, ChunkPermit, DecodeProgress, DecodedAudio, Lengths, Position, decode,
+};
 use crate::request::language::LanguageHold;
 use crate::request::resume::FinishedWork;
 use crate::request::subscribers::Subscribers;
@@ -216,7 +218,8 @@ impl Actor for Transcription {
             streamed: job.streamed,
         };
         let decoding = tokio::spawn(async move {
-            let decoding = decode(decoder.as_ref(), &source, options, lengths, budget, &myself);
+            let report = |progress| myself.cast(decoded(progress)).is_ok();
+            let decoding = decode(decoder.as_ref(), &source, options, lengths, budget, report);
             let ended = (caught(decoding).await)
                 .unwrap_or_else(|| Err(DecodeError::Unavailable("a panic".to_owned())));
             let _ = myself.cast(TranscriptionMessage::DecodeEnded(ended));
@@ -300,6 +303,24 @@ impl Actor for Transcription {
             myself.stop(None);
         }
         Ok(())
+    }
+}
+
+/// The message for a report of the decoding task.
+fn decoded(progress: DecodeProgress) -> TranscriptionMessage {
+    match progress {
+        DecodeProgress::Chunk {
+            chunk,
+            target,
+            permit,
+            position,
+        } => TranscriptionMessage::Decoded {
+            chunk,
+            target,
+            permit,
+            position,
+        },
+        DecodeProgress::Silence(position) => TranscriptionMessage::Silence(position),
     }
 }
 

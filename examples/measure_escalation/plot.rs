@@ -6,8 +6,8 @@ use anyhow::anyhow;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::curve::{Curve, Point, Report};
-use crate::probe::drawing::{Area, COLOURS, Drawn, FAINT, INK, MUTED, Paper};
+use crate::curve::{Curve, Point, Report};
+use uttera_stt_tools::probe::drawing::{Area, COLOURS, Drawn, FAINT, INK, MUTED, Paper};
 
 const WIDTH: u32 = 860;
 const HEIGHT: u32 = 760;
@@ -233,9 +233,9 @@ fn apart<T>(mut places: Vec<(T, (i32, i32))>) -> Vec<(T, (i32, i32))> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::curve::report;
-    use super::super::tests::clip;
     use super::*;
+    use crate::clip::tests::clip;
+    use crate::curve::report;
 
     #[test]
     fn names_are_moved_apart_in_their_order() {

@@ -9,8 +9,6 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::host_memory::resident_bytes;
-
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 /// How often the peak is looked for.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -51,14 +49,19 @@ fn state_and_parent(stat: &str) -> Option<(&str, u32)> {
 pub fn mebibytes(root: u32) -> f64 {
     let bytes = |pid: &u32| {
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
-        let shared_out = rollup.ok().and_then(|text| proportional_bytes(&text));
-        shared_out.or_else(|| resident_bytes(*pid)).unwrap_or(0)
+        let proportional = rollup.ok().and_then(|text| bytes_of(&text, "Pss:"));
+        let resident = || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+            status.ok().and_then(|text| bytes_of(&text, "VmRSS:"))
+        };
+        proportional.or_else(resident).unwrap_or(0)
     };
     members(root).iter().map(bytes).sum::<u64>() as f64 / MEBIBYTE
 }
 
-fn proportional_bytes(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+/// A size in a file of `/proc`, by its field's name.
+fn bytes_of(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -140,8 +143,8 @@ mod tests {
     #[test]
     fn shared_pages_count_in_proportion() {
         let rollup = "00400000-7fff [rollup]\nRss:   900 kB\nPss:      40 kB\nPss_Dirty: 1 kB\n";
-        assert_eq!(proportional_bytes(rollup), Some(40 * 1024));
-        assert_eq!(proportional_bytes("Rss: 1 kB"), None);
+        assert_eq!(bytes_of(rollup, "Pss:"), Some(40 * 1024));
+        assert_eq!(bytes_of("Rss: 1 kB", "Pss:"), None);
     }
 
     #[test]

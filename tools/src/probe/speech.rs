@@ -34,7 +34,7 @@ const WAV_HEADER_BYTES: usize = 44;
 /// A short command.
 pub const COMMAND: Speech = Speech {
     name: "en-command.wav",
-    audio: include_bytes!("../../samples/en-command.wav"),
+    audio: include_bytes!("../../../samples/en-command.wav"),
     seconds: 1.784,
     language: "en",
     text: "Turn on the kitchen light.",
@@ -42,7 +42,7 @@ pub const COMMAND: Speech = Speech {
 /// Two sentences of seven seconds.
 pub const SENTENCE: Speech = Speech {
     name: "en-sentence.wav",
-    audio: include_bytes!("../../samples/en-sentence.wav"),
+    audio: include_bytes!("../../../samples/en-sentence.wav"),
     seconds: 7.534,
     language: "en",
     text: "Good morning. The train to the city leaves at half past eight, so please bring a warm coat and something to eat.",
@@ -50,7 +50,7 @@ pub const SENTENCE: Speech = Speech {
 /// Spanish.
 pub const SPANISH: Speech = Speech {
     name: "es-sentence.wav",
-    audio: include_bytes!("../../samples/es-sentence.wav"),
+    audio: include_bytes!("../../../samples/es-sentence.wav"),
     seconds: 5.093,
     language: "es",
     text: "Hola. Me gusta la música y también me gusta cantar con mis amigos.",
@@ -58,7 +58,7 @@ pub const SPANISH: Speech = Speech {
 /// German.
 pub const GERMAN: Speech = Speech {
     name: "de-sentence.wav",
-    audio: include_bytes!("../../samples/de-sentence.wav"),
+    audio: include_bytes!("../../../samples/de-sentence.wav"),
     seconds: 4.460,
     language: "de",
     text: "Guten Tag. Ich komme aus Deutschland und ich wohne in Berlin.",
@@ -66,7 +66,7 @@ pub const GERMAN: Speech = Speech {
 /// Longer than one window of Whisper; Opus in Ogg, as voice notes are.
 pub const LONG: Speech = Speech {
     name: "en-long.ogg",
-    audio: include_bytes!("../../samples/en-long.ogg"),
+    audio: include_bytes!("../../../samples/en-long.ogg"),
     seconds: 44.82,
     language: "en",
     text: "I live in a small house near the river. In the morning the kettle begins to sing, and someone opens the curtains in the front room. The radio tells us about the weather, and the dog waits by the door. At noon the house is quiet, because everyone is at work or at school. In the afternoon the children come home and play with their friends. They drink some water and ask for something to eat. In the evening we cook dinner together and listen to music. After dinner my father reads a book, and my mother writes a long letter. At night the wind moves the trees in the garden. The moon is bright, and it is time to go to bed. Tomorrow we will begin again.",
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn texts_and_lengths_are_those_of_the_samples() {
-        let table = include_str!("../../samples/samples.tsv");
+        let table = include_str!("../../../samples/samples.tsv");
         for speech in [COMMAND, SENTENCE, SPANISH, GERMAN, LONG] {
             let row = table
                 .lines()

@@ -8,13 +8,13 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use stt_actors::EscalationPolicy;
 use stt_actors::status::chunk_length::SHORTEST_TARGET;
-use uttera_stt::bench::escalation::Clip;
-use uttera_stt::bench::system::{Spec, System};
-use uttera_stt::probe::client;
-use uttera_stt::probe::recording::Recording;
-use uttera_stt::probe::server::Server;
-use uttera_stt::probe::transcript::{Endpoint, ask};
+use uttera_stt_tools::bench::system::{Spec, System};
+use uttera_stt_tools::probe::client;
+use uttera_stt_tools::probe::recording::Recording;
+use uttera_stt_tools::probe::server::Server;
+use uttera_stt_tools::probe::transcript::{Endpoint, ask};
 
+use crate::clip::Clip;
 use crate::{LANGUAGE, scattered};
 
 /// For an answer.

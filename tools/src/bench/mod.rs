@@ -4,12 +4,11 @@
 //! [`run`] holds the systems and takes them through the scenarios, each in a file of its own
 //! ([`start`], [`short`], [`long`], [`burst`], [`command`], [`memory`]); every sample is kept
 //! ([`sample`]). [`figures`] says what they come to, and the [`report`] is printed as a [`table`] and
-//! kept as JSON and as a picture ([`plot`]). What [`escalation`] comes to is measured by an example.
+//! kept as JSON and as a picture ([`plot`]).
 
 pub mod burst;
 pub mod client;
 pub mod command;
-pub mod escalation;
 pub mod figures;
 pub mod long;
 pub mod machine;
@@ -43,12 +42,9 @@ use run::{Extent, Run};
 use sample::Scenario;
 use system::{Spec, System};
 
-use crate::keys;
 use crate::probe;
 use crate::probe::progress::Progress;
 use crate::probe::server::is_english_only;
-use crate::settings::Settings;
-use crate::shutdown::StopSignals;
 
 /// Our own name in tables.
 const OWN_NAME: &str = "uttera-stt";
@@ -94,49 +90,55 @@ pub struct BenchArgs {
     peak_gflops: Option<f64>,
 }
 
-/// Measures, prints the table and writes what is to be kept. `passed_on` are the arguments that our own
-/// server gets as well. A signal ends the run early; what was measured until then is told all the same.
+/// What the benchmark must know of this program's own server.
+#[derive(Clone, Debug)]
+pub struct OwnServer {
+    /// Its model, as the setting `WHISPER_MODEL` names it.
+    pub model: String,
+    /// A key that it accepts.
+    pub key: Option<String>,
+    /// Arguments that pass the settings of this command line on to it.
+    pub arguments: Vec<String>,
+}
+
+/// Measures, prints the table and writes the requested files. `interruption` ends the run early and gives
+/// its cause, the name of a signal for example; the report then covers what is measured.
 ///
 /// # Errors
-/// Files that cannot be read or written, a signal, or that our own system could not be measured.
+/// A file cannot be read or written, the run was interrupted, or our own server could not be measured.
 pub async fn bench(
-    settings: Settings,
+    own: OwnServer,
     args: BenchArgs,
-    passed_on: Vec<String>,
+    interruption: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
-    let mut signals = StopSignals::listen()?;
     let temporary = tempfile::tempdir()?;
     let folder = args.out.as_deref().unwrap_or(temporary.path());
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let mut run = prepare(&settings, &args, passed_on, folder)?;
+    let mut run = prepare(own, &args, folder)?;
     let peak = args.peak_gflops;
     let machine = tokio::task::spawn_blocking(move || Machine::look(peak)).await?;
     let ended_by = tokio::select! {
         () = run.measure() => None,
-        signal = signals.next() => Some(signal),
+        cause = interruption => Some(cause),
     };
     run.end();
     let report = Report::of(run, machine);
     let finished = finish(&report, args.out.as_deref());
     match ended_by {
-        Some(signal) => bail!("ended by {signal}"),
+        Some(cause) => bail!("ended by {cause}"),
         None => finished,
     }
 }
 
-fn prepare(
-    settings: &Settings,
-    args: &BenchArgs,
-    passed_on: Vec<String>,
-    logs: &Path,
-) -> anyhow::Result<Run> {
+fn prepare(own: OwnServer, args: &BenchArgs, logs: &Path) -> anyhow::Result<Run> {
     let recordings = Recordings::load(&Choice {
         corpus: args.corpus.as_deref(),
         clips: clips(args),
         long: args.long.as_deref(),
-        english_only: knows_english_only(&settings.whisper_model),
+        english_only: knows_english_only(&own.model),
     })?;
-    let specs = specs(settings, args, passed_on)?;
+    let model = own.model.clone();
+    let specs = specs(own, args)?;
     Ok(Run {
         client: probe::client::client()?,
         systems: specs
@@ -146,7 +148,7 @@ fn prepare(
         recordings,
         extent: extent(args),
         samples: Vec::new(),
-        model: settings.whisper_model.clone(),
+        model,
         progress: Progress::default(),
     })
 }
@@ -190,29 +192,25 @@ fn extent(args: &BenchArgs) -> Extent {
 }
 
 /// The systems of the file, and ours in front if the file has none that is ours.
-fn specs(
-    settings: &Settings,
-    args: &BenchArgs,
-    passed_on: Vec<String>,
-) -> anyhow::Result<Vec<Spec>> {
+fn specs(own: OwnServer, args: &BenchArgs) -> anyhow::Result<Vec<Spec>> {
     let mut specs = match &args.systems {
         Some(path) => system::read_specs(path)?,
         None => Vec::new(),
     };
     if !specs.iter().any(|spec| spec.ours) {
-        specs.insert(0, own(args, passed_on)?);
+        specs.insert(0, own_spec(args, own.arguments)?);
     }
     for spec in specs.iter_mut().filter(|spec| spec.ours) {
-        spec.key = keys::plain_key(settings);
+        spec.key.clone_from(&own.key);
     }
     Ok(specs)
 }
 
-/// This program, as a server that nobody but the benchmark knows of.
-fn own(args: &BenchArgs, passed_on: Vec<String>) -> anyhow::Result<Spec> {
+/// This program as a server that is started for the benchmark alone.
+fn own_spec(args: &BenchArgs, arguments: Vec<String>) -> anyhow::Result<Spec> {
     let program = std::env::current_exe().context("the program's own file cannot be found")?;
     let mut command = vec![program.display().to_string(), "serve".to_owned()];
-    command.extend(passed_on);
+    command.extend(arguments);
     let own = [
         "--host",
         "127.0.0.1",

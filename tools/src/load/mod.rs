@@ -29,7 +29,6 @@ use crate::probe::recording::Recording;
 use crate::probe::server::is_english_only;
 use crate::probe::speech::{COMMAND, GERMAN, SENTENCE, SPANISH};
 use crate::probe::transcript::Endpoint;
-use crate::shutdown::StopSignals;
 
 /// A step's length if nothing else is said.
 const USUAL_SECONDS: u32 = 20;
@@ -77,13 +76,15 @@ pub struct LoadArgs {
     plot: Option<PathBuf>,
 }
 
-/// Loads a server, prints the table and writes what is to be kept. A signal ends the run early; the steps
-/// that were done until then are told all the same.
+/// Load-tests a server, prints the table and writes the requested files. `interruption` ends the run early
+/// and gives its cause, the name of a signal for example; the report then covers the steps that are done.
 ///
 /// # Errors
 /// Files that cannot be read or written.
-pub async fn load(args: LoadArgs) -> anyhow::Result<Verdict> {
-    let mut signals = StopSignals::listen()?;
+pub async fn load(
+    args: LoadArgs,
+    interruption: impl Future<Output = &'static str>,
+) -> anyhow::Result<Verdict> {
     for file in args.json.iter().chain(&args.plot) {
         ensure_writable(file)?;
     }
@@ -101,11 +102,11 @@ pub async fn load(args: LoadArgs) -> anyhow::Result<Verdict> {
     };
     let ended_by = tokio::select! {
         () = run.measure() => None,
-        signal = signals.next() => Some(signal),
+        cause = interruption => Some(cause),
     };
     run.progress.end();
-    if let Some(signal) = ended_by {
-        eprintln!("ended by {signal}");
+    if let Some(cause) = ended_by {
+        eprintln!("ended by {cause}");
     }
     let report = Report::of(run, models.into_iter().next_back(), ended_by.is_some());
     print!("{}", table::render(&report));

@@ -4,9 +4,9 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use super::items::Item;
-use crate::language;
 use crate::probe::server::{Reply, Server};
 use crate::probe::transcript::{Endpoint, Failure, FailureKind, Transcript};
+use uttera_stt_client::language;
 
 /// What a server says of itself.
 ///

@@ -9,8 +9,8 @@ use super::check::{Check, Skip};
 use super::expect::{Refusal, equal, error_of, says, text};
 use super::metrics::Page;
 use super::target::{TRANSCRIPTIONS, Target};
-use crate::language;
 use crate::probe::speech::{COMMAND, GERMAN, SPANISH, Speech};
+use uttera_stt_client::language;
 
 /// None of whisper's.
 const UNKNOWN: &str = "klingon";

@@ -4,10 +4,6 @@
 //! Both models write all of them once. What a threshold passes on follows from that by the server's own
 //! [`EscalationPolicy`], so a [`curve`] over thresholds costs no inference, and a [`plot`] shows it.
 
-pub mod curve;
-pub mod plot;
-pub mod ranking;
-
 use serde::{Deserialize, Serialize};
 use stt_actors::EscalationPolicy;
 use stt_actors::domain::transcript::ChunkTranscript;
@@ -59,7 +55,7 @@ impl Clip {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use stt_actors::domain::transcript::Segment;
 
     use super::*;
@@ -97,7 +93,7 @@ mod tests {
     }
 
     /// One piece: both models' texts and confidences.
-    pub(super) fn clip(reference: &str, texts: [(&str, f32); 2]) -> Clip {
+    pub fn clip(reference: &str, texts: [(&str, f32); 2]) -> Clip {
         Clip {
             name: reference.to_owned(),
             reference: reference.to_owned(),

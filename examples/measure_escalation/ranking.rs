@@ -3,8 +3,8 @@
 use serde::Serialize;
 use stt_actors::domain::transcript::confidence;
 
-use super::Clip;
-use crate::probe::word_error_rate::Score;
+use crate::clip::Clip;
+use uttera_stt_tools::probe::word_error_rate::Score;
 
 /// Areas under the receiver operating characteristic: the probability that of two clips, one of which
 /// is to be found, that one has the lower confidence. 0.5 is chance, 1 is perfect; `None` where there
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn both_questions_are_asked_of_the_primarys_confidence() {
-        use super::super::tests::clip;
+        use crate::clip::tests::clip;
         let clips = [
             clip("a", [("b", 0.2), ("a", 0.1)]),
             clip("a", [("b", 0.4), ("b", 0.1)]),

@@ -13,13 +13,16 @@
 //!     --server target/release/uttera-stt --small … --large … --weights … [--check 20] [--threshold 0.8]
 //! ```
 
-#[path = "support/corpus.rs"]
+mod clip;
+#[path = "../support/corpus.rs"]
 #[expect(dead_code, reason = "the tables only")]
 mod corpus;
-#[path = "support/decode.rs"]
+mod curve;
+#[path = "../support/decode.rs"]
 mod decode;
-#[path = "support/real_pair.rs"]
-mod real_pair;
+mod pair;
+mod plot;
+mod ranking;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -31,18 +34,18 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
+use clip::{Clip, Piece};
 use corpus::Row;
+use curve::{Point, Report, report};
 use decode::decode;
-use real_pair::{Compared, Pair, check};
+use pair::{Compared, Pair, check};
 use stt_actors::domain::chunk::AudioChunk;
 use stt_actors::domain::transcript::{ChunkTranscript, Task};
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
-use uttera_stt::bench::escalation::curve::{Point, Report, report};
-use uttera_stt::bench::escalation::{Clip, Piece, plot};
-use uttera_stt::bench::statistics::Comparison;
 use uttera_stt::engine::whisper::{Model, Options, Request};
+use uttera_stt_tools::bench::statistics::Comparison;
 
 const LANGUAGE: &str = "en";
 

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use stt_actors::EscalationPolicy;
 
-use super::Clip;
-use super::ranking::{Ranking, ranking};
-use crate::bench::statistics::{Comparison, word_error_difference, word_error_rate};
-use crate::probe::word_error_rate::Score;
+use crate::clip::Clip;
+use crate::ranking::{Ranking, ranking};
+use uttera_stt_tools::bench::statistics::{Comparison, word_error_difference, word_error_rate};
+use uttera_stt_tools::probe::word_error_rate::Score;
 
 /// What was measured, and what follows from it.
 #[derive(Clone, Debug, Serialize)]
@@ -177,8 +177,8 @@ fn point(clips: &[Clip], sums: &Sums, threshold: f32, min_words: usize) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::clip;
     use super::*;
+    use crate::clip::tests::clip;
 
     fn close(a: f64, b: f64) -> bool {
         (a - b).abs() < 1e-6
