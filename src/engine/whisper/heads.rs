@@ -177,6 +177,6 @@ mod tests {
         let unknown = heads_of((2, 1280, 51_864), 20);
         assert_eq!(unknown.len(), 20);
         assert!(unknown.iter().all(|head| head.layer == 1));
-        assert_eq!(heads((6, 512, 51_865), 8).len(), 8);
+        assert_eq!(heads_of((6, 512, 51_865), 8).len(), 8);
     }
 }
