@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use uttera_stt::models::{Logged, ModelStore, ResolvedModel};
+use uttera_stt::models::{Logged, ModelStore, ResolvedModel, Silent};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
 use crate::python::{self, run};
@@ -33,11 +33,23 @@ pub fn store() -> ModelStore {
 }
 
 /// A model of the catalogue, fetched if it is not there yet.
-pub fn model(name: &str) -> ResolvedModel {
+pub fn resolved(name: &str) -> ResolvedModel {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime
         .block_on(store().ensure(name, None, &Logged::default()))
         .unwrap_or_else(|error| panic!("the tests need {name}: {error}"))
+}
+
+/// The file of a real model, fetched by the program's own code the first time.
+pub async fn model(name: &str) -> PathBuf {
+    let resolved = store().ensure(name, None, &Silent).await;
+    resolved.expect("the test model can be had").path
+}
+
+/// The weights of the voice activity detector, likewise.
+pub async fn voice_activity() -> PathBuf {
+    let weights = store().ensure_voice_activity(&Silent).await;
+    weights.expect("the weights can be had")
 }
 
 /// The tiny.en model as CTranslate2 itself saves it with this quantisation.
