@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
-use uttera_stt::http::upload::UploadStore;
+use uttera_stt::http::UploadStore;
 use uttera_stt::http::{self, AppState, Limits};
 use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;

@@ -1,18 +1,17 @@
-//! What the process is told from outside: to stop (SIGTERM, or Ctrl-C at the terminal), or to read its keys
-//! again (SIGHUP).
+//! Signals from outside: stop (SIGTERM, or Ctrl-C at the terminal) and reload of the keys (SIGHUP).
 
 use std::io::IsTerminal;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Hears both signals, as often as they come.
+/// Receives SIGTERM and SIGINT.
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignals {
-    /// From now on, neither ends the process by itself.
+    /// Installs the handlers. From now on, neither signal ends the process by itself.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -20,7 +19,7 @@ impl StopSignals {
         })
     }
 
-    /// The next one.
+    /// Waits for the next signal and returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -29,24 +28,24 @@ impl StopSignals {
     }
 }
 
-/// Hears SIGHUP, as often as it comes.
+/// Receives SIGHUP.
 pub struct HangUps {
     hang_up: Signal,
-    /// The process was started at a terminal.
+    /// Whether the process was started in a terminal.
     had_terminal: bool,
 }
 
-/// What SIGHUP can mean.
+/// The meaning of a SIGHUP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HangUp {
-    /// The keys are to be read again.
+    /// Reload the keys.
     Reload,
     /// The terminal was closed.
-    TerminalGone,
+    TerminalClosed,
 }
 
 impl HangUps {
-    /// From now on, it does not end the process by itself.
+    /// Installs the handler. From now on, SIGHUP does not end the process by itself.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             hang_up: signal(SignalKind::hangup())?,
@@ -54,12 +53,12 @@ impl HangUps {
         })
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> HangUp {
         self.hang_up.recv().await;
-        // One that was closed is none any more.
+        // A closed terminal no longer counts as a terminal.
         if self.had_terminal && !std::io::stdin().is_terminal() {
-            HangUp::TerminalGone
+            HangUp::TerminalClosed
         } else {
             HangUp::Reload
         }

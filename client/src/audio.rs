@@ -1,4 +1,4 @@
-//! Audio to send: where it comes from and what it is called.
+//! Audio to send: its source, name and type.
 
 use std::fmt;
 use std::io;
@@ -10,14 +10,14 @@ use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
-/// Bytes that come piece by piece.
+/// A stream of byte buffers.
 pub(crate) type Pieces = BoxStream<'static, io::Result<Bytes>>;
 
-/// How much of a file is read at a time.
+/// Size of the buffer for reading a file.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Audio to be sent. A file is read while it is sent and never held whole; a file and bytes can be
-/// sent again, a stream or a reader only as long as nothing of it went out.
+/// Audio to send. The client reads a file while it sends it, and never holds all of it in memory. A
+/// file and bytes can be sent again; a stream or a reader only if none of it was sent.
 #[derive(Clone)]
 pub struct Audio {
     pub(crate) source: Source,
@@ -36,7 +36,7 @@ pub(crate) enum Source {
 }
 
 impl Audio {
-    /// A file. It is opened anew for each attempt.
+    /// A file, opened again for each attempt.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::of(Source::File(path.into()))
     }
@@ -46,12 +46,12 @@ impl Audio {
         Self::of(Source::Bytes(bytes.into()))
     }
 
-    /// Anything that can be read.
+    /// Any reader.
     pub fn reader(reader: impl AsyncRead + Send + 'static) -> Self {
         Self::stream(ReaderStream::with_capacity(reader, PIECE_BYTES))
     }
 
-    /// Pieces as they come.
+    /// Any stream of byte buffers.
     pub fn stream(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
         Self::of(Source::Once {
             pieces: Arc::new(Mutex::new(Some(pieces.boxed()))),
@@ -67,22 +67,22 @@ impl Audio {
         }
     }
 
-    /// What the file is called in the request; a file's own name without it.
+    /// Sets the file name in the request. Default: the name of the file.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.file_name = Some(name.into());
         self
     }
 
-    /// Its MIME type, `application/octet-stream` without it.
+    /// Sets the MIME type. Default: `application/octet-stream`.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
         self.content_type = Some(content_type.into());
         self
     }
 
-    /// How many bytes a stream or a reader has, where that is known: some servers refuse what has no
-    /// length. One that has more or less fails.
+    /// Sets the length of a stream or a reader in bytes, if it is known: some servers reject requests
+    /// without a length. The call fails if the source has a different length.
     #[must_use]
     pub fn length(mut self, bytes: u64) -> Self {
         if let Source::Once { length, .. } = &mut self.source {
@@ -91,7 +91,7 @@ impl Audio {
         self
     }
 
-    /// The name in the request.
+    /// The file name in the request.
     pub(crate) fn name(&self) -> String {
         let of_file = || match &self.source {
             Source::File(path) => Some(path.file_name()?.to_string_lossy().into_owned()),
@@ -106,7 +106,7 @@ impl Audio {
         given.unwrap_or("application/octet-stream")
     }
 
-    /// Whether all of it can be sent (once more).
+    /// Whether all of the audio can be sent, possibly again.
     pub(crate) fn is_whole(&self) -> bool {
         match &self.source {
             Source::File(_) | Source::Bytes(_) => true,
@@ -118,15 +118,15 @@ impl Audio {
     }
 }
 
-/// The pieces of a file, and its length.
+/// Opens a file and returns its contents as a stream, and its length.
 pub(crate) async fn open(path: &Path) -> io::Result<(Pieces, u64)> {
-    // Before it is opened: that of a pipe waits for whoever writes.
+    // Checked before opening, because opening a pipe waits for its writer.
     let metadata = tokio::fs::metadata(path).await?;
     if metadata.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     if !metadata.is_file() {
-        let kind = "it is no file whose length is known; a reader sends such";
+        let kind = "this is not a regular file with a known length; use Audio::reader";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, kind));
     }
     let file = tokio::fs::File::open(path).await?;
@@ -136,7 +136,7 @@ pub(crate) async fn open(path: &Path) -> io::Result<(Pieces, u64)> {
 }
 
 impl fmt::Debug for Audio {
-    /// Without the audio itself.
+    /// Does not print the audio.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.source {
             Source::File(_) => "file",

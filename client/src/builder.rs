@@ -1,4 +1,4 @@
-//! How a client is made.
+//! The builder of a client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,78 +47,79 @@ impl ClientBuilder {
         }
     }
 
-    /// Sent as a bearer; an empty one is none.
+    /// Sets the bearer key. An empty key counts as none.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(key.into()).filter(|key| !key.is_empty());
         self
     }
 
-    /// A further header of every request.
+    /// Adds a header to every request.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// The time that a connection may take to be made (10 s).
+    /// Sets the time limit for establishing a connection. Default: 10 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// The time for a call with all its attempts and the waits between them (10 minutes); `None`: any.
-    /// Of a streamed reply, until it begins.
+    /// Sets the time limit for a call, including all attempts and the waits between them. Default: 10
+    /// minutes; `None`: no limit. For a streamed reply, the limit applies until the stream begins.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limits.timeout = limit.into();
         self
     }
 
-    /// The time for one attempt (none of its own).
+    /// Sets the time limit for one attempt. Default: none.
     pub fn attempt_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limits.attempt_timeout = limit.into();
         self
     }
 
-    /// How long nothing may come within a streamed reply (60 s). The server sends a sign of life every
-    /// 10 s.
+    /// Sets the time limit for silence within a streamed reply. Default: 60 s. The server sends a
+    /// comment every 10 s while there is no text.
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
         self.limits.idle_timeout = limit;
         self
     }
 
-    /// How often to try again.
+    /// Sets the number of retries and the waits between them.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.limits.retry = policy;
         self
     }
 
-    /// Who hears of each attempt.
+    /// Sets a hook that the client calls after each attempt.
     pub fn telemetry(mut self, telemetry: impl Telemetry) -> Self {
         self.telemetry = Some(Arc::new(telemetry));
         self
     }
 
-    /// How many latencies [`Client::statistics`] looks at (1024).
+    /// Sets how many latencies [`Client::statistics`] covers. Default: 1024.
     pub fn latency_window(mut self, latencies: usize) -> Self {
         self.latency_window = latencies;
         self
     }
 
-    /// A certificate to trust beside the system's, as PEM.
+    /// Trusts a certificate in PEM format in addition to the system's.
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificates.push(pem.into());
         self
     }
 
-    /// Goes to the server directly, whatever `HTTP_PROXY` and its like say.
+    /// Connects to the server directly and ignores proxy variables such as `HTTP_PROXY`.
     pub fn no_proxy(mut self) -> Self {
         self.no_proxy = true;
         self
     }
 
-    /// Makes the client. Nothing is sent yet.
+    /// Builds the client. It sends nothing yet.
     ///
     /// # Errors
-    /// An address that is none, a key or header that cannot be sent, no certificates for HTTPS.
+    /// The address is invalid, a key or header has characters that HTTP does not allow, or there are no
+    /// certificates for HTTPS.
     pub fn build(self) -> Result<Client, Error> {
         let url = parse(&self.url)?;
         let is_https = url.scheme() == "https";
@@ -126,9 +127,9 @@ impl ClientBuilder {
             .user_agent(concat!("uttera-stt-client/", env!("CARGO_PKG_VERSION")))
             .default_headers(self.default_headers()?)
             .connect_timeout(self.connect_timeout)
-            // A key and audio go where they were meant to go and nowhere else.
+            // No redirects: key and audio go to this server only.
             .redirect(Policy::none())
-            // Attempts are counted, told and bounded here.
+            // This crate retries by itself, so that it can count, report and limit attempts.
             .retry(reqwest::retry::never())
             .tls_backend_preconfigured(tls::config(is_https, &self.root_certificates)?);
         if self.no_proxy {
@@ -147,15 +148,16 @@ impl ClientBuilder {
     fn default_headers(&self) -> Result<HeaderMap, Error> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
-            let invalid = || Error::Invalid(format!("the header {name:?} or its value"));
+            let invalid = || Error::Invalid(format!("the header {name:?} or its value is invalid"));
             let name = HeaderName::try_from(name).map_err(|_| invalid())?;
             let value = HeaderValue::from_str(value).map_err(|_| invalid())?;
             headers.insert(name, value);
         }
         if let Some(key) = &self.api_key {
             let value = HeaderValue::from_str(&format!("Bearer {key}"));
-            // Never the key itself.
-            let no_header = |_| Error::Invalid("the key has characters that no header has".into());
+            // The message must not contain the key.
+            let no_header =
+                |_| Error::Invalid("the key contains characters that a header cannot have".into());
             let mut value = value.map_err(no_header)?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
@@ -165,7 +167,7 @@ impl ClientBuilder {
 }
 
 impl fmt::Debug for ClientBuilder {
-    /// Without key, headers and password.
+    /// Does not print the key, headers and password.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = parse(&self.url).map(|url| shown(&url));
         formatter
@@ -176,11 +178,12 @@ impl fmt::Debug for ClientBuilder {
     }
 }
 
-/// The address without what may follow it: an OpenAI base URL, with `/v1`, is as good.
+/// The server's address without query, fragment and a trailing `/v1` (as in OpenAI's base URL).
 fn parse(text: &str) -> Result<Url, Error> {
-    // Not repeated: it may hold a password.
+    // The message must not contain the address, which may contain a password.
     let invalid = |why: &str| Error::Invalid(format!("the server's address {why}"));
-    let mut url = Url::parse(text.trim()).map_err(|error| invalid(&format!("is none: {error}")))?;
+    let mut url =
+        Url::parse(text.trim()).map_err(|error| invalid(&format!("is invalid: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(invalid("must begin with http:// or https://"));
     }
@@ -194,7 +197,7 @@ fn parse(text: &str) -> Result<Url, Error> {
 
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
-    // Fails only for addresses without a host, of which there are none here.
+    // Fails only for addresses without a host, which `parse` rejects.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.as_str().trim_end_matches('/').to_owned()

@@ -1,4 +1,4 @@
-//! A call: what is asked of whichever server answers it, attempt after attempt.
+//! A call: the request that each of its attempts sends.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use crate::audio::Audio;
 use crate::error::Error;
 use crate::headers::ServerHeaders;
 
-/// A request, as often as it may have to be made.
+/// A request, which may be sent several times.
 pub(crate) struct Call {
     pub method: Method,
     pub path: &'static str,
     pub fields: Vec<(String, String)>,
-    /// The name of the form's part, and the audio in it.
+    /// The name of the form field with the audio, and the audio.
     pub audio: Option<(&'static str, Audio)>,
     pub request_id: Option<String>,
-    /// In place of the client's limit for the whole.
+    /// Overrides the client's time limit for the call.
     pub timeout: Option<Duration>,
-    /// The reply comes in events: its beginning is the attempt's end.
+    /// Whether the reply is a stream of events. The attempt then ends when the stream begins.
     pub streamed: bool,
 }
 
@@ -46,7 +46,7 @@ impl Call {
         }
     }
 
-    /// Whether all of it can be sent (once more).
+    /// Whether the whole request can be sent, possibly again.
     pub fn can_be_sent(&self) -> bool {
         self.audio
             .as_ref()
@@ -54,13 +54,13 @@ impl Call {
     }
 }
 
-/// The path of a server in two tiers.
+/// The path with confidence and escalation.
 pub(crate) const TRANSCRIBE: &str = "/v1/transcribe";
 
-/// Makes a result of a reply whose status is fine.
+/// Turns a successful reply into a result.
 pub(crate) type Read<T> = fn(Response, ServerHeaders) -> BoxFuture<'static, Result<T, Error>>;
 
-/// Fields of a form. What is not given is not sent.
+/// Fields of a form. A field without a value is not sent.
 #[derive(Default)]
 pub(crate) struct Fields(pub Vec<(String, String)>);
 

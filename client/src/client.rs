@@ -1,4 +1,4 @@
-//! The client of one server.
+//! A client of one server.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,8 +19,7 @@ use crate::speech::{Speech, TRANSCRIPTIONS, TRANSLATIONS};
 use crate::statistics::Statistics;
 use crate::transcript::{TranscribeOptions, Transcript};
 
-/// A server, asked again where that may help. Cheap to clone; clones share connections and
-/// statistics.
+/// A client of one server, with retries. Cheap to clone; clones share connections and statistics.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) node: Arc<Node>,
@@ -28,12 +27,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// With the usual limits. The address is as `http://127.0.0.1:9005`; `/v1` at its end does no harm.
+    /// A client with the default limits. The address is, for example, `http://127.0.0.1:9005`; a trailing
+    /// `/v1` is ignored.
     pub fn new(url: impl Into<String>) -> Result<Self, Error> {
         Self::builder(url).build()
     }
 
-    /// With limits of one's own.
+    /// A builder for a client with other limits.
     pub fn builder(url: impl Into<String>) -> ClientBuilder {
         ClientBuilder::new(url.into())
     }
@@ -50,7 +50,7 @@ impl Client {
         &self.node.shown
     }
 
-    /// `POST /v1/transcribe`, of a server in two tiers.
+    /// `POST /v1/transcribe`: a transcript with confidence, possibly by the server's fallback.
     pub async fn transcribe(
         &self,
         audio: impl Into<Audio>,
@@ -83,12 +83,12 @@ impl Client {
         self.get("/health").await
     }
 
-    /// `GET /v1/health`, of a server in two tiers.
+    /// `GET /v1/health`.
     pub async fn tier_health(&self) -> Result<Value, Error> {
         self.get("/v1/health").await
     }
 
-    /// `GET /v1/metrics`, likewise.
+    /// `GET /v1/metrics`.
     pub async fn metrics(&self) -> Result<Value, Error> {
         self.get("/v1/metrics").await
     }
@@ -106,7 +106,7 @@ impl Client {
         Ok(self.run(&Call::get(path), reply::json).await?.0)
     }
 
-    /// How attempts went.
+    /// Latencies and outcomes of the attempts so far.
     pub fn statistics(&self) -> Statistics {
         self.node.recorder.snapshot()
     }
@@ -116,16 +116,16 @@ impl Client {
     }
 }
 
-/// A model that a server has.
+/// A model of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
-    /// Its name.
+    /// The model's name.
     pub id: String,
-    /// `model`.
+    /// Always `model`.
     pub object: Option<String>,
-    /// Unix seconds.
+    /// Time of creation in Unix seconds.
     pub created: Option<i64>,
-    /// Whose it is.
+    /// The owner.
     pub owned_by: Option<String>,
 }
 

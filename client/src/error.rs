@@ -1,4 +1,4 @@
-//! Why there is no transcript.
+//! Errors of a call.
 
 use std::io;
 use std::time::Duration;
@@ -7,41 +7,41 @@ use thiserror::Error;
 
 use crate::status::StatusError;
 
-/// Why a call failed. No text of it has the key or the server's address, which may hold a password.
+/// Why a call failed. No message contains the key or the server's address, which may contain a password.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What was asked for makes no request: an address that is none, a field that no header can hold.
-    #[error("the request cannot be made: {0}")]
+    /// The request is invalid: for example the address, or a value that a header cannot have.
+    #[error("invalid request: {0}")]
     Invalid(String),
-    /// No connection: nobody listens, the name is unknown, the certificate is refused, the time for it
-    /// is over.
-    #[error("no connection to the server: {0}")]
+    /// The connection failed: no server listens, the name is unknown, the certificate is not trusted, or
+    /// the time limit was exceeded.
+    #[error("cannot connect to the server: {0}")]
     Connect(String),
-    /// A time limit was over.
+    /// A time limit was exceeded.
     #[error("no reply within {} s", .limit.as_secs_f64())]
     Timeout {
         /// The limit.
         limit: Duration,
-        /// Whether it was that of the call as a whole, so that nothing may follow.
+        /// Whether it was the limit of the whole call, so that no attempt follows.
         whole: bool,
     },
     /// The connection broke before the reply was complete.
     #[error("the connection broke off: {0}")]
     Interrupted(String),
-    /// The server says no, and why.
+    /// The server returned an error.
     #[error(transparent)]
     Status(Box<StatusError>),
-    /// A reply that is not what the interface promises.
-    #[error("the reply makes no sense: {0}")]
+    /// The reply does not have the documented format.
+    #[error("unusable reply: {0}")]
     BadReply(String),
-    /// The audio itself cannot be read.
-    #[error("the audio cannot be read")]
+    /// Reading the audio failed.
+    #[error("cannot read the audio")]
     Source(#[source] io::Error),
 }
 
 impl Error {
-    /// Whether the same call may well do when it is made again, here or at another server.
+    /// Whether the same call may succeed when it is repeated, on this server or on another.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Interrupted(_) | Self::BadReply(_) => true,
@@ -51,7 +51,7 @@ impl Error {
         }
     }
 
-    /// What the server said, where it said something.
+    /// The server's error, if it returned one.
     pub fn status(&self) -> Option<&StatusError> {
         match self {
             Self::Status(status) => Some(status),
@@ -59,14 +59,14 @@ impl Error {
         }
     }
 
-    /// How long the server wants to be left alone.
+    /// The time after which the server allows a retry.
     pub fn retry_after(&self) -> Option<Duration> {
         self.status()?.retry_after
     }
 
-    /// What became of a request, from what the HTTP library says.
+    /// Classifies an error of the HTTP library.
     pub(crate) fn of_transport(error: reqwest::Error) -> Self {
-        // The address may hold a password.
+        // The address may contain a password.
         let error = error.without_url();
         let reason = root_cause(&error);
         if error.is_connect() {
@@ -79,7 +79,7 @@ impl Error {
     }
 }
 
-/// What lies beneath all wrappings: the operating system's own words, mostly.
+/// The innermost cause, usually the operating system's message.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -1,4 +1,4 @@
-//! A streamed reply: the text while it is made.
+//! A streamed reply: the text while the server produces it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -20,23 +20,23 @@ use crate::sse::Decoder;
 use crate::status::{Advice, StatusError, beginning};
 use crate::transcript::or_default;
 
-/// Something that a streamed reply tells.
+/// An event of a streamed reply.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum SpeechEvent {
-    /// The next piece of the text.
+    /// The next part of the text.
     Delta(Delta),
-    /// All of it. Nothing follows.
+    /// The whole text. This is the last event.
     Done(StreamDone),
 }
 
 /// `transcript.text.delta`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Delta {
-    /// The piece, with the blank before it.
+    /// This part of the text, including the leading space.
     #[serde(rename = "delta")]
     pub text: String,
-    /// When asked for.
+    /// Only if requested.
     #[serde(default, deserialize_with = "or_default")]
     pub logprobs: Vec<TokenLogprob>,
 }
@@ -46,29 +46,29 @@ pub struct Delta {
 pub struct StreamDone {
     /// All deltas joined.
     pub text: String,
-    /// What it would cost.
+    /// The usage that OpenAI would bill.
     pub usage: Option<Usage>,
     /// The lanes that did the work.
     pub x_route: Option<String>,
-    /// Whether any of the text is a larger model's, where one stands by.
+    /// Whether the fallback wrote any of the text; `None` on a server without a fallback.
     pub x_fallback_used: Option<bool>,
-    /// Whose text it is, likewise.
+    /// The model that wrote the text; `None` on a server without a fallback.
     pub x_final_model: Option<String>,
-    /// Why the larger model gave nothing.
+    /// Why the fallback failed.
     pub x_fallback_error: Option<String>,
-    /// When asked for.
+    /// Only if requested.
     #[serde(default, deserialize_with = "or_default")]
     pub logprobs: Vec<TokenLogprob>,
 }
 
-/// The events of a reply. It ends after [`SpeechEvent::Done`] or after an error, and an end without
-/// one of them does not occur. Dropping it tells the server that nobody listens any more.
+/// The events of a reply. The stream always ends with [`SpeechEvent::Done`] or an error. Dropping it
+/// closes the connection, and the server cancels the work.
 pub struct EventStream {
     headers: ServerHeaders,
     events: BoxStream<'static, Result<SpeechEvent, Error>>,
 }
 
-/// A reply that began as a streamed one does.
+/// A reply whose head announces a stream of events.
 pub(crate) struct Begun {
     response: Response,
     headers: ServerHeaders,
@@ -84,7 +84,9 @@ pub(crate) fn begin(
             .and_then(|kind| kind.to_str().ok())
             .unwrap_or("nothing");
         if !kind.starts_with("text/event-stream") {
-            return Err(Error::BadReply(format!("it is no stream but {kind}")));
+            return Err(Error::BadReply(format!(
+                "expected a stream of events, got {kind}"
+            )));
         }
         Ok(Begun { response, headers })
     })
@@ -119,7 +121,7 @@ impl EventStream {
         }
     }
 
-    /// What the reply's headers say.
+    /// The reply's headers.
     pub fn headers(&self) -> &ServerHeaders {
         &self.headers
     }
@@ -129,7 +131,7 @@ impl EventStream {
         self.events.next().await
     }
 
-    /// Reads on to the end, for those who want the rest at once.
+    /// Reads the stream to its end and returns the last event.
     pub async fn finish(mut self) -> Result<StreamDone, Error> {
         loop {
             match self.next().await {
@@ -184,10 +186,10 @@ impl Reading {
         }
     }
 
-    /// What an event says; `None`: nothing that concerns a transcript.
+    /// Parses an event; `None`: the event is not part of a transcript.
     fn event(&self, data: &[u8]) -> Result<Option<SpeechEvent>, Error> {
         if data == b"[DONE]" {
-            // The one with the text ends a stream, and it did not come.
+            // The event with the whole text must come before this one.
             return Err(ended_early());
         }
         let bad =

@@ -1,11 +1,11 @@
-//! What the server tells in headers.
+//! Headers of a reply.
 
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 
-/// The headers of a reply that are the server's own. What it did not send, or not as promised, is
-/// `None` or empty.
+/// The reply's headers that are specific to this server. A header that is missing or malformed is `None`
+/// or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerHeaders {
@@ -29,10 +29,10 @@ pub struct ServerHeaders {
     pub fallback_used: Option<bool>,
     /// `X-Final-Model`.
     pub final_model: Option<String>,
-    /// `X-Conf-Below`: which tests of confidence the first text failed (`logprob`, `langprob`,
+    /// `X-Conf-Below`: the confidence tests that the primary's text failed (`logprob`, `langprob`,
     /// `min_words`).
     pub conf_below: Vec<String>,
-    /// `X-Lang-Check-Applicable`: whether the probability of the language was one of them.
+    /// `X-Lang-Check-Applicable`: whether the language's probability was tested.
     pub lang_check_applicable: Option<bool>,
     /// `X-Translation-Mode`.
     pub translation_mode: Option<String>,
@@ -40,7 +40,7 @@ pub struct ServerHeaders {
     pub error_type: Option<String>,
     /// `X-Error-Message`.
     pub error_message: Option<String>,
-    /// `X-Fallback-Error`: why the larger node did not answer. Also on replies that are fine.
+    /// `X-Fallback-Error`: why the fallback failed. Successful replies may have it too.
     pub fallback_error: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! One server: how it is reached, and one attempt at it.
+//! One server, and a single attempt of a call.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,18 +17,18 @@ use crate::upload;
 /// A server, with the connections to it.
 pub(crate) struct Node {
     pub http: reqwest::Client,
-    /// Without a slash at its end.
+    /// The address without a trailing slash.
     pub base: String,
-    /// The same without user and password.
+    /// The address without user and password.
     pub shown: String,
     pub telemetry: Hook,
     pub recorder: Recorder,
 }
 
-/// A server that says no may take so long to say why.
+/// Time limit for reading the body of an error.
 const REASON_LIMIT: Duration = Duration::from_secs(5);
 
-/// What was seen of a reply, however the attempt ends.
+/// Status and headers of a reply, known even if the attempt fails later.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub status: Option<u16>,
@@ -36,7 +36,7 @@ pub(crate) struct Seen {
 }
 
 impl Node {
-    /// Makes the call once.
+    /// Makes one attempt.
     pub async fn attempt<T>(
         &self,
         call: &Call,
@@ -52,7 +52,7 @@ impl Node {
             return read(response, headers).await;
         }
         let advice = Advice::of(response.headers(), SystemTime::now());
-        // What it says is worth having even if the rest of it never comes.
+        // Status and headers are useful even if the body does not arrive.
         let body = tokio::time::timeout(REASON_LIMIT, reply::whole(response)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let error = StatusError::of(status.as_u16(), headers, advice, &body);
@@ -64,7 +64,8 @@ impl Node {
         let mut request = self.http.request(call.method.clone(), address);
         if let Some(id) = &call.request_id {
             let value = HeaderValue::from_str(id);
-            let value = value.map_err(|_| Error::Invalid(format!("the request id {id:?}")))?;
+            let value =
+                value.map_err(|_| Error::Invalid(format!("the request id {id:?} is invalid")))?;
             request = request.header("x-request-id", value);
         }
         let Some((part, audio)) = &call.audio else {
@@ -72,7 +73,7 @@ impl Node {
         };
         let (form, fault) = upload::form(&call.fields, part, audio).await?;
         let sent = request.multipart(form).send().await;
-        // A source that failed while the reply came already makes no bad reply.
+        // If the server replied before the source failed, the reply is still valid.
         sent.map_err(|error| match fault.take() {
             Some(fault) => Error::Source(fault),
             None => Error::of_transport(error),

@@ -10,14 +10,14 @@ use crate::headers::ServerHeaders;
 use crate::status::beginning;
 use crate::transcript::Transcript;
 
-/// No transcript is this long: a server that goes on and on does not fill the memory.
+/// Longer than any transcript. Protects the memory from a server that never stops sending.
 const LARGEST_BODY_BYTES: usize = 128 * 1024 * 1024;
 
 pub(crate) async fn whole(mut response: Response) -> Result<Bytes, Error> {
     let mut body = BytesMut::new();
     while let Some(piece) = response.chunk().await.map_err(Error::of_transport)? {
         if body.len() + piece.len() > LARGEST_BODY_BYTES {
-            return Err(Error::BadReply("it is too long".to_owned()));
+            return Err(Error::BadReply("the body is too long".to_owned()));
         }
         body.extend_from_slice(&piece);
     }
@@ -29,7 +29,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
         .map_err(|error| Error::BadReply(format!("{error}: {}", beginning(body))))
 }
 
-/// A reply that keeps the headers it came with.
+/// A reply that contains its headers.
 pub(crate) trait HasHeaders {
     fn set_headers(&mut self, headers: ServerHeaders);
 }
@@ -43,7 +43,7 @@ impl HasHeaders for Transcript {
     }
 }
 
-/// JSON beside which headers count.
+/// Parses JSON and adds the headers.
 pub(crate) fn with_headers<T>(
     response: Response,
     headers: ServerHeaders,
@@ -58,7 +58,7 @@ where
     })
 }
 
-/// Any other JSON.
+/// Parses JSON.
 pub(crate) fn json<T: DeserializeOwned + Send + 'static>(
     response: Response,
     _headers: ServerHeaders,
@@ -66,13 +66,13 @@ pub(crate) fn json<T: DeserializeOwned + Send + 'static>(
     Box::pin(async move { parse(&whole(response).await?) })
 }
 
-/// The body as it is.
+/// The body as text.
 pub(crate) fn text(
     response: Response,
     _headers: ServerHeaders,
 ) -> BoxFuture<'static, Result<String, Error>> {
     Box::pin(async move {
         let body = whole(response).await?.to_vec();
-        String::from_utf8(body).map_err(|_| Error::BadReply("it is no UTF-8".to_owned()))
+        String::from_utf8(body).map_err(|_| Error::BadReply("the body is not UTF-8".to_owned()))
     })
 }

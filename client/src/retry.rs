@@ -1,21 +1,20 @@
-//! When to try again, and after how long.
+//! The policy for retries.
 
 use std::time::Duration;
 
 use crate::error::Error;
 
-/// How often a call is tried again. The waits between are random from nothing to a bound that
-/// doubles ("full jitter"), so that many clients of a server that comes back do not come at once.
+/// The number of retries of a call and the waits between them. A wait is random between zero and a bound
+/// that doubles ("full jitter"), so that many clients do not return to a recovering server at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts after the first.
+    /// Maximum number of attempts after the first.
     pub max_retries: u32,
-    /// Bound of the first wait.
+    /// Upper bound of the first wait.
     pub base: Duration,
-    /// Bound of all waits that the server did not ask for.
+    /// Upper bound of every wait that the server did not request.
     pub cap: Duration,
-    /// A server that wants to be left alone for longer gets no other attempt: the caller is told
-    /// instead.
+    /// If the server requests a longer wait than this, the call fails at once.
     pub max_retry_after: Duration,
 }
 
@@ -31,7 +30,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// One attempt only.
+    /// No retries.
     pub fn never() -> Self {
         Self {
             max_retries: 0,
@@ -39,8 +38,8 @@ impl RetryPolicy {
         }
     }
 
-    /// The wait before another attempt after so many that failed, the last with this error; `None`:
-    /// there is to be no other. `share` is random, from 0 to 1.
+    /// The wait before the next attempt after `failed` failed ones, the last with this error; `None`: no
+    /// further attempt. `share` is random, from 0 to 1.
     pub(crate) fn wait(&self, failed: u32, error: &Error, share: f64) -> Option<Duration> {
         if failed > self.max_retries || !error.is_retryable() {
             return None;
@@ -84,7 +83,7 @@ mod tests {
         }
 
         #[test]
-        fn nobody_comes_before_the_time_that_the_server_asked_for(
+        fn no_retry_is_earlier_than_the_server_requested(
             asked in 0_u64..=120, failed in 1_u32..=2, share in 0.0_f64..=1.0,
         ) {
             let wait = RetryPolicy::default().wait(failed, &busy(asked), share);
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_attempts() {
+    fn the_number_of_attempts_is_limited() {
         let policy = RetryPolicy::default();
         let error = Error::Interrupted(String::new());
         assert!(policy.wait(2, &error, 0.5).is_some());

@@ -1,4 +1,4 @@
-//! A call from its first attempt to its last.
+//! Runs a call from its first attempt to its last.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::pool::Lease;
 use crate::retry::RetryPolicy;
 use crate::telemetry::Attempt;
 
-/// Where attempts go.
+/// The servers to choose from.
 pub(crate) trait Nodes: Send + Sync {
-    /// One for the next attempt, none of these if there are others.
+    /// Picks a server for the next attempt, if possible one that was not tried.
     fn pick(&self, tried: &[usize]) -> Picked;
 
-    /// Whether one that is not among these can be asked at once.
+    /// Whether another server, which was not tried, is available now.
     fn has_another(&self, tried: &[usize]) -> bool;
 }
 
@@ -25,18 +25,18 @@ pub(crate) trait Nodes: Send + Sync {
 pub(crate) struct Picked {
     pub index: usize,
     pub node: Arc<Node>,
-    /// Its place in a pool's accounts.
+    /// The attempt's entry in the pool's accounts.
     pub lease: Lease,
 }
 
-/// How long and how often.
+/// Time limits and retries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub retry: RetryPolicy,
-    /// For all attempts.
+    /// For the whole call.
     pub timeout: Option<Duration>,
     pub attempt_timeout: Option<Duration>,
-    /// How long nothing may come within a streamed reply.
+    /// Time limit for silence within a streamed reply.
     pub idle_timeout: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for Limits {
     }
 }
 
-/// Makes attempts until one does, or none can follow.
+/// Makes attempts until one succeeds or no further one is allowed.
 pub(crate) async fn run<T>(
     nodes: &dyn Nodes,
     limits: &Limits,
@@ -100,7 +100,7 @@ pub(crate) async fn run<T>(
             (Err(error), None) => return Err(error),
             (Err(_), Some(wait)) => {
                 drop(lease);
-                // A timer takes its millisecond even for nothing.
+                // A timer takes a millisecond even for a wait of zero.
                 if !wait.is_zero() {
                     tokio::time::sleep(wait).await;
                 }
@@ -109,19 +109,19 @@ pub(crate) async fn run<T>(
     }
 }
 
-/// What was tried so far.
+/// The attempts so far.
 #[derive(Default)]
 struct Attempts {
     made: u32,
-    /// Since the last wait.
+    /// Servers tried since the last wait.
     tried: Vec<usize>,
-    /// How often all that could be asked had been.
+    /// How often all available servers were tried.
     rounds: u32,
 }
 
 impl Attempts {
-    /// The wait before the next attempt, after one that failed; `None`: there is no use in one.
-    /// Another server is asked at once, and only when there is none left it is for the policy.
+    /// The wait before the next attempt after a failed one; `None`: no further attempt. Another server is
+    /// tried at once; when all were tried, the policy decides.
     fn wait(
         &mut self,
         nodes: &dyn Nodes,
@@ -139,7 +139,7 @@ impl Attempts {
     }
 }
 
-/// The end of a call.
+/// The time limit of a call.
 struct Deadline {
     limit: Duration,
     at: Option<Instant>,
@@ -149,18 +149,18 @@ impl Deadline {
     fn of(limit: Option<Duration>) -> Self {
         Self {
             limit: limit.unwrap_or_default(),
-            // A limit beyond all time is none.
+            // A limit that overflows the clock counts as none.
             at: limit.and_then(|limit| Instant::now().checked_add(limit)),
         }
     }
 
-    /// Whether there is time left after a wait.
+    /// Whether time is left after a wait.
     fn allows(&self, wait: Duration) -> bool {
         let at = Instant::now().checked_add(wait);
         self.at.is_none_or(|end| at.is_some_and(|at| at < end))
     }
 
-    /// Ends an attempt when its own time is over, or that of the call.
+    /// Ends an attempt at its own time limit or at that of the call.
     async fn bound<T>(
         &self,
         own: Option<Duration>,

@@ -14,40 +14,40 @@ use crate::reply;
 use crate::run::{Limits, Nodes, run};
 use crate::transcript::{Segment, Word, or_default};
 
-/// What to ask for beside the audio.
+/// Options of a request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpeechOptions {
-    /// `whisper-1` without one; uttera-stt takes any name.
+    /// Model name. Default: `whisper-1`; uttera-stt accepts any name.
     pub model: Option<String>,
-    /// The language spoken; detected without one.
+    /// The spoken language. Default: the server detects it.
     pub language: Option<String>,
-    /// What the model is to take as what came before: names, spelling.
+    /// Text that the model treats as preceding text, to suggest names and spelling.
     pub prompt: Option<String>,
-    /// 0 to 1.
+    /// Sampling temperature, 0 to 1.
     pub temperature: Option<f32>,
-    /// What `verbose_json` has times of; segments where nothing is named.
+    /// Which timestamps `verbose_json` contains. Default: segments.
     pub granularities: Vec<Granularity>,
-    /// Whether it is told how likely each token was.
+    /// Whether to return the log-probability of each token.
     pub logprobs: bool,
-    /// `auto`, or an object as JSON.
+    /// `auto`, or a JSON object.
     pub chunking_strategy: Option<String>,
-    /// Of translations: what to translate to.
+    /// Target language of a translation.
     pub to_language: Option<String>,
-    /// Whether what does not sound like speech is left out.
+    /// Whether the server leaves out audio without speech.
     pub vad_filter: Option<bool>,
-    /// Whether what the model made up is taken out.
+    /// Whether the server removes hallucinated text.
     pub hallucination_guard: Option<bool>,
-    /// Whether more than one language is spoken.
+    /// Whether the audio contains several languages.
     pub multilingual: Option<bool>,
-    /// Further fields of the form, for what this crate does not know.
+    /// Additional form fields that this crate does not know.
     pub fields: Vec<(String, String)>,
-    /// `X-Request-Id`, the same for every attempt.
+    /// Value of `X-Request-Id`, the same for every attempt.
     pub request_id: Option<String>,
-    /// The time for the call with all its attempts, in place of the client's.
+    /// Overrides the client's time limit for the call.
     pub timeout: Option<Duration>,
 }
 
-/// What has times.
+/// What a timestamp refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
     /// `segment`.
@@ -56,14 +56,14 @@ pub enum Granularity {
     Word,
 }
 
-/// How the reply is written.
+/// The format of the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseFormat {
-    /// The text and little else.
+    /// Text and usage.
     Json,
-    /// The text alone.
+    /// Only the text.
     Text,
-    /// All that the server knows.
+    /// Segments and all other information.
     VerboseJson,
     /// SubRip subtitles.
     Srt,
@@ -72,7 +72,7 @@ pub enum ResponseFormat {
 }
 
 impl ResponseFormat {
-    /// As in the request.
+    /// The value in the request.
     pub fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -110,7 +110,7 @@ impl SpeechOptions {
     }
 }
 
-/// One of the two resources, of a client or of a pool.
+/// Transcriptions or translations, of a client or of a pool.
 #[derive(Clone, Copy)]
 pub struct Speech<'a> {
     pub(crate) nodes: &'a dyn Nodes,
@@ -122,7 +122,7 @@ pub(crate) const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
 pub(crate) const TRANSLATIONS: &str = "/v1/audio/translations";
 
 impl Speech<'_> {
-    /// The text, and little else.
+    /// Requests `json`: text and usage.
     pub async fn json(
         &self,
         audio: impl Into<Audio>,
@@ -132,7 +132,7 @@ impl Speech<'_> {
         self.run(call, reply::with_headers).await
     }
 
-    /// All that the server knows.
+    /// Segments and all other information.
     pub async fn verbose_json(
         &self,
         audio: impl Into<Audio>,
@@ -142,7 +142,7 @@ impl Speech<'_> {
         self.run(call, reply::with_headers).await
     }
 
-    /// The reply as it is written: subtitles, text, or JSON that is to be kept as it came.
+    /// Requests any format and returns the body unchanged: subtitles, text or JSON.
     pub async fn rendered(
         &self,
         audio: impl Into<Audio>,
@@ -157,7 +157,7 @@ impl Speech<'_> {
         Ok(run(self.nodes, self.limits, &call, read).await?.0)
     }
 
-    /// The text while it is made.
+    /// Requests a stream: the text while the server produces it.
     pub async fn stream(
         &self,
         audio: impl Into<Audio>,
@@ -190,16 +190,16 @@ impl fmt::Debug for Speech<'_> {
 pub struct Transcription {
     /// The text.
     pub text: String,
-    /// What it would cost.
+    /// The usage that OpenAI would bill.
     pub usage: Option<Usage>,
-    /// When asked for.
+    /// Only if requested.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub logprobs: Vec<TokenLogprob>,
-    /// What the reply's headers say.
+    /// The reply's headers.
     #[serde(skip)]
     pub headers: ServerHeaders,
 }
@@ -209,75 +209,75 @@ pub struct Transcription {
 pub struct VerboseTranscription {
     /// `transcribe` or `translate`.
     pub task: Option<String>,
-    /// The full English name, in lower case, of the language of the text.
+    /// The text's language: its full English name in lower case.
     pub language: Option<String>,
     /// Seconds of audio.
     pub duration: Option<f64>,
     /// The text.
     pub text: String,
-    /// The text in pieces with times.
+    /// The segments of the text.
     #[serde(default, deserialize_with = "or_default")]
     pub segments: Vec<Segment>,
-    /// When asked for.
+    /// Only if requested.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub words: Vec<Word>,
-    /// What it would cost.
+    /// The usage that OpenAI would bill.
     pub usage: Option<Usage>,
-    /// When asked for.
+    /// Only if requested.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub logprobs: Vec<TokenLogprob>,
-    /// Text that the model made up and the server took out.
+    /// Hallucinated text that the server removed.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub removed: Vec<Removed>,
-    /// What the reply's headers say.
+    /// The reply's headers.
     #[serde(skip)]
     pub headers: ServerHeaders,
 }
 
-/// What a request would cost at OpenAI.
+/// The usage that OpenAI would bill for a request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
-    /// `duration`, here.
+    /// Always `duration`.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Of audio, rounded up.
+    /// Seconds of audio, rounded up.
     pub seconds: Option<f64>,
 }
 
-/// How likely a token was.
+/// A token's probability.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
-    /// For people: it may end in the middle of a character.
+    /// The token as text. It may end in the middle of a character.
     pub token: String,
-    /// Logarithm of its probability.
+    /// Natural logarithm of the probability.
     pub logprob: f64,
-    /// Exactly what it stands for.
+    /// The exact bytes of the token.
     #[serde(default, deserialize_with = "or_default")]
     pub bytes: Vec<u8>,
 }
 
-/// Text that was taken out.
+/// Removed text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Removed {
-    /// Seconds.
+    /// Start in seconds.
     pub start: f64,
-    /// Seconds.
+    /// End in seconds.
     pub end: f64,
-    /// What the model had written.
+    /// The text that the model wrote.
     pub text: String,
-    /// Why it is not believed.
+    /// Why the server removed it.
     pub reason: String,
 }
 

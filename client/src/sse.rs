@@ -1,19 +1,19 @@
-//! Server-sent events out of bytes that come in any pieces.
+//! A decoder for server-sent events that arrive in arbitrary parts.
 
 use std::collections::VecDeque;
 
 use crate::error::Error;
 
-/// The last event of hours of speech with all its logprobs has some megabytes.
+/// Generous: the last event of several hours of speech with all logprobs has a few megabytes.
 const LONGEST_EVENT_BYTES: usize = 64 * 1024 * 1024;
 
-/// Takes bytes, gives the data of events. Comments, which only keep proxies patient, and fields that
-/// no transcript has are left out.
+/// Decodes bytes into the data of events. It skips comments, which only keep proxies from closing the
+/// connection, and fields that transcripts do not use.
 #[derive(Default)]
 pub(crate) struct Decoder {
     line: Vec<u8>,
     data: Option<Vec<u8>>,
-    /// A line feed that follows belongs to the carriage return before it.
+    /// Whether the last byte was a carriage return, so that a following line feed belongs to it.
     after_return: bool,
     events: VecDeque<Vec<u8>>,
 }
@@ -36,7 +36,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The data of the next event that is complete.
+    /// The data of the next complete event.
     pub fn next(&mut self) -> Option<Vec<u8>> {
         self.events.pop_front()
     }

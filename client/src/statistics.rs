@@ -6,32 +6,32 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-/// How attempts ended, since the client was made.
+/// Number of attempts by outcome, since the client was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcomes {
-    /// A reply as promised.
+    /// A valid reply.
     pub succeeded: u64,
-    /// No connection.
+    /// The connection failed.
     pub connect: u64,
-    /// A time limit.
+    /// A time limit was exceeded.
     pub timeout: u64,
-    /// The connection broke.
+    /// The connection broke off.
     pub interrupted: u64,
-    /// 429, or 503 with a time to come back: the server is well, but busy.
+    /// 429, or 503 with a retry time: the server works, but is busy.
     pub busy: u64,
-    /// Any other status below 500: the request's own fault.
+    /// Any other status below 500: an error in the request.
     pub refused: u64,
-    /// Any other status from 500.
+    /// Any other status of 500 and above.
     pub server_error: u64,
-    /// A reply that makes no sense.
+    /// An unusable reply.
     pub bad_reply: u64,
-    /// The audio could not be read, or no request be made.
+    /// The audio could not be read, or the request was invalid.
     pub not_sent: u64,
 }
 
 impl Outcomes {
-    /// All attempts.
+    /// Number of all attempts.
     pub fn total(&self) -> u64 {
         let failed = self.connect + self.timeout + self.interrupted + self.busy;
         let failed = failed + self.refused + self.server_error + self.bad_reply + self.not_sent;
@@ -54,23 +54,23 @@ impl Outcomes {
     }
 }
 
-/// Latencies of the last attempts that succeeded, and how all ended.
+/// Latencies of the most recent successful attempts, and the outcomes of all attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Statistics {
-    /// How many latencies the percentiles are of.
+    /// Number of latencies from which the percentiles are computed.
     pub latencies: usize,
-    /// Half were at most as long; `None` before the first.
+    /// Median; `None` before the first latency.
     pub p50: Option<Duration>,
-    /// 95 of 100 were at most as long.
+    /// 95th percentile.
     pub p95: Option<Duration>,
-    /// 99 of 100 were at most as long.
+    /// 99th percentile.
     pub p99: Option<Duration>,
-    /// How attempts ended.
+    /// Outcomes of all attempts.
     pub outcomes: Outcomes,
 }
 
-/// Keeps the last so many latencies.
+/// Records outcomes, and the most recent latencies.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     window: usize,
@@ -91,8 +91,8 @@ impl Recorder {
         }
     }
 
-    /// An attempt is over. A latency is that of a whole reply: how soon a stream began says nothing
-    /// about it.
+    /// Records a finished attempt. `latency` is that of a whole reply; a streamed reply has none, because
+    /// its beginning says nothing about the whole.
     pub fn record(&self, error: Option<&Error>, latency: Option<Duration>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.outcomes.count(error);
@@ -121,7 +121,7 @@ impl Recorder {
     }
 }
 
-/// Nearest rank: the least value that so many of a hundred do not exceed.
+/// Percentile by nearest rank: the smallest value that at least `percent` % of the values do not exceed.
 fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.checked_sub(1)?).copied()
@@ -151,7 +151,7 @@ mod tests {
                     prop_assert!(last.is_empty());
                     continue;
                 };
-                // By definition: it is one of them, enough are not above it, and no smaller one will do.
+                // By definition: one of the values, enough values are not above it, and no smaller one satisfies this.
                 let value = value.as_millis() as u64;
                 let enough = |value: u64| {
                     let within = last.iter().filter(|one| **one <= value).count();

@@ -1,4 +1,4 @@
-//! A server that says no: its error in the body, its advice in the headers.
+//! An error from the server: the message in the body, the advice on retries in the headers.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,39 +9,38 @@ use thiserror::Error;
 use crate::headers::ServerHeaders;
 use crate::transcript::Transcript;
 
-/// How much of a body that is no error of ours is passed on, in characters.
+/// Maximum length, in characters, of the part of an unknown error body that becomes the message.
 const LONGEST_REASON: usize = 200;
 
-/// An error that the server told.
+/// An error that the server returned.
 #[derive(Clone, Debug, Error)]
 #[error("{status}{}: {message}", .code.as_ref().map(|code| format!(" {code}")).unwrap_or_default())]
 #[non_exhaustive]
 pub struct StatusError {
-    /// HTTP status; that of the reply also where the error came within a stream.
+    /// HTTP status of the reply, even if the error came within a stream.
     pub status: u16,
     /// `error.type`: `invalid_request_error`, `rate_limit_error`, `server_error`.
     pub kind: Option<String>,
     /// `error.code`: `invalid_api_key`, `overloaded`, ….
     pub code: Option<String>,
-    /// `error.param`: the field that is wrong.
+    /// `error.param`: the invalid field.
     pub param: Option<String>,
-    /// `error.message`, or the beginning of a body that has none.
+    /// `error.message`, or the beginning of the body if it has no message.
     pub message: String,
     /// `Retry-After`, as seconds or as a date.
     pub retry_after: Option<Duration>,
     /// `x-should-retry`.
     pub should_retry: Option<bool>,
-    /// The name of the request in the server's log.
+    /// The request's id in the server's log.
     pub request_id: Option<String>,
-    /// The headers of the reply, `X-Error-Type` and `X-Fallback-Error` among them.
+    /// The reply's headers, including `X-Error-Type` and `X-Fallback-Error`.
     pub headers: ServerHeaders,
-    /// The text that the server is not sure of, where it told one beside its error: the larger node
-    /// that it wanted to ask did not answer.
+    /// The server's own text, if it was not certain of it and its fallback failed.
     pub primary: Option<Box<Transcript>>,
 }
 
 impl StatusError {
-    /// What a reply with an error status says.
+    /// Parses a reply with an error status.
     pub(crate) fn of(status: u16, headers: ServerHeaders, advice: Advice, body: &[u8]) -> Self {
         let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
         let error = &parsed["error"];
@@ -65,13 +64,13 @@ impl StatusError {
         }
     }
 
-    /// Whether the same call may well do when it is made again. The server's own word counts first.
+    /// Whether the same call may succeed when it is repeated. `x-should-retry` overrides the status.
     pub fn is_retryable(&self) -> bool {
         self.should_retry
             .unwrap_or(matches!(self.status, 408 | 409 | 425 | 429 | 500..))
     }
 
-    /// Whether the server is well, but has too much to do just now.
+    /// Whether the server works, but is busy.
     pub fn is_busy(&self) -> bool {
         self.status == 429 || (self.status == 503 && self.retry_after.is_some())
     }
@@ -79,12 +78,12 @@ impl StatusError {
 
 fn primary_of(body: &Value) -> Option<Box<Transcript>> {
     let primary = body.get("primary").or(body["error"].get("primary"))?;
-    // One that is not what is promised is no reason to lose the error that it came with.
+    // A malformed transcript must not hide the error.
     let transcript: Transcript = serde_json::from_value(primary.clone()).ok()?;
     Some(Box::new(transcript))
 }
 
-/// What a refusal's headers say about another try.
+/// What the headers of an error say about retries.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Advice {
     retry_after: Option<Duration>,
@@ -105,7 +104,7 @@ impl Advice {
     }
 }
 
-/// Seconds, or the date of a moment, which may be over.
+/// Parses a number of seconds, or a date, which may be in the past.
 fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
@@ -114,7 +113,7 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(until.duration_since(now).unwrap_or_default())
 }
 
-/// Enough of a body to know it again, on one line.
+/// The beginning of a body, on one line.
 pub(crate) fn beginning(body: &[u8]) -> String {
     let shown = &body[..body.len().min(4 * LONGEST_REASON)];
     let text = String::from_utf8_lossy(shown);

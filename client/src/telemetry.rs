@@ -1,4 +1,4 @@
-//! What happened at each attempt, for logs and metrics of the program around.
+//! A report of each attempt, for the logs and metrics of the calling program.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,33 +6,33 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::headers::ServerHeaders;
 
-/// One attempt, when it is over.
+/// A finished attempt.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Attempt<'a> {
-    /// The server's address, without what may be secret in it.
+    /// The server's address, without user and password.
     pub server: &'a str,
     /// HTTP method.
     pub method: &'a str,
-    /// Path below the address.
+    /// Path of the request.
     pub path: &'a str,
-    /// From 1.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// HTTP status, where there was a reply.
+    /// HTTP status, if the server replied.
     pub status: Option<u16>,
-    /// Why it failed, if it did.
+    /// The error, if the attempt failed.
     pub error: Option<&'a Error>,
-    /// From its beginning to the end of the reply; of a streamed reply to the end of its head.
+    /// Time from the start to the end of the reply; for a streamed reply, to the end of its head.
     pub duration: Duration,
-    /// After how long another attempt follows, if one does.
+    /// Wait before the next attempt, if one follows.
     pub will_retry: Option<Duration>,
-    /// The reply's headers: the name of the request, where the server's time went.
+    /// The reply's headers, with the request id and the server's timings.
     pub headers: &'a ServerHeaders,
 }
 
-/// Hears of attempts. It is called between them, so it should be quick.
+/// A hook for attempts. The client calls it between attempts, so it should return quickly.
 pub trait Telemetry: Send + Sync + 'static {
-    /// An attempt is over.
+    /// Called after each attempt.
     fn attempt(&self, attempt: &Attempt<'_>);
 }
 
@@ -45,5 +45,5 @@ where
     }
 }
 
-/// Who hears, if anybody does.
+/// The hook, if one is set.
 pub(crate) type Hook = Option<Arc<dyn Telemetry>>;

@@ -1,4 +1,4 @@
-//! Cryptography for HTTPS, without touching what the rest of the process has.
+//! TLS configuration that does not change the state of the process.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use rustls_platform_verifier::Verifier;
 
 use crate::error::Error;
 
-/// What a client trusts: the system's certificates and these, as PEM. Whoever installed a provider
-/// for the process gets that one; nobody needs to, and none is installed here, since that is the
-/// program's choice and not a library's.
+/// A configuration that trusts the system's certificates and the given ones, in PEM format. It uses the
+/// cryptography provider that the program has installed, or its own, and installs none, because that is
+/// for the program to decide, not for a library.
 pub(crate) fn config(is_https: bool, extra_roots: &[Vec<u8>]) -> Result<ClientConfig, Error> {
     let installed = CryptoProvider::get_default().map(Arc::clone);
     let provider = installed.unwrap_or_else(|| Arc::new(ring::default_provider()));
@@ -20,7 +20,7 @@ pub(crate) fn config(is_https: bool, extra_roots: &[Vec<u8>]) -> Result<ClientCo
     let builder = builder.with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| Error::Invalid(error.to_string()))?;
     if !is_https {
-        // Plain HTTP must also work where the system has no certificates at all.
+        // Plain HTTP must also work on a system without certificates.
         let config = builder.with_root_certificates(RootCertStore::empty());
         return Ok(config.with_no_client_auth());
     }
@@ -28,7 +28,10 @@ pub(crate) fn config(is_https: bool, extra_roots: &[Vec<u8>]) -> Result<ClientCo
     for pem in extra_roots {
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
         let certificates = certificates.ok().filter(|found| !found.is_empty());
-        roots.extend(certificates.ok_or_else(|| Error::Invalid("a certificate is no PEM".into()))?);
+        roots.extend(
+            certificates
+                .ok_or_else(|| Error::Invalid("a certificate is not in PEM format".into()))?,
+        );
     }
     let verifier = if roots.is_empty() {
         Verifier::new(provider)

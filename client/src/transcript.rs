@@ -1,4 +1,4 @@
-//! `POST /v1/transcribe`: what is asked and what comes back.
+//! `POST /v1/transcribe`: request and reply.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::call::Fields;
 use crate::headers::ServerHeaders;
 
-/// What to ask for beside the audio.
+/// Options of a request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TranscribeOptions {
-    /// The language spoken; detected without one.
+    /// The spoken language. Default: the server detects it.
     pub language: Option<String>,
-    /// What the model is to take as what came before: names, spelling.
+    /// Text that the model treats as preceding text, to suggest names and spelling.
     pub prompt: Option<String>,
-    /// 0 to 1.
+    /// Sampling temperature, 0 to 1.
     pub temperature: Option<f32>,
-    /// Whether words with their times are wanted.
+    /// Whether to return word timestamps.
     pub words: bool,
-    /// Further fields of the form, for what this crate does not know.
+    /// Additional form fields that this crate does not know.
     pub fields: Vec<(String, String)>,
-    /// `X-Request-Id`, the same for every attempt.
+    /// Value of `X-Request-Id`, the same for every attempt.
     pub request_id: Option<String>,
-    /// The time for the call with all its attempts, in place of the client's.
+    /// Overrides the client's time limit for the call.
     pub timeout: Option<Duration>,
 }
 
 impl TranscribeOptions {
-    /// As fields of a form.
+    /// The options as form fields.
     pub(crate) fn form_fields(&self) -> Vec<(String, String)> {
         let mut fields = Fields::default();
         fields.add("language", self.language.as_ref());
@@ -39,7 +39,7 @@ impl TranscribeOptions {
     }
 }
 
-/// A transcript with all that the server knows about it. What an older server does not tell is
+/// A transcript with all information from the server. A field that an older server does not send is
 /// `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Transcript {
@@ -47,70 +47,70 @@ pub struct Transcript {
     pub text: String,
     /// ISO 639-1.
     pub language: Option<String>,
-    /// How sure the model is of the language; `None` also where it was given.
+    /// Probability of the detected language; `None` if the language was given.
     pub language_probability: Option<f64>,
-    /// exp of the mean log-probability of a token.
+    /// Confidence: exp(mean log-probability of the tokens).
     pub confidence: Option<f64>,
     /// Seconds of audio.
     pub duration: Option<f64>,
-    /// The model that the text is of.
+    /// The model that wrote the text.
     pub model: Option<String>,
-    /// Whether that is the larger node's.
+    /// Whether the fallback wrote any of the text.
     #[serde(default, deserialize_with = "or_default")]
     pub fallback_used: bool,
-    /// The request's name in the server's log.
+    /// The request's id in the server's log.
     pub request_id: Option<String>,
-    /// The text in pieces with times.
+    /// The segments of the text.
     #[serde(default, deserialize_with = "or_default")]
     pub segments: Vec<Segment>,
-    /// Words, where the server tells them beside the segments and not within.
+    /// Words, if the server sends them beside the segments instead of inside.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub words: Vec<Word>,
-    /// Where the time went.
+    /// Durations of the steps.
     #[serde(default, deserialize_with = "or_default")]
     pub timings: Timings,
-    /// What the reply's headers say.
+    /// The reply's headers.
     #[serde(skip)]
     pub headers: ServerHeaders,
 }
 
 impl Transcript {
-    /// All words, wherever the server told them.
+    /// All words, from the segments or from `words`.
     pub fn all_words(&self) -> impl Iterator<Item = &Word> {
         let within = self.segments.iter().flat_map(|segment| &segment.words);
         self.words.iter().chain(within)
     }
 }
 
-/// A piece of the text.
+/// A segment of the text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Segment {
-    /// Its place, from 0.
+    /// Index, from 0.
     pub id: Option<u64>,
-    /// Where the model's window began, in frames of 10 ms.
+    /// Start of the model's window, in frames of 10 ms.
     pub seek: Option<i64>,
-    /// Seconds.
+    /// Start in seconds.
     pub start: f64,
-    /// Seconds.
+    /// End in seconds.
     pub end: f64,
-    /// With the blank before it.
+    /// The text, including the leading space.
     pub text: String,
-    /// Mean log-probability of a token.
+    /// Mean log-probability of the tokens.
     pub avg_logprob: Option<f64>,
-    /// The model's own probability that nobody speaks.
+    /// The model's probability that the window contains no speech.
     pub no_speech_prob: Option<f64>,
-    /// Bytes of the text over its bytes after zlib.
+    /// Size of the text in bytes divided by its size after zlib compression.
     pub compression_ratio: Option<f64>,
-    /// At which the text was sampled.
+    /// Sampling temperature.
     pub temperature: Option<f64>,
-    /// The model's tokens.
+    /// Tokens of the text.
     #[serde(default, deserialize_with = "or_default")]
     pub tokens: Vec<u32>,
-    /// When asked for.
+    /// Only if requested.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -119,31 +119,31 @@ pub struct Segment {
     pub words: Vec<Word>,
 }
 
-/// A word and its time.
+/// A word with its time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Word {
-    /// With its punctuation.
+    /// The word with its punctuation.
     pub word: String,
-    /// Seconds.
+    /// Start in seconds.
     pub start: f64,
-    /// Seconds.
+    /// End in seconds.
     pub end: f64,
 }
 
-/// Where the time went, in milliseconds.
+/// Durations of the steps of a request, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
-    /// Waiting for a lane.
+    /// Wait for a lane.
     pub queue_wait_ms: Option<f64>,
-    /// The first model's work.
+    /// Inference of the primary model.
     pub primary_infer_ms: Option<f64>,
-    /// The larger node's answer.
+    /// Answer of the fallback.
     pub fallback_infer_ms: Option<f64>,
-    /// All of it.
+    /// Total.
     pub total_ms: Option<f64>,
 }
 
-/// `null` is as good as nothing.
+/// Treats `null` like a missing field.
 pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,4 +1,4 @@
-//! A form with audio, as the body of one attempt.
+//! The form with the audio: the body of one attempt.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +12,7 @@ use reqwest::multipart::{Form, Part};
 use crate::audio::{Audio, Pieces, Source, open};
 use crate::error::Error;
 
-/// What went wrong with the source while it was sent: the HTTP library tells only that something
-/// did.
+/// An error of the audio source during sending. The HTTP library reports only that sending failed.
 #[derive(Clone, Default)]
 pub(crate) struct SourceFault(Arc<Mutex<Option<io::Error>>>);
 
@@ -27,7 +26,8 @@ impl SourceFault {
     }
 }
 
-/// The form. The fields come before the audio, so that a server can refuse one of them at once.
+/// Builds the form. The fields come before the audio, so that a server can reject an invalid field at
+/// once.
 pub(crate) async fn form(
     fields: &[(String, String)],
     part_name: &'static str,
@@ -40,7 +40,8 @@ pub(crate) async fn form(
     let fault = SourceFault::default();
     let part = part(&audio.source, &fault).await?;
     let part = part.file_name(audio.name()).mime_str(audio.mime());
-    let part = part.map_err(|_| Error::Invalid(format!("the MIME type {:?}", audio.mime())))?;
+    let part =
+        part.map_err(|_| Error::Invalid(format!("the MIME type {:?} is invalid", audio.mime())))?;
     Ok((form.part(part_name, part), fault))
 }
 
@@ -63,8 +64,8 @@ async fn part(source: &Source, fault: &SourceFault) -> Result<Part, Error> {
     })
 }
 
-/// Takes the pieces out of their place only when the first is asked for: a connection that is refused
-/// leaves them there for another attempt.
+/// Takes the stream only when its first buffer is requested, so that it remains available for another
+/// attempt if the connection fails.
 fn taken_when_wanted(place: Arc<Mutex<Option<Pieces>>>) -> Pieces {
     let mut taken: Option<Pieces> = None;
     let pieces = stream::poll_fn(move |context| {
@@ -73,14 +74,14 @@ fn taken_when_wanted(place: Arc<Mutex<Option<Pieces>>>) -> Pieces {
         }
         match &mut taken {
             Some(pieces) => pieces.poll_next_unpin(context),
-            None => Poll::Ready(Some(Err(io::Error::other("it was sent already")))),
+            None => Poll::Ready(Some(Err(io::Error::other("the stream was sent already")))),
         }
     });
     pieces.boxed()
 }
 
-/// Notes what fails, and a source that has more or less than it said: the form's length is told in
-/// its head.
+/// Records errors of the source. A source whose length differs from the given one is an error, because
+/// the length is part of the request's head.
 fn watched(
     mut pieces: Pieces,
     length: Option<u64>,
@@ -112,7 +113,7 @@ fn watched(
 
 fn changed(how: &str, length: u64) -> io::Error {
     io::Error::other(format!(
-        "it has {how} than the {length} bytes that it was said to have"
+        "the source has {how} than the {length} bytes that were specified"
     ))
 }
 

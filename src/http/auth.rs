@@ -6,9 +6,9 @@ use actix_web::http::Method;
 use actix_web::middleware::Next;
 use actix_web::{Error, ResponseError, web};
 
-use super::AppState;
-use super::error::ApiError;
-use super::visitor::{Shown, Visitor};
+use crate::http::AppState;
+use crate::http::caller::{Shown, Visitor};
+use crate::http::reply::error::ApiError;
 
 /// Lets a request pass if no keys are configured or it carries one of them, and if it is within the
 /// limits. `OPTIONS` is open: what may be done is no secret, and browsers ask without a key.

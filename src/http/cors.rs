@@ -14,10 +14,10 @@ use actix_web::http::header::{
 use actix_web::middleware::{Condition, Next};
 use actix_web::{Error, ResponseError};
 
-use super::audio::{X_ROUTE, X_TRANSLATION_MODE};
-use super::error::ApiError;
-use super::request_log::{X_QUEUE_ETA_MS, X_QUEUE_POSITION, X_REQUEST_ID};
-use super::tiers;
+use crate::http::pipeline::{X_ROUTE, X_TRANSLATION_MODE};
+use crate::http::reply::error::ApiError;
+use crate::http::reply::escalation_headers;
+use crate::http::request_log::{X_QUEUE_ETA_MS, X_QUEUE_POSITION, X_REQUEST_ID};
 use crate::settings::Origins;
 
 /// What pages may read besides the body.
@@ -38,7 +38,7 @@ pub fn middleware(origins: &Origins) -> Condition<Cors> {
         .allowed_methods([Method::GET, Method::POST, Method::HEAD, Method::OPTIONS])
         .allow_any_header()
         .expose_headers(EXPOSED)
-        .expose_headers(tiers::NAMES)
+        .expose_headers(escalation_headers::NAMES)
         .supports_credentials()
         .max_age(PREFLIGHT_SECONDS)
         // Who sends an origin and is no browser gets an answer like anybody.

@@ -1,38 +1,18 @@
 //! The HTTP side: one file per resource, each with a `configure` of its own. Handlers check, send
 //! one message through [`Stt`], await the reply and render it.
 
-pub mod error;
-pub mod form;
-pub mod upload;
-
-mod attendance;
-mod audio;
 mod auth;
-mod bazarr;
+mod body;
+mod caller;
 mod connections;
 mod cors;
-mod docs;
-mod health;
-mod inference;
-mod json_body;
 mod limits;
-mod metered;
-mod metrics;
-mod models;
-mod multipart;
-mod openapi;
-mod pace;
-mod parts;
-mod prompt;
+mod pipeline;
+mod reply;
 mod request_log;
-mod schema;
-mod spoken_language;
-mod stream;
-mod tiers;
-mod transcribe;
+mod routes;
 mod translation;
-mod unread;
-mod visitor;
+mod usage;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -47,10 +27,10 @@ use crate::keys::Keyring;
 use crate::libretranslate::LibreTranslate;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
-use connections::Seats;
-use error::ApiError;
+pub use body::upload::UploadStore;
+use connections::{Seats, guard};
 pub use limits::Limits;
-use upload::UploadStore;
+use reply::error::ApiError;
 
 /// A slow client may take this long to send its headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -86,18 +66,6 @@ pub struct AppState {
     pub metrics: Exporter,
 }
 
-/// All resources.
-fn configure(config: &mut web::ServiceConfig) {
-    health::configure(config);
-    metrics::configure(config);
-    models::configure(config);
-    audio::configure(config);
-    transcribe::configure(config);
-    bazarr::configure(config);
-    inference::configure(config);
-    docs::configure(config);
-}
-
 /// The server on a bound socket; it runs when awaited. Signals are the caller's.
 pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io::Result<Server> {
     let most = state.settings.max_connections;
@@ -112,8 +80,8 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
             .wrap(cors::middleware(&state.settings.cors_allow_origins))
             .wrap(from_fn(cors::tidy))
             .wrap(from_fn(request_log::log_request))
-            .wrap(from_fn(unread::hold))
-            .configure(configure)
+            .wrap(from_fn(guard::hold))
+            .configure(routes::configure)
             .default_service(web::to(unknown_path))
     })
     .workers(workers)

@@ -16,8 +16,8 @@ use tracing::field::display;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-use super::error::ApiError;
-use super::visitor::Visitor;
+use crate::http::caller::Visitor;
+use crate::http::reply::error::ApiError;
 use crate::metrics::{self, record_error, record_request};
 
 /// Carries the id both ways.

@@ -3,9 +3,9 @@
 
 use stt_actors::transcript::{Task, Transcript};
 
-use super::AppState;
-use super::error::ApiError;
-use super::form::AudioForm;
+use crate::http::AppState;
+use crate::http::body::form::AudioForm;
+use crate::http::reply::error::ApiError;
 use crate::libretranslate::{LibreTranslate, Target, TranslationError};
 
 /// One request's way.

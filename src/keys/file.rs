@@ -1,6 +1,6 @@
-//! `API_KEYS_FILE`: a line for each key, `name key`, and what the key may.
+//! Parser for `API_KEYS_FILE`: one key per line, `name key` followed by options.
 //!
-//! What is wrong is told by its line and never by what stands there: it may be a key.
+//! Errors name the line number and never quote the line, which may contain a key.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,14 +9,14 @@ use stt_actors::Priority;
 
 use super::{ANONYMOUS, Key};
 
-/// A file of keys is no larger than this.
+/// Maximum size of the file, in bytes.
 const LARGEST: u64 = 1024 * 1024;
-/// Of a name, in characters: it is a label in metrics.
+/// Maximum length of a name, in characters: names are labels in metrics.
 const LONGEST_NAME: usize = 64;
-/// Names that mean something else: requests without a key, work that is everybody's.
+/// Names in use for requests without a key and for work that belongs to no client.
 const RESERVED: [&str; 2] = [ANONYMOUS, "everybody"];
 
-/// A key as it stands in the file.
+/// A line of the file.
 pub(super) struct Line {
     pub(super) key: Key,
     /// The key itself.
@@ -26,13 +26,13 @@ pub(super) struct Line {
 /// Reads a file of keys.
 ///
 /// # Errors
-/// What is wrong, in one line without any key.
+/// The first problem, in one line that contains no key.
 pub(super) fn read(path: &Path) -> Result<Vec<Line>, String> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| format!("{shown} cannot be read: {error}");
-    // A pipe would be waited for.
+    // Reading a pipe would block.
     if !path.metadata().map_err(unreadable)?.is_file() {
-        return Err(format!("{shown} is no file"));
+        return Err(format!("{shown} is not a regular file"));
     }
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut text = String::new();
@@ -56,14 +56,14 @@ fn parse(text: &str) -> Result<Vec<Line>, String> {
         }
     }
     if lines.is_empty() {
-        return Err(" holds no key".to_owned());
+        return Err(" contains no key".to_owned());
     }
     Ok(lines)
 }
 
 fn parse_line(words: &[&str]) -> Result<Line, String> {
     let [name, text, options @ ..] = words else {
-        return Err("`name key` is expected".to_owned());
+        return Err("expected `name key`".to_owned());
     };
     check_name(name)?;
     check_key(text)?;
@@ -77,35 +77,36 @@ fn parse_line(words: &[&str]) -> Result<Line, String> {
     })
 }
 
-/// Names go into logs, metrics and headers as they are. Those of unnamed keys are taken.
+/// Checks a name, which appears unescaped in logs, metrics and headers. Names of unnamed keys are
+/// reserved.
 fn check_name(name: &str) -> Result<(), String> {
     let is_safe =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'@');
     if name.len() > LONGEST_NAME || !name.bytes().all(is_safe) {
         return Err(format!(
-            "a name has up to {LONGEST_NAME} letters, digits and `-_.@` (the name stands before the key)"
+            "a name consists of up to {LONGEST_NAME} letters, digits and `-_.@` (the name precedes the key)"
         ));
     }
     let number = name.strip_prefix("key-");
     let is_unnamed = number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     if is_unnamed || RESERVED.contains(&name) {
-        return Err(format!("the name {name} has a meaning of its own"));
+        return Err(format!("the name {name} is reserved"));
     }
     Ok(())
 }
 
-/// Whether it can stand in a header.
+/// Checks that a key is valid in a header.
 pub(super) fn check_key(key: &str) -> Result<(), String> {
     if key.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(())
     } else {
-        Err("a key has letters, digits and signs of ASCII only".to_owned())
+        Err("a key consists of printable ASCII characters without blanks".to_owned())
     }
 }
 
 fn read_option(key: &mut Key, option: &str) -> Result<(), String> {
     let expected = || {
-        "after the key, priority=high, priority=low or audio_seconds_per_day=NUMBER is expected"
+        "expected priority=high, priority=low or audio_seconds_per_day=NUMBER after the key"
             .to_owned()
     };
     match option.split_once('=') {
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_keys_and_options_are_read_and_comments_are_not() {
+    fn names_keys_and_options_are_read_and_comments_are_skipped() {
         let text = "\u{feff}# who\n\n laptop  a#b=c \nphone\tk2 priority=high # of Eva\n\
                     batch k3 audio_seconds_per_day=60.5 priority=low\n";
         let lines = parse(text).expect("reads");
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_its_line_without_what_stands_there() {
+    fn an_error_names_the_line_and_never_quotes_it() {
         for line in [
             "sesame",
             "na/me sesame",
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn a_file_without_any_key_is_an_error() {
         for text in ["", "\n\n", "# laptop sesame\n"] {
-            assert_eq!(parse(text).err().as_deref(), Some(" holds no key"));
+            assert_eq!(parse(text).err().as_deref(), Some(" contains no key"));
         }
     }
 }

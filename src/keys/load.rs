@@ -1,4 +1,4 @@
-//! The keys that the settings name: those of `API_KEYS` and those of `API_KEYS_FILE` together.
+//! Loads the keys of `API_KEYS` and `API_KEYS_FILE`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,29 +10,27 @@ use super::file::{self, Line};
 use super::{Key, Keys};
 use crate::settings::{Secret, Settings};
 
-/// Shorter keys can be guessed.
+/// Shorter keys cause a warning, since they can be guessed.
 const SHORTEST_GOOD_KEY: usize = 16;
 
-/// Why the keys cannot be used: one line, without any key.
+/// Why the keys are unusable: one line that contains no key.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum KeysError {
-    /// The file cannot be read, or something in it is wrong.
+    /// The file is unreadable or invalid.
     #[error("API_KEYS_FILE: {0}")]
     File(String),
-    /// The list is wrong.
+    /// The list is invalid.
     #[error("API_KEYS: {0}")]
     List(String),
-    /// There is no key where there was one.
-    #[error(
-        "neither API_KEYS nor API_KEYS_FILE has a key now; a server with keys is opened by a restart only"
-    )]
+    /// A reload found no key although the server has keys.
+    #[error("neither API_KEYS nor API_KEYS_FILE has a key now; removing all keys needs a restart")]
     WouldOpen,
 }
 
-/// Reads all keys. Without any setting, there are none: the server is open.
+/// Loads all keys. Without either setting there are none, and the server is open.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first problem.
 pub fn load(settings: &Settings) -> Result<Keys, KeysError> {
     let listed = listed(&settings.api_keys)?;
     let path = settings.api_keys_file.as_deref();
@@ -43,10 +41,10 @@ pub fn load(settings: &Settings) -> Result<Keys, KeysError> {
     for line in listed.into_iter().chain(of_file) {
         let name = line.key.name.clone();
         if !names.insert(name.clone()) {
-            return Err(KeysError::File(format!("the name {name} is there twice")));
+            return Err(KeysError::File(format!("the name {name} occurs twice")));
         }
         if !texts.insert(line.text) {
-            let message = format!("the key of {name} is another one's as well");
+            let message = format!("the key of {name} has another name as well");
             return Err(KeysError::File(message));
         }
         keys.push(line.key);
@@ -54,7 +52,7 @@ pub fn load(settings: &Settings) -> Result<Keys, KeysError> {
     Ok(Keys(keys))
 }
 
-/// The keys of the list, named by their places. One that comes twice is one.
+/// The keys of the list, named by position. A repeated key counts once.
 fn listed(texts: &[Secret]) -> Result<Vec<Line>, KeysError> {
     let mut seen = BTreeSet::new();
     let mut lines = Vec::new();
@@ -70,7 +68,7 @@ fn listed(texts: &[Secret]) -> Result<Vec<Line>, KeysError> {
     Ok(lines)
 }
 
-/// One of the keys as it is sent, for a client that speaks to a server of these settings.
+/// The first configured key, for a client of a server with these settings.
 pub fn plain_key(settings: &Settings) -> Option<String> {
     let of_file = || {
         let lines = file::read(settings.api_keys_file.as_deref()?).ok()?;
@@ -80,7 +78,7 @@ pub fn plain_key(settings: &Settings) -> Option<String> {
     listed.map(Secret::reveal).or_else(of_file)
 }
 
-/// Says what is unwise about keys that work.
+/// Warns about short keys and about a file that every user can read.
 pub(super) fn warn_of(settings: &Settings) {
     let listed = listed(&settings.api_keys).unwrap_or_default();
     let path = settings.api_keys_file.as_deref();
@@ -91,15 +89,15 @@ pub(super) fn warn_of(settings: &Settings) {
     if !short.is_empty() {
         warn!(
             keys = short.join(","),
-            "these keys have fewer than {SHORTEST_GOOD_KEY} characters and can be guessed"
+            "keys with fewer than {SHORTEST_GOOD_KEY} characters can be guessed"
         );
     }
-    if let Some(path) = path.filter(|path| is_everybodys(path)) {
-        warn!(file = %path.display(), "everybody on this machine can read the file of keys");
+    if let Some(path) = path.filter(|path| is_world_readable(path)) {
+        warn!(file = %path.display(), "every user of this machine can read the file of keys");
     }
 }
 
-fn is_everybodys(path: &Path) -> bool {
+fn is_world_readable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     let metadata = path.metadata();
     metadata.is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
@@ -122,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sources_are_in_force_together_and_unnamed_keys_have_names() {
+    fn keys_of_both_sources_are_valid_and_unnamed_keys_get_names() {
         let (_folder, settings) = settings(&["one", "two", "one"], Some("laptop three\n"));
         let keys = load(&settings).expect("loads");
         let name = |key| keys.find(key).map(|key| key.name.to_string());
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn who_moves_up_in_the_list_stays_who_it_is() {
+    fn a_key_keeps_its_id_when_its_position_in_the_list_changes() {
         let of = |list: &[&str], key: &str| {
             let (_folder, settings) = settings(list, None);
             let keys = load(&settings).expect("loads");
@@ -149,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_or_a_key_that_is_there_twice_is_refused_without_naming_the_key() {
+    fn a_repeated_name_or_key_is_rejected_without_quoting_the_key() {
         for (list, file) in [
             (&[][..], "a sesame1\na sesame2\n"),
             (&[], "a sesame1\nb sesame1\n"),
@@ -165,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn no_setting_is_an_open_server_and_a_missing_file_is_none() {
+    fn a_server_without_keys_is_open_and_a_missing_file_is_an_error() {
         let (_folder, open) = settings(&[], None);
         assert!(load(&open).expect("loads").is_open());
         let (folder, mut closed) = settings(&[], None);

@@ -1,7 +1,7 @@
-//! Who may use the server: bearer keys with names, their digests alone kept in memory, exchanged as a
-//! whole while requests run.
+//! Bearer keys with names. The server keeps only their digests in memory and replaces all keys at once
+//! while requests run.
 //!
-//! A key appears nowhere: not in logs, metrics, errors, nor here. What is known of it is its name.
+//! A key never appears in logs, metrics or errors; its name does.
 
 pub mod file;
 mod load;
@@ -20,25 +20,25 @@ use uuid::Uuid;
 pub use load::{KeysError, load, plain_key};
 pub use reload::{Reload, Reloader};
 
-/// What requests without a key are counted as; no key may have this name.
+/// Name under which requests without a key are counted; no key may have it.
 pub const ANONYMOUS: &str = "anonymous";
 
-/// A key, as it is known.
+/// A key: its name, its options and its digest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
-    /// Tells it from others in logs and metrics.
+    /// The name in logs and metrics.
     pub name: Arc<str>,
-    /// Tells its client from others wherever something is counted or kept: the name that it was given;
-    /// without one, nothing that passes to another key when the list changes.
+    /// Identifies the client for quotas and caches: the key's given name, else an id derived from the
+    /// key, so that it never passes to another key when the list changes.
     pub id: Arc<str>,
-    /// How urgent its work is.
+    /// Priority of the key's requests.
     pub priority: Priority,
-    /// Seconds of audio that it may have transcribed in a day; `None`: what the settings say.
+    /// Seconds of audio per day; `None`: the limit in the settings.
     pub audio_seconds_per_day: Option<f64>,
     digest: KeyDigest,
 }
 
-/// SHA-256 of a key. It is not shown either: a short key could be found by it.
+/// SHA-256 of a key. `Debug` hides it, since a short key could be found from its digest.
 #[derive(Clone, Copy, PartialEq)]
 struct KeyDigest([u8; 32]);
 
@@ -55,7 +55,7 @@ impl fmt::Debug for KeyDigest {
 }
 
 impl Key {
-    /// A key with nothing of its own but a name.
+    /// A key with a name and default options.
     pub fn new(name: &str, key: &str) -> Self {
         Self {
             name: name.into(),
@@ -68,13 +68,13 @@ impl Key {
 }
 
 impl Key {
-    /// A key without a name of its own, by its place in a list.
-    pub fn unnamed(place: usize, key: &str) -> Self {
-        /// Mixed in, so that nobody finds a short key by what is shown.
+    /// A key without a given name; `position` in the list counts from 1.
+    pub fn unnamed(position: usize, key: &str) -> Self {
+        /// Random per process, so that the id of a short key does not reveal the key.
         static SALT: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
         let salted = Sha256::new().chain_update(SALT.as_bytes());
         let digest = salted.chain_update(key.as_bytes()).finalize();
-        // No name begins like this.
+        // `#` is not valid in a name, so the id cannot equal one.
         let id = digest.iter().take(16).fold("#".to_owned(), |mut id, byte| {
             // Writing to a string cannot fail.
             let _ = write!(id, "{byte:02x}");
@@ -82,57 +82,57 @@ impl Key {
         });
         Self {
             id: id.into(),
-            ..Self::new(&format!("key-{place}"), key)
+            ..Self::new(&format!("key-{position}"), key)
         }
     }
 }
 
-/// All keys that are in force at a time.
+/// A set of valid keys.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Keys(Vec<Key>);
 
 impl Keys {
-    /// Whether nobody is asked for a key.
+    /// Whether the server accepts requests without a key.
     pub fn is_open(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The key that was given, if it is one. Every key is compared, as a digest, in constant time: how
-    /// long it takes tells neither whether one was near, nor which, nor how long it is.
+    /// Finds the key that equals `given`. Compares the digests of all keys in constant time, so that
+    /// the duration reveals nothing about them.
     pub fn find(&self, given: &str) -> Option<&Key> {
         let given = KeyDigest::of(given);
         let none = u32::MAX;
         let mut found = none;
-        for (place, key) in (0..none).zip(&self.0) {
-            let is_it = key.digest.0.ct_eq(&given.0);
-            found.conditional_assign(&place, is_it);
+        for (index, key) in (0..none).zip(&self.0) {
+            let is_equal = key.digest.0.ct_eq(&given.0);
+            found.conditional_assign(&index, is_equal);
         }
         self.0.get(found as usize)
     }
 
-    /// Each key's name.
+    /// The names of all keys.
     pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.0.iter().map(|key| &key.name)
     }
 }
 
-/// The keys in force, shared by all who ask. An exchange disturbs no request: each goes by the keys that
-/// it met when it came.
+/// The current keys, shared by all requests. A request that is being checked keeps the set of keys
+/// that it started with.
 #[derive(Clone, Debug, Default)]
 pub struct Keyring(Arc<ArcSwap<Keys>>);
 
 impl Keyring {
-    /// A ring with these keys.
+    /// A keyring with these keys.
     pub fn new(keys: Keys) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(keys)))
     }
 
-    /// Those in force now.
+    /// The current keys.
     pub fn now(&self) -> Arc<Keys> {
         self.0.load_full()
     }
 
-    /// From now on, these are in force and no others.
+    /// Replaces all keys.
     fn exchange(&self, keys: Keys) {
         self.0.store(Arc::new(keys));
     }
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_key_is_found_by_itself_and_nothing_else_is() {
+    fn a_key_is_found_only_by_its_exact_text() {
         let keys = Keys(vec![Key::new("first", "old"), Key::new("second", "new")]);
         let found = |given| keys.find(given).map(|key| key.name.to_string());
         assert_eq!(found("old").as_deref(), Some("first"));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_a_key_does_not_show_it() {
+    fn debug_output_contains_no_key() {
         let keys = Keys(vec![Key::new("laptop", "sesame")]);
         assert!(!format!("{:?}", Keyring::new(keys)).contains("sesame"));
     }

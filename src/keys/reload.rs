@@ -1,5 +1,5 @@
-//! New keys while the server runs: all sources are read again, and what was read replaces what was in
-//! force, as a whole or not at all.
+//! Reloading of keys while the server runs: it reads all sources again and replaces all keys, or none
+//! if anything is wrong.
 
 use std::sync::Arc;
 
@@ -10,45 +10,45 @@ use super::{Keyring, KeysError, load, load::warn_of};
 use crate::metrics;
 use crate::settings::{Loaded, SettingsError};
 
-/// Reads the settings again, from where they came at the start.
+/// Reads the settings again from the sources of the start.
 pub type Reload = Arc<dyn Fn() -> Result<Loaded, SettingsError> + Send + Sync>;
 
-/// Asked for new keys, and reading them by itself: a slow disk holds nobody up.
+/// Reloads the keys in a background task, so that a slow disk delays no request.
 #[derive(Clone, Debug)]
 pub struct Reloader(Arc<Notify>);
 
 impl Reloader {
-    /// Begins to listen; `at_start` is what the server started with.
+    /// Starts the background task; `at_start` holds the settings that the server started with.
     pub fn start(keyring: Keyring, at_start: &Loaded, reload: Reload) -> Self {
         warn_of(&at_start.settings);
-        let asked = Arc::new(Notify::new());
-        let heard = Arc::clone(&asked);
+        let notify = Arc::new(Notify::new());
+        let requested = Arc::clone(&notify);
         let at_start = Arc::new(AtStart {
             in_force: at_start.in_force.clone(),
             warnings: at_start.warnings.clone(),
         });
         tokio::spawn(async move {
             loop {
-                // One that comes while files are read is not lost: they are read once more.
-                heard.notified().await;
+                // A request during a reload is not lost: `Notify` stores it, and the keys are read again.
+                requested.notified().await;
                 let (keyring, reload, at_start) =
                     (keyring.clone(), Arc::clone(&reload), Arc::clone(&at_start));
                 let read = move || read_again(&keyring, &reload, &at_start);
                 if tokio::task::spawn_blocking(read).await.is_err() {
-                    error!("the keys could not be read; those in force stay");
+                    error!("reloading the keys panicked; the current keys stay valid");
                 }
             }
         });
-        Self(asked)
+        Self(notify)
     }
 
-    /// Has the keys read again, soon.
-    pub fn ask(&self) {
+    /// Requests a reload.
+    pub fn request(&self) {
         self.0.notify_one();
     }
 }
 
-/// What is known already when the settings are read again.
+/// Settings and warnings of the start, to report only differences at a reload.
 #[derive(Default)]
 struct AtStart {
     in_force: Vec<(&'static str, String)>,
@@ -57,7 +57,7 @@ struct AtStart {
 
 fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     let refuse = |reason: &dyn std::fmt::Display| {
-        error!(%reason, "the keys were not exchanged; those in force stay");
+        error!(%reason, "the keys could not be reloaded; the current keys stay valid");
     };
     let loaded = match reload() {
         Ok(loaded) => loaded,
@@ -81,8 +81,8 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     let names: Vec<String> = keys.names().map(ToString::to_string).collect();
     metrics::keys::register(names.iter().map(String::as_str));
     keyring.exchange(keys);
-    // Told when it is so: whoever reads it may rely on it.
-    info!(keys = names.join(","), "the keys were exchanged");
+    // Logged after the exchange, so that a reader of the log can rely on it.
+    info!(keys = names.join(","), "the keys were reloaded");
     let changed = (loaded.in_force.iter().zip(&at_start.in_force))
         .filter(|(now, then)| now != then)
         .map(|(now, _)| now.0)
@@ -91,7 +91,7 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     if !changed.is_empty() {
         warn!(
             settings = changed.join(","),
-            "these settings have changed as well; they need a restart"
+            "these settings have changed as well; they take effect after a restart"
         );
     }
 }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn good_keys_replace_all_and_what_is_wrong_or_empty_replaces_none() {
+    fn valid_keys_replace_all_and_invalid_or_empty_ones_replace_none() {
         let keyring = Keyring::new(load(&loaded("old").settings).expect("keys"));
         for (again, expected) in [
             (Some("old,new"), [true, true]),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_server_may_be_closed() {
+    fn an_open_server_can_get_keys() {
         let keyring = Keyring::new(Keys::default());
         read_again(&keyring, &reload(Some("")), &AtStart::default());
         assert!(keyring.now().is_open());
@@ -145,11 +145,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn being_asked_exchanges_the_keys() {
+    async fn a_request_reloads_the_keys() {
         let start = loaded("old");
         let keyring = Keyring::new(load(&start.settings).expect("keys"));
         let reloader = Reloader::start(keyring.clone(), &start, reload(Some("new")));
-        reloader.ask();
+        reloader.request();
         let exchanged = async {
             while keyring.now().find("new").is_none() {
                 tokio::task::yield_now().await;

@@ -1,10 +1,11 @@
-//! What is in force where nobody says otherwise; the table of variables shows the same as text.
+//! Built-in defaults. The table of variables shows the same values as text.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::MEGABYTE;
-use super::{Device, LogFormat, Origins, Role, Settings, VadModel, default_models_dir, variables};
+use super::{Device, LogFormat, Origins, Role, Settings, VadModel, variables};
 
 impl Default for Settings {
     fn default() -> Self {
@@ -67,5 +68,17 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             set: BTreeSet::new(),
         }
+    }
+}
+
+/// `assets/models/whisper` in the working directory if `assets/models` exists, else the user's cache.
+fn default_models_dir() -> PathBuf {
+    let beside = Path::new("assets/models");
+    if beside.is_dir() {
+        return beside.join("whisper");
+    }
+    match directories::BaseDirs::new() {
+        Some(base) => base.cache_dir().join("whisper"),
+        None => beside.join("whisper"),
     }
 }

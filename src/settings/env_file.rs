@@ -1,8 +1,8 @@
-//! `.env` files as people write them: `NAME=value`, `export`, quotes, comments on their own line
-//! or after a value.
+//! Parser for `.env` files: `NAME=value`, `export`, quotes, comments on their own line or after a
+//! value.
 //!
-//! Our own few lines, because the usual library replaces `$` inside values, which silently cuts
-//! keys and passwords, and refuses unquoted blanks, which files of the Python original contain.
+//! The usual library does not fit: it expands `$` inside values, which silently truncates keys and
+//! passwords, and it rejects unquoted blanks, which files of the Python original contain.
 
 use std::fmt;
 use std::path::Path;
@@ -10,23 +10,23 @@ use std::path::Path;
 /// One assignment of a file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Assignment {
-    /// Left of the sign.
+    /// The name, left of `=`.
     pub name: String,
-    /// Right of it, without quotes and comment.
+    /// The value, without quotes and comment.
     pub value: String,
 }
 
-/// The value may be a secret.
+/// Hides the value, which may be a secret.
 impl fmt::Debug for Assignment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}=…", self.name)
     }
 }
 
-/// Reads a file.
+/// Reads the assignments of a file.
 ///
 /// # Errors
-/// One line that names the file and what is wrong.
+/// One line that names the file and the problem.
 pub fn read(path: &Path) -> Result<Vec<Assignment>, String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
@@ -43,8 +43,8 @@ fn parse(text: &str) -> Result<Vec<Assignment>, (usize, String)> {
         }
         let line = line.strip_prefix("export ").unwrap_or(line);
         let Some((name, value)) = line.split_once('=') else {
-            // It is not shown: it may be a key, or the rest of one.
-            return Err((index + 1, "NAME=value is expected".to_owned()));
+            // The message omits the line, which may be part of a key.
+            return Err((index + 1, "expected NAME=value".to_owned()));
         };
         let value = parse_value(value.trim()).map_err(|what| (index + 1, what))?;
         assignments.push(Assignment {
@@ -67,7 +67,7 @@ fn parse_value(value: &str) -> Result<String, String> {
     if value.starts_with('#') {
         return Ok(String::new());
     }
-    // A `#` inside a word belongs to it: passwords and URLs have them.
+    // A `#` inside a word is part of the value: passwords and URLs contain them.
     let comment = value.find(" #").or_else(|| value.find("\t#"));
     Ok(value[..comment.unwrap_or(value.len())]
         .trim_end()
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_as_people_mean_them() {
+    fn quotes_comments_and_blanks_are_parsed() {
         let text = "\u{feff}# comment\n\nA=1\nexport B = two words # why\nC=\"x # y\" # z\nD=\nE= # none\nF='it''s'\nG=a#b$c\n";
         let expected = [
             ("A", "1"),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_assignment_is_named_with_its_line() {
+    fn an_error_names_the_line_but_not_its_text() {
         let (line, what) = parse("A=1\nnonsense\n").expect_err("refused");
         assert!(line == 2 && !what.contains("nonsense"), "{what}");
         assert!(parse("A=\"open\n").is_err());

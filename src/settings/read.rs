@@ -1,4 +1,5 @@
-//! Reading values: each function puts one into the settings, or says what is allowed.
+//! Parsers for values: each stores its value in the settings or returns a text that says what is
+//! allowed.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -9,10 +10,10 @@ use reqwest::Url;
 
 use super::{Device, Origins, Settings};
 
-/// In bytes.
+/// Bytes in a megabyte (MiB), as `MAX_UPLOAD_MB` counts it.
 pub const MEGABYTE: u64 = 1024 * 1024;
 
-/// A number within bounds, both included; `what` says them.
+/// Parses a number within inclusive bounds; `what` describes the allowed range.
 pub fn number<T: FromStr + PartialOrd + Copy>(
     value: &str,
     least: T,
@@ -22,7 +23,7 @@ pub fn number<T: FromStr + PartialOrd + Copy>(
     let parsed = value.parse::<T>().ok();
     parsed
         .filter(|number| *number >= least && *number <= most)
-        .ok_or_else(|| format!("{what} is expected"))
+        .ok_or_else(|| format!("expected {what}"))
 }
 
 pub fn seconds(value: &str) -> Result<Duration, String> {
@@ -39,13 +40,13 @@ pub fn flag(value: &str) -> Result<bool, String> {
     match value.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
         "0" | "false" | "no" | "off" => Ok(false),
-        _ => Err("1, true, yes, on or 0, false, no, off is expected".to_owned()),
+        _ => Err("expected 1, true, yes, on or 0, false, no, off".to_owned()),
     }
 }
 
-/// A server's base address; the reason never repeats it, since it may hold a password.
+/// Parses a server's base URL. The error never repeats the URL, which may contain a password.
 pub fn base_url(value: &str) -> Result<Url, String> {
-    let expected = "a URL such as http://host:5000 is expected";
+    let expected = "expected a URL such as http://host:5000";
     let url = Url::parse(value).map_err(|_| expected.to_owned())?;
     let is_base = matches!(url.scheme(), "http" | "https")
         && url.has_host()
@@ -59,16 +60,20 @@ pub fn threads(settings: &mut Settings, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Anything goes: a value that is used as it is, elsewhere or later.
-#[expect(clippy::unnecessary_wraps, reason = "a row's reader")]
+/// Accepts any value; other code reads it.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the signature of `Variable::read`"
+)]
 pub fn any(_: &mut Settings, _: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What the Redis client itself takes; the reason never repeats the URL, which may hold a password.
+/// Accepts what the Redis client accepts. The error never repeats the URL, which may contain a
+/// password.
 pub fn redis_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     crate::redis::check_url(value)
-        .map_err(|reason| format!("{reason}; a URL such as redis://host:6379/0 is expected"))?;
+        .map_err(|reason| format!("{reason}; expected a URL such as redis://host:6379/0"))?;
     settings.redis_url = Some(value.into());
     Ok(())
 }
@@ -78,7 +83,7 @@ pub fn libretranslate_url(settings: &mut Settings, value: &str) -> Result<(), St
     Ok(())
 }
 
-/// Origins by comma, or `*` alone.
+/// Parses comma-separated origins, or `*` alone.
 pub fn origins(settings: &mut Settings, value: &str) -> Result<(), String> {
     settings.cors_allow_origins = if value == "*" {
         Origins::Any
@@ -92,12 +97,12 @@ pub fn origins(settings: &mut Settings, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// An origin as browsers send it: in lower case, without the port that goes without saying, and
-/// nothing behind.
+/// Normalises an origin to the form that browsers send: lower case, without the scheme's default port
+/// and without a path.
 fn origin(text: &str) -> Result<String, String> {
     let expected = || {
         format!(
-            "* alone, or origins such as https://example.org by comma are expected, not {text:?}"
+            "expected * alone, or comma-separated origins such as https://example.org, not {text:?}"
         )
     };
     let url = Url::parse(text).map_err(|_| expected())?;
@@ -114,11 +119,11 @@ fn origin(text: &str) -> Result<String, String> {
     if origin.is_tuple() {
         return Ok(origin.ascii_serialization());
     }
-    // Of apps and extensions (`capacitor://localhost`), whose scheme no standard knows.
+    // Apps and extensions have non-standard schemes (`capacitor://localhost`).
     Ok(text.trim_end_matches('/').to_ascii_lowercase())
 }
 
-/// Addresses and networks by comma.
+/// Parses comma-separated addresses and networks.
 pub fn proxies(settings: &mut Settings, value: &str) -> Result<(), String> {
     let texts = value
         .split(',')
@@ -131,12 +136,12 @@ pub fn proxies(settings: &mut Settings, value: &str) -> Result<(), String> {
 fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     let network = address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
-        format!("addresses or networks such as 10.0.0.0/8 by comma are expected, not {text:?}")
+        format!("expected comma-separated addresses or networks such as 10.0.0.0/8, not {text:?}")
     })?;
     Ok(canonical(network))
 }
 
-/// Networks of IPv4 that are written as IPv6: addresses are compared as what they are.
+/// Turns an IPv4-mapped IPv6 network into an IPv4 network, so that it matches IPv4 addresses.
 fn canonical(network: IpNet) -> IpNet {
     const BITS_BEFORE: u8 = 96;
     match (network.addr().to_canonical(), network.prefix_len()) {
@@ -153,7 +158,7 @@ pub fn device(settings: &mut Settings, value: &str) -> Result<(), String> {
         "cpu" => Device::Cpu,
         "cuda" => Device::Cuda,
         "vulkan" => Device::Vulkan,
-        _ => return Err("auto, cpu, cuda or vulkan is expected".to_owned()),
+        _ => return Err("expected auto, cpu, cuda or vulkan".to_owned()),
     };
     Ok(())
 }
@@ -163,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_base_addresses_are_taken_and_none_is_repeated() {
+    fn only_base_urls_are_accepted_and_errors_never_repeat_them() {
         for good in ["http://localhost:5000", "https://u:p@example.org/base/"] {
             assert!(base_url(good).is_ok(), "{good}");
         }

@@ -1,4 +1,4 @@
-//! What a node is among others: one binary plays all roles, by configuration.
+//! The role of a node: the same binary serves all roles, by configuration.
 
 use std::fmt;
 use std::path::Path;
@@ -8,17 +8,17 @@ use clap::ValueEnum;
 /// `serve --role`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Role {
-    /// A node of its own, with hot and cold workers.
+    /// A standalone node with hot and cold workers.
     #[default]
     Hotcold,
-    /// A small model, that passes on what it does not trust itself with.
+    /// A node with a small model that escalates doubtful texts to a fallback.
     Primary,
-    /// A larger model, for what others pass on.
+    /// A node with a larger model that receives escalated chunks.
     Fallback,
 }
 
 impl Role {
-    /// What holds where nobody says anything else.
+    /// Defaults that differ from those of a standalone node.
     pub fn defaults(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Hotcold => &[],
@@ -27,7 +27,7 @@ impl Role {
         }
     }
 
-    /// Files of settings that are looked for, where none is named.
+    /// Settings files that are tried in this order if none is named.
     pub fn usual_files(self) -> &'static [&'static str] {
         match self {
             Self::Hotcold => &[".env", "../.env"],
@@ -36,7 +36,7 @@ impl Role {
         }
     }
 
-    /// The first of them that is there.
+    /// The first of [`Self::usual_files`] that exists.
     pub fn usual_file(self) -> Option<&'static Path> {
         let mut files = self.usual_files().iter().map(Path::new);
         files.find(|path| path.is_file())

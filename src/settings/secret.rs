@@ -1,14 +1,14 @@
-//! Texts that nobody is to see.
+//! Texts that must not appear in logs or output.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// A secret. It is used as the text that it is, and shown to nobody.
+/// A secret text. It dereferences to the text; `Debug` prints `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for whoever is to be told it.
+    /// The text itself, for the server that it authenticates to.
     pub fn reveal(self) -> String {
         self.0
     }

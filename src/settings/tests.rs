@@ -1,6 +1,7 @@
-//! Precedence, unhappy values, and what is said about them.
+//! Precedence of sources, invalid values, and the messages about them.
 
 use super::env_file::Assignment;
+use super::variables::VARIABLES;
 use super::*;
 
 fn sources(file: &[(&str, &str)], environment: &[(&str, &str)], cli: &[(&str, &str)]) -> Sources {
@@ -42,11 +43,11 @@ fn the_command_line_beats_the_environment_beats_the_file() {
 }
 
 #[test]
-fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
+fn an_invalid_value_is_one_line_with_variable_value_and_what_is_allowed() {
     let error = load(&[("PORT", "many")]).expect_err("refused").to_string();
     assert_eq!(
         error,
-        "PORT=many (test.env) is not valid: a port from 0 to 65535 is expected"
+        "PORT=many (test.env) is invalid: expected a port from 0 to 65535"
     );
     for (name, value) in [
         ("HOST", "nowhere"),
@@ -81,7 +82,7 @@ fn a_wrong_value_is_one_line_with_variable_value_and_what_is_allowed() {
 }
 
 #[test]
-fn origins_become_what_browsers_send() {
+fn origins_are_normalised_to_what_browsers_send() {
     let origins = |value| {
         let loaded = load(&[("CORS_ALLOW_ORIGINS", value)]).expect(value);
         loaded.settings.cors_allow_origins
@@ -98,7 +99,7 @@ fn origins_become_what_browsers_send() {
 }
 
 #[test]
-fn a_default_language_that_the_named_model_does_not_know_stops_the_start() {
+fn a_default_language_that_the_named_model_does_not_support_stops_the_start() {
     let load = |model, language| {
         load(&[("WHISPER_MODEL", model), ("DEFAULT_LANGUAGE", language)]).map(drop)
     };
@@ -114,7 +115,7 @@ fn a_default_language_that_the_named_model_does_not_know_stops_the_start() {
         .to_string();
     assert_eq!(
         error,
-        "DEFAULT_LANGUAGE=German (test.env) is not valid: the model tiny.en-q5_1 (WHISPER_MODEL) knows English only"
+        "DEFAULT_LANGUAGE=German (test.env) is invalid: the model tiny.en-q5_1 (WHISPER_MODEL) supports only English"
     );
 }
 
@@ -130,12 +131,12 @@ fn unknown_names_are_warned_about_with_the_nearest_known_one() {
         warnings[0].contains("did you mean WHISPER_MODEL"),
         "{warnings:?}"
     );
-    assert!(warnings[1].contains("no Python"), "{warnings:?}");
+    assert!(warnings[1].contains("not use Python"), "{warnings:?}");
     assert!(!warnings[2].contains("did you mean"), "{warnings:?}");
 }
 
 #[test]
-fn a_setting_without_effect_says_so() {
+fn a_setting_without_effect_causes_a_warning() {
     let warnings = |file| load(file).expect("loads").warnings;
     let found = warnings(&[("LOG_DIR", "logs")]);
     assert!(found[0].starts_with("LOG_DIR is set"), "{found:?}");
@@ -149,7 +150,7 @@ fn a_setting_without_effect_says_so() {
 }
 
 #[test]
-fn a_role_has_defaults_of_its_own_and_everybody_says_otherwise() {
+fn a_role_has_its_own_defaults_and_every_source_overrides_them() {
     let load = |role, file: &[(&str, &str)], cli: &[(&str, &str)]| {
         let sources = Sources {
             role,
@@ -167,7 +168,7 @@ fn a_role_has_defaults_of_its_own_and_everybody_says_otherwise() {
 }
 
 #[test]
-fn the_model_of_a_role_wins_unless_the_command_line_says_otherwise() {
+fn the_model_of_a_role_wins_unless_the_command_line_names_one() {
     let model = |role, file: &[(&str, &str)], cli: &[(&str, &str)]| {
         let sources = Sources {
             role,
@@ -210,7 +211,7 @@ fn secrets_are_never_shown() {
 }
 
 #[test]
-fn every_default_of_the_table_is_the_one_in_force() {
+fn every_default_in_the_table_is_the_effective_one() {
     for variable in VARIABLES.iter().filter(|v| !v.default.is_empty()) {
         let mut settings = Settings::default();
         (variable.read)(&mut settings, variable.default).expect(variable.name);
@@ -238,7 +239,7 @@ fn the_documentation_has_every_variable_with_its_default() {
 }
 
 #[test]
-fn a_proxy_of_ipv4_that_is_written_as_ipv6_is_what_it_is() {
+fn an_ipv4_proxy_written_as_ipv6_becomes_ipv4() {
     let loaded = load(&[(
         "TRUSTED_PROXIES",
         "::ffff:192.0.2.1, ::ffff:10.0.0.0/104, ::/0",

@@ -1,4 +1,5 @@
-//! The table of variables: one row each, in the order of the documentation, a file for each subject.
+//! The table of variables: one row per variable, one file per subject, in the order of the
+//! documentation.
 
 mod access;
 mod escalation;
@@ -16,29 +17,30 @@ pub use escalation::{POLICY as ESCALATION, ct2_path};
 /// One variable.
 #[derive(Clone, Copy, Debug)]
 pub struct Variable {
-    /// As in the environment.
+    /// The name in the environment.
     pub name: &'static str,
-    /// As in the documentation.
+    /// The default, as the documentation shows it.
     pub default: &'static str,
-    /// One line.
+    /// The meaning, in one line.
     pub meaning: &'static str,
-    /// Never shown.
+    /// Whether the value is hidden in all output.
     pub secret: bool,
-    /// Whether this version acts on it; else it is read, checked, and warned about when set.
+    /// Whether this version uses the variable. If not, its value is checked and a warning says that
+    /// it has no effect.
     pub in_effect: bool,
-    /// Puts a value into the settings, or says what is allowed.
+    /// Stores a value in the settings, or returns a text that says what is allowed.
     pub read: fn(&mut Settings, &str) -> Result<(), String>,
 }
 
-/// Known to the Python original, without meaning here.
+/// Variables of the Python original that have no meaning here.
 pub const OF_THE_PYTHON_ORIGINAL: &[&str] = &["VENV_PYTHON", "WHISPER_SCRIPT"];
 
-/// The row of a name.
+/// The row with this name.
 pub fn find(name: &str) -> Option<&'static Variable> {
     VARIABLES.iter().find(|variable| variable.name == name)
 }
 
-/// A row that is in effect and no secret.
+/// A row that is in effect and not secret.
 const fn row(
     name: &'static str,
     default: &'static str,
@@ -55,7 +57,7 @@ const fn row(
     }
 }
 
-/// A row that this version reads and checks and nothing more.
+/// A row that this version checks but does not use.
 const fn later(
     name: &'static str,
     default: &'static str,
@@ -77,7 +79,7 @@ const fn secret(mut variable: Variable) -> Variable {
     variable
 }
 
-/// All of them, in this order.
+/// All variables, in the order of the documentation.
 pub static VARIABLES: &[Variable] = &JOINED;
 
 const SUBJECTS: &[&[Variable]] = &[
@@ -102,7 +104,7 @@ const COUNT: usize = {
     count
 };
 
-/// Iterators do not run while compiling.
+/// Concatenates the subjects. Loops by index, since iterators are not available in a constant.
 const fn joined() -> [Variable; COUNT] {
     let mut all = [SUBJECTS[0][0]; COUNT];
     let (mut place, mut subject) = (0, 0);

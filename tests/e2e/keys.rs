@@ -10,8 +10,8 @@ use test_support::keys::{KeysFile, hang_up};
 use test_support::{Server, form, model, program, refused, sample, signal};
 use uttera_stt::settings::variables::VARIABLES;
 
-const EXCHANGED: &str = "the keys were exchanged";
-const REFUSED: &str = "the keys were not exchanged";
+const RELOADED: &str = "the keys were reloaded";
+const REJECTED: &str = "the keys could not be reloaded";
 
 async fn status(server: &Server, key: &str) -> u16 {
     let request = server.client.get(format!("{}/v1/models", server.url));
@@ -82,7 +82,7 @@ async fn keys_are_exchanged_under_load_and_no_request_is_lost() {
             format!("laptop-{} {new}\n", turn + 1),
         );
         keys.write(&format!("{first}{second}"));
-        hang_up(&server, EXCHANGED).await;
+        hang_up(&server, RELOADED).await;
         // Nobody is told yet, and what is in force is read again and again.
         for _ in 0..20 {
             signal(server.pid(), "HUP");
@@ -92,11 +92,7 @@ async fn keys_are_exchanged_under_load_and_no_request_is_lost() {
         // Each had one with the old key under way, and then one with the new key.
         users.until_more_answers(&server, 2 * USERS).await;
         keys.write(&second);
-        hang_up(
-            &server,
-            &format!("{EXCHANGED} keys=\"laptop-{}\"", turn + 1),
-        )
-        .await;
+        hang_up(&server, &format!("{RELOADED} keys=\"laptop-{}\"", turn + 1)).await;
         assert_eq!(status(&server, &old).await, 401, "{old}");
         assert_eq!(status(&server, &new).await, 200, "{new}");
     }
@@ -120,7 +116,7 @@ async fn a_request_under_way_outlives_its_key() {
     let exchanging = async {
         server.until_a_lane_has_work().await;
         keys.write("new secret-new\n");
-        hang_up(&server, EXCHANGED).await;
+        hang_up(&server, RELOADED).await;
         let late = server.transcribe_with("secret-old", &file).await;
         refused(late, 401, "invalid_api_key", None).await;
     };
@@ -136,12 +132,12 @@ async fn the_settings_file_is_read_again_and_never_opens_the_server() {
     let server = Server::start(&model("tiny.en").await, &settings).await;
     assert_eq!(status(&server, "first-secret").await, 200);
     file.write("API_KEYS=second-secret\nMAX_UPLOAD_MB=16\n");
-    hang_up(&server, EXCHANGED).await;
+    hang_up(&server, RELOADED).await;
     server
-        .log_line("need a restart settings=\"MAX_UPLOAD_MB\"")
+        .log_line("after a restart settings=\"MAX_UPLOAD_MB\"")
         .await;
     file.write("API_KEYS=second-secret\nMAX_UPLOAD_BM=16\n");
-    hang_up(&server, EXCHANGED).await;
+    hang_up(&server, RELOADED).await;
     server.log_line("did you mean MAX_UPLOAD_MB?").await;
     for wrong in [
         "API_KEYS=third-secret\nMAX_UPLOAD_MB=many\n",
@@ -150,25 +146,25 @@ async fn the_settings_file_is_read_again_and_never_opens_the_server() {
         "",
     ] {
         file.write(wrong);
-        let line = hang_up(&server, REFUSED).await;
+        let line = hang_up(&server, REJECTED).await;
         assert!(!line.contains("third-secret"), "{line}");
         assert_eq!(status(&server, "second-secret").await, 200);
         assert_eq!(status(&server, "first-secret").await, 401);
         assert_eq!(server.get("/v1/models").await.status(), 401);
     }
     std::fs::remove_file(&file.path).expect("removes");
-    hang_up(&server, REFUSED).await;
+    hang_up(&server, REJECTED).await;
     assert_eq!(status(&server, "second-secret").await, 200);
 }
 
 /// A file of keys that cannot be used, and what is said of it.
 const BROKEN: &[(&str, &str)] = &[
-    ("", "holds no key"),
-    ("# laptop secret\n", "holds no key"),
-    ("laptop\n", "line 1: `name key` is expected"),
-    ("ok secret-1\nlap/top secret-2\n", "line 2: a name has"),
-    ("a secret-1\na secret-2\n", "the name a is there twice"),
-    ("a secret-1\nb secret-1\n", "the key of b is another one's"),
+    ("", "contains no key"),
+    ("# laptop secret\n", "contains no key"),
+    ("laptop\n", "line 1: expected `name key`"),
+    ("ok secret-1\nlap/top secret-2\n", "line 2: a name consists"),
+    ("a secret-1\na secret-2\n", "the name a occurs twice"),
+    ("a secret-1\nb secret-1\n", "the key of b has another name"),
     ("a secret-1 priority=urgent\n", "priority=high"),
 ];
 
@@ -179,7 +175,7 @@ async fn a_broken_file_keeps_the_keys_in_force_and_says_so_in_one_line() {
     let server = Server::start(&model("tiny.en").await, &settings).await;
     for (text, complaint) in BROKEN {
         keys.write(text);
-        let line = hang_up(&server, REFUSED).await;
+        let line = hang_up(&server, REJECTED).await;
         assert!(line.contains("ERROR") && line.contains(complaint), "{line}");
         assert!(!line.contains("secret-"), "{line}");
         for key in ["good-secret", "plain-secret"] {
@@ -187,11 +183,11 @@ async fn a_broken_file_keeps_the_keys_in_force_and_says_so_in_one_line() {
         }
     }
     std::fs::remove_file(&keys.path).expect("removes");
-    let line = hang_up(&server, REFUSED).await;
+    let line = hang_up(&server, REJECTED).await;
     assert!(line.contains("cannot be read"), "{line}");
     assert_eq!(status(&server, "good-secret").await, 200);
     keys.write("phone new-secret\n");
-    hang_up(&server, EXCHANGED).await;
+    hang_up(&server, RELOADED).await;
     assert_eq!(status(&server, "good-secret").await, 401);
     assert_eq!(status(&server, "new-secret").await, 200);
 }
@@ -203,7 +199,7 @@ async fn a_closed_terminal_stops_the_server_and_what_runs_is_finished_however_of
     server.until_ready().await;
     // With the terminal there, it is about keys.
     signal(server.pid(), "HUP");
-    server.log_line("the keys were exchanged").await;
+    server.log_line("the keys were reloaded").await;
     let running = server.start_long_request().await;
     drop(terminal);
     server.log_line("the terminal was closed").await;
@@ -288,7 +284,7 @@ async fn logs_and_metrics_have_names_and_nothing_has_a_key() {
     ] {
         assert!(page.lines().any(|line| line == series), "{series}\n{page}");
     }
-    hang_up(&server, EXCHANGED).await;
+    hang_up(&server, RELOADED).await;
     let log = server.log().join("\n");
     assert!(!page.contains("topsecret") && !log.contains("topsecret"));
 }

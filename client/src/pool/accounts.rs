@@ -1,4 +1,4 @@
-//! What a pool knows about its servers, and whom it asks next. Plain decisions: the time is told.
+//! State of a pool's servers, and the choice of the next one. Plain decisions: the caller passes the time.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// Later than any server that can be asked.
+/// Later than any time at which a server becomes available.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// When a server is left out, and for how long.
+/// When and for how long the pool ejects a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
-    /// Failures in a row after which a server is left out (3). One that refuses connections is at
-    /// once.
+    /// Number of consecutive failures after which the pool ejects a server. Default: 3. A server that
+    /// refuses connections is ejected at once.
     pub after: u32,
-    /// The first time is this long (1 s), and each one after it twice as long, until a request
+    /// Duration of the first ejection. Default: 1 s. It doubles with each further one, until a request
     /// succeeds.
     pub base: Duration,
-    /// No time is longer (60 s).
+    /// Maximum duration. Default: 60 s.
     pub cap: Duration,
 }
 
@@ -32,26 +32,26 @@ impl Default for Ejection {
     }
 }
 
-/// How a server that was left out comes back.
+/// How an ejected server returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recovery {
-    /// When its time is over, it is asked whether it is ready (`/readyz`, or `/v1/health` where there
-    /// is no such thing). No request is risked for it.
+    /// After the ejection, the pool asks the server whether it is ready (`/readyz`, or `/v1/health` if that
+    /// path does not exist). No request is at risk.
     #[default]
     Probe,
-    /// When its time is over, one request is sent to it, and others only if that succeeds.
+    /// After the ejection, the pool sends one request to the server, and further ones only if it succeeds.
     Trial,
 }
 
-/// How a server stands in a pool.
+/// State of a server in a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Standing {
-    /// It is asked.
+    /// The server gets requests.
     Active,
-    /// It said when to come back.
+    /// The server named a retry time and gets no requests until then.
     Resting,
-    /// It failed, and is left out.
+    /// The server failed and gets no requests.
     Ejected,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Account {
     last_picked: u64,
 }
 
-/// The accounts of all.
+/// The state of all servers.
 #[derive(Debug)]
 pub(super) struct Accounts {
     pub all: Vec<Account>,
@@ -85,8 +85,8 @@ impl Accounts {
         }
     }
 
-    /// The one to ask: the least busy of those that can be, none of the tried if there is another.
-    /// If none can be, the one that is soonest to. The second part says whether this is a trial.
+    /// Picks the least busy available server, if possible one that was not tried; if none is available, the
+    /// one that becomes available first. The second value says whether the request is a trial.
     pub fn pick(&mut self, tried: &[usize], now: Instant) -> (usize, bool) {
         let key = |index: &usize| {
             let account = &self.all[*index];
@@ -110,8 +110,8 @@ impl Accounts {
         (index, is_trial)
     }
 
-    /// Whether one that was not tried can be asked now. If none at all can be, even one that is left
-    /// out is worth trying; one that said when to come back is not.
+    /// Whether a server that was not tried is available now. If no server is available, an ejected one counts
+    /// as available, but not one that named a retry time.
     pub fn has_another(&self, tried: &[usize], now: Instant) -> bool {
         let free = |account: &Account| self.free_at(account, now) <= now;
         let none_free = !self.all.iter().any(free);
@@ -122,7 +122,7 @@ impl Accounts {
         })
     }
 
-    /// From when a server can be asked. One on probation is not while that lasts.
+    /// When a server becomes available. During a trial it is not available.
     fn free_at(&self, account: &Account, now: Instant) -> Instant {
         let ejected = account.ejected_until.map(|until| match self.recovery {
             Recovery::Probe => until.max(now + Duration::from_nanos(1)),
@@ -132,14 +132,14 @@ impl Accounts {
         ejected.max(account.resting_until).unwrap_or(now)
     }
 
-    /// A request is no longer under way, however it ended.
+    /// Records that a request has ended, in whichever way.
     pub fn leave(&mut self, index: usize, was_trial: bool) {
         let account = &mut self.all[index];
         account.in_flight = account.in_flight.saturating_sub(1);
         account.on_trial &= !was_trial;
     }
 
-    /// What an attempt says about its server. Gives the end of an ejection that begins.
+    /// Records the result of an attempt. Returns the end of the ejection, if one begins.
     pub fn over(
         &mut self,
         index: usize,
@@ -174,7 +174,7 @@ impl Accounts {
         self.eject(index, now)
     }
 
-    /// Leaves a server out, longer each time. Gives the end of that.
+    /// Ejects a server, for longer each time. Returns the end of the ejection.
     pub fn eject(&mut self, index: usize, now: Instant) -> Option<Instant> {
         let Ejection { base, cap, .. } = self.ejection;
         let account = &mut self.all[index];
@@ -186,14 +186,14 @@ impl Accounts {
         account.ejected_until
     }
 
-    /// A server answered a probe. How often it was left out is remembered until a request succeeds.
+    /// Ends an ejection after a successful probe. The number of ejections is kept until a request succeeds.
     pub fn readmit(&mut self, index: usize) {
         let account = &mut self.all[index];
         account.ejected_until = None;
         account.failures = 0;
     }
 
-    /// Whether a server is left out since the same failure.
+    /// Whether a server is still in the same ejection.
     pub fn is_ejected_until(&self, index: usize, until: Instant) -> bool {
         self.all[index].ejected_until == Some(until)
     }
@@ -210,7 +210,7 @@ impl Accounts {
     }
 }
 
-/// What an attempt's end says about the server.
+/// What the result of an attempt says about the server.
 enum Verdict {
     Well,
     Busy(Duration),
@@ -226,13 +226,13 @@ fn verdict(error: Option<&Error>) -> Verdict {
         Some(Error::Status(status)) if status.is_busy() => {
             Verdict::Busy(status.retry_after.unwrap_or_default())
         }
-        // Told within a stream, whose head was fine.
+        // An error within a stream whose head was successful.
         Some(Error::Status(status))
             if status.status < 300 && status.kind.as_deref() == Some("server_error") =>
         {
             Verdict::Failed
         }
-        // The audio or the request is to blame: another server would say the same.
+        // An error in the audio or the request: another server would return the same.
         Some(Error::Status(status)) if !status.is_retryable() => Verdict::Well,
         Some(
             Error::Status(_) | Error::Interrupted(_) | Error::BadReply(_) | Error::Timeout { .. },
@@ -242,5 +242,4 @@ fn verdict(error: Option<&Error>) -> Verdict {
 }
 
 #[cfg(test)]
-#[path = "accounts_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! A request's place in a pool's accounts.
+//! A running request in a pool's accounts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{Recovery, Shared, probe};
 use crate::error::Error;
 
-/// Held while a request is under way, which for a streamed reply is until nobody reads it any more.
-/// A client of one server has no accounts.
+/// Counts a running request for as long as it is held; for a streamed reply, until the stream is dropped.
+/// Empty for a client of one server.
 #[derive(Default)]
 pub(crate) struct Lease(Option<Held>);
 
@@ -28,7 +28,7 @@ impl Lease {
         }))
     }
 
-    /// Notes how an attempt ended.
+    /// Records the result of an attempt.
     pub fn over(&mut self, error: Option<&Error>) {
         let Some(held) = &self.0 else { return };
         let (pool, index) = (&held.pool, held.index);

@@ -1,4 +1,4 @@
-//! Several servers as one.
+//! A pool of several servers.
 
 mod accounts;
 mod lease;
@@ -24,9 +24,9 @@ use accounts::Accounts;
 pub use accounts::{Ejection, Recovery, Standing};
 pub(crate) use lease::Lease;
 
-/// Servers that can do the same. A request goes to the one with the fewest under way; what failed on
-/// one in a way that another may do goes to the next at once. One that fails is left out for a while.
-/// Cheap to clone; clones share everything.
+/// A pool of equivalent servers. A request goes to the server with the fewest running requests. If it
+/// fails in a way that another server may not, the pool tries the next server at once. A failing server is
+/// ejected for a while. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct SttPool {
     shared: Arc<Shared>,
@@ -61,27 +61,27 @@ pub struct PoolBuilder {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct NodeStatus {
-    /// Its address, without user and password.
+    /// The server's address, without user and password.
     pub server: String,
-    /// How it stands.
+    /// The server's state in the pool.
     pub standing: Standing,
-    /// Requests under way.
+    /// Number of running requests.
     pub in_flight: u32,
-    /// How attempts went.
+    /// Latencies and outcomes of the attempts so far.
     pub statistics: Statistics,
 }
 
 impl SttPool {
-    /// Of these, with the usual limits.
+    /// A pool of these clients with the default limits.
     ///
     /// # Errors
-    /// There is none.
+    /// `clients` is empty.
     pub fn new(clients: impl IntoIterator<Item = Client>) -> Result<Self, Error> {
         Self::builder(clients).build()
     }
 
-    /// Of these. Of each client, key, certificates, connection time limit and hook count; how long and
-    /// how often is for the pool.
+    /// A builder for a pool of these clients. The pool uses each client's key, certificates, connection time
+    /// limit and hook; its own time limits and retries replace those of the clients.
     pub fn builder(clients: impl IntoIterator<Item = Client>) -> PoolBuilder {
         PoolBuilder {
             clients: clients.into_iter().collect(),
@@ -120,7 +120,7 @@ impl SttPool {
         }
     }
 
-    /// How the servers stand, in the order in which they were given.
+    /// The state of all servers, in the order in which they were given.
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let accounts = self.shared.accounts();
         let now = Instant::now();
@@ -159,56 +159,58 @@ impl fmt::Debug for SttPool {
 }
 
 impl PoolBuilder {
-    /// The time for a call with all its attempts (10 minutes); `None`: any.
+    /// Sets the time limit for a call, including all attempts. Default: 10 minutes; `None`: no limit.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limits.timeout = limit.into();
         self
     }
 
-    /// The time for one attempt (none of its own). Without it, a server that hangs takes all the time
-    /// there is, and none is left for another.
+    /// Sets the time limit for one attempt. Default: none. Without it, a server that hangs uses up the time
+    /// of the whole call.
     pub fn attempt_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limits.attempt_timeout = limit.into();
         self
     }
 
-    /// How long nothing may come within a streamed reply (60 s).
+    /// Sets the time limit for silence within a streamed reply. Default: 60 s.
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
         self.limits.idle_timeout = limit;
         self
     }
 
-    /// How often all servers that can be asked are tried again, and how long is waited before that.
+    /// Sets how often the pool tries all available servers again, and the waits before that.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.limits.retry = policy;
         self
     }
 
-    /// When a server is left out.
+    /// Sets when and for how long the pool ejects a server.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.ejection = ejection;
         self
     }
 
-    /// How it comes back.
+    /// Sets how an ejected server returns.
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
         self
     }
 
-    /// The time for a probe (5 s).
+    /// Sets the time limit for a probe. Default: 5 s.
     pub fn probe_timeout(mut self, limit: Duration) -> Self {
         self.probe_timeout = limit;
         self
     }
 
-    /// Makes the pool. Nothing is sent yet.
+    /// Builds the pool. It sends nothing yet.
     ///
     /// # Errors
-    /// There is no client.
+    /// There are no clients.
     pub fn build(self) -> Result<SttPool, Error> {
         if self.clients.is_empty() {
-            return Err(Error::Invalid("a pool needs a server".to_owned()));
+            return Err(Error::Invalid(
+                "a pool needs at least one server".to_owned(),
+            ));
         }
         let accounts = Accounts::new(self.clients.len(), self.ejection, self.recovery);
         let shared = Shared {

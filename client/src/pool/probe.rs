@@ -1,4 +1,4 @@
-//! Asking a server that was left out whether it is well again.
+//! Probes: asks an ejected server whether it is ready again.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use super::Shared;
 use crate::node::Node;
 
-/// Where to ask, one after the other as long as there is no such thing.
+/// Paths to ask in this order; 404 leads to the next one.
 const PATHS: [&str; 2] = ["/readyz", "/v1/health"];
 
-/// Asks when the time is over, again and again until it is well or the pool is gone.
+/// Starts a task that probes a server after its ejection, repeatedly until the server is ready or the pool
+/// is dropped.
 pub(super) fn start(pool: &Arc<Shared>, index: usize, until: Instant) {
     let pool = Arc::downgrade(pool);
     tokio::spawn(ask_until_well(pool, index, until));
@@ -24,7 +25,7 @@ async fn ask_until_well(pool: Weak<Shared>, index: usize, mut until: Instant) {
             return;
         };
         let is_well = is_well(&node, limit).await;
-        // A request may have found it well meanwhile.
+        // A request may have succeeded in the meantime.
         if ejected(&pool, index, until).is_none() {
             return;
         }
@@ -56,6 +57,6 @@ async fn is_well(node: &Node, limit: Duration) -> bool {
             Ok(Err(_)) | Err(_) => return false,
         }
     }
-    // It answers: servers of other make have neither path.
+    // The server answers; other implementations have neither path.
     true
 }

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::ApiError;
-use super::visitor::Visitor;
+use crate::http::caller::Visitor;
+use crate::http::reply::error::ApiError;
 use crate::settings::Settings;
 use buckets::Buckets;
 use quota::Quota;

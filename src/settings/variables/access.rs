@@ -26,7 +26,7 @@ pub const ROWS: &[Variable] = &[
                 .map(Secret::from)
                 .collect();
             if s.api_keys.is_empty() {
-                return Err("at least one key is expected".to_owned());
+                return Err("expected at least one key".to_owned());
             }
             Ok(())
         },
@@ -48,7 +48,7 @@ pub const ROWS: &[Variable] = &[
             let what = "0, or a number of requests per second from 0.001 to 1000000";
             let rate = number(v, 0.0, 1_000_000.0, what)?;
             if rate > 0.0 && rate < 0.001 {
-                return Err(format!("{what} is expected"));
+                return Err(format!("expected {what}"));
             }
             s.rate_limit_rps = Some(rate).filter(|rate| *rate > 0.0);
             Ok(())

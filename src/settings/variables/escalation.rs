@@ -52,7 +52,7 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     ),
-    // May carry a password.
+    // The URL may contain a password.
     secret(row(
         "FALLBACK_URL",
         "",
@@ -113,14 +113,15 @@ fn probability(value: &str) -> Result<f32, String> {
     number(value, 0.0, 1.0, "a number from 0 to 1")
 }
 
-/// By default.
+/// The default thresholds.
 pub const POLICY: EscalationPolicy = EscalationPolicy {
     min_confidence: 0.55,
     min_language_probability: 0.70,
     min_words: 3,
 };
 
-/// The model of a role's own variable, if it is set.
+/// The model set by the variable of this role, else by that of the other role, and the variable's
+/// name.
 pub fn ct2_path(settings: &Settings) -> Option<(&'static str, &str)> {
     let small = settings
         .ct2_small

@@ -6,7 +6,7 @@ use crate::settings::read::number;
 pub const ROWS: &[Variable] = &[
     row("HOST", "127.0.0.1", "Address to listen on.", |s, v| {
         let parsed = if v == "localhost" { "127.0.0.1" } else { v }.parse();
-        s.host = parsed.map_err(|_| "an IP address is expected".to_owned())?;
+        s.host = parsed.map_err(|_| "expected an IP address".to_owned())?;
         Ok(())
     }),
     row("PORT", "9005", "Port to listen on.", |s, v| {

@@ -14,7 +14,7 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     ),
-    // Read by the log itself.
+    // `telemetry` reads it.
     row(
         "RUST_LOG",
         "",
@@ -25,11 +25,11 @@ pub const ROWS: &[Variable] = &[
         s.log_format = match v {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
-            _ => return Err("text or json is expected".to_owned()),
+            _ => return Err("expected text or json".to_owned()),
         };
         Ok(())
     }),
     later("LOG_DIR", "", "Folder for rotating log files.", any),
-    // Read before anything else.
+    // `Sources::of_process` reads it before this table is used.
     row("CONFIG_PATH", "", "Path of the settings file.", any),
 ];

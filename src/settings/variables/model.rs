@@ -43,7 +43,7 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     ),
-    // The alias first: the variable's own name wins.
+    // The alias precedes WHISPER_THREADS, so that the latter wins.
     row(
         "CPU_THREADS",
         "",
@@ -70,7 +70,7 @@ pub const ROWS: &[Variable] = &[
         "",
         "Language of requests that name none; empty: detect it.",
         |s, v| {
-            let language = language::parse(v).ok_or("a language code such as en is expected")?;
+            let language = language::parse(v).ok_or("expected a language code such as en")?;
             s.default_language = Some(language.code().to_owned());
             Ok(())
         },

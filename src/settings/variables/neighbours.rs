@@ -4,7 +4,7 @@ use super::{Variable, row, secret};
 use crate::settings::read::{libretranslate_url, number, positive_seconds, redis_url};
 
 pub const ROWS: &[Variable] = &[
-    // May carry a password.
+    // The URL may contain a password.
     secret(row(
         "LIBRETRANSLATE_URL",
         "",
@@ -29,7 +29,7 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     ),
-    // May carry a password.
+    // The URL may contain a password.
     secret(row(
         "REDIS_URL",
         "",

@@ -1,0 +1,225 @@
+//! The fields of an audio request, checked.
+
+use stt_actors::Options;
+use stt_actors::transcript::Task;
+
+use crate::http::body::Parts;
+use crate::http::body::prompt;
+use crate::http::body::upload::Received;
+use crate::http::reply::error::ApiError;
+use crate::language;
+use crate::libretranslate::Target;
+use crate::render::{Details, Format};
+
+/// A request, read and checked.
+#[derive(Debug)]
+pub struct AudioForm {
+    /// The audio.
+    pub audio: Received,
+    /// How it is to be transcribed.
+    pub options: Options,
+    /// The language is to be found out, whatever the server's default is.
+    pub detects_language: bool,
+    /// What to translate to, where that is asked for.
+    pub target: Target,
+    /// Of the reply.
+    pub format: Format,
+    /// What the reply tells.
+    pub details: Details,
+    /// The text comes while it is made.
+    pub stream: bool,
+}
+
+/// Checks a request's fields.
+pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
+    let format = match parts.field("response_format") {
+        Some(value) => response_format(value.trim())?,
+        None => Format::Json,
+    };
+    let details = details(&parts)?;
+    let file_name = parts.file_name.unwrap_or("file");
+    let detects_language = is_auto(&parts) || switch(&parts, "multilingual", false)?;
+    check_chunking_strategy(&parts)?;
+    let target = match parts.field("to_language") {
+        Some(value) if task == Task::Translate => parse_target(value)?,
+        Some(_) | None => Target::default(),
+    };
+    Ok(AudioForm {
+        options: options(&parts, task)?,
+        target,
+        format,
+        details,
+        stream: stream(&parts, format)?,
+        detects_language,
+        audio: (parts.file).ok_or_else(|| ApiError::missing_file(file_name))?,
+    })
+}
+
+fn options(parts: &Parts, task: Task) -> Result<Options, ApiError> {
+    let temperature = match parts.field("temperature") {
+        Some(value) => temperature(value.trim())?,
+        None => 0.0,
+    };
+    let prompt = parts.field("prompt");
+    let prompt = prompt.filter(|text| !prompt::is_instruction(text));
+    Ok(Options {
+        task,
+        language: language(parts)?,
+        prompt: prompt.map(str::to_owned),
+        temperature,
+        voice_activity: switch(parts, "vad_filter", true)?,
+        hallucination_guard: switch(parts, "hallucination_guard", true)?,
+        multilingual: switch(parts, "multilingual", false)?,
+    })
+}
+
+/// What is spoken, by the client's word; `None`: it says nothing.
+fn language(parts: &Parts) -> Result<Option<String>, ApiError> {
+    match parts.field("language") {
+        Some(_) if is_auto(parts) => Ok(None),
+        Some(value) => parse_language("language", value).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn is_auto(parts: &Parts) -> bool {
+    let language = parts.field("language");
+    language.is_some_and(|value| value.trim().eq_ignore_ascii_case("auto"))
+}
+
+/// A value as it is shown to who sent it: not all of a long one.
+fn shown(value: &str) -> String {
+    const LONGEST: usize = 100;
+    let mut shown: String = value.chars().take(LONGEST).collect();
+    if shown.len() < value.len() {
+        shown.push('…');
+    }
+    format!("{shown:?}")
+}
+
+/// A field that is true or false.
+pub fn switch(parts: &Parts, name: &'static str, default: bool) -> Result<bool, ApiError> {
+    match parts.field(name) {
+        Some(value) => flag(name, value.trim()),
+        None => Ok(default),
+    }
+}
+
+/// Whether the text shall come while it is made: only formats that have no frame around it can.
+fn stream(parts: &Parts, format: Format) -> Result<bool, ApiError> {
+    let stream = switch(parts, "stream", false)?;
+    if stream && !matches!(format, Format::Json | Format::Text) {
+        let message = format!(
+            "response_format {} cannot be streamed; json and text can",
+            format.name()
+        );
+        return Err(ApiError::invalid_value("stream", message));
+    }
+    Ok(stream)
+}
+
+/// `timestamp_granularities[]` and `include[]`.
+fn details(parts: &Parts) -> Result<Details, ApiError> {
+    let mut details = Details {
+        segments: false,
+        words: false,
+        logprobs: false,
+    };
+    for value in parts.values("timestamp_granularities") {
+        match value {
+            "word" => details.words = true,
+            "segment" => details.segments = true,
+            _ => {
+                let message = format!(
+                    "timestamp_granularities is {}; word or segment is expected",
+                    shown(value)
+                );
+                return Err(ApiError::invalid_value("timestamp_granularities", message));
+            }
+        }
+    }
+    details.segments |= !details.words;
+    for value in parts.values("include") {
+        if value != "logprobs" {
+            let message = format!("include is {}; logprobs is expected", shown(value));
+            return Err(ApiError::invalid_value("include", message));
+        }
+        details.logprobs = true;
+    }
+    Ok(details)
+}
+
+/// The audio is always cut at pauses; what is said about it only has to make sense.
+fn check_chunking_strategy(parts: &Parts) -> Result<(), ApiError> {
+    let Some(value) = parts.field("chunking_strategy") else {
+        return Ok(());
+    };
+    let object = serde_json::from_str::<serde_json::Value>(value).ok();
+    let is_server_vad = object.is_some_and(|object| object["type"] == "server_vad");
+    if value.trim() == "auto" || is_server_vad {
+        return Ok(());
+    }
+    let message = format!(
+        "chunking_strategy is {}; auto or {{\"type\":\"server_vad\"}} is expected",
+        shown(value)
+    );
+    Err(ApiError::invalid_value("chunking_strategy", message))
+}
+
+fn response_format(value: &str) -> Result<Format, ApiError> {
+    Format::parse(value).ok_or_else(|| {
+        let message = format!(
+            "response_format is {}; one of json, text, srt, verbose_json, vtt is expected",
+            shown(value)
+        );
+        ApiError::invalid_value("response_format", message)
+    })
+}
+
+fn temperature(value: &str) -> Result<f32, ApiError> {
+    let parsed = value.parse::<f32>().ok();
+    parsed.filter(|t| (0.0..=1.0).contains(t)).ok_or_else(|| {
+        let message = format!(
+            "temperature is {}; a number from 0 to 1 is expected",
+            shown(value)
+        );
+        ApiError::invalid_value("temperature", message)
+    })
+}
+
+fn flag(param: &'static str, value: &str) -> Result<bool, ApiError> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => {
+            let message = format!("{param} is {}; true or false is expected", shown(value));
+            Err(ApiError::invalid_value(param, message))
+        }
+    }
+}
+
+fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> {
+    match language::parse(value) {
+        Some(language) => Ok(language.code().to_owned()),
+        None => Err(ApiError::unsupported_language(
+            param,
+            format!(
+                "the language {} is not one of the 99 that whisper knows; a code such as \"en\" is expected",
+                shown(value)
+            ),
+        )),
+    }
+}
+
+fn parse_target(value: &str) -> Result<Target, ApiError> {
+    Target::parse(value).ok_or_else(|| {
+        let message = format!(
+            "the language {} is not known; a code such as \"en\" is expected",
+            shown(value)
+        );
+        ApiError::unsupported_language("to_language", message)
+    })
+}
+
+#[cfg(test)]
+mod tests;

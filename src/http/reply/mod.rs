@@ -1,0 +1,7 @@
+//! What the server sends back: errors, event streams, headers, and the document that describes all of it.
+
+pub mod error;
+pub mod escalation_headers;
+pub mod openapi;
+pub mod schema;
+pub mod sse;

@@ -1,0 +1,52 @@
+//! `/openapi.json`, and `/docs` to read it. Both are open, as every page of documentation: they tell
+//! nothing about the requests of anybody. What the page loads is inside the program.
+
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, web};
+use utoipa_swagger_ui::Config;
+
+use crate::http::reply::error::ApiError;
+use crate::http::reply::openapi;
+use crate::http::{AppState, only};
+
+/// The page itself; it refers to the document and its assets by relative paths, so that it works
+/// behind a proxy that adds a prefix.
+const PAGE: &str = include_str!("docs.html");
+/// What the page loads; the package has more.
+const ASSETS: [&str; 2] = ["swagger-ui.css", "swagger-ui-bundle.js"];
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    for (path, route) in [
+        ("/openapi.json", web::get().to(document)),
+        ("/docs", web::get().to(page)),
+        ("/docs/{asset}", web::get().to(asset)),
+    ] {
+        let resource = web::resource(path).route(route);
+        config.service(resource.default_service(only("GET")));
+    }
+}
+
+async fn document(state: web::Data<AppState>) -> HttpResponse {
+    let wants_key = !state.keys.now().is_open();
+    HttpResponse::Ok().json(openapi::document(wants_key))
+}
+
+async fn page() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .body(PAGE)
+}
+
+async fn asset(name: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let found = ASSETS
+        .contains(&name.as_str())
+        .then(|| utoipa_swagger_ui::serve(&name, Arc::new(Config::from("openapi.json"))));
+    match found {
+        Some(Ok(Some(file))) => Ok(HttpResponse::Ok()
+            .content_type(file.content_type)
+            .body(file.bytes.into_owned())),
+        Some(Err(_)) => Err(ApiError::internal()),
+        Some(Ok(None)) | None => Err(ApiError::not_found(&format!("/docs/{name}"))),
+    }
+}

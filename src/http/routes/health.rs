@@ -1,0 +1,134 @@
+//! `/health`, `/livez`, `/readyz`: from the tree's published state, asking no actor.
+
+use actix_web::{HttpResponse, web};
+use stt_actors::ports::MemoryKind;
+use stt_actors::{HotState, Snapshot};
+
+use crate::http::reply::schema::{Health, Probe, Routing, SmartRouting, TierHealth};
+use crate::http::{AppState, only};
+use crate::metrics::GB;
+use crate::settings::Settings;
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    for (path, handler) in [
+        ("/health", web::get().to(health)),
+        ("/livez", web::get().to(livez)),
+        ("/readyz", web::get().to(readyz)),
+        ("/v1/health", web::get().to(tier_health)),
+    ] {
+        let head = match path {
+            "/health" => web::head().to(health),
+            "/livez" => web::head().to(livez),
+            "/v1/health" => web::head().to(tier_health),
+            _ => web::head().to(readyz),
+        };
+        config.service(
+            web::resource(path)
+                .route(handler)
+                .route(head)
+                .default_service(only("GET, HEAD")),
+        );
+    }
+}
+
+/// Always 200: what is wrong is in the body.
+async fn health(state: web::Data<AppState>) -> HttpResponse {
+    HttpResponse::Ok().json(report(&state.stt.snapshot(), &state.settings))
+}
+
+/// As clients of a primary and a fallback ask for it: always 200, as long as there is a server.
+async fn tier_health(state: web::Data<AppState>) -> HttpResponse {
+    let snapshot = state.stt.snapshot();
+    HttpResponse::Ok().json(TierHealth {
+        ok: true,
+        status: status(&snapshot),
+        role: state.settings.role.to_string(),
+        model: model(&snapshot, &state.settings).to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+async fn livez() -> HttpResponse {
+    HttpResponse::Ok().json(Probe {
+        status: "alive",
+        reason: None,
+    })
+}
+
+/// 200 while requests can be served; 503 until a clip has been transcribed, and while draining.
+async fn readyz(state: web::Data<AppState>) -> HttpResponse {
+    let snapshot = state.stt.snapshot();
+    let status = status(&snapshot);
+    if status == "ok" {
+        HttpResponse::Ok().json(Probe {
+            status: "ready",
+            reason: None,
+        })
+    } else {
+        HttpResponse::ServiceUnavailable().json(Probe {
+            status,
+            reason: snapshot.hot_error().map(str::to_owned),
+        })
+    }
+}
+
+fn status(snapshot: &Snapshot) -> &'static str {
+    match &snapshot.hot {
+        _ if snapshot.draining => "draining",
+        HotState::Ready(_) | HotState::Asleep(_) => "ok",
+        HotState::Starting => "loading",
+        HotState::Restarting { .. } | HotState::Failed { .. } => "degraded",
+    }
+}
+
+/// The model that is served.
+pub fn model<'a>(snapshot: &'a Snapshot, settings: &'a Settings) -> &'a str {
+    match &snapshot.last_engine {
+        Some(engine) => &engine.model,
+        None => &settings.whisper_model,
+    }
+}
+
+fn report(snapshot: &Snapshot, settings: &Settings) -> Health {
+    Health {
+        status: status(snapshot),
+        version: env!("CARGO_PKG_VERSION"),
+        model: model(snapshot, settings).to_owned(),
+        hot_worker_loaded: snapshot.engine().is_some(),
+        hot_worker_error: snapshot.hot_error().map(str::to_owned),
+        routing: Routing {
+            load_score: snapshot.load_score(),
+            accepts_requests: snapshot.accepts_requests(),
+        },
+        smart_routing: smart_routing(snapshot, settings),
+    }
+}
+
+/// Unknown numbers are null. What speaks of VRAM is about a GPU, and null without one.
+fn smart_routing(snapshot: &Snapshot, settings: &Settings) -> SmartRouting {
+    let memory = snapshot.memory;
+    let on_gpu = memory.kind == MemoryKind::Vram;
+    let vram_gb = |bytes: Option<u64>| {
+        let bytes = bytes.filter(|_| on_gpu);
+        bytes.map(|bytes| bytes as f64 / GB)
+    };
+    SmartRouting {
+        ema_sps: snapshot.hot_real_time_factor,
+        cold_start_calibrated: snapshot.measured_start.is_some(),
+        cold_ema_start_seconds: snapshot.measured_start.map(|start| start.as_secs_f64()),
+        queue_depth: snapshot.queue_depth,
+        queue_audio_seconds: snapshot.remaining.audio_seconds(),
+        queue_drain_estimate_seconds: snapshot.drain_estimate().as_secs_f64(),
+        pool_workers_active: snapshot.pool.active,
+        pool_workers_loading: snapshot.pool.loading,
+        pool_workers_optimal: snapshot.pool.wanted,
+        pool_size_cap: snapshot.pool.size_cap,
+        vram_free_gb: vram_gb(memory.free_bytes),
+        cold_vram_ema_gb: vram_gb(memory.worker_bytes),
+        vram_sufficient_for_cold: !on_gpu || memory.fits_one_more,
+        cold_start_configured_seconds: settings.cold_start_time.as_secs_f64(),
+        safety_factor: settings.hot_queue_safety_factor,
+        min_cold_vram_gb: settings.min_cold_vram_gb,
+        cold_vram_per_worker_gb: vram_gb(memory.need_bytes),
+    }
+}

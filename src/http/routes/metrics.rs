@@ -1,0 +1,49 @@
+//! `/metrics`, in Prometheus's text format, and `/v1/metrics`, in JSON: from memory alone.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::middleware::from_fn;
+use actix_web::{HttpResponse, web};
+
+use crate::http::routes::health;
+use crate::http::{AppState, auth, only};
+use crate::metrics::escalation;
+
+/// What Prometheus and Telegraf ask for.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    config.service(
+        web::resource("/metrics")
+            .wrap(from_fn(auth::require_key_for_metrics))
+            .route(web::get().to(scrape))
+            .route(web::head().to(scrape))
+            .default_service(only("GET, HEAD")),
+    );
+    config.service(
+        web::resource("/v1/metrics")
+            .wrap(from_fn(auth::require_key))
+            .route(web::get().to(report))
+            .route(web::head().to(report))
+            .default_service(only("GET, HEAD")),
+    );
+}
+
+/// The figures of a primary and a fallback, for people and scripts.
+async fn report(state: web::Data<AppState>) -> HttpResponse {
+    let snapshot = state.stt.snapshot();
+    let settings = &state.settings;
+    HttpResponse::Ok().json(escalation::report(
+        &snapshot,
+        settings.role.to_string(),
+        health::model(&snapshot, settings).to_owned(),
+        settings.server_commit.clone(),
+    ))
+}
+
+async fn scrape(state: web::Data<AppState>) -> HttpResponse {
+    let libretranslate = state.translator.is_some();
+    let text = state.metrics.render(&state.stt.snapshot(), libretranslate);
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, TEXT_FORMAT))
+        .body(text)
+}

@@ -1,0 +1,183 @@
+//! Composes the server: the supervision tree with its real ports ([`tree`]), and HTTP in front of it.
+
+mod sizing;
+mod tree;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use anyhow::Context;
+use stt_actors::{Stt, TreeEnded};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::http::UploadStore;
+use crate::http::{self, AppState, Limits};
+use crate::keys::{self, Keyring, Keys, Reload, Reloader};
+use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
+use crate::settings::{Loaded, Settings};
+use crate::shutdown::{HangUp, HangUps, StopSignals};
+pub use tree::start_tree;
+
+/// How long running requests may continue after a stop signal. Together with the grace of the workers
+/// and of the HTTP server, it stays below `TimeoutStopSec` of the systemd unit.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
+/// Handlers only wait for the tree, so more threads gain nothing.
+const MAX_HTTP_THREADS: usize = 4;
+
+/// Serves until SIGTERM or Ctrl-C, then drains: rejects new requests, finishes running ones and stops
+/// the tree. On SIGHUP it reloads the keys from the settings that `reload` returns.
+///
+/// # Errors
+/// The settings are unusable, or a part of the server ended unexpectedly.
+pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
+    let signals = Signals::listen()?;
+    let settings = &loaded.settings;
+    let keys = keys::load(settings)?;
+    let listener = bind(settings)?;
+    let address = listener.local_addr()?;
+    warn_if_open(settings, &keys);
+    let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)
+        .context("cannot create the upload folder")?;
+    let metrics = Exporter::install()?;
+    tokio::spawn(keep_up(metrics.clone()));
+    metrics::keys::register(keys.names().map(|name| &**name));
+    let keyring = Keyring::new(keys);
+    let reloader = Reloader::start(keyring.clone(), &loaded, reload);
+    let directory = tree::directory(settings, address.port())?;
+    let translator = tree::translator(settings)?;
+    let (stt, tree_ended) = start_tree(settings, directory).await?;
+    if let Some(language) = settings.default_language.clone() {
+        tokio::spawn(warn_of_language(stt.clone(), language));
+    }
+    let limits = Limits::new(settings);
+    let mut settings = loaded.settings;
+    // The keyring holds their digests; nothing needs the keys themselves from here on.
+    settings.api_keys = Vec::new();
+    let state = AppState {
+        stt: stt.clone(),
+        limits,
+        keys: keyring,
+        settings: Arc::new(settings),
+        uploads: uploads.clone(),
+        translator,
+        metrics,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let server = http::server(listener, state, threads.min(MAX_HTTP_THREADS))?;
+    let running = Running {
+        stt,
+        tree_ended,
+        server_handle: server.handle(),
+        server: tokio::spawn(server),
+    };
+    info!(%address, version = env!("CARGO_PKG_VERSION"), "listening; the model is loading");
+    let result = running.until_end(signals, &reloader).await;
+    uploads.close();
+    result
+}
+
+fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
+    let (host, port) = (settings.host, settings.port);
+    let listener = TcpListener::bind((host, port))
+        .with_context(|| format!("cannot listen on {host}:{port} (HOST, PORT)"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Signals that the server handles.
+struct Signals {
+    stop: StopSignals,
+    hang_up: HangUps,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            stop: StopSignals::listen().context("cannot listen for SIGTERM and SIGINT")?,
+            hang_up: HangUps::listen().context("cannot listen for SIGHUP")?,
+        })
+    }
+}
+
+/// The running server.
+struct Running {
+    stt: Stt,
+    tree_ended: TreeEnded,
+    server_handle: ServerHandle,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl Running {
+    /// Handles signals until the tree or the HTTP server has ended.
+    async fn until_end(mut self, mut signals: Signals, reloader: &Reloader) -> anyhow::Result<()> {
+        let mut terminal_is_closed = false;
+        let unexpected = loop {
+            tokio::select! {
+                signal = signals.stop.next() => {
+                    info!(signal, "draining; signal again to stop immediately");
+                    self.stt.drain(DRAIN_GRACE);
+                }
+                hang_up = signals.hang_up.next() => match hang_up {
+                    HangUp::Reload => reloader.request(),
+                    // The signal may repeat, and a second drain would cut the first one short.
+                    HangUp::TerminalClosed if terminal_is_closed => {}
+                    HangUp::TerminalClosed => {
+                        terminal_is_closed = true;
+                        info!("draining: the terminal was closed");
+                        self.stt.drain(DRAIN_GRACE);
+                    }
+                },
+                () = self.tree_ended.wait() => break !self.stt.snapshot().draining,
+                ended = &mut self.server => {
+                    self.stt.drain(Duration::ZERO);
+                    self.tree_ended.wait().await;
+                    ended??;
+                    anyhow::bail!("the HTTP server ended unexpectedly");
+                }
+            }
+        };
+        // The tree has answered every request; the HTTP server still has to send the last responses.
+        self.server_handle.stop(true).await;
+        if unexpected {
+            error!("the supervision tree ended unexpectedly");
+            anyhow::bail!("the supervision tree ended unexpectedly");
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+async fn keep_up(metrics: Exporter) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        metrics.upkeep();
+    }
+}
+
+/// Warns, once the model is loaded, if it does not support the default language. If the model's name
+/// shows that already, the settings reject it.
+async fn warn_of_language(stt: Stt, language: String) {
+    if let Ok(engine) = stt.ready().await
+        && !engine.multilingual
+        && language != "en"
+    {
+        warn!(
+            language,
+            model = engine.model,
+            "DEFAULT_LANGUAGE: the model supports only English; requests that name no language are rejected"
+        );
+    }
+}
+
+fn warn_if_open(settings: &Settings, keys: &Keys) {
+    if !settings.host.is_loopback() && keys.is_open() {
+        warn!(
+            host = %settings.host,
+            "anyone who reaches this address can use the server: set API_KEYS or API_KEYS_FILE, or protect it with a firewall"
+        );
+    }
+}

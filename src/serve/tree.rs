@@ -1,0 +1,224 @@
+//! The ports and limits of the supervision tree, made from the settings.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use stt_actors::ports::{NodeDirectory, VramProbe};
+use stt_actors::{
+    FallbackPort, IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, TreeEnded, WearLimits,
+};
+use tracing::{info, warn};
+
+use super::sizing::{default_lanes, pool_size, threads};
+use crate::audio::vad::VoiceActivity;
+use crate::audio::vad::silero::Weights;
+use crate::audio::{Decoder, DecoderLimits};
+use crate::engine::process::{WorkerConfig, WorkerLauncher};
+use crate::fallback::FallbackServer;
+use crate::host_memory::HostMemoryProbe;
+use crate::libretranslate::LibreTranslate;
+use crate::metrics::GB;
+use crate::models::configured::{ConfiguredModel, gpu};
+use crate::models::{self, Logged, ModelStore, VOICE_ACTIVITY_NAME};
+use crate::nvml::NvmlProbe;
+use crate::redis::{NodeAddress, RedisDirectory};
+use crate::settings::{Secret, Settings, VadModel};
+
+/// How long a worker may take to exit after its socket was closed.
+const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
+/// How long a worker process may take to answer its first message; ample even on a machine that swaps.
+const HELLO_LIMIT: Duration = Duration::from_secs(20);
+/// How long a worker may take to load its model: minutes for a large one on a slow disk.
+const LOAD_LIMIT: Duration = Duration::from_secs(600);
+
+/// Starts the tree with real ports. `directory` is where the node registers itself.
+///
+/// # Errors
+/// A port cannot be created, or the tree does not start.
+pub async fn start_tree(
+    settings: &Settings,
+    directory: Option<Arc<dyn NodeDirectory>>,
+) -> anyhow::Result<(Stt, TreeEnded)> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads(settings, cores);
+    let gpu = gpu(settings);
+    let worker = WorkerConfig {
+        executable: own_executable()?,
+        threads,
+        gpu,
+        beam_size: settings.beam_size,
+        hello_limit: HELLO_LIMIT,
+        load_limit: LOAD_LIMIT,
+    };
+    let models = Arc::new(ConfiguredModel::new(settings));
+    let memory: Arc<dyn VramProbe> = match gpu {
+        Some(index) => Arc::new(NvmlProbe::new(index)),
+        None => Arc::new(HostMemoryProbe::new()),
+    };
+    let ports = Ports {
+        launcher: Arc::new(WorkerLauncher::new(worker.clone(), models)),
+        decoder: Arc::new(Decoder::new(
+            DecoderLimits {
+                max_audio: settings.max_audio,
+                concurrent_decoders: cores,
+                ..DecoderLimits::default()
+            },
+            voice_activity(settings)?,
+        )),
+        memory: Some(memory),
+        directory,
+        fallback: fallback(settings, worker)?,
+    };
+    let lanes = gpu.is_none().then(|| default_lanes(cores, threads));
+    let config = tree_config(settings, lanes);
+    info!(cold_pool_size = config.pool.size, "limit of cold workers");
+    Ok(Stt::start(ports, config).await?)
+}
+
+/// The configured fallback: another node, or a second model on this node.
+fn fallback(settings: &Settings, worker: WorkerConfig) -> anyhow::Result<Option<FallbackPort>> {
+    if let Some(url) = &settings.fallback_url {
+        let key = settings.fallback_api_key.clone().map(Secret::reveal);
+        let server = FallbackServer::new(url, key, settings.fallback_timeout)
+            .context("cannot create the client of the fallback (FALLBACK_URL, FALLBACK_API_KEY)")?;
+        info!("doubtful texts are escalated to the fallback node (FALLBACK_URL)");
+        return Ok(Some(FallbackPort::Node(Arc::new(server))));
+    }
+    let Some(model) = &settings.fallback_model else {
+        return Ok(None);
+    };
+    info!(
+        model,
+        "doubtful texts are escalated to the fallback model of this node"
+    );
+    let (name, least_bytes) = name_and_memory(model);
+    let models = Arc::new(ConfiguredModel::named(settings, model));
+    Ok(Some(FallbackPort::Model {
+        launcher: Arc::new(WorkerLauncher::new(worker, models)),
+        model: name.into(),
+        least_bytes,
+    }))
+}
+
+/// A model's name for people, and the memory in bytes that it needs at least; 0 if unknown.
+fn name_and_memory(model: &str) -> (String, u64) {
+    let path = Path::new(model);
+    let name = if path.exists() {
+        models::name_of(path)
+    } else {
+        models::canonical(model).to_owned()
+    };
+    let known = models::find(&name).map(models::CatalogueEntry::memory_bytes);
+    let file = std::fs::metadata(path).map_or(0, |file| file.len());
+    (name, known.unwrap_or(file))
+}
+
+/// The configured voice activity detector. Missing weights are downloaded in the background; until
+/// then, and if the download fails, all audio counts as speech.
+fn voice_activity(settings: &Settings) -> anyhow::Result<VoiceActivity> {
+    let load =
+        |path: &Path| Weights::load(path).with_context(|| format!("VAD_MODEL: {}", path.display()));
+    let store = ModelStore::new(settings.models_dir.clone());
+    match (&settings.vad_model, store.voice_activity()) {
+        (VadModel::Off, _) => Ok(VoiceActivity::default()),
+        (VadModel::File(path), _) => Ok(VoiceActivity::with(load(path)?)),
+        (VadModel::Silero, Some(path)) => Ok(VoiceActivity::with(load(&path)?)),
+        (VadModel::Silero, None) => {
+            let missing = VoiceActivity::default();
+            tokio::spawn(fetch_voice_activity(store, missing.clone()));
+            Ok(missing)
+        }
+    }
+}
+
+async fn fetch_voice_activity(store: ModelStore, missing: VoiceActivity) {
+    let fetched = store.ensure_voice_activity(&Logged::default()).await;
+    let weights = fetched
+        .map_err(anyhow::Error::from)
+        .and_then(|path| Ok(Weights::load(&path)?));
+    match weights {
+        Ok(weights) => missing.provide(weights),
+        Err(error) => warn!(
+            reason = format!("{error:#}"),
+            "no voice activity detection: silence goes to the model as well. \
+             `uttera-stt models pull {VOICE_ACTIVITY_NAME}` downloads the weights"
+        ),
+    }
+}
+
+/// The tree's limits. `lanes`: how many lanes the CPU supports, if inference runs on it.
+fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
+    let slots = settings.cold_pool_size as usize;
+    TreeConfig {
+        chunk_timeout: settings.lane_timeout,
+        stop_grace: WORKER_STOP_GRACE,
+        start_estimate: settings.cold_start_time,
+        max_queue: settings.max_queue,
+        drain_cap: settings.routing_drain_cap,
+        hot_idle_limit: settings.hot_idle_timeout,
+        wear: WearLimits {
+            chunks: settings.worker_max_chunks,
+            resident_bytes: settings.worker_max_memory,
+        },
+        pool: PoolConfig {
+            size: pool_size(settings, lanes),
+            interval: settings.pool_interval,
+            idle: IdlePolicy {
+                timeout: settings.cold_idle_timeout,
+                stagger: settings.cold_idle_stagger,
+                pool_size: slots,
+            },
+        },
+        escalation: settings.escalation,
+        fallback_limit: settings.fallback_timeout,
+        result_cache: settings.result_cache,
+        minimum_worker_bytes: (settings.min_cold_vram_gb * GB) as u64,
+    }
+}
+
+/// The configured Redis directory; `port` is the bound port.
+pub(super) fn directory(
+    settings: &Settings,
+    port: u16,
+) -> anyhow::Result<Option<Arc<dyn NodeDirectory>>> {
+    let Some(url) = &settings.redis_url else {
+        return Ok(None);
+    };
+    let (host, port) = (
+        settings.node_host.clone(),
+        settings.node_port.unwrap_or(port),
+    );
+    let id = settings.node_id.clone();
+    let node = NodeAddress {
+        id: id.unwrap_or_else(|| format!("{host}:{port}")),
+        host,
+        port,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    info!(node_id = node.id, "the node registers itself in Redis");
+    Ok(Some(Arc::new(RedisDirectory::new(url, node)?)))
+}
+
+/// The configured LibreTranslate server.
+pub(super) fn translator(settings: &Settings) -> anyhow::Result<Option<LibreTranslate>> {
+    let Some(url) = settings.libretranslate_url.clone() else {
+        return Ok(None);
+    };
+    let key = settings.libretranslate_api_key.clone().map(Secret::reveal);
+    let server = LibreTranslate::new(url, key, settings.libretranslate_timeout)
+        .context("cannot create the client of LibreTranslate")?;
+    info!("LibreTranslate makes the translations");
+    Ok(Some(server))
+}
+
+/// The path of this program. `/proc/self/exe` stays valid when an update replaces the file while the
+/// server runs.
+fn own_executable() -> anyhow::Result<PathBuf> {
+    let proc = PathBuf::from("/proc/self/exe");
+    if proc.exists() {
+        return Ok(proc);
+    }
+    std::env::current_exe().context("cannot find the executable of this program")
+}

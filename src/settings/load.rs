@@ -1,0 +1,138 @@
+//! Builds [`Settings`] from the sources and checks them.
+
+use super::variables::{self, VARIABLES, Variable};
+use super::{Device, Role, Settings, SettingsError, Sources};
+use crate::models;
+
+/// Settings with the warnings about them.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// Unknown names and settings without effect, one line each.
+    pub warnings: Vec<String>,
+    /// Each variable with its effective value; secrets hidden.
+    pub in_force: Vec<(&'static str, String)>,
+}
+
+impl Settings {
+    /// Merges the sources.
+    ///
+    /// # Errors
+    /// The first invalid value.
+    pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
+        let mut settings = Self {
+            role: sources.role,
+            ..Self::default()
+        };
+        let mut warnings = sources.unknown_names();
+        let mut in_force = Vec::new();
+        for variable in VARIABLES {
+            let found = sources.find(variable.name);
+            let text = match &found {
+                Some((value, origin)) => {
+                    apply(&mut settings, variable, value.trim(), origin)?;
+                    settings.set.insert(variable.name);
+                    if !variable.in_effect {
+                        warnings.push(format!(
+                            "{} is set, but this version does not act on it yet",
+                            variable.name
+                        ));
+                    }
+                    if variable.secret { "***" } else { value.trim() }
+                }
+                None => default(&mut settings, variable, sources.role)?,
+            };
+            in_force.push((variable.name, text.to_owned()));
+        }
+        choose_model(&mut settings, sources);
+        check_default_language(&settings, sources)?;
+        warnings.extend(settings.contradictions());
+        Ok(Loaded {
+            settings,
+            warnings,
+            in_force,
+        })
+    }
+
+    /// Warnings about settings that have no effect in combination with others.
+    fn contradictions(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.rate_limit_burst.is_some() && self.rate_limit_rps.is_none() {
+            found.push("RATE_LIMIT_BURST has no effect without RATE_LIMIT_RPS".to_owned());
+        }
+        if self.metrics_keyed && self.api_keys.is_empty() && self.api_keys_file.is_none() {
+            found.push("METRICS_KEYED has no effect without keys".to_owned());
+        }
+        if self.fallback_url.is_some() && self.fallback_model.is_some() {
+            found.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
+        }
+        if matches!(self.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
+            let text = "DEVICE names a GPU, but this build supports only the CPU, which is used";
+            found.push(text.to_owned());
+        }
+        found
+    }
+}
+
+fn apply(
+    settings: &mut Settings,
+    variable: &Variable,
+    value: &str,
+    origin: &str,
+) -> Result<(), SettingsError> {
+    (variable.read)(settings, value).map_err(|allowed| SettingsError::Value {
+        name: variable.name.to_owned(),
+        value: if variable.secret { "***" } else { value }.to_owned(),
+        origin: origin.to_owned(),
+        allowed,
+    })
+}
+
+/// Applies the default of a variable in this role.
+fn default(
+    settings: &mut Settings,
+    variable: &Variable,
+    role: Role,
+) -> Result<&'static str, SettingsError> {
+    let of_role = role.defaults().iter();
+    let mut of_role = of_role.filter(|(name, _)| *name == variable.name);
+    let Some((_, value)) = of_role.next() else {
+        return Ok(variable.default);
+    };
+    apply(settings, variable, value, &format!("role {role}"))?;
+    Ok(value)
+}
+
+/// Lets `CT2_SMALL_PATH` and `CT2_MEDIUM_PATH` override `WHISPER_MODEL`, unless the command line sets
+/// it.
+fn choose_model(settings: &mut Settings, sources: &Sources) {
+    let on_command_line = |name: &str| sources.command_line.iter().any(|(set, _)| set == name);
+    let Some((name, path)) = variables::ct2_path(settings) else {
+        return;
+    };
+    if !on_command_line("WHISPER_MODEL") || on_command_line(name) {
+        settings.whisper_model = path.to_owned();
+    }
+}
+
+/// Rejects a default language that the model does not support, as far as its name shows that.
+fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), SettingsError> {
+    let named = models::find(&settings.whisper_model);
+    let is_english_only = named.is_some_and(|entry| entry.name.contains(".en"));
+    let name = "DEFAULT_LANGUAGE";
+    match (&settings.default_language, sources.find(name)) {
+        (Some(code), Some((value, origin))) if is_english_only && code != "en" => {
+            Err(SettingsError::Value {
+                name: name.to_owned(),
+                value: value.trim().to_owned(),
+                origin,
+                allowed: format!(
+                    "the model {} (WHISPER_MODEL) supports only English",
+                    settings.whisper_model
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
+}
