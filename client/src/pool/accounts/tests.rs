@@ -23,7 +23,7 @@ fn accounts(servers: usize, recovery: Recovery) -> (Accounts, Instant) {
     (accounts, Instant::now())
 }
 
-/// Asks the next and ends the attempt so.
+/// Picks a server and ends the attempt with this result.
 fn ask(accounts: &mut Accounts, error: Option<&Error>, now: Instant) -> (usize, Option<Instant>) {
     let (index, is_trial) = accounts.pick(&[], now);
     let until = accounts.over(index, is_trial, error, now);
@@ -32,7 +32,7 @@ fn ask(accounts: &mut Accounts, error: Option<&Error>, now: Instant) -> (usize, 
 }
 
 #[test]
-fn the_least_busy_is_asked_and_equals_take_turns() {
+fn the_least_busy_server_is_picked_and_equal_ones_take_turns() {
     let (mut accounts, now) = accounts(3, Recovery::Trial);
     let first: Vec<_> = (0..6).map(|_| accounts.pick(&[], now).0).collect();
     assert_eq!(first, [0, 1, 2, 0, 1, 2]);
@@ -44,7 +44,7 @@ fn the_least_busy_is_asked_and_equals_take_turns() {
 }
 
 #[test]
-fn one_that_is_gone_is_left_out_longer_each_time_and_tried_with_one_request() {
+fn an_unreachable_server_is_ejected_for_longer_each_time_and_gets_one_trial() {
     let (mut accounts, begin) = accounts(2, Recovery::Trial);
     let (index, until) = ask(&mut accounts, Some(&gone()), begin);
     assert_eq!((index, until), (0, Some(begin + seconds(1))));
@@ -55,7 +55,7 @@ fn one_that_is_gone_is_left_out_longer_each_time_and_tried_with_one_request() {
     for length in [1, 2, 4, 8, 16, 32, 60, 60] {
         now += seconds(length);
         assert_eq!(accounts.standing(0, now), Standing::Ejected);
-        // One trial at a time: whoever comes meanwhile is not part of it.
+        // One trial at a time: other requests go elsewhere.
         let (index, is_trial) = accounts.pick(&[1], now);
         assert_eq!((index, is_trial), (0, true), "after {length} s");
         assert_eq!(accounts.pick(&[], now), (1, false));
@@ -72,7 +72,7 @@ fn one_that_is_gone_is_left_out_longer_each_time_and_tried_with_one_request() {
     assert_eq!(accounts.over(index, is_trial, None, now), None);
     accounts.leave(index, is_trial);
     assert_eq!(accounts.standing(0, now), Standing::Active);
-    // A success forgives all.
+    // A success resets the state.
     accounts.pick(&[1], now);
     assert_eq!(
         accounts.over(0, false, Some(&gone()), now),
@@ -81,7 +81,7 @@ fn one_that_is_gone_is_left_out_longer_each_time_and_tried_with_one_request() {
 }
 
 #[test]
-fn a_trial_that_nobody_waits_for_any_more_leaves_room_for_another() {
+fn an_abandoned_trial_allows_another() {
     let (mut accounts, now) = accounts(2, Recovery::Trial);
     ask(&mut accounts, Some(&gone()), now);
     let later = now + seconds(1);
@@ -91,7 +91,7 @@ fn a_trial_that_nobody_waits_for_any_more_leaves_room_for_another() {
 }
 
 #[test]
-fn failures_in_a_row_count_and_refusals_do_not() {
+fn consecutive_failures_count_and_client_errors_do_not() {
     let (mut accounts, now) = accounts(1, Recovery::Trial);
     let failed = status(500, None);
     for (errors, is_out) in [
@@ -111,21 +111,21 @@ fn failures_in_a_row_count_and_refusals_do_not() {
 }
 
 #[test]
-fn one_that_said_when_to_come_back_rests_until_then() {
+fn a_server_that_named_a_retry_time_rests_until_then() {
     let (mut accounts, now) = accounts(2, Recovery::Probe);
     ask(&mut accounts, Some(&status(429, Some(30))), now);
     assert_eq!(accounts.standing(0, now), Standing::Resting);
     for _ in 0..3 {
         assert_eq!(ask(&mut accounts, None, now + seconds(29)).0, 1);
     }
-    // Not even where the other one fails.
+    // Not even if the other server fails.
     assert!(!accounts.has_another(&[1], now + seconds(29)));
     assert!(accounts.has_another(&[1], now + seconds(30)));
     assert_eq!(accounts.pick(&[], now + seconds(30)).0, 0);
 }
 
 #[test]
-fn when_all_are_left_out_each_is_tried_all_the_same() {
+fn if_all_servers_are_ejected_each_is_tried() {
     let (mut accounts, now) = accounts(2, Recovery::Probe);
     assert_eq!(ask(&mut accounts, Some(&gone()), now).0, 0);
     assert!(accounts.has_another(&[0], now));
@@ -138,7 +138,7 @@ fn when_all_are_left_out_each_is_tried_all_the_same() {
 }
 
 #[test]
-fn with_probes_no_request_is_risked_before_one_succeeded() {
+fn with_probes_an_ejected_server_gets_no_request_before_a_successful_probe() {
     let (mut accounts, now) = accounts(2, Recovery::Probe);
     ask(&mut accounts, Some(&gone()), now);
     let late = now + seconds(3600);
@@ -149,7 +149,7 @@ fn with_probes_no_request_is_risked_before_one_succeeded() {
 }
 
 proptest! {
-    /// Whatever happens, nobody is counted who left, and a server that can be asked is preferred.
+    /// In every sequence, finished requests are not counted, and available servers are preferred.
     #[test]
     fn accounts_balance(steps in prop::collection::vec((0_u8..5, any::<bool>()), 1..200), trial in any::<bool>()) {
         let recovery = if trial { Recovery::Trial } else { Recovery::Probe };

@@ -1,11 +1,9 @@
-//! Streamed replies, whole and broken.
-
-mod support;
+//! Streamed replies, complete and broken.
 
 use std::time::Duration;
 
+use crate::support::{Act, Frozen, Heard, Scripted, json};
 use futures::StreamExt;
-use support::{Act, Frozen, Heard, Scripted, json};
 use uttera_stt_client::{Client, Error, EventStream, SpeechEvent, SpeechOptions};
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\nx-route: HOT\r\n\r\n";
@@ -19,7 +17,7 @@ async fn stream(client: &Client) -> Result<EventStream, Error> {
     client.transcriptions().stream(vec![1], &options).await
 }
 
-/// The text that came, and how it ended.
+/// The received text, and the last event or error.
 async fn read(events: EventStream) -> (String, Option<Result<SpeechEvent, Error>>) {
     let mut events = events.collect::<Vec<_>>().await;
     let last = events.pop();
@@ -31,7 +29,7 @@ async fn read(events: EventStream) -> (String, Option<Result<SpeechEvent, Error>
 }
 
 #[tokio::test]
-async fn deltas_come_and_then_all_of_the_text() {
+async fn deltas_are_followed_by_the_whole_text() {
     let server = Scripted::start([Act::Reply(format!("{HEAD}{DELTAS}{DONE}"))]).await;
     let client = server.client().build().expect("a client");
     let events = stream(&client).await.expect("begins");
@@ -46,7 +44,7 @@ async fn deltas_come_and_then_all_of_the_text() {
     );
     assert_eq!(done.usage.and_then(|usage| usage.seconds), Some(2.0));
     assert!(server.requests()[0].form().contains("\"stream\""));
-    // How soon it began is no latency of a reply.
+    // The beginning of a stream does not count as a latency.
     let statistics = client.statistics();
     assert_eq!(
         (statistics.latencies, statistics.outcomes.succeeded),
@@ -55,7 +53,7 @@ async fn deltas_come_and_then_all_of_the_text() {
 }
 
 #[tokio::test]
-async fn half_a_stream_is_an_error_wherever_it_breaks_and_keeps_what_came() {
+async fn a_broken_stream_is_an_error_and_keeps_the_received_text() {
     let endings = [
         "",
         "data: {\"type\":\"transcript.text.do",
@@ -71,7 +69,7 @@ async fn half_a_stream_is_an_error_wherever_it_breaks_and_keeps_what_came() {
             matches!(last, Some(Err(Error::Interrupted(_)))),
             "{ending:?}: {last:?}"
         );
-        // It is for the caller to begin anew: text was given out already.
+        // No retry, because the caller already has some text.
         assert_eq!(server.connections(), 1);
         let finished = stream(&client).await.expect("begins").finish().await;
         assert!(
@@ -82,7 +80,7 @@ async fn half_a_stream_is_an_error_wherever_it_breaks_and_keeps_what_came() {
 }
 
 #[tokio::test]
-async fn an_error_within_a_stream_is_the_servers() {
+async fn an_error_within_a_stream_is_a_status_error() {
     let error = "data: {\"error\":{\"message\":\"stuck\",\"type\":\"server_error\",\"param\":null,\"code\":\"timeout\"}}\n\n";
     let server = Scripted::start([Act::Reply(format!("{HEAD}{DELTAS}{error}"))]).await;
     let client = server.client().build().expect("a client");
@@ -99,7 +97,7 @@ async fn an_error_within_a_stream_is_the_servers() {
 }
 
 #[tokio::test]
-async fn nonsense_in_a_stream_and_in_its_place_is_told() {
+async fn an_unusable_event_and_a_reply_that_is_no_stream_are_reported() {
     let nonsense = format!("{HEAD}{DELTAS}data: {{\"type\n\n");
     let server = Scripted::start([Act::Reply(nonsense)]).await;
     let client = server.client().build().expect("a client");
@@ -114,7 +112,7 @@ async fn nonsense_in_a_stream_and_in_its_place_is_told() {
 }
 
 #[tokio::test]
-async fn a_refusal_in_place_of_a_stream_is_tried_again() {
+async fn an_error_instead_of_a_stream_is_retried() {
     let fine = Act::Reply(format!("{HEAD}{DELTAS}{DONE}"));
     let server = Scripted::start([json(503, "", ""), fine]).await;
     let client = server.client().build().expect("a client");
@@ -123,7 +121,7 @@ async fn a_refusal_in_place_of_a_stream_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_stream_may_outlast_the_calls_time_but_not_fall_silent() {
+async fn a_stream_may_exceed_the_calls_limit_but_not_the_idle_limit() {
     let frozen = Frozen::clock();
     let server = Scripted::start([Act::ReplyAndHang(format!("{HEAD}{DELTAS}"))]).await;
     let heard = Heard::default();

@@ -1,15 +1,13 @@
-//! What is sent: the form, and audio from files, memory and streams.
-
-mod support;
+//! Requests: the form, and audio from files, memory and streams.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{Act, Frozen, Scripted, client, fine, json, refusing_address, until};
 use bytes::Bytes;
 use futures::stream;
-use support::{Act, Frozen, Scripted, client, fine, json, nobody, until};
 use uttera_stt_client::{
     Audio, Error, Granularity, ResponseFormat, SpeechOptions, TranscribeOptions,
 };
@@ -19,7 +17,7 @@ fn options() -> TranscribeOptions {
 }
 
 #[tokio::test]
-async fn the_form_has_what_was_asked_for_before_the_audio() {
+async fn the_form_has_the_options_before_the_audio() {
     let server = Scripted::start([fine()]).await;
     let client = server
         .client()
@@ -75,7 +73,7 @@ async fn the_form_has_what_was_asked_for_before_the_audio() {
 }
 
 #[tokio::test]
-async fn every_option_of_speech_is_a_field() {
+async fn every_speech_option_is_a_field() {
     let server = Scripted::start([json(200, "x-route: HOT\r\n", r#"{"text":"Hi"}"#)]).await;
     let client = server.client().build().expect("a client");
     let options = SpeechOptions {
@@ -118,7 +116,7 @@ async fn every_option_of_speech_is_a_field() {
 }
 
 #[tokio::test]
-async fn a_file_is_sent_whole_at_each_attempt_with_its_length() {
+async fn each_attempt_sends_the_whole_file_with_its_length() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("speech.ogg");
     let content: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
@@ -147,7 +145,7 @@ async fn a_file_is_sent_whole_at_each_attempt_with_its_length() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_told_and_not_tried_again() {
+async fn an_unreadable_source_is_reported_and_not_retried() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Scripted::start([fine()]).await;
     let client = server.client().build().expect("a client");
@@ -185,14 +183,14 @@ async fn what_cannot_be_read_is_told_and_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_stream_is_not_sent_again_once_some_of_it_went_out() {
+async fn a_stream_is_not_sent_again_after_some_of_it_was_sent() {
     let server = Scripted::start([json(503, "", "")]).await;
     let client = server.client().build().expect("a client");
     let error = client
         .transcribe(Audio::reader(&b"RIFF"[..]), &options())
         .await;
     let error = error.expect_err("failed");
-    // Whoever has the audio still may try again.
+    // The error is retryable for a caller that still has the audio.
     assert!(error.is_retryable(), "{error:?}");
     assert_eq!(server.requests().len(), 1);
     assert!(
@@ -203,11 +201,11 @@ async fn a_stream_is_not_sent_again_once_some_of_it_went_out() {
 }
 
 #[tokio::test]
-async fn a_stream_of_which_nothing_went_out_is_sent_to_a_server_that_comes_up() {
-    let address = nobody().await;
+async fn a_stream_of_which_nothing_was_sent_is_retried() {
+    let address = refusing_address().await;
     let (up, came_up) = std::sync::mpsc::channel();
     let at = address.trim_start_matches("http://").to_owned();
-    // The first attempt is refused; then somebody listens.
+    // The first attempt is refused; after it, a server listens.
     let hook = move |told: &uttera_stt_client::Attempt<'_>| {
         if told.attempt == 1 {
             let _ = up.send(std::net::TcpListener::bind(&at).expect("binds"));
@@ -230,13 +228,13 @@ async fn a_stream_of_which_nothing_went_out_is_sent_to_a_server_that_comes_up() 
 }
 
 #[tokio::test]
-async fn no_more_is_read_than_the_server_takes() {
+async fn the_client_reads_no_more_than_the_server_accepts() {
     const PIECE: usize = 64 * 1024;
     let frozen = Frozen::clock();
     let server = Scripted::start([Act::HangAtHead]).await;
     let read = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&read);
-    // 4 GB, if anybody took it all.
+    // 4 GB in total, if the server accepted all of it.
     let pieces = stream::iter((0..65_536).map(move |_| {
         count.fetch_add(PIECE, Ordering::Relaxed);
         Ok(Bytes::from(vec![0_u8; PIECE]))
@@ -247,7 +245,7 @@ async fn no_more_is_read_than_the_server_takes() {
         tokio::spawn(async move { client.transcribe(Audio::stream(pieces), &options()).await });
     let begun = || server.requests().len() == 1 && read.load(Ordering::Relaxed) >= PIECE;
     until("the upload began", begun).await;
-    // Each step lets the upload go on as far as it can.
+    // Each step lets the upload continue as far as possible.
     while !call.is_finished() {
         frozen.advance(10.0).await;
     }
@@ -256,7 +254,7 @@ async fn no_more_is_read_than_the_server_takes() {
         matches!(error, Err(Error::Timeout { whole: false, .. })),
         "{error:?}"
     );
-    // What the sockets' own buffers hold.
+    // The sockets' buffers may hold this much.
     let read = read.load(Ordering::Relaxed);
     assert!(
         (PIECE..32 * 1024 * 1024).contains(&read),
@@ -265,7 +263,7 @@ async fn no_more_is_read_than_the_server_takes() {
 }
 
 #[tokio::test]
-async fn replies_are_kept_as_they_came_when_asked_for() {
+async fn a_rendered_reply_is_returned_unchanged() {
     let srt = "1\n00:00:00,000 --> 00:00:01,000\nHi\n";
     let server = Scripted::start([json(200, "", srt)]).await;
     let client = server.client().build().expect("a client");

@@ -1,10 +1,8 @@
-//! A server that misbehaves: what is tried again, what is not, and what the caller is told.
-
-mod support;
+//! Servers that misbehave: what the client retries, what it does not, and which error the caller gets.
 
 use std::time::Duration;
 
-use support::{Act, Frozen, Heard, Scripted, client, fine, json, nobody, reply};
+use crate::support::{Act, Frozen, Heard, Scripted, client, fine, json, refusing_address, reply};
 use uttera_stt_client::{Audio, Client, Error, RetryPolicy, StatusError, TranscribeOptions};
 
 fn audio() -> Audio {
@@ -16,12 +14,12 @@ fn options() -> TranscribeOptions {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_tried_again_and_then_told() {
+async fn an_unreachable_server_is_retried_and_then_reported() {
     let heard = Heard::default();
-    let client = client(&nobody().await).telemetry(heard.hook());
+    let client = client(&refusing_address().await).telemetry(heard.hook());
     let client = client.build().expect("a client");
     let error = client.transcribe(audio(), &options()).await;
-    let error = error.expect_err("nobody is there");
+    let error = error.expect_err("no server listens");
     assert!(matches!(error, Error::Connect(_)), "{error:?}");
     assert!(
         error.is_retryable() && error.to_string().contains("refused"),
@@ -37,7 +35,7 @@ async fn a_server_that_is_not_there_is_tried_again_and_then_told() {
 }
 
 #[tokio::test]
-async fn a_reply_that_breaks_off_is_asked_for_again() {
+async fn a_reply_that_breaks_off_is_retried() {
     let half = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"text\":";
     let nothing = Act::Reply(String::new());
     let server = Scripted::start([Act::Reply(half.to_owned()), nothing, fine()]).await;
@@ -64,7 +62,7 @@ async fn a_reply_that_breaks_off_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn nonsense_is_told_with_its_beginning_and_never_taken_for_silence() {
+async fn an_unusable_reply_is_reported_with_its_beginning_and_never_taken_for_silence() {
     for body in ["{}", "<html>Welcome</html>", "{\"text\":7}", "[]", ""] {
         let server = Scripted::start([json(200, "", body)]).await;
         let client = server.client().build().expect("a client");
@@ -82,7 +80,7 @@ async fn nonsense_is_told_with_its_beginning_and_never_taken_for_silence() {
 }
 
 #[tokio::test]
-async fn nobody_is_asked_again_before_the_time_that_the_server_named() {
+async fn a_retry_waits_for_retry_after() {
     let frozen = Frozen::clock();
     let server = Scripted::start([json(429, "retry-after: 30\r\n", ""), fine()]).await;
     let heard = Heard::default();
@@ -101,12 +99,12 @@ async fn nobody_is_asked_again_before_the_time_that_the_server_named() {
 }
 
 #[tokio::test]
-async fn a_time_beyond_the_limit_is_not_waited_for_but_told_at_once() {
+async fn a_retry_after_beyond_the_limit_fails_at_once() {
     let _frozen = Frozen::clock();
     for seconds in [60, 600] {
         let busy = json(503, &format!("retry-after: {seconds}\r\n"), "");
         let server = Scripted::start([busy]).await;
-        // Below the call's limit, or below what is ever waited for.
+        // The first exceeds the call's limit, the second the longest accepted Retry-After.
         let limit = Duration::from_secs(if seconds == 60 { 50 } else { 3600 });
         let client = server.client().timeout(limit).build().expect("a client");
         let error = client
@@ -121,7 +119,7 @@ async fn a_time_beyond_the_limit_is_not_waited_for_but_told_at_once() {
 }
 
 #[tokio::test]
-async fn the_servers_word_decides_whether_to_try_again() {
+async fn status_and_x_should_retry_decide_on_a_retry() {
     let cases = [
         (503, "", 3),
         (500, "", 3),
@@ -146,7 +144,7 @@ async fn the_servers_word_decides_whether_to_try_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_left_after_the_attempts_time_and_then_the_calls() {
+async fn a_server_that_hangs_runs_into_the_limits_of_attempt_and_call() {
     let half_a_head = Act::ReplyAndHang("HTTP/1.1 200 OK\r\ncontent-".to_owned());
     let half_a_body = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{";
     for act in [
@@ -169,7 +167,7 @@ async fn a_server_that_hangs_is_left_after_the_attempts_time_and_then_the_calls(
             assert_eq!(server.connections(), attempt);
             frozen.advance(0.2).await;
         }
-        // The third had 5 s left.
+        // The third attempt had 5 s left.
         let error = call.await.expect("ends").expect_err("hangs");
         let expected = "no reply within 25 s";
         assert_eq!(error.to_string(), expected);
@@ -180,7 +178,7 @@ async fn a_server_that_hangs_is_left_after_the_attempts_time_and_then_the_calls(
 }
 
 #[tokio::test]
-async fn an_early_refusal_is_heard_though_the_upload_is_not_over() {
+async fn an_early_error_is_reported_before_the_upload_ends() {
     let refusal = r#"{"error":{"message":"wrong key","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#;
     let server = Scripted::start([Act::ReplyEarly(reply(401, "", refusal))]).await;
     let client = server.client().build().expect("a client");
@@ -189,7 +187,7 @@ async fn an_early_refusal_is_heard_though_the_upload_is_not_over() {
         .transcribe(audio, &options())
         .await
         .expect_err("is refused");
-    // A server that closes at once may cut its own answer off; that is for TCP to say.
+    // If the server closes at once, TCP may discard its answer.
     match error {
         Error::Status(status) => assert_eq!(status.code.as_deref(), Some("invalid_api_key")),
         Error::Interrupted(_) => {}
@@ -198,7 +196,7 @@ async fn an_early_refusal_is_heard_though_the_upload_is_not_over() {
 }
 
 #[tokio::test]
-async fn the_text_that_the_server_was_not_sure_of_comes_with_the_error() {
+async fn the_error_has_the_primarys_text_if_the_fallback_failed() {
     let headers = "x-error-type: fallback\r\nx-error-message: too slow\r\nx-fallback-error: timeout\r\n\
                    x-conf-below: logprob,min_words\r\nx-req-id: r7\r\nx-should-retry: false\r\n";
     let body = r#"{"error":{"message":"the fallback failed","type":"server_error","param":null,"code":"fallback"},
@@ -222,7 +220,7 @@ async fn the_text_that_the_server_was_not_sure_of_comes_with_the_error() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_takes_no_key_along() {
+async fn a_redirect_is_not_followed_and_gets_no_key() {
     let elsewhere = Scripted::start([fine()]).await;
     let headers = format!("location: {}/v1/transcribe\r\n", elsewhere.url);
     let server = Scripted::start([json(307, &headers, "")]).await;
@@ -241,7 +239,7 @@ async fn a_redirect_is_not_followed_and_takes_no_key_along() {
 }
 
 #[tokio::test]
-async fn each_attempt_is_told_when_it_is_over() {
+async fn each_attempt_is_reported_when_it_ends() {
     let frozen = Frozen::clock();
     let failed = json(500, "x-request-id: first\r\n", "");
     let fine = json(200, "x-request-id: second\r\n", r#"{"text":"Hi"}"#);
@@ -254,7 +252,7 @@ async fn each_attempt_is_told_when_it_is_over() {
     let asked = client.clone();
     let call = tokio::spawn(async move { asked.transcribe(audio(), &options()).await });
     heard.until(1).await;
-    // Full jitter: half a second at most, and the clock's own rounding.
+    // Full jitter waits at most half a second; the clock rounds.
     frozen.advance(0.51).await;
     let reply = call.await.expect("ends").expect("a reply");
     assert_eq!(reply.request_id.as_deref(), Some("second"));
@@ -277,7 +275,7 @@ async fn each_attempt_is_told_when_it_is_over() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_to_be_made_once_is_made_once() {
+async fn without_retries_a_call_makes_one_attempt() {
     let server = Scripted::start([json(503, "", "")]).await;
     let client = server.client().retry(RetryPolicy::never());
     let client = client.build().expect("a client");

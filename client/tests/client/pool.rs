@@ -1,10 +1,8 @@
-//! Several servers of which some misbehave.
-
-mod support;
+//! Pools in which some servers misbehave.
 
 use std::time::Duration;
 
-use support::{Act, Frozen, Scripted, client, fine, json, nobody, until};
+use crate::support::{Act, Frozen, Scripted, client, fine, json, refusing_address, until};
 use uttera_stt_client::{
     Audio, Client, Ejection, Error, PoolBuilder, Recovery, SpeechOptions, Standing, SttPool,
     TranscribeOptions, Transcript,
@@ -30,13 +28,13 @@ fn standings(pool: &SttPool) -> Vec<Standing> {
     pool.nodes().iter().map(|node| node.standing).collect()
 }
 
-/// A reply of a server that tells its name.
+/// A reply with the server's name as its text.
 fn named(name: &str) -> Act {
     json(200, "", &format!("{{\"text\":\"{name}\"}}"))
 }
 
 #[tokio::test]
-async fn work_is_shared_among_the_servers() {
+async fn requests_are_shared_among_the_servers() {
     let (a, b) = (
         Scripted::start([fine()]).await,
         Scripted::start([fine()]).await,
@@ -46,7 +44,7 @@ async fn work_is_shared_among_the_servers() {
         ask(&pool).await.expect("a reply");
     }
     assert_eq!((a.connections(), b.connections()), (3, 3));
-    // One that holds on to its work gets no more of it.
+    // A server that keeps its request running gets no further one.
     a.then([Act::HangAtHead]);
     let hanging = tokio::spawn({
         let pool = pool.clone();
@@ -64,7 +62,7 @@ async fn work_is_shared_among_the_servers() {
 }
 
 #[tokio::test]
-async fn what_fails_on_one_is_done_by_another_at_once() {
+async fn a_request_that_fails_on_one_server_goes_to_another_at_once() {
     let _frozen = Frozen::clock();
     let half = Act::Reply("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".to_owned());
     let busy = json(429, "retry-after: 30\r\n", "");
@@ -74,14 +72,14 @@ async fn what_fails_on_one_is_done_by_another_at_once() {
             Scripted::start([named("good")]).await,
         );
         let pool = builder(&[&bad.url, &good.url]).build().expect("a pool");
-        // The clock stands still, so nobody waited.
+        // The clock stands still, so the pool did not wait.
         assert_eq!(ask(&pool).await.expect("a reply").text, "good");
         assert_eq!((bad.requests().len(), good.requests().len()), (1, 1));
     }
 }
 
 #[tokio::test]
-async fn what_no_other_would_do_better_goes_to_none() {
+async fn an_error_of_the_request_is_not_retried_on_another_server() {
     for (status, headers) in [(400, ""), (401, ""), (500, "x-should-retry: false\r\n")] {
         let (bad, good) = (
             Scripted::start([json(status, headers, "")]).await,
@@ -95,10 +93,10 @@ async fn what_no_other_would_do_better_goes_to_none() {
 }
 
 #[tokio::test]
-async fn a_stream_of_audio_goes_to_another_only_if_nothing_of_it_went_out() {
+async fn a_stream_of_audio_goes_to_another_server_only_if_none_of_it_was_sent() {
     let options = TranscribeOptions::default();
     let good = Scripted::start([fine()]).await;
-    let pool = builder(&[&nobody().await, &good.url])
+    let pool = builder(&[&refusing_address().await, &good.url])
         .build()
         .expect("a pool");
     let audio = Audio::reader(&b"RIFF"[..]);
@@ -114,7 +112,7 @@ async fn a_stream_of_audio_goes_to_another_only_if_nothing_of_it_went_out() {
 }
 
 #[tokio::test]
-async fn a_server_that_died_is_left_out_and_found_again_by_a_probe() {
+async fn a_dead_server_is_ejected_and_readmitted_by_a_probe() {
     let frozen = Frozen::clock();
     let (a, b) = (
         Scripted::start([fine()]).await,
@@ -127,7 +125,7 @@ async fn a_server_that_died_is_left_out_and_found_again_by_a_probe() {
     }
     assert_eq!(standings(&pool), [Standing::Ejected, Standing::Active]);
     assert_eq!(pool.nodes()[0].statistics.outcomes.connect, 1);
-    // Still down at the first probe, after 1 s; the next is 2 s later.
+    // The server is still down at the first probe, after 1 s; the next probe follows 2 s later.
     frozen.advance(1.1).await;
     let at = address.trim_start_matches("http://");
     let listener = tokio::net::TcpListener::bind(at)
@@ -137,13 +135,13 @@ async fn a_server_that_died_is_left_out_and_found_again_by_a_probe() {
         listener,
         [json(503, "", ""), json(404, "", ""), json(200, "", "")],
     );
-    // It listens but is not ready.
+    // The server listens but is not ready.
     frozen.advance(2.1).await;
     until("it is asked", || back.requests().len() == 1).await;
     assert!(back.requests()[0].head.starts_with("get /readyz"));
     frozen.advance(0.001).await;
     assert_eq!(standings(&pool)[0], Standing::Ejected);
-    // Now it is, and knows the other path only.
+    // The server is ready, and has only the other path.
     frozen.advance(4.1).await;
     until("it is found well", || {
         standings(&pool)[0] == Standing::Active
@@ -159,7 +157,7 @@ async fn a_server_that_died_is_left_out_and_found_again_by_a_probe() {
 }
 
 #[tokio::test]
-async fn without_probes_one_request_is_tried_and_goes_on_if_that_fails() {
+async fn a_trial_request_that_fails_goes_to_another_server() {
     let frozen = Frozen::clock();
     let ejection = Ejection {
         after: 1,
@@ -182,12 +180,12 @@ async fn without_probes_one_request_is_tried_and_goes_on_if_that_fails() {
 }
 
 #[tokio::test]
-async fn when_all_are_down_the_last_error_is_told_and_the_first_back_is_used() {
-    let (a, b) = (nobody().await, nobody().await);
+async fn if_all_servers_are_down_the_last_error_is_returned_and_the_first_to_recover_is_used() {
+    let (a, b) = (refusing_address().await, refusing_address().await);
     let pool = builder(&[&a, &b]).build().expect("a pool");
     let error = ask(&pool).await.expect_err("all are down");
     assert!(matches!(error, Error::Connect(_)), "{error:?}");
-    // Each was asked in each of three rounds.
+    // Each of three rounds tries each server.
     let tried: Vec<_> = pool
         .nodes()
         .iter()
@@ -200,7 +198,7 @@ async fn when_all_are_down_the_last_error_is_told_and_the_first_back_is_used() {
 }
 
 #[tokio::test]
-async fn a_streamed_reply_counts_as_under_way_until_it_is_dropped() {
+async fn a_streamed_reply_counts_as_running_until_it_is_dropped() {
     let stream = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
     let a = Scripted::start([Act::ReplyAndHang(stream.to_owned())]).await;
     let pool = builder(&[&a.url]).build().expect("a pool");
@@ -216,6 +214,6 @@ async fn a_streamed_reply_counts_as_under_way_until_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn an_empty_pool_is_refused() {
+async fn an_empty_pool_is_an_error() {
     assert!(matches!(SttPool::new([]), Err(Error::Invalid(_))));
 }

@@ -1,6 +1,4 @@
-//! A server that does what a test tells it, and a clock that stands still.
-
-#![allow(dead_code, reason = "each test binary uses its own part")]
+//! A scripted server, a frozen clock, and a recorder for the telemetry hook.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,28 +8,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use uttera_stt_client::{Attempt, Client, ClientBuilder, RetryPolicy};
 
-/// Anything that takes longer than this has failed.
+/// A test fails if a condition takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the server does with a connection.
 #[derive(Clone, Debug)]
 pub enum Act {
-    /// Reads the request and sends these bytes.
+    /// Reads the request, sends these bytes and closes the connection.
     Reply(String),
-    /// The same, and then nothing, with the connection open.
+    /// Reads the request, sends these bytes and keeps the connection open.
     ReplyAndHang(String),
-    /// Sends these bytes when it has the head, without a look at the body.
+    /// Sends these bytes after the head, without reading the body.
     ReplyEarly(String),
-    /// Reads the head and nothing more.
+    /// Reads the head and does nothing more.
     HangAtHead,
 }
 
-/// A reply of this status with JSON.
+/// A reply with this status and a JSON body.
 pub fn json(status: u16, headers: &str, body: &str) -> Act {
     Act::Reply(reply(status, headers, body))
 }
 
-/// Its bytes. `headers` are lines that end in CRLF.
+/// The bytes of a reply. `headers` are lines that end in CRLF.
 pub fn reply(status: u16, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
@@ -39,12 +37,12 @@ pub fn reply(status: u16, headers: &str, body: &str) -> String {
     )
 }
 
-/// A transcript, as short as can be.
+/// A reply with a minimal transcript.
 pub fn fine() -> Act {
     json(200, "", r#"{"text":"Hello."}"#)
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub head: String,
@@ -52,7 +50,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The body without the boundary, which differs each time.
+    /// The body without the boundary, which is random.
     pub fn form(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
         let lines = text.lines().filter(|line| !line.starts_with("--"));
@@ -67,7 +65,7 @@ struct Shared {
     connections: usize,
 }
 
-/// The server. Each connection gets the next act; the last act is repeated.
+/// A scripted server. Each connection gets the next act; the last act repeats.
 pub struct Scripted {
     pub url: String,
     shared: Arc<Mutex<Shared>>,
@@ -90,12 +88,12 @@ impl Scripted {
         Self { url, shared, task }
     }
 
-    /// What it does from now on.
+    /// Replaces the acts.
     pub fn then(&self, acts: impl IntoIterator<Item = Act>) {
         lock(&self.shared).acts = acts.into_iter().collect();
     }
 
-    /// Requests that came in full, or to the end of their heads where the act looks no further.
+    /// The received requests: complete ones, or heads if the act reads no further.
     pub fn requests(&self) -> Vec<Request> {
         lock(&self.shared).requests.clone()
     }
@@ -111,14 +109,14 @@ impl Scripted {
         .await;
     }
 
-    /// Refuses connections from now on, and gives its address.
+    /// Stops the server and returns its address, which then refuses connections.
     pub async fn stop(self) -> String {
         self.task.abort();
         let _ = self.task.await;
         self.url
     }
 
-    /// With retries that do not wait.
+    /// A client of this server whose retries do not wait.
     pub fn client(&self) -> ClientBuilder {
         client(&self.url)
     }
@@ -133,8 +131,8 @@ pub fn client(url: &str) -> ClientBuilder {
     Client::builder(url).no_proxy().retry(policy)
 }
 
-/// An address where nobody listens.
-pub async fn nobody() -> String {
+/// An address that refuses connections.
+pub async fn refusing_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     format!("http://{}", listener.local_addr().expect("bound"))
 }
@@ -212,7 +210,7 @@ async fn read_body(stream: &mut TcpStream, head: &str, mut body: Vec<u8>) -> Opt
     }
 }
 
-/// Lets other tasks run until a condition holds. No clock is needed for it.
+/// Lets other tasks run until a condition holds. Does not depend on tokio's clock.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     let begin = Instant::now();
     while !condition() {
@@ -221,8 +219,8 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// A clock that moves only when told to. tokio's paused clock runs on by itself whenever nothing is
-/// to be done, and takes waiting for a socket for that; not so while blocking work is under way.
+/// A clock that moves only in [`Frozen::advance`]. tokio's paused clock advances by itself whenever all tasks
+/// are idle, and counts waiting for a socket as idle, but it does not advance during blocking work.
 pub struct Frozen {
     _end: std::sync::mpsc::Sender<()>,
 }
@@ -235,7 +233,7 @@ impl Frozen {
         Self { _end: end }
     }
 
-    /// Moves the clock, and lets what waited for it go on.
+    /// Advances the clock, and lets the tasks that waited for it run.
     pub async fn advance(&self, seconds: f64) {
         tokio::time::advance(Duration::from_secs_f64(seconds)).await;
         for _ in 0..1000 {
@@ -244,11 +242,11 @@ impl Frozen {
     }
 }
 
-/// What a telemetry hook heard.
+/// Records the attempts that a telemetry hook reports.
 #[derive(Clone, Default)]
 pub struct Heard(Arc<Mutex<Vec<Told>>>);
 
-/// One attempt, in short.
+/// A reported attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Told {
     pub server: String,
@@ -276,9 +274,9 @@ impl Heard {
         }
     }
 
-    /// Waits until so many attempts are over.
+    /// Waits until this many attempts are reported.
     pub async fn until(&self, attempts: usize) {
-        until("an attempt is over", || self.all().len() >= attempts).await;
+        until("an attempt ends", || self.all().len() >= attempts).await;
     }
 
     pub fn all(&self) -> Vec<Told> {

@@ -1,4 +1,4 @@
-//! HTTPS in a program that has set up nothing for it.
+//! HTTPS in a program that has no setup for it.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use uttera_stt_client::{Client, Error, RetryPolicy};
 
-/// A certificate for 127.0.0.1 that nobody has signed, and its key, both as PEM.
+/// A self-signed certificate for 127.0.0.1 and its key, both in PEM format.
 fn make_certificate(folder: &Path) -> (Vec<u8>, Vec<u8>) {
     let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
     let made = Command::new("openssl")
@@ -67,7 +67,7 @@ async fn serve(certificate: &[u8], key: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_is_trusted_when_it_was_named_and_only_then() {
+async fn a_certificate_is_trusted_only_if_it_was_added() {
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = make_certificate(folder.path());
     let url = serve(&certificate, &key).await;
@@ -83,7 +83,7 @@ async fn a_certificate_is_trusted_when_it_was_named_and_only_then() {
         .clone()
         .build()
         .expect("the system has certificates");
-    let error = plain.health().await.expect_err("nobody knows it");
+    let error = plain.health().await.expect_err("the certificate is not trusted");
     assert!(
         matches!(&error, Error::Connect(why) if why.contains("certificate")),
         "{error:?}"
@@ -92,13 +92,13 @@ async fn a_certificate_is_trusted_when_it_was_named_and_only_then() {
         let built = builder.clone().root_certificate(nonsense).build();
         assert!(matches!(built, Err(Error::Invalid(_))), "{built:?}");
     }
-    // That is for the program to choose.
+    // The provider of the process is the program's choice.
     assert!(CryptoProvider::get_default().is_none());
 }
 
 #[tokio::test]
-async fn a_connection_that_is_never_made_is_given_up() {
-    // It takes the connection and says nothing, so there is no handshake.
+async fn a_connection_without_a_handshake_times_out() {
+    // The server accepts the connection and sends nothing, so the handshake never ends.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("https://{}", listener.local_addr().expect("bound"));
     let builder = Client::builder(url).no_proxy().retry(RetryPolicy::never());

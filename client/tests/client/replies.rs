@@ -1,10 +1,8 @@
-//! Replies in full, and as little as an older server may give.
-
-mod support;
+//! Complete replies, and minimal ones of older servers.
 
 use std::time::Duration;
 
-use support::{Scripted, json};
+use crate::support::{Scripted, json};
 use uttera_stt_client::{Audio, Client, Error, TranscribeOptions, Transcript};
 
 async fn reply(headers: &str, body: &str) -> Result<Transcript, Error> {
@@ -17,7 +15,7 @@ async fn reply(headers: &str, body: &str) -> Result<Transcript, Error> {
 }
 
 #[tokio::test]
-async fn all_that_a_server_in_two_tiers_tells_is_there() {
+async fn all_information_of_v1_transcribe_is_parsed() {
     let body = r#"{
         "text": "Good morning.", "language": "en", "language_probability": 0.98, "confidence": 0.71,
         "duration": 1.78, "model": "medium", "fallback_used": true, "request_id": "r1",
@@ -75,7 +73,7 @@ async fn all_that_a_server_in_two_tiers_tells_is_there() {
 }
 
 #[tokio::test]
-async fn a_text_is_enough() {
+async fn a_reply_with_only_a_text_is_valid() {
     let nulls = r#"{"text": "", "language": null, "language_probability": null, "confidence": null,
         "duration": null, "model": null, "fallback_used": null, "request_id": null, "segments": null,
         "timings": {"queue_wait_ms": null}}"#;
@@ -92,11 +90,11 @@ async fn a_text_is_enough() {
 }
 
 #[tokio::test]
-async fn what_can_be_asked_without_audio_is_asked_where_it_is() {
+async fn requests_without_audio_go_to_their_paths() {
     let model = r#"{"object":"list","data":[{"id":"whisper-1","object":"model","created":1677610602,"owned_by":"uttera"}]}"#;
     let any = json(200, "", r#"{"ok":true}"#);
     let server = Scripted::start([any.clone(), any.clone(), any, json(200, "", model)]).await;
-    // Below a path, as behind a proxy.
+    // The base address has a path, as behind a proxy.
     let client = Client::builder(format!("{}/stt/v1/", server.url)).no_proxy();
     let client = client.api_key("sesame").build().expect("a client");
     assert_eq!(client.health().await.expect("a reply")["ok"], true);
