@@ -1,13 +1,13 @@
-//! Fuzz target for everything that reads model files, on stable Rust:
+//! Fuzzes all parsers of model files, on stable Rust:
 //!
 //! ```text
 //! cargo run --release --example fuzz_import -- --seconds 600 [--seed 7]
 //! ```
 //!
-//! Mutates a small well-formed CTranslate2 file, the ggml file made from it, and vocabularies, and gives
-//! them to the parsers. A panic, an abort or an allocation beyond all measure ends the run; the seed and
-//! the number of the case that it prints replay it (`--seed S --skip N`). Mutations prefer the headers,
-//! where lengths and counts are: flipped bits, numbers that arithmetic breaks at, cuts, repetitions.
+//! Mutates a small valid CTranslate2 file, the ggml file converted from it, and vocabularies, and passes
+//! them to the parsers. A panic, an abort or an excessive allocation ends the run; it prints the seed and the
+//! number of the case, which replay it (`--seed S --skip N`). Mutations prefer the headers, which contain
+//! lengths and counts: flipped bits, numbers at the limits of arithmetic, cuts, repetitions.
 
 use std::time::{Duration, Instant};
 
@@ -17,18 +17,18 @@ use uttera_stt::models::fuzzing;
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// How long to go on, in seconds.
+    /// Duration of the run, in seconds.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// Number that all cases follow from.
+    /// Seed of all cases.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Case to begin with.
+    /// Number of the first case.
     #[arg(long, default_value_t = 0)]
     skip: u64,
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
+/// SplitMix64 (Steele, Lea and Flood, 2014): small, and equal on all machines.
 struct Random(u64);
 
 impl Random {
@@ -45,7 +45,7 @@ impl Random {
     }
 }
 
-/// A well-formed input and the offsets at which a change matters most.
+/// A valid input and the offsets at which a change has most effect.
 struct Seed {
     bytes: Vec<u8>,
     headers: Vec<usize>,
@@ -130,7 +130,7 @@ fn main() {
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let (mut case, mut accepted) = (options.skip, 0u64);
     while Instant::now() < end {
-        // Each case has a generator of its own, so that any one can be replayed alone.
+        // Each case has its own generator, so that it can be replayed alone.
         let mut random = Random(options.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ case);
         let good = one_case([&folder, &file, &words], &mut random).unwrap_or_else(|panic| {
             eprintln!("crashed: replay with --seed {} --skip {case}", options.seed);
@@ -143,7 +143,7 @@ fn main() {
     println!("{tried} cases, {accepted} of them still good models, no crash");
 }
 
-/// Runs one case: whether the input was accepted, or the panic it caused.
+/// Runs one case and returns whether the input was accepted, or the panic that it caused.
 fn one_case(seeds: [&Seed; 3], random: &mut Random) -> std::thread::Result<bool> {
     let [folder, file, words] = seeds;
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match random.below(8) {

@@ -1,22 +1,22 @@
-//! Measures word error rates against a running server: the figures on voice activity, context and
-//! long audio in docs/performance.md.
+//! Measures word error rates of a running server: the figures on voice activity detection, context and
+//! long files in docs/performance.md.
 //!
 //! ```text
-//! # Two ways of asking, on short clips: with and without voice activity detection.
+//! # Two sets of options on short clips, for example with and without voice activity detection.
 //! cargo run --release --example measure_accuracy -- clips --url http://127.0.0.1:9005 \
 //!     --corpus corpus --table speech.tsv --b vad_filter=false [--gain-db -40] [--languages en,es]
 //!
-//! # Long files in chunks, against whisper.cpp's own pass over the whole file.
+//! # Long files in chunks, compared with whisper.cpp's own pass over the whole file.
 //! cargo run --release --example measure_accuracy -- long --url http://127.0.0.1:9005 \
 //!     --corpus corpus --model ggml-base.bin [--languages en]
 //!
-//! # Chunks with the text before them as context, and without.
+//! # Chunks with and without the preceding text as context.
 //! cargo run --release --example measure_accuracy -- context --corpus corpus \
 //!     --model ggml-base.bin --weights silero-vad-16k.safetensors
 //! ```
 //!
-//! All tell the difference of B to A in points of word error rate, with the 95 % interval of a
-//! paired bootstrap over clips, or over a long file's utterances. `long` also tells how far the
+//! All print the difference between B and A in points of word error rate, with the 95 % interval of a
+//! paired bootstrap over clips, or over a long file's utterances. `long` also prints how far the
 //! segments' times are from the known times of the utterances.
 
 #[path = "support/corpus.rs"]
@@ -35,12 +35,13 @@ use corpus::{Pair, Row, difference};
 use decode::decode;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::engine::ggml_hooks;
 use uttera_stt::engine::whisper::{Model, Options, Request};
-use uttera_stt::probe::word_error_rate::{align, normalise};
+use uttera_stt_tools::probe::word_error_rate::{align, normalise};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
 #[derive(Parser)]
@@ -51,26 +52,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// Compares two ways of asking.
+    /// Compare two sets of options.
     Clips(Clips),
-    /// Compares chunks with one pass over the whole file.
+    /// Compare chunks with one pass over the whole file.
     Long(Long),
-    /// Compares chunks that are given the text before them with chunks that are not.
+    /// Compare chunks with and without the preceding text as context.
     Context(WithContext),
 }
 
 #[derive(Args)]
 struct Corpus {
-    /// The server.
+    /// The server's address.
     #[arg(long, default_value = "http://127.0.0.1:9005")]
     url: String,
-    /// The folder of the recordings and their tables.
+    /// Folder with the recordings and their tables.
     #[arg(long = "corpus")]
     folder: PathBuf,
-    /// Only these, by comma; all others are left out.
+    /// Comma-separated languages to use.
     #[arg(long, default_value = "en,es,fr")]
     languages: String,
-    /// Every so many-th row.
+    /// Use every n-th row.
     #[arg(long, default_value_t = 1)]
     every: usize,
 }
@@ -79,16 +80,16 @@ struct Corpus {
 struct Clips {
     #[command(flatten)]
     corpus: Corpus,
-    /// A table of the corpus.
+    /// Table of the corpus.
     #[arg(long, default_value = "speech.tsv")]
     table: String,
-    /// Makes the audio louder or quieter before.
+    /// Gain applied to the audio before, in dB.
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     gain_db: f64,
-    /// Form fields of the first way, `name=value`, by comma.
+    /// Form fields of A: `name=value`, comma-separated.
     #[arg(long, default_value = "")]
     a: String,
-    /// Of the second way.
+    /// Form fields of B.
     #[arg(long)]
     b: String,
 }
@@ -97,19 +98,19 @@ struct Clips {
 struct Long {
     #[command(flatten)]
     corpus: Corpus,
-    /// The ggml file that the server runs, for the pass over the whole file.
+    /// The server's ggml file, for the pass over the whole file.
     #[arg(long)]
     model: PathBuf,
-    /// Threads of that pass.
+    /// Threads of the pass over the whole file.
     #[arg(long, default_value_t = 2)]
     threads: i32,
-    /// Leave that pass out: for the segments' times alone.
+    /// Skip the pass over the whole file and measure only the segments' times.
     #[arg(long)]
     skip_whole: bool,
-    /// That pass does without the text before a window as context.
+    /// Run the pass over the whole file without the preceding text as context.
     #[arg(long)]
     no_context: bool,
-    /// Form fields, `name=value`, by comma.
+    /// Form fields: `name=value`, comma-separated.
     #[arg(long, default_value = "")]
     fields: String,
 }
@@ -118,13 +119,13 @@ struct Long {
 struct WithContext {
     #[command(flatten)]
     corpus: Corpus,
-    /// A ggml file.
+    /// Path of a ggml file.
     #[arg(long)]
     model: PathBuf,
-    /// Silero's weights.
+    /// Path of Silero's weights.
     #[arg(long)]
     weights: PathBuf,
-    /// Threads.
+    /// Threads of the inference.
     #[arg(long, default_value_t = 2)]
     threads: u32,
 }
@@ -211,14 +212,14 @@ async fn long(args: &Long) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A known utterance of a long file; without times, where they are not known.
+/// A known utterance of a long file, with its times if they are known.
 struct Utterance {
     start: f64,
     end: f64,
     words: Vec<String>,
 }
 
-/// Words of a unit of the bootstrap, where the utterances are not known.
+/// Number of words of a unit of the bootstrap, if the utterances are not known.
 const UNIT: usize = 20;
 
 fn utterances(path: &Path, text: &str) -> anyhow::Result<Vec<Utterance>> {
@@ -309,8 +310,8 @@ fn print_off(off: &[Vec<f64>; 2]) {
     );
 }
 
-/// The first and the last moment in a recording that are nearly as loud as its louder ones: 25 dB
-/// below the level that a twentieth of it exceeds.
+/// Start and end of the sound in a recording: where it exceeds a level 25 dB below the one that a twentieth
+/// of the recording exceeds.
 fn speech_edges(utterance: &Utterance, samples: &[i16]) -> (f64, f64) {
     const FRAME: usize = 160;
     let place = |seconds: f64| ((seconds * 16_000.0) as usize).min(samples.len());
@@ -327,8 +328,8 @@ fn speech_edges(utterance: &Utterance, samples: &[i16]) -> (f64, f64) {
     (second(first), second(last + 1))
 }
 
-/// How far the nearest segment's edge is from each edge of each utterance, in seconds: from those of
-/// the recording, and from those of the speech in it.
+/// Distance, in seconds, from each edge of each utterance to the nearest edge of a segment: for the edges of
+/// the recording, and for those of the speech in it.
 fn times_off(utterances: &[Utterance], samples: &[i16], answer: &Value) -> [Vec<f64>; 2] {
     let segments = answer["segments"].as_array().cloned().unwrap_or_default();
     let edges =
@@ -360,7 +361,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// The errors of two texts of a long file, utterance by utterance.
+/// Errors of two texts of a long file, by utterance.
 fn by_utterance(utterances: &[Utterance], texts: &[String; 2]) -> Vec<Pair> {
     let reference: Vec<String> = utterances.iter().flat_map(|u| u.words.clone()).collect();
     let errors = texts
@@ -404,7 +405,9 @@ async fn ask(
         .text("language", language.to_owned())
         .text("response_format", "verbose_json");
     for field in fields.split(',').filter(|field| !field.is_empty()) {
-        let (name, value) = field.split_once('=').context("a field is name=value")?;
+        let (name, value) = field
+            .split_once('=')
+            .context("a field must be name=value")?;
         form = form.text(name.to_owned(), value.to_owned());
     }
     let request = client.post(format!("{url}/v1/audio/transcriptions"));
@@ -415,9 +418,10 @@ async fn ask(
     Ok(body)
 }
 
-/// whisper.cpp as it comes, over the whole file.
+/// Runs whisper.cpp unchanged over the whole file.
 fn sequential(args: &Long, samples: &[i16], language: &str) -> anyhow::Result<String> {
     whisper_rs::install_logging_hooks();
+    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let context = WhisperContext::new_with_params(
         &args.model,
         WhisperContextParameters {

@@ -1,41 +1,42 @@
-//! Measures what the parts of a chunk's work take, inside one process: a fresh state, the
-//! spectrogram, encoder passes of several window lengths, and decoder steps; and which share of the
-//! machine's peak the encoder reaches.
+//! Measures the time of each part of a chunk's work in one process: a fresh state, the spectrogram,
+//! encoder passes of several window lengths, and decoder steps; and the share of the machine's peak that the
+//! encoder reaches.
 //!
 //! ```text
 //! cargo run --release --example measure_encoder -- --model ggml-base.bin [--threads 2]
 //!     [--windows 384,512,1024,1500] [--peak-gflops 250]
 //! ```
 //!
-//! Every figure is the median of `--repeat` runs. Floating-point operations of the encoder count two
-//! for each multiplication with addition, from the shapes of its matrix products alone.
+//! Every figure is the median of `--repeat` runs. The number of the encoder's floating-point operations
+//! follows from the shapes of its matrix products; a multiplication with addition counts as two.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-// Brings the convolution that the build links in place of whisper.cpp's own.
+// Links the replacement of whisper.cpp's convolution.
 use uttera_stt as _;
+use uttera_stt::engine::ggml_hooks;
 use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState,
 };
 
 #[derive(Parser)]
 struct Cli {
-    /// A ggml file.
+    /// Path of a ggml file.
     #[arg(long)]
     model: PathBuf,
     /// Threads of one inference.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Encoder windows, in frames of 20 ms.
+    /// Comma-separated encoder windows, in frames of 20 ms.
     #[arg(long, value_delimiter = ',', default_value = "384,512,768,1024,1500")]
     windows: Vec<i32>,
-    /// Runs of each.
+    /// Number of runs for each figure.
     #[arg(long, default_value_t = 7)]
     repeat: usize,
-    /// The machine's peak in GFLOP/s, to tell the share of it that is reached.
+    /// The machine's peak in GFLOP/s, to print the share that the encoder reaches.
     #[arg(long)]
     peak_gflops: Option<f64>,
 }
@@ -43,6 +44,7 @@ struct Cli {
 fn main() -> anyhow::Result<()> {
     let args = Cli::parse();
     whisper_rs::install_logging_hooks();
+    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let mut parameters = WhisperContextParameters::default();
     parameters.use_gpu(false).flash_attn(false);
     let begin = Instant::now();
@@ -93,7 +95,7 @@ fn median<T, E: std::error::Error + Send + Sync + 'static>(
     seconds.get(repeat / 2).copied().context("no runs")
 }
 
-/// Sound with something in every band; what it is does not matter to the time.
+/// Audio with energy in every frequency band; its content does not affect the time.
 fn noise(seconds: f64) -> Vec<f32> {
     let mut state = 1_u32;
     let mut next = || {
@@ -103,7 +105,7 @@ fn noise(seconds: f64) -> Vec<f32> {
     (0..(seconds * 16_000.0) as usize).map(|_| next()).collect()
 }
 
-/// The window is set by a whole transcription only: one that stops before its encoder.
+/// Only a transcription sets the window, so this runs one that stops before the encoder.
 fn set_window(state: &mut WhisperState, window: i32, samples: &[f32]) {
     unsafe extern "C" fn never(
         _context: *mut whisper_rs::whisper_rs_sys::whisper_context,
@@ -117,12 +119,12 @@ fn set_window(state: &mut WhisperState, window: i32, samples: &[f32]) {
     parameters.set_audio_ctx(window);
     // SAFETY: the function ignores its arguments.
     unsafe { parameters.set_start_encoder_callback(Some(never)) };
-    // That it was stopped is told as an error.
+    // whisper.cpp reports the stop as an error.
     let _ = state.full(parameters, samples);
 }
 
-/// Of the two convolutions, the layers' matrix products, and the keys and values that the decoder
-/// looks at.
+/// Operations of the two convolutions, of the layers' matrix products, and of the keys and values for the
+/// decoder.
 fn encoder_operations(model: &WhisperContext, window: i32) -> f64 {
     let frames = f64::from(window);
     let width = f64::from(model.model_n_audio_state());
@@ -130,7 +132,7 @@ fn encoder_operations(model: &WhisperContext, window: i32) -> f64 {
     let mels = f64::from(model.model_n_mels());
     let decoder_layers = f64::from(model.model_n_text_layer());
     let convolutions = 2.0 * frames * 3.0 * mels * width + frames * 3.0 * width * width;
-    // Query, key, value and output; two products of four times the width; attention itself.
+    // Query, key, value and output; two products of four times the width; attention.
     let layer = frames * (4.0 + 8.0) * width * width + 2.0 * frames * frames * width;
     let crossing = decoder_layers * frames * 2.0 * width * width;
     2.0 * (convolutions + layers * layer + crossing)

@@ -1,6 +1,5 @@
-//! Measures ways of using the engine against each other, on short clips and inside one process: error
-//! rate, time, and how often text was doubted. What docs/performance.md says of windows, beams, number
-//! formats and times comes from here.
+//! Compares configurations of the engine on short clips in one process: error rate, time, and how often a
+//! chunk was decoded again. The figures on windows, beams, data types and timestamps in docs/performance.md.
 //!
 //! ```text
 //! cargo run --release --example measure_engine -- --corpus corpus --model ggml-base.bin \
@@ -8,9 +7,10 @@
 //!     [--languages en,es,fr] [--shortest 1] [--longest 30] [--every 1]
 //! ```
 //!
-//! A way is a window (`full`, or margin/least in frames of 20 ms) and options: `beam=N`, `no-times`,
-//! `no-word-times`, `model-b`, `detect` (the language is not given). The first way is what the others are compared with: differences of the word error rate
-//! are in points, with the 95 % interval of a paired bootstrap over clips.
+//! A configuration is a window (`full`, or margin/minimum in frames of 20 ms) and options: `beam=N`,
+//! `no-times`, `no-word-times`, `model-b`, `detect` (the language is not given). The others are compared with
+//! the first one: differences of the word error rate are in points, with the 95 % interval of a paired
+//! bootstrap over clips.
 
 #[path = "support/corpus.rs"]
 mod corpus;
@@ -26,50 +26,50 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use corpus::{Pair, difference};
 use decode::decode;
-use stt_actors::transcript::{ChunkTranscript, Doubt, Segment, Task};
+use stt_actors::domain::transcript::{ChunkTranscript, Doubt, Segment, Task};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};
-use uttera_stt::probe::word_error_rate::{align, normalise};
+use uttera_stt_tools::probe::word_error_rate::{align, normalise};
 
 #[derive(Parser)]
 struct Cli {
-    /// Ways of using the engine.
+    /// Configurations of the engine.
     #[arg(required = true)]
     ways: Vec<String>,
-    /// The folder of the recordings and their tables.
+    /// Folder with the recordings and their tables.
     #[arg(long)]
     corpus: PathBuf,
-    /// A ggml file.
+    /// Path of a ggml file.
     #[arg(long)]
     model: PathBuf,
-    /// Another one, for ways with `model-b`.
+    /// Path of another ggml file, for configurations with `model-b`.
     #[arg(long)]
     model_b: Option<PathBuf>,
-    /// Threads.
+    /// Threads of the inference.
     #[arg(long, default_value_t = 2)]
     threads: u32,
-    /// Only these, by comma.
+    /// Comma-separated languages to use.
     #[arg(long, default_value = "en,es,fr")]
     languages: String,
-    /// Clips of so many seconds at least.
+    /// Minimum length of a clip, in seconds.
     #[arg(long, default_value_t = 0.0)]
     shortest: f64,
-    /// Clips of so many seconds at most.
+    /// Maximum length of a clip, in seconds.
     #[arg(long, default_value_t = 30.0)]
     longest: f64,
-    /// Every so many-th clip.
+    /// Use every n-th clip.
     #[arg(long, default_value_t = 1)]
     every: usize,
-    /// Write a row for every clip and way: path, seconds of audio, words, way, errors, mean
-    /// log-probability, that of the least probable segment, seconds, doubt.
+    /// Write a row for every clip and configuration: path, seconds of audio, words, configuration, errors,
+    /// mean log-probability, that of the least probable segment, seconds, reason for decoding again.
     #[arg(long)]
     dump: Option<PathBuf>,
-    /// Print every clip whose text differs from the first way's in its number of errors.
+    /// Print every clip whose number of errors differs from that of the first configuration.
     #[arg(long)]
     verbose: bool,
 }
 
-/// What a way has done so far.
+/// Results of a configuration so far.
 #[derive(Default)]
 struct Tally {
     pairs: Vec<Pair>,
@@ -79,7 +79,7 @@ struct Tally {
     right_language: usize,
 }
 
-/// A way of using the engine.
+/// A configuration of the engine.
 struct Way {
     model: Model,
     detects: bool,
@@ -105,7 +105,7 @@ fn main() -> anyhow::Result<()> {
         let reference = normalise(&row.text);
         let mut errors = vec![0; ways.len()];
         for step in 0..ways.len() {
-            // In turns, so that none of them always comes first.
+            // The order rotates, so that none of them always runs first.
             let way = (step + number) % ways.len();
             let done = transcribe(&mut ways[way], &samples, &row.language)?;
             tallies[way].right_language += usize::from(done.language == row.language);
@@ -140,7 +140,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Of all tokens, and of the least probable segment.
+/// Mean log-probability of all tokens, and of the least probable segment.
 fn log_probabilities(done: &ChunkTranscript) -> (f32, f32) {
     let tokens: usize = done.segments.iter().map(|s| s.tokens.len()).sum();
     let sum = |s: &Segment| s.avg_logprob * s.tokens.len() as f32;
@@ -149,7 +149,7 @@ fn log_probabilities(done: &ChunkTranscript) -> (f32, f32) {
     (mean, least.fold(0.0, f32::min))
 }
 
-/// Takes in a result, and gives its number of errors.
+/// Adds a result and returns its number of errors.
 fn note(tally: &mut Tally, done: &ChunkTranscript, reference: &[String]) -> usize {
     tally.seconds += done.inference_seconds;
     tally.passes += done.encoder_passes;
@@ -202,7 +202,7 @@ fn load(args: &Cli, way: &str) -> anyhow::Result<Way> {
             }
             Some(("beam", size)) => options.beam_size = size.parse()?,
             Some(_) => options.window = trimmed(word)?,
-            None => bail!("{word}: what is that?"),
+            None => bail!("unknown option {word}"),
         }
     }
     let model = Model::load(model, options).map_err(anyhow::Error::msg)?;
@@ -210,7 +210,9 @@ fn load(args: &Cli, way: &str) -> anyhow::Result<Way> {
 }
 
 fn trimmed(window: &str) -> anyhow::Result<Window> {
-    let (margin, least) = window.split_once('/').context("margin/least is expected")?;
+    let (margin, least) = window
+        .split_once('/')
+        .context("a window must be full or margin/minimum")?;
     Ok(Window::Trimmed {
         margin: margin.parse()?,
         least: least.parse()?,

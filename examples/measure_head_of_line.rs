@@ -1,13 +1,13 @@
-//! Measures how long a short command waits, on an idle server and while a long file runs: the figures
-//! on head-of-line blocking in docs/performance.md.
+//! Measures the latency of a short command on an idle server and during a long file: the figures of "A
+//! command during a long file" in docs/performance.md.
 //!
 //! ```text
 //! cargo run --release --example measure_head_of_line -- --url http://127.0.0.1:9005 \
 //!     --command samples/en-command.wav --long half-an-hour.flac [--count 20]
 //! ```
 //!
-//! The server may be any with OpenAI's API. On one that serves whole requests in order, a single
-//! command waits for all of the long file: `--count 1`.
+//! Any server with OpenAI's API will do. On a server that processes whole requests in order, use `--count 1`,
+//! because a single command waits for the whole long file.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,16 +19,16 @@ use reqwest::multipart::{Form, Part};
 
 #[derive(Parser)]
 struct Args {
-    /// The server.
+    /// The server's address.
     #[arg(long, default_value = "http://127.0.0.1:9005")]
     url: String,
-    /// A file of about two seconds.
+    /// Audio file of about two seconds.
     #[arg(long)]
     command: PathBuf,
-    /// A file of about half an hour.
+    /// Audio file of about half an hour.
     #[arg(long)]
     long: PathBuf,
-    /// Commands, idle and during the long file each.
+    /// Number of commands, on the idle server and during the long file each.
     #[arg(long, default_value_t = 20)]
     count: usize,
 }
@@ -44,13 +44,13 @@ async fn main() -> anyhow::Result<()> {
     }
     let (long_client, url, file) = (client.clone(), args.url.clone(), args.long.clone());
     let long = tokio::spawn(async move { ask(&long_client, &url, &file).await });
-    // Until the server is at it.
+    // Wait until the server works on the long file.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let mut during = Vec::new();
     while during.len() < args.count {
         let took = ask(&client, &args.url, &args.command).await?;
         if long.is_finished() && args.count > 1 {
-            println!("the long file was over after {} commands", during.len());
+            println!("the long file ended after {} commands", during.len());
             break;
         }
         during.push(took);
@@ -73,7 +73,7 @@ fn print(what: &str, times: &mut [Duration]) {
     );
 }
 
-/// In seconds; the nearest rank.
+/// Percentile by nearest rank, in seconds.
 fn percentile(times: &mut [Duration], percent: usize) -> f64 {
     times.sort();
     let rank = (times.len() * percent).div_ceil(100).max(1);

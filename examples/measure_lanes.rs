@@ -1,15 +1,15 @@
-//! Measures how many workers with how many threads each this machine's CPU is best used by, alone
-//! and beside another busy program: the figures behind the defaults of `WHISPER_THREADS` and
-//! `COLD_POOL_SIZE` (docs/performance.md).
+//! Measures which number of workers and threads uses this machine's CPU best, alone and beside another
+//! busy program: the figures behind the defaults of `WHISPER_THREADS` and `COLD_POOL_SIZE`
+//! (docs/architecture.md).
 //!
 //! ```text
 //! cargo run --release --example measure_lanes -- --server target/release/uttera-stt \
 //!     --model ggml-base.bin [--rounds 3] [--clips 12] [--layouts 1x2,2x1,2x2]
 //! ```
 //!
-//! Every layout does the same clips through the server's own worker processes; layouts take turns,
-//! round by round, so that a machine whose speed drifts favours none. Printed are the medians and
-//! each layout's ratio to the first.
+//! Every layout transcribes the same clips in the server's own worker processes. Layouts take turns, round
+//! by round, so that a drift in the machine's speed favours none. Prints the medians, and each layout's ratio
+//! to the first.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,25 +19,27 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use clap::Parser;
-use stt_actors::ports::{AudioChunk, ChunkRequest, Engine, EngineLauncher, LaneKind, WorkerId};
-use stt_actors::transcript::Task;
+use stt_actors::domain::chunk::AudioChunk;
+use stt_actors::domain::ids::{LaneKind, WorkerId};
+use stt_actors::domain::transcript::Task;
+use stt_actors::ports::{ChunkRequest, Engine, EngineLauncher};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
 #[derive(Parser)]
 struct Args {
-    /// The program whose workers are measured.
+    /// Path of the program whose workers are measured.
     #[arg(long)]
     server: PathBuf,
-    /// A ggml file.
+    /// Path of a ggml file.
     #[arg(long)]
     model: PathBuf,
-    /// How often each layout has its turn.
+    /// Number of rounds.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Clips in a turn.
+    /// Clips per round.
     #[arg(long, default_value_t = 12)]
     clips: usize,
-    /// Workers x threads, by comma; the first is what others are compared with.
+    /// Comma-separated layouts, workers x threads; the others are compared with the first.
     #[arg(long, default_value = "1x2,2x1,2x2")]
     layouts: String,
 }
@@ -92,7 +94,7 @@ fn layouts(text: &str) -> anyhow::Result<Vec<Layout>> {
         })
     };
     let parsed: Option<Vec<_>> = text.split(',').map(parse).collect();
-    parsed.context("layouts such as 1x2,2x1 are expected")
+    parsed.context("layouts must look like 1x2,2x1")
 }
 
 fn clip(path: &Path) -> anyhow::Result<Arc<[i16]>> {
@@ -104,7 +106,7 @@ fn clip(path: &Path) -> anyhow::Result<Arc<[i16]>> {
     Ok(samples.into())
 }
 
-/// Another busy program: one thread of this one that never rests.
+/// Stands for another busy program: a thread that never sleeps.
 fn spin(stop: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         while !stop.load(Ordering::Relaxed) {
@@ -113,7 +115,7 @@ fn spin(stop: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
     })
 }
 
-/// All clips, by so many workers at once; their start is not in the time.
+/// Transcribes all clips with this many workers at once. The time does not include their start.
 async fn turn(args: &Args, layout: Layout, clip: &Arc<[i16]>) -> anyhow::Result<Duration> {
     let config = WorkerConfig {
         executable: std::path::absolute(&args.server)?,

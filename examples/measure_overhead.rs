@@ -1,5 +1,5 @@
-//! Measures what the server itself costs a request: against `null_engine`, whose engine answers at
-//! once, and, with `--worker`, the round trip to a worker process.
+//! Measures the overhead of the server per request, with `null_engine`, whose engine answers at once; and
+//! with `--worker` the round trip to a worker process.
 //!
 //! ```text
 //! cargo run --release --example null_engine -- --port 9105 &
@@ -9,9 +9,9 @@
 //!     --model ggml-tiny.en.bin
 //! ```
 //!
-//! Requests are sent at fixed moments, whether or not those before them are answered: a server that falls
-//! behind cannot hide it. Each one's time counts from when it was due, less the millisecond to which the
-//! sender's own clock is rounded. Then the rate is raised until it is not held any more.
+//! Requests are sent at fixed times, whether or not earlier ones are answered, so that a server that falls
+//! behind cannot hide it. The time of a request counts from when it was due, minus the millisecond to which the
+//! sender's clock is rounded. Then the rate is raised until the server cannot sustain it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,36 +21,38 @@ use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use clap::Parser;
 use reqwest::multipart::{Form, Part};
-use stt_actors::ports::{AudioChunk, ChunkRequest, EngineLauncher, LaneKind, WorkerId};
-use stt_actors::transcript::Task;
+use stt_actors::domain::chunk::AudioChunk;
+use stt_actors::domain::ids::{LaneKind, WorkerId};
+use stt_actors::domain::transcript::Task;
+use stt_actors::ports::{ChunkRequest, EngineLauncher};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
-/// A rate is held if so many of its requests are answered within this time.
+/// The server sustains a rate if this share of the requests is answered within this time.
 const HELD_WITHIN: Duration = Duration::from_millis(250);
 
 #[derive(Parser)]
 struct Cli {
-    /// A server with a null engine.
+    /// Address of a server with a null engine.
     #[arg(long, requires = "file")]
     url: Option<String>,
-    /// What to send.
+    /// Audio file to send.
     #[arg(long)]
     file: Option<PathBuf>,
-    /// Form fields, `name=value`, by comma.
+    /// Form fields: `name=value`, comma-separated.
     #[arg(long, default_value = "")]
     fields: String,
-    /// Requests a second.
+    /// Requests per second.
     #[arg(long, default_value_t = 100)]
     rate: u32,
-    /// For so long.
+    /// Duration in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u32,
-    /// The program, for the round trip to its worker.
+    /// Path of the program, for the round trip to its worker.
     #[arg(long, requires = "model")]
     worker: Option<PathBuf>,
-    /// A ggml file for it.
+    /// Path of a ggml file for the worker.
     #[arg(long)]
     model: Option<PathBuf>,
 }
@@ -68,7 +70,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is sent, again and again.
+/// The request that is sent repeatedly.
 struct Target {
     client: reqwest::Client,
     url: String,
@@ -95,7 +97,9 @@ impl Target {
 async fn http(args: &Cli, url: &str, file: &PathBuf) -> anyhow::Result<()> {
     let fields = args.fields.split(',').filter(|field| !field.is_empty());
     let fields = fields.map(|field| {
-        let (name, value) = field.split_once('=').context("a field is name=value")?;
+        let (name, value) = field
+            .split_once('=')
+            .context("a field must be name=value")?;
         Ok((name.to_owned(), value.to_owned()))
     });
     let target = Arc::new(Target {
@@ -104,7 +108,7 @@ async fn http(args: &Cli, url: &str, file: &PathBuf) -> anyhow::Result<()> {
         audio: std::fs::read(file)?.into(),
         fields: fields.collect::<anyhow::Result<_>>()?,
     });
-    // Connections, and whatever is made with the first request.
+    // Warm up connections and everything else that the first request creates.
     at_rate(&target, 20, 1).await?;
     let mut took = at_rate(&target, args.rate, args.seconds).await?;
     print(args.rate, &mut took);
@@ -114,7 +118,7 @@ async fn http(args: &Cli, url: &str, file: &PathBuf) -> anyhow::Result<()> {
         let mut took = match at_rate(&target, rate, 3).await {
             Ok(took) => took,
             Err(error) => {
-                println!("{rate} requests a second are not held: {error}");
+                println!("{rate} requests per second are not sustained: {error}");
                 return Ok(());
             }
         };
@@ -136,14 +140,14 @@ fn print(rate: u32, took: &mut [Duration]) {
     );
 }
 
-/// The time of each request, from the moment when it was due.
+/// The time of each request, from when it was due.
 async fn at_rate(target: &Arc<Target>, rate: u32, seconds: u32) -> anyhow::Result<Vec<Duration>> {
     let begin = Instant::now();
     let mut requests = JoinSet::new();
     for number in 0..rate * seconds {
         let due = begin + Duration::from_secs(1) * number / rate;
         tokio::time::sleep_until(due).await;
-        // Timers are rounded up to the next millisecond, which is not the server's doing.
+        // Timers are rounded up to the next millisecond, which is not part of the server's time.
         let due = due + due.elapsed().min(Duration::from_millis(1));
         let target = Arc::clone(target);
         requests.spawn(async move {
@@ -172,8 +176,8 @@ impl ModelSource for Fixed {
     }
 }
 
-/// To a worker and back, with audio in which whisper is not asked: too short to hold a word. And a
-/// whole chunk, less the engine's own time.
+/// Measures the round trip to a worker: with audio that is too short for inference, and with a whole chunk,
+/// minus the engine's own time.
 async fn round_trips(program: PathBuf, model: PathBuf) -> anyhow::Result<()> {
     let config = WorkerConfig {
         executable: program.canonicalize()?,

@@ -1,6 +1,6 @@
-//! Measures what streaming brings and costs: when the first text of a recording comes and how long the
-//! reader waits between texts, beside the whole reply without a stream; and the words that come out
-//! differently for the shorter chunks. The figures on streaming in docs/performance.md.
+//! Measures the benefit and cost of streaming, compared with a whole reply: the time to the first text of a
+//! recording, the waits between texts, and the words that differ because of the shorter chunks. The figures
+//! on streaming in docs/performance.md.
 //!
 //! ```text
 //! cargo run --release --example measure_streaming -- --url http://127.0.0.1:9005 \
@@ -11,7 +11,7 @@
 mod corpus;
 
 use std::path::{Path, PathBuf};
-// No clock of the program's is involved.
+// A measurement uses the real clock.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -20,31 +20,31 @@ use corpus::{Pair, difference};
 use reqwest::Client;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
-use uttera_stt::probe::word_error_rate::Score;
+use uttera_stt_tools::probe::word_error_rate::Score;
 
 #[derive(Parser)]
 struct Args {
-    /// The server.
+    /// The server's address.
     #[arg(long, default_value = "http://127.0.0.1:9005")]
     url: String,
-    /// The folder of the recordings and their tables.
+    /// Folder with the recordings and their tables.
     #[arg(long)]
     corpus: PathBuf,
-    /// The table.
+    /// Table of the corpus.
     #[arg(long, default_value = "long.tsv")]
     table: String,
-    /// Of recordings in these languages.
+    /// Comma-separated languages to use.
     #[arg(long, default_value = "en,es,fr")]
     languages: String,
-    /// Every so many-th recording.
+    /// Use every n-th recording.
     #[arg(long, default_value_t = 1)]
     every: usize,
 }
 
-/// A reply, and when its parts came.
+/// A reply, and the times at which its parts arrived.
 struct Reply {
     text: String,
-    /// Since the request was sent.
+    /// Times since the request was sent.
     texts: Vec<Duration>,
     end: Duration,
 }
@@ -138,6 +138,9 @@ async fn ask(
         None => body,
     };
     let last: Value = serde_json::from_str(&last)?;
-    let text = last["text"].as_str().context("no text")?.to_owned();
+    let text = last["text"]
+        .as_str()
+        .context("the reply has no text")?
+        .to_owned();
     Ok(Reply { text, texts, end })
 }

@@ -1,14 +1,14 @@
-//! Measures what the voice activity detector and the chunker make of recordings: the figures on
-//! voice activity in docs/performance.md.
+//! Measures the voice activity detector and the chunker on recordings: the figures on voice activity
+//! detection in docs/performance.md.
 //!
 //! ```text
 //! cargo run --release --example measure_voice_activity -- --weights silero-vad-16k.safetensors \
 //!     [--gain-db -40] FILE…
 //! ```
 //!
-//! Prints a line for each file: its length, the seconds that would go to the model, the chunks that
-//! they come in, and the seconds of CPU that this took. With `--probabilities`, prints the detector's
-//! probability for every frame of 32 ms instead.
+//! Prints a line for each file: its length, the seconds of audio that would go to the model, the number of
+//! chunks, and the CPU time in seconds. With `--probabilities`, prints the detector's probability for every
+//! frame of 32 ms instead.
 
 #[path = "support/decode.rs"]
 mod decode;
@@ -19,23 +19,23 @@ use std::time::Instant;
 
 use clap::Parser;
 use decode::decode;
-use stt_actors::ports::AudioChunk;
+use stt_actors::domain::chunk::AudioChunk;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::vad::{BLOCK, DetectSpeech, SpeechDetector};
 
 #[derive(Parser)]
 struct Args {
-    /// Silero's weights.
+    /// Path of Silero's weights.
     #[arg(long)]
     weights: PathBuf,
-    /// Makes the audio louder or quieter before.
+    /// Gain applied to the audio before, in dB.
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     gain_db: f64,
-    /// Print probabilities.
+    /// Print the probability of every frame.
     #[arg(long)]
     probabilities: bool,
-    /// Audio of any format.
+    /// Audio files in any format.
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }

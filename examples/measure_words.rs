@@ -1,18 +1,18 @@
-//! Measures times of words, on clips made of recordings of single words: where one begins and ends is
-//! known to 5 ms, by its loudness.
+//! Measures word timestamps on clips joined from recordings of single words, whose start and end are known
+//! to 5 ms from their loudness.
 //!
 //! ```text
-//! # Clips and their true times, out of a table of recordings: path, language, word.
+//! # Make clips with their true times from a table of recordings: path, language, word.
 //! cargo run --release --example measure_words -- join --words words.tsv --out clips [--clips 20]
-//! # Other programs' words, into tables: clip, word, start, end.
+//! # Write another program's words to a table: clip, word, start, end.
 //! python scripts/bench/peers/words.py MODEL clips clips/faster-whisper.tsv
-//! # Ours and whisper.cpp's own two ways, and what the tables say.
+//! # Score this server, whisper.cpp's two kinds of timestamps, and the tables.
 //! cargo run --release --example measure_words -- score --clips clips --model ggml-base.bin \
 //!     --weights silero-vad-16k.safetensors [--peer clips/faster-whisper.tsv]
 //! ```
 //!
-//! There are three kinds of clips: words that follow each other closely, words with pauses, and half a
-//! minute of groups of words with pauses between them.
+//! There are three kinds of clips: words in close succession, words with pauses, and half a minute of groups
+//! of words with pauses between the groups.
 
 #[path = "support/decode.rs"]
 mod decode;
@@ -28,24 +28,25 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, Parser, Subcommand};
 use decode::decode;
-use stt_actors::pauses;
-use stt_actors::ports::{AudioChunk, SAMPLE_RATE};
-use stt_actors::transcript::{ChunkTranscript, Merger, Task};
+use stt_actors::domain::chunk::{AudioChunk, SAMPLE_RATE};
+use stt_actors::domain::transcript::{ChunkTranscript, Merger, Task};
+use stt_actors::text::segment_split;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
+use uttera_stt::engine::ggml_hooks;
 use uttera_stt::engine::whisper::{Model, Options, Request};
-use uttera_stt::probe::word_error_rate::normalise;
+use uttera_stt_tools::probe::word_error_rate::normalise;
 use whisper_rs::{
     DtwMode, DtwModelPreset, DtwParameters, FullParams, SamplingStrategy, WhisperContext,
     WhisperContextParameters,
 };
 
-/// Frames in which loudness is looked at: 5 ms.
+/// Length of the frames for measuring loudness: 5 ms.
 const FRAME: usize = SAMPLE_RATE as usize / 200;
-/// A word is what is louder than this part of its loudest frame: -35 dB.
+/// Sound belongs to a word if it is louder than this part of the word's loudest frame: -35 dB.
 const AUDIBLE: f64 = 0.0178;
-/// What is called right, in seconds.
+/// Maximum error, in seconds, of a timestamp that counts as correct.
 const NEAR: f64 = 0.2;
 
 #[derive(Parser)]
@@ -56,46 +57,46 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// Makes clips.
+    /// Make the clips.
     Join(Join),
-    /// Measures on them.
+    /// Measure on the clips.
     Score(Score),
 }
 
 #[derive(Args)]
 struct Join {
-    /// A table of recordings of single words: path, language, word.
+    /// Table of recordings of single words: path, language, word.
     #[arg(long)]
     words: PathBuf,
-    /// Where clips go.
+    /// Folder for the clips.
     #[arg(long)]
     out: PathBuf,
-    /// Clips of each kind and language.
+    /// Number of clips of each kind and language.
     #[arg(long, default_value_t = 20)]
     clips: usize,
 }
 
 #[derive(Args)]
 struct Score {
-    /// The folder of `join`.
+    /// Folder made by `join`.
     #[arg(long)]
     clips: PathBuf,
-    /// A ggml file: base.
+    /// Path of a ggml file (base).
     #[arg(long)]
     model: PathBuf,
-    /// Of the voice activity detector.
+    /// Path of the weights of the voice activity detector.
     #[arg(long)]
     weights: PathBuf,
-    /// Tables of other programs' words: clip, word, start, end.
+    /// Tables with other programs' words: clip, word, start, end.
     #[arg(long)]
     peer: Vec<PathBuf>,
-    /// Threads.
+    /// Threads of the inference.
     #[arg(long, default_value_t = 2)]
     threads: u32,
-    /// Leave these out: `ours`, `whisper`.
+    /// Programs to leave out: `ours`, `whisper`.
     #[arg(long)]
     without: Vec<String>,
-    /// Print every word of ours.
+    /// Print every word of this server.
     #[arg(long)]
     verbose: bool,
 }
@@ -114,7 +115,7 @@ struct Timed {
     time: Range<f64>,
 }
 
-/// Numbers that are random enough to mix words with.
+/// A random number generator that is good enough to shuffle words.
 struct Random(u64);
 
 impl Random {
@@ -125,7 +126,7 @@ impl Random {
         (self.0 >> 33) as usize % limit
     }
 
-    /// Seconds between two moments.
+    /// A random duration in seconds between two limits.
     fn seconds(&mut self, range: &Range<f64>) -> f64 {
         range.start + (range.end - range.start) * self.below(1000) as f64 / 1000.0
     }
@@ -135,13 +136,13 @@ impl Random {
 struct Kind {
     name: &'static str,
     words: usize,
-    /// Words between two pauses.
+    /// Number of words between two pauses.
     group: usize,
-    /// Seconds.
+    /// Length of a pause, in seconds.
     pause: Range<f64>,
 }
 
-/// Silence between words that follow each other closely, in seconds.
+/// Silence between words in close succession, in seconds.
 const CLOSE: Range<f64> = 0.02..0.08;
 
 const KINDS: [Kind; 3] = [
@@ -218,7 +219,7 @@ fn clip(
         let pause = if ends_group { &kind.pause } else { &CLOSE };
         samples.extend(silence(random.seconds(pause)));
     }
-    // No recording is silent to the last bit.
+    // No recording is completely silent.
     for sample in &mut samples {
         *sample = sample.saturating_add(random.below(13) as i16 - 6);
     }
@@ -269,7 +270,7 @@ fn table(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<Timed>>> {
     Ok(clips)
 }
 
-/// Errors of a way on a kind of clips: said minus true, in seconds.
+/// Errors of a program on a kind of clips: reported minus true time, in seconds.
 #[derive(Default)]
 struct Errors {
     starts: Vec<f64>,
@@ -377,7 +378,7 @@ fn note(errors: &mut Errors, truth: &[Timed], said: &[Timed]) {
 
 type Chunks = Vec<(String, Vec<AudioChunk>)>;
 
-/// The clips as the server would cut them.
+/// Cuts the clips as the server does.
 fn chunks<'a>(args: &Score, clips: impl Iterator<Item = &'a String>) -> anyhow::Result<Chunks> {
     let weights = Arc::new(Weights::load(&args.weights)?);
     clips
@@ -424,7 +425,7 @@ fn ours(
             let done = model.transcribe(request, &AtomicBool::new(false), &mut |_, _| {});
             let mut done: ChunkTranscript = done.map_err(|error| anyhow!("{error:?}"))?;
             seconds += done.inference_seconds;
-            done.segments = pauses::settle(std::mem::take(&mut done.segments), chunk);
+            done.segments = segment_split::settle(std::mem::take(&mut done.segments), chunk);
             for segment in merger.push(chunk.clone(), done) {
                 words.extend(segment.words.into_iter().map(|word| Timed {
                     word: word.text,
@@ -442,8 +443,8 @@ fn floats(samples: &[i16]) -> Vec<f32> {
     samples.iter().map(|s| f32::from(*s) / 32_768.0).collect()
 }
 
-/// whisper.cpp's own times: those of tokens, and those of its dynamic time warping, which tells where
-/// tokens end.
+/// whisper.cpp's own timestamps: those of tokens, and those of its dynamic time warping, which gives the
+/// ends of tokens.
 #[expect(clippy::type_complexity, reason = "two tables")]
 fn whispers(
     args: &Score,
@@ -457,6 +458,7 @@ fn whispers(
         ..DtwParameters::default()
     });
     whisper_rs::install_logging_hooks();
+    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let context = WhisperContext::new_with_params(&args.model, parameters)?;
     let (mut by_tokens, mut by_dtw) = (BTreeMap::new(), BTreeMap::new());
     for (clip, chunks) in chunks {

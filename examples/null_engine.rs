@@ -1,11 +1,11 @@
-//! The whole server with an engine that answers every chunk at once: for measuring everything else,
-//! such as its memory while hours of audio go through.
+//! Runs the whole server with an engine that answers every chunk at once, for measuring everything else, such
+//! as memory during hours of audio.
 //!
 //! ```text
 //! cargo run --release --example null_engine -- --vad silero-vad-16k.safetensors [--port 9005]
 //! ```
 //!
-//! Says its address on a line of its own, and serves until it is killed.
+//! Prints its address on a separate line, and serves until it is killed.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -14,12 +14,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clap::Parser;
-use stt_actors::ports::{
-    ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher, LanguageHeard,
-    LaunchError, WorkerId,
-};
-use stt_actors::transcript::{ChunkTranscript, Segment};
-use stt_actors::{IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, WearLimits};
+use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
+use stt_actors::domain::ids::WorkerId;
+use stt_actors::domain::transcript::{ChunkTranscript, Segment};
+use stt_actors::ports::{ChunkRequest, Engine, EngineInfo, EngineLauncher, LanguageHeard};
+use stt_actors::{IdlePolicy, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig};
 use tokio::sync::watch;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::vad::silero::Weights;
@@ -32,13 +31,13 @@ use uttera_stt::settings::Settings;
 
 #[derive(Parser)]
 struct Args {
-    /// Silero's weights; none: all audio counts as speech.
+    /// Path of Silero's weights. Without it, all audio counts as speech.
     #[arg(long)]
     vad: Option<PathBuf>,
-    /// 0: any free one.
+    /// Port; 0: any free port.
     #[arg(long, default_value_t = 9005)]
     port: u16,
-    /// How long the engine takes for a chunk, in milliseconds.
+    /// Duration of the engine's work for a chunk, in milliseconds.
     #[arg(long, default_value_t = 0)]
     work_millis: u64,
 }
@@ -64,7 +63,7 @@ impl EngineLauncher for Launcher {
     }
 }
 
-/// Says a word for each chunk.
+/// Returns one word for each chunk.
 struct Null {
     info: EngineInfo,
     work: Duration,
@@ -178,7 +177,7 @@ fn config(settings: &Settings) -> TreeConfig {
         max_queue: settings.max_queue,
         drain_cap: settings.routing_drain_cap,
         hot_idle_limit: None,
-        wear: WearLimits::default(),
+        recycling: RecyclingLimits::default(),
         pool: PoolConfig {
             size: 0,
             interval: settings.pool_interval,

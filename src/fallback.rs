@@ -1,6 +1,6 @@
-//! Another node with a larger model (`FALLBACK_URL`): has it transcribe a piece of audio.
+//! The fallback node (`FALLBACK_URL`): transcribes escalated chunks on another node.
 //!
-//! It is asked as any client asks, through the client crate: one more try, and a limit for both.
+//! Requests go through the client crate, with one retry and a time limit for both tries.
 
 use std::io::Cursor;
 use std::time::Duration;
@@ -8,26 +8,28 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hound::{SampleFormat, WavSpec, WavWriter};
 use reqwest::Url;
-use stt_actors::ports::{
-    AudioChunk, FallbackError, FallbackNode, FallbackRequest, FallbackText, SAMPLE_RATE,
-};
-use stt_actors::transcript::{ChunkTranscript, Segment, Word, compression_ratio};
+use stt_actors::domain::chunk::{AudioChunk, SAMPLE_RATE};
+use stt_actors::domain::error::FallbackError;
+use stt_actors::domain::transcript::{ChunkTranscript, Segment, Word, compression_ratio};
+use stt_actors::ports::{FallbackNode, FallbackRequest, FallbackText};
 use tracing::debug;
 use uttera_stt_client::{Audio, Client, Error, RetryPolicy, TranscribeOptions, Transcript};
 
 use crate::language;
 
-/// Says to a node that it is asked as a fallback: it passes nothing on. Two nodes that name each other
-/// would never end otherwise.
+/// Header that tells a node not to escalate this request. Without it, two nodes that name each other as
+/// fallback would escalate forever.
 pub const ESCALATED: &str = "x-escalated";
 
-/// It is in the same house: what is not there in this time is away.
+/// The fallback is usually on the same network and connects quickly.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The part of the limit that one try may take: one that hangs leaves time for the other.
+/// Share of the limit for the first try, so that a hanging try leaves time for the retry.
 const FIRST_TRY: f64 = 2.0 / 3.0;
-/// A shorter limit is for one try: a slow answer is better than two that are cut off.
+/// Shortest limit that is divided into two tries: below it, one slow answer is better than two that
+/// are cut off.
 const ENOUGH_FOR_TWO: Duration = Duration::from_secs(10);
-/// A second try is worth a short wait and no long one: a text is there.
+/// One retry after a short wait: the request has this node's text already, so a long wait is not worth
+/// it.
 const RETRY: RetryPolicy = RetryPolicy {
     max_retries: 1,
     base: Duration::from_millis(250),
@@ -35,7 +37,7 @@ const RETRY: RetryPolicy = RetryPolicy {
     max_retry_after: Duration::from_secs(3),
 };
 
-/// The other node.
+/// Client of the fallback node.
 #[derive(Clone, Debug)]
 pub struct FallbackServer {
     client: Client,
@@ -43,15 +45,15 @@ pub struct FallbackServer {
 }
 
 impl FallbackServer {
-    /// At this address. `limit` is for a piece of audio, with both tries.
+    /// A client of the node at this base URL. `limit`: time limit for one chunk, including the retry.
     ///
     /// # Errors
-    /// The client cannot be made: the key, say, has characters that no header can hold.
+    /// The client cannot be created, for example because the key is not valid in a header.
     pub fn new(url: &Url, key: Option<String>, limit: Duration) -> Result<Self, Error> {
         let client = Client::builder(url.as_str())
             .api_key(key.unwrap_or_default())
             .header(ESCALATED, "1")
-            // Recordings and the key go to the configured node and to nobody on the way.
+            // Audio and key go to the configured node only, not through a proxy of the environment.
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(limit)
@@ -89,7 +91,7 @@ impl FallbackNode for FallbackServer {
             .content_type("audio/wav");
         let reply = self.client.transcribe(body, &options).await;
         let reply = reply.map_err(|error| self.failure(&error))?;
-        debug!(%request_id, chunk = audio.index, model = reply.model, "the fallback has answered");
+        debug!(%request_id, chunk = audio.index, model = reply.model, "the fallback answered");
         Ok(FallbackText {
             model: reply.model.clone().unwrap_or_else(|| "fallback".to_owned()),
             transcript: transcript(reply, &audio),
@@ -117,7 +119,7 @@ impl FallbackServer {
     }
 }
 
-/// A chunk as a file.
+/// Encodes a chunk as a WAV file.
 fn wav(audio: &AudioChunk) -> Result<Vec<u8>, hound::Error> {
     let spec = WavSpec {
         channels: 1,
@@ -136,7 +138,8 @@ fn wav(audio: &AudioChunk) -> Result<Vec<u8>, hound::Error> {
     Ok(file.into_inner())
 }
 
-/// A reply as an engine would have given it. Nodes of other make tell less.
+/// Converts a reply to an engine's result. Servers other than uttera-stt return fewer fields, which get
+/// neutral values.
 fn transcript(reply: Transcript, audio: &AudioChunk) -> ChunkTranscript {
     let duration = audio.duration_seconds();
     let mean = reply.confidence.unwrap_or(1.0).clamp(1e-6, 1.0).ln() as f32;
@@ -162,7 +165,7 @@ fn transcript(reply: Transcript, audio: &AudioChunk) -> ChunkTranscript {
     }
 }
 
-/// `mean`: log-probability of a token where the segment does not tell its own.
+/// `mean`: `avg_logprob` for segments that have none.
 fn segment(segment: uttera_stt_client::Segment, mean: f32, duration: f64) -> Segment {
     let start = segment.start.clamp(0.0, duration);
     let number = |value: Option<f64>, default: f32| value.map_or(default, |value| value as f32);
@@ -188,7 +191,7 @@ fn segment(segment: uttera_stt_client::Segment, mean: f32, duration: f64) -> Seg
 
 fn word(word: &uttera_stt_client::Word) -> Word {
     Word {
-        // As the engine has it.
+        // Engines put a blank before each word.
         text: format!(" {}", word.word.trim_start()),
         start: word.start,
         end: word.end.max(word.start),
@@ -221,7 +224,8 @@ mod tests {
         }
     }
 
-    /// What a node is asked that answers with these statuses, and how the last try ends.
+    /// Escalates one chunk to a node that answers with these statuses. Returns the requests that the
+    /// node got, and the outcome.
     async fn ask(
         statuses: &[u16],
     ) -> (Vec<wiremock::Request>, Result<FallbackText, FallbackError>) {
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_more_try_is_made_and_no_third() {
+    async fn a_failed_try_is_repeated_once() {
         let (asked, outcome) = ask(&[503, 200]).await;
         let text = outcome.expect("the second try");
         assert_eq!(
@@ -259,14 +263,14 @@ mod tests {
         let refused = matches!(outcome, Err(FallbackError::Refused { status: 503, .. }));
         assert!(refused, "{outcome:?}");
         assert_eq!(asked.len(), 2);
-        // What is wrong with the request is wrong the second time as well.
+        // An invalid request stays invalid, so there is no retry.
         let (asked, outcome) = ask(&[400, 200]).await;
         assert!(outcome.is_err());
         assert_eq!(asked.len(), 1);
     }
 
     #[test]
-    fn a_chunk_becomes_a_file_that_reads_back() {
+    fn a_chunk_round_trips_through_its_wav_file() {
         let file = wav(&chunk()).expect("written");
         let mut reader = hound::WavReader::new(Cursor::new(file)).expect("a file");
         assert_eq!(reader.spec().sample_rate, SAMPLE_RATE);
@@ -275,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_tells_nothing_but_the_text_is_as_good() {
+    fn a_reply_with_text_only_becomes_one_segment() {
         let reply = Transcript {
             text: "Hello there".to_owned(),
             confidence: Some(0.5),
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_make_no_sense_are_put_inside_the_audio() {
+    fn times_outside_the_audio_are_clamped() {
         let wild = uttera_stt_client::Segment {
             start: -1.0,
             end: 99.0,

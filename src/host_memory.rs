@@ -1,5 +1,5 @@
-//! Memory of the machine and of its processes, from `/proc` and the control group (cgroup v2) that
-//! this process is in: a container or a systemd unit may be allowed less than the machine has.
+//! Memory of the machine and of its processes, from `/proc` and from the cgroup (v2) of this process: a
+//! container or a systemd unit may have a lower limit than the machine.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -12,13 +12,13 @@ pub fn resident_bytes(process_id: u32) -> Option<u64> {
     resident_in(&statm, u64::try_from(page_size).ok()?)
 }
 
-/// How many processes of this machine the kernel has killed for lack of memory since it started;
-/// `None` where it does not count them.
+/// Number of processes that the kernel has killed for lack of memory since boot; `None` if the kernel
+/// does not count them.
 pub fn oom_kills() -> Option<u64> {
     counter(&std::fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
 }
 
-/// Looks at the memory of the machine, or at what this process's control group may use of it.
+/// Samples the memory of the machine, bounded by the limits of this process's cgroup.
 pub struct HostMemoryProbe {
     proc: PathBuf,
     cgroups: PathBuf,
@@ -31,17 +31,18 @@ impl Default for HostMemoryProbe {
 }
 
 impl HostMemoryProbe {
-    /// Of the machine that this runs on.
+    /// A probe of this machine.
     pub fn new() -> Self {
         Self::under(PathBuf::from("/proc"), PathBuf::from("/sys/fs/cgroup"))
     }
 
-    /// Reads these folders in place of `/proc` and `/sys/fs/cgroup`, but for what processes hold.
+    /// A probe that reads these folders in place of `/proc` and `/sys/fs/cgroup`, except for the memory
+    /// of processes.
     pub fn under(proc: PathBuf, cgroups: PathBuf) -> Self {
         Self { proc, cgroups }
     }
 
-    /// The limits of this process's group and of all groups around it.
+    /// The limits of this process's cgroup and of all its ancestors.
     fn allowances(&self) -> Vec<Allowance> {
         let groups = std::fs::read_to_string(self.proc.join("self/cgroup")).unwrap_or_default();
         own_group(&groups)
@@ -83,12 +84,12 @@ impl VramProbe for HostMemoryProbe {
     }
 }
 
-/// What one control group may use, in bytes.
+/// Limit and use of one cgroup, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Allowance {
     limit: u64,
     used: u64,
-    /// The part of `used` that the kernel gives back when asked: files read long ago.
+    /// The reclaimable part of `used`: the cache of files that were not read recently.
     inactive_file: u64,
 }
 
@@ -99,21 +100,20 @@ impl Allowance {
     }
 }
 
-/// The limit that the group in this folder has; `None` without one, as in the topmost group.
+/// The limit of the cgroup in this folder; `None` without one, as for the root.
 fn allowance_of(folder: &Path) -> Option<Allowance> {
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
     let statistics = read("memory.stat").unwrap_or_default();
     Some(Allowance {
-        // Without a limit it says `max`.
+        // `max` (no limit) is not a number.
         limit: number(&read("memory.max")?)?,
         used: number(&read("memory.current")?)?,
         inactive_file: counter(&statistics, "inactive_file").unwrap_or(0),
     })
 }
 
-/// The folder of this group and those of the groups around it, up to `root`. In a container the
-/// path may be one of the host's, of which nothing but the root is to be seen: there, the root is
-/// the container's own group.
+/// The folders of this cgroup and its ancestors up to `root`. In a container, the path may be that of
+/// the host, of which only the root is visible: there, the root is the container's own cgroup.
 fn levels(root: &Path, group: &str) -> Vec<PathBuf> {
     let group = Path::new(group.trim_start_matches('/'));
     if !group
@@ -125,12 +125,12 @@ fn levels(root: &Path, group: &str) -> Vec<PathBuf> {
     group.ancestors().map(|part| root.join(part)).collect()
 }
 
-/// The group in the unified hierarchy, from `/proc/self/cgroup`.
+/// The cgroup in the unified hierarchy, from `/proc/self/cgroup`.
 fn own_group(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
-/// A field of `/proc/meminfo`, which has it in kB of 1024 bytes, in bytes.
+/// A field of `/proc/meminfo`, converted from kB (1024 bytes) to bytes.
 fn meminfo_bytes(text: &str, field: &str) -> Option<u64> {
     let rest = text
         .lines()
@@ -138,7 +138,7 @@ fn meminfo_bytes(text: &str, field: &str) -> Option<u64> {
     number(rest.trim().strip_suffix("kB")?)?.checked_mul(1024)
 }
 
-/// A counter in a file of lines of a name and a number.
+/// A counter in a file with one name and number per line.
 fn counter(text: &str, name: &str) -> Option<u64> {
     number(
         text.lines()
@@ -150,7 +150,7 @@ fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// The second number of `/proc/PID/statm`, which counts pages, in bytes.
+/// The second number of `/proc/PID/statm`, converted from pages to bytes.
 fn resident_in(statm: &str, page_size: u64) -> Option<u64> {
     number(statm.split_whitespace().nth(1)?)?.checked_mul(page_size)
 }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_the_machines_memory_counts() {
+    fn without_a_limit_the_memory_of_the_machine_counts() {
         let version_1 = Machine::new("4:memory:/x\n1:cpu:/\n", &[]);
         assert_eq!(version_1.sample(), (800, 1000));
         let unlimited = [("a/memory.max", "max\n"), ("a/memory.current", "307200\n")];
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_groups_limit_counts_less_its_use_and_old_file_cache_is_no_use() {
+    fn a_limit_is_reduced_by_the_use_without_reclaimable_file_cache() {
         let mut files = vec![
             ("a/memory.max", "512000\n"),
             ("a/memory.current", "307200\n"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_of_the_groups_around_counts() {
+    fn the_tightest_limit_of_all_ancestors_counts() {
         let files = [
             ("a/memory.max", "409600\n"),
             ("a/memory.current", "102400\n"),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_sees_the_hosts_path_finds_its_limit_at_the_root() {
+    fn in_a_container_with_the_path_of_the_host_the_limit_of_the_root_counts() {
         let files = [("memory.max", "204800\n"), ("memory.current", "102400\n")];
         for own_group in ["0::/\n", "0::/docker/1f3c\n", "0::/../../1f3c\n"] {
             assert_eq!(Machine::new(own_group, &files).sample(), (100, 200));
@@ -233,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn a_group_over_its_limit_has_nothing_free() {
+    fn a_cgroup_over_its_limit_has_no_free_memory() {
         let files = [("a/memory.max", "1024\n"), ("a/memory.current", "2048\n")];
         assert_eq!(Machine::new("0::/a\n", &files).sample(), (0, 1));
     }
 
     #[test]
-    fn a_meminfo_that_tells_nothing_is_an_error() {
+    fn a_meminfo_without_the_fields_is_an_error() {
         let machine = Machine::new("0::/\n", &[]);
         machine.write("proc/meminfo", "MemTotal: 1000 kB\n");
         let root = machine.0.path();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_sampled_with_this_process_and_without_one_that_is_gone() {
+    fn a_sample_contains_this_process_and_omits_one_that_does_not_exist() {
         let probe = HostMemoryProbe::new();
         assert_eq!(probe.kind(), MemoryKind::Host);
         let own = std::process::id();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn kills_for_lack_of_memory_are_told_from_counters_of_like_names() {
+    fn the_counter_of_oom_kills_is_not_confused_with_similar_names() {
         let vmstat = "oom_kill_x 1\nnr_oom_kill 2\noom_kill 3\nkswapd 4\n";
         assert_eq!(counter(vmstat, "oom_kill"), Some(3));
         assert_eq!(counter("nr_free_pages 1\n", "oom_kill"), None);
@@ -288,7 +288,7 @@ mod tests {
                 let _ = counter(&text, "oom_kill");
                 let _ = resident_in(&text, 4096);
                 if let Some(group) = own_group(&text) {
-                    // Whatever the path says, nothing outside the root is read.
+                    // No path leads outside the root.
                     for folder in levels(Path::new("/r"), group) {
                         prop_assert!(folder.starts_with("/r"));
                         prop_assert!(!folder.components().any(|c| c == Component::ParentDir));
@@ -298,7 +298,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_free_is_within_the_limit(limit: u64, used: u64, inactive_file: u64) {
+        fn free_memory_is_within_the_limit(limit: u64, used: u64, inactive_file: u64) {
             let free = Allowance { limit, used, inactive_file }.free();
             prop_assert!(free <= limit);
         }

@@ -3,9 +3,7 @@
 //! The supervision tree itself is the crate `stt-actors`; [`serve`] puts everything together.
 
 pub mod audio;
-pub mod bench;
 pub mod cli;
-pub mod conformance;
 pub mod engine;
 pub mod fallback;
 pub mod host_memory;
@@ -13,16 +11,13 @@ pub mod http;
 pub mod keys;
 pub mod language;
 pub mod libretranslate;
-pub mod load;
 pub mod metrics;
 pub mod models;
 pub mod nvml;
-pub mod probe;
 pub mod redis;
 pub mod render;
 pub mod serve;
 pub mod settings;
-pub mod smoke;
 pub mod telemetry;
 
 mod priority;

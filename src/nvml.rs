@@ -1,9 +1,9 @@
-//! GPU memory through NVIDIA's management library (NVML), which comes with the driver.
+//! GPU memory, read through NVIDIA's management library (NVML), which comes with the driver.
 //!
-//! The library is loaded at run time, so one build works with and without a driver, and a driver
-//! that is installed or restarted later is found. NVML counts GPUs by their place on the PCI bus,
-//! whatever `CUDA_VISIBLE_DEVICES` says: that variable is followed here, and so CUDA's index means
-//! the same GPU if `CUDA_DEVICE_ORDER` is `PCI_BUS_ID` or the GPUs are alike.
+//! The library is loaded at run time, so one build works with and without a driver, and finds a driver
+//! that is installed or restarted later. NVML numbers GPUs by PCI bus order and ignores
+//! `CUDA_VISIBLE_DEVICES`; this module applies that variable itself. An index means the same GPU as in
+//! CUDA if `CUDA_DEVICE_ORDER` is `PCI_BUS_ID` or all GPUs are alike.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -16,18 +16,19 @@ use nvml_wrapper::{Device, Nvml};
 use stt_actors::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
 use tokio::time::Instant;
 
-/// Where the library is looked for, in this order. WSL keeps it where the loader may not look.
+/// Names and paths that are tried, in this order. The last one is for WSL, whose folder the loader may
+/// not search.
 const LIBRARIES: &[&str] = &[
     "libnvidia-ml.so.1",
     "libnvidia-ml.so",
     "/usr/lib/wsl/lib/libnvidia-ml.so.1",
 ];
 
-/// Between two starts of the library. One costs from milliseconds to seconds (the driver may have
-/// to wake the GPU), and a driver that is missing or broken is rarely mended faster.
+/// Shortest interval between two starts of the library. A start takes milliseconds to seconds (the
+/// driver may have to wake the GPU), and a missing or broken driver is rarely repaired faster.
 const START_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Looks at the memory of one NVIDIA GPU. Nothing is loaded before the first sample.
+/// Samples the memory of one NVIDIA GPU. The first sample loads the library.
 pub struct NvmlProbe {
     device_index: u32,
     visible_devices: Option<String>,
@@ -43,30 +44,29 @@ enum Driver {
     },
     Down {
         why: ProbeError,
-        /// `None`: it was never tried.
+        /// `None`: no start was tried yet.
         last_start: Option<Instant>,
     },
 }
 
-/// Why a look gave nothing.
+/// Why a sample failed.
 struct Fault {
     text: String,
-    /// Whether the library has to be started anew before it can answer.
+    /// Whether the library must be restarted before it can answer.
     restart: bool,
 }
 
-/// Which GPU, as NVML names it.
+/// How NVML identifies a GPU.
 #[derive(Debug, PartialEq, Eq)]
 enum GpuName {
-    /// By place on the PCI bus.
+    /// Index in PCI bus order.
     Index(u32),
-    /// By UUID, of which the beginning is enough.
+    /// UUID or a prefix of it.
     Uuid(String),
 }
 
 impl NvmlProbe {
-    /// Of the GPU that CUDA programs started from this environment see under `device_index`, from
-    /// 0.
+    /// A probe of the GPU that CUDA programs see as `device_index` (from 0) in this environment.
     pub fn new(device_index: u32) -> Self {
         Self {
             device_index,
@@ -80,22 +80,21 @@ impl NvmlProbe {
         }
     }
 
-    /// Looks for the library here only: paths, or names that the system's loader knows. The first
-    /// that starts is used.
+    /// Replaces the paths or names of the library that are tried, in this order.
     #[must_use]
     pub fn with_libraries(mut self, libraries: Vec<PathBuf>) -> Self {
         self.libraries = libraries;
         self
     }
 
-    /// Takes this in place of the environment's `CUDA_VISIBLE_DEVICES`; `None`: not set.
+    /// Replaces the value of `CUDA_VISIBLE_DEVICES`; `None`: not set.
     #[must_use]
     pub fn with_visible_devices(mut self, visible_devices: Option<String>) -> Self {
         self.visible_devices = visible_devices;
         self
     }
 
-    fn look(&self, nvml: &Nvml, processes: &[u32]) -> Result<MemorySample, Fault> {
+    fn read(&self, nvml: &Nvml, processes: &[u32]) -> Result<MemorySample, Fault> {
         let name = gpu_name(self.visible_devices.as_deref(), self.device_index)?;
         let device = match &name {
             GpuName::Index(index) => device_by_index(nvml, *index)?,
@@ -103,11 +102,11 @@ impl NvmlProbe {
         };
         let memory = device
             .memory_info()
-            .map_err(|e| Fault::of_call("the GPU's memory cannot be read", &e))?;
+            .map_err(|e| Fault::of_call("cannot read the GPU's memory", &e))?;
         Ok(MemorySample {
             free: memory.free,
             total: memory.total,
-            // Not every GPU counts it.
+            // Not every GPU measures it.
             utilization_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
             used_by_process: used_by_process(&device, processes)?,
         })
@@ -119,11 +118,12 @@ impl VramProbe for NvmlProbe {
         MemoryKind::Vram
     }
 
-    /// An error that only a new start of the library can mend is answered until that is due.
+    /// After an error that needs a restart of the library, returns that error until the next start is
+    /// due.
     fn sample(&self, processes: &[u32]) -> Result<MemorySample, ProbeError> {
         let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
         let (nvml, last_start) = driver.started(&self.libraries)?;
-        self.look(nvml, processes).map_err(|fault| {
+        self.read(nvml, processes).map_err(|fault| {
             let error = ProbeError(fault.text);
             if fault.restart {
                 *driver = Driver::Down {
@@ -137,7 +137,7 @@ impl VramProbe for NvmlProbe {
 }
 
 impl Driver {
-    /// The library, started if need be and if that is due, and when it was started.
+    /// The library and the time of its start. Starts it if it is down and a start is due.
     fn started(&mut self, libraries: &[PathBuf]) -> Result<(&Nvml, Instant), ProbeError> {
         if let Self::Down { last_start, .. } = self
             && last_start.is_none_or(|at| at.elapsed() >= START_INTERVAL)
@@ -158,16 +158,16 @@ impl Driver {
     }
 }
 
-/// Starts the first of these that starts. What is said of a library that is there counts for more
-/// than that others are missing.
+/// Starts the first library that works. The error of a library that exists takes precedence over those
+/// of missing ones.
 fn start(libraries: &[PathBuf]) -> Result<Box<Nvml>, ProbeError> {
     let mut missing = None;
     let mut broken = None;
     for path in libraries {
         match Nvml::builder().lib_path(path.as_os_str()).init() {
             Ok(nvml) if nvml.lib().nvmlShutdown.is_err() => {
-                // Dropping it would call what is not there, which the wrapper answers with a panic.
-                // It leaks instead: little, and no driver comes with such a library.
+                // Dropping it would call the missing function, and the wrapper would panic. Leak it: it
+                // is small, and no driver has such a library.
                 std::mem::forget(nvml);
                 broken.get_or_insert(format!("{} is not NVML", path.display()));
             }
@@ -183,7 +183,7 @@ fn start(libraries: &[PathBuf]) -> Result<Box<Nvml>, ProbeError> {
     Err(ProbeError(match (broken, missing) {
         (Some(why), _) => format!("the NVIDIA driver's library does not start: {why}"),
         (None, Some(why)) => format!("the NVIDIA driver's library cannot be loaded: {why}"),
-        (None, None) => "there is no place to look for the NVIDIA driver's library".to_owned(),
+        (None, None) => "no path of the NVIDIA driver's library is configured".to_owned(),
     }))
 }
 
@@ -204,7 +204,7 @@ impl Fault {
         }
     }
 
-    /// One that a new start would not mend.
+    /// A fault that a restart of the library would not repair.
     fn of_choice(text: String) -> Self {
         Self {
             text,
@@ -213,23 +213,23 @@ impl Fault {
     }
 }
 
-/// The GPU that CUDA shows as `device_index` under this `CUDA_VISIBLE_DEVICES`. As in CUDA, the
-/// first entry that names no GPU ends the list.
+/// The GPU that CUDA sees as `device_index` with this `CUDA_VISIBLE_DEVICES`. As in CUDA, the first
+/// invalid entry ends the list.
 fn gpu_name(visible_devices: Option<&str>, device_index: u32) -> Result<GpuName, Fault> {
     let Some(list) = visible_devices else {
         return Ok(GpuName::Index(device_index));
     };
     usize::try_from(device_index)
         .ok()
-        .and_then(|place| list.split(',').map_while(entry).nth(place))
+        .and_then(|index| list.split(',').map_while(entry).nth(index))
         .ok_or_else(|| {
             Fault::of_choice(format!(
-                "CUDA_VISIBLE_DEVICES ({list:?}) shows no GPU with index {device_index}"
+                "CUDA_VISIBLE_DEVICES ({list:?}) has no GPU with index {device_index}"
             ))
         })
 }
 
-/// One entry of `CUDA_VISIBLE_DEVICES`.
+/// Parses an entry of `CUDA_VISIBLE_DEVICES`.
 fn entry(text: &str) -> Option<GpuName> {
     let text = text.trim();
     if text.starts_with("GPU-") || text.starts_with("MIG-") {
@@ -244,16 +244,16 @@ fn device_by_index(nvml: &Nvml, index: u32) -> Result<Device<'_>, Fault> {
         && let Ok(count) = nvml.device_count()
     {
         return Err(Fault::of_choice(format!(
-            "there is no GPU with index {index}: the driver shows {count}, counted from 0"
+            "there is no GPU with index {index}: the driver reports {count} GPUs, numbered from 0"
         )));
     }
-    opened.map_err(|e| Fault::of_call(&format!("the GPU with index {index} cannot be opened"), &e))
+    opened.map_err(|e| Fault::of_call(&format!("cannot open the GPU with index {index}"), &e))
 }
 
-/// By the whole UUID or, as CUDA has it, by as much of its beginning as belongs to one GPU alone.
+/// Opens a GPU by its UUID or, as in CUDA, by an unambiguous prefix of it.
 fn device_by_uuid<'n>(nvml: &'n Nvml, uuid: &str) -> Result<Device<'n>, Fault> {
     let failed =
-        |e: NvmlError| Fault::of_call(&format!("the GPU with UUID {uuid} cannot be opened"), &e);
+        |e: NvmlError| Fault::of_call(&format!("cannot open the GPU with UUID {uuid}"), &e);
     match nvml.device_by_uuid(uuid) {
         Err(NvmlError::NotFound | NvmlError::InvalidArg) => {}
         opened => return opened.map_err(failed),
@@ -270,14 +270,14 @@ fn device_by_uuid<'n>(nvml: &'n Nvml, uuid: &str) -> Result<Device<'n>, Fault> {
     found.ok_or_else(|| Fault::of_choice(format!("there is no GPU with UUID {uuid}")))
 }
 
-/// What those of `processes` hold of which the driver tells it. A process that computes and draws
-/// is in both lists, each time with all that it holds.
+/// GPU memory of those `processes` that the driver lists. A process that computes and draws is in both
+/// lists, each time with its total.
 fn used_by_process(device: &Device<'_>, processes: &[u32]) -> Result<Vec<(u32, u64)>, Fault> {
     if processes.is_empty() {
         return Ok(Vec::new());
     }
-    let mut listed = if_told(device.running_compute_processes())?;
-    listed.extend(if_told(device.running_graphics_processes())?);
+    let mut listed = or_empty(device.running_compute_processes())?;
+    listed.extend(or_empty(device.running_graphics_processes())?);
     let used_by = |process: u32| {
         listed
             .iter()
@@ -294,9 +294,9 @@ fn used_by_process(device: &Device<'_>, processes: &[u32]) -> Result<Vec<(u32, u
         .collect())
 }
 
-/// No list where this driver or this GPU has none to give, or not to us: free memory is worth
-/// knowing without it.
-fn if_told(list: Result<Vec<ProcessInfo>, NvmlError>) -> Result<Vec<ProcessInfo>, Fault> {
+/// An empty list if this driver or GPU cannot list processes, or not for this user: free memory is
+/// useful without it.
+fn or_empty(list: Result<Vec<ProcessInfo>, NvmlError>) -> Result<Vec<ProcessInfo>, Fault> {
     match list {
         Err(
             NvmlError::NotSupported
@@ -304,7 +304,7 @@ fn if_told(list: Result<Vec<ProcessInfo>, NvmlError>) -> Result<Vec<ProcessInfo>
             | NvmlError::FunctionNotFound
             | NvmlError::FailedToLoadSymbol(_),
         ) => Ok(Vec::new()),
-        list => list.map_err(|e| Fault::of_call("the GPU's processes cannot be listed", &e)),
+        list => list.map_err(|e| Fault::of_call("cannot list the GPU's processes", &e)),
     }
 }
 
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn without_cuda_visible_devices_the_index_is_the_drivers() {
+    fn without_cuda_visible_devices_the_index_is_that_of_the_driver() {
         assert_eq!(named(None, 3), Some(GpuName::Index(3)));
     }
 
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_that_cuda_visible_devices_hides_is_not_looked_at() {
+    fn a_gpu_that_cuda_visible_devices_hides_is_not_sampled() {
         for hidden in ["", "-1", "none", "0", "-1,0,1", "0,-1,1", "0,,1", "0,x,1"] {
             assert_eq!(named(Some(hidden), 1), None, "{hidden:?}");
         }
@@ -342,7 +342,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_cuda_visible_devices_breaks_the_probe(list in ".*", index in any::<u32>()) {
+        fn no_value_of_cuda_visible_devices_panics(list in ".*", index in any::<u32>()) {
             let _ = gpu_name(Some(&list), index);
         }
     }

@@ -1,22 +1,22 @@
-//! Who comes first when the processor is short: the server and its hot worker, then ffmpeg, then cold
-//! workers, which are there for work that can wait.
+//! CPU priority of processes: the server and its hot worker first, then ffmpeg, then cold workers,
+//! whose work can wait.
 
 use nix::errno::Errno;
 use nix::libc;
 
-/// Steps of niceness by which cold workers stand behind: the hot worker gets three quarters of a core that
-/// both want. With more, a large model's chunk could take longer than a lane may.
+/// Niceness of cold workers. With this value, the hot worker gets three quarters of a core that both
+/// compete for; with more, a chunk of a large model could exceed the time limit of a lane.
 pub const COLD_WORKER: i32 = 5;
-/// Of ffmpeg: before cold workers, which wait for what it decodes, and behind the hot one.
+/// Niceness of ffmpeg: ahead of cold workers, which wait for its output, and behind the hot worker.
 pub const DECODER: i32 = 3;
 
-/// Makes the calling process step back by so much from where it is, which is always allowed. Threads that
-/// it has started already stay as they are. Nothing but system calls: it may run between fork and exec.
+/// Raises the niceness of the calling process by `steps`, which needs no permission. Threads that run
+/// already keep theirs. Makes only system calls, so it may run between fork and exec.
 ///
 /// # Errors
-/// The kernel's word.
-pub fn step_back(steps: i32) -> Result<(), Errno> {
-    // -1 is a niceness as well as the sign of an error.
+/// The error of the kernel.
+pub fn lower_priority(steps: i32) -> Result<(), Errno> {
+    // -1 is a valid niceness as well as the return value for an error.
     Errno::clear();
     // SAFETY: a bare system call on numbers.
     let now = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };

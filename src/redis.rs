@@ -1,9 +1,9 @@
-//! This node's record in Redis, where routers look for nodes.
+//! The record of this node in Redis, from which routers learn about nodes.
 //!
-//! One command a call, over one connection that is kept between calls. Whatever Redis does, a call
-//! ends within [`TIME_LIMIT`]. A connection is kept only after a command that went well: one with
-//! an answer outstanding, one that failed and one whose caller went away are closed, and the next
-//! call begins with a fresh one. Nothing is logged here; errors are short texts without secrets.
+//! Each call sends one command over one connection, which is kept between calls. A call always ends
+//! within [`TIME_LIMIT`]. The connection is kept only after a successful command; after a failure, a
+//! timeout or a cancelled call it is closed, and the next call opens a new one. This module does not
+//! log; its errors are short texts without secrets.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,71 +19,69 @@ use stt_actors::ports::{DirectoryError, NodeDirectory, NodeRecord};
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
-/// What the keys of all nodes begin with; the node's id follows.
+/// Prefix of the key of every node; the node's id follows.
 pub const KEY_PREFIX: &str = "stt:nodes:";
 
-/// The longest that a call takes: waiting for the call before it, connecting and the command.
+/// Time limit of a call: waiting for the previous call, connecting, and the command.
 pub const TIME_LIMIT: Duration = Duration::from_secs(2);
 
-/// The longest wait for one answer. Half of the whole, so that a kept connection that turns out to
-/// be dead leaves the same call time for a fresh one.
+/// Time limit of one answer: half of [`TIME_LIMIT`], so that a call that finds its connection dead has
+/// time for a new one.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// One, so that calls go out in the order in which they were made: a record never comes back
-/// because its publication overtook its withdrawal.
+/// One connection, so that commands are sent in order: a publication must not overtake a withdrawal.
 const CONNECTIONS: usize = 1;
 
-/// The most of Redis's own words that an error repeats, in characters.
-const MOST_WORDS: usize = 120;
+/// Longest text of Redis that an error repeats, in characters.
+const LONGEST_QUOTE: usize = 120;
 
-/// What the record says besides the load.
+/// The part of the record that does not change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
-    /// Name of the node, unique among those that share the Redis; part of the key.
+    /// Name of the node, unique among the nodes in this Redis; part of the key.
     pub id: String,
-    /// Where routers reach it.
+    /// Host under which routers reach the node.
     pub host: String,
-    /// The port there.
+    /// Port of the node.
     pub port: u16,
-    /// Of this program.
+    /// Version of this program.
     pub version: String,
 }
 
-/// Why a URL cannot be used. The text never repeats any part of the URL.
+/// Why a URL is rejected. The text never repeats any part of the URL.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RedisUrlError {
-    /// It is no URL of Redis.
+    /// It is not a valid URL of a Redis server.
     #[error(
-        "the Redis URL cannot be used: {reason}; expected is \
-         redis://[user][:password@]host[:port][/database], rediss:// likewise for TLS, or \
-         unix:///path[?db=…&user=…&pass=…], with special characters written as %23 and the like"
+        "the Redis URL is invalid: {reason}; the format is \
+         redis://[user][:password@]host[:port][/database], likewise rediss:// for TLS, or \
+         unix:///path[?db=…&user=…&pass=…], with special characters escaped, for example # as %23"
     )]
     Unusable {
-        /// The first thing that is wrong.
+        /// The first problem.
         reason: String,
     },
-    /// It has parts that mean nothing here, as happens when a password with `#` or `?` is written
-    /// as it is: what follows would be cut off in silence.
+    /// It has an unknown query or a fragment. The usual cause is an unescaped `#` or `?` in a password,
+    /// which would silently truncate it.
     #[error(
-        "the Redis URL has a part after # or ? that means nothing here; in a user name or \
-         password, write %23 for # and %3F for ?"
+        "the Redis URL has an unknown part after # or ?; in a user name or password, write %23 for # \
+         and %3F for ?"
     )]
     UnknownPart,
 }
 
-/// Publishes one node's record in a Redis.
+/// Publishes the record of one node in Redis.
 ///
-/// The Redis user needs the commands SET and DEL, and PING and UNWATCH so that the connection can
-/// be kept.
+/// The Redis user needs the commands SET and DEL, and PING and UNWATCH to keep the connection.
 pub struct RedisDirectory {
     pool: Pool,
-    /// Host and port, or the socket's path: for error texts.
+    /// Host and port, or the path of the socket, for error messages.
     server: String,
     key: String,
     node: NodeAddress,
 }
 
-/// The record's value. The order of fields is part of what is promised.
+/// The record as JSON. The order of the fields is part of the public contract.
 #[derive(Serialize)]
 struct Value<'a> {
     load_score: f64,
@@ -96,12 +94,12 @@ struct Value<'a> {
 }
 
 impl RedisDirectory {
-    /// A directory at `url`; nothing is connected yet, whether it is there is seen at the first
-    /// call. `rediss://` trusts what the system trusts (or the file in `SSL_CERT_FILE`).
+    /// Creates the client; the first call connects. `rediss://` trusts the certificates of the system,
+    /// or of the file in `SSL_CERT_FILE`.
     pub fn new(url: &str, node: NodeAddress) -> Result<Self, RedisUrlError> {
         let info = connection_info(url)?;
         let server = info.addr().to_string();
-        // The pool's own limits would apply to each step; the deadline of the call is for all.
+        // The limits of the pool would apply to each step; the deadline covers the whole call.
         let limits = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(Some(ANSWER_LIMIT));
@@ -109,7 +107,7 @@ impl RedisDirectory {
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
             .build()
-            .expect("only a pool with time limits of its own can fail to be built");
+            .expect("building a pool fails only if the pool has its own time limits");
         Ok(Self {
             pool,
             server,
@@ -155,7 +153,7 @@ impl RedisDirectory {
 }
 
 impl fmt::Debug for RedisDirectory {
-    /// Without the pool, which knows the password.
+    /// Omits the pool, which contains the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisDirectory")
             .field("server", &self.server)
@@ -180,14 +178,14 @@ impl NodeDirectory for RedisDirectory {
     }
 }
 
-/// A connection in use, closed when dropped. Only [`Lease::keep`] puts it back.
+/// A connection in use. Dropping it closes the connection; [`Lease::keep`] returns it to the pool.
 struct Lease(Option<Connection>);
 
 impl Lease {
     fn connection(&mut self) -> &mut Connection {
         self.0
             .as_mut()
-            .expect("only `keep` and `drop` take it, and both end the lease")
+            .expect("only `keep` and `drop` take the connection, and both end the lease")
     }
 
     fn keep(mut self) {
@@ -203,13 +201,13 @@ impl Drop for Lease {
     }
 }
 
-/// Redis takes whole seconds and refuses 0; rounded up, a record never ends early.
+/// Rounds up to whole seconds, at least 1: Redis rejects 0, and a record must not expire early.
 fn whole_seconds(ttl: Duration) -> u64 {
     let begun = u64::from(ttl.subsec_nanos() > 0);
     ttl.as_secs().saturating_add(begun).max(1)
 }
 
-/// Whether [`RedisDirectory::new`] takes this URL.
+/// Checks that [`RedisDirectory::new`] accepts this URL.
 pub fn check_url(url: &str) -> Result<(), RedisUrlError> {
     connection_info(url).map(drop)
 }
@@ -228,38 +226,38 @@ fn connection_info(url: &str) -> Result<ConnectionInfo, RedisUrlError> {
     let info = url
         .into_connection_info()
         .map_err(|error| unusable(&error))?;
-    // What the client calls itself is of no use to anybody, and two commands more at each start.
+    // Skips CLIENT SETINFO: two needless commands per connection.
     let login = info.redis_settings().clone().set_skip_set_lib_name();
     Ok(info.set_redis_settings(login))
 }
 
-/// The client's reasons are fixed texts; what may follow after a dash is taken from the URL.
+/// Keeps the client's fixed reason and drops the detail after a dash, which quotes the URL.
 fn unusable(error: &RedisError) -> RedisUrlError {
     let text = error.to_string();
     let reason = text.split(" - ").next().unwrap_or_default().to_owned();
     RedisUrlError::Unusable { reason }
 }
 
-/// Connecting sends the password, and servers that do not know a command repeat its arguments in
-/// what they answer: no word of it is passed on.
+/// Describes an error while connecting. Connecting sends the password, and a server that does not know
+/// a command quotes its arguments, so the server's text is not passed on.
 fn while_connecting(error: &RedisError) -> String {
-    let known = known_trouble(error);
-    known.unwrap_or_else(|| "it refused the login or the number of the database".to_owned())
+    let known = known_failure(error);
+    known.unwrap_or_else(|| "it rejected the login or the number of the database".to_owned())
 }
 
-/// Trouble with our own command, which has no secrets.
+/// Describes the failure of a command, which contains no secret.
 fn as_answer(error: &RedisError) -> String {
-    known_trouble(error).unwrap_or_else(|| format!("it answered {}", first_words(error)))
+    known_failure(error).unwrap_or_else(|| format!("it answered {}", first_words(error)))
 }
 
-fn known_trouble(error: &RedisError) -> Option<String> {
+fn known_failure(error: &RedisError) -> Option<String> {
     let by_code = match error.code() {
-        Some("NOAUTH") => "it wants a password",
-        Some("WRONGPASS") => "it refused the user name or the password",
-        Some("NOPERM") => "its user may not do this (SET and DEL are needed)",
+        Some("NOAUTH") => "it requires a password",
+        Some("WRONGPASS") => "it rejected the user name or the password",
+        Some("NOPERM") => "the user lacks a permission (SET and DEL are needed)",
         Some("OOM") => "its memory is full (maxmemory)",
-        Some("MISCONF") => "it takes no writes because it cannot save to its disk",
-        Some("READONLY") => "it is a replica that takes no writes",
+        Some("MISCONF") => "it accepts no writes because it cannot save to its disk",
+        Some("READONLY") => "it is a replica that accepts no writes",
         Some("MASTERDOWN") => "it is a replica that has lost its master",
         Some("LOADING") => "it is still loading its data",
         Some("MOVED" | "ASK" | "CLUSTERDOWN") => "it is part of a cluster, which is not supported",
@@ -267,11 +265,11 @@ fn known_trouble(error: &RedisError) -> Option<String> {
     };
     let text = match error.kind() {
         _ if !by_code.is_empty() => by_code,
-        ErrorKind::AuthenticationFailed => "it refused the user name or the password",
+        ErrorKind::AuthenticationFailed => "it rejected the user name or the password",
         ErrorKind::RESP3NotSupported => "it is too old for protocol=resp3",
-        ErrorKind::Parse => "what answers there does not speak the protocol of Redis",
+        ErrorKind::Parse => "the server does not speak the protocol of Redis",
         ErrorKind::Io if error.is_timeout() => "it gave no answer in time",
-        ErrorKind::Io if error.is_connection_refusal() => "nothing is listening there",
+        ErrorKind::Io if error.is_connection_refusal() => "the connection was refused",
         ErrorKind::Io if error.is_connection_dropped() => "it closed the connection",
         ErrorKind::Io => return Some(first_words(error)),
         _ => return None,
@@ -279,11 +277,11 @@ fn known_trouble(error: &RedisError) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// The beginning of the error's text, on one line.
+/// The first line of the error's text, shortened.
 fn first_words(error: &RedisError) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
-    line.chars().take(MOST_WORDS).collect()
+    line.chars().take(LONGEST_QUOTE).collect()
 }
 
 #[cfg(test)]
@@ -313,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_of_every_kind_are_taken() {
+    fn urls_of_every_kind_are_accepted() {
         let urls = [
             ("redis://example.org", "example.org:6379"),
             (
@@ -333,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_cannot_be_used_are_refused_without_repeating_them() {
+    fn invalid_urls_are_rejected_without_repeating_them() {
         let urls = [
             "",
             "hunter2",
@@ -358,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_of_a_directory_has_no_password() {
+    fn debug_output_contains_no_password() {
         let directory = directory("redis://u:hunter2@host").expect("a URL");
         let printed = format!("{directory:?}");
         assert!(
@@ -369,7 +367,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_password_as_people_paste_it_is_refused_or_taken_whole(password in "[ -~]{8,16}") {
+        fn an_unescaped_password_is_rejected_or_used_in_full(password in "[ -~]{8,16}") {
             match directory(&format!("redis://u:{password}@127.0.0.1:7")) {
                 Ok(directory) => prop_assert_eq!(directory.server, "127.0.0.1:7"),
                 Err(error) => prop_assert!(!error.to_string().contains(&password), "{}", error),

@@ -1,9 +1,9 @@
-//! Transcripts as clients want them: json, text, verbose_json, srt and vtt.
+//! Renders transcripts as json, text, verbose_json, srt and vtt.
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use stt_actors::transcript::{Removed, Segment, Task, Transcript, Word};
+use stt_actors::domain::transcript::{Removed, Segment, Task, Transcript, Word};
 
 use crate::language;
 
@@ -12,9 +12,9 @@ use crate::language;
 pub enum Format {
     /// `{"text", "usage"}`.
     Json,
-    /// The text and a line's end.
+    /// The text and a newline.
     Text,
-    /// Everything that is known.
+    /// All known fields as JSON.
     VerboseJson,
     /// SubRip subtitles.
     Srt,
@@ -22,19 +22,19 @@ pub enum Format {
     Vtt,
 }
 
-/// What a reply in JSON tells besides the text: `timestamp_granularities[]` and `include[]`.
+/// Optional parts of a JSON reply: `timestamp_granularities[]` and `include[]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Details {
     /// Segments, in verbose_json.
     pub segments: bool,
     /// Words with their times, in verbose_json.
     pub words: bool,
-    /// How likely each token was.
+    /// Log-probability of each token.
     pub logprobs: bool,
 }
 
 impl Default for Details {
-    /// What OpenAI gives when nobody says anything else.
+    /// The defaults of OpenAI's API.
     fn default() -> Self {
         Self {
             segments: true,
@@ -44,7 +44,7 @@ impl Default for Details {
     }
 }
 
-/// All of them, with their names.
+/// All formats with their names.
 const FORMATS: [(&str, Format); 5] = [
     ("json", Format::Json),
     ("text", Format::Text),
@@ -54,24 +54,24 @@ const FORMATS: [(&str, Format); 5] = [
 ];
 
 impl Format {
-    /// The format of a name.
+    /// The format with this name.
     pub fn parse(name: &str) -> Option<Self> {
         let known = FORMATS.iter().find(|(known, _)| *known == name);
         known.map(|(_, format)| *format)
     }
 
-    /// The names of all.
+    /// The names of all formats.
     pub fn names() -> impl Iterator<Item = &'static str> {
         FORMATS.iter().map(|(name, _)| *name)
     }
 
-    /// As in the request.
+    /// The name in a request.
     pub fn name(self) -> &'static str {
         let known = FORMATS.iter().find(|(_, format)| *format == self);
         known.map_or("json", |(name, _)| name)
     }
 
-    /// Of the reply.
+    /// The content type of the reply.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Json | Self::VerboseJson => "application/json",
@@ -81,7 +81,7 @@ impl Format {
         }
     }
 
-    /// The reply's body.
+    /// Renders the body of the reply.
     pub fn render(self, transcript: &Transcript, task: Task, details: Details) -> String {
         match self {
             Self::Json => brief(transcript, details).to_string(),
@@ -93,7 +93,7 @@ impl Format {
     }
 }
 
-/// What OpenAI would charge for: the audio's length, rounded up to whole seconds.
+/// OpenAI's unit of billing: the length of the audio, rounded up to whole seconds.
 pub fn usage(transcript: &Transcript) -> Value {
     json!({"type": "duration", "seconds": transcript.duration.ceil() as u64})
 }
@@ -113,7 +113,7 @@ fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
     let mut body = json!({
         "task": task.as_str(),
         "language": language::name_of(&transcript.language),
-        "duration": to_the_sample(transcript.duration),
+        "duration": sample_precise(transcript.duration),
         "text": transcript.text(),
         "usage": usage(transcript),
     });
@@ -137,7 +137,7 @@ fn verbose(transcript: &Transcript, task: Task, details: Details) -> Value {
     body
 }
 
-/// All segments, with their words if they are wanted.
+/// All segments, with their words if `words` is set.
 pub fn segments(transcript: &Transcript, words: bool) -> Value {
     let until = transcript.duration;
     let segments = transcript.segments.iter().map(|segment| {
@@ -166,7 +166,7 @@ fn segment(segment: &Segment, until: f64) -> Value {
     })
 }
 
-/// A word without the blank before it, with its punctuation; `None` where nothing is left.
+/// A word without the blank before it, with its punctuation; `None` if it is empty.
 fn word(word: &Word, until: f64) -> Option<Value> {
     let text = word.text.trim();
     (!text.is_empty()).then(|| {
@@ -178,7 +178,8 @@ fn word(word: &Word, until: f64) -> Option<Value> {
     })
 }
 
-/// A token may end in the middle of a character: its bytes are exact, its text is for people.
+/// Tokens with their log-probabilities. A token may end inside a character: `bytes` is exact, `token` is
+/// for people.
 pub fn logprobs(segments: &[Segment]) -> Value {
     let tokens = segments.iter().flat_map(|segment| &segment.logprobs);
     tokens
@@ -192,7 +193,7 @@ pub fn logprobs(segments: &[Segment]) -> Value {
         .collect()
 }
 
-/// Text that was taken out: an addition of this server's, there only where something was.
+/// Removed text. OpenAI's API has no such field; replies contain it only if text was removed.
 fn removed(removed: &Removed) -> Value {
     json!({
         "start": rounded(removed.start),
@@ -202,22 +203,22 @@ fn removed(removed: &Removed) -> Value {
     })
 }
 
-/// Seconds to the sample of 16 kHz: multiples of 62.5 µs.
-fn to_the_sample(seconds: f64) -> f64 {
+/// Seconds rounded so that every sample of 16 kHz stays exact (multiples of 62.5 µs).
+fn sample_precise(seconds: f64) -> f64 {
     (seconds * 1e7).round() / 1e7
 }
 
-/// Seconds to the millisecond.
+/// Seconds rounded to milliseconds.
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// An `f32` without the digits that only its widening to `f64` adds.
+/// An `f32` as `f64` without the digits that the conversion adds.
 pub fn short(value: f32) -> f64 {
     (f64::from(value) * 1e6).round() / 1e6
 }
 
-/// Segments that say something, with their text on one line.
+/// Segments that are not blank, with their text on one line.
 fn cues(segments: &[Segment]) -> impl Iterator<Item = (&Segment, String)> {
     segments.iter().filter_map(|segment| {
         let text = segment
@@ -249,12 +250,12 @@ fn vtt(segments: &[Segment]) -> String {
     out
 }
 
-/// The arrow separates times: inside a text, players would stumble over it.
+/// Replaces the arrow that separates times, which would confuse players inside a text.
 fn no_arrow(text: &str) -> String {
     text.replace("-->", "->")
 }
 
-/// `HH:MM:SS,mmm`, with the separator of the format.
+/// Formats `HH:MM:SS,mmm` with the separator of the format.
 fn clock(seconds: f64, separator: char) -> String {
     let millis = (seconds.max(0.0) * 1000.0).round() as u64;
     let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
@@ -264,7 +265,7 @@ fn clock(seconds: f64, separator: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use stt_actors::transcript::{Route, Timings, TokenLogprob};
+    use stt_actors::domain::transcript::{Route, Timings, TokenLogprob};
 
     use super::*;
 
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_is_as_it_was() {
+    fn every_format_equals_its_snapshot() {
         for (name, format) in FORMATS {
             let body = format.render(&transcript(), Task::Transcribe, Details::default());
             insta::assert_snapshot!(name, body);
@@ -320,7 +321,7 @@ mod tests {
         }
     }
 
-    /// With two words, whose second consists of two tokens that part a character.
+    /// A transcript with two words; the second has two tokens that split a character.
     fn with_words() -> Transcript {
         let mut transcript = transcript();
         let words = [(" Hello,", 0.0, 0.700_4, 1), (" señor", 0.8, 1.5, 2)];
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn words_and_logprobs_are_told_when_asked_for() {
+    fn words_and_logprobs_are_present_on_request() {
         let details = Details {
             segments: false,
             words: true,
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_duration_is_exact_and_nothing_ends_after_it() {
+    fn the_duration_is_exact_and_no_segment_ends_after_it() {
         let mut transcript = with_words();
         // 16,007 samples.
         transcript.duration = 16_007.0 / 16_000.0;

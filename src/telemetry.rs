@@ -1,4 +1,4 @@
-//! The log: to standard error, as text or JSON, filtered by `RUST_LOG` or by `DEBUG`.
+//! Logging to standard error, as text or JSON, filtered by `RUST_LOG` or `DEBUG`.
 
 use std::io::IsTerminal;
 
@@ -7,20 +7,20 @@ use tracing_subscriber::fmt;
 
 use crate::settings::{LogFormat, Settings};
 
-/// Starts logging. `filter` is `RUST_LOG`; without one, `DEBUG` decides between everything of ours
-/// and `usual`.
-pub fn start(settings: &Settings, filter: &str, usual: &str) {
+/// Starts logging. `filter` is the value of `RUST_LOG`. If it is empty, the filter is the debug level
+/// with `DEBUG`, else `default`.
+pub fn start(settings: &Settings, filter: &str, default: &str) {
     let filter = match filter {
         "" if settings.debug => "info,uttera_stt=debug,stt_actors=debug".to_owned(),
-        "" => usual.to_owned(),
+        "" => default.to_owned(),
         given => given.to_owned(),
     };
-    // Their own stories are told by ours, and ractor's spans would stand before every line.
+    // Their events duplicate ours, and ractor's spans would precede every line.
     let filter = format!("actix_server=warn,ractor=warn,{filter}");
-    // A filter that cannot be read falls back to the usual one; the log tells.
+    // An invalid filter is replaced by the default, with a warning below.
     let (filter, problem) = match EnvFilter::try_new(&filter) {
         Ok(parsed) => (parsed, None),
-        Err(error) => (EnvFilter::new(usual), Some(error)),
+        Err(error) => (EnvFilter::new(default), Some(error)),
     };
     let ansi = std::io::stderr().is_terminal();
     let builder = fmt()
@@ -32,9 +32,9 @@ pub fn start(settings: &Settings, filter: &str, usual: &str) {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     if let Some(error) = problem {
-        tracing::warn!(%error, "RUST_LOG cannot be read");
+        tracing::warn!(%error, "RUST_LOG is invalid; using the default filter");
     }
     if let Err(error) = started {
-        tracing::debug!(%error, "the log was started before");
+        tracing::debug!(%error, "logging was started before");
     }
 }

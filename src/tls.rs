@@ -1,13 +1,13 @@
-//! The cryptography of every HTTPS client in this process.
+//! The cryptography provider of every HTTPS client in this process.
 
 use std::sync::Once;
 
-/// Makes `ring` the process's cryptography, once; reqwest is built without one of its own and wants
-/// to know even for plain HTTP.
+/// Installs `ring` as the provider of this process, once. reqwest is built without a provider and needs
+/// one even for plain HTTP.
 pub(crate) fn install_crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // An error says that another part of the program has installed one: just as good.
+        // An error means that another provider is installed already, which works as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::escalation::EscalationPolicy;
-use crate::ports::{AudioDecoder, EngineLauncher, FallbackNode, NodeDirectory, VramProbe};
-use crate::reaper::IdlePolicy;
-use crate::wear::WearLimits;
+use crate::fallback::policy::EscalationPolicy;
+use crate::lane::recycling::RecyclingLimits;
+use crate::pool::PoolConfig;
+use crate::ports::{AudioDecoder, EngineLauncher, FallbackPort, NodeDirectory, VramProbe};
 
 /// What the tree needs from outside.
 #[derive(Clone)]
@@ -21,33 +21,6 @@ pub struct Ports {
     pub directory: Option<Arc<dyn NodeDirectory>>,
     /// Who makes better texts where this node's are not trusted; `None`: nobody.
     pub fallback: Option<FallbackPort>,
-}
-
-/// Who has a larger model.
-#[derive(Clone)]
-pub enum FallbackPort {
-    /// Another node.
-    Node(Arc<dyn FallbackNode>),
-    /// This one.
-    Model {
-        /// Starts engines with it.
-        launcher: Arc<dyn EngineLauncher>,
-        /// Its name, as users know it.
-        model: Arc<str>,
-        /// Memory that must be free before it is loaded, in bytes, as far as that is known.
-        least_bytes: u64,
-    },
-}
-
-/// The cold workers' limits.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolConfig {
-    /// Most of them; 0: none.
-    pub size: usize,
-    /// Time between two looks at the demand (`COLD_POOL_MANAGER_INTERVAL`).
-    pub interval: Duration,
-    /// How long they may idle.
-    pub idle: IdlePolicy,
 }
 
 /// The tree's limits.
@@ -68,7 +41,7 @@ pub struct TreeConfig {
     /// (`HOT_IDLE_TIMEOUT`).
     pub hot_idle_limit: Option<Duration>,
     /// Engines are replaced when they are worn out.
-    pub wear: WearLimits,
+    pub recycling: RecyclingLimits,
     /// The cold workers' limits.
     pub pool: PoolConfig,
     /// Which texts are had again from a larger model, where there is one.

@@ -10,16 +10,17 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::admission::{Newcomer, Outlook, Place};
 use crate::config::{Ports, TreeConfig};
-use crate::error::SttError;
-use crate::job::{Event, Job};
+use crate::domain::error::SttError;
+use crate::domain::job::{Event, Job};
+use crate::domain::transcript::Transcript;
 use crate::ports::EngineInfo;
-use crate::snapshot::{HotState, Snapshot};
+use crate::request::transcription::TranscriptionMessage;
+use crate::status::admission::{AdmissionRequest, AdmissionSlot};
+use crate::status::load::WaitEstimate;
+use crate::status::snapshot::{HotState, Snapshot};
 use crate::status::{LONGEST_RETRY_AFTER, NodeStatus};
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
-use crate::transcript::Transcript;
-use crate::transcription::TranscriptionMessage;
 
 /// How long the tree may take to start a transcription. It takes microseconds; this bounds what a
 /// client waits if it never answers.
@@ -74,17 +75,20 @@ impl Stt {
 
     /// Takes a place for a request, or refuses it: before its body is read, so that refused work
     /// costs nothing. Asks no actor. The place is given back when it is dropped.
-    pub fn admit(&self, newcomer: Newcomer) -> Result<Admission, SttError> {
+    pub fn admit(&self, admission_request: AdmissionRequest) -> Result<Admission, SttError> {
         // Taken first and looked at then: many that come at once cannot all see the last one free.
-        let place = Place::take(&self.status, newcomer);
+        let slot = AdmissionSlot::take(&self.status, admission_request);
         let snapshot = self.snapshot();
         refuse_unable(&snapshot, self.has_fallback)?;
-        let outlook = self.status.outlook(&place)?;
+        let wait_estimate = self.status.wait_estimate(&slot)?;
         if matches!(snapshot.hot, HotState::Asleep(_)) {
             // The model loads while the upload comes. A tree that has ended says so at submit.
             let _ = self.supervisor.cast(SupervisorMessage::Wake);
         }
-        Ok(Admission { place, outlook })
+        Ok(Admission {
+            slot,
+            wait_estimate,
+        })
     }
 
     /// Starts a transcription in its place and gives its events. Dropping the stream ends it.
@@ -93,12 +97,12 @@ impl Stt {
         admission: Admission,
         job: Job,
     ) -> Result<TranscriptStream, SttError> {
-        let place = admission.place;
+        let slot = admission.slot;
         let (events, receiver) = mpsc::unbounded_channel();
         let (reply, accepted) = tokio::sync::oneshot::channel();
         let message = SupervisorMessage::Submit {
             job: Box::new(job),
-            place,
+            slot,
             events,
             reply: RpcReplyPort::from(reply),
         };
@@ -176,14 +180,14 @@ fn not_ready(snapshot: &Snapshot, reason: &str) -> SttError {
 /// A request's place in the queue: to be given with the request, or dropped.
 #[derive(Debug)]
 pub struct Admission {
-    place: Place,
-    outlook: Outlook,
+    slot: AdmissionSlot,
+    wait_estimate: WaitEstimate,
 }
 
 impl Admission {
     /// What was before it at its admission.
-    pub fn outlook(&self) -> Outlook {
-        self.outlook
+    pub fn wait_estimate(&self) -> WaitEstimate {
+        self.wait_estimate
     }
 }
 

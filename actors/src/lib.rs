@@ -20,68 +20,39 @@
 //! sight: who is next ([`waiting`], [`work_queue`]), how many workers there are ([`pool_sizing`],
 //! [`reaper`], [`memory`], [`cost`], [`restart_budget`]), how audio is cut ([`chunk_length`]), what
 //! becomes of a text ([`hallucination`], [`missed_speech`], [`pauses`]), and what is kept for a request
-//! that comes again ([`finished_work`], [`shelf`]). What others may know is in
+//! that comes again ([`finished_work`], [`cache`]). What others may know is in
 //! [`status`], and what follows from it in [`snapshot`].
 
-mod atomic_f64;
-mod audience;
-mod caught;
-mod lane_task;
-mod language_hold;
-mod second_pass;
+mod task;
 
-pub mod admission;
-pub mod chunk;
-pub mod chunk_length;
-pub mod cold_pool;
-pub mod cold_worker;
 pub mod config;
-pub mod cost;
-pub mod decoding;
-pub mod dispatcher;
-pub mod error;
-pub mod escalation;
+pub mod domain;
 pub mod fallback;
-pub mod fallback_model;
-pub mod finished_work;
-pub mod hallucination;
 pub mod handle;
-pub mod hot_worker;
-pub mod job;
 pub mod lane;
-pub mod lane_end;
-pub mod learned_cap;
-pub mod memory;
 pub mod metrics;
-pub mod missed_speech;
-pub mod pauses;
-pub mod pool_sizing;
+pub mod pool;
 pub mod ports;
-pub mod reaper;
+pub mod queue;
 pub mod registrar;
-pub mod restart_budget;
-pub mod shelf;
-pub mod snapshot;
+pub mod request;
 pub mod status;
 pub mod supervisor;
-pub mod transcript;
-pub mod transcription;
-pub mod transcriptions;
-pub mod vram_watcher;
-pub mod waiting;
-pub mod wear;
-pub mod word_times;
-pub mod work_queue;
+pub mod text;
 
 #[cfg(test)]
 mod tree_tests;
 
-pub use admission::{Newcomer, Outlook};
-pub use config::{FallbackPort, PoolConfig, Ports, TreeConfig};
-pub use error::SttError;
-pub use escalation::EscalationPolicy;
+pub use config::{Ports, TreeConfig};
+pub use domain::error::SttError;
+pub use domain::ids::JobId;
+pub use domain::job::{Client, Event, Identity, Job, Options, Priority, Progress};
+pub use fallback::policy::EscalationPolicy;
 pub use handle::{Admission, StartError, Stt, TranscriptStream, TreeEnded};
-pub use job::{Client, Event, Identity, Job, JobId, Options, Priority, Progress};
-pub use reaper::IdlePolicy;
-pub use snapshot::{FallbackCounts, HotState, Snapshot};
-pub use wear::WearLimits;
+pub use lane::idle::IdlePolicy;
+pub use lane::recycling::RecyclingLimits;
+pub use pool::PoolConfig;
+pub use ports::FallbackPort;
+pub use status::admission::AdmissionRequest;
+pub use status::load::WaitEstimate;
+pub use status::snapshot::{FallbackCounts, HotState, Snapshot};

@@ -1,9 +1,8 @@
 //! The tree's own metrics: what cannot be read from a snapshot, because every single event counts.
 //! Everything else is exported from [`Snapshot`](crate::Snapshot) by the server.
 
-use crate::hallucination::Reason;
-use crate::transcript::ChunkTranscript;
-use crate::work_queue::LaneKind;
+use crate::domain::ids::LaneKind;
+use crate::domain::transcript::{ChunkTranscript, Reason};
 
 /// Histogram of seconds that an engine worked on one chunk, without any waiting. Label `op`.
 pub const INFERENCE_DURATION_SECONDS: &str = "uttera_stt_inference_duration_seconds";

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::caught::caught;
 use crate::ports::{DirectoryError, NodeDirectory, NodeRecord};
 use crate::status::NodeStatus;
+use crate::task::caught;
 
 /// One attempt to publish or to withdraw may take this long.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(3);

@@ -11,10 +11,10 @@ use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 /// A stream of byte buffers.
-pub(crate) type Pieces = BoxStream<'static, io::Result<Bytes>>;
+pub(crate) type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 
 /// Size of the buffer for reading a file.
-const PIECE_BYTES: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Audio to send. The client reads a file while it sends it, and never holds all of it in memory. A
 /// file and bytes can be sent again; a stream or a reader only if none of it was sent.
@@ -30,7 +30,7 @@ pub(crate) enum Source {
     File(PathBuf),
     Bytes(Bytes),
     Once {
-        pieces: Arc<Mutex<Option<Pieces>>>,
+        buffers: Arc<Mutex<Option<ByteStream>>>,
         length: Option<u64>,
     },
 }
@@ -48,13 +48,13 @@ impl Audio {
 
     /// Any reader.
     pub fn reader(reader: impl AsyncRead + Send + 'static) -> Self {
-        Self::stream(ReaderStream::with_capacity(reader, PIECE_BYTES))
+        Self::stream(ReaderStream::with_capacity(reader, BUFFER_BYTES))
     }
 
     /// Any stream of byte buffers.
-    pub fn stream(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
+    pub fn stream(buffers: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
         Self::of(Source::Once {
-            pieces: Arc::new(Mutex::new(Some(pieces.boxed()))),
+            buffers: Arc::new(Mutex::new(Some(buffers.boxed()))),
             length: None,
         })
     }
@@ -110,16 +110,16 @@ impl Audio {
     pub(crate) fn is_whole(&self) -> bool {
         match &self.source {
             Source::File(_) | Source::Bytes(_) => true,
-            Source::Once { pieces, .. } => {
-                let pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
-                pieces.is_some()
+            Source::Once { buffers, .. } => {
+                let buffers = buffers.lock().unwrap_or_else(PoisonError::into_inner);
+                buffers.is_some()
             }
         }
     }
 }
 
 /// Opens a file and returns its contents as a stream, and its length.
-pub(crate) async fn open(path: &Path) -> io::Result<(Pieces, u64)> {
+pub(crate) async fn open(path: &Path) -> io::Result<(ByteStream, u64)> {
     // Checked before opening, because opening a pipe waits for its writer.
     let metadata = tokio::fs::metadata(path).await?;
     if metadata.is_dir() {
@@ -131,8 +131,8 @@ pub(crate) async fn open(path: &Path) -> io::Result<(Pieces, u64)> {
     }
     let file = tokio::fs::File::open(path).await?;
     let metadata = file.metadata().await?;
-    let pieces = ReaderStream::with_capacity(file, PIECE_BYTES);
-    Ok((pieces.boxed(), metadata.len()))
+    let buffers = ReaderStream::with_capacity(file, BUFFER_BYTES);
+    Ok((buffers.boxed(), metadata.len()))
 }
 
 impl fmt::Debug for Audio {

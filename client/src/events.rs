@@ -177,9 +177,9 @@ impl Reading {
                 }
             }
             let limit = self.idle_timeout;
-            let piece = tokio::time::timeout(limit, self.begun.response.chunk()).await;
-            let piece = piece.map_err(|_| Error::Timeout { limit, whole: true })?;
-            match piece.map_err(Error::of_transport)? {
+            let received = tokio::time::timeout(limit, self.begun.response.chunk()).await;
+            let received = received.map_err(|_| Error::Timeout { limit, whole: true })?;
+            match received.map_err(Error::of_transport)? {
                 Some(bytes) => self.decoder.feed(&bytes)?,
                 None => return Err(ended_early()),
             }

@@ -7,6 +7,7 @@ mod client;
 mod error;
 mod events;
 mod headers;
+pub mod language;
 mod node;
 mod pool;
 mod reply;
@@ -33,7 +34,7 @@ pub use speech::{
     Granularity, Removed, ResponseFormat, Speech, SpeechOptions, TokenLogprob, Transcription,
     Usage, VerboseTranscription,
 };
-pub use statistics::{Outcomes, Statistics};
+pub use statistics::{Outcomes, Statistics, percentile};
 pub use status::StatusError;
 pub use telemetry::{Attempt, Telemetry};
 pub use transcript::{Segment, Timings, TranscribeOptions, Transcript, Word};

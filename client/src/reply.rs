@@ -15,11 +15,11 @@ const LARGEST_BODY_BYTES: usize = 128 * 1024 * 1024;
 
 pub(crate) async fn whole(mut response: Response) -> Result<Bytes, Error> {
     let mut body = BytesMut::new();
-    while let Some(piece) = response.chunk().await.map_err(Error::of_transport)? {
-        if body.len() + piece.len() > LARGEST_BODY_BYTES {
+    while let Some(buffer) = response.chunk().await.map_err(Error::of_transport)? {
+        if body.len() + buffer.len() > LARGEST_BODY_BYTES {
             return Err(Error::BadReply("the body is too long".to_owned()));
         }
-        body.extend_from_slice(&piece);
+        body.extend_from_slice(&buffer);
     }
     Ok(body.freeze())
 }

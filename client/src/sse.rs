@@ -67,11 +67,11 @@ mod tests {
 
     use super::*;
 
-    fn decoded(pieces: &[&[u8]]) -> Vec<String> {
+    fn decoded(buffers: &[&[u8]]) -> Vec<String> {
         let mut decoder = Decoder::default();
         let mut events = Vec::new();
-        for piece in pieces {
-            decoder.feed(piece).expect("is short");
+        for buffer in buffers {
+            decoder.feed(buffer).expect("is short");
             while let Some(event) = decoder.next() {
                 events.push(String::from_utf8_lossy(&event).into_owned());
             }
@@ -99,17 +99,17 @@ mod tests {
             let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
             at.extend([0, stream.len()]);
             at.sort_unstable();
-            let pieces: Vec<&[u8]> = at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect();
-            prop_assert_eq!(decoded(&pieces), texts);
+            let buffers: Vec<&[u8]> = at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(decoded(&buffers), texts);
         }
     }
 
     #[test]
     fn an_event_without_end_does_not_fill_the_memory() {
         let mut decoder = Decoder::default();
-        let piece = vec![b'x'; 1024 * 1024];
+        let buffer = vec![b'x'; 1024 * 1024];
         let fed = (0..100)
-            .take_while(|_| decoder.feed(&piece).is_ok())
+            .take_while(|_| decoder.feed(&buffer).is_ok())
             .count();
         assert_eq!(fed, 64);
     }

@@ -121,8 +121,9 @@ impl Recorder {
     }
 }
 
-/// Percentile by nearest rank: the smallest value that at least `percent` % of the values do not exceed.
-fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
+/// Percentile by nearest rank of sorted values: the smallest value that at least `percent` % of the values do
+/// not exceed; `None` without values.
+pub fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.checked_sub(1)?).copied()
 }

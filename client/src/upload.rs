@@ -9,7 +9,7 @@ use futures::stream::{self, Stream, StreamExt};
 use reqwest::Body;
 use reqwest::multipart::{Form, Part};
 
-use crate::audio::{Audio, Pieces, Source, open};
+use crate::audio::{Audio, ByteStream, Source, open};
 use crate::error::Error;
 
 /// An error of the audio source during sending. The HTTP library reports only that sending failed.
@@ -46,18 +46,18 @@ pub(crate) async fn form(
 }
 
 async fn part(source: &Source, fault: &SourceFault) -> Result<Part, Error> {
-    let (pieces, length) = match source {
+    let (buffers, length) = match source {
         Source::Bytes(bytes) => {
             let length = bytes.len() as u64;
             return Ok(Part::stream_with_length(bytes.clone(), length));
         }
         Source::File(path) => {
-            let (pieces, length) = open(path).await.map_err(Error::Source)?;
-            (pieces, Some(length))
+            let (buffers, length) = open(path).await.map_err(Error::Source)?;
+            (buffers, Some(length))
         }
-        Source::Once { pieces, length } => (taken_when_wanted(Arc::clone(pieces)), *length),
+        Source::Once { buffers, length } => (taken_on_first_request(Arc::clone(buffers)), *length),
     };
-    let body = Body::wrap_stream(watched(pieces, length, fault.clone()));
+    let body = Body::wrap_stream(watched(buffers, length, fault.clone()));
     Ok(match length {
         Some(length) => Part::stream_with_length(body, length),
         None => Part::stream(body),
@@ -66,43 +66,43 @@ async fn part(source: &Source, fault: &SourceFault) -> Result<Part, Error> {
 
 /// Takes the stream only when its first buffer is requested, so that it remains available for another
 /// attempt if the connection fails.
-fn taken_when_wanted(place: Arc<Mutex<Option<Pieces>>>) -> Pieces {
-    let mut taken: Option<Pieces> = None;
-    let pieces = stream::poll_fn(move |context| {
+fn taken_on_first_request(place: Arc<Mutex<Option<ByteStream>>>) -> ByteStream {
+    let mut taken: Option<ByteStream> = None;
+    let buffers = stream::poll_fn(move |context| {
         if taken.is_none() {
             taken = place.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
         match &mut taken {
-            Some(pieces) => pieces.poll_next_unpin(context),
+            Some(buffers) => buffers.poll_next_unpin(context),
             None => Poll::Ready(Some(Err(io::Error::other("the stream was sent already")))),
         }
     });
-    pieces.boxed()
+    buffers.boxed()
 }
 
 /// Records errors of the source. A source whose length differs from the given one is an error, because
 /// the length is part of the request's head.
 fn watched(
-    mut pieces: Pieces,
+    mut buffers: ByteStream,
     length: Option<u64>,
     fault: SourceFault,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let mut sent = 0_u64;
     stream::poll_fn(move |context| {
-        let next = std::task::ready!(pieces.poll_next_unpin(context));
+        let next = std::task::ready!(buffers.poll_next_unpin(context));
         let checked = match (next, length) {
-            (Some(Ok(piece)), length) => {
-                sent += piece.len() as u64;
+            (Some(Ok(buffer)), length) => {
+                sent += buffer.len() as u64;
                 match length {
                     Some(length) if sent > length => Some(Err(changed("more", length))),
-                    _ => Some(Ok(piece)),
+                    _ => Some(Ok(buffer)),
                 }
             }
             (None, Some(length)) if sent < length => Some(Err(changed("less", length))),
             (next, _) => next,
         };
-        Poll::Ready(checked.map(|piece| {
-            piece.map_err(|error| {
+        Poll::Ready(checked.map(|buffer| {
+            buffer.map_err(|error| {
                 let told = io::Error::new(error.kind(), error.to_string());
                 fault.note(error);
                 told
@@ -123,20 +123,20 @@ mod tests {
 
     use super::*;
 
-    async fn sent(pieces: &[&'static [u8]], length: Option<u64>) -> Result<Vec<u8>, String> {
+    async fn sent(buffers: &[&'static [u8]], length: Option<u64>) -> Result<Vec<u8>, String> {
         let fault = SourceFault::default();
-        let pieces: Vec<io::Result<Bytes>> =
-            pieces.iter().map(|p| Ok(Bytes::from_static(p))).collect();
-        let body = watched(stream::iter(pieces).boxed(), length, fault.clone());
+        let buffers: Vec<io::Result<Bytes>> =
+            buffers.iter().map(|p| Ok(Bytes::from_static(p))).collect();
+        let body = watched(stream::iter(buffers).boxed(), length, fault.clone());
         let sent: Result<Vec<Bytes>, io::Error> = body.try_collect().await;
         let noted = fault.take().map(|error| error.to_string());
         assert_eq!(sent.as_ref().err().map(ToString::to_string), noted);
-        sent.map(|pieces| pieces.concat())
+        sent.map(|buffers| buffers.concat())
             .map_err(|error| error.to_string())
     }
 
     #[tokio::test]
-    async fn a_source_of_another_length_than_was_said_is_told() {
+    async fn a_source_with_another_length_than_specified_is_an_error() {
         assert_eq!(sent(&[b"ab", b"c"], Some(3)).await, Ok(b"abc".to_vec()));
         assert_eq!(sent(&[b"ab", b"c"], None).await, Ok(b"abc".to_vec()));
         let less = sent(&[b"ab"], Some(3)).await.expect_err("is too short");
@@ -148,16 +148,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_is_there_until_its_first_piece_is_asked_for() {
+    async fn a_stream_is_available_until_its_first_buffer_is_requested() {
         let audio = Audio::stream(stream::iter([Ok(Bytes::from_static(b"a"))]));
-        let Source::Once { pieces, .. } = &audio.source else {
+        let Source::Once { buffers, .. } = &audio.source else {
             panic!("a stream")
         };
-        let mut body = taken_when_wanted(Arc::clone(pieces));
+        let mut body = taken_on_first_request(Arc::clone(buffers));
         assert!(audio.is_whole());
-        assert!(body.next().await.is_some_and(|piece| piece.is_ok()));
+        assert!(body.next().await.is_some_and(|buffer| buffer.is_ok()));
         assert!(!audio.is_whole());
-        let mut again = taken_when_wanted(Arc::clone(pieces));
-        assert!(again.next().await.is_some_and(|piece| piece.is_err()));
+        let mut again = taken_on_first_request(Arc::clone(buffers));
+        assert!(again.next().await.is_some_and(|buffer| buffer.is_err()));
     }
 }

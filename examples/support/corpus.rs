@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-/// Resamplings of the bootstrap.
+/// Number of resamplings of the bootstrap.
 const RESAMPLINGS: usize = 10_000;
 
-/// A recording and what is said in it.
+/// A recording and its text.
 pub struct Row {
-    /// In the corpus' folder.
+    /// Path within the folder of the corpus.
     pub path: String,
     pub language: String,
     pub text: String,
 }
 
-/// Every so many-th row of a table, of those in these languages.
+/// Reads every n-th row of a table, out of the rows in these languages.
 pub fn rows(
     corpus: &Path,
     table: &str,
@@ -33,7 +33,7 @@ pub fn rows(
     Ok(rows.step_by(every).collect())
 }
 
-/// Words of one unit of the bootstrap, and the errors that A and B made in it.
+/// Number of words of one unit of the bootstrap, and the errors of A and B in it.
 pub struct Pair {
     pub words: usize,
     pub errors: [usize; 2],
@@ -50,7 +50,7 @@ pub fn difference(pairs: &[Pair]) -> ([f64; 2], [f64; 2]) {
     let all: Vec<&Pair> = pairs.iter().collect();
     let mut state = 1_u64;
     let mut next = || {
-        // A linear congruential generator; its upper half is random enough to draw clips with.
+        // A linear congruential generator; its upper half is random enough for drawing clips.
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);

@@ -1,11 +1,11 @@
-//! Audio of any format for measurements, through ffmpeg.
+//! Decodes audio in any format for measurements, with ffmpeg.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 
-/// 16 kHz mono, made louder or quieter before.
+/// Decodes a file to 16 kHz mono and applies a gain.
 pub fn decode(file: &Path, gain_db: f64) -> anyhow::Result<Vec<i16>> {
     let output = Command::new("ffmpeg")
         .args(["-v", "error", "-i"])
@@ -14,7 +14,7 @@ pub fn decode(file: &Path, gain_db: f64) -> anyhow::Result<Vec<i16>> {
         .args(["-ac", "1", "-ar", "16000", "-f", "s16le", "-"])
         .stdin(Stdio::null())
         .output()
-        .context("ffmpeg is needed")?;
+        .context("cannot run ffmpeg")?;
     ensure!(
         output.status.success(),
         "{} cannot be decoded",

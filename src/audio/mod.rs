@@ -24,7 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stt_actors::ports::{AudioDecoder, AudioSource, ChunkStream, DecodeError, DecodeOptions};
+use stt_actors::domain::chunk::AudioSource;
+use stt_actors::domain::error::DecodeError;
+use stt_actors::ports::{AudioDecoder, ChunkStream, DecodeOptions};
 use tokio::sync::Semaphore;
 
 use chunker::Chunker;

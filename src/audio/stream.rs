@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stt_actors::ports::{
-    self, AudioChunk, ChunkStream, DecodeError, SAMPLE_RATE, samples_to_seconds,
-};
+use stt_actors::domain::chunk::{AudioChunk, SAMPLE_RATE, samples_to_seconds};
+use stt_actors::domain::error::DecodeError;
+use stt_actors::ports::{self, ChunkStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunker::Chunker;

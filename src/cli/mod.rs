@@ -10,14 +10,16 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tracing::warn;
+use uttera_stt_tools::bench::{self, BenchArgs, OwnServer};
+use uttera_stt_tools::conformance::{self, ConformanceArgs};
+use uttera_stt_tools::load::{self, LoadArgs};
+use uttera_stt_tools::probe::outcome::Verdict;
+use uttera_stt_tools::smoke::{self, SmokeArgs};
 
-use crate::bench::{self, BenchArgs};
-use crate::conformance::{self, ConformanceArgs};
 use crate::keys::{self, Reload};
-use crate::load::{self, LoadArgs};
 use crate::models::ModelStore;
 use crate::settings::{Loaded, Role, Settings, Sources};
-use crate::smoke::{self, SmokeArgs};
+use crate::shutdown::StopSignals;
 use crate::{engine, serve, telemetry};
 use models::ModelsArgs;
 use transcribe::TranscribeArgs;
@@ -61,13 +63,13 @@ enum Command {
     },
     /// Transcribe files and exit.
     Transcribe(TranscribeArgs),
-    /// Measure how fast and how well this machine transcribes, alone or beside other systems.
+    /// Measure how fast and how accurately this machine transcribes, alone or beside other systems.
     Bench(BenchArgs),
-    /// Hold a server against the public API: 0 if all of it holds, 1 if not, 2 if it is not there.
+    /// Check that a server follows the public API; exit status 0 passed, 1 failed, 2 unreachable.
     Conformance(ConformanceArgs),
-    /// Try whether a server does its work: 0 if it does, 1 if something fails, 2 if it is not there.
+    /// Check that a server works; exit status 0 passed, 1 failed, 2 unreachable.
     Smoke(SmokeArgs),
-    /// Load a server with more and more clients: 0 if it bears it, 1 if not, 2 if it is not there.
+    /// Load-test a server; exit status 0 passed, 1 failed, 2 unreachable.
     Load(LoadArgs),
     /// List, fetch, import, convert and verify models.
     Models(ModelsArgs),
@@ -94,7 +96,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             run_to_end(conformance::conformance(args)).map(ExitCode::from)
         }
         Some(Command::Smoke(args)) => run_to_end(smoke::smoke(args)).map(ExitCode::from),
-        Some(Command::Load(args)) => run_to_end(load::load(args)).map(ExitCode::from),
+        Some(Command::Load(args)) => run_to_end(load_test(args)).map(ExitCode::from),
         Some(Command::Transcribe(args)) if args.is_remote() => {
             run_to_end(transcribe::transcribe_remotely(args, local)).map(|()| ExitCode::SUCCESS)
         }
@@ -149,7 +151,12 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Command::Bench(args)) => {
             start_log(&loaded, "warn");
-            run_to_end(bench::bench(loaded.settings, args, given?))
+            let own = OwnServer {
+                key: keys::plain_key(&loaded.settings),
+                model: loaded.settings.whisper_model,
+                arguments: given?,
+            };
+            run_to_end(benchmark(own, args))
         }
         Some(Command::Models(args)) => {
             start_log(&loaded, "warn");
@@ -158,6 +165,16 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Command::CheckConfig) => check_config(&loaded),
     }
+}
+
+async fn benchmark(own: OwnServer, args: BenchArgs) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    bench::bench(own, args, signals.next()).await
+}
+
+async fn load_test(args: LoadArgs) -> anyhow::Result<Verdict> {
+    let mut signals = StopSignals::listen()?;
+    load::load(args, signals.next()).await
 }
 
 /// The settings, and a way to read them again from where they came.

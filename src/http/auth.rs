@@ -1,4 +1,4 @@
-//! The door: bearer keys and limits, looked at before a byte of the body is read.
+//! Middleware that checks API keys and rate limits, before the body is read.
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -7,25 +7,25 @@ use actix_web::middleware::Next;
 use actix_web::{Error, ResponseError, web};
 
 use crate::http::AppState;
-use crate::http::caller::{Shown, Visitor};
+use crate::http::caller::{Caller, PresentedKey};
 use crate::http::reply::error::ApiError;
 
-/// Lets a request pass if no keys are configured or it carries one of them, and if it is within the
-/// limits. `OPTIONS` is open: what may be done is no secret, and browsers ask without a key.
+/// Rejects a request without a valid key, if keys are configured, and one that exceeds the limits. `OPTIONS`
+/// needs no key: browsers send none with it.
 pub async fn require_key<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    if let Err(refusal) = let_in(&request) {
-        let refusal = refusal.error_response();
-        return Ok(request.into_response(refusal).map_into_right_body());
+    if let Err(error) = authorize(&request) {
+        let response = error.error_response();
+        return Ok(request.into_response(response).map_into_right_body());
     }
     next.call(request)
         .await
         .map(ServiceResponse::map_into_left_body)
 }
 
-/// The same where `METRICS_KEYED` says so.
+/// Requires a key if `METRICS_KEYED` is set.
 pub async fn require_key_for_metrics<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
@@ -39,23 +39,23 @@ pub async fn require_key_for_metrics<B: MessageBody>(
         .map(ServiceResponse::map_into_left_body)
 }
 
-fn let_in(request: &ServiceRequest) -> Result<(), ApiError> {
+fn authorize(request: &ServiceRequest) -> Result<(), ApiError> {
     if request.method() == Method::OPTIONS {
         return Ok(());
     }
     let state = request.app_data::<web::Data<AppState>>();
     let state = state.ok_or_else(ApiError::internal)?;
-    let visitor = Visitor::of(request.request());
-    visitor.mark_asked();
-    match &visitor.key {
-        Shown::NotNeeded | Shown::Known(_) => {}
-        Shown::Nothing => return Err(ApiError::invalid_api_key()),
-        // A right key passes however many wrong ones came from there.
-        Shown::Wrong => return Err(state.limits.refuse_wrong_key(visitor.address)),
+    let caller = Caller::of(request.request());
+    caller.mark_key_required();
+    match &caller.key {
+        PresentedKey::NotRequired | PresentedKey::Valid(_) => {}
+        PresentedKey::Missing => return Err(ApiError::invalid_api_key()),
+        // Only wrong keys are limited: a valid key from the same address passes.
+        PresentedKey::Invalid => return Err(state.limits.reject_wrong_key(caller.address)),
     }
-    // Work is what is limited: looking is free.
+    // Limits count transcriptions, not reads.
     if request.method() == Method::POST {
-        state.limits.admit(&visitor)?;
+        state.limits.admit(&caller)?;
     }
     Ok(())
 }

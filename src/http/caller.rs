@@ -1,5 +1,5 @@
-//! Who sends a request: which key it carries, and where it comes from. Found once, when it comes, so that
-//! an exchange of keys in between changes nothing for it.
+//! The caller of a request: its API key and its address. They are determined once, when the request arrives, so
+//! that reloading the keys does not affect it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,129 +12,132 @@ use actix_web::{HttpMessage, HttpRequest, web};
 use stt_actors::{Client, Priority};
 
 use crate::http::AppState;
-use crate::http::limits::{Who, proxies};
+use crate::http::limits::{RateLimitKey, proxies};
 use crate::keys::{ANONYMOUS, Key};
 
-/// One request's sender.
+/// The caller of one request.
 #[derive(Clone, Debug, Default)]
-pub struct Visitor {
-    /// Where it is, as far as trusted proxies say.
+pub struct Caller {
+    /// The address, according to trusted proxies.
     pub address: Option<IpAddr>,
-    /// What it can show.
-    pub key: Shown,
-    /// Whether it came to a path that asks for keys.
-    asked: Arc<AtomicBool>,
+    /// The API key that the request presents.
+    pub key: PresentedKey,
+    /// Whether the route requires a key.
+    key_required: Arc<AtomicBool>,
 }
 
-/// What a request shows of a key.
+/// The API key that a request presents.
 #[derive(Clone, Debug, Default)]
-pub enum Shown {
-    /// None, and none is needed: the server is open.
-    NotNeeded,
-    /// None; so it is with a request that nobody has looked at.
+pub enum PresentedKey {
+    /// No keys are configured.
+    NotRequired,
+    /// The request has no key. Also the value of a request that was not identified.
     #[default]
-    Nothing,
-    /// One that is not in force.
-    Wrong,
-    /// This one.
-    Known(Key),
+    Missing,
+    /// The key is not in force.
+    Invalid,
+    /// A key in force.
+    Valid(Key),
 }
 
-impl Visitor {
-    /// Finds out who it is, and notes it down for all who come after.
-    pub fn meet(request: &ServiceRequest) -> Self {
+impl Caller {
+    /// Identifies the caller and stores it in the request, for [`Self::of`].
+    pub fn identify(request: &ServiceRequest) -> Self {
         let Some(state) = request.app_data::<web::Data<AppState>>() else {
             return Self::default();
         };
         let keys = state.keys.now();
         let key = match bearer(request.headers()) {
-            _ if keys.is_open() => Shown::NotNeeded,
-            None => Shown::Nothing,
-            Some(given) => keys.find(given).cloned().map_or(Shown::Wrong, Shown::Known),
+            _ if keys.is_open() => PresentedKey::NotRequired,
+            None => PresentedKey::Missing,
+            Some(given) => keys
+                .find(given)
+                .cloned()
+                .map_or(PresentedKey::Invalid, PresentedKey::Valid),
         };
         let peer = request.peer_addr().map(|peer| peer.ip());
         let trusted = &state.settings.trusted_proxies;
-        let visitor = Self {
+        let caller = Self {
             address: peer.map(|peer| proxies::client_address(peer, request.headers(), trusted)),
             key,
-            asked: Arc::default(),
+            key_required: Arc::default(),
         };
-        request.extensions_mut().insert(visitor.clone());
-        visitor
+        request.extensions_mut().insert(caller.clone());
+        caller
     }
 
-    /// The sender of this request.
+    /// The caller of an identified request.
     pub fn of(request: &HttpRequest) -> Self {
         let known = request.extensions().get::<Self>().cloned();
         known.unwrap_or_default()
     }
 
-    /// Notes down that the path asks for keys.
-    pub fn mark_asked(&self) {
-        self.asked.store(true, Ordering::Relaxed);
+    /// Notes that the route requires a key.
+    pub fn mark_key_required(&self) {
+        self.key_required.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the path asked for keys.
-    pub fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+    /// Whether the route requires a key.
+    pub fn was_key_required(&self) -> bool {
+        self.key_required.load(Ordering::Relaxed)
     }
 
     /// The key's name, for logs and metrics.
     pub fn name(&self) -> Arc<str> {
-        self.known()
+        self.valid_key()
             .map_or_else(|| ANONYMOUS.into(), |key| Arc::clone(&key.name))
     }
 
-    /// Whom limits count.
-    pub fn who(&self) -> Who {
-        match (self.known(), self.address) {
-            (Some(key), _) => Who::Key(Arc::clone(&key.id)),
-            (None, Some(address)) => Who::at(address),
-            (None, None) => Who::Others,
+    /// The key under which limits count this caller.
+    pub fn rate_limit_key(&self) -> RateLimitKey {
+        match (self.valid_key(), self.address) {
+            (Some(key), _) => RateLimitKey::Key(Arc::clone(&key.id)),
+            (None, Some(address)) => RateLimitKey::of_address(address),
+            (None, None) => RateLimitKey::Shared,
         }
     }
 
-    /// Whom others take turns with.
+    /// The client for the fair order of the queue.
     pub fn client(&self) -> Client {
-        match self.who() {
-            Who::Key(id) => Client::new(id),
-            Who::Address(address) => Client::new(address.to_string()),
-            Who::Others => Client::new(""),
+        match self.rate_limit_key() {
+            RateLimitKey::Key(id) => Client::new(id),
+            RateLimitKey::Address(address) => Client::new(address.to_string()),
+            RateLimitKey::Shared => Client::new(""),
         }
     }
 
-    /// Who may hear what others hear that sent the same: all with one key; where there are no keys, all.
+    /// The owner of shared work: identical requests share it if they have the same key, or if there are no keys.
     pub fn owner(&self) -> Client {
         Client::new(
-            self.known()
+            self.valid_key()
                 .map_or_else(|| "everybody".into(), |key| Arc::clone(&key.id)),
         )
     }
 
-    /// How urgent its work is.
+    /// The priority of its requests.
     pub fn priority(&self) -> Priority {
-        self.known()
+        self.valid_key()
             .map_or_else(Priority::default, |key| key.priority)
     }
 
-    /// The audio of a day that its key may have transcribed, where that has an allowance of its own.
-    pub fn own_allowance(&self) -> Option<Duration> {
-        let seconds = self.known()?.audio_seconds_per_day?;
+    /// The audio per day that its key allows, if the key has an allowance of its own.
+    pub fn daily_allowance(&self) -> Option<Duration> {
+        let seconds = self.valid_key()?.audio_seconds_per_day?;
         Some(Duration::from_secs_f64(seconds))
     }
 
-    fn known(&self) -> Option<&Key> {
+    fn valid_key(&self) -> Option<&Key> {
         match &self.key {
-            Shown::Known(key) => Some(key),
-            Shown::NotNeeded | Shown::Nothing | Shown::Wrong => None,
+            PresentedKey::Valid(key) => Some(key),
+            PresentedKey::NotRequired | PresentedKey::Missing | PresentedKey::Invalid => None,
         }
     }
 }
 
-/// The key of a request. One that is empty is none: clients that have no key send it so.
+/// The key in the headers. An empty one counts as none: some clients without a key send it.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let header = headers.get(AUTHORIZATION)?;
-    // What is no text is a wrong key.
+    // A value that is not text is an invalid key.
     let Ok(text) = header.to_str() else {
         return Some("?");
     };
@@ -150,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_read_as_clients_write_it_and_an_empty_one_is_none() {
+    fn a_key_is_read_in_all_spellings_and_an_empty_one_counts_as_none() {
         for (written, read) in [
             ("Bearer k", Some("k")),
             ("bearer  k ", Some("k")),
@@ -168,29 +171,32 @@ mod tests {
     }
 
     #[test]
-    fn a_key_counts_by_its_name_and_without_one_the_address_does() {
+    fn a_caller_is_identified_by_its_key_or_else_by_its_address() {
         let address = "2001:db8::1".parse().ok();
-        let mut visitor = Visitor {
+        let mut caller = Caller {
             address,
-            ..Visitor::default()
+            ..Caller::default()
         };
-        assert_eq!(&*visitor.name(), ANONYMOUS);
-        assert_eq!(visitor.client(), Client::new("2001:db8::"));
-        assert_eq!(visitor.owner(), Client::new("everybody"));
+        assert_eq!(&*caller.name(), ANONYMOUS);
+        assert_eq!(caller.client(), Client::new("2001:db8::"));
+        assert_eq!(caller.owner(), Client::new("everybody"));
         let mut key = Key::new("laptop", "k");
         key.priority = Priority::Low;
-        visitor.key = Shown::Known(key);
-        assert_eq!(&*visitor.name(), "laptop");
-        assert_eq!(visitor.who(), Who::Key("laptop".into()));
-        assert_eq!(visitor.client(), Client::new("laptop"));
-        assert_eq!(visitor.owner(), Client::new("laptop"));
-        assert_eq!(visitor.priority(), Priority::Low);
-        // One without a name counts by itself, wherever it stands.
+        caller.key = PresentedKey::Valid(key);
+        assert_eq!(&*caller.name(), "laptop");
+        assert_eq!(caller.rate_limit_key(), RateLimitKey::Key("laptop".into()));
+        assert_eq!(caller.client(), Client::new("laptop"));
+        assert_eq!(caller.owner(), Client::new("laptop"));
+        assert_eq!(caller.priority(), Priority::Low);
+        // A key without a name is identified by itself, not by its position.
         let key = Key::unnamed(1, "k");
-        visitor.key = Shown::Known(key.clone());
-        assert_eq!(&*visitor.name(), "key-1");
-        assert_eq!(visitor.who(), Who::Key(Arc::clone(&key.id)));
-        assert_eq!(visitor.client(), Client::new(Arc::clone(&key.id)));
-        assert_eq!(visitor.owner(), Client::new(key.id));
+        caller.key = PresentedKey::Valid(key.clone());
+        assert_eq!(&*caller.name(), "key-1");
+        assert_eq!(
+            caller.rate_limit_key(),
+            RateLimitKey::Key(Arc::clone(&key.id))
+        );
+        assert_eq!(caller.client(), Client::new(Arc::clone(&key.id)));
+        assert_eq!(caller.owner(), Client::new(key.id));
     }
 }

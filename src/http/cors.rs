@@ -1,7 +1,7 @@
-//! What a page of another origin may do (CORS): nothing, unless `CORS_ALLOW_ORIGINS` says so.
+//! CORS: which pages of other origins may use the API. None, unless `CORS_ALLOW_ORIGINS` is set.
 //!
-//! Preflights are answered before keys are asked for: browsers send none with them. Refusals carry
-//! the headers as well, so that a page can read why.
+//! Preflights are answered before keys are checked, because browsers send no key with them. Errors have the CORS
+//! headers as well, so that a page can read the reason.
 
 use actix_cors::{Cors, CorsError};
 use actix_web::body::{EitherBody, MessageBody};
@@ -20,7 +20,7 @@ use crate::http::reply::escalation_headers;
 use crate::http::request_log::{X_QUEUE_ETA_MS, X_QUEUE_POSITION, X_REQUEST_ID};
 use crate::settings::Origins;
 
-/// What pages may read besides the body.
+/// Response headers that pages may read.
 const EXPOSED: [HeaderName; 5] = [
     X_ROUTE,
     X_REQUEST_ID,
@@ -28,10 +28,10 @@ const EXPOSED: [HeaderName; 5] = [
     X_QUEUE_POSITION,
     X_QUEUE_ETA_MS,
 ];
-/// How long a browser may go by the answer to a preflight: not long after a change of the settings.
+/// How long a browser may cache a preflight. Short, so that a change of the settings takes effect.
 const PREFLIGHT_SECONDS: usize = 600;
 
-/// Answers preflights, and marks what pages of these origins may read.
+/// Answers preflights and adds the CORS headers for these origins.
 pub fn middleware(origins: &Origins) -> Condition<Cors> {
     let is_on = *origins != Origins::None;
     let cors = Cors::default()
@@ -41,7 +41,7 @@ pub fn middleware(origins: &Origins) -> Condition<Cors> {
         .expose_headers(escalation_headers::NAMES)
         .supports_credentials()
         .max_age(PREFLIGHT_SECONDS)
-        // Who sends an origin and is no browser gets an answer like anybody.
+        // A client that is not a browser may send an Origin header, too: serve it.
         .block_on_origin_mismatch(false);
     let origins = origins.clone();
     let allows = move |origin: &[u8]| match &origins {
@@ -53,17 +53,17 @@ pub fn middleware(origins: &Origins) -> Condition<Cors> {
     Condition::new(is_on, cors)
 }
 
-/// What the library leaves: it names what pages may read even where none may, and its refusals have
-/// not the shape that ours have.
-pub async fn tidy<B: MessageBody>(
+/// Corrects the library's responses: removes headers that it sends even to origins that are not allowed, and
+/// gives its errors the API's format.
+pub async fn normalize<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let mut response = next.call(request).await?;
     let error = response.response().error();
-    if let Some(refusal) = error.and_then(|error| error.as_error::<CorsError>()) {
-        let refusal = ApiError::cors_refused(refusal.to_string()).error_response();
-        return Ok(response.into_response(refusal).map_into_right_body());
+    if let Some(error) = error.and_then(|error| error.as_error::<CorsError>()) {
+        let error = ApiError::cors_refused(error.to_string()).error_response();
+        return Ok(response.into_response(error).map_into_right_body());
     }
     let headers = response.headers_mut();
     if !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {

@@ -1,5 +1,5 @@
-//! The HTTP side: one file per resource, each with a `configure` of its own. Handlers check, send
-//! one message through [`Stt`], await the reply and render it.
+//! The HTTP API. A handler in [`routes`] checks a request, sends a message through [`Stt`], awaits the reply and
+//! renders it.
 
 mod auth;
 mod body;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpRequest, HttpServer, Route, web};
+use actix_web::{App, HttpServer, web};
 use stt_actors::Stt;
 
 use crate::keys::Keyring;
@@ -28,82 +28,75 @@ use crate::libretranslate::LibreTranslate;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
 pub use body::upload::UploadStore;
-use connections::{Seats, guard};
+use connections::{ConnectionLimit, guard};
 pub use limits::Limits;
-use reply::error::ApiError;
 
-/// A slow client may take this long to send its headers.
+/// How long a client may take to send the head of a connection's first request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Idle connections are kept for the next request this long.
+/// How long an idle connection stays open for the next request.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Without a request for so long, a connection is closed whatever comes on it.
-const LONGEST_PAUSE: Duration = KEEP_ALIVE.saturating_add(HEADER_TIMEOUT);
-/// How often that is looked after.
-const ATTEND_EVERY: Duration = Duration::from_secs(5);
-/// How long a client whose body is refused unread may go on sending before it is cut off. Shorter,
-/// and a big uploader sees a reset in place of the refusal.
+/// A connection without a request for this long is closed, even if bytes of the next one arrive.
+const MAX_IDLE: Duration = KEEP_ALIVE.saturating_add(HEADER_TIMEOUT);
+/// How often idle connections are looked for.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a client whose body was rejected unread may go on sending before it is disconnected. If this were
+/// shorter, a client with a large upload would see a reset instead of the error.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long answers may take to get out once the tree has stopped.
+/// How long responses may take to be sent once the actor tree has stopped.
 const SHUTDOWN_SECONDS: u64 = 5;
 
 /// What handlers share.
 #[derive(Clone)]
 pub struct AppState {
-    /// The tree.
+    /// The actor tree.
     pub stt: Stt,
     /// The settings in force.
     pub settings: Arc<Settings>,
-    /// Where uploads go.
+    /// The folder of uploads.
     pub uploads: UploadStore,
-    /// Who translates to other languages than English, if anybody.
+    /// LibreTranslate, if it is configured.
     pub translator: Option<LibreTranslate>,
     /// The keys in force.
     pub keys: Keyring,
-    /// How much one client may ask for.
+    /// The limits on requests and audio per client.
     pub limits: Limits,
-    /// Where metrics go.
+    /// Records and exports metrics.
     pub metrics: Exporter,
 }
 
-/// The server on a bound socket; it runs when awaited. Signals are the caller's.
+/// Creates the server on a bound socket; it runs when awaited. It handles no signals.
+///
+/// # Errors
+/// The socket cannot be used.
 pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io::Result<Server> {
-    let most = state.settings.max_connections;
-    connections::allow_files_for(most);
-    let seats = Seats::new(most);
-    seats.close_idle(LONGEST_PAUSE, ATTEND_EVERY);
-    let most_of_a_worker = seats.for_each_thread(workers);
+    let max_connections = state.settings.max_connections;
+    connections::raise_file_limit(max_connections);
+    let limit = ConnectionLimit::new(max_connections);
+    limit.close_idle(MAX_IDLE, IDLE_CHECK_INTERVAL);
+    let max_per_thread = limit.per_thread(workers);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
-            .wrap(from_fn(connections::require_seat))
+            .wrap(from_fn(connections::require_permit))
             .wrap(cors::middleware(&state.settings.cors_allow_origins))
-            .wrap(from_fn(cors::tidy))
+            .wrap(from_fn(cors::normalize))
             .wrap(from_fn(request_log::log_request))
-            .wrap(from_fn(guard::hold))
+            .wrap(from_fn(guard::guard_connection))
             .configure(routes::configure)
-            .default_service(web::to(unknown_path))
+            .default_service(web::to(routes::unknown_path))
     })
     .workers(workers)
-    .max_connections(most_of_a_worker)
-    .on_connect(move |socket, connection| seats.welcome(socket, connection))
+    .max_connections(max_per_thread)
+    .on_connect(move |socket, connection| limit.on_connect(socket, connection))
     .keep_alive(KEEP_ALIVE)
     .client_request_timeout(HEADER_TIMEOUT)
     .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-    // A client that closes its side is gone: its handler is dropped, and with it its work.
+    // When a client closes its side, its handler is dropped, which cancels the job.
     .h1_allow_half_closed(false)
     .disable_signals()
     .shutdown_timeout(SHUTDOWN_SECONDS)
     .listen(listener)?
     .run();
     Ok(server)
-}
-
-async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
-    Err(ApiError::not_found(request.path()))
-}
-
-/// The answer to all other methods of a path than these.
-fn only(methods: &'static str) -> Route {
-    web::to(move || async move { Err::<&str, _>(ApiError::method_not_allowed(methods)) })
 }

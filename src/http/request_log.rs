@@ -1,4 +1,4 @@
-//! Every request's id and its one line in the log.
+//! Request ids, and one log line per request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,38 +9,38 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
-use stt_actors::Outlook;
-use stt_actors::transcript::Transcript;
+use stt_actors::WaitEstimate;
+use stt_actors::domain::transcript::Transcript;
 use tokio::time::Instant;
 use tracing::field::display;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-use crate::http::caller::Visitor;
+use crate::http::caller::Caller;
 use crate::http::reply::error::ApiError;
 use crate::metrics::{self, record_error, record_request};
 
-/// Carries the id both ways.
+/// The request id, in requests and responses.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A client's own id is echoed up to this length.
-const LONGEST_ID: usize = 128;
+/// A client's own id is used up to this length.
+const MAX_ID_LENGTH: usize = 128;
 
-/// Requests that waited for a lane before this one, when it was admitted.
+/// The number of requests ahead of this one in the queue at admission.
 pub const X_QUEUE_POSITION: HeaderName = HeaderName::from_static("x-queue-position");
-/// How long it would wait for a lane, as it looked then.
+/// The estimated wait for a lane at admission.
 pub const X_QUEUE_ETA_MS: HeaderName = HeaderName::from_static("x-queue-eta-ms");
 
-/// Paths that are asked for by machines.
+/// Routes that monitoring calls every few seconds.
 pub const PROBES: &[&str] = &["/health", "/livez", "/readyz", "/metrics", "/v1/health"];
-/// What a request counts as whose client left before the answer: nginx's number for it.
-const CLIENT_LEFT: u16 = 499;
+/// nginx's status for a request whose client closed the connection before the response.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// A request's id: the client's own, or ours.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);
 
 impl RequestId {
-    /// The id that the middleware gave this request.
+    /// The id that [`log_request`] assigned.
     pub fn of(request: &HttpRequest) -> Self {
         let known = request.extensions().get::<Self>().cloned();
         known.unwrap_or_else(Self::random)
@@ -50,30 +50,30 @@ impl RequestId {
         Self(Uuid::new_v4().to_string().into())
     }
 
-    /// Visible ASCII of reasonable length is taken as it is: it goes into headers and logs.
+    /// The client's id, if it is short, visible ASCII: it goes into headers and logs.
     fn from_client(request: &ServiceRequest) -> Option<Self> {
         let value = request.headers().get(&X_REQUEST_ID)?.to_str().ok()?;
-        let fit = (1..=LONGEST_ID).contains(&value.len())
+        let is_valid = (1..=MAX_ID_LENGTH).contains(&value.len())
             && value.bytes().all(|byte| byte.is_ascii_graphic());
-        fit.then(|| Self(value.into()))
+        is_valid.then(|| Self(value.into()))
     }
 }
 
-/// When a request's head was there.
+/// When a request's head had arrived.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrived(Instant);
+pub struct ArrivalTime(Instant);
 
-impl Arrived {
-    /// How long ago that was.
+impl ArrivalTime {
+    /// The time since then.
     pub fn since(request: &HttpRequest) -> Duration {
         let arrived = request.extensions().get::<Self>().copied();
         arrived.map_or(Duration::ZERO, |Self(at)| at.elapsed())
     }
 }
 
-/// What a handler adds to the log line.
+/// What a transcription adds to the log line.
 #[derive(Clone, Debug)]
-pub struct Worked {
+pub struct WorkSummary {
     route: &'static str,
     audio_seconds: f64,
     queue_seconds: f64,
@@ -81,7 +81,7 @@ pub struct Worked {
     inference_seconds: f64,
 }
 
-impl From<&Transcript> for Worked {
+impl From<&Transcript> for WorkSummary {
     fn from(transcript: &Transcript) -> Self {
         Self {
             route: transcript.route.as_str(),
@@ -93,44 +93,44 @@ impl From<&Transcript> for Worked {
     }
 }
 
-/// Writes the line when the request ends, also when its client leaves before.
+/// A request's log line and metrics, written when the request ends or its client disconnects.
 #[derive(Debug)]
-struct Line {
+struct LogLine {
     id: RequestId,
     method: String,
     path: String,
-    /// The route's pattern.
+    /// The pattern of the route.
     pattern: Option<String>,
-    visitor: Visitor,
-    begin: Instant,
-    ended: bool,
+    caller: Caller,
+    started_at: Instant,
+    written: bool,
 }
 
-impl Line {
-    fn write(&mut self, status: u16, worked: Option<&Worked>, refusal: Option<&ApiError>) {
-        self.ended = true;
-        self.measure(status, refusal);
+impl LogLine {
+    fn write(&mut self, status: u16, work: Option<&WorkSummary>, error: Option<&ApiError>) {
+        self.written = true;
+        self.record(status, error);
         let (id, method, path) = (&self.id.0, &self.method, &self.path);
-        let total_seconds = self.begin.elapsed().as_secs_f64();
-        let client = &*self.visitor.name();
-        let address = self.visitor.address.map(display);
-        if let Some(refusal) = refusal {
-            let code = refusal.code();
-            if refusal.status_code().is_server_error() {
-                error!(request_id = %id, client, address, method, path, status, code, reason = %refusal, total_seconds, "request");
+        let total_seconds = self.started_at.elapsed().as_secs_f64();
+        let client = &*self.caller.name();
+        let address = self.caller.address.map(display);
+        if let Some(failure) = error {
+            let code = failure.code();
+            if failure.status_code().is_server_error() {
+                error!(request_id = %id, client, address, method, path, status, code, reason = %failure, total_seconds, "request");
             } else {
-                info!(request_id = %id, client, address, method, path, status, code, reason = %refusal, total_seconds, "request");
+                info!(request_id = %id, client, address, method, path, status, code, reason = %failure, total_seconds, "request");
             }
             return;
         }
-        match worked {
-            Some(worked) => info!(
-                request_id = %id, client, address, method, path, status, route = worked.route,
-                audio_seconds = worked.audio_seconds, queue_seconds = worked.queue_seconds,
-                decode_seconds = worked.decode_seconds,
-                inference_seconds = worked.inference_seconds, total_seconds, "request"
+        match work {
+            Some(work) => info!(
+                request_id = %id, client, address, method, path, status, route = work.route,
+                audio_seconds = work.audio_seconds, queue_seconds = work.queue_seconds,
+                decode_seconds = work.decode_seconds,
+                inference_seconds = work.inference_seconds, total_seconds, "request"
             ),
-            // They come every few seconds.
+            // Probes would fill the log.
             None if PROBES.contains(&path.as_str()) => {
                 debug!(request_id = %id, client, address, method, path, status, total_seconds, "request");
             }
@@ -140,75 +140,79 @@ impl Line {
         }
     }
 
-    fn measure(&self, status: u16, refusal: Option<&ApiError>) {
+    fn record(&self, status: u16, error: Option<&ApiError>) {
         let pattern = self.pattern.as_deref();
-        record_request(pattern, &self.method, status, self.begin.elapsed());
-        if self.visitor.was_asked() {
-            metrics::keys::record_request(&self.visitor.name(), status);
+        record_request(pattern, &self.method, status, self.started_at.elapsed());
+        if self.caller.was_key_required() {
+            metrics::keys::record_request(&self.caller.name(), status);
         }
-        let error = refusal.map(ApiError::error_type);
+        let error = error.map(ApiError::error_type);
         if let Some(error) = error {
             record_error(error);
         }
-        metrics::escalation::record_request(pattern, &self.method, error, self.begin.elapsed());
+        metrics::escalation::record_request(
+            pattern,
+            &self.method,
+            error,
+            self.started_at.elapsed(),
+        );
     }
 }
 
-/// The line of a reply that goes on after its head is out. It is written when the last byte is, or when
-/// the client leaves before.
+/// The log line of a streamed reply: written at the end of the body, or when the client disconnects.
 #[derive(Clone, Debug, Default)]
-pub struct StreamedLine(Arc<Mutex<Option<Line>>>);
+pub struct StreamedLogLine(Arc<Mutex<Option<LogLine>>>);
 
-impl StreamedLine {
-    /// The reply is over.
-    pub fn end(&self, worked: Option<&Worked>, failure: Option<&ApiError>) {
+impl StreamedLogLine {
+    /// Writes the line.
+    pub fn end(&self, work: Option<&WorkSummary>, error: Option<&ApiError>) {
         if let Some(mut line) = self.lock().take() {
-            line.write(StatusCode::OK.as_u16(), worked, failure);
+            line.write(StatusCode::OK.as_u16(), work, error);
         }
     }
 
-    fn take_over(&self, line: Line) {
+    fn take_over(&self, line: LogLine) {
         *self.lock() = Some(line);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Line>> {
+    fn lock(&self) -> MutexGuard<'_, Option<LogLine>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Line {
+impl Drop for LogLine {
     fn drop(&mut self) {
-        if !self.ended {
-            self.measure(CLIENT_LEFT, None);
-            let total_seconds = self.begin.elapsed().as_secs_f64();
-            let (client, address) = (&*self.visitor.name(), self.visitor.address.map(display));
+        if !self.written {
+            self.record(CLIENT_CLOSED_REQUEST, None);
+            let total_seconds = self.started_at.elapsed().as_secs_f64();
+            let (client, address) = (&*self.caller.name(), self.caller.address.map(display));
             warn!(request_id = %self.id.0, client, address, method = self.method, path = self.path, total_seconds,
-                "the client left before the end");
+                "the client disconnected before the response was complete");
         }
     }
 }
 
-/// Gives the request its id, and the response the same; logs its end.
+/// Assigns the request id, adds the id and queue headers to the response, and writes the log line.
 pub async fn log_request<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = RequestId::from_client(&request).unwrap_or_else(RequestId::random);
     request.extensions_mut().insert(id.clone());
-    let begin = Instant::now();
-    request.extensions_mut().insert(Arrived(begin));
-    let mut line = Line {
+    let started_at = Instant::now();
+    request.extensions_mut().insert(ArrivalTime(started_at));
+    let mut line = LogLine {
         id: id.clone(),
         method: request.method().to_string(),
         path: request.path().to_owned(),
         pattern: request.match_pattern(),
-        visitor: Visitor::meet(&request),
-        begin,
-        ended: false,
+        caller: Caller::identify(&request),
+        started_at,
+        written: false,
     };
     let mut response = match next.call(request).await {
         Ok(response) => response,
-        // Refusals are responses; an error here is actix's own.
+        // The API's errors are responses; this is one of the framework.
         Err(error) => {
             line.write(error.as_response_error().status_code().as_u16(), None, None);
             return Err(error);
@@ -217,28 +221,32 @@ pub async fn log_request<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    let outlook = response.request().extensions().get::<Outlook>().copied();
-    if let Some(outlook) = outlook {
-        let millis = outlook.wait.as_millis() as u64;
+    let wait_estimate = response
+        .request()
+        .extensions()
+        .get::<WaitEstimate>()
+        .copied();
+    if let Some(wait_estimate) = wait_estimate {
+        let millis = wait_estimate.wait.as_millis() as u64;
         let headers = response.headers_mut();
-        headers.insert(X_QUEUE_POSITION, outlook.position.into());
+        headers.insert(X_QUEUE_POSITION, wait_estimate.position.into());
         headers.insert(X_QUEUE_ETA_MS, millis.into());
     }
     let streamed = response
         .response()
         .extensions()
-        .get::<StreamedLine>()
+        .get::<StreamedLogLine>()
         .cloned();
     if let Some(streamed) = streamed {
         streamed.take_over(line);
         return Ok(response);
     }
-    let worked = response.response().extensions().get::<Worked>().cloned();
-    let refusal = response.response().extensions().get::<ApiError>().cloned();
-    line.write(
-        response.status().as_u16(),
-        worked.as_ref(),
-        refusal.as_ref(),
-    );
+    let work = response
+        .response()
+        .extensions()
+        .get::<WorkSummary>()
+        .cloned();
+    let error = response.response().extensions().get::<ApiError>().cloned();
+    line.write(response.status().as_u16(), work.as_ref(), error.as_ref());
     Ok(response)
 }

@@ -1,24 +1,44 @@
-//! How a request's text gets into the language that it asks for: not at all, by whisper itself, or
-//! by LibreTranslate.
+//! How a request's text gets into the language that it asks for: not at all, by Whisper itself, or by
+//! LibreTranslate.
 
-use stt_actors::transcript::{Task, Transcript};
+use stt_actors::domain::transcript::{Task, Transcript};
+use tracing::warn;
 
 use crate::http::AppState;
 use crate::http::body::form::AudioForm;
 use crate::http::reply::error::ApiError;
 use crate::libretranslate::{LibreTranslate, Target, TranslationError};
 
-/// One request's way.
+/// Rejects a translation that neither LibreTranslate nor the served model can make.
+///
+/// # Errors
+/// No LibreTranslate server is configured, and the model knows English only.
+pub fn check_supported(state: &AppState) -> Result<(), ApiError> {
+    let engine = state.stt.snapshot().last_engine;
+    let Some(engine) = engine.filter(|_| state.translator.is_none()) else {
+        return Ok(());
+    };
+    if !engine.multilingual {
+        return Err(ApiError::translation_unsupported(&engine.model));
+    }
+    if engine.model.contains("turbo") {
+        warn!(
+            model = engine.model,
+            "this model had little training in translation"
+        );
+    }
+    Ok(())
+}
+
+/// How one request is translated.
 pub enum Translation {
-    /// The text stays as it was said.
+    /// The text stays in the spoken language.
     None,
     /// Whisper writes English.
     Native,
-    /// Whisper writes down what was said, LibreTranslate translates that.
+    /// Whisper writes the spoken language, and LibreTranslate translates it.
     LibreTranslate {
-        /// The server.
         server: LibreTranslate,
-        /// What to translate to.
         target: Target,
         /// Whether each segment may be in a language of its own.
         mixed: bool,
@@ -26,10 +46,10 @@ pub enum Translation {
 }
 
 impl Translation {
-    /// What the form asks for and this server can do: LibreTranslate's work wherever there is one.
+    /// Chooses LibreTranslate where it is configured, else Whisper.
     ///
     /// # Errors
-    /// Whisper itself translates to English and nothing else.
+    /// Whisper itself translates to English only.
     pub fn of(state: &AppState, form: &AudioForm) -> Result<Self, ApiError> {
         let options = &form.options;
         match (options.task, &state.translator) {
@@ -50,7 +70,7 @@ impl Translation {
         }
     }
 
-    /// What whisper has to do for it.
+    /// The task that Whisper gets.
     pub fn engine_task(&self) -> Task {
         match self {
             Self::None | Self::LibreTranslate { .. } => Task::Transcribe,
@@ -58,13 +78,13 @@ impl Translation {
         }
     }
 
-    /// Whether LibreTranslate answers for the text, be it that nothing was left for it to do.
-    pub fn is_libretranslates(&self) -> bool {
+    /// Whether the text comes from LibreTranslate, even if it was empty or in the target language already.
+    pub fn uses_libretranslate(&self) -> bool {
         matches!(self, Self::LibreTranslate { .. })
     }
 
-    /// From what whisper wrote to what the client wants. The transcript's language becomes that of
-    /// its text, as in OpenAI's translations.
+    /// Turns Whisper's transcript into the one that the client asked for. Its language becomes the language
+    /// of its text, as in OpenAI's translations.
     pub async fn finish(&self, mut transcript: Transcript) -> Result<Transcript, TranslationError> {
         match self {
             Self::None => Ok(transcript),

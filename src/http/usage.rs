@@ -1,52 +1,52 @@
-//! A transcription's events, with the audio that was worked on charged to who asked for it: all of it when
-//! the transcript is there, and what was done by then if it is given up or fails.
+//! Charges the caller for transcribed audio: all of it once the transcript is there, or the part that was
+//! done when the request failed or was cancelled.
 
 use futures::FutureExt;
-use stt_actors::transcript::Transcript;
+use stt_actors::domain::transcript::Transcript;
 use stt_actors::{Event, SttError, TranscriptStream};
 
 use crate::http::AppState;
-use crate::http::caller::Visitor;
+use crate::http::caller::Caller;
 
-/// Events that are paid for.
-pub struct Metered {
+/// A job's events. Reading or dropping them charges the caller.
+pub struct MeteredEvents {
     events: TranscriptStream,
-    bill: Bill,
+    meter: UsageMeter,
 }
 
-/// What has come together.
-struct Bill {
+/// Seconds of audio that the caller has to be charged for.
+struct UsageMeter {
     state: AppState,
-    visitor: Visitor,
+    caller: Caller,
     seconds: f64,
-    /// No more than this, whatever comes together.
-    most_seconds: f64,
+    /// The most that is charged.
+    max_seconds: f64,
 }
 
-impl Metered {
-    /// Charges a visitor for all that is heard.
-    pub fn new(events: TranscriptStream, state: &AppState, visitor: Visitor) -> Self {
+impl MeteredEvents {
+    /// Charges the caller for all audio that the job transcribes.
+    pub fn new(events: TranscriptStream, state: &AppState, caller: Caller) -> Self {
         Self {
             events,
-            bill: Bill {
+            meter: UsageMeter {
                 state: state.clone(),
-                visitor,
+                caller,
                 seconds: 0.0,
-                most_seconds: f64::INFINITY,
+                max_seconds: f64::INFINITY,
             },
         }
     }
 
-    /// The same, but for no more than so many seconds.
+    /// Charges for at most `seconds` of audio.
     pub fn at_most(mut self, seconds: f64) -> Self {
-        self.bill.most_seconds = seconds;
+        self.meter.max_seconds = seconds;
         self
     }
 
-    /// The next event, as of the stream itself. The last one is charged before it is given.
+    /// The next event. The last one is charged before it is returned.
     pub async fn next(&mut self) -> Option<Result<Event, SttError>> {
         let event = self.events.next().await?;
-        self.bill.note(event.as_ref().ok());
+        self.meter.record(event.as_ref().ok());
         Some(event)
     }
 
@@ -57,42 +57,42 @@ impl Metered {
                 return Ok(transcript);
             }
         }
-        Err(SttError::Internal("the transcription ended without an end"))
+        Err(SttError::Internal("the events ended without a transcript"))
     }
 }
 
-impl Drop for Metered {
+impl Drop for MeteredEvents {
     fn drop(&mut self) {
-        // What was done while nobody listened counts as well.
+        // Events that the client did not wait for count as well.
         while let Some(Some(event)) = self.events.next().now_or_never() {
-            self.bill.note(event.as_ref().ok());
+            self.meter.record(event.as_ref().ok());
         }
-        self.bill.settle();
+        self.meter.charge();
     }
 }
 
-impl Bill {
-    /// `None`: it has failed.
-    fn note(&mut self, event: Option<&Event>) {
+impl UsageMeter {
+    /// Counts an event's audio; `None` for a failed job.
+    fn record(&mut self, event: Option<&Event>) {
         let seconds = match event {
             Some(Event::Segment(segment)) => segment.end,
             Some(Event::Progress(progress)) => progress.seconds_done,
             Some(Event::Done(transcript)) => {
                 // Segments may end a little later than the audio.
                 self.seconds = transcript.duration;
-                return self.settle();
+                return self.charge();
             }
             Some(Event::Language { .. } | Event::Route(_)) => 0.0,
-            None => return self.settle(),
+            None => return self.charge(),
         };
         self.seconds = self.seconds.max(seconds);
     }
 
-    fn settle(&mut self) {
-        let seconds = std::mem::take(&mut self.seconds).min(self.most_seconds);
+    fn charge(&mut self) {
+        let seconds = std::mem::take(&mut self.seconds).min(self.max_seconds);
         if seconds > 0.0 {
-            self.state.limits.charge(&self.visitor, seconds);
-            let name = self.visitor.name();
+            self.state.limits.charge(&self.caller, seconds);
+            let name = self.caller.name();
             self.state.metrics.record_key_audio(&name, seconds);
         }
     }

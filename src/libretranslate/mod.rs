@@ -13,7 +13,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stt_actors::transcript::{Segment, Transcript, compression_ratio};
+use stt_actors::domain::transcript::{Segment, Transcript, compression_ratio};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 

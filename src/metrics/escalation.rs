@@ -1,6 +1,6 @@
-//! The series of a primary and a fallback (`stt_…`), and the same figures for `/v1/metrics`.
+//! The series of a primary and a fallback (`stt_…`), and the same numbers for `/v1/metrics`.
 //!
-//! Kept for the process, like the recorder that the series go to.
+//! The numbers are static, like the recorder.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,12 +11,12 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use stt_actors::Snapshot;
+use stt_actors::domain::transcript::Transcript;
 use stt_actors::ports::MemoryKind;
-use stt_actors::transcript::Transcript;
 use utoipa::ToSchema;
 
 use super::{Endpoint, ErrorType};
-use crate::probe::statistics::percentile;
+use uttera_stt_client::percentile;
 
 const REQUESTS: &str = "stt_requests_total";
 const EXCEPTIONS: &str = "stt_requests_exceptions_total";
@@ -27,18 +27,18 @@ const GPU_UTILIZATION: &str = "stt_gpu_utilization_pct";
 const GPU_MEM_USED: &str = "stt_gpu_mem_used_mb";
 const GPU_MEM_TOTAL: &str = "stt_gpu_mem_total_mb";
 
-/// In seconds.
+/// Buckets of all histograms here, in seconds.
 pub(super) const BUCKETS: &[f64] = &[
     0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
 ];
 
-/// Bytes in a MB, as the GPU's own tools count them.
+/// Bytes in a MB, as `nvidia-smi` counts them.
 const MB: f64 = (1_u64 << 20) as f64;
 
-/// Latencies that percentiles are of.
+/// Number of latest latencies that percentiles are computed from.
 const WINDOW: usize = 1024;
 
-/// What takes time.
+/// A stage of a request whose duration is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Total,
@@ -67,13 +67,13 @@ impl Stage {
     const fn help(self) -> &'static str {
         match self {
             Self::Total => {
-                "Time from an audio request's head to the end of its answer, in seconds."
+                "Time from the head of an audio request to the end of its response, in seconds."
             }
-            Self::PrimaryInfer => "This node's own inference for a request, in seconds.",
+            Self::PrimaryInfer => "Inference time of this node for a request, in seconds.",
             Self::FallbackInfer => {
-                "Waiting for the larger model's answers to a request, in seconds, where it was asked."
+                "Waiting time for the fallback during a request that was escalated, in seconds."
             }
-            Self::QueueWait => "A request's wait for a lane, in seconds.",
+            Self::QueueWait => "Waiting time of a request for a lane, in seconds.",
         }
     }
 
@@ -87,7 +87,7 @@ impl Stage {
     }
 }
 
-/// Histograms, for the recorder's buckets.
+/// Names of the histograms.
 pub(super) fn histograms() -> impl Iterator<Item = &'static str> {
     Stage::ALL.into_iter().map(Stage::series)
 }
@@ -101,7 +101,7 @@ struct Tally {
 
 static TALLY: LazyLock<Tally> = LazyLock::new(Tally::default);
 
-/// The last of them, in seconds, and how many there were.
+/// The latest latencies, in seconds, and the total count.
 #[derive(Default)]
 struct Latencies {
     last: VecDeque<f64>,
@@ -119,7 +119,7 @@ fn record(stage: Stage, seconds: f64) {
     latencies.count += 1;
 }
 
-/// A request ended, however it did. `pattern` is the route's pattern, where there is one.
+/// Records the end of a request with any outcome. `pattern`: the route's pattern, if a route matched.
 pub fn record_request(
     pattern: Option<&str>,
     method: &str,
@@ -133,21 +133,21 @@ pub fn record_request(
     if method != "POST" {
         return;
     }
-    let (place, path) = (endpoint as usize, endpoint.path());
-    TALLY.requests[place].fetch_add(1, Ordering::Relaxed);
+    let (index, path) = (endpoint as usize, endpoint.path());
+    TALLY.requests[index].fetch_add(1, Ordering::Relaxed);
     counter!(REQUESTS, "endpoint" => path).increment(1);
     if let Some(error) = error {
-        TALLY.exceptions[place][error as usize].fetch_add(1, Ordering::Relaxed);
+        TALLY.exceptions[index][error as usize].fetch_add(1, Ordering::Relaxed);
         counter!(EXCEPTIONS, "endpoint" => path, "type" => error.as_str()).increment(1);
     }
     record(Stage::Total, took.as_secs_f64());
 }
 
-/// A request has its text.
+/// Records the timings of a transcript.
 pub fn record_transcript(transcript: &Transcript) {
     let timings = transcript.timings;
     if timings.total <= 0.0 {
-        // Nothing was done for it: it was there already.
+        // The transcript came from the cache.
         return;
     }
     record(Stage::PrimaryInfer, timings.inference);
@@ -157,7 +157,7 @@ pub fn record_transcript(transcript: &Transcript) {
     }
 }
 
-/// Sets what is read off the tree's snapshot.
+/// Sets the series that are read from the tree's snapshot.
 pub(super) fn export(snapshot: &Snapshot) {
     let fallbacks = snapshot.fallbacks;
     for (result, count) in [
@@ -177,35 +177,35 @@ pub(super) fn export(snapshot: &Snapshot) {
 }
 
 pub(super) fn describe() {
-    describe_counter!(REQUESTS, "Requests with audio, by path.");
+    describe_counter!(REQUESTS, "Audio requests, by path.");
     describe_counter!(
         EXCEPTIONS,
-        "Requests with audio that were refused or failed, by path and kind of error."
+        "Audio requests that were rejected or failed, by path and type of error."
     );
     describe_counter!(
         FALLBACK,
-        "Requests where a larger model stands by: it was used, not needed (skipped), or failed."
+        "Requests on a node with a fallback: the fallback was used, not needed (skipped), or failed."
     );
     for stage in Stage::ALL {
         describe_histogram!(stage.series(), stage.help());
     }
-    describe_gauge!(QUEUE_DEPTH, "Pieces of audio that wait for a lane.");
-    describe_gauge!(IN_FLIGHT, "Audio requests admitted and not over.");
+    describe_gauge!(QUEUE_DEPTH, "Chunks that wait for a lane.");
+    describe_gauge!(IN_FLIGHT, "Admitted audio requests that are not finished.");
     describe_gauge!(
         GPU_UTILIZATION,
-        "How busy the GPU is, in percent; NaN without a GPU and while unknown."
+        "Utilization of the GPU, in percent; NaN without a GPU and while unknown."
     );
     describe_gauge!(
         GPU_MEM_USED,
-        "Memory of the GPU that is taken, in MB of 2^20 bytes; NaN without a GPU and while unknown."
+        "Used GPU memory, in MB of 2^20 bytes; NaN without a GPU and while unknown."
     );
     describe_gauge!(
         GPU_MEM_TOTAL,
-        "Memory of the GPU, in MB of 2^20 bytes; NaN without a GPU and while unknown."
+        "Total GPU memory, in MB of 2^20 bytes; NaN without a GPU and while unknown."
     );
 }
 
-/// Makes every series exist.
+/// Creates every series.
 pub(super) fn register() {
     for endpoint in Endpoint::ALL {
         let _ = counter!(REQUESTS, "endpoint" => endpoint.path());
@@ -218,56 +218,56 @@ pub(super) fn register() {
     }
 }
 
-/// What `/v1/metrics` tells.
+/// Body of `/v1/metrics`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// What is deployed, by its operator's word (SERVER_COMMIT).
+    /// The deployed commit as stated by the operator (SERVER_COMMIT).
     #[schema(required)]
     pub server_commit: Option<String>,
-    /// Of the server.
+    /// Version of the server.
     pub version: &'static str,
     /// `hotcold`, `primary` or `fallback`.
     pub role: String,
-    /// The model that is served.
+    /// The served model.
     pub model: String,
-    /// Counts since the start, as the series of the same names.
+    /// Counts since the start, named like the series.
     #[schema(value_type = Object)]
     pub counters: Value,
-    /// Over the last requests.
+    /// Counts and percentiles in milliseconds over the latest requests, by stage.
     #[schema(value_type = Object)]
     pub latency_ms: Value,
-    /// What is to be done.
+    /// Waiting and running work.
     pub queue: Queue,
-    /// Nulls without a GPU.
+    /// The GPU; all null without one.
     pub gpu: Gpu,
 }
 
-/// What is to be done.
+/// Waiting and running work.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Queue {
-    /// Pieces of audio that wait for a lane.
+    /// Chunks that wait for a lane.
     pub depth: usize,
-    /// Audio requests admitted and not over.
+    /// Admitted audio requests that are not finished.
     pub in_flight: usize,
-    /// Audio still to be worked on, in seconds.
+    /// Remaining audio of all requests, in seconds.
     pub audio_seconds: f64,
-    /// How long the lanes that are up need for it, in seconds.
+    /// Estimated time until the ready lanes have done all work, in seconds.
     pub drain_estimate_seconds: f64,
 }
 
-/// The GPU that inference runs on.
+/// The GPU used for inference.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gpu {
-    /// How busy it is.
+    /// Utilization in percent.
     #[schema(required)]
     pub utilization_pct: Option<f64>,
-    /// In MB of 2^20 bytes.
+    /// Used memory, in MB of 2^20 bytes.
     #[schema(required)]
     pub mem_used_mb: Option<f64>,
-    /// In MB of 2^20 bytes.
+    /// Total memory, in MB of 2^20 bytes.
     #[schema(required)]
     pub mem_total_mb: Option<f64>,
 }
@@ -291,7 +291,7 @@ impl Gpu {
     }
 }
 
-/// All of it, as of now.
+/// The current report.
 pub fn report(
     snapshot: &Snapshot,
     role: String,
@@ -319,14 +319,14 @@ fn counters(snapshot: &Snapshot) -> Value {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (mut requests, mut exceptions) = (Map::new(), Map::new());
     for endpoint in Endpoint::ALL {
-        let (place, path) = (endpoint as usize, endpoint.path());
-        requests.insert(path.to_owned(), count(&TALLY.requests[place]).into());
+        let (index, path) = (endpoint as usize, endpoint.path());
+        requests.insert(path.to_owned(), count(&TALLY.requests[index]).into());
         let of_types = ErrorType::ALL.into_iter().map(|error| {
-            let count = count(&TALLY.exceptions[place][error as usize]);
+            let count = count(&TALLY.exceptions[index][error as usize]);
             (error.as_str().to_owned(), Value::from(count))
         });
-        let happened = of_types.filter(|(_, count)| *count != 0);
-        exceptions.insert(path.to_owned(), happened.collect::<Map<_, _>>().into());
+        let nonzero = of_types.filter(|(_, count)| *count != 0);
+        exceptions.insert(path.to_owned(), nonzero.collect::<Map<_, _>>().into());
     }
     let fallbacks = snapshot.fallbacks;
     json!({
@@ -344,7 +344,8 @@ fn latencies() -> Value {
     let stages = Stage::ALL.into_iter().map(|stage| {
         let latencies = &TALLY.latencies[stage as usize];
         let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        let last: Vec<f64> = latencies.last.iter().copied().collect();
+        let mut last: Vec<f64> = latencies.last.iter().copied().collect();
+        last.sort_by(f64::total_cmp);
         let at = |percent| percentile(&last, percent).map(|seconds| (seconds * 1e6).round() / 1e3);
         let value = json!({
             "count": latencies.count,

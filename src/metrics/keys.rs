@@ -1,4 +1,4 @@
-//! What each key did, by its name. The names are those of configured keys, so there are few.
+//! Series per key, labelled with its name. The set of names is small: those of the configured keys.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +8,10 @@ use metrics::{counter, describe_counter};
 const REQUESTS: &str = "uttera_stt_key_requests_total";
 const AUDIO_SECONDS: &str = "uttera_stt_key_audio_seconds_total";
 
-/// Classes of status that answers have.
+/// Values of the label `status_class`.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 
-/// A request that a key was asked for ended with this status.
+/// Records the status of a request that needed a key.
 pub fn record_request(name: &Arc<str>, status: u16) {
     let [success, client, server] = CLASSES;
     let class = match status {
@@ -22,8 +22,8 @@ pub fn record_request(name: &Arc<str>, status: u16) {
     counter!(REQUESTS, "key" => Arc::clone(name), "status_class" => class).increment(1);
 }
 
-/// Sums of audio in milliseconds: counters are whole numbers, and so many short clips would be lost in
-/// seconds.
+/// Sums of audio in milliseconds. Counters are whole numbers, so adding whole seconds would lose short
+/// clips.
 #[derive(Debug, Default)]
 pub(super) struct AudioByKey(Mutex<BTreeMap<Arc<str>, u64>>);
 
@@ -39,7 +39,7 @@ impl AudioByKey {
 pub(super) fn describe() {
     describe_counter!(
         REQUESTS,
-        "Requests on paths that need a key, by the key's name and the status's class; anonymous: without a valid key."
+        "Requests on paths that need a key, by key name and status class; anonymous: without a valid key."
     );
     describe_counter!(
         AUDIO_SECONDS,
@@ -47,7 +47,7 @@ pub(super) fn describe() {
     );
 }
 
-/// Makes the series of these keys exist.
+/// Creates the series of these keys.
 pub fn register<'a>(names: impl Iterator<Item = &'a str>) {
     for name in names {
         for class in CLASSES {

@@ -31,7 +31,7 @@ pub struct Published {
 }
 
 /// A model of the catalogue.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogueEntry {
     /// Canonical name, for example `base.en` or `large-v3-turbo-q5_0`.
     pub name: &'static str,

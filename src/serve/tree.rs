@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use stt_actors::ports::{NodeDirectory, VramProbe};
 use stt_actors::{
-    FallbackPort, IdlePolicy, PoolConfig, Ports, Stt, TreeConfig, TreeEnded, WearLimits,
+    FallbackPort, IdlePolicy, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig, TreeEnded,
 };
 use tracing::{info, warn};
 
@@ -158,7 +158,7 @@ fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
         max_queue: settings.max_queue,
         drain_cap: settings.routing_drain_cap,
         hot_idle_limit: settings.hot_idle_timeout,
-        wear: WearLimits {
+        recycling: RecyclingLimits {
             chunks: settings.worker_max_chunks,
             resident_bytes: settings.worker_max_memory,
         },

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use stt_actors::ports::DecodeError;
+use stt_actors::domain::error::DecodeError;
 use test_support::audio::{Decoded, decode};
 
 fn corpus() -> Option<PathBuf> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use stt_actors::ports::DecodeError;
+use stt_actors::domain::error::DecodeError;
 use test_support::audio::{Files, decode_with, is_gone, next_chunk, open, readers_of};
 use test_support::{patiently, until};
 use uttera_stt::audio::vad::VoiceActivity;

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use stt_actors::ports::DecodeError;
+use stt_actors::domain::error::DecodeError;
 use test_support::audio::{Files, assert_undecodable, decode, decode_with, refusal};
 use test_support::wav::{spec, write_tone, write_wav};
 use uttera_stt::audio::vad::VoiceActivity;

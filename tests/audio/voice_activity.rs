@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use stt_actors::ports::AudioChunk;
+use stt_actors::domain::chunk::AudioChunk;
 use test_support::{corpus, sample, voice_activity};
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::silero::{Weights, WeightsError};

@@ -158,12 +158,12 @@ async fn a_wrong_password_is_told_without_it_and_the_right_one_works_at_once() {
     let wrong = directory(&format!("redis://:hunter22@127.0.0.1:{port}"));
     let refused = refusal(&wrong).await;
     assert!(
-        refused.contains("refused the user name or the password"),
+        refused.contains("rejected the user name or the password"),
         "{refused}"
     );
     let without = directory(&format!("redis://127.0.0.1:{port}"));
     let refused = refusal(&without).await;
-    assert!(refused.contains("wants a password"), "{refused}");
+    assert!(refused.contains("requires a password"), "{refused}");
     let right = directory(&server.url());
     publish(&right, 0.25).await.expect("published");
     server.restart_with_password(Some("hunter22")).await;

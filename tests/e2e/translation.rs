@@ -305,7 +305,9 @@ async fn the_lane_is_free_meanwhile_and_a_client_that_leaves_ends_the_call() {
     let ended = tokio::time::timeout(test_support::PATIENCE, call.read_to_end(&mut asked)).await;
     ended.expect("the call ends").ok();
     assert!(String::from_utf8_lossy(&asked).starts_with("POST /translate "));
-    server.log_line("the client left before the end").await;
+    server
+        .log_line("the client disconnected before the response was complete")
+        .await;
 }
 
 #[tokio::test]

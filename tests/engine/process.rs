@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stt_actors::ports::{
-    AudioChunk, ChunkRequest, Engine, EngineError, EngineExit, EngineLauncher, LaneKind,
-    LanguageHeard, LaunchError, WorkerId,
-};
-use stt_actors::transcript::Task;
+use stt_actors::domain::chunk::AudioChunk;
+use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
+use stt_actors::domain::ids::{LaneKind, WorkerId};
+use stt_actors::domain::transcript::Task;
+use stt_actors::ports::{ChunkRequest, Engine, EngineLauncher, LanguageHeard};
 use test_support::{lives, model, program, sample, signal, until, words};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use stt_actors::transcript::{ChunkTranscript, Segment, Task, compression_ratio};
+use stt_actors::domain::transcript::{ChunkTranscript, Segment, Task, compression_ratio};
 use test_support::{model, sample, sample_text, words};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stt_actors::ports::AudioSource;
+use stt_actors::domain::chunk::AudioSource;
 use stt_actors::{
-    Client, EscalationPolicy, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt,
-    TranscriptStream, TreeConfig, WearLimits,
+    AdmissionRequest, Client, EscalationPolicy, IdlePolicy, Job, Options, PoolConfig, Ports,
+    RecyclingLimits, Stt, TranscriptStream, TreeConfig,
 };
 use test_support::nvml_driver::Driver;
 use test_support::{model, program, sample, until};
@@ -49,7 +49,7 @@ fn config() -> TreeConfig {
         max_queue: Duration::from_secs(600),
         drain_cap: Duration::from_secs(120),
         hot_idle_limit: None,
-        wear: WearLimits::default(),
+        recycling: RecyclingLimits::default(),
         pool: PoolConfig {
             size: 2,
             interval: Duration::from_millis(100),
@@ -76,7 +76,7 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
             streamed: false,
         };
         let admission = stt
-            .admit(Newcomer::of(Client::new("test")))
+            .admit(AdmissionRequest::of(Client::new("test")))
             .expect("admitted");
         streams.push(stt.submit(admission, job).await.expect("accepted"));
     }

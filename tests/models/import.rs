@@ -1,4 +1,4 @@
-//! Real models: both wheels through the whole path, folders as CTranslate2 itself writes them, and
+//! Real models: both that wheels hold through the whole path, folders as CTranslate2 itself writes them, and
 //! every number format, each loaded by whisper.cpp and put to work.
 #![allow(clippy::unwrap_used)]
 
@@ -54,9 +54,7 @@ fn importing_gives_the_same_bytes_today() {
 #[test]
 fn a_model_on_disk_is_used_with_every_source_out_of_reach() {
     let there = resolved("tiny.en");
-    let store = ModelStore::new(models_dir())
-        .with_mirror("http://127.0.0.1:9")
-        .with_python(Some("/nowhere/python3".to_owned()));
+    let store = ModelStore::new(models_dir()).with_mirror("http://127.0.0.1:9");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let silent = uttera_stt::models::Silent;
     assert_eq!(

@@ -1,4 +1,6 @@
-//! The shell scripts that users get, run against stand-in servers.
+//! The scripts for users, run against stand-ins for servers and for pip, and the documentation.
 
+mod documentation;
+mod models_from_wheels;
 mod transcribe_replies;
 mod transcribe_requests;

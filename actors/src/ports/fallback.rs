@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use thiserror::Error;
 
-use crate::chunk::AudioChunk;
-use crate::transcript::ChunkTranscript;
+use crate::domain::chunk::AudioChunk;
+use crate::domain::error::FallbackError;
+use crate::domain::transcript::ChunkTranscript;
+use crate::ports::EngineLauncher;
 
 /// A chunk whose text is not trusted, or for which there is none.
 #[derive(Clone, Debug)]
@@ -34,56 +35,26 @@ pub struct FallbackText {
     pub model: String,
 }
 
-/// Why the larger model gave no text.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum FallbackError {
-    /// Nobody is there.
-    #[error("it cannot be reached: {0}")]
-    Unreachable(String),
-    /// It took too long.
-    #[error("it gave no answer within {seconds} s")]
-    TimedOut {
-        /// The limit that was passed.
-        seconds: u64,
-    },
-    /// It did not want to.
-    #[error("it answered {status}: {message}")]
-    Refused {
-        /// As in HTTP.
-        status: u16,
-        /// Its own words.
-        message: String,
-    },
-    /// It answered, and not as it should.
-    #[error("its answer makes no sense: {0}")]
-    BadAnswer(String),
-    /// So many pieces of audio are there already that this one was not sent.
-    #[error("too many pieces of audio wait for it")]
-    Overloaded,
-    /// The model of this node could not do it.
-    #[error("the larger model failed: {0}")]
-    Model(String),
-}
-
-impl FallbackError {
-    /// As in the header `X-Error-Type`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) => "fallback_unreachable",
-            Self::TimedOut { .. } => "fallback_timeout",
-            Self::Refused { status: 429, .. } => "fallback_rate_limited",
-            Self::Refused { .. } => "fallback_refused",
-            Self::BadAnswer(_) => "fallback_bad_answer",
-            Self::Overloaded => "fallback_overloaded",
-            Self::Model(_) => "fallback_model",
-        }
-    }
-}
-
 /// A node with a larger model.
 #[async_trait]
 pub trait FallbackNode: Send + Sync + 'static {
     /// Has a chunk transcribed there. It ends within a limit of its own, whatever the node does;
     /// dropping the future gives the request up.
     async fn transcribe(&self, request: FallbackRequest) -> Result<FallbackText, FallbackError>;
+}
+
+/// Who has a larger model.
+#[derive(Clone)]
+pub enum FallbackPort {
+    /// Another node.
+    Node(Arc<dyn FallbackNode>),
+    /// This one.
+    Model {
+        /// Starts engines with it.
+        launcher: Arc<dyn EngineLauncher>,
+        /// Its name, as users know it.
+        model: Arc<str>,
+        /// Memory that must be free before it is loaded, in bytes, as far as that is known.
+        least_bytes: u64,
+    },
 }

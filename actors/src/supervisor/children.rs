@@ -7,20 +7,24 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
 
 use super::{SupervisorArguments, SupervisorMessage};
-use crate::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
-use crate::config::{FallbackPort, PoolConfig};
-use crate::dispatcher::{Dispatcher, DispatcherArguments, DispatcherMessage};
+use crate::domain::error::LaunchError;
+use crate::domain::ids::{LaneId, LaneKind, WorkerId};
 use crate::fallback::Escalator;
-use crate::fallback_model::{FallbackModel, FallbackModelArguments, FallbackModelHandle};
-use crate::hot_worker::{HotWorker, HotWorkerArguments};
-use crate::lane::{LaneArguments, LaneMessage};
-use crate::lane_end::{LaneFailure, Leaving};
-use crate::ports::{LaunchError, WorkerId};
-use crate::reaper::IdlePolicy;
+use crate::fallback::model::{FallbackModel, FallbackModelArguments, FallbackModelHandle};
+use crate::lane::LaneArguments;
+use crate::lane::exit::{LaneExit, LaneFailure};
+use crate::lane::idle::IdlePolicy;
+use crate::lane::worker::{HotWorker, WorkerArguments};
+use crate::pool::PoolConfig;
+use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
+use crate::pool::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
+use crate::ports::FallbackPort;
+use crate::queue::dispatcher::{Dispatcher, DispatcherArguments};
+use crate::queue::messages::{DispatcherMessage, LaneMessage};
 use crate::registrar::{Registrar, RegistrarArguments, RegistrarMessage};
-use crate::transcriptions::{Transcriptions, TranscriptionsArguments, TranscriptionsMessage};
-use crate::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
-use crate::work_queue::{LaneId, LaneKind};
+use crate::request::transcriptions::{
+    Transcriptions, TranscriptionsArguments, TranscriptionsMessage,
+};
 
 /// The larger model's pool looks at the demand at least so often.
 const MOST_FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
@@ -45,10 +49,10 @@ impl Failure<'_> {
     }
 
     /// Why a lane went of its own accord, if it did.
-    pub(super) fn leaving(self) -> Option<Leaving> {
+    pub(super) fn leaving(self) -> Option<LaneExit> {
         match self {
             Self::Error(_) => None,
-            Self::Ended(reason) => Leaving::from_reason(reason),
+            Self::Ended(reason) => LaneExit::from_reason(reason),
         }
     }
 }
@@ -82,11 +86,14 @@ pub(super) async fn transcriptions(
     dispatcher: &ActorRef<DispatcherMessage>,
     escalator: Option<Escalator>,
 ) -> Result<ActorRef<TranscriptionsMessage>, SpawnErr> {
+    let supervisor = myself.clone();
     let arguments = TranscriptionsArguments {
         decoder: Arc::clone(&arguments.ports.decoder),
         dispatcher: dispatcher.clone(),
         escalator,
-        supervisor: myself.clone(),
+        on_drained: Box::new(move || {
+            let _ = supervisor.cast(SupervisorMessage::TranscriptionsDone);
+        }),
         status: Arc::clone(&arguments.status),
         result_cache: arguments.config.result_cache,
     };
@@ -138,7 +145,7 @@ pub(super) async fn fallback_model(
         launcher: Arc::clone(launcher),
         chunk_timeout: config.chunk_timeout,
         stop_grace: config.stop_grace,
-        wear: config.wear,
+        recycling: config.recycling,
         // One of them is enough to take the memory of several others.
         pool: PoolConfig {
             size: 1,
@@ -176,9 +183,12 @@ pub(super) async fn hot_worker(
         ..lane(arguments, dispatcher, LaneKind::Hot, worker)
     };
     let id = lane.lane;
-    let arguments = HotWorkerArguments {
+    let supervisor = myself.clone();
+    let arguments = WorkerArguments {
         lane,
-        supervisor: myself.clone(),
+        on_ready: Box::new(move |worker, info| {
+            let _ = supervisor.cast(SupervisorMessage::HotReady { worker, info });
+        }),
     };
     let spawned = HotWorker::spawn_linked(None, HotWorker, arguments, myself.get_cell()).await;
     spawned.map(|(actor, _join)| (actor, id))
@@ -199,7 +209,7 @@ fn lane(
         chunk_timeout: config.chunk_timeout,
         stop_grace: config.stop_grace,
         idle_limit: None,
-        wear: config.wear,
+        recycling: config.recycling,
         dispatcher: dispatcher.clone(),
         status: Arc::clone(&arguments.status),
     }

@@ -7,14 +7,13 @@ use tracing::{error, info, warn};
 
 use super::children::{self, Failure};
 use super::{Phase, SupervisorMessage, SupervisorState};
-use crate::dispatcher::DispatcherMessage;
-use crate::error::SttError;
-use crate::lane::LaneMessage;
-use crate::lane_end::Leaving;
+use crate::domain::error::SttError;
+use crate::domain::ids::{LaneId, LaneKind};
+use crate::lane::exit::LaneExit;
+use crate::lane::restart_budget::{Restart, RestartBudget};
 use crate::ports::EngineInfo;
-use crate::restart_budget::{Restart, RestartBudget};
-use crate::snapshot::HotState;
-use crate::work_queue::{LaneId, LaneKind};
+use crate::queue::messages::{DispatcherMessage, LaneMessage};
+use crate::status::snapshot::HotState;
 
 /// A model that could not be loaded is tried again this seldom: files do not mend themselves in
 /// milliseconds.
@@ -112,14 +111,14 @@ impl SupervisorState {
     async fn hot_left(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
-        why: Leaving,
+        why: LaneExit,
     ) -> Result<(), SpawnErr> {
         let status = &self.arguments.status;
         if let Some(info) = status.snapshot().last_engine {
             status.set_hot(HotState::Asleep(info));
         }
         // Asked after the state is told: whoever takes a place from now on sees it and wakes us.
-        let wanted = status.places().held() > 0;
+        let wanted = status.slots().held() > 0;
         info!(reason = ?why, wanted, "the hot worker gave its memory back");
         if why.is_replaced() || wanted {
             self.start_hot(myself).await?;

@@ -27,21 +27,20 @@ use ractor::{
 };
 use tracing::{error, warn};
 
-use crate::admission::Place;
-use crate::audience::EventSender;
-use crate::cold_pool::ColdPoolMessage;
 use crate::config::{Ports, TreeConfig};
-use crate::dispatcher::DispatcherMessage;
+use crate::domain::ids::LaneId;
+use crate::domain::job::Job;
 use crate::fallback::Escalator;
-use crate::fallback_model::FallbackModelHandle;
-use crate::job::Job;
-use crate::lane::LaneMessage;
+use crate::fallback::model::FallbackModelHandle;
+use crate::pool::cold_pool::ColdPoolMessage;
+use crate::pool::vram_watcher::VramWatcherMessage;
 use crate::ports::EngineInfo;
+use crate::queue::messages::{DispatcherMessage, LaneMessage};
 use crate::registrar::RegistrarMessage;
+use crate::request::subscribers::EventSender;
+use crate::request::transcriptions::{Accepted, TranscriptionsMessage};
 use crate::status::NodeStatus;
-use crate::transcriptions::{Accepted, TranscriptionsMessage};
-use crate::vram_watcher::VramWatcherMessage;
-use crate::work_queue::LaneId;
+use crate::status::admission::AdmissionSlot;
 use children::Failure;
 use hot::HotLane;
 
@@ -56,7 +55,7 @@ pub enum SupervisorMessage {
         /// The work.
         job: Box<Job>,
         /// Its place in the accounts.
-        place: Place,
+        slot: AdmissionSlot,
         /// Where its events go.
         events: EventSender,
         /// Hears whether it started.
@@ -149,12 +148,12 @@ impl Actor for Supervisor {
         match message {
             SupervisorMessage::Submit {
                 job,
-                place,
+                slot,
                 events,
                 reply,
             } => {
                 state.wake(&myself).await?;
-                state.submit(job, place, events, reply);
+                state.submit(job, slot, events, reply);
             }
             SupervisorMessage::Wake => state.wake(&myself).await?,
             SupervisorMessage::HotReady { worker, info } => state.hot_ready(worker, info),
@@ -230,13 +229,13 @@ impl SupervisorState {
     fn submit(
         &self,
         job: Box<Job>,
-        place: Place,
+        slot: AdmissionSlot,
         events: EventSender,
         reply: RpcReplyPort<Accepted>,
     ) {
         let submit = TranscriptionsMessage::Submit {
             job,
-            place,
+            slot,
             events,
             reply,
         };

@@ -7,10 +7,10 @@ use ractor::{ActorCell, ActorRef};
 use tracing::{info, warn};
 
 use super::{Phase, SupervisorMessage, SupervisorState};
-use crate::cold_pool::ColdPoolMessage;
-use crate::fallback_model::FallbackModelMessage;
-use crate::lane::LaneMessage;
-use crate::transcriptions::TranscriptionsMessage;
+use crate::fallback::model::FallbackModelMessage;
+use crate::pool::cold_pool::ColdPoolMessage;
+use crate::queue::messages::LaneMessage;
+use crate::request::transcriptions::TranscriptionsMessage;
 
 /// The Registrar waits for its directory at the end, within limits of its own.
 const REGISTRAR_LIMIT: Duration = Duration::from_secs(8);

@@ -1,7 +1,7 @@
 //! The bounded queue: who is let in, what they are told, and accounts that are right afterwards.
 
 use super::*;
-use crate::admission::{Load, Outlook};
+use crate::status::load::{Load, WaitEstimate};
 
 fn nothing_is_left(tree: &Tree) -> bool {
     let snapshot = tree.stt.snapshot();
@@ -13,16 +13,16 @@ fn nothing_is_left(tree: &Tree) -> bool {
 #[tokio::test(start_paused = true)]
 async fn an_idle_node_promises_no_wait_and_a_busy_one_tells_place_and_time() {
     let tree = Tree::ready_with(config(0), vec![]).await;
-    let outlook = tree.admit().expect("accepted").outlook();
-    assert_eq!(outlook, Outlook::default());
+    let wait_estimate = tree.admit().expect("accepted").wait_estimate();
+    assert_eq!(wait_estimate, WaitEstimate::default());
     // Each is a chunk of 10 s, and the lane takes a second for that.
     let streams = tree.submit_many(5, "1").await;
     tree.until_a_chunk_runs().await;
-    let outlook = tree.admit().expect("accepted").outlook();
-    assert_eq!(outlook.position, 4);
+    let wait_estimate = tree.admit().expect("accepted").wait_estimate();
+    assert_eq!(wait_estimate.position, 4);
     assert!(
-        (outlook.wait.as_secs_f64() - 5.0).abs() < 0.2,
-        "{outlook:?}"
+        (wait_estimate.wait.as_secs_f64() - 5.0).abs() < 0.2,
+        "{wait_estimate:?}"
     );
     drop(streams);
     tree.end().await;
@@ -64,7 +64,7 @@ async fn a_long_file_that_runs_does_not_keep_a_command_out() {
     let long = tree.submit("1000").await.expect("accepted");
     tree.until_a_chunk_runs().await;
     let admission = tree.admit().expect("accepted");
-    assert!(admission.outlook().wait <= Duration::from_secs(8));
+    assert!(admission.wait_estimate().wait <= Duration::from_secs(8));
     drop((long, admission));
     tree.end().await;
 }
@@ -116,7 +116,7 @@ async fn however_a_request_ends_the_accounts_are_right_afterwards() {
         eventually("nothing is left", || nothing_is_left(&tree)).await;
     }
     let stream = tree.submit("3").await.expect("accepted");
-    tree.children::<crate::transcriptions::TranscriptionsMessage>()[0].kill();
+    tree.children::<crate::request::transcriptions::TranscriptionsMessage>()[0].kill();
     stream.transcript().await.expect_err("lost");
     eventually("nothing is left", || nothing_is_left(&tree)).await;
     let stream = tree.submit("3").await.expect("accepted");

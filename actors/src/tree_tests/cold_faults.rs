@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::HotState;
-use crate::cold_pool::ColdPoolMessage;
-use crate::transcript::{Route, Transcript};
+use crate::domain::transcript::{Route, Transcript};
+use crate::pool::cold_pool::ColdPoolMessage;
 
 /// A tree whose hot lane is busy for long with its first chunk, and whose first cold workers do as
 /// planned.
@@ -198,7 +198,7 @@ async fn an_idle_worker_leaves_in_its_time_though_the_dispatcher_was_lost_meanwh
 #[tokio::test(start_paused = true)]
 async fn a_worn_out_worker_is_replaced_though_the_dispatcher_was_lost_meanwhile() {
     let mut limits = config(0);
-    limits.wear.chunks = Some(2);
+    limits.recycling.chunks = Some(2);
     let tree = Tree::ready_with(limits, vec![]).await;
     for _ in 0..20 {
         let stream = tree.submit("1").await.expect("accepted");

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::*;
-use crate::ports::{FallbackError, FallbackNode, FallbackRequest, FallbackText};
-use crate::transcript::{Task, Transcript};
+use crate::domain::error::FallbackError;
+use crate::domain::transcript::{Task, Transcript};
+use crate::ports::{FallbackNode, FallbackRequest, FallbackText};
 use crate::{Event, FallbackPort, Identity};
 
 /// What the node does with the next request. Without a plan it answers.

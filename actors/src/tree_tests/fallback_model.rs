@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::FallbackPort;
-use crate::fallback_model::FallbackModelMessage;
-use crate::ports::{EngineLauncher, FallbackError};
-use crate::transcript::Transcript;
+use crate::domain::error::FallbackError;
+use crate::domain::transcript::Transcript;
+use crate::fallback::model::FallbackModelMessage;
+use crate::ports::EngineLauncher;
 
 async fn tree(launches: Vec<LaunchPlan>) -> Tree {
     let tree = Tree::start_with(config(2), launches, |ports| {
@@ -101,7 +102,7 @@ async fn without_its_pool_it_is_replaced_as_a_whole() {
     let model = tree.children::<FallbackModelMessage>().remove(0);
     let children = model.get_children();
     let pool = |child: &&ActorCell| {
-        child.is_message_type_of::<crate::cold_pool::ColdPoolMessage>() == Some(true)
+        child.is_message_type_of::<crate::pool::cold_pool::ColdPoolMessage>() == Some(true)
     };
     children.iter().find(pool).expect("its pool").kill();
     eventually("it is replaced", || {

@@ -1,7 +1,7 @@
 //! Engines that die, hang, fail or never come up, and actors that break: a test for each.
 
 use super::*;
-use crate::admission::Load;
+use crate::status::load::Load;
 use crate::{HotState, SttError};
 
 #[tokio::test(start_paused = true)]
@@ -112,7 +112,9 @@ async fn a_hot_worker_actor_that_is_killed_gives_its_chunk_back() {
     let tree = Tree::ready(vec![]).await;
     let stream = tree.submit("2").await.expect("accepted");
     tree.until_a_chunk_runs().await;
-    tree.children::<crate::lane::LaneMessage>().remove(0).kill();
+    tree.children::<crate::queue::messages::LaneMessage>()
+        .remove(0)
+        .kill();
     let transcript = stream.transcript().await.expect("rescued");
     assert_eq!(transcript.text(), "0 1");
     tree.end().await;
@@ -123,7 +125,7 @@ async fn one_transcription_that_breaks_fails_alone_and_gives_everything_back() {
     let tree = Tree::ready(vec![]).await;
     let broken = tree.submit("5").await.expect("accepted");
     tree.until_a_chunk_runs().await;
-    let all = tree.children::<crate::transcriptions::TranscriptionsMessage>();
+    let all = tree.children::<crate::request::transcriptions::TranscriptionsMessage>();
     all[0].get_children()[0].kill();
     let other = tree.submit("2").await.expect("accepted");
     let error = broken.transcript().await.expect_err("lost");
@@ -142,7 +144,7 @@ async fn one_transcription_that_breaks_fails_alone_and_gives_everything_back() {
 async fn lost_transcriptions_fail_typed_and_the_next_request_works() {
     let tree = Tree::ready(vec![]).await;
     let stream = tree.submit("5").await.expect("accepted");
-    let all = tree.children::<crate::transcriptions::TranscriptionsMessage>();
+    let all = tree.children::<crate::request::transcriptions::TranscriptionsMessage>();
     all[0].kill();
     let error = stream.transcript().await.expect_err("lost");
     assert!(matches!(error, SttError::Internal(_)), "{error}");
@@ -151,7 +153,7 @@ async fn lost_transcriptions_fail_typed_and_the_next_request_works() {
     })
     .await;
     eventually("they are replaced", || {
-        tree.children::<crate::transcriptions::TranscriptionsMessage>()
+        tree.children::<crate::request::transcriptions::TranscriptionsMessage>()
             .last()
             .is_some_and(|now| now.get_id() != all[0].get_id())
     })

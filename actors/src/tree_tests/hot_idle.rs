@@ -39,7 +39,7 @@ async fn it_begins_to_load_while_the_upload_still_comes() {
     let tree = sleepy().await;
     eventually("it sleeps", || is_asleep(&tree)).await;
     let admission = tree.admit().expect("accepted");
-    assert_eq!(admission.outlook().wait, START);
+    assert_eq!(admission.wait_estimate().wait, START);
     eventually("it loads", || tree.world.launched().len() == 2).await;
     let stream = tree.stt.submit(admission, job("1")).await;
     let transcript = stream.expect("accepted").transcript().await;

@@ -3,8 +3,8 @@
 use std::sync::Condvar;
 
 use super::*;
+use crate::pool::vram_watcher::VramWatcherMessage;
 use crate::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
-use crate::vram_watcher::VramWatcherMessage;
 
 const GIB: u64 = 1 << 30;
 

@@ -25,12 +25,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ractor::ActorCell;
 
-use crate::dispatcher::DispatcherMessage;
-use crate::escalation::EscalationPolicy;
-use crate::ports::{AudioSource, EngineExit, LaunchError};
+use crate::domain::chunk::AudioSource;
+use crate::domain::error::{EngineExit, LaunchError};
+use crate::fallback::policy::EscalationPolicy;
+use crate::queue::messages::DispatcherMessage;
 use crate::{
-    Admission, Client, IdlePolicy, Job, Newcomer, Options, PoolConfig, Ports, Stt, SttError,
-    TranscriptStream, TreeConfig, TreeEnded, WearLimits,
+    Admission, AdmissionRequest, Client, IdlePolicy, Job, Options, PoolConfig, Ports,
+    RecyclingLimits, Stt, SttError, TranscriptStream, TreeConfig, TreeEnded,
 };
 
 use warnings::Warnings;
@@ -63,7 +64,7 @@ pub fn config(pool_size: usize) -> TreeConfig {
         max_queue: Duration::from_secs(600),
         drain_cap: Duration::from_secs(120),
         hot_idle_limit: None,
-        wear: WearLimits::default(),
+        recycling: RecyclingLimits::default(),
         pool: PoolConfig {
             size: pool_size,
             interval: Duration::from_millis(500),
@@ -121,13 +122,14 @@ impl Tree {
 
     /// The same for this client.
     pub async fn submit_as(&self, client: &str, job: Job) -> Result<TranscriptStream, SttError> {
-        let admission = self.stt.admit(Newcomer::of(Client::new(client)))?;
+        let admission = self.stt.admit(AdmissionRequest::of(Client::new(client)))?;
         self.stt.submit(admission, job).await
     }
 
     /// Takes a place and does nothing with it yet.
     pub fn admit(&self) -> Result<Admission, SttError> {
-        self.stt.admit(Newcomer::of(Client::new("somebody")))
+        self.stt
+            .admit(AdmissionRequest::of(Client::new("somebody")))
     }
 
     /// Submits so many jobs, and waits until all of them are in the tree.
@@ -175,7 +177,7 @@ impl Tree {
 
     /// The ColdPool that runs now.
     pub fn cold_pool(&self) -> ActorCell {
-        self.children::<crate::cold_pool::ColdPoolMessage>()
+        self.children::<crate::pool::cold_pool::ColdPoolMessage>()
             .remove(0)
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::HotState;
-use crate::snapshot::PoolSnapshot;
-use crate::transcript::Route;
+use crate::domain::transcript::Route;
+use crate::status::snapshot::PoolSnapshot;
 
 fn pool(tree: &Tree) -> PoolSnapshot {
     tree.stt.snapshot().pool
@@ -147,7 +147,7 @@ async fn waiting_in_the_queue_never_pollutes_the_rates() {
 #[tokio::test(start_paused = true)]
 async fn a_worker_is_replaced_after_its_number_of_chunks_and_nobody_notices() {
     let mut limits = config(1);
-    limits.wear.chunks = Some(3);
+    limits.recycling.chunks = Some(3);
     let tree = Tree::ready_with(limits, vec![]).await;
     let streams = tree.submit_many(20, "1").await;
     let watching = async {
@@ -175,7 +175,7 @@ async fn a_worker_is_replaced_after_its_number_of_chunks_and_nobody_notices() {
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_grows_is_replaced() {
     let mut limits = config(0);
-    limits.wear.resident_bytes = Some(1000);
+    limits.recycling.resident_bytes = Some(1000);
     let tree = Tree::ready_with(limits, vec![]).await;
     tree.text("2").await.expect("transcribed");
     assert_eq!(tree.world.launched(), ["hot-1"]);

@@ -292,7 +292,7 @@ async fn who_joined_keeps_nobody_else_waiting() {
     let first = submit(&tree, "key", "1").await;
     let joined = submit(&tree, "key", "1").await;
     tree.until_a_chunk_runs().await;
-    let position = tree.admit().expect("admitted").outlook().position;
+    let position = tree.admit().expect("admitted").wait_estimate().position;
     assert_eq!(position, 0, "one chunk runs, and nobody waits");
     assert_eq!(
         (text(first).await, text(joined).await),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::ports::DecodeError;
+use crate::domain::error::DecodeError;
 use crate::{Event, Priority};
 
 /// Runs a command, and gives how long it took.
@@ -203,7 +203,7 @@ async fn a_lane_that_is_deaf_for_longer_than_a_start_takes_is_replaced_when_work
     // A pass that takes an hour: the engine says so by its own word.
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Hang])]).await;
     let status = &tree.stt.status;
-    status.record_finished_chunk(crate::work_queue::LaneKind::Hot, 3600.0, 1.0);
+    status.record_finished_chunk(crate::domain::ids::LaneKind::Hot, 3600.0, 1.0);
     tree.world.deaf.store(true, Ordering::SeqCst);
     let leaver = tree.submit("1").await.expect("accepted");
     tree.until_a_chunk_runs().await;
@@ -296,9 +296,9 @@ async fn a_key_of_high_priority_goes_first() {
     tree.until_a_chunk_runs().await;
     let begin = tokio::time::Instant::now();
     let _normal = tree.submit_many(5, "1").await;
-    let urgent = Newcomer {
+    let urgent = AdmissionRequest {
         priority: Priority::High,
-        ..Newcomer::of(Client::new("urgent"))
+        ..AdmissionRequest::of(Client::new("urgent"))
     };
     let admission = tree.stt.admit(urgent).expect("accepted");
     let urgent = tree

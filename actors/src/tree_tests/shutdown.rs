@@ -74,7 +74,7 @@ async fn draining_ends_even_if_the_transcriptions_are_lost_meanwhile() {
     let stream = tree.submit("5").await.expect("accepted");
     tree.stt.drain(Duration::from_secs(600));
     eventually("it drains", || tree.stt.snapshot().draining).await;
-    tree.children::<crate::transcriptions::TranscriptionsMessage>()[0].kill();
+    tree.children::<crate::request::transcriptions::TranscriptionsMessage>()[0].kill();
     stream.transcript().await.expect_err("lost");
     tree.ended.wait().await;
 }

@@ -8,13 +8,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
-use crate::chunk::{FIRST_PART, SPEECH_FRAME, SpeechTrack};
-use crate::ports::{
-    AudioChunk, AudioDecoder, AudioSource, Calibration, ChunkRequest, ChunkStream, DecodeError,
-    DecodeOptions, Decoded, DetectedLanguage, Engine, EngineError, EngineExit, EngineInfo,
-    EngineLauncher, LanguageHeard, LaunchError, SAMPLE_RATE, WorkerId,
+use crate::domain::chunk::{
+    AudioChunk, AudioSource, FIRST_PART, SAMPLE_RATE, SPEECH_FRAME, SpeechTrack,
 };
-use crate::transcript::{ChunkTranscript, Segment};
+use crate::domain::error::{DecodeError, EngineError, EngineExit, LaunchError};
+use crate::domain::ids::WorkerId;
+use crate::domain::transcript::{ChunkTranscript, Segment};
+use crate::ports::{
+    AudioDecoder, Calibration, ChunkRequest, ChunkStream, DecodeOptions, Decoded, DetectedLanguage,
+    Engine, EngineInfo, EngineLauncher, LanguageHeard,
+};
 
 /// How long a scripted engine works on a chunk.
 pub const WORK: Duration = Duration::from_secs(1);

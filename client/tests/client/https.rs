@@ -83,7 +83,10 @@ async fn a_certificate_is_trusted_only_if_it_was_added() {
         .clone()
         .build()
         .expect("the system has certificates");
-    let error = plain.health().await.expect_err("the certificate is not trusted");
+    let error = plain
+        .health()
+        .await
+        .expect_err("the certificate is not trusted");
     assert!(
         matches!(&error, Error::Connect(why) if why.contains("certificate")),
         "{error:?}"

@@ -160,12 +160,12 @@ async fn an_unreadable_source_is_reported_and_not_retried() {
         );
     }
     assert_eq!(server.connections(), 0);
-    let pieces = [
+    let buffers = [
         Ok(Bytes::from_static(b"RIFF")),
         Err(io::Error::other("the disk is gone")),
     ];
     let error = client
-        .transcribe(Audio::stream(stream::iter(pieces)), &options())
+        .transcribe(Audio::stream(stream::iter(buffers)), &options())
         .await;
     let error = error.expect_err("no audio");
     assert!(
@@ -229,21 +229,21 @@ async fn a_stream_of_which_nothing_was_sent_is_retried() {
 
 #[tokio::test]
 async fn the_client_reads_no_more_than_the_server_accepts() {
-    const PIECE: usize = 64 * 1024;
+    const BUFFER: usize = 64 * 1024;
     let frozen = Frozen::clock();
     let server = Scripted::start([Act::HangAtHead]).await;
     let read = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&read);
     // 4 GB in total, if the server accepted all of it.
-    let pieces = stream::iter((0..65_536).map(move |_| {
-        count.fetch_add(PIECE, Ordering::Relaxed);
-        Ok(Bytes::from(vec![0_u8; PIECE]))
+    let buffers = stream::iter((0..65_536).map(move |_| {
+        count.fetch_add(BUFFER, Ordering::Relaxed);
+        Ok(Bytes::from(vec![0_u8; BUFFER]))
     }));
     let client = server.client().attempt_timeout(Duration::from_secs(60));
     let client = client.build().expect("a client");
     let call =
-        tokio::spawn(async move { client.transcribe(Audio::stream(pieces), &options()).await });
-    let begun = || server.requests().len() == 1 && read.load(Ordering::Relaxed) >= PIECE;
+        tokio::spawn(async move { client.transcribe(Audio::stream(buffers), &options()).await });
+    let begun = || server.requests().len() == 1 && read.load(Ordering::Relaxed) >= BUFFER;
     until("the upload began", begun).await;
     // Each step lets the upload continue as far as possible.
     while !call.is_finished() {
@@ -257,7 +257,7 @@ async fn the_client_reads_no_more_than_the_server_accepts() {
     // The sockets' buffers may hold this much.
     let read = read.load(Ordering::Relaxed);
     assert!(
-        (PIECE..32 * 1024 * 1024).contains(&read),
+        (BUFFER..32 * 1024 * 1024).contains(&read),
         "{read} bytes were read"
     );
 }

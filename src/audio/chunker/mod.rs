@@ -13,8 +13,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use stt_actors::chunk::{SPEECH_FRAME, SpeechTrack};
-use stt_actors::ports::{AudioChunk, MAX_CHUNK, SAMPLE_RATE};
+use stt_actors::domain::chunk::{AudioChunk, MAX_CHUNK, SAMPLE_RATE, SPEECH_FRAME, SpeechTrack};
 
 use super::vad::{BLOCK, DetectSpeech};
 use quiet::{longest_run, quietest_place};

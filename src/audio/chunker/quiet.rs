@@ -1,6 +1,6 @@
 //! Where it is quietest: the place to cut speech that has no pause.
 
-use stt_actors::ports::SAMPLE_RATE;
+use stt_actors::domain::chunk::SAMPLE_RATE;
 
 /// Samples of a unit of the search for quiet: 10 ms.
 const QUIET_UNIT: usize = SAMPLE_RATE as usize / 100;

@@ -1,7 +1,6 @@
 //! From probabilities of speech to speech: with some hesitation, frame by frame.
 
-use stt_actors::chunk::SPEECH_FRAME;
-use stt_actors::ports::SAMPLE_RATE;
+use stt_actors::domain::chunk::{SAMPLE_RATE, SPEECH_FRAME};
 
 /// Frames in so many milliseconds.
 pub(super) const fn frames(millis: usize) -> usize {

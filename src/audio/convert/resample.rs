@@ -2,7 +2,7 @@
 
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler as _};
-use stt_actors::ports::SAMPLE_RATE;
+use stt_actors::domain::chunk::SAMPLE_RATE;
 
 /// Input frames a block of the transform, at least. A tenth of a second at most of the usual rates:
 /// long enough for a steep filter, and no pause that anybody waits for.

@@ -9,7 +9,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::panic::AssertUnwindSafe;
 
-use stt_actors::ports::{DecodeError, SAMPLE_RATE};
+use stt_actors::domain::chunk::SAMPLE_RATE;
+use stt_actors::domain::error::DecodeError;
 use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
 use symphonia::core::errors::Error;
 use symphonia::core::formats::probe::Hint;

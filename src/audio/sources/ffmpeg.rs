@@ -20,7 +20,8 @@ use ffmpeg_sidecar::command::FfmpegCommand;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use stt_actors::ports::{DecodeError, SAMPLE_RATE};
+use stt_actors::domain::chunk::SAMPLE_RATE;
+use stt_actors::domain::error::DecodeError;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -256,7 +257,7 @@ fn before_it_starts(command: &mut Command) {
     // calls, and nothing is allocated.
     unsafe {
         command.pre_exec(|| {
-            let _ = priority::step_back(priority::DECODER);
+            let _ = priority::lower_priority(priority::DECODER);
             setrlimit(Resource::RLIMIT_AS, MOST_MEMORY, MOST_MEMORY).map_err(std::io::Error::from)
         });
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ffmpeg_sidecar::log_parser::try_parse_duration;
 use nix::sys::signal::Signal;
-use stt_actors::ports::DecodeError;
+use stt_actors::domain::error::DecodeError;
 
 /// How ffmpeg is told to read the file that is its standard input, and so calls it in its log.
 pub(super) const INPUT_NAME: &str = "file:/dev/stdin";

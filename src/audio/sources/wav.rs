@@ -9,7 +9,8 @@ use std::io::{self, BufReader, Read, Seek};
 use std::time::Duration;
 
 use hound::{SampleFormat, WavReader};
-use stt_actors::ports::{DecodeError, SAMPLE_RATE};
+use stt_actors::domain::chunk::SAMPLE_RATE;
+use stt_actors::domain::error::DecodeError;
 use tokio::task::JoinHandle;
 
 use super::riff::{self, Layout};

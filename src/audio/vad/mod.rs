@@ -10,7 +10,7 @@ pub mod silero;
 use std::sync::{Arc, OnceLock};
 
 use silero::{FRAME, Memory, Weights};
-use stt_actors::chunk::SPEECH_FRAME;
+use stt_actors::domain::chunk::SPEECH_FRAME;
 
 /// Samples that are looked at together, and share a level: 2 s.
 pub const BLOCK: usize = 62 * SPEECH_FRAME;

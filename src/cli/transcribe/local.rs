@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::bail;
-use stt_actors::ports::AudioSource;
-use stt_actors::transcript::{Task, Transcript};
-use stt_actors::{Client, Event, Job, Newcomer, Options, Stt};
+use stt_actors::domain::chunk::AudioSource;
+use stt_actors::domain::transcript::{Task, Transcript};
+use stt_actors::{AdmissionRequest, Client, Event, Job, Options, Stt};
 use tracing::warn;
 
 use super::{Progress, TranscribeArgs, each_file};
@@ -112,8 +112,8 @@ async fn one(
 async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> {
     let template = "{msg} {bar:30} {pos}/{len} s of audio, {eta} left";
     let Progress(bar) = &Progress::of(file, template);
-    let newcomer = Newcomer::of(Client::new("command line"));
-    let mut stream = stt.submit(stt.admit(newcomer)?, job).await?;
+    let admission_request = AdmissionRequest::of(Client::new("command line"));
+    let mut stream = stt.submit(stt.admit(admission_request)?, job).await?;
     while let Some(event) = stream.next().await {
         match event? {
             Event::Progress(progress) => {

@@ -9,7 +9,7 @@
 
 use std::ffi::c_int;
 
-use whisper_rs::whisper_rs_sys as ggml;
+use whisper_rs_sys as ggml;
 
 /// `ggml_conv_1d_ph` ("half padding"): kernel `[width, inputs, outputs]`, data `[frames, inputs]`, stride,
 /// dilation; adds the operations to the graph of `context` and returns the result's node.

@@ -10,7 +10,9 @@
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 
-use whisper_rs::whisper_rs_sys as ggml;
+use whisper_rs_sys as ggml;
+
+use super::layout;
 
 /// Products with fewer columns are left to ggml: the time goes into reading the weights.
 const FEWEST_COLUMNS: i64 = 16;
@@ -21,17 +23,10 @@ const TILE: usize = 32;
 /// With fewer rows than this, threads share the columns instead.
 const FEWEST_ROWS_TO_SHARE: usize = 128;
 
-/// The beginning of ggml's `struct ggml_compute_params`, which is no part of its public interface.
-#[repr(C)]
-struct ComputeParams {
-    thread: c_int,
-    threads: c_int,
-}
-
 unsafe extern "C" {
     /// ggml's own.
     fn __real_llamafile_sgemm(
-        params: *const ComputeParams,
+        params: *const c_void,
         m: i64,
         n: i64,
         k: i64,
@@ -79,12 +74,14 @@ pub unsafe extern "C" fn __wrap_llamafile_sgemm(
     b_type: c_int,
     c_type: c_int,
 ) -> bool {
-    let params = params.cast::<ComputeParams>();
-    let is_ours = n >= FEWEST_COLUMNS && c_type == F32;
+    let is_ours = layout::is_verified() && n >= FEWEST_COLUMNS && c_type == F32;
     let formats = is_ours.then(|| Some((Format::of(a_type)?, Format::of(b_type)?)));
     let Some((a_format, b_format)) = formats.flatten() else {
         // SAFETY: the arguments are handed on as they came.
         return unsafe {
+            if !layout::is_verified() {
+                layout::note(params, c);
+            }
             __real_llamafile_sgemm(
                 params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type,
             )
@@ -109,7 +106,7 @@ pub unsafe extern "C" fn __wrap_llamafile_sgemm(
     };
     // SAFETY: the caller's promise about the pointers; `params` is ggml's own.
     unsafe {
-        let (thread, threads) = ((*params).thread as usize, (*params).threads as usize);
+        let (thread, threads) = layout::share(params);
         product.share(thread, threads);
     }
     true

@@ -1,7 +1,19 @@
-//! Where whisper.cpp's own ways are slow on a CPU, ours stand in for them, and where it does not tell
-//! what it knows, ours look: the linker sends its calls here (`--wrap` in `build.rs`), on Linux.
+//! Replacements for ggml functions, hooked in by the linker (`--wrap` in `build.rs`), on Linux.
+//!
+//! | module | hooks | purpose |
+//! |---|---|---|
+//! | `conv_float32` | `ggml_conv_1d_ph` | models with 32-bit weights |
+//! | `matrix_product` | `llamafile_sgemm` | faster products of matrices; `layout` checks the struct that it reads |
+//! | `threads` | `ggml_graph_plan` | fewer threads for short operations |
+//! | `reuse` | `ggml_graph_compute` | skips graphs whose result is there already |
+//! | `observe` | `ggml_backend_sched_graph_compute` | reads attention weights and logits |
+//!
+//! They depend on internals of whisper.cpp, so `Cargo.toml` pins `whisper-rs` exactly, `build.rs` checks the version of
+//! whisper.cpp, and [`check`] the layout of the one private struct.
 
 mod conv_float32;
+#[cfg(fast_products)]
+mod layout;
 #[cfg(fast_products)]
 pub mod matrix_product;
 #[cfg(target_os = "linux")]
@@ -10,6 +22,16 @@ pub mod observe;
 pub mod reuse;
 #[cfg(target_os = "linux")]
 pub mod threads;
+
+/// Verifies that the hooks fit the ggml that they are linked with. Models must not be used before.
+///
+/// # Errors
+/// They do not; one line for people.
+pub fn check() -> Result<(), String> {
+    #[cfg(fast_products)]
+    layout::check()?;
+    Ok(())
+}
 
 /// Elsewhere, everything is computed.
 #[cfg(not(target_os = "linux"))]

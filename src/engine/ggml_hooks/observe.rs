@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use whisper_rs::whisper_rs_sys as ggml;
+use whisper_rs_sys as ggml;
 
 /// Whether graphs can be looked into in this build.
 pub const AVAILABLE: bool = true;

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 
-use whisper_rs::whisper_rs_sys as ggml;
+use whisper_rs_sys as ggml;
 
 /// Whether graphs can be passed over in this build.
 pub const AVAILABLE: bool = true;

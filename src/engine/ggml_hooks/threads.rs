@@ -7,7 +7,7 @@
 
 use std::ffi::c_int;
 
-use whisper_rs::whisper_rs_sys as ggml;
+use whisper_rs_sys as ggml;
 
 /// Multiplications for an operation on average, below which one thread does it in about the time
 /// that waking another one takes.
@@ -45,6 +45,16 @@ pub unsafe extern "C" fn __wrap_ggml_graph_plan(
         };
         __real_ggml_graph_plan(graph, threads, pool)
     }
+}
+
+/// Plans the computation of a graph with exactly this many threads.
+///
+/// # Safety
+/// `graph` is a live graph.
+#[cfg(fast_products)]
+pub unsafe fn plan(graph: *const ggml::ggml_cgraph, threads: c_int) -> ggml::ggml_cplan {
+    // SAFETY: the caller's promise; without a pool of threads, ggml makes its own.
+    unsafe { __real_ggml_graph_plan(graph, threads, std::ptr::null_mut()) }
 }
 
 /// # Safety

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use stt_actors::ports::EngineExit;
+use stt_actors::domain::error::EngineExit;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;

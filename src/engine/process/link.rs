@@ -4,8 +4,9 @@
 use std::{fmt, io};
 
 use futures::{SinkExt, StreamExt};
-use stt_actors::ports::{DetectedLanguage, EngineExit, LanguageHeard};
-use stt_actors::transcript::ChunkTranscript;
+use stt_actors::domain::error::EngineExit;
+use stt_actors::domain::transcript::ChunkTranscript;
+use stt_actors::ports::{DetectedLanguage, LanguageHeard};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};

@@ -4,7 +4,7 @@
 use std::io::PipeReader;
 use std::os::fd::OwnedFd;
 
-use stt_actors::ports::WorkerId;
+use stt_actors::domain::ids::WorkerId;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe::Receiver;
 use tracing::{info, warn};

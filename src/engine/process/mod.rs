@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
+use stt_actors::domain::ids::{LaneKind, WorkerId};
+use stt_actors::domain::transcript::ChunkTranscript;
 use stt_actors::ports::{
-    Calibration, ChunkRequest, Engine, EngineError, EngineExit, EngineInfo, EngineLauncher,
-    LaneKind, LanguageHeard, LaunchError, WorkerId,
+    Calibration, ChunkRequest, Engine, EngineInfo, EngineLauncher, LanguageHeard,
 };
-use stt_actors::transcript::ChunkTranscript;
 use tokio::net::UnixStream;
 use tokio::process::Command as Process;
 use tokio::sync::{mpsc, oneshot};
@@ -136,7 +137,7 @@ impl WorkerLauncher {
             // system calls. It works at any priority: what the kernel says does not matter.
             unsafe {
                 command.pre_exec(|| {
-                    let _ = priority::step_back(priority::COLD_WORKER);
+                    let _ = priority::lower_priority(priority::COLD_WORKER);
                     Ok(())
                 });
             }

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use stt_actors::ports::{AudioChunk, ChunkRequest};
-use stt_actors::transcript::Task;
+use stt_actors::domain::chunk::AudioChunk;
+use stt_actors::domain::transcript::Task;
+use stt_actors::ports::ChunkRequest;
 
 /// 16 kHz mono, 16 bit: "Turn on the kitchen light."
 static SAMPLE: &[u8] = include_bytes!("../../../samples/en-command.wav");

@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 // The worker has no runtime whose clock could be paused.
 use std::time::Instant;
 
-use stt_actors::ports::SAMPLE_RATE;
-use stt_actors::transcript::{
+use stt_actors::domain::chunk::SAMPLE_RATE;
+use stt_actors::domain::transcript::{
     ChunkTranscript, Doubt, Segment, Task, TokenLogprob, compression_ratio,
 };
 use whisper_rs::{
@@ -20,7 +20,7 @@ use whisper_rs::{
 };
 
 use crate::engine::ggml_hooks::observe::{self, Head};
-use crate::engine::ggml_hooks::reuse;
+use crate::engine::ggml_hooks::{self, reuse};
 use crate::engine::protocol::Failure;
 use callbacks::{First, GRAPHS_OF_A_PASS, Watch};
 pub use callbacks::{forget_memory, memory_was_short};
@@ -123,6 +123,7 @@ impl Model {
     /// Why not, for people. Whisper's own words go to standard error.
     pub fn load(path: &Path, options: Options) -> Result<Self, String> {
         callbacks::quieten_log();
+        ggml_hooks::check()?;
         let gpu = options.gpu;
         let mut parameters = WhisperContextParameters::default();
         parameters

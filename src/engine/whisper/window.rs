@@ -4,8 +4,8 @@
 //! as well on a window that is cut shortly after the audio, most of the time: now and then it says a
 //! sentence twice, or goes on without an end. What looks like that is done again with the full window.
 
-use stt_actors::ports::SAMPLE_RATE;
-use stt_actors::transcript::{Doubt, Segment, compression_ratio, letters};
+use stt_actors::domain::chunk::SAMPLE_RATE;
+use stt_actors::domain::transcript::{Doubt, Segment, compression_ratio, letters};
 
 /// Frames of 20 ms in the window that whisper was trained on: 30 s.
 pub const FULL: usize = 1500;

@@ -1,6 +1,6 @@
 //! Words out of tokens.
 
-use stt_actors::transcript::Word;
+use stt_actors::domain::transcript::Word;
 
 /// A token of text: a piece of UTF-8 that may end in the middle of a character.
 #[derive(Clone, Copy, Debug)]

@@ -1,43 +1,44 @@
-//! The fields of an audio request, checked.
+//! Checks the fields of a request with audio.
 
 use stt_actors::Options;
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
 use crate::http::body::Parts;
 use crate::http::body::prompt;
-use crate::http::body::upload::Received;
+use crate::http::body::upload::StoredUpload;
 use crate::http::reply::error::ApiError;
 use crate::language;
 use crate::libretranslate::Target;
 use crate::render::{Details, Format};
 
-/// A request, read and checked.
+/// A request with audio, read and checked.
 #[derive(Debug)]
 pub struct AudioForm {
-    /// The audio.
-    pub audio: Received,
-    /// How it is to be transcribed.
+    pub audio: StoredUpload,
+    /// How to transcribe the audio.
     pub options: Options,
-    /// The language is to be found out, whatever the server's default is.
+    /// The language is detected, even if the server has a default.
     pub detects_language: bool,
-    /// What to translate to, where that is asked for.
+    /// The language of a translation.
     pub target: Target,
-    /// Of the reply.
+    /// The format of the reply.
     pub format: Format,
-    /// What the reply tells.
+    /// What the reply contains besides the text.
     pub details: Details,
-    /// The text comes while it is made.
+    /// Whether the reply is streamed.
     pub stream: bool,
 }
 
 /// Checks a request's fields.
+///
+/// # Errors
+/// A value is out of range, or there is no audio.
 pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     let format = match parts.field("response_format") {
         Some(value) => response_format(value.trim())?,
         None => Format::Json,
     };
     let details = details(&parts)?;
-    let file_name = parts.file_name.unwrap_or("file");
     let detects_language = is_auto(&parts) || switch(&parts, "multilingual", false)?;
     check_chunking_strategy(&parts)?;
     let target = match parts.field("to_language") {
@@ -51,7 +52,7 @@ pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
         details,
         stream: stream(&parts, format)?,
         detects_language,
-        audio: (parts.file).ok_or_else(|| ApiError::missing_file(file_name))?,
+        audio: (parts.file).ok_or_else(|| ApiError::missing_file(parts.file_param))?,
     })
 }
 
@@ -73,7 +74,7 @@ fn options(parts: &Parts, task: Task) -> Result<Options, ApiError> {
     })
 }
 
-/// What is spoken, by the client's word; `None`: it says nothing.
+/// The spoken language according to the client; `None` if it has to be detected.
 fn language(parts: &Parts) -> Result<Option<String>, ApiError> {
     match parts.field("language") {
         Some(_) if is_auto(parts) => Ok(None),
@@ -87,17 +88,17 @@ fn is_auto(parts: &Parts) -> bool {
     language.is_some_and(|value| value.trim().eq_ignore_ascii_case("auto"))
 }
 
-/// A value as it is shown to who sent it: not all of a long one.
-fn shown(value: &str) -> String {
-    const LONGEST: usize = 100;
-    let mut shown: String = value.chars().take(LONGEST).collect();
-    if shown.len() < value.len() {
-        shown.push('…');
+/// A value as error messages quote it: shortened to 100 characters.
+fn quoted(value: &str) -> String {
+    const MAX_CHARS: usize = 100;
+    let mut text: String = value.chars().take(MAX_CHARS).collect();
+    if text.len() < value.len() {
+        text.push('…');
     }
-    format!("{shown:?}")
+    format!("{text:?}")
 }
 
-/// A field that is true or false.
+/// The value of a boolean field.
 pub fn switch(parts: &Parts, name: &'static str, default: bool) -> Result<bool, ApiError> {
     match parts.field(name) {
         Some(value) => flag(name, value.trim()),
@@ -105,12 +106,12 @@ pub fn switch(parts: &Parts, name: &'static str, default: bool) -> Result<bool, 
     }
 }
 
-/// Whether the text shall come while it is made: only formats that have no frame around it can.
+/// Whether the reply is streamed. Formats with a structure around the text cannot be.
 fn stream(parts: &Parts, format: Format) -> Result<bool, ApiError> {
     let stream = switch(parts, "stream", false)?;
     if stream && !matches!(format, Format::Json | Format::Text) {
         let message = format!(
-            "response_format {} cannot be streamed; json and text can",
+            "response_format {} cannot be streamed; use json or text",
             format.name()
         );
         return Err(ApiError::invalid_value("stream", message));
@@ -131,8 +132,8 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
             "segment" => details.segments = true,
             _ => {
                 let message = format!(
-                    "timestamp_granularities is {}; word or segment is expected",
-                    shown(value)
+                    "timestamp_granularities is {}; expected word or segment",
+                    quoted(value)
                 );
                 return Err(ApiError::invalid_value("timestamp_granularities", message));
             }
@@ -141,7 +142,7 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
     details.segments |= !details.words;
     for value in parts.values("include") {
         if value != "logprobs" {
-            let message = format!("include is {}; logprobs is expected", shown(value));
+            let message = format!("include is {}; expected logprobs", quoted(value));
             return Err(ApiError::invalid_value("include", message));
         }
         details.logprobs = true;
@@ -149,7 +150,7 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
     Ok(details)
 }
 
-/// The audio is always cut at pauses; what is said about it only has to make sense.
+/// Checks `chunking_strategy`. It has no effect: the audio is always cut at pauses.
 fn check_chunking_strategy(parts: &Parts) -> Result<(), ApiError> {
     let Some(value) = parts.field("chunking_strategy") else {
         return Ok(());
@@ -160,8 +161,8 @@ fn check_chunking_strategy(parts: &Parts) -> Result<(), ApiError> {
         return Ok(());
     }
     let message = format!(
-        "chunking_strategy is {}; auto or {{\"type\":\"server_vad\"}} is expected",
-        shown(value)
+        "chunking_strategy is {}; expected auto or {{\"type\":\"server_vad\"}}",
+        quoted(value)
     );
     Err(ApiError::invalid_value("chunking_strategy", message))
 }
@@ -169,8 +170,8 @@ fn check_chunking_strategy(parts: &Parts) -> Result<(), ApiError> {
 fn response_format(value: &str) -> Result<Format, ApiError> {
     Format::parse(value).ok_or_else(|| {
         let message = format!(
-            "response_format is {}; one of json, text, srt, verbose_json, vtt is expected",
-            shown(value)
+            "response_format is {}; expected one of json, text, srt, verbose_json, vtt",
+            quoted(value)
         );
         ApiError::invalid_value("response_format", message)
     })
@@ -180,8 +181,8 @@ fn temperature(value: &str) -> Result<f32, ApiError> {
     let parsed = value.parse::<f32>().ok();
     parsed.filter(|t| (0.0..=1.0).contains(t)).ok_or_else(|| {
         let message = format!(
-            "temperature is {}; a number from 0 to 1 is expected",
-            shown(value)
+            "temperature is {}; expected a number from 0 to 1",
+            quoted(value)
         );
         ApiError::invalid_value("temperature", message)
     })
@@ -192,7 +193,7 @@ fn flag(param: &'static str, value: &str) -> Result<bool, ApiError> {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
         _ => {
-            let message = format!("{param} is {}; true or false is expected", shown(value));
+            let message = format!("{param} is {}; expected true or false", quoted(value));
             Err(ApiError::invalid_value(param, message))
         }
     }
@@ -204,8 +205,8 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
         None => Err(ApiError::unsupported_language(
             param,
             format!(
-                "the language {} is not one of the 99 that whisper knows; a code such as \"en\" is expected",
-                shown(value)
+                "the language {} is not one of the 99 that Whisper knows; expected a code such as \"en\"",
+                quoted(value)
             ),
         )),
     }
@@ -214,8 +215,8 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
 fn parse_target(value: &str) -> Result<Target, ApiError> {
     Target::parse(value).ok_or_else(|| {
         let message = format!(
-            "the language {} is not known; a code such as \"en\" is expected",
-            shown(value)
+            "the language {} is unknown; expected a code such as \"en\"",
+            quoted(value)
         );
         ApiError::unsupported_language("to_language", message)
     })

@@ -1,7 +1,7 @@
-//! A request in JSON, with the audio in base64: `{"model", "language", "input_audio": {"data",
-//! "format"}}`, and all other fields of the form by their names.
+//! Reads requests in JSON, with the audio in base64: `{"model", "language", "input_audio": {"data",
+//! "format"}}`, and the other fields of the form under their names.
 //!
-//! The body is stored as it comes and read as a stream after that, so that a large one takes no memory.
+//! The body is stored on disk as it arrives and then parsed as a stream: a large one takes no memory.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -18,27 +18,28 @@ use futures::{Stream, StreamExt};
 use struson::reader::{JsonReader, JsonStreamReader, ReaderSettings, ValueType};
 
 use crate::http::body::upload::{BlockingUpload, UploadStore};
-use crate::http::body::{LARGEST_FIELD, Parts, in_time, is_known, too_long, unreadable};
+use crate::http::body::{
+    MAX_FIELD_BYTES, Parts, before_stall, field_too_long, is_known, read_error,
+};
 use crate::http::reply::error::ApiError;
 
-/// Base64 as clients write it, with its padding or without.
+/// Base64 with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// Decoded bytes in one go.
-const BLOCK: usize = 64 * 1024;
-/// Deeper ones have no meaning here.
-const DEEPEST: u32 = 32;
-/// Everything but the audio takes no more bytes than this: names and numbers come into memory.
-const MOST_BESIDES_AUDIO: u64 = 1024 * 1024;
-/// Of what is wrong with a body, so many characters are told: it may quote the body.
-const LONGEST_COMPLAINT: usize = 200;
+/// Decoded bytes per write.
+const BLOCK_BYTES: usize = 64 * 1024;
+/// The deepest nesting; known fields need less.
+const MAX_NESTING: u32 = 32;
+/// The most bytes besides the audio: the parser holds names and numbers in memory.
+const MAX_BYTES_BESIDES_AUDIO: u64 = 1024 * 1024;
+/// The longest reason in an error message: the parser may quote the body.
+const MAX_REASON_CHARS: usize = 200;
 
-/// A body that is read.
 type Json = JsonStreamReader<BufReader<Bounded>>;
 
-/// A file of which only so much is read.
+/// A file from which at most `left` bytes can be read.
 struct Bounded {
     file: File,
     left: Rc<Cell<u64>>,
@@ -48,23 +49,22 @@ impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
         let left = self.left.get().checked_sub(count as u64);
-        self.left.set(
-            left.ok_or_else(|| io::Error::other("there is too much in it besides the audio"))?,
-        );
+        self.left
+            .set(left.ok_or_else(|| io::Error::other("there is too much data besides the audio"))?);
         Ok(count)
     }
 }
 
-/// Reads a body of JSON that has no more than so many bytes.
+/// Reads a JSON body of at most `max_bytes`.
 pub async fn read(
     body: impl Stream<Item = Result<Bytes, PayloadError>>,
     uploads: &UploadStore,
-    most: u64,
+    max_bytes: u64,
 ) -> Result<Parts, ApiError> {
-    let mut stored = uploads.begin_up_to(most)?;
+    let mut stored = uploads.begin_up_to(max_bytes)?;
     let mut body = std::pin::pin!(body);
-    while let Some(bytes) = in_time(body.next()).await? {
-        let bytes = bytes.map_err(|error| unreadable(&error, uploads.largest()))?;
+    while let Some(bytes) = before_stall(body.next()).await? {
+        let bytes = bytes.map_err(|error| read_error(&error, uploads.largest()))?;
         stored.write(&bytes).await?;
     }
     let stored = stored.finish().await?;
@@ -74,23 +74,23 @@ pub async fn read(
     parsing.await.map_err(|_panic| ApiError::internal())?
 }
 
-/// The fields of a stored body, and its audio if there is any.
+/// Parses a stored body. Blocks.
 fn parse(path: &Path, mut audio: BlockingUpload) -> Result<Parts, ApiError> {
     let file = File::open(path).map_err(|_gone| ApiError::internal())?;
     let settings = ReaderSettings {
-        max_nesting_depth: Some(DEEPEST),
-        // It would copy every name.
+        max_nesting_depth: Some(MAX_NESTING),
+        // Tracking the path would copy every name.
         track_path: false,
         ..ReaderSettings::default()
     };
-    let left = Rc::new(Cell::new(MOST_BESIDES_AUDIO));
+    let left = Rc::new(Cell::new(MAX_BYTES_BESIDES_AUDIO));
     let bounded = Bounded {
         file,
         left: Rc::clone(&left),
     };
     let mut json = JsonStreamReader::new_custom(BufReader::new(bounded), settings);
     let mut parts = Parts {
-        file_name: Some("input_audio"),
+        file_param: "input_audio",
         ..Parts::default()
     };
     let mut has_audio = false;
@@ -99,7 +99,9 @@ fn parse(path: &Path, mut audio: BlockingUpload) -> Result<Parts, ApiError> {
         let name = json.next_name_owned().map_err(|error| malformed(&error))?;
         if name == "input_audio" {
             if has_audio {
-                return Err(ApiError::malformed_body("there are two `input_audio`"));
+                return Err(ApiError::malformed_body(
+                    "the body has two `input_audio` fields",
+                ));
             }
             has_audio = read_audio(&mut json, &mut audio, &left)?;
         } else {
@@ -112,8 +114,8 @@ fn parse(path: &Path, mut audio: BlockingUpload) -> Result<Parts, ApiError> {
     Ok(parts)
 }
 
-/// `{"data", "format"}`. The sound decides about its format, whatever is said. Gives whether there is
-/// audio.
+/// Reads `{"data", "format"}` and returns whether there was any data. The format field is ignored: ffmpeg
+/// detects the format.
 fn read_audio(
     json: &mut Json,
     audio: &mut BlockingUpload,
@@ -128,9 +130,10 @@ fn read_audio(
             let text = json
                 .next_string_reader()
                 .map_err(|error| malformed(&error))?;
-            let besides = left.replace(u64::MAX);
+            // The limit does not apply to the audio.
+            let left_before = left.replace(u64::MAX);
             decode(text, audio)?;
-            left.set(besides);
+            left.set(left_before);
         } else {
             json.skip_value().map_err(|error| malformed(&error))?;
         }
@@ -140,46 +143,49 @@ fn read_audio(
 }
 
 fn decode(text: impl Read, audio: &mut BlockingUpload) -> Result<(), ApiError> {
-    let mut decoder = DecoderReader::new(Letters::new(text), &BASE64);
-    let mut block = vec![0; BLOCK];
+    let mut decoder = DecoderReader::new(Base64Text::new(text), &BASE64);
+    let mut block = vec![0; BLOCK_BYTES];
     loop {
         match decoder.read(&mut block) {
             Ok(0) => return Ok(()),
             Ok(count) => audio.write(&block[..count])?,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
-                let complaint: String = error.to_string().chars().take(LONGEST_COMPLAINT).collect();
-                let message = format!("`input_audio.data` cannot be read as base64: {complaint}");
+                let reason: String = error.to_string().chars().take(MAX_REASON_CHARS).collect();
+                let message = format!("`input_audio.data` is not valid base64: {reason}");
                 return Err(ApiError::malformed_body(message));
             }
         }
     }
 }
 
-/// The letters of base64 in a text: without blanks and line ends, without `data:audio/wav;base64,`
-/// before them, and in the usual alphabet.
-struct Letters<R> {
+/// Normalizes base64 text: removes whitespace and a leading `data:audio/wav;base64,`, and converts the URL-safe
+/// alphabet to the standard one.
+struct Base64Text<R> {
     text: R,
-    /// What was read of the beginning, until it is known what it is.
-    begun: bool,
+    /// Whether the beginning has been checked for a `data:` prefix.
+    started: bool,
 }
 
-/// A `data:` address is at most so long before its comma.
-const LONGEST_PREFIX: usize = 256;
+/// The longest `data:` prefix, with its comma.
+const MAX_PREFIX: usize = 256;
 
-impl<R: Read> Letters<R> {
+impl<R: Read> Base64Text<R> {
     fn new(text: R) -> Self {
-        Self { text, begun: false }
+        Self {
+            text,
+            started: false,
+        }
     }
 
-    /// Passes over a `data:` address; gives how many bytes of `buffer` are letters.
-    fn begin(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Skips a `data:` prefix. If there is none, puts what was read into `buffer` and returns its length.
+    fn skip_prefix(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut prefix = Vec::new();
         let mut byte = [0];
-        while prefix.len() < LONGEST_PREFIX && self.text.read(&mut byte)? == 1 {
+        while prefix.len() < MAX_PREFIX && self.text.read(&mut byte)? == 1 {
             prefix.push(byte[0]);
-            let is_address = b"data:".starts_with(&prefix[..prefix.len().min(5)]);
-            if !is_address || prefix.len() == buffer.len() {
+            let may_be_prefix = b"data:".starts_with(&prefix[..prefix.len().min(5)]);
+            if !may_be_prefix || prefix.len() == buffer.len() {
                 break;
             }
             if byte[0] == b',' {
@@ -191,11 +197,15 @@ impl<R: Read> Letters<R> {
     }
 }
 
-impl<R: Read> Read for Letters<R> {
+impl<R: Read> Read for Base64Text<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let begun = std::mem::replace(&mut self.begun, true);
-            let mut count = if begun { 0 } else { self.begin(buffer)? };
+            let started = std::mem::replace(&mut self.started, true);
+            let mut count = if started {
+                0
+            } else {
+                self.skip_prefix(buffer)?
+            };
             if count == 0 {
                 count = self.text.read(buffer)?;
             }
@@ -203,14 +213,14 @@ impl<R: Read> Read for Letters<R> {
                 return Ok(0);
             }
             let mut kept = 0;
-            for place in 0..count {
-                let letter = match buffer[place] {
+            for index in 0..count {
+                let byte = match buffer[index] {
                     byte if byte.is_ascii_whitespace() => continue,
                     b'-' => b'+',
                     b'_' => b'/',
                     byte => byte,
                 };
-                buffer[kept] = letter;
+                buffer[kept] = byte;
                 kept += 1;
             }
             if kept > 0 {
@@ -220,8 +230,8 @@ impl<R: Read> Read for Letters<R> {
     }
 }
 
-/// A field as the form would have it: an array is its values, one after the other, and of the strategy
-/// of chunking the type counts. Other objects and nulls have no meaning here, as unknown fields.
+/// Reads a field into the shape that it has in a form: an array becomes one entry per value, and
+/// `chunking_strategy` keeps its type only. Other objects, nulls and unknown fields are ignored.
 fn read_field(json: &mut Json, name: &str, parts: &mut Parts) -> Result<(), ApiError> {
     if !is_known(name) {
         return json.skip_value().map_err(|error| malformed(&error));
@@ -261,7 +271,7 @@ fn read_scalar(json: &mut Json, name: &str, parts: &mut Parts) -> Result<(), Api
     }
 }
 
-/// A value as the form would have it; `None` for what has no such form.
+/// Reads a value as text; `None` for null, objects and arrays.
 fn scalar(json: &mut Json, name: &str) -> Result<Option<String>, ApiError> {
     match json.peek().map_err(|error| malformed(&error))? {
         ValueType::String => {
@@ -269,10 +279,10 @@ fn scalar(json: &mut Json, name: &str) -> Result<Option<String>, ApiError> {
             let text = json
                 .next_string_reader()
                 .map_err(|error| malformed(&error))?;
-            let mut bounded = text.take(LARGEST_FIELD as u64 + 1);
+            let mut bounded = text.take(MAX_FIELD_BYTES as u64 + 1);
             (bounded.read_to_string(&mut value)).map_err(|error| malformed(&error))?;
-            if value.len() > LARGEST_FIELD {
-                return Err(too_long(name));
+            if value.len() > MAX_FIELD_BYTES {
+                return Err(field_too_long(name));
             }
             Ok(Some(value))
         }
@@ -291,10 +301,10 @@ fn scalar(json: &mut Json, name: &str) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// The words of whatever stumbled over the body.
+/// The error for a body that is not valid JSON.
 fn malformed(error: &dyn std::fmt::Display) -> ApiError {
-    let complaint: String = error.to_string().chars().take(LONGEST_COMPLAINT).collect();
-    ApiError::malformed_body(format!("the body cannot be read as JSON: {complaint}"))
+    let reason: String = error.to_string().chars().take(MAX_REASON_CHARS).collect();
+    ApiError::malformed_body(format!("the body is not valid JSON: {reason}"))
 }
 
 #[cfg(test)]

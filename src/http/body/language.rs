@@ -1,4 +1,4 @@
-//! Whether the model knows the language that a request says is spoken.
+//! Checks that the model knows the language of a request.
 
 use stt_actors::ports::EngineInfo;
 
@@ -6,39 +6,39 @@ use crate::http::AppState;
 use crate::http::reply::error::ApiError;
 use crate::language;
 
-/// Refuses a language other than English on a model that knows no other: it would write English
-/// words for the sounds. `asked`: by the request; else the server's default counts.
+/// Rejects other languages than English on an English-only model, which would write English words that sound
+/// similar. `requested`: the request's language; without one, `DEFAULT_LANGUAGE` counts.
 ///
 /// # Errors
-/// The model does not know it.
-pub fn check(state: &AppState, asked: Option<&str>) -> Result<(), ApiError> {
+/// The model does not know the language.
+pub fn check(state: &AppState, requested: Option<&str>) -> Result<(), ApiError> {
     let default = state.settings.default_language.as_deref();
     match state.stt.snapshot().last_engine {
-        Some(engine) => check_for(&engine, asked, default),
-        // Nothing was admitted before a model was loaded.
+        Some(engine) => check_for(&engine, requested, default),
+        // Requests are admitted only after a model was loaded.
         None => Ok(()),
     }
 }
 
 fn check_for(
     engine: &EngineInfo,
-    asked: Option<&str>,
+    requested: Option<&str>,
     default: Option<&str>,
 ) -> Result<(), ApiError> {
-    let Some(code) = asked.or(default) else {
+    let Some(code) = requested.or(default) else {
         return Ok(());
     };
     if engine.multilingual || code == "en" {
         return Ok(());
     }
     let (name, model) = (language::name_of(code), &engine.model);
-    let message = if asked.is_some() {
+    let message = if requested.is_some() {
         format!(
-            "the language {code:?} ({name}) is not one of this server's: its model {model} knows English only"
+            "the language {code:?} ({name}) is not supported: the model {model} knows English only"
         )
     } else {
         format!(
-            "this server's DEFAULT_LANGUAGE is {code:?} ({name}), but its model {model} knows English only; language=en works"
+            "the server's DEFAULT_LANGUAGE is {code:?} ({name}), but its model {model} knows English only; send language=en"
         )
     };
     Err(ApiError::unsupported_language("language", message))
@@ -63,17 +63,17 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_knows_english_only_takes_no_other_language() {
-        for (asked, default) in [(None, None), (Some("en"), Some("de")), (None, Some("en"))] {
-            assert!(check_for(&engine(false), asked, default).is_ok());
-            assert!(check_for(&engine(true), asked, default).is_ok());
+    fn an_english_only_model_rejects_other_languages() {
+        for (requested, default) in [(None, None), (Some("en"), Some("de")), (None, Some("en"))] {
+            assert!(check_for(&engine(false), requested, default).is_ok());
+            assert!(check_for(&engine(true), requested, default).is_ok());
         }
-        for (asked, default, names) in [
+        for (requested, default, names) in [
             (Some("de"), Some("en"), "\"de\" (german)"),
             (None, Some("de"), "DEFAULT_LANGUAGE"),
         ] {
-            assert!(check_for(&engine(true), asked, default).is_ok());
-            let error = check_for(&engine(false), asked, default).expect_err("refused");
+            assert!(check_for(&engine(true), requested, default).is_ok());
+            let error = check_for(&engine(false), requested, default).expect_err("rejected");
             assert_eq!(
                 (error.status_code().as_u16(), error.code()),
                 (400, "unsupported_language")

@@ -1,5 +1,5 @@
-//! A request's body as it came, before its fields are checked: a multipart form, or JSON with the audio
-//! in base64. Read as it comes, in any order, within bounds.
+//! Reading a request's body: a multipart form, or JSON with the audio in base64. Parts may come in any order;
+//! their number and size are limited. [`form`] checks their values.
 
 pub mod form;
 mod json;
@@ -20,14 +20,14 @@ use actix_web::web::{Bytes, Payload};
 use futures::{Stream, StreamExt};
 
 use crate::http::reply::error::ApiError;
-use upload::{Received, UploadStore};
-use upload_rate::Pace;
+use upload::{StoredUpload, UploadStore};
+use upload_rate::UploadRate;
 
-/// A client that sends nothing for so long is gone.
-const STALL: Duration = Duration::from_secs(30);
-/// A client that trickles holds a connection and a file no longer than this.
-const LONGEST_UPLOAD: Duration = Duration::from_secs(3600);
-/// The fields that mean something on one path or another.
+/// An upload fails when the client sends nothing for this long.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// An upload fails when it takes longer than this.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The fields that at least one route uses.
 const FIELDS: &[&str] = &[
     "chunking_strategy",
     "encode",
@@ -48,73 +48,86 @@ const FIELDS: &[&str] = &[
     "vad_filter",
     "word_timestamps",
 ];
-/// Each of them may come more than once, within reason.
-pub const MOST_FIELDS: usize = 64;
-/// A text field is a prompt at most.
-pub const LARGEST_FIELD: usize = 64 * 1024;
-/// What the form's own lines and text fields may add to the file.
-const OVERHEAD: u64 = 1024 * 1024;
+/// The most fields in a request; lists have one for each value.
+pub const MAX_FIELDS: usize = 64;
+/// The longest text field.
+pub const MAX_FIELD_BYTES: usize = 64 * 1024;
+/// The most bytes that a body may have besides the audio: part headers and text fields.
+const OVERHEAD_BYTES: u64 = 1024 * 1024;
 
-/// How the audio is sent.
+/// How a route expects the audio.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// Names of the part with it.
-    pub names: &'static [&'static str],
-    /// It is samples without a header: 16 kHz, mono, signed 16 bit.
-    pub raw: bool,
-    /// The body may be JSON as well.
+pub struct BodyFormat {
+    /// Possible names of the form part with the audio.
+    pub file_names: &'static [&'static str],
+    /// The audio consists of samples without a header: 16 kHz, mono, signed 16 bit.
+    pub raw_samples: bool,
+    /// Whether the body may be JSON instead of a form.
     pub json: bool,
 }
 
-/// As OpenAI has it.
-pub const FILE: Wanted = Wanted {
-    names: &["file", "file[]"],
-    raw: false,
+/// OpenAI's form, or the same fields as JSON.
+pub const OPENAI_BODY: BodyFormat = BodyFormat {
+    file_names: &["file", "file[]"],
+    raw_samples: false,
     json: true,
 };
 
-/// The same in a form and nothing else.
-pub const FILE_OF_A_FORM: Wanted = Wanted {
+/// OpenAI's form only.
+pub const OPENAI_FORM: BodyFormat = BodyFormat {
     json: false,
-    ..FILE
+    ..OPENAI_BODY
 };
 
-/// A body's parts.
-#[derive(Debug, Default)]
+/// The parts of a body.
+#[derive(Debug)]
 pub struct Parts {
     /// The audio.
-    pub file: Option<Received>,
-    /// Its name, where that is not `file`.
-    pub file_name: Option<&'static str>,
-    /// The fields, in the order in which they came; arrays with a name for each value.
+    pub file: Option<StoredUpload>,
+    /// The name of the audio's part, for error messages.
+    pub file_param: &'static str,
+    /// Names and values of the fields in the order of arrival. A list has one entry for each value.
     pub fields: Vec<(String, String)>,
 }
 
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            file: None,
+            file_param: OPENAI_BODY.file_names[0],
+            fields: Vec::new(),
+        }
+    }
+}
+
 impl Parts {
-    /// Adds a field's value, if the field means something here.
+    /// Adds a field. Unknown fields are ignored.
+    ///
+    /// # Errors
+    /// The value is too long, or there are too many fields.
     pub fn add(&mut self, name: String, value: String) -> Result<(), ApiError> {
         if !is_known(&name) {
             return Ok(());
         }
-        if self.fields.len() == MOST_FIELDS {
+        if self.fields.len() == MAX_FIELDS {
             return Err(ApiError::malformed_body("the request has too many fields"));
         }
-        if value.len() > LARGEST_FIELD {
-            return Err(too_long(&name));
+        if value.len() > MAX_FIELD_BYTES {
+            return Err(field_too_long(&name));
         }
         self.fields.push((name, value));
         Ok(())
     }
 
-    /// A field's value. Of one that comes twice, the last counts; an empty one is as good as none.
+    /// A field's value: the last one if the field is repeated, `None` if it is empty.
     pub fn field(&self, name: &str) -> Option<&str> {
-        let is_it = |(other, _): &&(String, String)| other.trim_end_matches("[]") == name;
-        let found = self.fields.iter().rev().find(is_it);
+        let has_name = |(other, _): &&(String, String)| other.trim_end_matches("[]") == name;
+        let found = self.fields.iter().rev().find(has_name);
         let value = found.map(|(_, value)| value.as_str());
         value.filter(|value| !value.trim().is_empty())
     }
 
-    /// All values of a field that may have many, with `[]` after its name or without.
+    /// All values of a list field, whether or not its name ends in `[]`.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         let of_name = move |(other, _): &&(String, String)| other.trim_end_matches("[]") == name;
         let values = self.fields.iter().filter(of_name);
@@ -123,59 +136,61 @@ impl Parts {
     }
 }
 
-/// Whether a field means something here.
+/// Whether any route uses a field.
 pub fn is_known(name: &str) -> bool {
     FIELDS.contains(&name.trim_end_matches("[]"))
 }
 
-/// A field that nobody would fill so.
-pub fn too_long(name: &str) -> ApiError {
-    let message = format!("the field {name:?} is longer than {LARGEST_FIELD} bytes");
+/// The error for a field longer than [`MAX_FIELD_BYTES`].
+pub fn field_too_long(name: &str) -> ApiError {
+    let message = format!("the field {name:?} is longer than {MAX_FIELD_BYTES} bytes");
     ApiError::malformed_body(message)
 }
 
-/// Reads a whole body. What can be refused from the headers alone is refused before it is read.
+/// Reads a whole body. Errors that the headers show are reported before the body is read.
 pub async fn read(
     request: &HttpRequest,
     body: Payload,
     uploads: &UploadStore,
-    wanted: Wanted,
+    format: BodyFormat,
 ) -> Result<Parts, ApiError> {
-    let kind = content_type(request, wanted)?;
-    let largest = kind.largest(uploads.largest());
+    let kind = content_type(request, format)?;
+    let largest = kind.max_bytes(uploads.largest());
     check_length(request, largest, uploads.largest())?;
     let body = bounded(body, largest);
     let reading = async {
         match kind {
-            Kind::Multipart => multipart::read(request.headers(), body, uploads, wanted).await,
-            Kind::Json => json::read(body, uploads, largest).await,
+            ContentType::Multipart => {
+                multipart::read(request.headers(), body, uploads, format).await
+            }
+            ContentType::Json => json::read(body, uploads, largest).await,
         }
     };
-    tokio::time::timeout(LONGEST_UPLOAD, reading)
+    tokio::time::timeout(UPLOAD_TIMEOUT, reading)
         .await
-        .map_err(|_elapsed| ApiError::upload_timeout(LONGEST_UPLOAD))?
+        .map_err(|_elapsed| ApiError::upload_timeout(UPLOAD_TIMEOUT))?
 }
 
-/// What a body may be.
+/// The content type of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ContentType {
     Multipart,
     Json,
 }
 
-impl Kind {
-    /// The bytes that a body with the largest file may have.
-    fn largest(self, file: u64) -> u64 {
+impl ContentType {
+    /// The most bytes in a body whose audio has at most `file` bytes.
+    fn max_bytes(self, file: u64) -> u64 {
         let encoded = match self {
             Self::Multipart => file,
-            // Four letters for three bytes, and line breaks.
+            // Base64 has four characters for three bytes, and may have line breaks.
             Self::Json => file.div_ceil(3) * 4 + file / 32,
         };
-        encoded + OVERHEAD
+        encoded + OVERHEAD_BYTES
     }
 }
 
-fn content_type(request: &HttpRequest, wanted: Wanted) -> Result<Kind, ApiError> {
+fn content_type(request: &HttpRequest, format: BodyFormat) -> Result<ContentType, ApiError> {
     let value = request.headers().get(CONTENT_TYPE);
     let value = value.and_then(|value| value.to_str().ok());
     let kind = value.unwrap_or_default().split(';').next();
@@ -185,8 +200,8 @@ fn content_type(request: &HttpRequest, wanted: Wanted) -> Result<Kind, ApiError>
         .to_ascii_lowercase()
         .as_str()
     {
-        "multipart/form-data" => Ok(Kind::Multipart),
-        "application/json" if wanted.json => Ok(Kind::Json),
+        "multipart/form-data" => Ok(ContentType::Multipart),
+        "application/json" if format.json => Ok(ContentType::Json),
         _ => Err(ApiError::unsupported_media_type()),
     }
 }
@@ -200,17 +215,17 @@ fn check_length(request: &HttpRequest, largest: u64, file: u64) -> Result<(), Ap
     }
 }
 
-/// The body, ending with an error when it comes too slowly, and with an overflow beyond so many bytes.
-/// The headers' own word on its length proves nothing, and there may be none.
+/// Ends a body with an error if it arrives too slowly or has more than `largest` bytes. The Content-Length
+/// header may be absent or wrong.
 pub fn bounded(
     body: impl Stream<Item = Result<Bytes, PayloadError>>,
     largest: u64,
 ) -> impl Stream<Item = Result<Bytes, PayloadError>> {
     let mut left = largest;
-    let mut pace = Pace::begin();
+    let mut rate = UploadRate::new();
     body.map(move |bytes| {
         let bytes = bytes?;
-        if !pace.keeps(bytes.len()) {
+        if !rate.is_sufficient_after(bytes.len()) {
             return Err(PayloadError::Io(ErrorKind::TimedOut.into()));
         }
         left = (left.checked_sub(bytes.len() as u64)).ok_or(PayloadError::Overflow)?;
@@ -218,31 +233,34 @@ pub fn bounded(
     })
 }
 
-/// The next of a client's bytes, unless they stop coming.
-pub async fn in_time<T>(next: impl Future<Output = T>) -> Result<T, ApiError> {
-    tokio::time::timeout(STALL, next)
+/// Awaits the client's next bytes.
+///
+/// # Errors
+/// None arrive within [`STALL_TIMEOUT`].
+pub async fn before_stall<T>(next: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::time::timeout(STALL_TIMEOUT, next)
         .await
-        .map_err(|_elapsed| ApiError::upload_timeout(STALL))
+        .map_err(|_elapsed| ApiError::upload_timeout(STALL_TIMEOUT))
 }
 
-/// Why a body of at most so large a file could not be read.
-pub fn unreadable(error: &PayloadError, largest: u64) -> ApiError {
+/// The error for a body that cannot be read. `largest`: the upload limit, in bytes.
+pub fn read_error(error: &PayloadError, largest: u64) -> ApiError {
     match error {
-        PayloadError::Overflow => ApiError::upload_too_large(largest + OVERHEAD, largest),
+        PayloadError::Overflow => ApiError::upload_too_large(largest + OVERHEAD_BYTES, largest),
         PayloadError::Io(error) if error.kind() == ErrorKind::TimedOut => {
             ApiError::upload_too_slow(upload_rate::WINDOW)
         }
-        _ => ApiError::malformed_body(format!("the body cannot be read: {error}")),
+        _ => ApiError::malformed_body(format!("reading the body failed: {error}")),
     }
 }
 
-/// The same for a form.
-pub fn unreadable_form(error: &MultipartError, largest: u64) -> ApiError {
+/// The error for a multipart form that cannot be read. `largest`: the upload limit, in bytes.
+pub fn form_error(error: &MultipartError, largest: u64) -> ApiError {
     match error {
         MultipartError::Payload(error @ (PayloadError::Overflow | PayloadError::Io(_))) => {
-            unreadable(error, largest)
+            read_error(error, largest)
         }
-        _ => ApiError::malformed_body(format!("the multipart form cannot be read: {error}")),
+        _ => ApiError::malformed_body(format!("the multipart form is malformed: {error}")),
     }
 }
 

@@ -1,14 +1,13 @@
-//! Prompts that are no prompts.
+//! Recognizes prompts that are instructions.
 //!
-//! Whisper takes a prompt for what was said before, and repeats it or goes on in its manner. Some clients
-//! send an instruction, as they would to a chat model: "Transcribe the audio." That does harm here, so it
-//! is dropped.
+//! Whisper treats a prompt as the text before the audio and continues in its style. Some clients send an
+//! instruction, as to a chat model: "Transcribe the audio." It makes the transcript worse, so it is dropped.
 
-/// What instructions begin with.
+/// First words of instructions.
 const VERBS: &[&str] = &["transcribe", "transcribing", "transcription"];
-/// What may stand before.
-const POLITE: &[&str] = &["please", "just", "only", "kindly"];
-/// What an instruction speaks of.
+/// Words that may come before those.
+const FILLERS: &[&str] = &["please", "just", "only", "kindly"];
+/// One of these must follow, unless the verb stands alone.
 const OBJECTS: &[&str] = &[
     "audio",
     "clip",
@@ -20,19 +19,19 @@ const OBJECTS: &[&str] = &[
     "this",
     "voice",
 ];
-/// A longer text tells more than to transcribe: names and words to expect, perhaps.
-const MOST_WORDS: usize = 10;
+/// A longer prompt probably contains names and words to expect.
+const MAX_WORDS: usize = 10;
 
-/// Whether a prompt is nothing but the instruction to transcribe.
+/// Whether a prompt only asks for a transcript.
 pub fn is_instruction(prompt: &str) -> bool {
     let letters = prompt.to_lowercase();
     let words = letters.split(|letter: char| !letter.is_alphanumeric());
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
-    let mut rest = words.iter().skip_while(|word| POLITE.contains(word));
+    let mut rest = words.iter().skip_while(|word| FILLERS.contains(word));
     let begins = rest.next().is_some_and(|word| VERBS.contains(word));
     let rest: Vec<_> = rest.collect();
     begins
-        && words.len() <= MOST_WORDS
+        && words.len() <= MAX_WORDS
         && (rest.is_empty() || rest.iter().any(|word| OBJECTS.contains(word)))
 }
 
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instruction_is_told_from_a_prompt() {
+    fn instructions_are_distinguished_from_prompts() {
         for text in [
             "Transcribe the audio.",
             "transcribe",

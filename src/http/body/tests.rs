@@ -1,4 +1,4 @@
-//! Bodies that stop, never end, or are not what they should be.
+//! Tests of bodies that stall, never end, or are malformed.
 
 use actix_web::ResponseError;
 use actix_web::http::header::{HeaderMap, HeaderValue};
@@ -11,7 +11,7 @@ async fn read_form(
 ) -> Result<Parts, ApiError> {
     let value = HeaderValue::from_static("multipart/form-data; boundary=x");
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
-    multipart::read(&headers, body, store, FILE).await
+    multipart::read(&headers, body, store, OPENAI_BODY).await
 }
 
 fn store() -> (tempfile::TempDir, UploadStore) {
@@ -23,7 +23,7 @@ fn store() -> (tempfile::TempDir, UploadStore) {
 const PART: &str = "--x\r\nContent-Disposition: form-data; name=\"NAME\"\r\n\r\nvalue\r\n";
 
 #[tokio::test(start_paused = true)]
-async fn an_upload_that_stops_is_a_timeout_and_leaves_nothing() {
+async fn an_upload_that_stalls_times_out_and_leaves_no_file() {
     let (_parent, store) = store();
     let begin = Bytes::from(PART.replace("NAME", "file"));
     let body = futures::stream::iter([Ok(begin)]).chain(futures::stream::pending());
@@ -35,7 +35,7 @@ async fn an_upload_that_stops_is_a_timeout_and_leaves_nothing() {
     assert_eq!(store.used(), 0);
 }
 
-/// A body that goes on with a few bytes each second.
+/// A body that continues with 100 bytes per second.
 fn trickle(begin: &str) -> impl Stream<Item = Result<Bytes, PayloadError>> + 'static {
     let begin = Bytes::from(begin.to_owned());
     let rest = futures::stream::repeat(Bytes::from_static(&[b'A'; 100])).then(async |bytes| {
@@ -51,31 +51,31 @@ fn trickle(begin: &str) -> impl Stream<Item = Result<Bytes, PayloadError>> + 'st
 const JSON: &str = "{\"input_audio\": {\"data\": \"";
 
 #[tokio::test(start_paused = true)]
-async fn json_that_stops_and_bodies_that_trickle_are_timeouts_too() {
+async fn stalled_json_and_trickling_bodies_time_out() {
     let parent = tempfile::tempdir().expect("a folder");
     let store = UploadStore::open(parent.path(), 1_000_000).expect("opens");
     let begin = Ok(Bytes::from_static(JSON.as_bytes()));
     let stopped = futures::stream::iter([begin]).chain(futures::stream::pending());
     let form = PART.replace("NAME", "file").replace("value\r\n", "");
-    let refusals = [
+    let results = [
         json::read(stopped, &store, 1_000_000).await,
         json::read(trickle(JSON), &store, 1_000_000).await,
         read_form(trickle(&form), &store).await,
     ];
-    for refusal in refusals {
-        let error = refusal.expect_err("it ends");
+    for result in results {
+        let error = result.expect_err("times out");
         assert_eq!(error.code(), "upload_timeout", "{error}");
     }
     assert_eq!(store.used(), 0);
 }
 
 #[tokio::test]
-async fn endless_forms_end_at_the_bound_whatever_they_are_made_of() {
+async fn endless_forms_are_cut_off_at_the_limit() {
     let (_parent, store) = store();
     for name in ["unknown", "prompt"] {
         let part = Bytes::from(PART.replace("NAME", name));
         let endless = futures::stream::repeat_with(move || Ok(part.clone()));
-        let body = bounded(endless, store.largest() + OVERHEAD);
+        let body = bounded(endless, store.largest() + OVERHEAD_BYTES);
         let error = read_form(body, &store).await.expect_err("ends");
         let expected = if name == "prompt" {
             "malformed_body"
@@ -87,11 +87,11 @@ async fn endless_forms_end_at_the_bound_whatever_they_are_made_of() {
 }
 
 #[tokio::test]
-async fn a_second_file_is_refused_and_both_are_gone() {
+async fn a_second_file_is_rejected_and_both_are_removed() {
     let (_parent, store) = store();
     let twice = Bytes::from(PART.replace("NAME", "file").repeat(2) + "--x--\r\n");
     let body = futures::stream::iter([Ok(twice)]);
-    let error = read_form(body, &store).await.expect_err("refused");
+    let error = read_form(body, &store).await.expect_err("rejected");
     assert_eq!(error.code(), "malformed_body");
     assert_eq!(store.used(), 0);
 }

@@ -1,5 +1,5 @@
-//! Uploads on disk: written as they come, counted against one bound, removed with their last
-//! user, and swept at the next start if a crash left them.
+//! Uploads on disk: written as they arrive, limited in total size, removed when they are no longer used, and
+//! cleaned up at the next start after a crash.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -8,28 +8,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
-use stt_actors::ports::AudioSource;
+use stt_actors::domain::chunk::AudioSource;
 use tempfile::TempPath;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tracing::{info, warn};
 
 use crate::http::reply::error::ApiError;
 
-/// All uploads together may take this many times the largest one.
-const LARGEST_UPLOADS_AT_ONCE: u64 = 4;
-/// Held by the process that owns a folder of uploads.
+/// All uploads together may take this many times the space of the largest one.
+const CAPACITY_IN_UPLOADS: u64 = 4;
+/// The lock file in a folder of uploads, locked by the process that owns the folder.
 const LOCK: &str = "lock";
 
-/// Where uploads go.
+/// A folder of uploads.
 #[derive(Clone)]
 pub struct UploadStore(Arc<Inner>);
 
 struct Inner {
     folder: PathBuf,
+    /// The limit of one upload, in bytes.
     largest: u64,
-    space: u64,
+    /// The limit of all uploads together, in bytes.
+    capacity: u64,
     used: AtomicU64,
-    /// Locked as long as the process lives, however it ends.
+    /// The system releases the lock when the process ends, however it ends.
     _lock: File,
 }
 
@@ -38,7 +40,7 @@ impl Inner {
         match std::fs::remove_dir_all(&self.folder) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!(%error, "the folder of uploads could not be removed"),
+            Err(error) => warn!(%error, "removing the upload folder failed"),
         }
     }
 }
@@ -50,90 +52,89 @@ impl Drop for Inner {
 }
 
 impl UploadStore {
-    /// A folder of this process's own below `parent`, after removing those of dead processes.
-    /// `largest` is the bound on one upload, in bytes.
+    /// Creates a folder for this process in `parent`, and removes the folders of dead processes.
+    /// `largest`: the limit of one upload, in bytes.
     pub fn open(parent: &Path, largest: u64) -> io::Result<Self> {
         create_private(parent)?;
-        sweep(parent)?;
+        remove_stale(parent)?;
         let unnamed = tempfile::Builder::new()
             .prefix(".new-")
             .tempdir_in(parent)?;
         let lock = File::create(unnamed.path().join(LOCK))?;
         lock.lock()?;
-        // Locked before it has a name that a sweep looks at.
+        // Lock the folder before it gets a name that other processes clean up.
         let folder = parent.join(format!("run-{}", uuid::Uuid::new_v4()));
         std::fs::rename(unnamed.keep(), &folder)?;
         Ok(Self(Arc::new(Inner {
             folder,
             largest,
-            space: largest.saturating_mul(LARGEST_UPLOADS_AT_ONCE),
+            capacity: largest.saturating_mul(CAPACITY_IN_UPLOADS),
             used: AtomicU64::new(0),
             _lock: lock,
         })))
     }
 
-    /// Removes the folder though somebody may still hold this store: at the end of the server, whose
-    /// threads are not waited for.
+    /// Removes the folder even if this store is still in use: for the end of the process, which does not wait
+    /// for the server's threads.
     pub fn close(&self) {
         self.0.remove();
     }
 
-    /// The usual place: of this user, so that two users' servers do not meet.
+    /// The default parent folder: one per user, so that several users can run servers.
     pub fn default_parent() -> PathBuf {
         let user = nix::unistd::getuid();
         std::env::temp_dir().join(format!("uttera-stt-uploads-{user}"))
     }
 
-    /// The bound on one upload, in bytes.
+    /// The limit of one upload, in bytes.
     pub fn largest(&self) -> u64 {
         self.0.largest
     }
 
-    /// Bytes on disk now.
+    /// Bytes that all uploads take now.
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// Begins an upload.
+    /// Begins an upload of at most [`Self::largest`] bytes.
     pub fn begin(&self) -> Result<Upload, ApiError> {
         self.begin_up_to(self.0.largest)
     }
 
-    /// The same for a body that is longer than the audio in it: up to so many bytes.
-    pub fn begin_up_to(&self, most: u64) -> Result<Upload, ApiError> {
-        let (file, stored) = self.create(most)?;
+    /// Begins an upload of at most `max_bytes`: for a body that is longer than its audio.
+    pub fn begin_up_to(&self, max_bytes: u64) -> Result<Upload, ApiError> {
+        let (file, stored) = self.create(max_bytes)?;
         Ok(Upload {
             file: tokio::fs::File::from_std(file),
             stored,
-            samples: false,
+            is_samples: false,
         })
     }
 
-    /// Begins an upload of samples that have no header: it is stored as a WAV file, 16 kHz, mono, signed
-    /// 16 bit.
+    /// Begins an upload of samples without a header, and adds that of a WAV file: 16 kHz, mono, signed 16 bit.
     pub async fn begin_samples(&self) -> Result<Upload, ApiError> {
         let mut upload = self.begin_up_to(self.0.largest.saturating_add(WAV_HEADER as u64))?;
-        upload.samples = true;
+        upload.is_samples = true;
         upload.write(&wav_header(0)).await?;
         Ok(upload)
     }
 
-    /// Begins an upload for a thread that may block.
+    /// Begins an upload on a thread that may block.
     pub fn begin_blocking(&self) -> Result<BlockingUpload, ApiError> {
         let (file, stored) = self.create(self.0.largest)?;
         Ok(BlockingUpload { file, stored })
     }
 
-    fn create(&self, most: u64) -> Result<(File, Stored), ApiError> {
+    fn create(&self, max_bytes: u64) -> Result<(File, UploadFile), ApiError> {
         let file = tempfile::Builder::new()
             .prefix("upload-")
             .tempfile_in(&self.0.folder)
             .map_err(|error| storage_error(&error))?;
         let (file, path) = file.into_parts();
-        let stored = Stored {
+        let stored = UploadFile {
             path,
             bytes: 0,
-            most,
+            max_bytes,
             digest: Sha256::new(),
             store: Arc::clone(&self.0),
         };
@@ -141,7 +142,7 @@ impl UploadStore {
     }
 }
 
-/// Readable by this user alone: it holds what people said.
+/// Creates a folder that only this user can read: recordings are private.
 fn create_private(parent: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
@@ -150,21 +151,21 @@ fn create_private(parent: &Path) -> io::Result<()> {
         .create(parent)
 }
 
-/// Removes the folders whose process is gone: their lock is free.
-fn sweep(parent: &Path) -> io::Result<()> {
+/// Removes the folders of dead processes, whose lock is free.
+fn remove_stale(parent: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(parent)? {
         let entry = entry?;
         if !entry.file_name().to_string_lossy().starts_with("run-") {
             continue;
         }
         let folder = entry.path();
-        // Without a lock: just being removed by somebody else.
+        // A folder without a lock file is being removed by another process.
         let Ok(lock) = File::open(folder.join(LOCK)) else {
             continue;
         };
         match lock.try_lock() {
             Ok(()) => {
-                info!(folder = %folder.display(), "removing uploads that a crash left");
+                info!(folder = %folder.display(), "removing the uploads of a crashed process");
                 std::fs::remove_dir_all(&folder)?;
             }
             Err(TryLockError::WouldBlock) => {}
@@ -174,75 +175,78 @@ fn sweep(parent: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// An upload being written.
+/// An upload in progress.
 pub struct Upload {
     file: tokio::fs::File,
-    stored: Stored,
-    /// Its header is to be completed when its length is known.
-    samples: bool,
+    stored: UploadFile,
+    /// The file starts with a WAV header, which needs the final length.
+    is_samples: bool,
 }
 
-/// The same, on a thread that may block.
+/// An upload in progress on a thread that may block.
 pub struct BlockingUpload {
     file: File,
-    stored: Stored,
+    stored: UploadFile,
 }
 
-/// An upload that has come.
+/// A complete upload.
 #[derive(Clone, Debug)]
-pub struct Received {
-    /// Where it is; the file goes with the last copy of this.
+pub struct StoredUpload {
+    /// The file. It is removed with the last clone.
     pub source: AudioSource,
-    /// SHA-256 of its bytes.
+    /// The SHA-256 of the uploaded bytes.
     pub digest: [u8; 32],
 }
 
-/// An upload on disk; the file goes when this is dropped.
-struct Stored {
+/// A file that is removed, and its space released, on drop.
+struct UploadFile {
     path: TempPath,
     bytes: u64,
-    most: u64,
+    max_bytes: u64,
     digest: Sha256,
     store: Arc<Inner>,
 }
 
-impl Stored {
-    /// Takes in bytes that are about to be written, within the bounds.
+impl UploadFile {
+    /// Counts and hashes bytes that are about to be written.
+    ///
+    /// # Errors
+    /// The upload, or all uploads together, would exceed the limit.
     fn add(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
         let added = bytes.len() as u64;
-        if self.bytes + added > self.most {
+        if self.bytes + added > self.max_bytes {
             let largest = self.store.largest;
             return Err(ApiError::upload_too_large(self.bytes + added, largest));
         }
         let used = self.store.used.fetch_add(added, Ordering::Relaxed) + added;
-        // Counted from here on, whether the write succeeds or not: dropping takes it back.
+        // From here on, drop releases the space, even if the write fails.
         self.bytes += added;
-        if used > self.store.space {
-            warn!(used, "uploads fill the space that they may take");
+        if used > self.store.capacity {
+            warn!(used, "the upload folder is full");
             return Err(ApiError::insufficient_storage());
         }
         self.digest.update(bytes);
         Ok(())
     }
 
-    fn received(self) -> Received {
+    fn complete(self) -> StoredUpload {
         let path = self.path.to_path_buf();
         let digest = self.digest.clone().finalize().into();
-        Received {
+        StoredUpload {
             source: AudioSource::guarded(path, Arc::new(self)),
             digest,
         }
     }
 }
 
-impl Drop for Stored {
+impl Drop for UploadFile {
     fn drop(&mut self) {
         self.store.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 impl Upload {
-    /// Adds bytes, within the bounds.
+    /// Appends bytes, within the limits.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
         self.stored.add(bytes)?;
         self.file
@@ -251,10 +255,10 @@ impl Upload {
             .map_err(|error| storage_error(&error))
     }
 
-    /// All bytes have come.
-    pub async fn finish(mut self) -> Result<Received, ApiError> {
+    /// Completes the upload.
+    pub async fn finish(mut self) -> Result<StoredUpload, ApiError> {
         let finished = async {
-            if self.samples {
+            if self.is_samples {
                 let bytes = self.stored.bytes - WAV_HEADER as u64;
                 self.file.seek(io::SeekFrom::Start(0)).await?;
                 self.file.write_all(&wav_header(bytes)).await?;
@@ -262,30 +266,30 @@ impl Upload {
             self.file.flush().await
         };
         finished.await.map_err(|error| storage_error(&error))?;
-        Ok(self.stored.received())
+        Ok(self.stored.complete())
     }
 }
 
 impl BlockingUpload {
-    /// Adds bytes, within the bounds.
+    /// Appends bytes, within the limits.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
         self.stored.add(bytes)?;
         let written = self.file.write_all(bytes);
         written.map_err(|error| storage_error(&error))
     }
 
-    /// All bytes have come.
-    pub fn finish(self) -> Received {
-        self.stored.received()
+    /// Completes the upload.
+    pub fn finish(self) -> StoredUpload {
+        self.stored.complete()
     }
 }
 
 const WAV_HEADER: usize = 44;
 
-/// The header of a WAV file with so many bytes of samples: 16 kHz, mono, signed 16 bit.
+/// The header of a WAV file with `bytes` of samples: 16 kHz, mono, signed 16 bit.
 fn wav_header(bytes: u64) -> [u8; WAV_HEADER] {
-    let rate = stt_actors::ports::SAMPLE_RATE;
-    // Half a sample at the end is none. Longer than the format can say is longer than is taken.
+    let rate = stt_actors::domain::chunk::SAMPLE_RATE;
+    // Ignore half a sample at the end. Uploads longer than the format allows exceed the upload limit.
     let bytes = u32::try_from(bytes & !1).unwrap_or(u32::MAX);
     let mut header = [0; WAV_HEADER];
     let mut fields = header.as_mut_slice();
@@ -304,14 +308,14 @@ fn wav_header(bytes: u64) -> [u8; WAV_HEADER] {
         b"data",
         &bytes.to_le_bytes(),
     ] {
-        // A slice of sufficient length: the fields are 44 bytes.
+        // Cannot fail: the fields have 44 bytes.
         let _ = fields.write_all(field);
     }
     header
 }
 
 fn storage_error(error: &io::Error) -> ApiError {
-    warn!(%error, "an upload cannot be stored");
+    warn!(%error, "storing an upload failed");
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ApiError::insufficient_storage()
@@ -331,11 +335,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upload_goes_with_its_last_user_and_gives_its_space_back() {
+    async fn an_upload_is_removed_with_its_last_user_and_releases_its_space() {
         let (_parent, store) = store(100);
         let mut upload = store.begin().expect("begins");
         upload.write(b"hello").await.expect("fits");
-        let Received { source, digest } = upload.finish().await.expect("finishes");
+        let StoredUpload { source, digest } = upload.finish().await.expect("finishes");
         assert_eq!(digest, <[u8; 32]>::from(Sha256::digest(b"hello")));
         assert_eq!(std::fs::read(source.path()).expect("is there"), b"hello");
         let (path, again) = (source.path().to_path_buf(), source.clone());
@@ -347,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_upload_and_all_together_are_bounded() {
+    async fn one_upload_and_all_together_are_limited() {
         let (_parent, store) = store(10);
         let mut upload = store.begin().expect("begins");
         let error = upload.write(&[0; 11]).await.expect_err("too large");
@@ -366,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_is_swept_and_what_lives_is_not() {
+    fn the_folder_of_a_crashed_process_is_removed_and_one_in_use_is_not() {
         let parent = tempfile::tempdir().expect("a folder");
         let living = UploadStore::open(parent.path(), 10).expect("opens");
         let crashed = parent.path().join("run-crashed");

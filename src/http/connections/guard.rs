@@ -1,8 +1,9 @@
-//! What a reply holds until it is out: its connection is busy so long, and a body in chunks that was
-//! refused unread is not let go of.
+//! Keeps a connection marked as busy until its response is sent, and closes the connection if a chunked body was
+//! rejected unread.
 //!
-//! The HTTP library closes a connection whose body nobody read, after a while in which the client may
-//! notice the refusal. But one in chunks it goes on to read, without end, once nobody holds it.
+//! The HTTP library closes a connection whose body was not read, after a delay in which the client can receive
+//! the error. But once the payload of a chunked body is dropped, it reads the rest of the body, however long.
+//! Keeping the payload until the response is sent prevents that.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -15,33 +16,32 @@ use actix_web::middleware::Next;
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage};
 
-use crate::http::connections::Seat;
-use crate::http::connections::idle::UnderWay;
+use super::ConnectionPermit;
+use super::idle::RequestInProgress;
 
-/// Marks the connection as busy until the reply is out, and has it closed where a body in chunks was
-/// refused.
-pub async fn hold<B: MessageBody + 'static>(
+/// The middleware.
+pub async fn guard_connection<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<Held>, Error> {
-    let under_way = request.request().conn_data::<Seat>();
-    let under_way = under_way.and_then(Seat::request);
-    let unread = request
+) -> Result<ServiceResponse<GuardedBody>, Error> {
+    let permit = request.request().conn_data::<ConnectionPermit>();
+    let in_progress = permit.and_then(ConnectionPermit::begin_request);
+    let payload = request
         .chunked()
         .unwrap_or(false)
-        .then(|| share(&mut request));
+        .then(|| share_payload(&mut request));
     let response = next.call(request).await?;
-    let is_refusal = response.status().is_client_error() || response.status().is_server_error();
-    let unread = unread.filter(|_| is_refusal);
-    Ok(response.map_body(|_, body| Held {
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
+    let unread = payload.filter(|_| is_error);
+    Ok(response.map_body(|_, body| GuardedBody {
         body: body.boxed(),
-        _under_way: under_way,
+        _in_progress: in_progress,
         _unread: unread,
     }))
 }
 
-/// Gives the body of a request to two: the handler, which reads it, and whoever keeps it.
-fn share(request: &mut ServiceRequest) -> Rc<RefCell<Payload>> {
+/// Shares the request's payload between the handler, which reads it, and the caller.
+fn share_payload(request: &mut ServiceRequest) -> Rc<RefCell<Payload>> {
     let shared = Rc::new(RefCell::new(request.take_payload()));
     let read = Rc::clone(&shared);
     let stream = futures::stream::poll_fn(move |context| {
@@ -53,14 +53,14 @@ fn share(request: &mut ServiceRequest) -> Rc<RefCell<Payload>> {
     shared
 }
 
-/// A reply's body and what it holds.
-pub struct Held {
+/// A response's body and what is kept until it is sent.
+pub struct GuardedBody {
     body: BoxBody,
-    _under_way: Option<UnderWay>,
+    _in_progress: Option<RequestInProgress>,
     _unread: Option<Rc<RefCell<Payload>>>,
 }
 
-impl MessageBody for Held {
+impl MessageBody for GuardedBody {
     type Error = <BoxBody as MessageBody>::Error;
 
     fn size(&self) -> BodySize {

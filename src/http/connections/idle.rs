@@ -1,6 +1,6 @@
-//! Connections on which nothing goes on are closed: the HTTP library limits the head of the first request
-//! and the time between two; the head of a later one, and a body in chunks that is refused unread, could
-//! take as long as the client likes.
+//! Closes idle connections. The HTTP library limits the time for the head of a connection's first request and
+//! between two requests; without this module, the head of a later request, or a rejected chunked body that is
+//! not read, could take any time.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -15,52 +15,55 @@ use tracing::{debug, warn};
 
 /// All open connections.
 #[derive(Clone, Debug, Default)]
-pub struct Attendance(Arc<Inner>);
+pub struct IdleTracker(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    next: AtomicU64,
+    next_id: AtomicU64,
     open: Mutex<HashMap<u64, Connection>>,
 }
 
 #[derive(Debug)]
 struct Connection {
-    /// The same socket once more: closing it needs nobody's help.
+    /// A duplicate of the socket, through which this module can close the connection.
     socket: TcpStream,
     requests: u32,
-    /// Since when there have been so many.
-    since: Instant,
+    /// When `requests` last changed.
+    changed_at: Instant,
 }
 
-impl Attendance {
-    /// Attends to a new connection until what is given is dropped. `None`: it is no socket.
-    pub fn enter(&self, socket: &dyn Any) -> Option<Attended> {
+impl IdleTracker {
+    /// Tracks a new connection until the returned guard is dropped. `None` if the socket cannot be duplicated.
+    pub fn track(&self, socket: &dyn Any) -> Option<TrackedConnection> {
         let socket = socket.downcast_ref::<actix_web::rt::net::TcpStream>()?;
         let socket = socket.as_fd().try_clone_to_owned();
-        // It is served all the same: who has no file left has other worries.
-        let socket = socket.inspect_err(|reason| warn!(%reason, "a connection goes unattended"));
+        // Probably out of file descriptors: serve the connection without idle tracking.
+        let socket =
+            socket.inspect_err(|reason| warn!(%reason, "a connection has no idle tracking"));
         let connection = Connection {
             socket: socket.ok()?.into(),
             requests: 0,
-            since: Instant::now(),
+            changed_at: Instant::now(),
         };
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        self.0.open().insert(number, connection);
-        Some(Attended {
-            all: Arc::clone(&self.0),
-            number,
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        self.0.open().insert(id, connection);
+        Some(TrackedConnection {
+            tracker: Arc::clone(&self.0),
+            id,
         })
     }
 
-    /// From now on, connections without a request for so long are closed; they are looked at so often.
-    pub fn close_idle(&self, limit: Duration, every: Duration) {
-        let all = Arc::downgrade(&self.0);
+    /// Starts to close connections that had no request for `limit`, checking every `interval`.
+    pub fn close_idle(&self, limit: Duration, interval: Duration) {
+        let tracker = Arc::downgrade(&self.0);
         tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(every);
+            let mut ticks = tokio::time::interval(interval);
             loop {
                 ticks.tick().await;
-                let Some(all) = all.upgrade() else { return };
-                all.close_idle(limit);
+                let Some(tracker) = tracker.upgrade() else {
+                    return;
+                };
+                tracker.close_idle(limit);
             }
         });
     }
@@ -73,56 +76,56 @@ impl Inner {
 
     fn close_idle(&self, limit: Duration) {
         for connection in self.open().values_mut() {
-            if connection.requests == 0 && connection.since.elapsed() >= limit {
-                // The server notices as if the client had done it. One that is closed already is fine.
+            if connection.requests == 0 && connection.changed_at.elapsed() >= limit {
+                // The server sees the same as if the client had closed it. Ignore that it may be closed already.
                 let _ = connection.socket.shutdown(Shutdown::Both);
-                debug!("a connection without a request was closed");
+                debug!("closed an idle connection");
             }
         }
     }
 
-    fn count(&self, number: u64, count: impl FnOnce(&mut u32)) {
-        if let Some(connection) = self.open().get_mut(&number) {
+    fn count(&self, id: u64, count: impl FnOnce(&mut u32)) {
+        if let Some(connection) = self.open().get_mut(&id) {
             count(&mut connection.requests);
-            connection.since = Instant::now();
+            connection.changed_at = Instant::now();
         }
     }
 }
 
-/// A connection that is attended to.
+/// A tracked connection.
 #[derive(Debug)]
-pub struct Attended {
-    all: Arc<Inner>,
-    number: u64,
+pub struct TrackedConnection {
+    tracker: Arc<Inner>,
+    id: u64,
 }
 
-impl Attended {
-    /// A request has come; it is under way until what is given is dropped.
-    pub fn request(&self) -> UnderWay {
-        self.all.count(self.number, |requests| *requests += 1);
-        UnderWay {
-            all: Arc::clone(&self.all),
-            number: self.number,
+impl TrackedConnection {
+    /// Marks the connection as busy until the returned guard is dropped.
+    pub fn begin_request(&self) -> RequestInProgress {
+        self.tracker.count(self.id, |requests| *requests += 1);
+        RequestInProgress {
+            tracker: Arc::clone(&self.tracker),
+            id: self.id,
         }
     }
 }
 
-impl Drop for Attended {
+impl Drop for TrackedConnection {
     fn drop(&mut self) {
-        self.all.open().remove(&self.number);
+        self.tracker.open().remove(&self.id);
     }
 }
 
-/// A request under way.
+/// A request in progress on a tracked connection.
 #[derive(Debug)]
-pub struct UnderWay {
-    all: Arc<Inner>,
-    number: u64,
+pub struct RequestInProgress {
+    tracker: Arc<Inner>,
+    id: u64,
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
-        self.all.count(self.number, |requests| *requests -= 1);
+        self.tracker.count(self.id, |requests| *requests -= 1);
     }
 }
 
@@ -136,7 +139,7 @@ mod tests {
     use tokio::net::TcpStream;
     use tokio::sync::Semaphore;
 
-    use crate::http::connections::Seats;
+    use crate::http::connections::ConnectionLimit;
     use crate::http::connections::guard;
 
     use super::*;
@@ -144,38 +147,38 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
     const SHORT: Duration = Duration::from_millis(100);
 
-    /// What `/wait` tells and waits for.
-    struct Door {
-        came: Semaphore,
-        go: Semaphore,
+    /// Lets a test hold a request to `/wait`.
+    struct Gate {
+        arrived: Semaphore,
+        open: Semaphore,
     }
 
-    /// A server that reads no body, on which nothing but this is limited.
-    fn serve(seats: &Seats, door: &Arc<Door>) -> SocketAddr {
+    /// A server that reads no body and has no other limit than this one.
+    fn serve(limit: &ConnectionLimit, gate: &Arc<Gate>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let address = listener.local_addr().expect("an address");
-        let (seats, door) = (seats.clone(), Arc::clone(door));
+        let (limit, gate) = (limit.clone(), Arc::clone(gate));
         let server = HttpServer::new(move || {
-            let door = Arc::clone(&door);
+            let gate = Arc::clone(&gate);
             App::new()
-                .wrap(from_fn(guard::hold))
+                .wrap(from_fn(guard::guard_connection))
                 .default_service(web::to(move |request: HttpRequest| {
-                    let door = Arc::clone(&door);
+                    let gate = Arc::clone(&gate);
                     async move {
                         match request.path() {
                             "/wait" => {
-                                door.came.add_permits(1);
-                                let _ = door.go.acquire().await;
+                                gate.arrived.add_permits(1);
+                                let _ = gate.open.acquire().await;
                                 HttpResponse::Ok().body("waited")
                             }
-                            "/refused" => HttpResponse::Unauthorized().body("no"),
+                            "/rejected" => HttpResponse::Unauthorized().body("no"),
                             _ => HttpResponse::Ok().body("yes"),
                         }
                     }
                 }))
         })
         .workers(1)
-        .on_connect(move |socket, connection| seats.welcome(socket, connection))
+        .on_connect(move |socket, connection| limit.on_connect(socket, connection))
         .keep_alive(LONG)
         .client_request_timeout(LONG)
         .client_disconnect_timeout(SHORT)
@@ -187,10 +190,10 @@ mod tests {
         address
     }
 
-    fn door() -> Arc<Door> {
-        Arc::new(Door {
-            came: Semaphore::new(0),
-            go: Semaphore::new(0),
+    fn gate() -> Arc<Gate> {
+        Arc::new(Gate {
+            arrived: Semaphore::new(0),
+            open: Semaphore::new(0),
         })
     }
 
@@ -200,8 +203,8 @@ mod tests {
         stream
     }
 
-    /// All that comes until the server closes the connection.
-    async fn rest(mut stream: TcpStream) -> String {
+    /// Everything that the server sends until it closes the connection.
+    async fn read_to_end(mut stream: TcpStream) -> String {
         let mut text = Vec::new();
         let read = stream.read_to_end(&mut text);
         let read = tokio::time::timeout(Duration::from_secs(60), read).await;
@@ -210,12 +213,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_no_request_is_closed_whatever_was_sent_and_what_has_one_is_not() {
-        let (seats, door) = (Seats::new(8), door());
-        let address = serve(&seats, &door);
+    async fn idle_connections_are_closed_whatever_was_sent_and_busy_ones_are_not() {
+        let (limit, gate) = (ConnectionLimit::new(8), gate());
+        let address = serve(&limit, &gate);
         let busy = send(address, "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        let came = door.came.acquire().await.expect("comes");
-        seats.close_idle(SHORT, SHORT);
+        let arrived = gate.arrived.acquire().await.expect("arrives");
+        limit.close_idle(SHORT, SHORT);
         for (sent, expected) in [
             ("", ""),
             ("GET", ""),
@@ -226,29 +229,29 @@ mod tests {
                 "yes",
             ),
         ] {
-            let got = rest(send(address, sent).await).await;
+            let got = read_to_end(send(address, sent).await).await;
             assert!(got.ends_with(expected), "{sent:?}: {got}");
         }
-        drop(came);
-        door.go.add_permits(1);
-        let got = rest(busy).await;
+        drop(arrived);
+        gate.open.add_permits(1);
+        let got = read_to_end(busy).await;
         assert!(got.ends_with("waited"), "{got}");
         let all_gone = async {
-            while !seats.attendance().0.open().is_empty() {
+            while !limit.idle_tracker().0.open().is_empty() {
                 tokio::task::yield_now().await;
             }
         };
         let patience = Duration::from_secs(60);
         let gone = tokio::time::timeout(patience, all_gone).await;
-        gone.expect("nothing of them is left");
+        gone.expect("none of them is left");
     }
 
     #[tokio::test]
-    async fn a_body_in_chunks_that_is_refused_unread_has_its_connection_closed() {
-        let (seats, door) = (Seats::new(8), door());
-        let address = serve(&seats, &door);
-        let head = "POST /refused HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let got = rest(send(address, head).await).await;
+    async fn a_rejected_chunked_body_has_its_connection_closed_unread() {
+        let (limit, gate) = (ConnectionLimit::new(8), gate());
+        let address = serve(&limit, &gate);
+        let head = "POST /rejected HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let got = read_to_end(send(address, head).await).await;
         assert!(got.starts_with("HTTP/1.1 401"), "{got}");
         assert!(got.contains("connection: close"), "{got}");
     }

@@ -1,5 +1,4 @@
-//! At most so many connections: each that is opened takes a seat and keeps it until it is closed. Those
-//! beyond may ask how the server is, and are told to come back with anything else.
+//! A limit on open connections. Connections beyond it may call the probe routes; other requests on them get 503.
 
 pub mod guard;
 mod idle;
@@ -19,141 +18,137 @@ use tracing::warn;
 
 use crate::http::reply::error::ApiError;
 use crate::http::request_log::PROBES;
-use idle::{Attendance, Attended, UnderWay};
+use idle::{IdleTracker, RequestInProgress, TrackedConnection};
 
-/// Connections beyond the seats, for those who ask how the server is. More than these wait to be
-/// accepted.
-const STANDING: usize = 32;
-/// Files of the process that are no connections: sockets of workers, pipes of ffmpeg, the log.
+/// Connections that are accepted beyond the limit, for probes. More than these wait to be accepted.
+const PROBE_CONNECTIONS: usize = 32;
+/// Open files that are not connections: sockets of workers, pipes of ffmpeg, the log.
 const OTHER_FILES: u64 = 256;
-/// A connection, the file by which it is attended to, and the file of its upload.
+/// The connection, its duplicate in the idle tracker, and the file of its upload.
 const FILES_PER_CONNECTION: u64 = 3;
 
-/// All seats.
+/// Limits the number of open connections.
 #[derive(Clone, Debug)]
-pub struct Seats(Arc<Inner>);
+pub struct ConnectionLimit(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    most: usize,
-    taken: AtomicUsize,
-    attendance: Attendance,
+    limit: usize,
+    in_use: AtomicUsize,
+    idle_tracker: IdleTracker,
 }
 
-impl Seats {
-    /// So many.
-    pub fn new(most: u32) -> Self {
+impl ConnectionLimit {
+    pub fn new(limit: u32) -> Self {
         Self(Arc::new(Inner {
-            most: most as usize,
-            taken: AtomicUsize::new(0),
-            attendance: Attendance::default(),
+            limit: limit as usize,
+            in_use: AtomicUsize::new(0),
+            idle_tracker: IdleTracker::default(),
         }))
     }
 
-    /// Connections that each of so many threads may have at most, those without a seat among them.
-    pub fn for_each_thread(&self, threads: usize) -> usize {
-        (self.0.most + STANDING).div_ceil(threads)
+    /// The most connections that each of `threads` accepts, including those for probes.
+    pub fn per_thread(&self, threads: usize) -> usize {
+        (self.0.limit + PROBE_CONNECTIONS).div_ceil(threads)
     }
 
-    /// From now on, connections without a request for so long are closed; they are looked at so often.
-    pub fn close_idle(&self, limit: Duration, every: Duration) {
-        self.0.attendance.close_idle(limit, every);
+    /// Starts to close connections that had no request for `limit`, checking every `interval`.
+    pub fn close_idle(&self, limit: Duration, interval: Duration) {
+        self.0.idle_tracker.close_idle(limit, interval);
     }
 
-    /// What goes on on them.
     #[cfg(test)]
-    pub fn attendance(&self) -> &Attendance {
-        &self.0.attendance
+    pub fn idle_tracker(&self) -> &IdleTracker {
+        &self.0.idle_tracker
     }
 
-    /// Gives a new connection a seat, if there is one.
-    pub fn welcome(&self, socket: &dyn Any, connection: &mut Extensions) {
-        connection.insert(Seat {
-            attended: self.0.attendance.enter(socket),
-            seats: self.clone(),
-            taken: AtomicBool::new(self.take()),
+    /// Registers a new connection, and gives it a permit if one is free.
+    pub fn on_connect(&self, socket: &dyn Any, connection: &mut Extensions) {
+        connection.insert(ConnectionPermit {
+            tracked: self.0.idle_tracker.track(socket),
+            limit: self.clone(),
+            acquired: AtomicBool::new(self.try_acquire()),
         });
     }
 
-    fn take(&self) -> bool {
-        let one_more = |taken: usize| (taken < self.0.most).then_some(taken + 1);
+    fn try_acquire(&self) -> bool {
+        let one_more = |in_use: usize| (in_use < self.0.limit).then_some(in_use + 1);
         let relaxed = Ordering::Relaxed;
         self.0
-            .taken
+            .in_use
             .fetch_update(relaxed, relaxed, one_more)
             .is_ok()
     }
 }
 
-/// A connection's seat, or its wish for one. It is given back when the connection ends.
+/// A connection's permit, acquired or still missing. It is released when the connection closes.
 #[derive(Debug)]
-pub struct Seat {
-    attended: Option<Attended>,
-    seats: Seats,
-    taken: AtomicBool,
+pub struct ConnectionPermit {
+    tracked: Option<TrackedConnection>,
+    limit: ConnectionLimit,
+    acquired: AtomicBool,
 }
 
-impl Seat {
-    /// A request has come; it is under way until what is given is dropped.
-    pub fn request(&self) -> Option<UnderWay> {
-        self.attended.as_ref().map(Attended::request)
+impl ConnectionPermit {
+    /// Marks the connection as busy until the returned guard is dropped.
+    pub fn begin_request(&self) -> Option<RequestInProgress> {
+        self.tracked.as_ref().map(TrackedConnection::begin_request)
     }
 
-    /// Whether there is a seat, by now.
-    fn is_taken(&self) -> bool {
-        // A connection is one thread's.
-        let taken = self.taken.load(Ordering::Relaxed) || self.seats.take();
-        self.taken.store(taken, Ordering::Relaxed);
-        taken
+    /// Whether the connection has a permit. Tries again to acquire a missing one.
+    fn ensure_acquired(&self) -> bool {
+        // Not a race: one thread serves all requests of a connection.
+        let acquired = self.acquired.load(Ordering::Relaxed) || self.limit.try_acquire();
+        self.acquired.store(acquired, Ordering::Relaxed);
+        acquired
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        if self.taken.load(Ordering::Relaxed) {
-            self.seats.0.taken.fetch_sub(1, Ordering::Relaxed);
+        if self.acquired.load(Ordering::Relaxed) {
+            self.limit.0.in_use.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-/// Refuses what comes on a connection without a seat, except for questions that are answered from memory,
-/// by which a node is told to be alive; and closes it.
-pub async fn require_seat<B: MessageBody>(
+/// Rejects requests on a connection without a permit, except for probes, and closes the connection.
+pub async fn require_permit<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let seat = request.request().conn_data::<Seat>();
-    let is_seated = seat.is_none_or(Seat::is_taken);
-    let mut response = if is_seated || PROBES.contains(&request.path()) {
+    let permit = request.request().conn_data::<ConnectionPermit>();
+    let is_permitted = permit.is_none_or(ConnectionPermit::ensure_acquired);
+    let mut response = if is_permitted || PROBES.contains(&request.path()) {
         next.call(request).await?.map_into_left_body()
     } else {
-        let refusal = ApiError::too_many_connections().error_response();
-        request.into_response(refusal).map_into_right_body()
+        let error = ApiError::too_many_connections().error_response();
+        request.into_response(error).map_into_right_body()
     };
-    if !is_seated {
-        // There are few places to stand.
+    if !is_permitted {
+        // Free the connection for the next probe.
         let head = response.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }
     Ok(response)
 }
 
-/// Lets the process open as many files as so many connections need, as far as it may.
-pub fn allow_files_for(connections: u32) {
-    let wanted = u64::from(connections) * FILES_PER_CONNECTION + OTHER_FILES;
+/// Raises the process's limit on open files to what this many connections need, as far as the system allows.
+pub fn raise_file_limit(connections: u32) {
+    let needed = u64::from(connections) * FILES_PER_CONNECTION + OTHER_FILES;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
     };
-    if soft < wanted {
-        let most = wanted.min(hard);
-        if most < wanted {
+    if soft < needed {
+        let allowed = needed.min(hard);
+        if allowed < needed {
             warn!(
-                most,
-                wanted, "MAX_CONNECTIONS: the process may not open enough files for so many"
+                allowed,
+                needed, "the limit on open files is too low for MAX_CONNECTIONS"
             );
         }
-        if let Err(reason) = setrlimit(Resource::RLIMIT_NOFILE, most, hard) {
-            warn!(%reason, "the limit on open files stays as it is");
+        if let Err(reason) = setrlimit(Resource::RLIMIT_NOFILE, allowed, hard) {
+            warn!(%reason, "raising the limit on open files failed");
         }
     }
 }
@@ -163,21 +158,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seat_is_given_back_and_one_that_waited_gets_it() {
-        let seats = Seats::new(1);
+    fn a_permit_is_released_and_a_connection_without_one_gets_it() {
+        let limit = ConnectionLimit::new(1);
         let connect = || {
             let mut connection = Extensions::new();
-            seats.welcome(&(), &mut connection);
+            limit.on_connect(&(), &mut connection);
             connection
         };
-        let is_seated =
-            |connection: &Extensions| connection.get::<Seat>().is_some_and(Seat::is_taken);
+        let is_permitted = |connection: &Extensions| {
+            let permit = connection.get::<ConnectionPermit>();
+            permit.is_some_and(ConnectionPermit::ensure_acquired)
+        };
         let (first, second) = (connect(), connect());
-        assert!(is_seated(&first) && !is_seated(&second));
+        assert!(is_permitted(&first) && !is_permitted(&second));
         drop(first);
         let third = connect();
-        assert!(is_seated(&third) && !is_seated(&second));
+        assert!(is_permitted(&third) && !is_permitted(&second));
         drop((second, third));
-        assert_eq!(seats.0.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(limit.0.in_use.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! How much one client may ask for: so many requests in a time, so much audio in a day. All of it is
-//! decided from the head of a request, and none of it is kept beyond the process.
+//! Limits per client: requests per second, audio per day, and wrong keys. They are checked with a request's head,
+//! and their counters live in memory.
 
 mod buckets;
 pub mod proxies;
@@ -9,37 +9,37 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http::caller::Visitor;
+use crate::http::caller::Caller;
 use crate::http::reply::error::ApiError;
 use crate::settings::Settings;
 use buckets::Buckets;
 use quota::Quota;
 
-/// Wrong keys from one address at once: somebody who mistypes, or a few machines with an old key.
-const WRONG_KEYS_AT_ONCE: u32 = 20;
-/// One more after so long.
-const WRONG_KEYS_EVERY: Duration = Duration::from_secs(3);
-/// Without a setting, a client may send as much at once as in so many seconds.
-const SECONDS_OF_BURST: f64 = 10.0;
-/// At least as many: pages send a file's parts all together.
-const LEAST_BURST: u32 = 5;
-/// Addresses that one line has: IPv6 gives each a whole network.
+/// The wrong keys that one address may send at once: several machines may share an address and an old key.
+const WRONG_KEY_BURST: u32 = 20;
+/// The time until one more wrong key is allowed.
+const WRONG_KEY_INTERVAL: Duration = Duration::from_secs(3);
+/// The default burst, as seconds at the allowed rate.
+const DEFAULT_BURST_SECONDS: f64 = 10.0;
+/// The least default burst: some pages send the parts of a file in parallel.
+const MIN_DEFAULT_BURST: u32 = 5;
+/// IPv6 addresses with this prefix in common count as one client: an access line gets a whole network.
 const IPV6_NETWORK_BITS: u32 = 64;
 
-/// Whom a limit counts.
+/// The key under which a limit counts requests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Who {
-    /// A key, by its id.
+pub enum RateLimitKey {
+    /// An API key's id.
     Key(Arc<str>),
-    /// An address; of IPv6, the network that it is in.
+    /// An IPv4 address or an IPv6 network.
     Address(IpAddr),
-    /// All addresses that there is no room to tell apart.
-    Others,
+    /// Shared by unknown addresses and by those beyond the capacity of a limit's table.
+    Shared,
 }
 
-impl Who {
-    /// The one behind an address.
-    pub fn at(address: IpAddr) -> Self {
+impl RateLimitKey {
+    /// The key of an address.
+    pub fn of_address(address: IpAddr) -> Self {
         Self::Address(match address {
             IpAddr::V6(address) => {
                 let host_bits = u128::BITS - IPV6_NETWORK_BITS;
@@ -49,11 +49,11 @@ impl Who {
         })
     }
 
-    /// The same where only so many addresses are told apart.
-    fn where_known(self, is_room: bool) -> Self {
+    /// This key, or the shared one for an address for which the table has no room.
+    fn if_tracked(self, has_room: bool) -> Self {
         match self {
-            Self::Address(_) if !is_room => Self::Others,
-            Self::Address(_) | Self::Key(_) | Self::Others => self,
+            Self::Address(_) if !has_room => Self::Shared,
+            Self::Address(_) | Self::Key(_) | Self::Shared => self,
         }
     }
 }
@@ -63,51 +63,55 @@ impl Who {
 pub struct Limits(Arc<Inner>);
 
 struct Inner {
-    work: Option<Buckets>,
+    requests: Option<Buckets>,
     wrong_keys: Buckets,
     quota: Quota,
 }
 
 impl Limits {
-    /// Those of the settings.
+    /// The limits in the settings.
     pub fn new(settings: &Settings) -> Self {
-        let work = settings.rate_limit_rps.map(|per_second| {
+        let requests = settings.rate_limit_rps.map(|per_second| {
             let burst = settings.rate_limit_burst.unwrap_or_else(|| {
-                let burst = (per_second * SECONDS_OF_BURST).ceil() as u32;
-                burst.max(LEAST_BURST)
+                let burst = (per_second * DEFAULT_BURST_SECONDS).ceil() as u32;
+                burst.max(MIN_DEFAULT_BURST)
             });
             Buckets::new(Duration::from_secs_f64(per_second.recip()), burst)
         });
         Self(Arc::new(Inner {
-            work,
-            wrong_keys: Buckets::new(WRONG_KEYS_EVERY, WRONG_KEYS_AT_ONCE),
+            requests,
+            wrong_keys: Buckets::new(WRONG_KEY_INTERVAL, WRONG_KEY_BURST),
             quota: Quota::new(settings.max_audio_per_day),
         }))
     }
 
-    /// Lets a request for work in, or says why not and for how long.
-    pub fn admit(&self, visitor: &Visitor) -> Result<(), ApiError> {
-        let who = visitor.who();
-        if let Some(work) = &self.0.work {
-            work.take(&who).map_err(ApiError::rate_limited)?;
+    /// Checks and counts a request with audio.
+    ///
+    /// # Errors
+    /// The request rate or the audio per day is exceeded.
+    pub fn admit(&self, caller: &Caller) -> Result<(), ApiError> {
+        let key = caller.rate_limit_key();
+        if let Some(requests) = &self.0.requests {
+            requests.take(&key).map_err(ApiError::rate_limited)?;
         }
-        (self.0.quota.check(who, visitor.own_allowance()))
-            .map_err(|spent| ApiError::insufficient_quota(spent.allowance, spent.until_anew))
+        (self.0.quota.check(key, caller.daily_allowance())).map_err(|exceeded| {
+            ApiError::insufficient_quota(exceeded.allowance, exceeded.until_reset)
+        })
     }
 
-    /// A wrong key came from there. Gives the refusal.
-    pub fn refuse_wrong_key(&self, address: Option<IpAddr>) -> ApiError {
-        let who = address.map_or(Who::Others, Who::at);
-        match self.0.wrong_keys.take(&who) {
+    /// Counts a wrong key from an address and returns the error.
+    pub fn reject_wrong_key(&self, address: Option<IpAddr>) -> ApiError {
+        let key = address.map_or(RateLimitKey::Shared, RateLimitKey::of_address);
+        match self.0.wrong_keys.take(&key) {
             Ok(()) => ApiError::invalid_api_key(),
             Err(wait) => ApiError::too_many_wrong_keys(wait),
         }
     }
 
-    /// So many seconds of audio were transcribed for somebody.
-    pub fn charge(&self, visitor: &Visitor, audio_seconds: f64) {
-        let own = visitor.own_allowance();
-        self.0.quota.charge(visitor.who(), own, audio_seconds);
+    /// Counts transcribed audio of a caller.
+    pub fn charge(&self, caller: &Caller, audio_seconds: f64) {
+        let (key, own) = (caller.rate_limit_key(), caller.daily_allowance());
+        self.0.quota.charge(key, own, audio_seconds);
     }
 }
 
@@ -116,10 +120,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_of_ipv6_is_one_client_and_an_address_of_ipv4_is() {
-        let who = |text: &str| Who::at(text.parse().expect("an address"));
-        assert_eq!(who("2001:db8:1:2::3"), who("2001:db8:1:2:ffff::9"));
-        assert_ne!(who("2001:db8:1:2::3"), who("2001:db8:1:3::3"));
-        assert_ne!(who("192.0.2.1"), who("192.0.2.2"));
+    fn an_ipv6_network_is_one_client_and_so_is_an_ipv4_address() {
+        let key = |text: &str| RateLimitKey::of_address(text.parse().expect("an address"));
+        assert_eq!(key("2001:db8:1:2::3"), key("2001:db8:1:2:ffff::9"));
+        assert_ne!(key("2001:db8:1:2::3"), key("2001:db8:1:3::3"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
     }
 }

@@ -1,13 +1,13 @@
-//! Where a request comes from, behind proxies: `X-Forwarded-For` says it, and anybody can write one, so
-//! that it counts only as far as trusted proxies wrote it.
+//! The client's address behind proxies. Any client can send `X-Forwarded-For`, so only entries that trusted
+//! proxies added count.
 
 use std::net::{IpAddr, SocketAddr};
 
 use actix_web::http::header::{HeaderMap, X_FORWARDED_FOR};
 use ipnet::IpNet;
 
-/// The address of the client. Each proxy adds at the right end whom it heard: from there leftwards, the
-/// first that is no trusted proxy is the client. What is left of it is the client's own word.
+/// The address of the client. Each proxy appends its peer's address: from the right, the first address that is
+/// not a trusted proxy is the client's. Entries to the left of it may be forged.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let mut client = peer.to_canonical();
@@ -20,14 +20,14 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
             None => (None, line),
         };
         lines.extend(rest);
-        // Behind what cannot be read, nothing is known: it is the proxy itself that counts.
+        // The entry cannot be parsed: count the request under the proxy's own address.
         let Some(address) = parse(last) else { break };
         client = address;
     }
     client
 }
 
-/// An address, as proxies write it: bare, with a port, or in brackets.
+/// Parses an address as proxies write it: alone, with a port, or in brackets.
 fn parse(text: &str) -> Option<IpAddr> {
     let text = text.trim().trim_matches('"');
     let bare = text.trim_start_matches('[').trim_end_matches(']');
@@ -53,9 +53,9 @@ mod tests {
     }
 
     #[test]
-    fn the_header_counts_from_trusted_proxies_alone_and_as_far_as_they_wrote_it() {
+    fn only_entries_of_trusted_proxies_count() {
         for (peer, lines, expected) in [
-            // Nobody who is not trusted can say that it is somebody else.
+            // A peer that is not trusted cannot claim another address.
             ("192.0.2.9", &["198.51.100.1"][..], "192.0.2.9"),
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &["198.51.100.1"], "198.51.100.1"),

@@ -1,8 +1,9 @@
-//! The error table: every refusal's status, type, code and headers, in one place.
+//! The error table: the status, type, code and headers of every error.
 //!
-//! The body is OpenAI's, with all four keys, and `detail` beside it for clients of the Python
-//! original.
+//! The body has OpenAI's format with all four keys, and `detail` for clients of the Python original.
 
+mod conversions;
+mod documented;
 mod limits;
 
 use std::time::Duration;
@@ -11,31 +12,29 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
-use stt_actors::SttError;
-use stt_actors::ports::{DecodeError, EngineExit, FallbackError};
+use stt_actors::domain::error::FallbackError;
 
 use crate::http::reply::escalation_headers;
 use crate::http::reply::schema::{ErrorBody, ErrorObject};
-use crate::libretranslate::TranslationError;
 use crate::metrics::ErrorType;
 
-/// Tells the OpenAI clients not to send a request again that will fail again.
+/// With the value `false`, OpenAI's clients do not retry the request.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-/// OpenAI's clients ignore longer ones.
-const LONGEST_RETRY_SECONDS: u64 = 120;
-/// When a disk may have room again.
+/// OpenAI's clients ignore a longer Retry-After.
+const MAX_RETRY_AFTER_SECONDS: u64 = 120;
+/// Retry-After when the disk is full.
 const STORAGE_RETRY: Duration = Duration::from_secs(30);
 
-/// OpenAI's kinds of error.
+/// OpenAI's error types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The client's to mend.
+    /// The request is invalid.
     InvalidRequest,
     /// Too many requests.
     RateLimit,
-    /// What a client may have is used up.
+    /// The client's allowance is used up.
     InsufficientQuota,
-    /// Ours.
+    /// The server failed.
     Server,
 }
 
@@ -50,7 +49,7 @@ impl Kind {
     }
 }
 
-/// A refusal.
+/// An error response.
 #[derive(Clone, Debug)]
 pub struct ApiError {
     status: StatusCode,
@@ -59,19 +58,19 @@ pub struct ApiError {
     param: Option<&'static str>,
     message: String,
     retry_after: Option<Duration>,
-    /// Methods that the path takes.
+    /// The methods of the route, for `Allow`.
     allowed: Option<&'static str>,
-    /// It fails again if it is sent again.
+    /// A retry would fail again.
     deterministic: bool,
     counted_as: ErrorType,
     fallback: Option<Box<FailedFallback>>,
 }
 
-/// The larger model gave nothing either.
+/// The fallback failed, too.
 #[derive(Clone, Debug)]
 struct FailedFallback {
     error: FallbackError,
-    /// What there is of a reply all the same.
+    /// The reply without the fallback.
     primary: Option<Value>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -126,30 +125,30 @@ impl ApiError {
         self
     }
 
-    /// No file in the form, where it has this name.
+    /// The body has no audio under this name.
     pub fn missing_file(name: &'static str) -> Self {
-        let message = format!("the request has no part named `{name}` with the audio");
+        let message = format!("the request has no audio: the part `{name}` is missing");
         Self::client(StatusCode::BAD_REQUEST, "missing_file", message).with_param(name)
     }
 
-    /// A language that whisper does not know, or cannot translate to.
+    /// A language that Whisper does not know or cannot translate to.
     pub fn unsupported_language(param: &'static str, message: impl Into<String>) -> Self {
         Self::client(StatusCode::BAD_REQUEST, "unsupported_language", message).with_param(param)
     }
 
-    /// A field with a value out of its range.
+    /// A field with an invalid value.
     pub fn invalid_value(param: &'static str, message: impl Into<String>) -> Self {
         Self::client(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", message).with_param(param)
     }
 
-    /// The body is no multipart form.
+    /// The body cannot be parsed.
     pub fn malformed_body(message: impl Into<String>) -> Self {
         Self::client(StatusCode::BAD_REQUEST, "malformed_body", message)
     }
 
-    /// The body is of a type that this path does not take.
+    /// The route does not accept the body's content type.
     pub fn unsupported_media_type() -> Self {
-        let message = "the body must be multipart/form-data with the audio as `file`, or application/json with it as `input_audio`";
+        let message = "the body must be multipart/form-data with the audio as `file`, or application/json with the audio as `input_audio`";
         Self::client(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
@@ -157,35 +156,34 @@ impl ApiError {
         )
     }
 
-    /// More bytes than are taken. Sizes in bytes.
+    /// The upload exceeds the limit. Both sizes are in bytes.
     pub fn upload_too_large(size: u64, limit: u64) -> Self {
-        let message = format!(
-            "the upload has {size} bytes or more, and this server takes {limit} (MAX_UPLOAD_MB)"
-        );
+        let message =
+            format!("the upload has at least {size} bytes; the limit is {limit} (MAX_UPLOAD_MB)");
         Self::client(StatusCode::PAYLOAD_TOO_LARGE, "upload_too_large", message)
     }
 
     /// The client stopped sending.
     pub fn upload_timeout(silent: Duration) -> Self {
         let message = format!(
-            "the upload stopped: nothing came for {} s",
+            "the upload stalled: no data arrived for {} s",
             silent.as_secs()
         );
         Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
     }
 
-    /// The client trickles.
+    /// The upload is below the minimum rate.
     pub fn upload_too_slow(window: Duration) -> Self {
         let message = format!(
-            "the upload is too slow: hardly anything came for {} s",
+            "the upload is too slow: hardly any data arrived for {} s",
             window.as_secs()
         );
         Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
     }
 
-    /// No room for the upload.
+    /// The disk, or the space for uploads, is full.
     pub fn insufficient_storage() -> Self {
-        let message = "there is no room for the upload now";
+        let message = "the server has no space for the upload at the moment";
         Self::server(
             StatusCode::INSUFFICIENT_STORAGE,
             "insufficient_storage",
@@ -195,41 +193,41 @@ impl ApiError {
         .counted_as(ErrorType::Overloaded)
     }
 
-    /// No key, or a wrong one.
+    /// The key is missing or wrong.
     pub fn invalid_api_key() -> Self {
-        let message = "a valid key is needed: `Authorization: Bearer KEY`";
+        let message = "a valid API key is required: `Authorization: Bearer KEY`";
         Self::client(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
             .counted_as(ErrorType::Auth)
     }
 
-    /// A path that is not there.
+    /// The path does not exist.
     pub fn not_found(path: &str) -> Self {
         let message = format!("there is no {path} here");
         Self::client(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// A model that is not served.
+    /// The model is not served.
     pub fn model_not_found(id: &str) -> Self {
         let message = format!("the model {id:?} is not served here");
         Self::client(StatusCode::NOT_FOUND, "model_not_found", message)
     }
 
-    /// A browser asks for what pages of its origin may not do.
+    /// A CORS request that is not allowed.
     pub fn cors_refused(message: impl Into<String>) -> Self {
         Self::client(StatusCode::BAD_REQUEST, "cors_refused", message)
     }
 
-    /// A path with another method than the allowed ones.
+    /// The route does not accept the method.
     pub fn method_not_allowed(allowed: &'static str) -> Self {
-        let message = format!("this path takes {allowed} only");
-        let refusal = Self::client(
+        let message = format!("this path accepts {allowed} only");
+        let api_error = Self::client(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
             message,
         );
         Self {
             allowed: Some(allowed),
-            ..refusal
+            ..api_error
         }
     }
 
@@ -239,19 +237,19 @@ impl ApiError {
         Self::client(StatusCode::BAD_REQUEST, "translation_unsupported", message)
     }
 
-    /// The larger model gave nothing where it should have.
+    /// The fallback failed where its text was needed.
     pub fn fallback_failed(error: &FallbackError) -> Self {
         let message = format!("the fallback failed: {error}");
-        let refusal = Self::server(StatusCode::BAD_GATEWAY, error.kind(), message)
+        let api_error = Self::server(StatusCode::BAD_GATEWAY, error.kind(), message)
             .counted_as(ErrorType::Fallback)
             .after_fallback(error.clone());
         match error {
-            // It says the same of the same again.
+            // The fallback would reject the same request again.
             FallbackError::Refused {
                 status: 400..=407 | 409..=428 | 430..=499,
                 ..
-            } => refusal.deterministic(),
-            _ => refusal,
+            } => api_error.deterministic(),
+            _ => api_error,
         }
     }
 
@@ -267,44 +265,44 @@ impl ApiError {
         }
     }
 
-    /// The same, with the reply that there would be without the larger model.
+    /// The fallback failed. The response contains the primary's reply.
     pub fn with_primary(
         error: &FallbackError,
         reply: Value,
         headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Self {
-        let mut refusal = Self::fallback_failed(error);
-        if let Some(failed) = &mut refusal.fallback {
+        let mut api_error = Self::fallback_failed(error);
+        if let Some(failed) = &mut api_error.fallback {
             failed.primary = Some(reply);
             failed.headers = headers;
         }
-        refusal
+        api_error
     }
 
-    /// As a primary answers: if the fallback failed as well, that is what went wrong.
+    /// This error as the route for a primary reports it: 502 if the fallback failed, too.
     #[must_use]
     pub fn bad_gateway_if_fallback_failed(self, total: Duration) -> Self {
         let Some(failed) = &self.fallback else {
             return self;
         };
-        let mut refusal = Self {
+        let mut api_error = Self {
             message: format!("{}; the fallback failed: {}", self.message, failed.error),
             ..Self::fallback_failed(&failed.error)
         };
-        refusal.deterministic |= self.deterministic;
-        if let Some(failed) = &mut refusal.fallback {
-            failed.headers = escalation_headers::headers_of_nothing(total);
+        api_error.deterministic |= self.deterministic;
+        if let Some(failed) = &mut api_error.fallback {
+            failed.headers = escalation_headers::headers_without_transcript(total);
         }
-        refusal
+        api_error
     }
 
-    /// Anything unforeseen; the details go to the log.
+    /// An unexpected error; the log has the details.
     pub fn internal() -> Self {
-        let message = "an unforeseen error happened; the server's log has the details";
+        let message = "an unexpected error occurred; the server's log has the details";
         Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
-    /// What the client reads.
+    /// The response body.
     pub fn body(&self) -> Value {
         let failed = self.fallback.as_ref();
         let primary = failed.and_then(|failed| failed.primary.as_ref());
@@ -320,147 +318,19 @@ impl ApiError {
         })
     }
 
-    /// What any audio request may be refused for, whatever is in it, for the OpenAPI document.
-    pub fn of_any_audio_request() -> Vec<Self> {
-        let none = Duration::ZERO;
-        let mut all = vec![
-            Self::missing_file("file"),
-            Self::malformed_body(""),
-            Self::unsupported_language("language", ""),
-            Self::upload_timeout(none),
-            Self::upload_too_large(0, 0),
-            Self::unsupported_media_type(),
-            Self::invalid_value("", ""),
-            Self::internal(),
-            Self::insufficient_storage(),
-            Self::rate_limited(none),
-            Self::insufficient_quota(none, none),
-        ];
-        let by_the_tree = [
-            SttError::Decode(DecodeError::NoAudioStream),
-            SttError::Decode(DecodeError::TooLong { limit_seconds: 0 }),
-            SttError::NotReady {
-                reason: String::new(),
-                retry_after: none,
-            },
-            SttError::Overloaded { retry_after: none },
-            SttError::Draining { retry_after: none },
-            SttError::Poison {
-                last: EngineExit::TimedOut,
-            },
-            SttError::Timeout,
-        ];
-        all.extend(by_the_tree.map(Self::from));
-        all
-    }
-
-    /// What a request may fail for besides where a larger model stands by.
-    pub fn of_any_fallback() -> Vec<Self> {
-        let none = String::new;
-        let refused = |status| FallbackError::Refused {
-            status,
-            message: none(),
-        };
-        let errors = [
-            FallbackError::Unreachable(none()),
-            FallbackError::TimedOut { seconds: 0 },
-            refused(429),
-            refused(500),
-            FallbackError::BadAnswer(none()),
-            FallbackError::Overloaded,
-            FallbackError::Model(none()),
-        ];
-        errors.iter().map(Self::fallback_failed).collect()
-    }
-
-    /// Whether the answer has `Retry-After`.
-    pub fn tells_when_to_retry(&self) -> bool {
+    /// Whether the response has `Retry-After`.
+    pub fn has_retry_after(&self) -> bool {
         self.retry_after.is_some()
     }
 
-    /// As in the body.
+    /// The `code` in the body.
     pub fn code(&self) -> &'static str {
         self.code
     }
 
-    /// The label under which it is counted.
+    /// The label under which metrics count it.
     pub fn error_type(&self) -> ErrorType {
         self.counted_as
-    }
-}
-
-impl From<DecodeError> for ApiError {
-    fn from(error: DecodeError) -> Self {
-        let message = error.to_string();
-        match error {
-            DecodeError::Empty(_)
-            | DecodeError::Undecodable(_)
-            | DecodeError::NoAudioStream
-            | DecodeError::Stalled { .. } => {
-                Self::client(StatusCode::BAD_REQUEST, "audio_decode_error", message)
-                    .with_param("file")
-                    .counted_as(ErrorType::Decode)
-            }
-            DecodeError::TooLong { .. } => {
-                Self::client(StatusCode::BAD_REQUEST, "audio_too_long", message)
-                    .with_param("file")
-                    .counted_as(ErrorType::Decode)
-            }
-            DecodeError::Unavailable(_) => {
-                Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
-            }
-        }
-    }
-}
-
-impl From<TranslationError> for ApiError {
-    fn from(error: TranslationError) -> Self {
-        let message = format!("LibreTranslate failed: {error}");
-        let refusal = Self::server(StatusCode::BAD_GATEWAY, "translation_backend", message)
-            .counted_as(ErrorType::Libretranslate);
-        if error.is_deterministic() {
-            refusal.deterministic()
-        } else {
-            refusal
-        }
-    }
-}
-
-impl From<SttError> for ApiError {
-    fn from(error: SttError) -> Self {
-        let message = error.to_string();
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        let internal = StatusCode::INTERNAL_SERVER_ERROR;
-        match error {
-            SttError::Decode(error) => error.into(),
-            SttError::NotReady { retry_after, .. } => Self::server(unavailable, "loading", message)
-                .with_retry_after(retry_after)
-                .counted_as(ErrorType::Model),
-            SttError::Overloaded { retry_after } => {
-                Self::server(unavailable, "overloaded", message)
-                    .with_retry_after(retry_after)
-                    .counted_as(ErrorType::Overloaded)
-            }
-            SttError::Draining { retry_after } => Self::server(unavailable, "draining", message)
-                .with_retry_after(retry_after)
-                .counted_as(ErrorType::Overloaded),
-            SttError::Poison { .. } => Self::server(internal, "poison_audio", message)
-                .deterministic()
-                .counted_as(ErrorType::Poison),
-            SttError::Timeout => Self::server(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
-                .deterministic()
-                .counted_as(ErrorType::Timeout),
-            SttError::Engine(_) => Self::server(internal, "internal_error", message)
-                .deterministic()
-                .counted_as(ErrorType::Model),
-            SttError::WorkerLost { .. } => {
-                Self::server(internal, "internal_error", message).counted_as(ErrorType::Model)
-            }
-            SttError::Fallback { primary, fallback } => {
-                Self::from(*primary).after_fallback(fallback)
-            }
-            SttError::Internal(_) => Self::server(internal, "internal_error", message),
-        }
     }
 }
 
@@ -472,7 +342,7 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         if let Some(after) = self.retry_after {
-            let seconds = (after.as_secs_f64().ceil() as u64).clamp(1, LONGEST_RETRY_SECONDS);
+            let seconds = (after.as_secs_f64().ceil() as u64).clamp(1, MAX_RETRY_AFTER_SECONDS);
             response.insert_header((RETRY_AFTER, seconds));
         }
         if let Some(allowed) = self.allowed {
@@ -493,7 +363,7 @@ impl ResponseError for ApiError {
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         let mut response = response.json(self.body());
-        // For the log line.
+        // The request log reads it from here.
         response.extensions_mut().insert(self.clone());
         response
     }

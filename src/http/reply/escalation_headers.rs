@@ -1,13 +1,13 @@
-//! What a reply tells of the two tiers: times, the model in the end, and what became of the escalation,
-//! as headers.
+//! Response headers about escalation: timings, the model that wrote the text, and whether the fallback was
+//! used.
 
 use std::time::Duration;
 
 use actix_web::HttpResponseBuilder;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use serde_json::Value;
-use stt_actors::ports::FallbackError;
-use stt_actors::transcript::{Escalation, Transcript};
+use stt_actors::domain::error::FallbackError;
+use stt_actors::domain::transcript::{Escalation, Transcript};
 
 pub const X_REQ_ID: HeaderName = HeaderName::from_static("x-req-id");
 const X_QUEUE_WAIT_MS: HeaderName = HeaderName::from_static("x-queue-wait-ms");
@@ -22,7 +22,7 @@ pub const X_ERROR_TYPE: HeaderName = HeaderName::from_static("x-error-type");
 pub const X_ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 pub const X_FALLBACK_ERROR: HeaderName = HeaderName::from_static("x-fallback-error");
 
-/// All of them that may be of use to a page in a browser.
+/// All of these headers, for CORS and the OpenAPI document.
 pub const NAMES: [HeaderName; 12] = [
     X_REQ_ID,
     X_QUEUE_WAIT_MS,
@@ -38,10 +38,10 @@ pub const NAMES: [HeaderName; 12] = [
     X_FALLBACK_ERROR,
 ];
 
-/// The longest text of a header.
-const LONGEST: usize = 300;
+/// The longest header value, in characters.
+const MAX_VALUE_CHARS: usize = 300;
 
-/// A text as a header can hold it: ASCII, on one line, not endless.
+/// Makes a header value of any text: ASCII, one line, at most 300 characters.
 pub fn ascii(text: &str) -> HeaderValue {
     let plain = |c: char| {
         if c == ' ' || c.is_ascii_graphic() {
@@ -50,43 +50,44 @@ pub fn ascii(text: &str) -> HeaderValue {
             '?'
         }
     };
-    let text: String = text.chars().take(LONGEST).map(plain).collect();
+    let text: String = text.chars().take(MAX_VALUE_CHARS).map(plain).collect();
     HeaderValue::from_str(text.trim()).unwrap_or_else(|_| HeaderValue::from_static("?"))
 }
 
-/// Where a request's time went, in whole milliseconds.
+/// How long the steps of a request took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Millis {
-    pub queue_wait: u64,
-    pub primary_infer: u64,
-    pub fallback_infer: u64,
-    pub total: u64,
+#[expect(clippy::struct_field_names, reason = "as in the reply")]
+pub struct ReplyTimings {
+    pub queue_wait_ms: u64,
+    pub primary_infer_ms: u64,
+    pub fallback_infer_ms: u64,
+    pub total_ms: u64,
 }
 
-impl Millis {
-    /// `total`: from the request's head until now.
+impl ReplyTimings {
+    /// `total`: the time since the request's head arrived.
     pub fn of(transcript: &Transcript, total: Duration) -> Self {
         let millis = |seconds: f64| (seconds * 1000.0).round() as u64;
         let timings = transcript.timings;
         Self {
-            queue_wait: millis(timings.queue_wait),
-            primary_infer: millis(timings.inference),
-            fallback_infer: millis(timings.fallback),
-            total: total.as_millis() as u64,
+            queue_wait_ms: millis(timings.queue_wait),
+            primary_infer_ms: millis(timings.inference),
+            fallback_infer_ms: millis(timings.fallback),
+            total_ms: total.as_millis() as u64,
         }
     }
 }
 
-/// The headers of a transcript's reply, whether it is fine or not.
-pub fn headers(transcript: &Transcript, millis: Millis) -> Vec<(HeaderName, HeaderValue)> {
+/// The headers of a reply with a transcript.
+pub fn headers(transcript: &Transcript, timings: ReplyTimings) -> Vec<(HeaderName, HeaderValue)> {
     let none = Escalation::default();
     let escalation = transcript.escalation.as_ref().unwrap_or(&none);
     let flag = |value: bool| HeaderValue::from_static(if value { "true" } else { "false" });
     let mut headers = vec![
-        (X_QUEUE_WAIT_MS, millis.queue_wait.into()),
-        (X_PRIMARY_INFER_MS, millis.primary_infer.into()),
-        (X_FALLBACK_INFER_MS, millis.fallback_infer.into()),
-        (X_TOTAL_MS, millis.total.into()),
+        (X_QUEUE_WAIT_MS, timings.queue_wait_ms.into()),
+        (X_PRIMARY_INFER_MS, timings.primary_infer_ms.into()),
+        (X_FALLBACK_INFER_MS, timings.fallback_infer_ms.into()),
+        (X_TOTAL_MS, timings.total_ms.into()),
         (X_FALLBACK_USED, flag(escalation.used)),
         (X_FINAL_MODEL, ascii(&transcript.model)),
         (
@@ -101,8 +102,8 @@ pub fn headers(transcript: &Transcript, millis: Millis) -> Vec<(HeaderName, Head
     headers
 }
 
-/// What the last event of a stream tells in place of headers, where a larger model stands by.
-pub fn tell(event: &mut Value, transcript: &Transcript) {
+/// Adds the same facts to the last event of a stream, where a fallback is configured.
+pub fn add_to_event(event: &mut Value, transcript: &Transcript) {
     let Some(escalation) = &transcript.escalation else {
         return;
     };
@@ -113,8 +114,8 @@ pub fn tell(event: &mut Value, transcript: &Transcript) {
     }
 }
 
-/// The headers of a request for which nobody has a text.
-pub fn headers_of_nothing(total: Duration) -> Vec<(HeaderName, HeaderValue)> {
+/// The headers of a request for which neither the primary nor the fallback produced a text.
+pub fn headers_without_transcript(total: Duration) -> Vec<(HeaderName, HeaderValue)> {
     let no = HeaderValue::from_static("false");
     vec![
         (X_QUEUE_WAIT_MS, 0.into()),
@@ -126,12 +127,12 @@ pub fn headers_of_nothing(total: Duration) -> Vec<(HeaderName, HeaderValue)> {
     ]
 }
 
-/// The header that says why the fallback gave nothing.
+/// The header that says why the fallback failed.
 pub fn fallback_error(error: Option<&FallbackError>) -> Option<(HeaderName, HeaderValue)> {
     error.map(|error| (X_FALLBACK_ERROR, ascii(&error.to_string())))
 }
 
-/// Puts headers into a reply.
+/// Puts headers into a response.
 pub fn insert(
     response: &mut HttpResponseBuilder,
     headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
@@ -146,9 +147,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_text_becomes_a_header() {
+    fn any_text_becomes_a_header_value() {
         assert_eq!(ascii("a\r\nX-Evil: ñ "), "a??X-Evil: ?");
-        assert_eq!(ascii(&"x".repeat(1000)).len(), LONGEST);
+        assert_eq!(ascii(&"x".repeat(1000)).len(), MAX_VALUE_CHARS);
         assert_eq!(ascii(""), "");
     }
 }

@@ -1,4 +1,4 @@
-//! What the server sends back: errors, event streams, headers, and the document that describes all of it.
+//! What the server sends back: errors, event streams, headers, and the document that describes them.
 
 pub mod error;
 pub mod escalation_headers;

@@ -1,6 +1,6 @@
 //! The OpenAPI document: every path with its fields, headers, bodies and statuses. The bodies come from
-//! [`super::schema`], the errors from [`super::error`]; tests hold the paths to the routes that there are
-//! and a running server to all of it.
+//! [`super::schema`], the errors from [`super::error`]. Tests compare the paths with the registered routes, and a
+//! running server with the whole document.
 
 mod audio;
 
@@ -25,7 +25,7 @@ use crate::metrics::escalation;
 /// The security scheme's name.
 const BEARER: &str = "bearer";
 
-/// The document. `wants_key`: whether this server asks for keys.
+/// The document. `wants_key`: whether API keys are configured.
 pub fn document(wants_key: bool) -> OpenApi {
     let info = InfoBuilder::new()
         .title("uttera-stt")
@@ -56,7 +56,7 @@ pub fn document(wants_key: bool) -> OpenApi {
         .build()
 }
 
-/// All bodies, and what they are made of.
+/// All body schemas and their parts.
 fn schemas() -> ComponentsBuilder {
     ComponentsBuilder::new()
         .schema_from::<schema::ErrorBody>()
@@ -95,7 +95,7 @@ fn schemas() -> ComponentsBuilder {
 type Path = (&'static str, PathItem);
 
 fn models(wants_key: bool) -> Vec<Path> {
-    let list = operation("The models that can be asked for", "models")
+    let list = operation("The model names that requests may use", "models")
         .response("200", json("The list.", "ModelList"));
     let id = ParameterBuilder::new()
         .name("id")
@@ -107,7 +107,7 @@ fn models(wants_key: bool) -> Vec<Path> {
         .response("200", json("The model.", "Model"));
     let of_keys = wants_key.then(|| ApiError::too_many_wrong_keys(Duration::ZERO));
     let list = with_errors(list, Vec::from_iter(of_keys.clone()));
-    // An id with a slash is another path.
+    // An id with a slash matches no route.
     let mut errors = vec![ApiError::model_not_found(""), ApiError::not_found("")];
     errors.extend(of_keys);
     let one = with_errors(one, errors);
@@ -125,17 +125,20 @@ fn models(wants_key: bool) -> Vec<Path> {
 
 fn state(wants_key: bool) -> Vec<Path> {
     let health = || {
-        let health = operation("The state of this node", "state");
-        health.response("200", json("Whatever the state is.", "Health"))
+        let health = operation("The state of this server", "state");
+        health.response(
+            "200",
+            json("The state. The status is always 200.", "Health"),
+        )
     };
     let livez = || {
-        let livez = operation("Whether the process answers", "state");
-        livez.response("200", json("It does.", "Probe"))
+        let livez = operation("Whether the process responds", "state");
+        livez.response("200", json("The process responds.", "Probe"))
     };
     let readyz = || {
-        operation("Whether requests can be served", "state")
-            .response("200", json("They can.", "Probe"))
-            .response("503", json("They cannot.", "Probe"))
+        operation("Whether the server can transcribe", "state")
+            .response("200", json("The server can transcribe.", "Probe"))
+            .response("503", json("The server cannot transcribe.", "Probe"))
     };
     let metrics = || {
         let page = described("Prometheus's text format 0.0.4.")
@@ -144,10 +147,13 @@ fn state(wants_key: bool) -> Vec<Path> {
     };
     let tier_health = || {
         let health = operation("The state of a primary or a fallback", "state");
-        health.response("200", json("Whatever the state is.", "TierHealth"))
+        health.response(
+            "200",
+            json("The state. The status is always 200.", "TierHealth"),
+        )
     };
     let figures = || {
-        let figures = operation("Figures of a primary or a fallback", "state");
+        let figures = operation("Metrics of a primary or a fallback", "state");
         figures.response("200", json("Counts, latencies, queue and GPU.", "Report"))
     };
     vec![
@@ -165,8 +171,9 @@ fn documentation() -> Vec<Path> {
         "application/json",
         Content::new(Some(Object::with_type(Type::Object))),
     );
-    let page = described("A page that shows it.").content("text/html", Content::new(Some(text())));
-    let asset = described("A file.")
+    let page = described("A page that shows the document.")
+        .content("text/html", Content::new(Some(text())));
+    let asset = described("The asset.")
         .content("text/css", Content::new(Some(text())))
         .content("text/javascript", Content::new(Some(text())));
     let name = ParameterBuilder::new()
@@ -174,13 +181,12 @@ fn documentation() -> Vec<Path> {
         .parameter_in(ParameterIn::Path)
         .required(Required::True)
         .schema(Some(Object::with_type(Type::String)));
-    let asset = operation("What the page loads", "documentation")
+    let asset = operation("An asset of the page", "documentation")
         .parameter(name)
         .response("200", asset.build());
     let get = |operation| PathItem::new(HttpMethod::Get, operation);
     let document = operation("This document", "documentation").response("200", document.build());
-    let page =
-        operation("This document, to be read", "documentation").response("200", page.build());
+    let page = operation("This document as a page", "documentation").response("200", page.build());
     vec![
         ("/openapi.json", get(with_errors(document, Vec::new()))),
         ("/docs", get(with_errors(page, Vec::new()))),
@@ -191,7 +197,7 @@ fn documentation() -> Vec<Path> {
     ]
 }
 
-/// HEAD is GET without the body.
+/// GET, and HEAD with the same description.
 fn get_and_head(operation: impl Fn() -> OperationBuilder) -> PathItem {
     PathItemBuilder::new()
         .operation(HttpMethod::Get, with_errors(operation(), Vec::new()))
@@ -203,7 +209,7 @@ fn operation(summary: &str, tag: &str) -> OperationBuilder {
     OperationBuilder::new().summary(Some(summary)).tag(tag)
 }
 
-/// Adds a response for each status, with the codes that it can have.
+/// Adds a response for each status, with its possible codes.
 fn with_errors(mut operation: OperationBuilder, mut errors: Vec<ApiError>) -> OperationBuilder {
     errors.push(ApiError::method_not_allowed("POST"));
     let mut statuses: Vec<u16> = (errors.iter())
@@ -219,7 +225,7 @@ fn with_errors(mut operation: OperationBuilder, mut errors: Vec<ApiError>) -> Op
             "application/json",
             Content::new(Some(reference("ErrorBody"))),
         );
-        if of_status.clone().any(ApiError::tells_when_to_retry) {
+        if of_status.clone().any(ApiError::has_retry_after) {
             response = response.header("Retry-After", header("In seconds.", Type::Integer));
         }
         if status == 401 {
@@ -230,7 +236,7 @@ fn with_errors(mut operation: OperationBuilder, mut errors: Vec<ApiError>) -> Op
     operation
 }
 
-/// The path wants a key where there are any.
+/// Documents that the operation requires a key, if keys are configured.
 fn keyed(operation: OperationBuilder, wants_key: bool) -> OperationBuilder {
     if !wants_key {
         return operation;
@@ -246,10 +252,10 @@ fn keyed(operation: OperationBuilder, wants_key: bool) -> OperationBuilder {
         .response("401", response.build())
 }
 
-/// A response; all have the request's id.
+/// A response with the request id, as all have.
 fn described(description: &str) -> ResponseBuilder {
     let id = header(
-        "Names this request in the log; a client's own is kept.",
+        "The id of the request, as in the log. A client may send its own.",
         Type::String,
     );
     ResponseBuilder::new()
@@ -287,7 +293,7 @@ mod tests {
 
     use super::*;
 
-    /// The patterns of all resources, read off what actix itself knows of them.
+    /// The patterns of all routes, from the framework's resource map.
     async fn routes() -> BTreeSet<String> {
         async fn map(request: HttpRequest) -> String {
             format!("{:?}", request.resource_map())
@@ -300,21 +306,21 @@ mod tests {
         let body = service::call_and_read_body(&app, request).await;
         let body = String::from_utf8(body.to_vec()).unwrap();
         body.split('"')
-            // Beginnings of patterns are told as well; they end where a parameter follows.
+            // The map also contains prefixes of patterns; they end where a parameter follows.
             .filter(|text| text.starts_with('/') && !text.ends_with('/'))
             .map(str::to_owned)
             .collect()
     }
 
     #[actix_web::test]
-    async fn every_route_is_in_the_document_and_nothing_else() {
+    async fn the_document_contains_exactly_the_registered_routes() {
         let document = document(false);
         let documented: BTreeSet<String> = document.paths.paths.keys().cloned().collect();
         assert_eq!(documented, routes().await);
     }
 
     #[test]
-    fn every_reference_leads_somewhere() {
+    fn every_reference_has_a_schema() {
         let document = serde_json::to_value(document(true)).unwrap();
         let text = document.to_string();
         let names = text.split("#/components/schemas/").skip(1);
@@ -329,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_asked_for_where_they_are_wanted() {
+    fn keys_are_documented_where_they_are_required() {
         let open = serde_json::to_value(document(false)).unwrap();
         assert!(!open.to_string().contains("bearer"));
         let keyed = serde_json::to_value(document(true)).unwrap();

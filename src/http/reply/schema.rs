@@ -1,5 +1,5 @@
-//! Bodies as the OpenAPI document describes them. Those of this module that are replies are also what is
-//! sent; audio replies are made in [`crate::render`], and held to these by the tests.
+//! The bodies in the OpenAPI document. The serializable ones are also what the server sends; transcripts are
+//! rendered in [`crate::render`], and tests compare them with these types.
 
 mod requests;
 
@@ -15,48 +15,48 @@ pub use requests::{
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorBody {
-    /// What went wrong.
+    /// The error.
     pub error: ErrorObject,
-    /// The message again.
+    /// The message, for clients of the Python original.
     pub detail: String,
-    /// `/v1/transcribe`, where the fallback failed: the reply that there is without it.
+    /// `/v1/transcribe` only, if the fallback failed: the reply without the fallback.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Option<TierTranscript>)]
     pub primary: Option<serde_json::Value>,
 }
 
-/// What went wrong.
+/// An error.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorObject {
-    /// For people.
+    /// A description for people.
     pub message: String,
     /// `invalid_request_error`, `rate_limit_error`, `insufficient_quota` or `server_error`.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// The field at fault.
+    /// The invalid field, if the error is about one.
     #[schema(required)]
     pub param: Option<&'static str>,
-    /// For programs.
+    /// A code for programs.
     #[schema(required)]
     pub code: Option<&'static str>,
 }
 
-/// A model that can be asked for.
+/// A model name that requests may use.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Its name.
+    /// The name.
     pub id: String,
     /// Always `model`.
     pub object: &'static str,
-    /// Unix time in seconds.
+    /// The creation time, in Unix seconds.
     pub created: u64,
     /// Always `uttera`.
     pub owned_by: &'static str,
 }
 
-/// All models that can be asked for.
+/// All model names that requests may use.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelList {
@@ -70,117 +70,117 @@ pub struct ModelList {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
-    /// `alive`; `ready`, or why it is not: `loading`, `degraded` or `draining`.
+    /// `alive` (`/livez`); `ready`, `loading`, `degraded` or `draining` (`/readyz`).
     pub status: &'static str,
-    /// What is wrong with the hot worker; null where nothing is known to be.
+    /// The error of the hot worker, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reason: Option<String>,
 }
 
-/// `/v1/health`: the state of a node in two tiers.
+/// `/v1/health`: the state of a primary or a fallback.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TierHealth {
-    /// Always: it answers.
+    /// Always true.
     pub ok: bool,
-    /// As in `/health`: `ok` where it can transcribe.
+    /// The status as in `/health`; `ok` if the server can transcribe.
     pub status: &'static str,
     /// `hotcold`, `primary` or `fallback`.
     pub role: String,
-    /// The model that is served.
+    /// The served model.
     pub model: String,
-    /// Of the server.
+    /// The version of the server.
     pub version: &'static str,
 }
 
-/// The state of a node.
+/// The state of a server.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// `ok`, `loading`, `degraded` or `draining`.
     pub status: &'static str,
-    /// Of the server.
+    /// The version of the server.
     pub version: &'static str,
-    /// The model that is served.
+    /// The served model.
     pub model: String,
     /// Whether the model is in memory.
     pub hot_worker_loaded: bool,
-    /// Why it is not.
+    /// The error of the hot worker, if there is one.
     #[schema(required)]
     pub hot_worker_error: Option<String>,
-    /// What a proxy goes by.
+    /// The values for a load balancer.
     pub routing: Routing,
-    /// The figures behind it.
+    /// The figures behind these values.
     pub smart_routing: SmartRouting,
 }
 
-/// What a proxy goes by.
+/// The values for a load balancer.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Routing {
     /// 0 (idle) to 1 (full).
     #[schema(minimum = 0, maximum = 1)]
     pub load_score: f64,
-    /// Whether work should be sent here.
+    /// Whether a load balancer should send requests here.
     pub accepts_requests: bool,
 }
 
-/// Figures behind the routing; unknown ones are null, and those of VRAM without a GPU.
+/// The figures behind the routing values. Unknown ones are null; so are those about VRAM without a GPU.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SmartRouting {
-    /// Rolling work seconds per audio second on the hot lane.
+    /// Processing seconds per audio second on the hot lane, as a moving average.
     #[schema(required)]
     pub ema_sps: Option<f64>,
-    /// Whether a worker's start was measured.
+    /// Whether the start of a cold worker was measured.
     pub cold_start_calibrated: bool,
-    /// Its rolling time, in seconds.
+    /// The measured time that a cold worker needs to start, in seconds, as a moving average.
     #[schema(required)]
     pub cold_ema_start_seconds: Option<f64>,
-    /// Pieces of audio that wait for a lane.
+    /// Chunks that wait for a lane.
     pub queue_depth: usize,
-    /// Audio still to be worked on, in seconds.
+    /// Audio that is not transcribed yet, in seconds.
     pub queue_audio_seconds: f64,
-    /// How long the lanes that are up need for it, in seconds.
+    /// The estimated time that the running lanes need for it, in seconds.
     pub queue_drain_estimate_seconds: f64,
-    /// Cold workers that can work.
+    /// Cold workers that are ready.
     pub pool_workers_active: usize,
     /// Cold workers that are starting.
     pub pool_workers_loading: usize,
-    /// Cold workers worth having for the work in hand.
+    /// The best number of cold workers for the current work.
     pub pool_workers_optimal: usize,
-    /// Most cold workers.
+    /// The most cold workers.
     pub pool_size_cap: usize,
-    /// Free memory of the GPU, in GB.
+    /// Free GPU memory, in GB.
     #[schema(required)]
     pub vram_free_gb: Option<f64>,
-    /// Rolling memory of a worker, in GB.
+    /// The measured memory of a cold worker, in GB, as a moving average.
     #[schema(required)]
     pub cold_vram_ema_gb: Option<f64>,
-    /// Whether one more worker fits.
+    /// Whether there is memory for one more cold worker.
     pub vram_sufficient_for_cold: bool,
-    /// A worker's start as configured, in seconds.
+    /// `COLD_START_TIME_SECONDS`.
     pub cold_start_configured_seconds: f64,
-    /// As configured.
+    /// `HOT_QUEUE_SAFETY_FACTOR`; without effect.
     pub safety_factor: f64,
-    /// As configured, in GB.
+    /// `MIN_COLD_VRAM_GB`.
     pub min_cold_vram_gb: f64,
-    /// What is wanted free for one more worker, in GB.
+    /// The free memory that one more cold worker needs, in GB.
     #[schema(required)]
     pub cold_vram_per_worker_gb: Option<f64>,
 }
 
-/// What `/detect-language` finds.
+/// The reply of `/detect-language`.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "describes what `http::bazarr` writes")]
+#[expect(dead_code, reason = "describes what `routes::bazarr` writes")]
 pub struct SpokenLanguage {
-    /// Its English name in lower case.
+    /// The English name in lower case.
     detected_language: String,
-    /// whisper's code.
+    /// Whisper's language code.
     language_code: String,
-    /// How sure that is; null if nobody speaks.
+    /// The probability of the language; null without speech.
     #[schema(required)]
     confidence: Option<f32>,
 }
@@ -190,25 +190,25 @@ pub struct SpokenLanguage {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct Transcript {
-    /// What is said.
+    /// The text.
     text: String,
     usage: Usage,
-    /// How likely each token was, where that was asked for.
+    /// The probabilities of the tokens, with `include[]=logprobs`.
     #[schema(nullable = false)]
     logprobs: Option<Vec<TokenProbability>>,
 }
 
-/// One event of a streamed reply.
+/// An event of a streamed reply.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::stream` writes")]
+#[expect(dead_code, reason = "describes what `reply::sse` writes")]
 pub struct StreamEvent {
-    /// JSON: `{"type": "transcript.text.delta", "delta"}` while the text is made, then
+    /// JSON: `{"type": "transcript.text.delta", "delta"}` during transcription, then
     /// `{"type": "transcript.text.done", "text", "usage", "x_route"}` (and `"x_fallback_used"`, `"x_final_model"`,
-    /// `"x_fallback_error"` where a larger model stands by), or `{"error"}`; `[DONE]` at the end.
+    /// `"x_fallback_error"` if a fallback is configured), or `{"error"}`; `[DONE]` at the end.
     data: String,
 }
 
-/// How likely a token was.
+/// The probability of a token.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
@@ -216,18 +216,18 @@ pub struct TokenProbability {
     token: String,
     #[schema(maximum = 0)]
     logprob: f64,
-    /// Of the token in UTF-8, which may end within a letter.
+    /// The bytes of the token. They may end within a UTF-8 character.
     bytes: Vec<u8>,
 }
 
-/// What OpenAI would charge for.
+/// The billed amount, as in OpenAI's API.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct Usage {
     /// Always `duration`.
     r#type: String,
-    /// The audio's length, rounded up.
+    /// The duration of the audio, rounded up.
     seconds: u64,
 }
 
@@ -238,59 +238,58 @@ pub struct Usage {
 pub struct VerboseTranscript {
     /// `transcribe` or `translate`.
     task: String,
-    /// Its full English name in lower case.
+    /// The full English name of the language in lower case.
     language: String,
-    /// The audio's length in seconds.
+    /// The duration of the audio in seconds.
     duration: f64,
-    /// What is said.
+    /// The text.
     text: String,
-    /// Unless only words are asked for.
+    /// Absent if only words were requested.
     #[schema(nullable = false)]
     segments: Option<Vec<Segment>>,
-    /// Where they are asked for.
+    /// Present if they were requested.
     #[schema(nullable = false)]
     words: Option<Vec<TimedWord>>,
     usage: Usage,
-    /// How likely each token was, where that was asked for.
+    /// The probabilities of the tokens, with `include[]=logprobs`.
     #[schema(nullable = false)]
     logprobs: Option<Vec<TokenProbability>>,
-    /// Text that the model made up and that was taken out.
+    /// Hallucinated text that was removed.
     #[schema(nullable = false)]
     removed: Option<Vec<Removed>>,
 }
 
-/// A transcript of `/v1/transcribe`: how much it is to be trusted, and whose it is.
+/// A transcript of `/v1/transcribe`, with its confidence and the model that wrote it.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "describes what `http::transcribe` writes")]
+#[expect(dead_code, reason = "describes what `routes::transcribe` writes")]
 pub struct TierTranscript {
-    /// What is said.
+    /// The text.
     text: String,
     /// ISO 639-1.
     language: String,
-    /// Where the language was detected.
+    /// Null if the language was given.
     #[schema(required)]
     language_probability: Option<f64>,
-    /// exp of the tokens' mean log-probability; null where nothing is said.
+    /// exp of the mean log-probability of the tokens; null without speech.
     #[schema(required)]
     confidence: Option<f64>,
-    /// The audio's length in seconds.
+    /// The duration of the audio in seconds.
     duration: f64,
-    /// The model that the text is of; two of them, with `+` between, where some of a long file is the
-    /// larger model's.
+    /// The model that wrote the text; both models, joined by `+`, if the fallback wrote a part of it.
     model: String,
-    /// Whether any of it is the larger model's.
+    /// Whether the fallback wrote the text or a part of it.
     fallback_used: bool,
-    /// Names this request in the log.
+    /// The id of the request, as in the log.
     request_id: String,
     segments: Vec<Segment>,
     timings: TierTimings,
 }
 
-/// Where the time went, in whole milliseconds.
+/// The time of each step, in milliseconds.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "describes what `http::transcribe` writes")]
+#[expect(dead_code, reason = "describes what `routes::transcribe` writes")]
 #[expect(clippy::struct_field_names, reason = "as in the reply")]
 pub struct TierTimings {
     queue_wait_ms: u64,
@@ -299,7 +298,7 @@ pub struct TierTimings {
     total_ms: u64,
 }
 
-/// A word. Times are in seconds.
+/// A word with its times in seconds.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
@@ -309,13 +308,13 @@ pub struct TimedWord {
     end: f64,
 }
 
-/// A stretch of speech. Times are in seconds.
+/// A segment with its times in seconds.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]
 pub struct Segment {
     id: u64,
-    /// Where the model's window began, in hundredths of a second.
+    /// The start of the model's window, in hundredths of a second.
     seek: u64,
     start: f64,
     end: f64,
@@ -328,12 +327,12 @@ pub struct Segment {
     compression_ratio: f64,
     #[schema(minimum = 0, maximum = 1)]
     no_speech_prob: f64,
-    /// On `/v1/transcribe`, where they are asked for.
+    /// `/v1/transcribe` only, if they were requested.
     #[schema(nullable = false)]
     words: Option<Vec<TimedWord>>,
 }
 
-/// Text that was taken out. Times are in seconds.
+/// Removed text with its times in seconds.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what `crate::render` writes")]

@@ -1,79 +1,72 @@
-//! `stream=true`: the text as server-sent events, while it is made.
+//! Replies with `stream=true`: server-sent events with the text while it is transcribed.
 
 use std::collections::VecDeque;
 use std::slice;
 use std::time::Duration;
 
+use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use actix_web::web::Bytes;
-use actix_web::{HttpRequest, HttpResponse};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
-use stt_actors::transcript::{Segment, Transcript};
+use stt_actors::domain::transcript::{Segment, Transcript};
 use stt_actors::{Event, SttError};
 use tokio::time::Instant;
 
-use crate::http::AppState;
-use crate::http::pipeline::{AudioRequest, Begun, Reply, X_ROUTE, X_TRANSLATION_MODE, begin};
+use crate::http::pipeline::{ReplyPlan, Submitted, X_ROUTE, X_TRANSLATION_MODE};
 use crate::http::reply::error::ApiError;
 use crate::http::reply::escalation_headers;
-use crate::http::request_log::{StreamedLine, Worked};
+use crate::http::request_log::{StreamedLogLine, WorkSummary};
 use crate::http::translation::Translation;
-use crate::http::usage::Metered;
+use crate::http::usage::MeteredEvents;
 use crate::libretranslate::TranslationError;
 use crate::render::{logprobs, usage};
 
-/// Proxies close connections on which nothing comes for a minute or less.
+/// Proxies close connections that are silent for a minute or less.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// nginx would hold the events back until it has a page of them.
+/// Without this header, nginx buffers events until it has a page of them.
 const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const PING: &[u8] = b": ping\n\n";
 const END: &[u8] = b"data: [DONE]\n\n";
 
-/// Does the work and answers with events. The head of the answer waits for the first chunk, so that it
-/// names its lane, and so that what fails before has an error's status; but not for longer than a
-/// proxy would.
-pub async fn answer(
-    state: &AppState,
-    request: &HttpRequest,
-    asked: AudioRequest,
-) -> Result<HttpResponse, ApiError> {
-    let Begun {
+/// Replies with events. The response's head waits for the first chunk, so that it names the chunk's lane and
+/// an early failure gets an error status; but it waits no longer than [`PING_INTERVAL`].
+pub async fn answer(submitted: Submitted) -> Result<HttpResponse, ApiError> {
+    let Submitted {
         mut events,
         translation,
-        reply,
-    } = begin(state, request, asked).await?;
-    let first = beginning(&mut events).await?;
+        plan,
+    } = submitted;
+    let first = first_events(&mut events).await?;
     let mut response = HttpResponse::Ok();
     response
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((NO_BUFFERING, "no"));
-    if reply.by_libretranslate {
+    if plan.by_libretranslate {
         response.insert_header((X_TRANSLATION_MODE, "libretranslate"));
     }
     if let Some(route) = first.iter().find_map(route) {
         response.insert_header((X_ROUTE, route));
     }
-    let line = StreamedLine::default();
-    let narration = Narration {
+    let log_line = StreamedLogLine::default();
+    let reply = SseReply {
         events,
-        told: first.into(),
+        pending: first.into(),
         translation: Some(translation),
-        finishing: None,
-        text: Text::default(),
-        reply,
-        state: state.clone(),
-        line: line.clone(),
+        translating: None,
+        text: JoinedText::default(),
+        plan,
+        log_line: log_line.clone(),
         ended: false,
     };
-    let mut response = response.streaming(narration.stream());
-    response.extensions_mut().insert(line);
+    let mut response = response.streaming(reply.stream());
+    response.extensions_mut().insert(log_line);
     Ok(response)
 }
 
-/// The lane that an event tells of.
+/// The lane that an event names.
 fn route(event: &Event) -> Option<&'static str> {
     match event {
         Event::Route(route) => Some(route.as_str()),
@@ -82,8 +75,8 @@ fn route(event: &Event) -> Option<&'static str> {
     }
 }
 
-/// The events up to the first that names a lane, or those of the first seconds.
-async fn beginning(events: &mut Metered) -> Result<Vec<Event>, SttError> {
+/// The events up to the first one that names a lane, or those that arrive within [`PING_INTERVAL`].
+async fn first_events(events: &mut MeteredEvents) -> Result<Vec<Event>, SttError> {
     let deadline = Instant::now() + PING_INTERVAL;
     let mut first = Vec::new();
     while let Ok(Some(event)) = tokio::time::timeout_at(deadline, events.next()).await {
@@ -97,36 +90,35 @@ async fn beginning(events: &mut Metered) -> Result<Vec<Event>, SttError> {
     Ok(first)
 }
 
-/// A reply in the making.
-struct Narration {
-    events: Metered,
-    /// Events that came before the reply began.
-    told: VecDeque<Event>,
-    /// Until the transcript is there.
+/// The body of a streamed reply.
+struct SseReply {
+    events: MeteredEvents,
+    /// Events that arrived before the response's head was sent.
+    pending: VecDeque<Event>,
+    /// Taken when the transcript arrives.
     translation: Option<Translation>,
-    /// What is left to do with the transcript.
-    finishing: Option<BoxFuture<'static, Result<Transcript, TranslationError>>>,
-    text: Text,
-    reply: Reply,
-    state: AppState,
-    line: StreamedLine,
+    /// The translation in progress.
+    translating: Option<BoxFuture<'static, Result<Transcript, TranslationError>>>,
+    text: JoinedText,
+    plan: ReplyPlan,
+    log_line: StreamedLogLine,
     ended: bool,
 }
 
-impl Narration {
-    /// The body. Dropping it ends the work.
+impl SseReply {
+    /// The body as a stream. Dropping it cancels the job.
     fn stream(self) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
-        futures::stream::unfold(self, |mut narration| async {
-            let bytes = narration.next().await?;
-            Some((Ok(bytes), narration))
+        futures::stream::unfold(self, |mut reply| async {
+            let bytes = reply.next().await?;
+            Some((Ok(bytes), reply))
         })
     }
 
-    /// The next bytes; `None` at the end.
+    /// The next bytes: an event, or a ping after a silent interval. `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
-        let quiet_until = Instant::now() + PING_INTERVAL;
+        let ping_at = Instant::now() + PING_INTERVAL;
         while !self.ended {
-            match tokio::time::timeout_at(quiet_until, self.step()).await {
+            match tokio::time::timeout_at(ping_at, self.step()).await {
                 Ok(Some(bytes)) => return Some(bytes),
                 Ok(None) => {}
                 Err(_elapsed) => return Some(Bytes::from_static(PING)),
@@ -135,25 +127,26 @@ impl Narration {
         None
     }
 
-    /// What the client is told next, if anything. Nothing is lost when this is dropped before its end.
+    /// Handles one event and returns the bytes to send, if any. Cancel-safe: a ping may interrupt it.
     async fn step(&mut self) -> Option<Bytes> {
-        if let Some(finishing) = &mut self.finishing {
-            return Some(match finishing.await {
+        if let Some(translating) = &mut self.translating {
+            return Some(match translating.await {
                 Ok(transcript) => self.done(&transcript),
                 Err(error) => self.failed(&error.into()),
             });
         }
-        let event = match self.told.pop_front() {
+        let event = match self.pending.pop_front() {
             Some(event) => Ok(event),
             None => self.events.next().await?,
         };
         match event {
-            // What LibreTranslate is given is not told.
-            Ok(Event::Segment(_)) if self.reply.by_libretranslate => None,
+            // These are in the spoken language: the client gets the translation instead.
+            Ok(Event::Segment(_)) if self.plan.by_libretranslate => None,
             Ok(Event::Segment(segment)) => self.delta(&segment.text, slice::from_ref(&segment)),
             Ok(Event::Done(transcript)) => {
                 let translation = self.translation.take()?;
-                self.finishing = Some(async move { translation.finish(transcript).await }.boxed());
+                self.translating =
+                    Some(async move { translation.finish(transcript).await }.boxed());
                 None
             }
             Ok(Event::Language { .. } | Event::Route(_) | Event::Progress(_)) => None,
@@ -161,11 +154,13 @@ impl Narration {
         }
     }
 
+    /// The last events of a successful reply.
     fn done(&mut self, transcript: &Transcript) -> Bytes {
         self.ended = true;
-        self.reply.record(&self.state, transcript);
-        self.line.end(Some(&Worked::from(transcript)), None);
-        let translated = self.reply.by_libretranslate.then(|| transcript.text());
+        self.plan.record(transcript);
+        self.log_line
+            .end(Some(&WorkSummary::from(transcript)), None);
+        let translated = self.plan.by_libretranslate.then(|| transcript.text());
         let last = translated.and_then(|text| self.delta(&text, &transcript.segments));
         let mut bytes = last.unwrap_or_default().to_vec();
         let mut event = json!({
@@ -174,8 +169,8 @@ impl Narration {
             "usage": usage(transcript),
             "x_route": transcript.route.as_str(),
         });
-        escalation_headers::tell(&mut event, transcript);
-        if self.reply.details.logprobs {
+        escalation_headers::add_to_event(&mut event, transcript);
+        if self.plan.details.logprobs {
             event["logprobs"] = logprobs(&transcript.segments);
         }
         bytes.extend(data(&event));
@@ -183,46 +178,47 @@ impl Narration {
         bytes.into()
     }
 
-    /// What some segments' text adds to what was told.
+    /// The event for some segments' text, if it adds any.
     fn delta(&mut self, text: &str, segments: &[Segment]) -> Option<Bytes> {
-        let delta = self.text.delta(text)?;
+        let delta = self.text.push(text)?;
         let mut event = json!({"type": "transcript.text.delta", "delta": delta});
-        if self.reply.details.logprobs {
+        if self.plan.details.logprobs {
             event["logprobs"] = logprobs(segments);
         }
         Some(data(&event).into())
     }
 
+    /// The last event of a failed reply.
     fn failed(&mut self, error: &ApiError) -> Bytes {
         self.ended = true;
         let bytes = data(&error.body());
-        self.line.end(None, Some(error));
+        self.log_line.end(None, Some(error));
         bytes.into()
     }
 }
 
-/// One event.
+/// One event as bytes.
 fn data(event: &Value) -> Vec<u8> {
     format!("data: {event}\n\n").into_bytes()
 }
 
-/// The text so far: of the same blanks as a reply in one piece, which has none at either end.
+/// The text sent so far. It has no whitespace at either end, as in an unstreamed reply.
 #[derive(Default)]
-struct Text {
+struct JoinedText {
     whole: String,
-    /// Blanks that are told only if something follows.
-    blanks: String,
+    /// Whitespace that is sent only if more text follows.
+    whitespace: String,
 }
 
-impl Text {
-    /// What a segment's text adds; `None`: nothing yet.
-    fn delta(&mut self, segment: &str) -> Option<String> {
-        let mut text = std::mem::take(&mut self.blanks) + segment;
+impl JoinedText {
+    /// Appends a segment's text and returns the delta to send; `None` if there is nothing to send yet.
+    fn push(&mut self, segment: &str) -> Option<String> {
+        let mut text = std::mem::take(&mut self.whitespace) + segment;
         if self.whole.is_empty() {
             text = text.trim_start().to_owned();
         }
-        let said = text.trim_end().len();
-        self.blanks = text.split_off(said);
+        let end = text.trim_end().len();
+        self.whitespace = text.split_off(end);
         if text.is_empty() {
             return None;
         }
@@ -236,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_deltas_joined_are_the_text_of_a_reply_in_one_piece() {
+    fn joined_deltas_equal_the_text_of_an_unstreamed_reply() {
         for texts in [
             vec![" Hello", " there. ", "  ", " You", "", " are\n"],
             vec!["  ", " a"],
@@ -244,8 +240,8 @@ mod tests {
             vec![" "],
             vec![],
         ] {
-            let mut text = Text::default();
-            let deltas = texts.iter().filter_map(|said| text.delta(said));
+            let mut text = JoinedText::default();
+            let deltas = texts.iter().filter_map(|segment| text.push(segment));
             let joined: String = deltas.collect();
             assert_eq!(joined, texts.concat().trim(), "{texts:?}");
             assert_eq!(joined, text.whole);

@@ -1,57 +1,174 @@
-//! `/asr` and `/detect-language`, as Bazarr and other clients of whisper-asr-webservice use them: the
-//! options in the query, the audio as `audio_file`, which may be bare samples.
+//! `/asr` and `/detect-language`, for Bazarr and other clients of whisper-asr-webservice: the options are in
+//! the query, and the audio is `audio_file`, which may consist of samples without a header.
 
 use std::fmt::Write;
 
-use actix_web::http::header::{CONTENT_TYPE, HeaderName};
-use actix_web::middleware::from_fn;
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
-use stt_actors::transcript::{Task, Transcript};
+use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{Event, Job};
 
-use crate::http::body::form::{self, AudioForm};
-use crate::http::body::{self, Parts, Wanted};
-use crate::http::caller::Visitor;
-use crate::http::pipeline::{AudioRequest, admit, check, check_can_translate, job, work};
+use super::keyed_post;
+use crate::http::body::{BodyFormat, Parts, form};
 use crate::http::reply::error::ApiError;
-use crate::http::translation::Translation;
-use crate::http::usage::Metered;
-use crate::http::{AppState, auth, only};
+use crate::http::translation::{self, Translation};
+use crate::http::usage::MeteredEvents;
+use crate::http::{AppState, pipeline};
 use crate::language;
 use crate::metrics::Endpoint;
 use crate::render::{Details, Format};
 
-/// Which engine did it: clients log it.
+/// Names the engine; clients log it.
 const ASR_ENGINE: HeaderName = HeaderName::from_static("asr-engine");
-const ENGINE: &str = "whisper.cpp";
-/// What whisper hears of audio to find its language.
+const ENGINE: HeaderValue = HeaderValue::from_static("whisper.cpp");
+/// The most audio that language detection listens to: one window of the model.
 const WINDOW_SECONDS: f64 = 30.0;
 
 const FILE_NAMES: &[&str] = &["audio_file", "file"];
 
 pub fn configure(config: &mut web::ServiceConfig) {
-    config
-        .service(
-            web::resource("/asr")
-                .wrap(from_fn(auth::require_key))
-                .route(web::post().to(asr))
-                .default_service(only("POST")),
-        )
-        .service(
-            web::resource("/detect-language")
-                .wrap(from_fn(auth::require_key))
-                .route(web::post().to(detect_language))
-                .default_service(only("POST")),
-        );
+    keyed_post(config, Endpoint::Asr.path(), asr);
+    keyed_post(config, "/detect-language", detect_language);
 }
 
-/// How the text is wanted.
+async fn asr(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    body: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let query = Query::of(&request)?;
+    let task = query.task()?;
+    let output = Output::parse(query.0.field("output").unwrap_or("txt").trim())?;
+    let body_format = query.body_format()?;
+    if task == Task::Translate {
+        translation::check_supported(&state)?;
+    }
+    let admitted = pipeline::admit(&state, &request)?;
+    let uploaded = admitted.read(body, body_format).await?;
+    let details = Details {
+        words: form::switch(&query.0, "word_timestamps", false)?,
+        ..Details::default()
+    };
+    let mut form = admitted.check(query.with_file(uploaded), task)?;
+    form.format = output.format();
+    let finished = admitted.work(Endpoint::Asr, form).await?;
+    let body = output.render(&finished.transcript, task, details);
+    let mut response = finished.reply(output.content_type(), body);
+    response.headers_mut().insert(ASR_ENGINE, ENGINE);
+    Ok(response)
+}
+
+/// Detects the spoken language with the first chunk's decoding, and stops there.
+async fn detect_language(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    body: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let query = Query::of(&request)?;
+    let body_format = query.body_format()?;
+    let admitted = pipeline::admit(&state, &request)?;
+    let mut parts = query.with_file(admitted.read(body, body_format).await?);
+    // A language in the request must not decide the result.
+    parts.fields.retain(|(name, _)| name != "language");
+    let mut form = form::check(parts, Task::Transcribe)?;
+    // Streaming makes the first chunk short.
+    form.stream = true;
+    let job = Job {
+        // Another request for the text must not share a job that stops early.
+        identity: None,
+        // The reply is this node's own detection.
+        escalates: false,
+        ..admitted.job(form, &Translation::None)
+    };
+    let events = admitted.submit(job).await?.at_most(WINDOW_SECONDS);
+    let (code, probability) = detected_language(events).await?;
+    Ok(HttpResponse::Ok()
+        .insert_header((ASR_ENGINE, ENGINE))
+        .json(json!({
+            "detected_language": language::name_of(&code),
+            "language_code": code,
+            "confidence": probability,
+        })))
+}
+
+/// Waits for the language and for the progress event after it, which says how much audio to charge for.
+async fn detected_language(mut events: MeteredEvents) -> Result<(String, Option<f32>), ApiError> {
+    let mut found = None;
+    loop {
+        match (events.next().await, &found) {
+            (Some(Ok(Event::Language { code, probability })), _) => {
+                found = Some((code, probability));
+            }
+            (Some(Ok(Event::Progress(_)) | Err(_)), Some(_)) | (None, _) => break,
+            (Some(Ok(Event::Done(transcript))), _) => {
+                return Ok((transcript.language, transcript.language_probability));
+            }
+            (Some(Ok(Event::Route(_) | Event::Segment(_) | Event::Progress(_))), _) => {}
+            (Some(Err(error)), None) => return Err(error.into()),
+        }
+    }
+    found.ok_or_else(ApiError::internal)
+}
+
+/// The options in the query. They are known before the body is read.
+struct Query(Parts);
+
+impl Query {
+    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+        let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+        let query = query.map_err(|error| {
+            ApiError::malformed_body(format!("the query cannot be parsed: {error}"))
+        })?;
+        let mut parts = Parts::default();
+        for (name, value) in query.into_inner() {
+            let name = match name.as_str() {
+                "initial_prompt" => "prompt".to_owned(),
+                // These have another meaning and other values than in OpenAI's API.
+                "response_format" | "stream" => continue,
+                _ => name,
+            };
+            parts.add(name, value)?;
+        }
+        Ok(Self(parts))
+    }
+
+    fn task(&self) -> Result<Task, ApiError> {
+        match self.0.field("task").map(str::trim) {
+            None | Some("transcribe") => Ok(Task::Transcribe),
+            Some("translate") => Ok(Task::Translate),
+            Some(other) => {
+                let message = format!("task is {other:?}; expected transcribe or translate");
+                Err(ApiError::invalid_value("task", message))
+            }
+        }
+    }
+
+    /// With `encode=false` the audio consists of samples without a header; else ffmpeg detects its format.
+    fn body_format(&self) -> Result<BodyFormat, ApiError> {
+        Ok(BodyFormat {
+            file_names: FILE_NAMES,
+            raw_samples: !form::switch(&self.0, "encode", true)?,
+            json: false,
+        })
+    }
+
+    /// These options with the file of a body. Other fields of the body are ignored.
+    fn with_file(self, body: Parts) -> Parts {
+        Parts {
+            file: body.file,
+            file_param: FILE_NAMES[0],
+            ..self.0
+        }
+    }
+}
+
+/// The `output` option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Output {
-    /// As on the other paths.
+    /// One of the formats of the other routes.
     Format(Format),
-    /// Lines of start and end in milliseconds and the text, with tabs between.
+    /// Lines with start and end in milliseconds and the text, separated by tabs.
     Tsv,
 }
 
@@ -65,13 +182,13 @@ impl Output {
             "tsv" => Ok(Self::Tsv),
             _ => {
                 let message =
-                    format!("output is {name:?}; one of txt, json, srt, vtt, tsv is expected");
+                    format!("output is {name:?}; expected one of txt, json, srt, vtt, tsv");
                 Err(ApiError::invalid_value("output", message))
             }
         }
     }
 
-    /// What it counts as.
+    /// The format under which metrics count it.
     fn format(self) -> Format {
         match self {
             Self::Format(format) => format,
@@ -81,7 +198,6 @@ impl Output {
 
     fn content_type(self) -> &'static str {
         match self {
-            // Clients read the text whatever it is called, as the original does.
             Self::Tsv => "text/tab-separated-values; charset=utf-8",
             Self::Format(format) => format.content_type(),
         }
@@ -107,156 +223,12 @@ fn tsv(transcript: &Transcript) -> String {
     out
 }
 
-/// The options of the query: they are known before the body is read.
-struct Query(Parts);
-
-impl Query {
-    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
-        let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
-        let query = query.map_err(|error| {
-            ApiError::malformed_body(format!("the query cannot be read: {error}"))
-        })?;
-        let mut parts = Parts::default();
-        for (name, value) in query.into_inner() {
-            let name = match name.as_str() {
-                "initial_prompt" => "prompt".to_owned(),
-                // Another meaning, and other values, than on OpenAI's paths.
-                "response_format" | "stream" => continue,
-                _ => name,
-            };
-            parts.add(name, value)?;
-        }
-        Ok(Self(parts))
-    }
-
-    fn task(&self) -> Result<Task, ApiError> {
-        match self.0.field("task").map(str::trim) {
-            None | Some("transcribe") => Ok(Task::Transcribe),
-            Some("translate") => Ok(Task::Translate),
-            Some(other) => {
-                let message = format!("task is {other:?}; transcribe or translate is expected");
-                Err(ApiError::invalid_value("task", message))
-            }
-        }
-    }
-
-    /// The audio may be samples without any header: 16 kHz, mono, signed 16 bit. `encode=true` asks the
-    /// server to find out what it is.
-    fn wanted(&self) -> Result<Wanted, ApiError> {
-        Ok(Wanted {
-            names: FILE_NAMES,
-            raw: !form::switch(&self.0, "encode", true)?,
-            json: false,
-        })
-    }
-}
-
-async fn asr(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    body: web::Payload,
-) -> Result<HttpResponse, ApiError> {
-    let query = Query::of(&request)?;
-    let task = query.task()?;
-    let output = Output::parse(query.0.field("output").unwrap_or("txt").trim())?;
-    let wanted = query.wanted()?;
-    if task == Task::Translate {
-        check_can_translate(&state)?;
-    }
-    let admission = admit(&state, &request)?;
-    let read = body::read(&request, body, &state.uploads, wanted).await?;
-    let details = Details {
-        words: form::switch(&query.0, "word_timestamps", false)?,
-        ..Details::default()
-    };
-    let checked = check(&state, with_query(read, query), task)?;
-    let asked = AudioRequest {
-        admission,
-        form: AudioForm {
-            format: output.format(),
-            ..checked
-        },
-        endpoint: Endpoint::Asr,
-    };
-    let written = work(&state, &request, asked).await?;
-    let body = output.render(&written.transcript, task, details);
-    let mut response = written.reply(output.content_type(), body);
-    let engine = actix_web::http::header::HeaderValue::from_static(ENGINE);
-    response.headers_mut().insert(ASR_ENGINE, engine);
-    Ok(response)
-}
-
-/// The file of the form with the options of the query.
-fn with_query(read: Parts, query: Query) -> Parts {
-    Parts {
-        file: read.file,
-        file_name: Some(FILE_NAMES[0]),
-        ..query.0
-    }
-}
-
-/// What is spoken, found by the pass that would begin the text, which is not made.
-async fn detect_language(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    body: web::Payload,
-) -> Result<HttpResponse, ApiError> {
-    let query = Query::of(&request)?;
-    let wanted = query.wanted()?;
-    let admission = admit(&state, &request)?;
-    let read = body::read(&request, body, &state.uploads, wanted).await?;
-    let mut parts = with_query(read, query);
-    // The audio decides, whatever is said about it.
-    parts.fields.retain(|(name, _)| name != "language");
-    let mut checked = form::check(parts, Task::Transcribe)?;
-    // A short first chunk is enough.
-    checked.stream = true;
-    let asked = Job {
-        // Nobody who wants the text shall wait for one who does not.
-        identity: None,
-        // The language is this node's own guess.
-        escalates: false,
-        ..job(&request, checked, &Translation::None)
-    };
-    let events = state.stt.submit(admission, asked).await?;
-    let events = Metered::new(events, &state, Visitor::of(&request)).at_most(WINDOW_SECONDS);
-    let (code, probability) = spoken_in(events).await?;
-    Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "application/json"))
-        .insert_header((ASR_ENGINE, ENGINE))
-        .json(json!({
-            "detected_language": language::name_of(&code),
-            "language_code": code,
-            "confidence": probability,
-        })))
-}
-
-/// The language, as soon as it is known what it has cost to find it.
-async fn spoken_in(mut events: Metered) -> Result<(String, Option<f32>), ApiError> {
-    let mut found = None;
-    loop {
-        match (events.next().await, &found) {
-            (Some(Ok(Event::Language { code, probability })), _) => {
-                found = Some((code, probability));
-            }
-            // What was heard is told right after the language.
-            (Some(Ok(Event::Progress(_)) | Err(_)), Some(_)) | (None, _) => break,
-            (Some(Ok(Event::Done(transcript))), _) => {
-                return Ok((transcript.language, transcript.language_probability));
-            }
-            (Some(Ok(Event::Route(_) | Event::Segment(_) | Event::Progress(_))), _) => {}
-            (Some(Err(error)), None) => return Err(error.into()),
-        }
-    }
-    found.ok_or_else(ApiError::internal)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_output_is_known_and_nothing_else() {
+    fn known_outputs_are_accepted_and_others_rejected() {
         for name in ["txt", "json", "srt", "vtt", "tsv"] {
             assert!(Output::parse(name).is_ok(), "{name}");
         }

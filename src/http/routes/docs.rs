@@ -1,19 +1,19 @@
-//! `/openapi.json`, and `/docs` to read it. Both are open, as every page of documentation: they tell
-//! nothing about the requests of anybody. What the page loads is inside the program.
+//! `/openapi.json`, and `/docs`, a page that shows it. They need no key: they contain no data about requests. The
+//! page's assets are part of the program.
 
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, web};
 use utoipa_swagger_ui::Config;
 
+use super::only;
+use crate::http::AppState;
 use crate::http::reply::error::ApiError;
 use crate::http::reply::openapi;
-use crate::http::{AppState, only};
 
-/// The page itself; it refers to the document and its assets by relative paths, so that it works
-/// behind a proxy that adds a prefix.
+/// The page. It uses relative paths, so that it works behind a proxy that adds a prefix.
 const PAGE: &str = include_str!("docs.html");
-/// What the page loads; the package has more.
+/// The assets that the page loads; the package has more.
 const ASSETS: [&str; 2] = ["swagger-ui.css", "swagger-ui-bundle.js"];
 
 pub fn configure(config: &mut web::ServiceConfig) {

@@ -1,11 +1,12 @@
-//! `/health`, `/livez`, `/readyz`: from the tree's published state, asking no actor.
+//! `/health`, `/livez`, `/readyz` and `/v1/health`, from the tree's snapshot: no message to an actor.
 
 use actix_web::{HttpResponse, web};
 use stt_actors::ports::MemoryKind;
 use stt_actors::{HotState, Snapshot};
 
+use super::only;
+use crate::http::AppState;
 use crate::http::reply::schema::{Health, Probe, Routing, SmartRouting, TierHealth};
-use crate::http::{AppState, only};
 use crate::metrics::GB;
 use crate::settings::Settings;
 
@@ -14,12 +15,12 @@ pub fn configure(config: &mut web::ServiceConfig) {
         ("/health", web::get().to(health)),
         ("/livez", web::get().to(livez)),
         ("/readyz", web::get().to(readyz)),
-        ("/v1/health", web::get().to(tier_health)),
+        ("/v1/health", web::get().to(node_health)),
     ] {
         let head = match path {
             "/health" => web::head().to(health),
             "/livez" => web::head().to(livez),
-            "/v1/health" => web::head().to(tier_health),
+            "/v1/health" => web::head().to(node_health),
             _ => web::head().to(readyz),
         };
         config.service(
@@ -31,13 +32,13 @@ pub fn configure(config: &mut web::ServiceConfig) {
     }
 }
 
-/// Always 200: what is wrong is in the body.
+/// Always 200: the body has the state.
 async fn health(state: web::Data<AppState>) -> HttpResponse {
     HttpResponse::Ok().json(report(&state.stt.snapshot(), &state.settings))
 }
 
-/// As clients of a primary and a fallback ask for it: always 200, as long as there is a server.
-async fn tier_health(state: web::Data<AppState>) -> HttpResponse {
+/// The health route of a primary and a fallback. Always 200.
+async fn node_health(state: web::Data<AppState>) -> HttpResponse {
     let snapshot = state.stt.snapshot();
     HttpResponse::Ok().json(TierHealth {
         ok: true,
@@ -55,7 +56,7 @@ async fn livez() -> HttpResponse {
     })
 }
 
-/// 200 while requests can be served; 503 until a clip has been transcribed, and while draining.
+/// 200 while the server can transcribe; 503 until it has transcribed a clip, and while draining.
 async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     let snapshot = state.stt.snapshot();
     let status = status(&snapshot);
@@ -81,7 +82,7 @@ fn status(snapshot: &Snapshot) -> &'static str {
     }
 }
 
-/// The model that is served.
+/// The served model.
 pub fn model<'a>(snapshot: &'a Snapshot, settings: &'a Settings) -> &'a str {
     match &snapshot.last_engine {
         Some(engine) => &engine.model,
@@ -104,7 +105,7 @@ fn report(snapshot: &Snapshot, settings: &Settings) -> Health {
     }
 }
 
-/// Unknown numbers are null. What speaks of VRAM is about a GPU, and null without one.
+/// Unknown numbers are null, and so are those about VRAM without a GPU.
 fn smart_routing(snapshot: &Snapshot, settings: &Settings) -> SmartRouting {
     let memory = snapshot.memory;
     let on_gpu = memory.kind == MemoryKind::Vram;

@@ -1,14 +1,14 @@
-//! `/metrics`, in Prometheus's text format, and `/v1/metrics`, in JSON: from memory alone.
+//! `/metrics` in Prometheus's text format and `/v1/metrics` in JSON. Both read from memory only.
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 
-use crate::http::routes::health;
-use crate::http::{AppState, auth, only};
+use super::{health, only};
+use crate::http::{AppState, auth};
 use crate::metrics::escalation;
 
-/// What Prometheus and Telegraf ask for.
+/// The content type that Prometheus and Telegraf request.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub fn configure(config: &mut web::ServiceConfig) {
@@ -28,7 +28,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
     );
 }
 
-/// The figures of a primary and a fallback, for people and scripts.
+/// The metrics of a primary and a fallback as JSON.
 async fn report(state: web::Data<AppState>) -> HttpResponse {
     let snapshot = state.stt.snapshot();
     let settings = &state.settings;

@@ -1,4 +1,4 @@
-//! One file for each resource, each with a `configure` of its own.
+//! The HTTP routes: one file per resource, each with a `configure` of its own.
 
 mod bazarr;
 mod docs;
@@ -9,9 +9,13 @@ mod openai;
 mod transcribe;
 mod whisper_cpp;
 
-use actix_web::web;
+use actix_web::middleware::from_fn;
+use actix_web::{FromRequest, Handler, HttpRequest, Responder, Route, web};
 
-/// Registers all resources.
+use crate::http::auth;
+use crate::http::reply::error::ApiError;
+
+/// Registers all routes.
 pub fn configure(config: &mut web::ServiceConfig) {
     health::configure(config);
     metrics::configure(config);
@@ -21,4 +25,29 @@ pub fn configure(config: &mut web::ServiceConfig) {
     bazarr::configure(config);
     whisper_cpp::configure(config);
     docs::configure(config);
+}
+
+/// Registers a path that takes POST requests and, where keys are configured, requires one.
+fn keyed_post<F, Args>(config: &mut web::ServiceConfig, path: &str, handler: F)
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    config.service(
+        web::resource(path)
+            .wrap(from_fn(auth::require_key))
+            .route(web::post().to(handler))
+            .default_service(only("POST")),
+    );
+}
+
+/// Replies with 404 to a path that does not exist.
+pub async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
+    Err(ApiError::not_found(request.path()))
+}
+
+/// Replies with 405 to a method other than these.
+fn only(methods: &'static str) -> Route {
+    web::to(move || async move { Err::<&str, _>(ApiError::method_not_allowed(methods)) })
 }

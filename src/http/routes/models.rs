@@ -1,19 +1,21 @@
-//! `/v1/models`: what clients choose from. Every OpenAI name stands for the one served model.
+//! `/v1/models`: the names under which clients can request the one served model.
 
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 
+use super::only;
 use crate::http::reply::error::ApiError;
 use crate::http::reply::schema::{Model, ModelList};
-use crate::http::{AppState, auth, only};
+use crate::http::{AppState, auth};
 
-/// OpenAI's names of transcription models, and the time at which it made the first.
+/// OpenAI's transcription models: aliases of the served model.
 const ALIASES: &[&str] = &[
     "whisper-1",
     "gpt-4o-transcribe",
     "gpt-4o-mini-transcribe",
     "gpt-4o-transcribe-diarize",
 ];
+/// When OpenAI created the first of them, in Unix time.
 const CREATED: u64 = 1_677_610_602;
 
 pub fn configure(config: &mut web::ServiceConfig) {
@@ -53,7 +55,7 @@ async fn one(state: web::Data<AppState>, id: web::Path<String>) -> Result<HttpRe
     }
 }
 
-/// The served model's name; before it is loaded, the configured one unless that is `auto`.
+/// The name of the served model; before it is loaded, the configured name unless that is `auto` or a path.
 fn served_name(state: &AppState) -> Option<String> {
     if let Some(engine) = state.stt.snapshot().last_engine {
         return Some(engine.model);

@@ -1,29 +1,17 @@
-//! `/v1/audio/transcriptions` and `/v1/audio/translations`.
+//! OpenAI's `/v1/audio/transcriptions` and `/v1/audio/translations`.
 
-use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
-use crate::http::body::{self, FILE};
-use crate::http::pipeline::{AudioRequest, admit, answer, check, check_can_translate};
+use super::keyed_post;
+use crate::http::body::OPENAI_BODY;
 use crate::http::reply::error::ApiError;
-use crate::http::{AppState, auth, only};
+use crate::http::{AppState, pipeline, translation};
 use crate::metrics::Endpoint;
 
 pub fn configure(config: &mut web::ServiceConfig) {
-    config
-        .service(
-            web::resource("/v1/audio/transcriptions")
-                .wrap(from_fn(auth::require_key))
-                .route(web::post().to(transcribe))
-                .default_service(only("POST")),
-        )
-        .service(
-            web::resource("/v1/audio/translations")
-                .wrap(from_fn(auth::require_key))
-                .route(web::post().to(translate))
-                .default_service(only("POST")),
-        );
+    keyed_post(config, Endpoint::Transcriptions.path(), transcribe);
+    keyed_post(config, Endpoint::Translations.path(), translate);
 }
 
 async fn transcribe(
@@ -31,14 +19,10 @@ async fn transcribe(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    run(
-        &state,
-        &request,
-        body,
-        Task::Transcribe,
-        Endpoint::Transcriptions,
-    )
-    .await
+    let admitted = pipeline::admit(&state, &request)?;
+    let parts = admitted.read(body, OPENAI_BODY).await?;
+    let form = admitted.check(parts, Task::Transcribe)?;
+    admitted.answer(Endpoint::Transcriptions, form).await
 }
 
 async fn translate(
@@ -46,32 +30,9 @@ async fn translate(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    check_can_translate(&state)?;
-    run(
-        &state,
-        &request,
-        body,
-        Task::Translate,
-        Endpoint::Translations,
-    )
-    .await
-}
-
-async fn run(
-    state: &AppState,
-    request: &HttpRequest,
-    body: web::Payload,
-    task: Task,
-    endpoint: Endpoint,
-) -> Result<HttpResponse, ApiError> {
-    // Before the body is read: refused work costs nothing. However this ends, the place is given
-    // back.
-    let admission = admit(state, request)?;
-    let parts = body::read(request, body, &state.uploads, FILE).await?;
-    let asked = AudioRequest {
-        admission,
-        form: check(state, parts, task)?,
-        endpoint,
-    };
-    answer(state, request, asked).await
+    translation::check_supported(&state)?;
+    let admitted = pipeline::admit(&state, &request)?;
+    let parts = admitted.read(body, OPENAI_BODY).await?;
+    let form = admitted.check(parts, Task::Translate)?;
+    admitted.answer(Endpoint::Translations, form).await
 }

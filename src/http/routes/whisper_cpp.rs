@@ -1,23 +1,16 @@
-//! `/inference`, as whisper.cpp's server has it: OpenAI's form, with a switch for translating.
+//! `/inference`, as in whisper.cpp's server: OpenAI's form with a `translate` switch.
 
-use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
-use stt_actors::transcript::Task;
+use stt_actors::domain::transcript::Task;
 
-use crate::http::body::form;
-use crate::http::body::{self, FILE_OF_A_FORM};
-use crate::http::pipeline::{AudioRequest, admit, answer, check, check_can_translate};
+use super::keyed_post;
+use crate::http::body::{OPENAI_FORM, form};
 use crate::http::reply::error::ApiError;
-use crate::http::{AppState, auth, only};
+use crate::http::{AppState, pipeline, translation};
 use crate::metrics::Endpoint;
 
 pub fn configure(config: &mut web::ServiceConfig) {
-    config.service(
-        web::resource("/inference")
-            .wrap(from_fn(auth::require_key))
-            .route(web::post().to(inference))
-            .default_service(only("POST")),
-    );
+    keyed_post(config, Endpoint::Inference.path(), inference);
 }
 
 async fn inference(
@@ -25,18 +18,14 @@ async fn inference(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let admission = admit(&state, &request)?;
-    let parts = body::read(&request, body, &state.uploads, FILE_OF_A_FORM).await?;
+    let admitted = pipeline::admit(&state, &request)?;
+    let parts = admitted.read(body, OPENAI_FORM).await?;
     let task = if form::switch(&parts, "translate", false)? {
-        check_can_translate(&state)?;
+        translation::check_supported(&state)?;
         Task::Translate
     } else {
         Task::Transcribe
     };
-    let asked = AudioRequest {
-        admission,
-        form: check(&state, parts, task)?,
-        endpoint: Endpoint::Inference,
-    };
-    answer(&state, &request, asked).await
+    let form = admitted.check(parts, task)?;
+    admitted.answer(Endpoint::Inference, form).await
 }

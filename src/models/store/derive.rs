@@ -32,12 +32,7 @@ impl ModelStore {
         }
         tracing::info!(folder = %folder.display(), "importing a CTranslate2 model");
         files::sweep(self.dir());
-        write_import(
-            folder,
-            target,
-            weights,
-            Some(SourceStamp::of(&folder.join("model.bin"))?),
-        )
+        write_import(folder, target, weights)
     }
 
     /// Makes sure that `target` is `source` with weights of type `compute`.
@@ -86,16 +81,12 @@ pub(super) fn is_import_of(target: &Path, folder: &Path) -> bool {
     known.is_some_and(|stamp| Some(stamp.path) == source)
 }
 
-/// Imports `folder` as `target`; `source` goes into the record.
-pub(super) fn write_import(
-    folder: &Path,
-    target: &Path,
-    weights: ElementType,
-    source: Option<SourceStamp>,
-) -> Result<(), ModelError> {
-    let mut model = Ct2Model::open(folder)?;
+/// Imports `folder` as `target`.
+fn write_import(folder: &Path, target: &Path, weights: ElementType) -> Result<(), ModelError> {
     let path = folder.join("model.bin");
-    files::publish(target, "import", source, |out| {
+    let stamp = SourceStamp::of(&path)?;
+    let mut model = Ct2Model::open(folder)?;
+    files::publish(target, "import", Some(stamp), |out| {
         model
             .write(out, weights)
             .map_err(files::blame(&path, target))

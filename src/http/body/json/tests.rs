@@ -1,4 +1,4 @@
-//! Bodies of JSON, whole and broken.
+//! Tests of JSON bodies, valid and malformed.
 
 use actix_web::ResponseError;
 use base64::Engine;
@@ -14,10 +14,10 @@ fn store() -> (tempfile::TempDir, UploadStore) {
 
 async fn parsed(body: &str) -> Result<Parts, ApiError> {
     let (_parent, store) = store();
-    let pieces: Vec<_> = (body.as_bytes().chunks(700))
-        .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+    let blocks: Vec<_> = (body.as_bytes().chunks(700))
+        .map(|block| Ok(Bytes::copy_from_slice(block)))
         .collect();
-    let parts = read(futures::stream::iter(pieces), &store, 200_000).await;
+    let parts = read(futures::stream::iter(blocks), &store, 200_000).await;
     let used = parts.as_ref().ok().and_then(|parts| {
         let file = parts.file.as_ref()?;
         Some(
@@ -26,7 +26,11 @@ async fn parsed(body: &str) -> Result<Parts, ApiError> {
                 .len(),
         )
     });
-    assert_eq!(store.used(), used.unwrap_or(0), "the encoded body is gone");
+    assert_eq!(
+        store.used(),
+        used.unwrap_or(0),
+        "the encoded body is removed"
+    );
     parts
 }
 
@@ -39,11 +43,11 @@ async fn audio(body: &str) -> Vec<u8> {
 }
 
 fn sound() -> Vec<u8> {
-    (0..50_000_u32).map(|place| (place * 7) as u8).collect()
+    (0..50_000_u32).map(|index| (index * 7) as u8).collect()
 }
 
 #[tokio::test]
-async fn audio_comes_out_as_it_went_in_however_it_is_written() {
+async fn every_way_to_write_base64_gives_the_same_audio() {
     let sound = sound();
     let plain = STANDARD.encode(&sound);
     let lines = plain.as_bytes().chunks(76);
@@ -64,7 +68,7 @@ async fn audio_comes_out_as_it_went_in_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn fields_are_those_of_the_form() {
+async fn fields_are_read_as_in_a_form() {
     let body = r#"{
         "model": "whisper-1", "language": "en", "temperature": 0.5, "stream": true,
         "timestamp_granularities": ["word", "segment"], "prompt": "a \"b\" \u00e9",
@@ -91,7 +95,7 @@ async fn fields_are_those_of_the_form() {
 }
 
 #[tokio::test]
-async fn unknown_fields_may_hold_anything_and_a_strategy_is_looked_into() {
+async fn unknown_fields_may_have_any_value_and_a_chunking_strategy_keeps_its_type() {
     let body = format!(
         r#"{{"metadata": "{}", "n": 1e999, "list": ["{0}"], "chunking_strategy": {{"a": 1, "type": "x"}}}}"#,
         "x".repeat(70_000)
@@ -102,7 +106,7 @@ async fn unknown_fields_may_hold_anything_and_a_strategy_is_looked_into() {
 }
 
 #[tokio::test]
-async fn what_would_fill_the_memory_is_refused_in_few_words() {
+async fn bodies_that_would_fill_the_memory_are_rejected_with_a_short_message() {
     let parent = tempfile::tempdir().expect("a folder");
     let store = UploadStore::open(parent.path(), 20_000_000).expect("opens");
     let long = "9".repeat(10_000_000);
@@ -113,14 +117,14 @@ async fn what_would_fill_the_memory_is_refused_in_few_words() {
         format!(r#"{{"input_audio": {{"{long}": ""}}}}"#),
     ] {
         let body = futures::stream::iter([Ok(Bytes::from(body))]);
-        let error = read(body, &store, 20_000_000).await.expect_err("refused");
+        let error = read(body, &store, 20_000_000).await.expect_err("rejected");
         assert_eq!(error.code(), "malformed_body");
         assert!(error.to_string().len() < 1000);
     }
 }
 
 #[tokio::test]
-async fn without_audio_there_is_no_file() {
+async fn a_body_without_audio_has_no_file() {
     for body in ["{}", r#"{"input_audio": {"format": "wav"}}"#] {
         let parts = parsed(body).await.expect("is read");
         assert!(parts.file.is_none(), "{body}");
@@ -128,7 +132,7 @@ async fn without_audio_there_is_no_file() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_or_no_base64_is_malformed_and_leaves_nothing() {
+async fn invalid_json_and_invalid_base64_are_malformed_and_leave_no_file() {
     let deep = format!(r#"{{"unknown": {}"#, "[".repeat(100_000));
     let long = format!(r#"{{"prompt": "{}"}}"#, "x".repeat(70_000));
     for body in [
@@ -149,7 +153,7 @@ async fn what_is_no_json_or_no_base64_is_malformed_and_leaves_nothing() {
         &deep,
         &long,
     ] {
-        let error = parsed(body).await.expect_err("refused");
+        let error = parsed(body).await.expect_err("rejected");
         let shown = &body[..body.len().min(60)];
         assert_eq!(error.status_code().as_u16(), 400, "{shown}");
         assert_eq!(error.code(), "malformed_body", "{shown}");
@@ -157,9 +161,9 @@ async fn what_is_no_json_or_no_base64_is_malformed_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn audio_that_is_too_large_when_decoded_is_refused() {
+async fn audio_that_is_too_large_when_decoded_is_rejected() {
     let data = STANDARD.encode(vec![0; 100_001]);
     let body = format!(r#"{{"input_audio": {{"data": "{data}"}}}}"#);
-    let error = parsed(&body).await.expect_err("refused");
+    let error = parsed(&body).await.expect_err("rejected");
     assert_eq!(error.code(), "upload_too_large");
 }

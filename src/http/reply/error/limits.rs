@@ -1,4 +1,4 @@
-//! Refusals of what goes beyond a limit.
+//! Errors for requests that exceed a limit.
 
 use std::time::Duration;
 
@@ -7,29 +7,28 @@ use actix_web::http::StatusCode;
 use super::{ApiError, Kind};
 use crate::metrics::ErrorType;
 
-/// When one of many connections may be closed.
+/// Retry-After when too many connections are open.
 const CONNECTION_RETRY: Duration = Duration::from_secs(2);
 
 impl ApiError {
-    /// Too many requests of one client.
+    /// One client sent too many requests.
     pub fn rate_limited(wait: Duration) -> Self {
-        let wait_shown = shown(wait);
-        let message =
-            format!("too many requests (RATE_LIMIT_RPS); the next one is due in {wait_shown}");
+        let wait_shown = readable(wait);
+        let message = format!("too many requests (RATE_LIMIT_RPS); retry in {wait_shown}");
         Self::too_many("rate_limit_exceeded", message, wait)
     }
 
-    /// Too many wrong keys from one address.
+    /// One address sent too many wrong keys.
     pub fn too_many_wrong_keys(wait: Duration) -> Self {
         let message = "too many wrong keys came from this address";
         Self::too_many("rate_limit_exceeded", message, wait)
     }
 
-    /// A client has had the audio that it may have in a day.
+    /// The client has used up its daily audio.
     pub fn insufficient_quota(allowance: Duration, wait: Duration) -> Self {
-        let (seconds, wait_shown) = (allowance.as_secs_f64(), shown(wait));
+        let (seconds, wait_shown) = (allowance.as_secs_f64(), readable(wait));
         let message = format!(
-            "the {seconds} s of audio that a client may have transcribed in a day (MAX_AUDIO_SECONDS_PER_DAY) are used up; the next day begins at midnight UTC, in {wait_shown}"
+            "the daily limit of {seconds} s of audio (MAX_AUDIO_SECONDS_PER_DAY) is used up; it resets at midnight UTC, in {wait_shown}"
         );
         Self {
             kind: Kind::InsufficientQuota,
@@ -47,7 +46,7 @@ impl ApiError {
         .counted_as(ErrorType::RateLimit)
     }
 
-    /// All connections that there may be are open.
+    /// The connection limit is reached.
     pub fn too_many_connections() -> Self {
         let message = "too many connections are open (MAX_CONNECTIONS)";
         Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
@@ -56,8 +55,8 @@ impl ApiError {
     }
 }
 
-/// A time, for people.
-fn shown(wait: Duration) -> String {
+/// A duration as text, rounded up.
+fn readable(wait: Duration) -> String {
     let seconds = wait.as_secs_f64().ceil() as u64;
     match seconds {
         ..120 => format!("{seconds} s"),
@@ -74,9 +73,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_as_people_say_them_and_never_too_short() {
+    fn durations_are_readable_and_rounded_up() {
         let texts = [0.2, 119.5, 120.5, 7199.0, 7201.0, 7260.0, 10_799.0]
-            .map(|seconds| shown(Duration::from_secs_f64(seconds)));
+            .map(|seconds| readable(Duration::from_secs_f64(seconds)));
         assert_eq!(
             texts,
             [

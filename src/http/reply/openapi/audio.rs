@@ -1,4 +1,4 @@
-//! The paths with audio: OpenAI's, Bazarr's and whisper.cpp's.
+//! The routes with audio: OpenAI's, Bazarr's, whisper.cpp's, and that of a primary and a fallback.
 
 use utoipa::openapi::content::Content;
 use utoipa::openapi::path::{
@@ -16,7 +16,7 @@ use crate::metrics::Endpoint;
 
 pub fn paths(wants_key: bool) -> Vec<Path> {
     let post = |operation: OperationBuilder, more: Vec<ApiError>| {
-        let mut errors = ApiError::of_any_audio_request();
+        let mut errors = ApiError::all_of_audio_routes();
         errors.extend(more);
         let operation = keyed(with_errors(operation, errors), wants_key);
         PathItem::new(HttpMethod::Post, operation)
@@ -47,12 +47,12 @@ pub fn paths(wants_key: bool) -> Vec<Path> {
         ("/inference", post(inference(), translates())),
         (
             Endpoint::Transcribe.path(),
-            post(tier(), ApiError::of_any_fallback()),
+            post(tier(), ApiError::all_of_fallback()),
         ),
     ]
 }
 
-/// A form, or the same fields in JSON.
+/// An operation that takes a form, or the same fields as JSON.
 fn openai(summary: &str, what: &str) -> OperationBuilder {
     let form = Content::new(Some(reference(&format!("{what}Form"))));
     let json = Content::new(Some(reference(&format!("{what}Json"))));
@@ -69,12 +69,15 @@ fn openai(summary: &str, what: &str) -> OperationBuilder {
 }
 
 fn inference() -> OperationBuilder {
-    operation("Speech to text, as whisper.cpp's server has it", "audio")
-        .request_body(Some(form("InferenceForm")))
-        .response(
-            "200",
-            transcript("text/event-stream", reference("StreamEvent")),
-        )
+    operation(
+        "Speech to text with the API of whisper.cpp's server",
+        "audio",
+    )
+    .request_body(Some(form("InferenceForm")))
+    .response(
+        "200",
+        transcript("text/event-stream", reference("StreamEvent")),
+    )
 }
 
 fn tier() -> OperationBuilder {
@@ -83,16 +86,16 @@ fn tier() -> OperationBuilder {
         Content::new(Some(reference("TierTranscript"))),
     );
     for name in escalation_headers::NAMES {
-        let header = header("As in docs/escalation.md.", Type::String);
+        let header = header("See docs/escalation.md.", Type::String);
         reply = reply.header(name.as_str(), header);
     }
-    operation("Speech to text, with escalation to a larger model", "audio")
+    operation("Speech to text with escalation to a fallback", "audio")
         .request_body(Some(form("TierForm")))
         .response("200", reply.build())
 }
 
 fn asr() -> OperationBuilder {
-    let operation = operation("Speech to subtitles, as Bazarr asks for them", "audio")
+    let operation = operation("Speech to subtitles with the API that Bazarr uses", "audio")
         .request_body(Some(form("AsrForm")))
         .response(
             "200",
@@ -106,44 +109,44 @@ fn asr() -> OperationBuilder {
                 "`transcribe` (default) or `translate`.",
                 &["transcribe", "translate"],
             ),
-            (
-                "language",
-                "The language spoken; detected if not given.",
-                &[],
-            ),
+            ("language", "The spoken language; detected by default.", &[]),
             (
                 "output",
-                "`txt` if not given.",
+                "Default `txt`.",
                 &["txt", "json", "srt", "vtt", "tsv"],
             ),
             ("encode", ENCODE, &["true", "false"]),
             ("initial_prompt", "Words and names to expect.", &[]),
             (
                 "vad_filter",
-                "Leave out what does not sound like speech.",
+                "Skip audio without speech.",
                 &["true", "false"],
             ),
             (
                 "word_timestamps",
-                "`json` has the times of words.",
+                "Add the times of words to `json`.",
                 &["true", "false"],
             ),
-            ("to_language", "Of translations: `en` if not given.", &[]),
+            (
+                "to_language",
+                "The language of a translation; default `en`.",
+                &[],
+            ),
         ],
     )
 }
 
 const ENCODE: &str =
-    "`false`: the audio is samples without a header, of 16 kHz, mono, signed 16 bit.";
+    "`false`: the audio consists of samples without a header: 16 kHz, mono, signed 16 bit.";
 
 fn detect_language() -> OperationBuilder {
-    let operation = operation("What language is spoken", "audio")
+    let operation = operation("Detect the spoken language", "audio")
         .request_body(Some(form("AsrForm")))
         .response("200", json("The language.", "SpokenLanguage"));
     with_query(operation, &[("encode", ENCODE, &["true", "false"])])
 }
 
-/// Options of the query: name, meaning, and the values that there are (none: any).
+/// Adds query options: name, description, and the allowed values (empty: any).
 fn with_query(
     mut operation: OperationBuilder,
     options: &[(&str, &str, &[&str])],
@@ -173,14 +176,14 @@ fn form(name: &str) -> RequestBody {
         .build()
 }
 
-/// The reply, in whatever format was asked for.
+/// The response with a transcript, in all formats.
 fn transcript(one_more: &str, its_schema: RefOr<Schema>) -> Response {
     let json = AnyOfBuilder::new()
         .item(reference("Transcript"))
         .item(reference("VerboseTranscript"));
     let json = Content::new(Some(Schema::AnyOf(json.build())));
-    let mut response = described("The transcript, in the format that was asked for.")
-        .content("application/json", json);
+    let mut response =
+        described("The transcript in the requested format.").content("application/json", json);
     for kind in ["text/plain", "application/x-subrip", "text/vtt"] {
         response = response.content(kind, Content::new(Some(text())));
     }
@@ -188,22 +191,22 @@ fn transcript(one_more: &str, its_schema: RefOr<Schema>) -> Response {
     for (name, description, kind) in [
         (
             "X-Route",
-            "The lanes that did the work: HOT, COLD-POOL or COLD-POOL>HOT.",
+            "The lanes that transcribed the audio: HOT, COLD-POOL or COLD-POOL>HOT.",
             Type::String,
         ),
         (
             "X-Queue-Position",
-            "Requests that waited before this one when it was admitted.",
+            "The number of requests ahead of this one in the queue at admission.",
             Type::Integer,
         ),
         (
             "X-Queue-Eta-Ms",
-            "How long it would wait for a lane, in milliseconds.",
+            "The estimated wait for a lane at admission, in milliseconds.",
             Type::Integer,
         ),
         (
             "X-Translation-Mode",
-            "`libretranslate` where that is who translated.",
+            "`libretranslate` if LibreTranslate translated the text.",
             Type::String,
         ),
     ] {

@@ -1,10 +1,10 @@
-//! Bodies of requests.
+//! The bodies of requests.
 
 use utoipa::ToSchema;
 
-/// A recording and what is wanted of it. Other fields are ignored.
+/// Audio and options. Other fields are ignored.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::form` reads")]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
 pub struct TranscriptionForm {
     /// The audio, in any format that ffmpeg decodes.
     #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
@@ -14,14 +14,14 @@ pub struct TranscriptionForm {
     options: Options,
 }
 
-/// As for transcriptions, and the language that the text shall be in.
+/// As for transcriptions, with the language of the translation.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::form` reads")]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
 pub struct TranslationForm {
     /// The audio, in any format that ffmpeg decodes.
     #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
     file: Vec<u8>,
-    /// en if not given; others need a LibreTranslate server.
+    /// The language of the text; default `en`. Others need a LibreTranslate server.
     #[schema(nullable = false)]
     to_language: Option<String>,
     #[serde(flatten)]
@@ -29,14 +29,14 @@ pub struct TranslationForm {
     options: Options,
 }
 
-/// As whisper.cpp's server has it: OpenAI's form, and a switch for translating.
+/// The form of whisper.cpp's server: OpenAI's form with a switch for translation.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::form` reads")]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
 pub struct InferenceForm {
     /// The audio, in any format that ffmpeg decodes.
     #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
     file: Vec<u8>,
-    /// The text shall be in English; false if not given.
+    /// Translate to English; default false.
     #[schema(nullable = false)]
     translate: Option<bool>,
     #[serde(flatten)]
@@ -44,14 +44,14 @@ pub struct InferenceForm {
     options: Options,
 }
 
-/// As clients of a primary and a fallback have it.
+/// The form of a primary and a fallback.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::form` reads")]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
 pub struct TierForm {
     /// The audio, in any format that ffmpeg decodes.
     #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
     audio: Vec<u8>,
-    /// The language spoken; detected if not given.
+    /// The spoken language; detected by default.
     #[schema(nullable = false)]
     language: Option<String>,
     /// Words and names to expect.
@@ -60,23 +60,23 @@ pub struct TierForm {
     /// 0 (default) to 1.
     #[schema(nullable = false, minimum = 0, maximum = 1)]
     temperature: Option<f64>,
-    /// `word`: each segment has its words.
+    /// `word` adds the words to each segment.
     #[schema(nullable = false, rename = "timestamp_granularities[]")]
     timestamp_granularities: Option<Vec<String>>,
 }
 
-/// The audio; everything else is in the query.
+/// The audio. The options are in the query.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::parts` reads")]
+#[expect(dead_code, reason = "describes what `http::body` reads")]
 pub struct AsrForm {
-    /// A file in any format that ffmpeg decodes, or samples without a header.
+    /// The audio, in any format that ffmpeg decodes, or as samples without a header.
     #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
     audio_file: Vec<u8>,
 }
 
-/// The form's fields in JSON.
+/// The fields of the form as JSON.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::json_body` reads")]
+#[expect(dead_code, reason = "describes what `body::json` reads")]
 pub struct TranscriptionJson {
     input_audio: InputAudio,
     #[serde(flatten)]
@@ -84,12 +84,12 @@ pub struct TranscriptionJson {
     options: Options,
 }
 
-/// The form's fields in JSON.
+/// The fields of the form as JSON.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::json_body` reads")]
+#[expect(dead_code, reason = "describes what `body::json` reads")]
 pub struct TranslationJson {
     input_audio: InputAudio,
-    /// en if not given; others need a LibreTranslate server.
+    /// The language of the text; default `en`. Others need a LibreTranslate server.
     #[schema(nullable = false)]
     to_language: Option<String>,
     #[serde(flatten)]
@@ -97,64 +97,64 @@ pub struct TranslationJson {
     options: Options,
 }
 
-/// A recording as text.
+/// Audio in base64.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::json_body` reads")]
+#[expect(dead_code, reason = "describes what `body::json` reads")]
 pub struct InputAudio {
-    /// The file in base64.
+    /// The audio file in base64.
     #[schema(format = Byte)]
     data: String,
-    /// Of no importance: the sound decides.
+    /// Ignored: ffmpeg detects the format.
     #[schema(nullable = false)]
     format: Option<String>,
 }
 
-/// What is wanted of a recording.
+/// The options of a transcription.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `http::form` reads")]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
 pub struct Options {
-    /// Any name is accepted and means the model that is served.
+    /// Any name is accepted and stands for the served model.
     #[schema(nullable = false)]
     model: Option<String>,
-    /// ISO 639-1 (`en`), with a region (`en-US`), or its English name; detected if not given.
+    /// The spoken language: ISO 639-1 (`en`), with a region (`en-US`), or the English name; detected by default.
     #[schema(nullable = false)]
     language: Option<String>,
     /// Words and names to expect.
     #[schema(nullable = false)]
     prompt: Option<String>,
-    /// json if not given.
+    /// Default `json`.
     #[schema(inline, nullable = false)]
     response_format: Option<ResponseFormat>,
     #[schema(minimum = 0, maximum = 1, nullable = false)]
     temperature: Option<f32>,
-    /// The text comes as server-sent events while it is made: `transcript.text.delta` and
-    /// `transcript.text.done`, then `[DONE]`. With the formats json and text; false if not given.
+    /// Send the text as server-sent events during transcription: `transcript.text.delta` and
+    /// `transcript.text.done`, then `[DONE]`. For the formats json and text; default false.
     #[schema(nullable = false)]
     stream: Option<bool>,
-    /// Of verbose_json; segment if not given.
+    /// For verbose_json; default `segment`.
     #[schema(rename = "timestamp_granularities[]", inline, nullable = false)]
     timestamp_granularities: Option<Vec<Granularity>>,
-    /// What json tells besides the text.
+    /// Additional content of json and verbose_json.
     #[schema(rename = "include[]", inline, nullable = false)]
     include: Option<Vec<Include>>,
-    /// `auto`, or an object of the type `server_vad`; the audio is cut at pauses in any case.
+    /// `auto`, or an object of the type `server_vad`. Without effect: the audio is always cut at pauses.
     #[schema(nullable = false)]
     chunking_strategy: Option<String>,
-    /// Leave out what does not sound like speech; true if not given.
+    /// Skip audio without speech; default true.
     #[schema(nullable = false)]
     vad_filter: Option<bool>,
-    /// Take out text that the model made up; true if not given.
+    /// Remove hallucinated text; default true.
     #[schema(nullable = false)]
     hallucination_guard: Option<bool>,
-    /// More than one language is spoken; false if not given.
+    /// The audio has more than one language; default false.
     #[schema(nullable = false)]
     multilingual: Option<bool>,
 }
 
-/// How the reply is written.
+/// The format of the reply.
 #[derive(ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes what `http::form` reads")]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
 pub enum ResponseFormat {
     Json,
     Text,
@@ -163,19 +163,19 @@ pub enum ResponseFormat {
     Vtt,
 }
 
-/// What verbose_json gives times for.
+/// The parts with times in verbose_json.
 #[derive(ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes what `http::form` reads")]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
 pub enum Granularity {
     Segment,
     Word,
 }
 
-/// What a reply tells besides the text.
+/// Additional content of a reply.
 #[derive(ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes what `http::form` reads")]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
 pub enum Include {
     Logprobs,
 }

@@ -13,15 +13,13 @@ use reqwest::{Client, Response, StatusCode};
 use tokio::fs::OpenOptions;
 use tokio::io::AsyncWriteExt;
 
+use super::FetchError;
 use crate::models::catalogue::CatalogueEntry;
 use crate::models::checksum::sha256_file;
 use crate::models::error::ModelError;
 use crate::models::files;
 use crate::models::progress::{Finish, Progress};
 use crate::tls;
-
-/// Where whisper.cpp's author publishes the files.
-pub(crate) const OFFICIAL_BASE: &str = "https://huggingface.co/ggerganov/whisper.cpp/resolve/main";
 
 /// Name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,29 +32,14 @@ const MOST_FRUITLESS_TRIES: u32 = 3;
 /// Pause before a connection is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why this source did not deliver. The text goes into the list of reasons of the offline message.
-#[derive(Debug)]
-pub(crate) enum DownloadError {
-    /// The source cannot be reached, or has no such file: the next source may.
-    Unavailable(String),
-    /// The local disk, or a wrong file: trying elsewhere does not help.
-    Fatal(ModelError),
-}
-
-impl From<ModelError> for DownloadError {
-    fn from(error: ModelError) -> Self {
-        Self::Fatal(error)
-    }
-}
-
-fn client() -> Result<Client, DownloadError> {
+fn client() -> Result<Client, FetchError> {
     tls::install_crypto();
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(IDLE_TIMEOUT)
         .user_agent(concat!("uttera-stt/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| DownloadError::Unavailable(describe(&error)))
+        .map_err(|error| FetchError::Unavailable(describe(&error)))
 }
 
 /// Fetches a model's file from `base` into `dir`. The caller holds the model's lock.
@@ -65,7 +48,7 @@ pub(crate) async fn download(
     entry: &CatalogueEntry,
     dir: &Path,
     progress: &dyn Progress,
-) -> Result<PathBuf, DownloadError> {
+) -> Result<PathBuf, FetchError> {
     let target = dir.join(entry.file_name());
     let part = dir.join(format!("{}.part", entry.file_name()));
     let url = format!("{}/{}", base.trim_end_matches('/'), entry.file_name());
@@ -87,7 +70,7 @@ pub(crate) async fn download(
     }
     if !entry.has_checksum(&found) {
         let _ = fs::remove_file(&part);
-        return Err(DownloadError::Fatal(ModelError::Checksum {
+        return Err(FetchError::Fatal(ModelError::Checksum {
             path: PathBuf::from(url),
             expected: entry.checksums(),
             found,
@@ -100,8 +83,8 @@ pub(crate) async fn download(
 /// Fetches a file of exactly `size` bytes into memory. The error is a reason for the offline message.
 pub(crate) async fn fetch_small(url: &str, size: u64) -> Result<Vec<u8>, String> {
     let client = client().map_err(|error| match error {
-        DownloadError::Unavailable(reason) => reason,
-        DownloadError::Fatal(error) => error.to_string(),
+        FetchError::Unavailable(reason) => reason,
+        FetchError::Fatal(error) => error.to_string(),
     })?;
     let reply = tokio::time::timeout(REPLY_TIMEOUT, client.get(url).send()).await;
     let mut response = match reply {
@@ -143,20 +126,20 @@ async fn fetch_all(
     entry: &CatalogueEntry,
     part: &Path,
     progress: &dyn Progress,
-) -> Result<(), DownloadError> {
+) -> Result<(), FetchError> {
     let mut fruitless = 0;
     loop {
         let before = part_size(part);
         let reason = match fetch_once(client, url, entry, part, progress).await {
             Ok(()) => return Ok(()),
-            Err(DownloadError::Unavailable(reason)) => reason,
+            Err(FetchError::Unavailable(reason)) => reason,
             Err(fatal) => return Err(fatal),
         };
         let after = part_size(part);
         fruitless = if after > before { 0 } else { fruitless + 1 };
         // Nothing at all was ever received: the source is unreachable, say so at once.
         if (before == 0 && after == 0) || fruitless >= MOST_FRUITLESS_TRIES {
-            return Err(DownloadError::Unavailable(reason));
+            return Err(FetchError::Unavailable(reason));
         }
         tracing::warn!(url, reason, "download broke off, resuming");
         tokio::time::sleep(RETRY_PAUSE).await;
@@ -170,7 +153,7 @@ async fn fetch_once(
     entry: &CatalogueEntry,
     part: &Path,
     progress: &dyn Progress,
-) -> Result<(), DownloadError> {
+) -> Result<(), FetchError> {
     let have = part_size(part);
     let largest = entry
         .published
@@ -188,7 +171,7 @@ async fn fetch_once(
     let reply = tokio::time::timeout(REPLY_TIMEOUT, request.send()).await;
     let response = match reply {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(DownloadError::Unavailable(describe(&error))),
+        Ok(Err(error)) => return Err(FetchError::Unavailable(describe(&error))),
         Err(_) => return Err(unavailable(url, "no answer in time")),
     };
     let from = match response.status() {
@@ -222,7 +205,7 @@ async fn fetch_once(
 }
 
 /// Refuses a file of another size than the published ones before fetching gigabytes of it.
-fn check_announced(url: &str, entry: &CatalogueEntry, total: u64) -> Result<(), DownloadError> {
+fn check_announced(url: &str, entry: &CatalogueEntry, total: u64) -> Result<(), FetchError> {
     if entry.published.iter().any(|file| file.size_bytes == total) {
         return Ok(());
     }
@@ -238,7 +221,7 @@ async fn append(
     from: u64,
     largest: u64,
     progress: &dyn Progress,
-) -> Result<(), DownloadError> {
+) -> Result<(), FetchError> {
     let url = response.url().to_string();
     let mut file = OpenOptions::new()
         .create(true)
@@ -266,7 +249,7 @@ async fn append(
                 progress.advance(done);
             }
             Ok(None) => break None,
-            Err(error) => break Some(DownloadError::Unavailable(describe(&error))),
+            Err(error) => break Some(FetchError::Unavailable(describe(&error))),
         }
     };
     file.flush().await.map_err(ModelError::io("write", part))?;
@@ -281,8 +264,8 @@ fn starts_at(response: &Response, offset: u64) -> bool {
         .is_some_and(|value| value.starts_with(&format!("bytes {offset}-")))
 }
 
-fn unavailable(url: &str, reason: &str) -> DownloadError {
-    DownloadError::Unavailable(format!("{}: {reason}", host(url)))
+fn unavailable(url: &str, reason: &str) -> FetchError {
+    FetchError::Unavailable(format!("{}: {reason}", host(url)))
 }
 
 /// The part of a URL that is safe and useful in a message: no user, no password, no query.

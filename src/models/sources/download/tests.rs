@@ -121,13 +121,13 @@ fn entry_for(file: &[u8]) -> CatalogueEntry {
     }
 }
 
-async fn fetch(base: &str, entry: &CatalogueEntry, dir: &Path) -> Result<PathBuf, DownloadError> {
+async fn fetch(base: &str, entry: &CatalogueEntry, dir: &Path) -> Result<PathBuf, FetchError> {
     download(base, entry, dir, &Silent).await
 }
 
-fn reason(result: Result<PathBuf, DownloadError>) -> String {
+fn reason(result: Result<PathBuf, FetchError>) -> String {
     match result {
-        Err(DownloadError::Unavailable(reason)) => reason,
+        Err(FetchError::Unavailable(reason)) => reason,
         other => panic!("expected an unavailable source, got {other:?}"),
     }
 }
@@ -213,7 +213,7 @@ async fn a_mirror_with_other_bytes_of_the_same_size_is_refused() {
         .await
         .unwrap_err();
     assert!(
-        matches!(error, DownloadError::Fatal(ModelError::Checksum { .. })),
+        matches!(error, FetchError::Fatal(ModelError::Checksum { .. })),
         "{error:?}"
     );
     assert_eq!(

@@ -1,0 +1,111 @@
+//! Names of the things inside the tree: requests, chunks, lanes, leases and workers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Identifies a request inside this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(u64);
+
+impl JobId {
+    /// A number that no other job of this process has.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "job-{}", self.0)
+    }
+}
+
+/// One lane, for as long as its engine lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneId(pub u64);
+
+impl LaneId {
+    /// A number that no other lane of this process has; later lanes have larger ones.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What kind of lane. The order is the order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LaneKind {
+    /// Always there.
+    Hot,
+    /// Started when work piles up.
+    Cold,
+}
+
+/// The number of one handing-out of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseId(pub(crate) u64);
+
+/// A chunk's place: which request, which chunk of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChunkKey {
+    /// The request.
+    pub job: JobId,
+    /// [`crate::domain::chunk::AudioChunk::index`].
+    pub index: usize,
+}
+
+/// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`, `fallback-1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerId {
+    kind: LaneKind,
+    word: &'static str,
+    name: Arc<str>,
+}
+
+impl WorkerId {
+    /// The `generation`-th engine of this kind of lane.
+    pub fn new(kind: LaneKind, generation: u64) -> Self {
+        let word = match kind {
+            LaneKind::Hot => "hot",
+            LaneKind::Cold => "cold",
+        };
+        Self::named(kind, word, generation)
+    }
+
+    /// The `generation`-th engine of the larger model.
+    pub fn of_fallback(generation: u64) -> Self {
+        Self::named(LaneKind::Cold, "fallback", generation)
+    }
+
+    fn named(kind: LaneKind, word: &'static str, generation: u64) -> Self {
+        Self {
+            kind,
+            word,
+            name: format!("{word}-{generation}").into(),
+        }
+    }
+
+    /// Another engine of the same kind.
+    #[must_use]
+    pub fn numbered(&self, generation: u64) -> Self {
+        Self::named(self.kind, self.word, generation)
+    }
+
+    /// The kind of lane that it is for.
+    pub fn kind(&self) -> LaneKind {
+        self.kind
+    }
+
+    /// As in logs.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

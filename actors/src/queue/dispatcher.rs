@@ -1,0 +1,298 @@
+//! The Dispatcher: owns the one shared work queue.
+//!
+//! Transcriptions bring chunks, lanes offer themselves, and the Dispatcher brings them together,
+//! hands failed chunks out again and refuses hopeless ones. All decisions are
+//! [`WorkQueue`]'s; this actor carries them out and keeps the
+//! accounts of [`NodeStatus`].
+//!
+//! Supervised by the Supervisor. If it fails, its successor starts with an empty queue:
+//! transcriptions bring their open chunks again and lanes offer themselves anew, while answers to
+//! the old leases are stale.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::domain::error::{EngineError, EngineExit, SttError};
+use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind, LeaseId};
+use crate::domain::job::SchedulingKey;
+use crate::domain::transcript::{ChunkDone, ChunkTranscript};
+use crate::ports::{ChunkRequest, DetectedLanguage};
+use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage, LaneMessage, Retire};
+use crate::queue::work_queue::{Ended, Retirement, WorkQueue};
+use crate::status::NodeStatus;
+
+/// What a Dispatcher is made from.
+#[derive(Debug)]
+pub struct DispatcherArguments {
+    /// Counts the Dispatchers of this tree, from 0.
+    pub generation: u32,
+    /// Where the accounts are kept.
+    pub status: Arc<NodeStatus>,
+}
+
+/// Who waits for a request's chunks.
+#[derive(Debug)]
+struct Owner {
+    tell: ChunkOwner,
+    request_id: Arc<str>,
+}
+
+/// The actor's state.
+#[derive(Debug)]
+pub struct DispatcherState {
+    queue: WorkQueue,
+    lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
+    owners: HashMap<JobId, Owner>,
+    hopeless: Option<SttError>,
+    /// Cold lanes up to this number are gone, whatever they still have on the way.
+    cold_gone: Option<LaneId>,
+    status: Arc<NodeStatus>,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct Dispatcher;
+
+impl Actor for Dispatcher {
+    type Msg = DispatcherMessage;
+    type State = DispatcherState;
+    type Arguments = DispatcherArguments;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        // What the one before has left there is of no queue any more.
+        arguments.status.set_queue(0, 0, 0);
+        Ok(DispatcherState {
+            queue: WorkQueue::new(arguments.generation),
+            lanes: HashMap::new(),
+            owners: HashMap::new(),
+            hopeless: None,
+            cold_gone: None,
+            status: arguments.status,
+        })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            DispatcherMessage::Enqueue {
+                job,
+                request,
+                scheduling,
+                owner,
+            } => state.enqueue(job, request, scheduling, owner),
+            DispatcherMessage::Withdraw(job) => state.withdraw(job),
+            DispatcherMessage::WithdrawAll => {
+                for job in state.owners.keys().copied().collect::<Vec<_>>() {
+                    state.withdraw(job);
+                }
+            }
+            DispatcherMessage::LaneReady { lane, kind, actor } => {
+                state.lane_ready(lane, kind, actor);
+            }
+            DispatcherMessage::LanguageHeard {
+                lane,
+                lease,
+                language,
+            } => state.language_heard(lane, lease, language),
+            DispatcherMessage::LeaseEnded {
+                lane,
+                lease,
+                outcome,
+            } => state.lease_ended(lane, lease, outcome),
+            DispatcherMessage::LaneGone(lane) => state.lane_gone(lane),
+            DispatcherMessage::ColdLanesGone { up_to } => state.cold_lanes_gone(up_to),
+            DispatcherMessage::Retire { lane, when, actor } => state.retire(lane, when, &actor),
+            DispatcherMessage::Hopeless(error) => state.hopeless = Some(error),
+            DispatcherMessage::RefuseWaiting(error) => state.refuse_waiting(&error),
+        }
+        state.hand_out();
+        Ok(())
+    }
+}
+
+impl DispatcherState {
+    fn enqueue(
+        &mut self,
+        job: JobId,
+        request: ChunkRequest,
+        scheduling: SchedulingKey,
+        owner: ChunkOwner,
+    ) {
+        self.owners.entry(job).or_insert_with(|| Owner {
+            tell: owner,
+            request_id: Arc::clone(&request.request_id),
+        });
+        self.queue.enqueue(job, request, scheduling, Instant::now());
+    }
+
+    fn withdraw(&mut self, job: JobId) {
+        self.owners.remove(&job);
+        for (lane, lease) in self.queue.withdraw(job) {
+            if let Some(actor) = self.lanes.get(&lane) {
+                // A lane that is gone needs no telling.
+                let _ = actor.cast(LaneMessage::Abort(lease));
+            }
+        }
+    }
+
+    fn lane_ready(&mut self, lane: LaneId, kind: LaneKind, actor: ActorRef<LaneMessage>) {
+        if kind == LaneKind::Cold && self.cold_gone.is_some_and(|last| lane <= last) {
+            return;
+        }
+        self.lanes.insert(lane, actor);
+        self.queue.lane_ready(lane, kind);
+        if kind == LaneKind::Hot {
+            self.hopeless = None;
+        }
+    }
+
+    fn language_heard(&self, lane: LaneId, lease: LeaseId, language: DetectedLanguage) {
+        if let Some(key) = self.queue.chunk_of(lane, lease)
+            && let Some(owner) = self.owners.get(&key.job)
+        {
+            (owner.tell).tell(key.index, ChunkNews::LanguageHeard(language));
+        }
+    }
+
+    fn lease_ended(
+        &mut self,
+        lane: LaneId,
+        lease: LeaseId,
+        outcome: Result<ChunkTranscript, EngineError>,
+    ) {
+        if let Err(error) = &outcome {
+            info!(lane = lane.0, %error, "a lane could not finish its chunk");
+        }
+        let ended = self.queue.lease_ended(lane, lease, outcome);
+        self.settle(ended);
+        if !self.queue.knows(lane)
+            && let Some(actor) = self.lanes.remove(&lane)
+        {
+            // It wanted to go after this one. If its engine ended, it goes without being told.
+            let _ = actor.cast(LaneMessage::Retired);
+        }
+    }
+
+    fn retire(&mut self, lane: LaneId, when: Retire, actor: &ActorRef<LaneMessage>) {
+        match self.queue.retire(lane, when) {
+            Retirement::Granted => {
+                self.lanes.remove(&lane);
+                let _ = actor.cast(LaneMessage::Retired);
+            }
+            Retirement::AfterLease | Retirement::Refused => {}
+        }
+    }
+
+    fn lane_gone(&mut self, lane: LaneId) {
+        self.lanes.remove(&lane);
+        // The lane itself reports how its engine ended before it goes. What is left for this
+        // message is a lane that failed without a word, which says nothing about its chunk.
+        let ended = self.queue.lane_gone(lane, EngineExit::Stopped);
+        self.settle(ended);
+    }
+
+    fn cold_lanes_gone(&mut self, up_to: LaneId) {
+        self.cold_gone = Some(up_to);
+        for lane in self.queue.lanes_of(LaneKind::Cold) {
+            if lane <= up_to {
+                self.lane_gone(lane);
+            }
+        }
+    }
+
+    /// Work waits for a lane that comes back, but not for one that does not.
+    fn refuse_what_is_hopeless(&mut self) {
+        if let Some(error) = self.hopeless.clone()
+            && self.queue.busy_and_idle() == (0, 0)
+        {
+            self.refuse_waiting(&error);
+        }
+    }
+
+    fn refuse_waiting(&mut self, error: &SttError) {
+        for key in self.queue.take_waiting() {
+            self.tell_owner(key, Err(error.clone()));
+        }
+    }
+
+    /// Carries out what the end of a lease means.
+    fn settle(&mut self, ended: Ended) {
+        match ended {
+            Ended::Done {
+                key,
+                transcript,
+                lane,
+                cold_failed,
+            } => {
+                let done = ChunkDone {
+                    transcript,
+                    lane,
+                    rescued: cold_failed && lane == LaneKind::Hot,
+                    reused: false,
+                };
+                self.tell_owner(key, Ok(done));
+            }
+            Ended::Requeued(key) => {
+                info!(
+                    request_id = self.request_id(key),
+                    chunk = key.index,
+                    "the chunk is tried again"
+                );
+            }
+            Ended::Refused { key, error } => {
+                warn!(request_id = self.request_id(key), chunk = key.index, %error, "the chunk is refused");
+                self.tell_owner(key, Err(error));
+            }
+            Ended::Stale => debug!("an answer came that nobody waits for"),
+        }
+    }
+
+    fn tell_owner(&self, key: ChunkKey, outcome: Result<ChunkDone, SttError>) {
+        if let Some(owner) = self.owners.get(&key.job) {
+            (owner.tell).tell(key.index, ChunkNews::Ended(outcome));
+        }
+    }
+
+    fn request_id(&self, key: ChunkKey) -> &str {
+        self.owners
+            .get(&key.job)
+            .map_or("", |owner| &owner.request_id)
+    }
+
+    /// Gives work to idle lanes and brings the accounts up to date.
+    fn hand_out(&mut self) {
+        while let Some((lane, lease)) = self.queue.assign(Instant::now()) {
+            let request = &lease.request;
+            debug!(request_id = %request.request_id, chunk = request.audio.index, lane = lane.0,
+                "chunk handed out");
+            let sent = self
+                .lanes
+                .get(&lane)
+                .is_some_and(|actor| actor.cast(LaneMessage::Run(lease)).is_ok());
+            if !sent {
+                // Its mailbox is closed: it ended, and the Supervisor's word is on its way.
+                self.lane_gone(lane);
+            }
+        }
+        self.refuse_what_is_hopeless();
+        for (lane, lease) in self.queue.held_up() {
+            if let Some(actor) = self.lanes.get(&lane) {
+                let _ = actor.cast(LaneMessage::WorkWaits(lease));
+            }
+        }
+        let (busy, idle) = self.queue.busy_and_idle();
+        self.status.set_queue(self.queue.depth(), busy, idle);
+    }
+}

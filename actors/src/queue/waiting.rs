@@ -1,0 +1,396 @@
+//! The order of waiting work: short requests first, with ageing.
+//!
+//! Every request that waits has a *turn*: the moment since which it waits, and a handicap that grows
+//! with the audio it still has before it. The earliest turn is the next. So a command passes a long
+//! file, and since the handicap is bounded, a long file's turn comes however many commands follow one
+//! another.
+//!
+//! Among the requests of one client, equals come first in, first out: those that are one chunk, and
+//! those that are longer. Its second long file begins when its first one has nothing to hand out.
+//! When one of them is served, all of them wait anew from that moment: a long file gets one chunk at
+//! a time, and a client that sends a hundred requests at once takes turns with one that sends one.
+//!
+//! What a lane failed on comes before all this: it had its turn.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::chunk::FIRST_PART;
+use crate::domain::ids::{ChunkKey, JobId};
+use crate::domain::job::{Priority, SchedulingKey};
+use crate::queue::work_queue::Work;
+
+/// The most that a request's length sets it back behind a shorter one that comes later. A second of
+/// audio counts as a second of waiting.
+pub const LONGEST_HANDICAP: Duration = Duration::from_secs(60);
+
+/// What one step of priority is worth, as waiting.
+pub const PRIORITY_STEP: Duration = LONGEST_HANDICAP;
+
+/// By how many seconds later than it came its turn is.
+fn handicap(key: &SchedulingKey) -> f64 {
+    let longest = LONGEST_HANDICAP.as_secs_f64();
+    let priority = match key.priority {
+        Priority::Low => PRIORITY_STEP.as_secs_f64(),
+        Priority::Normal => 0.0,
+        Priority::High => -PRIORITY_STEP.as_secs_f64(),
+    };
+    key.remaining_seconds.clamp(0.0, longest) + priority
+}
+
+#[derive(Debug)]
+struct WaitingJob {
+    scheduling: SchedulingKey,
+    since: Instant,
+    chunks: BTreeMap<Order, Work>,
+}
+
+/// The order of a request's chunks. Parts that are transcribed again come first: their chunk is the
+/// one that the client waits for.
+type Order = (bool, usize);
+
+fn order(index: usize) -> Order {
+    (index < FIRST_PART, index)
+}
+
+/// All that waits for a lane.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// Turns are counted from here.
+    epoch: Instant,
+    /// What lanes failed on, the latest first.
+    retries: VecDeque<Work>,
+    jobs: BTreeMap<JobId, WaitingJob>,
+}
+
+impl Waiting {
+    pub(crate) fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            retries: VecDeque::new(),
+            jobs: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a chunk, and what is known of its request by now.
+    pub(crate) fn push(&mut self, work: Work, scheduling: SchedulingKey, now: Instant) {
+        let job = self.jobs.entry(work.key.job).or_insert_with(|| WaitingJob {
+            scheduling: scheduling.clone(),
+            since: now,
+            chunks: BTreeMap::new(),
+        });
+        job.scheduling = scheduling;
+        job.chunks.insert(order(work.key.index), work);
+    }
+
+    /// Takes back what a lane failed on.
+    pub(crate) fn push_retry(&mut self, work: Work) {
+        self.retries.push_front(work);
+    }
+
+    /// The next chunk of those that fit.
+    pub(crate) fn take(&mut self, fits: impl Fn(&Work) -> bool, now: Instant) -> Option<Work> {
+        if let Some(place) = self.retries.iter().position(&fits) {
+            return self.retries.remove(place);
+        }
+        let id = self.next_job(&fits)?;
+        let job = self.jobs.get_mut(&id)?;
+        let index = first_fitting(job, &fits)?;
+        let work = job.chunks.remove(&index);
+        let (client, is_long) = (job.scheduling.client.clone(), job.scheduling.is_long());
+        if job.chunks.is_empty() {
+            self.jobs.remove(&id);
+        }
+        for equal in self.jobs.values_mut() {
+            if equal.scheduling.client == client && equal.scheduling.is_long() == is_long {
+                equal.since = now;
+            }
+        }
+        work
+    }
+
+    /// The request whose turn it is. Numbers of requests grow, so that the first of a client's
+    /// equals that is met is the first that came.
+    fn next_job(&self, fits: &impl Fn(&Work) -> bool) -> Option<JobId> {
+        let mut met = BTreeSet::new();
+        let first_of_equals = self.jobs.iter().filter(|(_, job)| {
+            first_fitting(job, fits).is_some()
+                && met.insert((&job.scheduling.client, job.scheduling.is_long()))
+        });
+        first_of_equals
+            .map(|(&id, job)| (self.turn(job), id))
+            .min_by(|(a, _), (b, _)| a.total_cmp(b))
+            .map(|(_, id)| id)
+    }
+
+    fn turn(&self, job: &WaitingJob) -> f64 {
+        let since = job.since.saturating_duration_since(self.epoch);
+        since.as_secs_f64() + handicap(&job.scheduling)
+    }
+
+    /// Takes a request out.
+    pub(crate) fn withdraw(&mut self, job: JobId) {
+        self.jobs.remove(&job);
+        self.retries.retain(|work| work.key.job != job);
+    }
+
+    /// Takes out everything.
+    pub(crate) fn take_all(&mut self) -> Vec<ChunkKey> {
+        let jobs = std::mem::take(&mut self.jobs).into_values();
+        let chunks = jobs.flat_map(|job| job.chunks.into_values());
+        let all = self.retries.drain(..).chain(chunks);
+        all.map(|work| work.key).collect()
+    }
+
+    /// Those of the waiting chunks that fit.
+    pub(crate) fn count(&self, fits: impl Fn(&Work) -> bool) -> usize {
+        let chunks = self.jobs.values().flat_map(|job| job.chunks.values());
+        self.retries
+            .iter()
+            .chain(chunks)
+            .filter(|work| fits(work))
+            .count()
+    }
+
+    /// Chunks that wait.
+    pub(crate) fn len(&self) -> usize {
+        let waiting: usize = self.jobs.values().map(|job| job.chunks.len()).sum();
+        waiting + self.retries.len()
+    }
+}
+
+fn first_fitting(job: &WaitingJob, fits: &impl Fn(&Work) -> bool) -> Option<Order> {
+    let mut chunks = job.chunks.iter();
+    chunks.find(|(_, work)| fits(work)).map(|(&index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::chunk::AudioChunk;
+    use crate::domain::job::{Client, is_long};
+    use crate::domain::transcript::Task;
+    use crate::ports::ChunkRequest;
+
+    /// Waiting work on a clock of its own.
+    struct Queue {
+        waiting: Waiting,
+        begin: Instant,
+        now: f64,
+    }
+
+    impl Queue {
+        fn new() -> Self {
+            let waiting = Waiting::new();
+            Self {
+                begin: waiting.epoch,
+                waiting,
+                now: 0.0,
+            }
+        }
+
+        fn instant(&self) -> Instant {
+            self.begin + Duration::from_secs_f64(self.now)
+        }
+
+        fn put(&mut self, job: JobId, index: usize, scheduling: SchedulingKey) {
+            let request = ChunkRequest {
+                request_id: Arc::from("test"),
+                audio: AudioChunk::contiguous(index, 0, Arc::from(vec![0_i16; 16])),
+                task: Task::Transcribe,
+                language: None,
+                prompt: None,
+                temperature: 0.0,
+            };
+            let now = self.instant();
+            self.waiting.push(Work::new(job, request), scheduling, now);
+        }
+
+        /// Puts in a request of so many seconds, and gives its number.
+        fn request(&mut self, client: &str, seconds: f64) -> JobId {
+            let job = JobId::next();
+            self.put(job, 0, scheduling_key(client, seconds));
+            job
+        }
+
+        fn take(&mut self) -> Option<ChunkKey> {
+            let now = self.instant();
+            self.waiting.take(|_| true, now).map(|work| work.key)
+        }
+
+        fn next(&mut self) -> JobId {
+            self.take().expect("something waits").job
+        }
+    }
+
+    fn scheduling_key(client: &str, seconds: f64) -> SchedulingKey {
+        SchedulingKey {
+            client: Client::new(client),
+            priority: Priority::Normal,
+            total_seconds: seconds,
+            remaining_seconds: seconds,
+        }
+    }
+
+    #[test]
+    fn a_command_passes_a_long_file_and_equals_come_in_order() {
+        let mut queue = Queue::new();
+        let file = queue.request("a", 1800.0);
+        queue.now = 5.0;
+        let first = queue.request("a", 8.0);
+        let second = queue.request("a", 2.0);
+        let of_another = queue.request("b", 2.0);
+        // One client's commands are equals; another client's is shorter than the first of them.
+        let order = [queue.next(), queue.next(), queue.next(), queue.next()];
+        assert_eq!(order, [of_another, first, second, file]);
+    }
+
+    #[test]
+    fn a_long_file_gets_a_chunk_at_a_time_however_many_commands_follow_one_another() {
+        let mut queue = Queue::new();
+        let file = JobId::next();
+        for index in 0..3 {
+            queue.put(file, index, scheduling_key("a", 1800.0));
+        }
+        let mut served_at = Vec::new();
+        // One waits always.
+        queue.request("b", 2.0);
+        for second in 0..200 {
+            queue.now = f64::from(second);
+            queue.request("b", 2.0);
+            if queue.next() == file {
+                served_at.push(second);
+            }
+        }
+        assert_eq!(served_at.len(), 3, "{served_at:?}");
+        let apart = served_at.windows(2).map(|two| two[1] - two[0]);
+        assert!(apart.min() > Some(50), "{served_at:?}");
+    }
+
+    #[test]
+    fn long_files_of_two_clients_take_turns_and_those_of_one_come_one_after_the_other() {
+        let mut queue = Queue::new();
+        let [first, second, other] = [0; 3].map(|_| JobId::next());
+        for index in 0..2 {
+            queue.put(first, index, scheduling_key("a", 900.0));
+            queue.put(second, index, scheduling_key("a", 600.0));
+            queue.put(other, index, scheduling_key("b", 700.0));
+        }
+        let mut order = Vec::new();
+        queue.now = 4.0;
+        while let Some(key) = queue.take() {
+            queue.now += 4.0;
+            order.push((key.job, key.index));
+        }
+        assert_eq!(
+            order,
+            [
+                (first, 0),
+                (other, 0),
+                (first, 1),
+                (other, 1),
+                (second, 0),
+                (second, 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_client_that_sends_many_requests_takes_turns_with_one_that_sends_few() {
+        let mut queue = Queue::new();
+        for _ in 0..50 {
+            queue.request("greedy", 5.0);
+        }
+        queue.now = 1.0;
+        queue.next();
+        queue.now = 2.0;
+        let modest = [queue.request("modest", 5.0), queue.request("modest", 5.0)];
+        let mut served = Vec::new();
+        for _ in 0..5 {
+            queue.now += 1.0;
+            served.push(queue.next());
+        }
+        assert_eq!([served[1], served[3]], modest, "{served:?}");
+    }
+
+    #[test]
+    fn what_is_transcribed_again_comes_before_the_rest_of_its_file() {
+        let mut queue = Queue::new();
+        let file = JobId::next();
+        for index in [6, 7, FIRST_PART + 3, 8] {
+            queue.put(file, index, scheduling_key("a", 1800.0));
+        }
+        let order: Vec<usize> = std::iter::from_fn(|| queue.take())
+            .map(|key| key.index)
+            .collect();
+        assert_eq!(order, [FIRST_PART + 3, 6, 7, 8]);
+    }
+
+    #[test]
+    fn priority_shifts_a_turn_and_does_not_keep_others_out() {
+        let mut queue = Queue::new();
+        let mut put = |priority, client: &str| {
+            let job = JobId::next();
+            let scheduling = SchedulingKey {
+                priority,
+                ..scheduling_key(client, 2.0)
+            };
+            queue.put(job, 0, scheduling);
+            job
+        };
+        let low = put(Priority::Low, "a");
+        let normal = put(Priority::Normal, "b");
+        let high = put(Priority::High, "c");
+        assert_eq!(
+            [queue.next(), queue.next(), queue.next()],
+            [high, normal, low]
+        );
+        let low = JobId::next();
+        let patient = SchedulingKey {
+            priority: Priority::Low,
+            ..scheduling_key("a", 2.0)
+        };
+        queue.put(low, 0, patient);
+        queue.now += 61.0;
+        queue.request("b", 2.0);
+        assert_eq!(queue.next(), low);
+    }
+
+    proptest! {
+        /// Whatever waits comes out: in the order of its chunks within a request, and in the order
+        /// of arrival among one client's equals.
+        #[test]
+        fn nothing_starves_and_equals_keep_their_order(
+            requests in prop::collection::vec((0_usize..3, 1.0_f64..300.0, 1_usize..4, 0.0_f64..5.0), 1..25),
+        ) {
+            let mut queue = Queue::new();
+            let mut expected = 0;
+            let mut kinds = BTreeMap::new();
+            for (client, seconds, chunks, pause) in requests {
+                queue.now += pause;
+                let job = JobId::next();
+                let client = client.to_string();
+                kinds.insert(job, (client.clone(), is_long(seconds)));
+                for index in 0..chunks {
+                    queue.put(job, index, scheduling_key(&client, seconds));
+                    expected += 1;
+                }
+            }
+            prop_assert_eq!(queue.waiting.len(), expected);
+            let mut newest: BTreeMap<_, ChunkKey> = BTreeMap::new();
+            for _ in 0..expected {
+                queue.now += 1.0;
+                let key = queue.take().expect("something waits");
+                let before = newest.insert(kinds[&key.job].clone(), key);
+                prop_assert!(before < Some(key), "{:?} after {:?}", key, before);
+            }
+            prop_assert!(queue.take().is_none());
+        }
+    }
+}

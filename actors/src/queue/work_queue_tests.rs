@@ -1,0 +1,456 @@
+//! The queue's promises: nothing lost, nothing twice, in order, and a bound on tries.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::work_queue::*;
+use crate::domain::chunk::AudioChunk;
+use crate::domain::error::{EngineError, EngineExit, SttError};
+use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind};
+use crate::domain::job::{Client, Priority, SchedulingKey};
+use crate::domain::transcript::{ChunkTranscript, Task};
+use crate::ports::ChunkRequest;
+use crate::queue::messages::{Lease, Retire};
+use tokio::time::Instant;
+
+const HOT: LaneId = LaneId(1);
+
+fn request(index: usize) -> ChunkRequest {
+    ChunkRequest {
+        request_id: Arc::from("test"),
+        audio: AudioChunk::contiguous(index, 0, Arc::from(vec![0_i16; 16_000])),
+        task: Task::Transcribe,
+        language: None,
+        prompt: None,
+        temperature: 0.0,
+    }
+}
+
+/// Adds a chunk of a short request.
+fn put(queue: &mut WorkQueue, job: JobId, index: usize) {
+    let scheduling = SchedulingKey {
+        client: Client::new("somebody"),
+        priority: Priority::Normal,
+        total_seconds: 1.0,
+        remaining_seconds: 1.0,
+    };
+    queue.enqueue(job, request(index), scheduling, Instant::now());
+}
+
+fn crash() -> EngineError {
+    EngineError::Exited(EngineExit::Crashed {
+        signal: "SIGABRT".to_owned(),
+    })
+}
+
+fn killed() -> EngineError {
+    EngineError::Exited(EngineExit::Killed {
+        signal: "SIGKILL".to_owned(),
+    })
+}
+
+/// A queue with one chunk; each call of the closure runs it on a fresh lane and answers so.
+fn one_chunk() -> (WorkQueue, impl FnMut(&mut WorkQueue, EngineError) -> Ended) {
+    let mut queue = WorkQueue::new(0);
+    put(&mut queue, JobId::next(), 0);
+    let mut lane = 0;
+    let run = move |queue: &mut WorkQueue, error: EngineError| {
+        lane += 1;
+        queue.lane_ready(LaneId(lane), LaneKind::Hot);
+        let (id, lease) = queue
+            .assign(Instant::now())
+            .expect("a chunk waits and a lane is idle");
+        queue.lease_ended(id, lease.id, Err(error))
+    };
+    (queue, run)
+}
+
+#[test]
+fn the_second_crash_makes_a_chunk_poison() {
+    let (mut queue, mut run) = one_chunk();
+    assert!(matches!(run(&mut queue, crash()), Ended::Requeued(_)));
+    let Ended::Refused { error, .. } = run(&mut queue, crash()) else {
+        panic!("not refused")
+    };
+    assert!(matches!(error, SttError::Poison { .. }));
+    assert_eq!(queue.depth(), 0);
+}
+
+#[test]
+fn the_second_silence_is_a_timeout() {
+    let (mut queue, mut run) = one_chunk();
+    let silence = || EngineError::Exited(EngineExit::TimedOut);
+    assert!(matches!(run(&mut queue, silence()), Ended::Requeued(_)));
+    let ended = run(&mut queue, silence());
+    assert!(matches!(
+        ended,
+        Ended::Refused {
+            error: SttError::Timeout,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn five_deaths_from_outside_are_forgiven_and_the_sixth_is_not() {
+    let (mut queue, mut run) = one_chunk();
+    for _ in 0..5 {
+        assert!(matches!(run(&mut queue, killed()), Ended::Requeued(_)));
+    }
+    let Ended::Refused { error, .. } = run(&mut queue, killed()) else {
+        panic!("not refused")
+    };
+    assert!(matches!(error, SttError::WorkerLost { deaths: 6, .. }));
+}
+
+#[test]
+fn a_failure_of_a_living_engine_is_tried_once_more() {
+    let (mut queue, mut run) = one_chunk();
+    let failure = || EngineError::Failed("no".to_owned());
+    assert!(matches!(run(&mut queue, failure()), Ended::Requeued(_)));
+    assert!(matches!(
+        run(&mut queue, failure()),
+        Ended::Refused {
+            error: SttError::Engine(_),
+            ..
+        }
+    ));
+}
+
+#[test]
+fn the_hot_lane_is_served_before_cold_ones() {
+    let mut queue = WorkQueue::new(0);
+    queue.lane_ready(LaneId(1), LaneKind::Cold);
+    queue.lane_ready(LaneId(2), LaneKind::Hot);
+    put(&mut queue, JobId::next(), 0);
+    assert_eq!(
+        queue.assign(Instant::now()).map(|(lane, _)| lane),
+        Some(LaneId(2))
+    );
+}
+
+#[test]
+fn an_answer_to_a_lost_queue_is_stale_in_the_next_one() {
+    let mut old = WorkQueue::new(1);
+    old.lane_ready(HOT, LaneKind::Hot);
+    put(&mut old, JobId::next(), 0);
+    let (_, lease) = old.assign(Instant::now()).expect("assigned");
+    let mut new = WorkQueue::new(2);
+    new.lane_ready(HOT, LaneKind::Hot);
+    put(&mut new, JobId::next(), 0);
+    let (_, current) = new.assign(Instant::now()).expect("assigned");
+    assert_eq!(new.lease_ended(HOT, lease.id, Err(killed())), Ended::Stale);
+    let done = new.lease_ended(HOT, current.id, Ok(ChunkTranscript::default()));
+    assert!(matches!(done, Ended::Done { .. }));
+}
+
+#[test]
+fn a_withdrawn_request_frees_its_lane_only_when_the_lane_answers() {
+    let mut queue = WorkQueue::new(0);
+    let (leaver, stayer) = (JobId::next(), JobId::next());
+    queue.lane_ready(HOT, LaneKind::Hot);
+    put(&mut queue, leaver, 0);
+    put(&mut queue, leaver, 1);
+    put(&mut queue, stayer, 0);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
+    assert_eq!(queue.withdraw(leaver), [(HOT, lease.id)]);
+    assert_eq!((queue.depth(), queue.busy_and_idle()), (1, (1, 0)));
+    assert!(queue.assign(Instant::now()).is_none());
+    let late = queue.lease_ended(HOT, lease.id, Err(EngineError::Aborted));
+    assert_eq!(late, Ended::Stale);
+    assert_eq!(
+        queue.assign(Instant::now()).map(|(lane, _)| lane),
+        Some(HOT)
+    );
+}
+
+#[test]
+fn a_lane_that_works_for_nobody_is_told_once_that_work_waits() {
+    let mut queue = WorkQueue::new(0);
+    let leaver = JobId::next();
+    queue.lane_ready(HOT, LaneKind::Hot);
+    put(&mut queue, leaver, 0);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
+    assert_eq!(
+        queue.chunk_of(HOT, lease.id).map(|key| key.job),
+        Some(leaver)
+    );
+    queue.withdraw(leaver);
+    assert_eq!(queue.chunk_of(HOT, lease.id), None);
+    assert_eq!(queue.held_up(), []);
+    put(&mut queue, JobId::next(), 0);
+    assert_eq!(queue.held_up(), [(HOT, lease.id)]);
+    assert_eq!(queue.held_up(), []);
+    // Two lanes work for nobody, and one chunk waits: one is enough.
+    let mut queue = WorkQueue::new(0);
+    queue.lane_ready(HOT, LaneKind::Hot);
+    queue.lane_ready(LaneId(2), LaneKind::Cold);
+    put(&mut queue, leaver, 0);
+    put(&mut queue, leaver, 1);
+    while queue.assign(Instant::now()).is_some() {}
+    queue.withdraw(leaver);
+    put(&mut queue, JobId::next(), 0);
+    assert_eq!(queue.held_up().len(), 1);
+}
+
+#[test]
+fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
+    let mut queue = WorkQueue::new(0);
+    let (first_cold, second_cold) = (LaneId(7), LaneId(8));
+    queue.lane_ready(HOT, LaneKind::Hot);
+    queue.lane_ready(first_cold, LaneKind::Cold);
+    queue.lane_ready(second_cold, LaneKind::Cold);
+    let job = JobId::next();
+    for index in 0..3 {
+        put(&mut queue, job, index);
+    }
+    let leases: Vec<_> = std::iter::from_fn(|| queue.assign(Instant::now())).collect();
+    let lanes: Vec<_> = leases.iter().map(|(lane, _)| *lane).collect();
+    assert_eq!(lanes, [HOT, first_cold, second_cold]);
+    let ended = queue.lease_ended(first_cold, leases[1].1.id, Err(killed()));
+    assert!(matches!(ended, Ended::Requeued(key) if key.index == 1));
+    let done = queue.lease_ended(second_cold, leases[2].1.id, Ok(ChunkTranscript::default()));
+    assert!(matches!(
+        done,
+        Ended::Done {
+            cold_failed: false,
+            ..
+        }
+    ));
+    // The second cold lane is idle, and the chunk is not for it.
+    assert!(queue.assign(Instant::now()).is_none());
+    queue.lease_ended(HOT, leases[0].1.id, Ok(ChunkTranscript::default()));
+    let (lane, lease) = queue.assign(Instant::now()).expect("the hot lane takes it");
+    assert_eq!((lane, lease.request.audio.index), (HOT, 1));
+    let done = queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
+    assert!(matches!(
+        done,
+        Ended::Done {
+            cold_failed: true,
+            lane: LaneKind::Hot,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn while_the_hot_lane_is_down_a_cold_one_tries_again_and_others_pass_what_waits_for_hot() {
+    let mut queue = WorkQueue::new(0);
+    let (first, second) = (LaneId(7), LaneId(8));
+    queue.lane_ready(first, LaneKind::Cold);
+    queue.lane_ready(second, LaneKind::Cold);
+    put(&mut queue, JobId::next(), 0);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
+    queue.lease_ended(first, lease.id, Err(killed()));
+    let (lane, again) = queue.assign(Instant::now()).expect("hot is down");
+    assert_eq!(lane, second);
+    // Meanwhile the hot lane comes up, busy at once; what cold lanes failed on waits for it, and
+    // what comes behind does not.
+    queue.lease_ended(second, again.id, Err(EngineError::Failed("no".to_owned())));
+    queue.lane_ready(HOT, LaneKind::Hot);
+    let (lane, _) = queue.assign(Instant::now()).expect("the hot lane");
+    assert_eq!(lane, HOT);
+    let job = JobId::next();
+    put(&mut queue, job, 5);
+    assert_eq!(
+        queue.assign(Instant::now()).map(|(lane, _)| lane),
+        Some(second)
+    );
+}
+
+#[test]
+fn a_lane_goes_only_when_nothing_is_lost_with_it() {
+    let mut queue = WorkQueue::new(0);
+    queue.lane_ready(HOT, LaneKind::Hot);
+    put(&mut queue, JobId::next(), 0);
+    put(&mut queue, JobId::next(), 1);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
+    // It thought that it was idle; the chunk was on its way.
+    assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Refused);
+    assert_eq!(
+        queue.retire(HOT, Retire::AfterLease),
+        Retirement::AfterLease
+    );
+    let done = queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
+    assert!(matches!(done, Ended::Done { .. }));
+    assert!(!queue.knows(HOT) && queue.assign(Instant::now()).is_none());
+    assert_eq!(queue.depth(), 1);
+    assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Granted);
+    queue.lane_ready(LaneId(2), LaneKind::Cold);
+    assert!(queue.assign(Instant::now()).is_some());
+}
+
+/// What may happen to a queue, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Enqueue { job: usize },
+    LaneReady(u64),
+    Answer { lane: u64, how: u8 },
+    LaneGone(u64),
+    Retire { lane: u64, when: Retire },
+    Withdraw { job: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let when = prop_oneof![Just(Retire::IfIdle), Just(Retire::AfterLease)];
+    prop_oneof![
+        3 => (0..4_usize).prop_map(|job| Step::Enqueue { job }),
+        2 => (0..4_u64).prop_map(Step::LaneReady),
+        4 => (0..4_u64, 0..6_u8).prop_map(|(lane, how)| Step::Answer { lane, how }),
+        1 => (0..4_u64).prop_map(Step::LaneGone),
+        1 => (0..4_u64, when).prop_map(|(lane, when)| Step::Retire { lane, when }),
+        1 => (0..4_usize).prop_map(|job| Step::Withdraw { job }),
+    ]
+}
+
+/// Lane 0 is the hot one.
+fn kind(lane: u64) -> LaneKind {
+    if lane == 0 {
+        LaneKind::Hot
+    } else {
+        LaneKind::Cold
+    }
+}
+
+/// A queue, and what must be true of it.
+struct Model {
+    queue: WorkQueue,
+    jobs: Vec<JobId>,
+    next_index: usize,
+    /// Whose each chunk is.
+    job_of: BTreeMap<usize, JobId>,
+    /// Chunks put in and neither done, refused nor withdrawn.
+    open: BTreeSet<ChunkKey>,
+    /// Chunks that were tried before: they may come before older ones again.
+    retried: BTreeSet<usize>,
+    leases: BTreeMap<u64, Lease>,
+    tries: BTreeMap<usize, usize>,
+}
+
+impl Model {
+    fn take(&mut self, step: &Step) -> Ended {
+        match *step {
+            Step::Enqueue { job } => {
+                let key = ChunkKey {
+                    job: self.jobs[job],
+                    index: self.next_index,
+                };
+                put(&mut self.queue, key.job, key.index);
+                self.open.insert(key);
+                self.job_of.insert(key.index, key.job);
+                self.next_index += 1;
+                Ended::Stale
+            }
+            Step::LaneReady(lane) => {
+                self.queue.lane_ready(LaneId(lane), kind(lane));
+                Ended::Stale
+            }
+            Step::Answer { lane, how } => self.answer(lane, how),
+            Step::LaneGone(lane) => {
+                self.leases.remove(&lane);
+                self.queue.lane_gone(LaneId(lane), EngineExit::Stopped)
+            }
+            Step::Retire { lane, when } => {
+                let granted = self.queue.retire(LaneId(lane), when);
+                let busy = self.leases.contains_key(&lane);
+                assert_eq!(granted == Retirement::Granted, !busy, "lost with its lane");
+                Ended::Stale
+            }
+            Step::Withdraw { job } => {
+                let job = self.jobs[job];
+                self.queue.withdraw(job);
+                self.open.retain(|key| key.job != job);
+                Ended::Stale
+            }
+        }
+    }
+
+    fn answer(&mut self, lane: u64, how: u8) -> Ended {
+        let Some(lease) = self.leases.remove(&lane) else {
+            return Ended::Stale;
+        };
+        let outcome = match how {
+            0 => Err(crash()),
+            1 => Err(killed()),
+            2 => Err(EngineError::Failed("no".to_owned())),
+            _ => Ok(ChunkTranscript::default()),
+        };
+        let ended = (self.queue).lease_ended(LaneId(lane), lease.id, outcome);
+        // The same answer once more changes nothing.
+        let again = (self.queue).lease_ended(LaneId(lane), lease.id, Err(killed()));
+        assert_eq!(again, Ended::Stale);
+        ended
+    }
+
+    fn settle(&mut self, ended: &Ended) {
+        match ended {
+            Ended::Done { key, .. } | Ended::Refused { key, .. } => {
+                assert!(self.open.remove(key), "done or refused twice");
+            }
+            Ended::Requeued(key) => {
+                assert!(self.open.contains(key));
+                self.retried.insert(key.index);
+            }
+            Ended::Stale => {}
+        }
+    }
+
+    fn hand_out(&mut self) {
+        let mut newest = BTreeMap::new();
+        while let Some((lane, lease)) = self.queue.assign(Instant::now()) {
+            let index = lease.request.audio.index;
+            let tries = self.tries.entry(index).or_default();
+            *tries += 1;
+            // Two that condemn, five from outside, two failures, and the one that works.
+            assert!(*tries <= 10, "a chunk is tried for ever");
+            if !self.retried.contains(&index) {
+                let before = newest.insert(self.job_of[&index], index);
+                assert!(before < Some(index), "out of order");
+            }
+            assert!(self.leases.insert(lane.0, lease).is_none(), "two leases");
+        }
+        let (busy, _) = self.queue.busy_and_idle();
+        assert_eq!(busy, self.leases.len());
+    }
+}
+
+proptest! {
+    /// Every chunk that was put in is, in the end, exactly one of: done, refused, withdrawn, still
+    /// waiting or still in one lane; chunks of a request that were not tried before go out in order;
+    /// and no chunk is tried for ever.
+    #[test]
+    fn nothing_is_lost_and_nothing_is_done_twice(steps in prop::collection::vec(step(), 0..150)) {
+        let mut model = Model {
+            queue: WorkQueue::new(0),
+            jobs: (0..4).map(|_| JobId::next()).collect(),
+            next_index: 0,
+            job_of: BTreeMap::new(),
+            open: BTreeSet::new(),
+            retried: BTreeSet::new(),
+            leases: BTreeMap::default(),
+            tries: BTreeMap::default(),
+        };
+        for step in steps {
+            let ended = model.take(&step);
+            model.settle(&ended);
+            model.hand_out();
+        }
+        // Whatever is still open comes out when a lane that never fails serves the queue.
+        for lane in std::mem::take(&mut model.leases).into_keys() {
+            let ended = model.queue.lane_gone(LaneId(lane), EngineExit::Stopped);
+            model.settle(&ended);
+        }
+        for lane in 0..4 {
+            model.queue.retire(LaneId(lane), Retire::IfIdle);
+        }
+        for lane in 100.. {
+            model.queue.lane_ready(LaneId(lane), LaneKind::Hot);
+            let Some((lane, lease)) = model.queue.assign(Instant::now()) else { break };
+            let ended = model.queue.lease_ended(lane, lease.id, Ok(ChunkTranscript::default()));
+            model.settle(&ended);
+        }
+        prop_assert!(model.open.is_empty(), "lost: {:?}", model.open);
+    }
+}

@@ -1,0 +1,487 @@
+//! The tree's state as others may see it at any time without asking an actor: atomics, written by
+//! the actors that own each fact and read by `/health`, admission, sizing and metrics.
+
+pub mod admission;
+mod atomic_f64;
+pub mod chunk_length;
+pub mod cost;
+pub mod load;
+pub mod snapshot;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::domain::error::SttError;
+use crate::domain::ids::{LaneId, LaneKind};
+use crate::ports::{Calibration, EngineInfo, MemoryKind};
+use crate::status::admission::{AdmissionSlot, AdmissionSlots};
+use crate::status::atomic_f64::AtomicF64;
+use crate::status::chunk_length::LONGEST_TARGET;
+use crate::status::cost::{Cost, CostModel};
+use crate::status::load::{Ahead, WaitEstimate};
+use crate::status::snapshot::{FallbackCounts, HotState, MemorySnapshot, PoolSnapshot, Snapshot};
+
+/// What became of a request where a larger model stands by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Escalated {
+    /// Some of its text is the larger model's.
+    Used,
+    /// Its text was trusted.
+    Skipped,
+    /// The larger model was asked, and gave nothing for some of it.
+    Failed,
+}
+
+/// Weight of the newest start in the rolling start time.
+const START_WEIGHT: f64 = 0.3;
+/// Weight of the newest request in the rolling length of requests.
+const REQUEST_WEIGHT: f64 = 0.1;
+/// Requests in the tree at once. Each costs little; this bounds what a flood of them does.
+const MOST_REQUESTS: usize = 512;
+/// The longest Retry-After that is ever given: clients ignore longer ones.
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
+/// What a request is taken for at first, in seconds of audio.
+const TYPICAL_REQUEST_SECONDS: f64 = 10.0;
+
+/// Owned by the tree, shared with the handle.
+#[derive(Debug)]
+pub struct NodeStatus {
+    /// Drain time that counts as load 1.0.
+    drain_cap: Duration,
+    /// What a start is taken to cost until one was measured.
+    start_estimate: Duration,
+    /// The longest estimated wait with which a request is taken.
+    max_queue: Duration,
+    hot: watch::Sender<HotState>,
+    last_engine: Mutex<Option<EngineInfo>>,
+    /// Whether routers should send work here; changes wake the Registrar.
+    accepting: watch::Sender<bool>,
+    draining: AtomicBool,
+    slots: AdmissionSlots,
+    typical_request_seconds: AtomicF64,
+    queue: QueueCounts,
+    finished: [AtomicU64; 2],
+    costs: Mutex<CostModel>,
+    cost_fixed: AtomicF64,
+    cost_slope: AtomicF64,
+    hot_real_time_factor: AtomicF64,
+    start_seconds: AtomicF64,
+    pool: PoolCounts,
+    memory: MemoryFacts,
+    engines: Mutex<BTreeMap<LaneId, Option<u32>>>,
+    fallbacks: [AtomicU64; 3],
+}
+
+/// Written by the Dispatcher.
+#[derive(Debug, Default)]
+struct QueueCounts {
+    depth: AtomicUsize,
+    busy_lanes: AtomicUsize,
+    idle_lanes: AtomicUsize,
+}
+
+/// Written by the ColdPool.
+#[derive(Debug, Default)]
+struct PoolCounts {
+    active: AtomicUsize,
+    loading: AtomicUsize,
+    wanted: AtomicUsize,
+    size_cap: AtomicUsize,
+    spawned: AtomicU64,
+}
+
+/// Written by the VramWatcher.
+#[derive(Debug)]
+struct MemoryFacts {
+    on_gpu: AtomicBool,
+    free: AtomicF64,
+    total: AtomicF64,
+    utilization: AtomicF64,
+    worker: AtomicF64,
+    need: AtomicF64,
+    fits: AtomicBool,
+    /// When the last look began.
+    looked_at: Mutex<Option<Instant>>,
+}
+
+impl Default for NodeStatus {
+    fn default() -> Self {
+        Self::new(
+            Duration::from_secs(120),
+            Duration::from_secs(8),
+            Duration::from_secs(600),
+        )
+    }
+}
+
+impl NodeStatus {
+    /// Nothing has happened yet. `drain_cap` is `ROUTING_DRAIN_CAP_SECONDS`, `start_estimate` is
+    /// `COLD_START_TIME_SECONDS`, `max_queue` is `MAX_QUEUE_SECONDS`.
+    pub fn new(drain_cap: Duration, start_estimate: Duration, max_queue: Duration) -> Self {
+        Self {
+            drain_cap,
+            start_estimate,
+            max_queue,
+            hot: watch::Sender::new(HotState::Starting),
+            last_engine: Mutex::default(),
+            accepting: watch::Sender::new(false),
+            draining: AtomicBool::default(),
+            slots: AdmissionSlots::default(),
+            typical_request_seconds: AtomicF64::new(TYPICAL_REQUEST_SECONDS),
+            queue: QueueCounts::default(),
+            finished: Default::default(),
+            costs: Mutex::default(),
+            cost_fixed: AtomicF64::default(),
+            cost_slope: AtomicF64::default(),
+            hot_real_time_factor: AtomicF64::default(),
+            start_seconds: AtomicF64::default(),
+            pool: PoolCounts::default(),
+            memory: MemoryFacts {
+                on_gpu: AtomicBool::default(),
+                free: AtomicF64::default(),
+                total: AtomicF64::default(),
+                utilization: AtomicF64::default(),
+                worker: AtomicF64::default(),
+                need: AtomicF64::default(),
+                fits: AtomicBool::new(true),
+                looked_at: Mutex::default(),
+            },
+            engines: Mutex::default(),
+            fallbacks: Default::default(),
+        }
+    }
+
+    // --- The Supervisor's facts
+
+    pub(crate) fn set_hot(&self, state: HotState) {
+        if let HotState::Ready(info) = &state {
+            *lock(&self.last_engine) = Some(info.clone());
+        }
+        self.hot.send_replace(state);
+        self.review_routing();
+    }
+
+    pub(crate) fn set_draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.review_routing();
+    }
+
+    /// Takes the first engine's own load and clip for the node's rates, so that they are known
+    /// before the first request.
+    pub(crate) fn calibrate(&self, info: &EngineInfo) {
+        self.record_start(info.load_time);
+        if let Some(Calibration {
+            audio_seconds,
+            inference_seconds,
+        }) = info.calibration
+        {
+            self.observe_cost(audio_seconds, inference_seconds);
+        }
+    }
+
+    /// A worker's start took so long, from its process to readiness.
+    pub(crate) fn record_start(&self, took: Duration) {
+        if !took.is_zero() {
+            self.start_seconds.roll(took.as_secs_f64(), START_WEIGHT);
+        }
+    }
+
+    pub(crate) fn hot(&self) -> HotState {
+        self.hot.borrow().clone()
+    }
+
+    pub(crate) fn subscribe_hot(&self) -> watch::Receiver<HotState> {
+        self.hot.subscribe()
+    }
+
+    // --- The Dispatcher's and the lanes' facts
+
+    pub(crate) fn set_queue(&self, depth: usize, busy_lanes: usize, idle_lanes: usize) {
+        self.queue.depth.store(depth, Ordering::Relaxed);
+        self.queue.busy_lanes.store(busy_lanes, Ordering::Relaxed);
+        self.queue.idle_lanes.store(idle_lanes, Ordering::Relaxed);
+    }
+
+    /// Lanes that are up.
+    pub(crate) fn lanes(&self) -> usize {
+        let queue = &self.queue;
+        queue.busy_lanes.load(Ordering::Relaxed) + queue.idle_lanes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a chunk and, if the hot lane did it, moves the node's rates towards it. Only the
+    /// engine's own time goes in, so that waiting never pollutes them.
+    pub(crate) fn record_finished_chunk(
+        &self,
+        lane: LaneKind,
+        inference_seconds: f64,
+        audio_seconds: f64,
+    ) {
+        self.finished[lane as usize].fetch_add(1, Ordering::Relaxed);
+        if lane == LaneKind::Hot {
+            self.observe_cost(audio_seconds, inference_seconds);
+        }
+    }
+
+    fn observe_cost(&self, audio_seconds: f64, inference_seconds: f64) {
+        let mut costs = lock(&self.costs);
+        costs.observe(audio_seconds, inference_seconds);
+        let cost = costs.cost();
+        self.cost_fixed.set(cost.map(|cost| cost.fixed));
+        self.cost_slope.set(cost.map(|cost| cost.slope));
+        self.hot_real_time_factor.set(costs.real_time_factor());
+    }
+
+    /// Chunks that lanes of this kind have finished since the start.
+    pub(crate) fn finished_chunks(&self, lane: LaneKind) -> u64 {
+        self.finished[lane as usize].load(Ordering::Relaxed)
+    }
+
+    /// A lane's engine is up, in this process.
+    pub(crate) fn engine_up(&self, lane: LaneId, process_id: Option<u32>) {
+        lock(&self.engines).insert(lane, process_id);
+    }
+
+    pub(crate) fn engine_gone(&self, lane: LaneId) {
+        lock(&self.engines).remove(&lane);
+    }
+
+    /// How many engines are up, and the processes of those that have one.
+    pub(crate) fn engines(&self) -> (usize, Vec<u32>) {
+        let engines = lock(&self.engines);
+        (engines.len(), engines.values().flatten().copied().collect())
+    }
+
+    // --- The ColdPool's facts
+
+    pub(crate) fn set_pool(&self, active: usize, loading: usize, wanted: usize, size_cap: usize) {
+        self.pool.active.store(active, Ordering::Relaxed);
+        self.pool.loading.store(loading, Ordering::Relaxed);
+        self.pool.wanted.store(wanted, Ordering::Relaxed);
+        self.pool.size_cap.store(size_cap, Ordering::Relaxed);
+    }
+
+    /// Counts a start, and gives the number that no other cold worker has.
+    pub(crate) fn count_spawn(&self) -> u64 {
+        self.pool.spawned.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    // --- The VramWatcher's facts
+
+    /// What a look that began at `begun` has shown.
+    pub(crate) fn set_memory(&self, seen: &MemorySnapshot, begun: Instant) {
+        let memory = &self.memory;
+        let number = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
+        (memory.on_gpu).store(seen.kind == MemoryKind::Vram, Ordering::Relaxed);
+        memory.free.set(number(seen.free_bytes));
+        memory.total.set(number(seen.total_bytes));
+        (memory.utilization).set(seen.utilization_percent.map(f64::from));
+        memory.worker.set(number(seen.worker_bytes));
+        memory.need.set(number(seen.need_bytes));
+        memory.fits.store(seen.fits_one_more, Ordering::Relaxed);
+        *lock(&memory.looked_at) = Some(begun);
+    }
+
+    /// Whether memory was looked at after this moment: what happened before it, it shows.
+    pub(crate) fn memory_shows(&self, moment: Instant) -> bool {
+        lock(&self.memory.looked_at).is_some_and(|begun| begun >= moment)
+    }
+
+    // --- Requests
+
+    pub(crate) fn slots(&self) -> &AdmissionSlots {
+        &self.slots
+    }
+
+    /// What a request in this place has before it; refused if that is too much, or there are too many
+    /// requests.
+    pub(crate) fn wait_estimate(&self, slot: &AdmissionSlot) -> Result<WaitEstimate, SttError> {
+        let ahead = slot.ahead();
+        self.refuse_long_wait(ahead)?;
+        let snapshot = self.snapshot();
+        let wait_estimate = snapshot.wait_estimate(ahead);
+        if snapshot.requests <= MOST_REQUESTS {
+            return Ok(wait_estimate);
+        }
+        // A place is free when one of so many is done.
+        let next_done = wait_estimate.wait / snapshot.requests.max(1) as u32;
+        Err(overloaded(next_done))
+    }
+
+    /// Refuses what would have to wait for so much for too long.
+    pub(crate) fn refuse_long_wait(&self, ahead: Ahead) -> Result<(), SttError> {
+        let snapshot = self.snapshot();
+        let wait = snapshot.wait_estimate(ahead).wait;
+        let too_long = wait.saturating_sub(self.max_queue);
+        if too_long.is_zero() {
+            return Ok(());
+        }
+        Err(overloaded(
+            too_long.max(wait / snapshot.requests.max(1) as u32),
+        ))
+    }
+
+    /// What a chunk costs on the hot lane; `None` until measured.
+    pub(crate) fn cost(&self) -> Option<Cost> {
+        match (self.cost_fixed.get(), self.cost_slope.get()) {
+            (Some(fixed), Some(slope)) => Some(Cost { fixed, slope }),
+            (None, _) | (_, None) => None,
+        }
+    }
+
+    /// A worker's measured start, rolling; `None` until measured.
+    pub(crate) fn measured_start(&self) -> Option<Duration> {
+        self.start_seconds.get().map(Duration::from_secs_f64)
+    }
+
+    /// A request's audio turned out to be so long.
+    pub(crate) fn record_request(&self, audio_seconds: f64) {
+        let first_chunk = audio_seconds.min(LONGEST_TARGET.as_secs_f64());
+        self.typical_request_seconds
+            .roll(first_chunk, REQUEST_WEIGHT);
+    }
+
+    /// A request ended that could have gone to the larger model.
+    pub(crate) fn record_escalation(&self, end: Escalated) {
+        self.fallbacks[end as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What a request whose audio is not known yet is taken for: no more than a chunk of it.
+    pub(crate) fn typical_request_seconds(&self) -> f64 {
+        let rolling = self.typical_request_seconds.get();
+        rolling.unwrap_or(TYPICAL_REQUEST_SECONDS)
+    }
+
+    /// Looks whether routers should think otherwise of this node now; the Registrar hears of it.
+    pub(crate) fn review_routing(&self) {
+        let accepts = self.snapshot().accepts_requests();
+        self.accepting.send_if_modified(|current| {
+            let changed = *current != accepts;
+            *current = accepts;
+            changed
+        });
+    }
+
+    pub(crate) fn subscribe_accepting(&self) -> watch::Receiver<bool> {
+        self.accepting.subscribe()
+    }
+
+    /// All of it, as of now.
+    pub fn snapshot(&self) -> Snapshot {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        let fallbacks = |end: Escalated| self.fallbacks[end as usize].load(Ordering::Relaxed);
+        Snapshot {
+            hot: self.hot(),
+            last_engine: lock(&self.last_engine).clone(),
+            draining: self.draining.load(Ordering::SeqCst),
+            drain_cap: self.drain_cap,
+            queue_depth: count(&self.queue.depth),
+            busy_lanes: count(&self.queue.busy_lanes),
+            idle_lanes: count(&self.queue.idle_lanes),
+            requests: self.slots.held(),
+            remaining: self.slots.remaining(),
+            finished_hot_chunks: self.finished_chunks(LaneKind::Hot),
+            finished_cold_chunks: self.finished_chunks(LaneKind::Cold),
+            cost: self.cost(),
+            hot_real_time_factor: self.hot_real_time_factor.get(),
+            measured_start: self.measured_start(),
+            start_estimate: self.start_estimate,
+            pool: PoolSnapshot {
+                active: count(&self.pool.active),
+                loading: count(&self.pool.loading),
+                wanted: count(&self.pool.wanted),
+                size_cap: count(&self.pool.size_cap),
+                spawned: self.pool.spawned.load(Ordering::Relaxed),
+            },
+            memory: self.memory_snapshot(),
+            fallbacks: FallbackCounts {
+                used: fallbacks(Escalated::Used),
+                skipped: fallbacks(Escalated::Skipped),
+                failed: fallbacks(Escalated::Failed),
+            },
+        }
+    }
+
+    fn memory_snapshot(&self) -> MemorySnapshot {
+        let bytes = |number: &AtomicF64| number.get().map(|bytes| bytes as u64);
+        MemorySnapshot {
+            kind: if self.memory.on_gpu.load(Ordering::Relaxed) {
+                MemoryKind::Vram
+            } else {
+                MemoryKind::Host
+            },
+            free_bytes: bytes(&self.memory.free),
+            total_bytes: bytes(&self.memory.total),
+            utilization_percent: self.memory.utilization.get().map(|percent| percent as u32),
+            worker_bytes: bytes(&self.memory.worker),
+            need_bytes: bytes(&self.memory.need),
+            fits_one_more: self.memory.fits.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn overloaded(come_back_after: Duration) -> SttError {
+    SttError::Overloaded {
+        retry_after: come_back_after.clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A lane's engine in the accounts; dropping it takes it out, however the lane ends.
+#[derive(Debug)]
+pub(crate) struct EngineAccount {
+    status: Arc<NodeStatus>,
+    lane: LaneId,
+}
+
+impl EngineAccount {
+    pub(crate) fn open(status: &Arc<NodeStatus>, lane: LaneId, process_id: Option<u32>) -> Self {
+        status.engine_up(lane, process_id);
+        Self {
+            status: Arc::clone(status),
+            lane,
+        }
+    }
+}
+
+impl Drop for EngineAccount {
+    fn drop(&mut self) {
+        self.status.engine_gone(self.lane);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rates_follow_the_hot_engine_alone_and_ignore_nonsense() {
+        let status = NodeStatus::default();
+        assert_eq!(status.snapshot().hot_real_time_factor, None);
+        status.record_finished_chunk(LaneKind::Hot, 1.0, 10.0);
+        status.record_finished_chunk(LaneKind::Hot, 0.0, 10.0);
+        status.record_finished_chunk(LaneKind::Cold, 9.0, 10.0);
+        let snapshot = status.snapshot();
+        assert_eq!(snapshot.hot_real_time_factor, Some(0.1));
+        assert_eq!(
+            (snapshot.finished_hot_chunks, snapshot.finished_cold_chunks),
+            (2, 1)
+        );
+    }
+
+    #[test]
+    fn a_start_is_estimated_until_one_was_measured() {
+        let status = NodeStatus::default();
+        assert_eq!(status.snapshot().start_time(), Duration::from_secs(8));
+        status.record_start(Duration::from_secs(2));
+        status.record_start(Duration::from_secs(4));
+        assert_eq!(status.snapshot().start_time(), Duration::from_millis(2600));
+    }
+}

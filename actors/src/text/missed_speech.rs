@@ -1,0 +1,181 @@
+//! Speech without text: a plain decision on what of a chunk is to be transcribed again.
+//!
+//! Whisper leaves out sentences: it ends a window early, goes on after a pause as if nothing had been
+//! said, or writes one sentence and lets its times run over the next. Where somebody speaks and
+//! nothing is written, or far less than anybody says in that time, the stretch is given to it again on
+//! its own, cut in another place.
+
+use std::ops::Range;
+
+use crate::domain::chunk::AudioChunk;
+use crate::domain::transcript::{Removed, Segment, letters};
+
+/// Seconds of speech without text that are worth another pass.
+const LEAST_MISSED: f64 = 1.5;
+/// Seconds of speech of a segment before its text can be called too little.
+const LEAST_JUDGED: f64 = 6.0;
+/// Letters a second that are too few for speech: people say 10 to 20.
+const SLOWEST_SPEECH: f64 = 5.0;
+/// What is given again has so many seconds around it.
+const MARGIN: f64 = 0.2;
+/// A chunk of which nothing was written would only be heard the same way again.
+const MOST_OF_THE_SPEECH: f64 = 0.9;
+
+/// A part of a chunk to be transcribed again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Again {
+    /// In seconds of the chunk.
+    pub parts: Vec<Range<f64>>,
+    /// The segment that the new text is to take the place of, if it says more.
+    pub instead_of: Option<usize>,
+}
+
+/// What of a chunk has speech and no text, given its segments in order of time. Where text was taken
+/// out, there was some: whisper would only make it up again.
+pub fn find(chunk: &AudioChunk, segments: &[Segment], removed: &[Removed]) -> Vec<Again> {
+    let was_removed = |gap: &Range<f64>| {
+        let mut removed = removed.iter();
+        removed.any(|removed| removed.start < gap.end && removed.end > gap.start)
+    };
+    let gaps = gaps(chunk, segments).into_iter();
+    let gaps = gaps.filter(|gap| !was_removed(gap)).map(|gap| Again {
+        parts: vec![gap],
+        instead_of: None,
+    });
+    let short = segments.iter().enumerate();
+    let short = short.filter_map(|(number, segment)| {
+        Some(Again {
+            parts: halves(chunk, segment)?,
+            instead_of: Some(number),
+        })
+    });
+    gaps.chain(short).collect()
+}
+
+/// Stretches between segments in which somebody speaks.
+fn gaps(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Range<f64>> {
+    let duration = chunk.duration_seconds();
+    let (first_word, last_word) = chunk.speech.tightened(0.0, duration);
+    let mut gaps = Vec::new();
+    let mut end_of_text = 0.0;
+    let after_the_last = std::iter::once((duration, duration));
+    let segments = segments.iter().map(|segment| (segment.start, segment.end));
+    for (start, end) in segments.chain(after_the_last) {
+        let gap = end_of_text..start;
+        end_of_text = end.max(end_of_text);
+        let spoken = chunk.speech.seconds_of_speech(gap.start, gap.end);
+        if gap.end <= gap.start || spoken.is_none_or(|spoken| spoken < LEAST_MISSED) {
+            continue;
+        }
+        let (start, end) = chunk.speech.tightened(gap.start, gap.end);
+        if end - start < MOST_OF_THE_SPEECH * (last_word - first_word) {
+            gaps.push((start - MARGIN).max(0.0)..(end + MARGIN).min(duration));
+        }
+    }
+    gaps
+}
+
+/// The two halves of a segment that says too little for the speech in it, parted at its longest
+/// pause.
+fn halves(chunk: &AudioChunk, segment: &Segment) -> Option<Vec<Range<f64>>> {
+    let (start, end) = (segment.start, segment.end);
+    let spoken = chunk.speech.seconds_of_speech(start, end)?;
+    if spoken < LEAST_JUDGED || letters(&segment.text) / spoken >= SLOWEST_SPEECH {
+        return None;
+    }
+    // Not at the edges: the pause around the sentence is no new place.
+    let pause = chunk.speech.longest_pause(start + 1.0, end - 1.0)?;
+    let middle = f64::midpoint(pause.start, pause.end);
+    Some(vec![start..middle, middle..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::chunk::SpeechTrack;
+
+    /// A chunk of 20 s in which somebody speaks at these times.
+    fn chunk(spoken: &[Range<f64>]) -> AudioChunk {
+        let mut values = vec![0; 625];
+        for range in spoken {
+            values[(range.start / 0.032) as usize..(range.end / 0.032) as usize].fill(250);
+        }
+        AudioChunk {
+            speech: SpeechTrack::new(values),
+            ..AudioChunk::contiguous(0, 0, Arc::from(vec![0; 320_000]))
+        }
+    }
+
+    fn segment(start: f64, end: f64, letters: usize) -> Segment {
+        Segment::said(start, end, &"a".repeat(letters))
+    }
+
+    fn assert_near(found: &[Range<f64>], expected: &[Range<f64>]) {
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            let near = (found.start - expected.start).abs() < 0.05;
+            assert!(near && (found.end - expected.end).abs() < 0.05, "{found:?}");
+        }
+    }
+
+    fn find(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Again> {
+        super::find(chunk, segments, &[])
+    }
+
+    #[test]
+    fn where_text_was_taken_out_there_is_nothing_to_be_heard_again() {
+        let chunk = chunk(&[1.0..4.0, 6.0..9.0, 12.0..19.0]);
+        let loops = Removed {
+            start: 12.0,
+            end: 19.0,
+            text: " thank you".to_owned(),
+            reason: crate::domain::transcript::Reason::Repetition,
+        };
+        let found = super::find(&chunk, &[segment(6.0, 9.0, 40)], &[loops]);
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
+
+    #[test]
+    fn a_chunk_whose_speech_is_all_written_is_left_alone() {
+        let chunk = chunk(&[1.0..6.0, 8.0..15.0]);
+        let segments = [segment(0.9, 6.2, 60), segment(7.8, 15.2, 80)];
+        assert!(find(&chunk, &segments).is_empty());
+        // A second of speech beside a segment is what whisper's times are off by.
+        assert!(find(&chunk, &[segment(2.0, 5.5, 60), segment(8.9, 15.2, 80)]).is_empty());
+    }
+
+    #[test]
+    fn speech_before_between_and_after_segments_is_given_again() {
+        let chunk = chunk(&[1.0..4.0, 6.0..9.0, 12.0..19.0]);
+        let found = find(&chunk, &[segment(5.9, 9.1, 40)]);
+        let parts: Vec<_> = found.iter().flat_map(|again| again.parts.clone()).collect();
+        assert_near(&parts, &[0.8..4.2, 11.8..19.2]);
+        assert!(found.iter().all(|again| again.instead_of.is_none()));
+    }
+
+    #[test]
+    fn nothing_written_at_all_would_only_be_heard_the_same_way_again() {
+        assert!(find(&chunk(&[0.5..19.5]), &[]).is_empty());
+        assert!(find(&chunk(&[8.0..11.0]), &[]).is_empty());
+        let unknown = AudioChunk::contiguous(0, 0, Arc::from(vec![0; 320_000]));
+        assert!(find(&unknown, &[segment(0.0, 20.0, 3)]).is_empty());
+    }
+
+    #[test]
+    fn a_segment_that_says_too_little_is_parted_at_its_pause() {
+        let chunk = chunk(&[0.5..5.0, 5.6..19.0]);
+        let found = find(&chunk, &[segment(0.5, 19.0, 50)]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].instead_of, Some(0));
+        assert_near(&found[0].parts, &[0.5..5.3, 5.3..19.0]);
+        // Slow speech is speech, and Chinese needs fewer letters for as much.
+        assert!(find(&chunk, &[segment(0.5, 19.0, 120)]).is_empty());
+        let chinese = Segment {
+            text: "说".repeat(40),
+            ..segment(0.5, 19.0, 0)
+        };
+        assert!(find(&chunk, &[chinese]).is_empty());
+    }
+}

@@ -1,0 +1,261 @@
+//! `uttera-stt bench`: how fast and how well this machine transcribes, alone or side by side with other
+//! systems that answer the same API.
+//!
+//! [`run`] holds the systems and takes them through the scenarios, each in a file of its own
+//! ([`start`], [`short`], [`long`], [`burst`], [`command`], [`memory`]); every sample is kept
+//! ([`sample`]). [`figures`] says what they come to, and the [`report`] is printed as a [`table`] and
+//! kept as JSON and as a picture ([`plot`]).
+
+pub mod burst;
+pub mod client;
+pub mod command;
+pub mod figures;
+pub mod long;
+pub mod machine;
+pub mod memory;
+pub mod plot;
+pub mod process_tree;
+pub mod recordings;
+pub mod report;
+pub mod run;
+pub mod sample;
+pub mod short;
+pub mod start;
+pub mod statistics;
+pub mod system;
+pub mod table;
+pub mod word_errors;
+
+#[cfg(test)]
+mod rendering_tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+
+use machine::Machine;
+use recordings::{Choice, Recordings};
+use report::Report;
+use run::{Extent, Run};
+use sample::Scenario;
+use system::{Spec, System};
+
+use crate::probe;
+use crate::probe::progress::Progress;
+use crate::probe::server::is_english_only;
+
+/// Our own name in tables.
+const OWN_NAME: &str = "uttera-stt";
+/// Short clips of a folder, and of the few recordings that are built in.
+const FOLDER_CLIPS: usize = 60;
+const BUILT_IN_CLIPS: usize = 12;
+
+/// Arguments of `uttera-stt bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// A file that lists systems to compare with; without it, only this program is measured.
+    #[arg(long, value_name = "FILE.json")]
+    systems: Option<PathBuf>,
+    /// A folder of recordings with speech.tsv and long.tsv; without it, a few that are built in.
+    #[arg(long, value_name = "DIR")]
+    corpus: Option<PathBuf>,
+    /// Write bench.json, bench.svg and the systems' logs into this folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Short clips: 60 of a folder, 12 of what is built in, if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    clips: Option<u32>,
+    /// The long recording, instead of the first of long.tsv or the built-in one.
+    #[arg(long, value_name = "FILE")]
+    long: Option<PathBuf>,
+    /// Measure these only.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Scenario>,
+    /// How often starts, the long file and bursts are measured.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Requests that are sent at once in a burst.
+    #[arg(long, value_name = "N", default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..))]
+    requests: u32,
+    /// Measure a server that runs already; its start and its memory are left out.
+    #[arg(long, conflicts_with = "systems")]
+    url: Option<String>,
+    /// Nothing is waited for longer than this; it is then told as "more than".
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..))]
+    limit_seconds: u32,
+    /// The machine's peak in f32, if it was measured by other means.
+    #[arg(long, value_name = "GFLOPS")]
+    peak_gflops: Option<f64>,
+}
+
+/// What the benchmark must know of this program's own server.
+#[derive(Clone, Debug)]
+pub struct OwnServer {
+    /// Its model, as the setting `WHISPER_MODEL` names it.
+    pub model: String,
+    /// A key that it accepts.
+    pub key: Option<String>,
+    /// Arguments that pass the settings of this command line on to it.
+    pub arguments: Vec<String>,
+}
+
+/// Measures, prints the table and writes the requested files. `interruption` ends the run early and gives
+/// its cause, the name of a signal for example; the report then covers what is measured.
+///
+/// # Errors
+/// A file cannot be read or written, the run was interrupted, or our own server could not be measured.
+pub async fn bench(
+    own: OwnServer,
+    args: BenchArgs,
+    interruption: impl Future<Output = &'static str>,
+) -> anyhow::Result<()> {
+    let temporary = tempfile::tempdir()?;
+    let folder = args.out.as_deref().unwrap_or(temporary.path());
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let mut run = prepare(own, &args, folder)?;
+    let peak = args.peak_gflops;
+    let machine = tokio::task::spawn_blocking(move || Machine::look(peak)).await?;
+    let ended_by = tokio::select! {
+        () = run.measure() => None,
+        cause = interruption => Some(cause),
+    };
+    run.end();
+    let report = Report::of(run, machine);
+    let finished = finish(&report, args.out.as_deref());
+    match ended_by {
+        Some(cause) => bail!("ended by {cause}"),
+        None => finished,
+    }
+}
+
+fn prepare(own: OwnServer, args: &BenchArgs, logs: &Path) -> anyhow::Result<Run> {
+    let recordings = Recordings::load(&Choice {
+        corpus: args.corpus.as_deref(),
+        clips: clips(args),
+        long: args.long.as_deref(),
+        english_only: knows_english_only(&own.model),
+    })?;
+    let model = own.model.clone();
+    let specs = specs(own, args)?;
+    Ok(Run {
+        client: probe::client::client()?,
+        systems: specs
+            .into_iter()
+            .map(|spec| System::new(spec, logs))
+            .collect(),
+        recordings,
+        extent: extent(args),
+        samples: Vec::new(),
+        model,
+        progress: Progress::default(),
+    })
+}
+
+fn finish(report: &Report, out: Option<&Path>) -> anyhow::Result<()> {
+    print!("{}", table::render(report));
+    if let Some(folder) = out {
+        report.write(folder)?;
+        println!("\nkept in {}: bench.json, bench.svg", folder.display());
+    }
+    match report.systems.iter().find(|system| system.ours) {
+        Some(system) if system.failed.is_some() => {
+            bail!("{} could not be measured", system.name)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn clips(args: &BenchArgs) -> usize {
+    let usual = if args.corpus.is_some() {
+        FOLDER_CLIPS
+    } else {
+        BUILT_IN_CLIPS
+    };
+    args.clips.map_or(usual, |clips| clips as usize)
+}
+
+fn extent(args: &BenchArgs) -> Extent {
+    let all = Scenario::value_variants();
+    let scenarios = if args.only.is_empty() {
+        all
+    } else {
+        &args.only
+    };
+    Extent {
+        scenarios: scenarios.to_vec(),
+        repeat: args.repeat as usize,
+        requests: args.requests as usize,
+        limit: Duration::from_secs(u64::from(args.limit_seconds)),
+    }
+}
+
+/// The systems of the file, and ours in front if the file has none that is ours.
+fn specs(own: OwnServer, args: &BenchArgs) -> anyhow::Result<Vec<Spec>> {
+    let mut specs = match &args.systems {
+        Some(path) => system::read_specs(path)?,
+        None => Vec::new(),
+    };
+    if !specs.iter().any(|spec| spec.ours) {
+        specs.insert(0, own_spec(args, own.arguments)?);
+    }
+    for spec in specs.iter_mut().filter(|spec| spec.ours) {
+        spec.key.clone_from(&own.key);
+    }
+    Ok(specs)
+}
+
+/// This program as a server that is started for the benchmark alone.
+fn own_spec(args: &BenchArgs, arguments: Vec<String>) -> anyhow::Result<Spec> {
+    let program = std::env::current_exe().context("the program's own file cannot be found")?;
+    let mut command = vec![program.display().to_string(), "serve".to_owned()];
+    command.extend(arguments);
+    let own = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "{port}",
+        "--set",
+        "REDIS_URL=",
+    ];
+    command.extend(own.map(str::to_owned));
+    let (command, url) = match &args.url {
+        Some(url) => (Vec::new(), url.trim_end_matches('/').to_owned()),
+        None => (command, "http://127.0.0.1:{port}".to_owned()),
+    };
+    Ok(Spec {
+        name: OWN_NAME.to_owned(),
+        command,
+        env: std::collections::BTreeMap::new(),
+        url,
+        ready: "/readyz".to_owned(),
+        ours: true,
+        key: None,
+    })
+}
+
+/// By a model's name, or by its file's.
+fn knows_english_only(model: &str) -> bool {
+    let name = Path::new(model)
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or(model);
+    let name = name.strip_suffix(".bin").unwrap_or(name);
+    is_english_only(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn english_models_are_known_by_their_names() {
+        for name in ["tiny.en", "/m/ggml-tiny.en.bin", "small.en-q5_1"] {
+            assert!(knows_english_only(name), "{name}");
+        }
+        for name in ["base", "auto", "my.english", "/a.en/ggml-base.bin"] {
+            assert!(!knows_english_only(name), "{name}");
+        }
+    }
+}
