@@ -145,6 +145,7 @@ async fn main() -> anyhow::Result<()> {
         memory: None,
         directory: None,
         fallback: None,
+        translator: None,
     };
     let (stt, mut ended) = Stt::start(ports, config(&settings)).await?;
     stt.ready().await.map_err(anyhow::Error::msg)?;
@@ -158,7 +159,6 @@ async fn main() -> anyhow::Result<()> {
         limits: Limits::new(&settings),
         settings: Arc::new(settings),
         uploads,
-        translator: None,
         metrics: Exporter::install()?,
     };
     let server = http::server(listener, state, 2)?;
@@ -189,6 +189,7 @@ fn config(settings: &Settings) -> TreeConfig {
         },
         escalation: settings.escalation,
         fallback_limit: settings.fallback_timeout,
+        translation_limit: Duration::ZERO,
         result_cache: Duration::ZERO,
         minimum_worker_bytes: 0,
     }

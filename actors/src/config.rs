@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::fallback::policy::EscalationPolicy;
 use crate::lane::recycling::RecyclingLimits;
 use crate::pool::PoolConfig;
-use crate::ports::{AudioDecoder, EngineLauncher, FallbackPort, NodeDirectory, VramProbe};
+use crate::ports::{
+    AudioDecoder, EngineLauncher, FallbackPort, NodeDirectory, Translator, VramProbe,
+};
 
 /// What the tree needs from outside.
 #[derive(Clone)]
@@ -21,6 +23,8 @@ pub struct Ports {
     pub directory: Option<Arc<dyn NodeDirectory>>,
     /// Who makes better texts where this node's are not trusted; `None`: nobody.
     pub fallback: Option<FallbackPort>,
+    /// Translates finished transcripts; `None`: whisper itself translates, to English only.
+    pub translator: Option<Arc<dyn Translator>>,
 }
 
 /// The tree's limits.
@@ -49,6 +53,8 @@ pub struct TreeConfig {
     /// How long this node's own larger model may take for one piece of audio, its start included
     /// (`FALLBACK_TIMEOUT_S`). Another node has a limit of its own.
     pub fallback_limit: Duration,
+    /// Time limit of the translator for one transcript (`LIBRETRANSLATE_TIMEOUT_S`).
+    pub translation_limit: Duration,
     /// How long a finished transcript is kept for the same request to come again; zero: it is not
     /// (`RESULT_CACHE_SECONDS`).
     pub result_cache: Duration,

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorRef, RpcReplyPort};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::{Ports, TreeConfig};
-use crate::domain::error::SttError;
+use crate::domain::error::{SttError, TranslationError};
 use crate::domain::job::{Event, Job};
 use crate::domain::transcript::Transcript;
+use crate::domain::translation::TranslationJob;
 use crate::ports::EngineInfo;
 use crate::request::transcription::TranscriptionMessage;
 use crate::status::admission::{AdmissionRequest, AdmissionSlot};
@@ -25,6 +28,10 @@ use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 /// How long the tree may take to start a transcription. It takes microseconds; this bounds what a
 /// client waits if it never answers.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client waits for a translation beyond its time limit, in case that the tree does not
+/// answer.
+const TRANSLATION_MARGIN: Duration = Duration::from_secs(5);
 
 /// The tree could not be started.
 #[derive(Debug, Error)]
@@ -38,6 +45,15 @@ pub struct Stt {
     pub(crate) status: Arc<NodeStatus>,
     /// Somebody else does what this node's model cannot.
     has_fallback: bool,
+    /// `None`: no translator is configured.
+    translations: Option<Translations>,
+}
+
+#[derive(Clone)]
+struct Translations {
+    /// The translator's time limit.
+    limit: Duration,
+    pending: TaskTracker,
 }
 
 /// Resolves when the tree has ended.
@@ -57,10 +73,16 @@ impl Stt {
         let status = NodeStatus::new(config.drain_cap, config.start_estimate, config.max_queue);
         let status = Arc::new(status);
         let has_fallback = ports.fallback.is_some();
+        let pending = TaskTracker::new();
+        let translations = ports.translator.is_some().then(|| Translations {
+            limit: config.translation_limit,
+            pending: pending.clone(),
+        });
         let arguments = SupervisorArguments {
             ports,
             config,
             status: Arc::clone(&status),
+            pending_translations: pending,
         };
         let (supervisor, join) = Supervisor::spawn(None, Supervisor, arguments)
             .await
@@ -69,8 +91,24 @@ impl Stt {
             supervisor,
             status,
             has_fallback,
+            translations,
         };
         Ok((stt, TreeEnded(join)))
+    }
+
+    /// Whether a translator is configured.
+    pub fn has_translator(&self) -> bool {
+        self.translations.is_some()
+    }
+
+    /// Announces that a request's transcript will be translated; `None` without a translator.
+    pub fn expect_translation(&self) -> Option<PendingTranslation> {
+        let translations = self.translations.as_ref()?;
+        Some(PendingTranslation {
+            supervisor: self.supervisor.clone(),
+            limit: translations.limit,
+            _pending: translations.pending.token(),
+        })
     }
 
     /// Takes a place for a request, or refuses it: before its body is read, so that refused work
@@ -174,6 +212,34 @@ fn not_ready(snapshot: &Snapshot, reason: &str) -> SttError {
     SttError::NotReady {
         reason: reason.to_owned(),
         retry_after: snapshot.start_time().min(LONGEST_RETRY_AFTER),
+    }
+}
+
+/// A translation that a request will need. While it exists, a drain waits for it, within its grace.
+pub struct PendingTranslation {
+    supervisor: ActorRef<SupervisorMessage>,
+    limit: Duration,
+    _pending: TaskTrackerToken,
+}
+
+impl PendingTranslation {
+    /// Translates a transcript. Its language becomes the target language. The translator is called
+    /// only if there is text in another language. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// The translator failed or exceeded its time limit, or the tree has ended.
+    pub async fn translate(self, job: TranslationJob) -> Result<Transcript, TranslationError> {
+        let (reply, translated) = oneshot::channel();
+        let message = SupervisorMessage::Translate {
+            job: Box::new(job),
+            reply,
+        };
+        (self.supervisor.cast(message))
+            .map_err(|_ended| TranslationError::Lost("the server has shut down"))?;
+        tokio::time::timeout(self.limit + TRANSLATION_MARGIN, translated)
+            .await
+            .map_err(|_elapsed| TranslationError::Lost("the tree gave no answer in time"))?
+            .map_err(|_dropped| TranslationError::Lost("a restart or shutdown interrupted it"))?
     }
 }
 

@@ -11,6 +11,7 @@
 //!  ├─ FallbackModel          a larger model for texts that are not trusted, where one is named
 //!  │   ├─ Dispatcher         its queue
 //!  │   └─ ColdPool           its worker, which comes with the work and goes without
+//!  ├─ Translations           translates transcripts, where a translator is configured
 //!  ├─ VramWatcher            samples the memory that workers need
 //!  └─ Registrar              keeps this node's record where routers look
 //! ```
@@ -39,16 +40,18 @@ pub mod request;
 pub mod status;
 pub mod supervisor;
 pub mod text;
+pub mod translation;
 
 #[cfg(test)]
 mod tree_tests;
 
 pub use config::{Ports, TreeConfig};
-pub use domain::error::SttError;
+pub use domain::error::{SttError, TranslationError, TranslatorError};
 pub use domain::ids::JobId;
 pub use domain::job::{Client, Event, Identity, Job, Options, Priority, Progress};
+pub use domain::translation::{TargetLanguage, TranslationJob};
 pub use fallback::policy::EscalationPolicy;
-pub use handle::{Admission, StartError, Stt, TranscriptStream, TreeEnded};
+pub use handle::{Admission, PendingTranslation, StartError, Stt, TranscriptStream, TreeEnded};
 pub use lane::idle::IdlePolicy;
 pub use lane::recycling::RecyclingLimits;
 pub use pool::PoolConfig;

@@ -1,13 +1,15 @@
 //! The tree's own metrics: what cannot be read from a snapshot, because every single event counts.
 //! Everything else is exported from [`Snapshot`](crate::Snapshot) by the server.
 
+use std::time::Duration;
+
 use crate::domain::ids::LaneKind;
 use crate::domain::transcript::{ChunkTranscript, Reason};
 
 /// Histogram of seconds that an engine worked on one chunk, without any waiting. Label `op`.
 pub const INFERENCE_DURATION_SECONDS: &str = "uttera_stt_inference_duration_seconds";
 
-/// All values of its label `op`; the last is the server's own to record.
+/// All values of its label `op`: the two kinds of lane, and the translator.
 pub const INFERENCE_OPS: [&str; 3] = [
     "whisper_transcribe_hot",
     "whisper_transcribe_cold",
@@ -68,6 +70,12 @@ pub(crate) fn record_inference(lane: LaneKind, transcript: &ChunkTranscript) {
     if let Some(doubt) = transcript.doubt {
         metrics::counter!(REDECODED_TOTAL, "reason" => doubt.as_str()).increment(1);
     }
+}
+
+/// The translator has translated a transcript.
+pub(crate) fn record_translation(took: Duration) {
+    let [_, _, op] = INFERENCE_OPS;
+    metrics::histogram!(INFERENCE_DURATION_SECONDS, "op" => op).record(took.as_secs_f64());
 }
 
 /// A request came again.

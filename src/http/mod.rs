@@ -24,7 +24,6 @@ use actix_web::{App, HttpServer, web};
 use stt_actors::Stt;
 
 use crate::keys::Keyring;
-use crate::libretranslate::LibreTranslate;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
 pub use body::upload::UploadStore;
@@ -55,8 +54,6 @@ pub struct AppState {
     pub settings: Arc<Settings>,
     /// The folder of uploads.
     pub uploads: UploadStore,
-    /// LibreTranslate, if it is configured.
-    pub translator: Option<LibreTranslate>,
     /// The keys in force.
     pub keys: Keyring,
     /// The limits on requests and audio per client.

@@ -105,7 +105,8 @@ impl AdmittedRequest<'_> {
 
     /// Submits the form's job. `endpoint` labels its metrics.
     pub async fn begin(self, endpoint: Endpoint, form: AudioForm) -> Result<Submitted, ApiError> {
-        let translation = Translation::of(self.state, &form)?;
+        let request_id = Arc::clone(&RequestId::of(self.request).0);
+        let translation = Translation::of(self.state, &form, request_id)?;
         let plan = ReplyPlan {
             state: self.state.clone(),
             task: form.options.task,

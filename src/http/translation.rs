@@ -1,13 +1,15 @@
 //! How a request's text gets into the language that it asks for: not at all, by Whisper itself, or by
 //! LibreTranslate.
 
+use std::sync::Arc;
+
 use stt_actors::domain::transcript::{Task, Transcript};
+use stt_actors::{PendingTranslation, TargetLanguage, TranslationError, TranslationJob};
 use tracing::warn;
 
 use crate::http::AppState;
 use crate::http::body::form::AudioForm;
 use crate::http::reply::error::ApiError;
-use crate::libretranslate::{LibreTranslate, Target, TranslationError};
 
 /// Rejects a translation that neither LibreTranslate nor the served model can make.
 ///
@@ -15,7 +17,7 @@ use crate::libretranslate::{LibreTranslate, Target, TranslationError};
 /// No LibreTranslate server is configured, and the model knows English only.
 pub fn check_supported(state: &AppState) -> Result<(), ApiError> {
     let engine = state.stt.snapshot().last_engine;
-    let Some(engine) = engine.filter(|_| state.translator.is_none()) else {
+    let Some(engine) = engine.filter(|_| !state.stt.has_translator()) else {
         return Ok(());
     };
     if !engine.multilingual {
@@ -38,8 +40,9 @@ pub enum Translation {
     Native,
     /// Whisper writes the spoken language, and LibreTranslate translates it.
     LibreTranslate {
-        server: LibreTranslate,
-        target: Target,
+        request_id: Arc<str>,
+        pending: PendingTranslation,
+        target: TargetLanguage,
         /// Whether each segment may be in a language of its own.
         mixed: bool,
     },
@@ -50,21 +53,24 @@ impl Translation {
     ///
     /// # Errors
     /// Whisper itself translates to English only.
-    pub fn of(state: &AppState, form: &AudioForm) -> Result<Self, ApiError> {
+    pub fn of(state: &AppState, form: &AudioForm, request_id: Arc<str>) -> Result<Self, ApiError> {
         let options = &form.options;
-        match (options.task, &state.translator) {
-            (Task::Transcribe, _) => Ok(Self::None),
-            (Task::Translate, Some(server)) => Ok(Self::LibreTranslate {
-                server: server.clone(),
+        if options.task == Task::Transcribe {
+            return Ok(Self::None);
+        }
+        match state.stt.expect_translation() {
+            Some(pending) => Ok(Self::LibreTranslate {
+                request_id,
+                pending,
                 target: form.target.clone(),
                 mixed: options.multilingual && options.language.is_none(),
             }),
-            (Task::Translate, None) if form.target.is_english() => Ok(Self::Native),
-            (Task::Translate, None) => Err(ApiError::unsupported_language(
+            None if form.target.is_english() => Ok(Self::Native),
+            None => Err(ApiError::unsupported_language(
                 "to_language",
                 format!(
                     "translating to {:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works",
-                    form.target.code()
+                    form.target.code
                 ),
             )),
         }
@@ -85,20 +91,27 @@ impl Translation {
 
     /// Turns Whisper's transcript into the one that the client asked for. Its language becomes the language
     /// of its text, as in OpenAI's translations.
-    pub async fn finish(&self, mut transcript: Transcript) -> Result<Transcript, TranslationError> {
+    pub async fn finish(self, mut transcript: Transcript) -> Result<Transcript, TranslationError> {
         match self {
             Self::None => Ok(transcript),
             Self::Native => {
-                Target::default()
-                    .language()
-                    .clone_into(&mut transcript.language);
+                transcript.language = TargetLanguage::default().language;
                 Ok(transcript)
             }
             Self::LibreTranslate {
-                server,
+                request_id,
+                pending,
                 target,
                 mixed,
-            } => server.translate(transcript, target, *mixed).await,
+            } => {
+                let job = TranslationJob {
+                    request_id,
+                    transcript,
+                    target,
+                    mixed,
+                };
+                pending.translate(job).await
+            }
         }
     }
 }

@@ -184,12 +184,6 @@ pub fn record_error(kind: ErrorType) {
     counter!(ERRORS, "type" => kind.as_str()).increment(1);
 }
 
-/// LibreTranslate has translated a transcript, in one call or several.
-pub fn record_libretranslate(took: Duration) {
-    let [_, _, op] = INFERENCE_OPS;
-    histogram!(INFERENCE_DURATION_SECONDS, "op" => op).record(took.as_secs_f64());
-}
-
 fn describe() {
     describe_counter!(
         REQUESTS,

@@ -19,7 +19,7 @@ use crate::keys::{self, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::settings::{Loaded, Settings};
 use crate::shutdown::{HangUp, HangUps, StopSignals};
-pub use tree::start_tree;
+pub use tree::{Neighbours, start_tree};
 
 /// How long running requests may continue after a stop signal. Together with the grace of the workers
 /// and of the HTTP server, it stays below `TimeoutStopSec` of the systemd unit.
@@ -46,9 +46,8 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     metrics::keys::register(keys.names().map(|name| &**name));
     let keyring = Keyring::new(keys);
     let reloader = Reloader::start(keyring.clone(), &loaded, reload);
-    let directory = tree::directory(settings, address.port())?;
-    let translator = tree::translator(settings)?;
-    let (stt, tree_ended) = start_tree(settings, directory).await?;
+    let neighbours = Neighbours::of(settings, address.port())?;
+    let (stt, tree_ended) = start_tree(settings, neighbours).await?;
     if let Some(language) = settings.default_language.clone() {
         tokio::spawn(warn_of_language(stt.clone(), language));
     }
@@ -62,7 +61,6 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         keys: keyring,
         settings: Arc::new(settings),
         uploads: uploads.clone(),
-        translator,
         metrics,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

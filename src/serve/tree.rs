@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use stt_actors::ports::{NodeDirectory, VramProbe};
+use stt_actors::ports::{NodeDirectory, Translator, VramProbe};
 use stt_actors::{
     FallbackPort, IdlePolicy, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig, TreeEnded,
 };
@@ -33,13 +33,35 @@ const HELLO_LIMIT: Duration = Duration::from_secs(20);
 /// How long a worker may take to load its model: minutes for a large one on a slow disk.
 const LOAD_LIMIT: Duration = Duration::from_secs(600);
 
-/// Starts the tree with real ports. `directory` is where the node registers itself.
+/// Other servers that only a serving node needs.
+#[derive(Default)]
+pub struct Neighbours {
+    /// Where the node registers itself.
+    directory: Option<Arc<dyn NodeDirectory>>,
+    /// Translates transcripts.
+    translator: Option<Arc<dyn Translator>>,
+}
+
+impl Neighbours {
+    /// The configured neighbours; `port` is the bound port.
+    ///
+    /// # Errors
+    /// A client cannot be created.
+    pub fn of(settings: &Settings, port: u16) -> anyhow::Result<Self> {
+        Ok(Self {
+            directory: directory(settings, port)?,
+            translator: translator(settings)?,
+        })
+    }
+}
+
+/// Starts the tree with real ports.
 ///
 /// # Errors
 /// A port cannot be created, or the tree does not start.
 pub async fn start_tree(
     settings: &Settings,
-    directory: Option<Arc<dyn NodeDirectory>>,
+    neighbours: Neighbours,
 ) -> anyhow::Result<(Stt, TreeEnded)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads(settings, cores);
@@ -68,8 +90,9 @@ pub async fn start_tree(
             voice_activity(settings)?,
         )),
         memory: Some(memory),
-        directory,
+        directory: neighbours.directory,
         fallback: fallback(settings, worker)?,
+        translator: neighbours.translator,
     };
     let lanes = gpu.is_none().then(|| default_lanes(cores, threads));
     let config = tree_config(settings, lanes);
@@ -173,16 +196,14 @@ fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
         },
         escalation: settings.escalation,
         fallback_limit: settings.fallback_timeout,
+        translation_limit: settings.libretranslate_timeout,
         result_cache: settings.result_cache,
         minimum_worker_bytes: (settings.min_cold_vram_gb * GB) as u64,
     }
 }
 
 /// The configured Redis directory; `port` is the bound port.
-pub(super) fn directory(
-    settings: &Settings,
-    port: u16,
-) -> anyhow::Result<Option<Arc<dyn NodeDirectory>>> {
+fn directory(settings: &Settings, port: u16) -> anyhow::Result<Option<Arc<dyn NodeDirectory>>> {
     let Some(url) = &settings.redis_url else {
         return Ok(None);
     };
@@ -202,15 +223,15 @@ pub(super) fn directory(
 }
 
 /// The configured LibreTranslate server.
-pub(super) fn translator(settings: &Settings) -> anyhow::Result<Option<LibreTranslate>> {
+fn translator(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Translator>>> {
     let Some(url) = settings.libretranslate_url.clone() else {
         return Ok(None);
     };
     let key = settings.libretranslate_api_key.clone().map(Secret::reveal);
-    let server = LibreTranslate::new(url, key, settings.libretranslate_timeout)
-        .context("cannot create the client of LibreTranslate")?;
+    let server =
+        LibreTranslate::new(url, key).context("cannot create the client of LibreTranslate")?;
     info!("LibreTranslate makes the translations");
-    Ok(Some(server))
+    Ok(Some(Arc::new(server)))
 }
 
 /// The path of this program. `/proc/self/exe` stays valid when an update replaces the file while the

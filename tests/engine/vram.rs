@@ -59,6 +59,7 @@ fn config() -> TreeConfig {
                 pool_size: 2,
             },
         },
+        translation_limit: Duration::ZERO,
         result_cache: Duration::ZERO,
         minimum_worker_bytes: 4 * GIB,
     }
@@ -98,6 +99,7 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
     let models = Arc::new(Fixed(model("tiny.en").await));
     let ports = Ports {
         fallback: None,
+        translator: None,
         launcher: Arc::new(WorkerLauncher::new(worker, models)),
         decoder: Arc::new(Decoder::new(
             DecoderLimits::default(),

@@ -239,3 +239,72 @@ impl FallbackError {
         }
     }
 }
+
+/// Why a translator gave no translation. The texts go to clients: they contain neither its address
+/// nor its key.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TranslatorError {
+    /// The connection failed or broke.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
+    /// It redirects to another server, which must get neither the text nor the key.
+    #[error("it answers with a redirect ({status} {phrase}), which is not followed")]
+    Redirect {
+        /// As in HTTP.
+        status: u16,
+        /// The standard phrase of the status.
+        phrase: &'static str,
+    },
+    /// It rejected the call: an unsupported language, a wrong key, a rate limit.
+    #[error("it answered {status} {phrase}: {reason}")]
+    Rejected {
+        /// As in HTTP.
+        status: u16,
+        /// The standard phrase of the status.
+        phrase: &'static str,
+        /// Its own words, shortened.
+        reason: String,
+    },
+    /// The answer does not follow its documentation.
+    #[error("its answer is invalid: {0}")]
+    Malformed(&'static str),
+}
+
+/// Why a transcript was not translated.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TranslationError {
+    /// The translator failed.
+    #[error(transparent)]
+    Translator(#[from] TranslatorError),
+    /// The time limit was exceeded.
+    #[error("it was not done within {} s", limit.as_secs_f64())]
+    TimedOut {
+        /// The limit for one transcript.
+        limit: Duration,
+    },
+    /// The call panicked.
+    #[error("the call failed because of a bug in this server")]
+    Panicked,
+    /// The actor that makes the calls ended or did not answer.
+    #[error("the call was lost: {0}")]
+    Lost(&'static str),
+}
+
+impl TranslationError {
+    /// Whether the same call would fail again, so that a retry is useless.
+    pub fn is_deterministic(&self) -> bool {
+        const REQUEST_TIMEOUT: u16 = 408;
+        const TOO_MANY_REQUESTS: u16 = 429;
+        match self {
+            // The same text would take as long again, and a retry would also transcribe again.
+            Self::TimedOut { .. } | Self::Translator(TranslatorError::Redirect { .. }) => true,
+            Self::Translator(TranslatorError::Rejected { status, .. }) => {
+                (400..500).contains(status)
+                    && ![REQUEST_TIMEOUT, TOO_MANY_REQUESTS].contains(status)
+            }
+            Self::Translator(TranslatorError::Unreachable(_) | TranslatorError::Malformed(_))
+            | Self::Panicked
+            | Self::Lost(_) => false,
+        }
+    }
+}

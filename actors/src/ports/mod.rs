@@ -3,6 +3,7 @@
 //! Redis or NVML.
 
 mod fallback;
+mod translator;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::domain::ids::WorkerId;
 use crate::domain::transcript::{ChunkTranscript, Task};
 
 pub use fallback::{FallbackNode, FallbackPort, FallbackRequest, FallbackText};
+pub use translator::{Translator, TranslatorRequest};
 
 // ---------------------------------------------------------------------------------------------
 // Audio

@@ -25,6 +25,7 @@ use crate::registrar::{Registrar, RegistrarArguments, RegistrarMessage};
 use crate::request::transcriptions::{
     Transcriptions, TranscriptionsArguments, TranscriptionsMessage,
 };
+use crate::translation::{Translations, TranslationsArguments, TranslationsMessage};
 
 /// The larger model's pool looks at the demand at least so often.
 const MOST_FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
@@ -123,6 +124,23 @@ pub(super) async fn cold_pool(
     };
     let spawned = ColdPool::spawn_linked(None, ColdPool, arguments, myself.get_cell()).await;
     spawned.map(|(actor, _join)| actor)
+}
+
+/// `None` without a translator.
+pub(super) async fn translations(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+) -> Result<Option<ActorRef<TranslationsMessage>>, SpawnErr> {
+    let Some(translator) = &arguments.ports.translator else {
+        return Ok(None);
+    };
+    let arguments = TranslationsArguments {
+        translator: Arc::clone(translator),
+        limit: arguments.config.translation_limit,
+    };
+    let spawned =
+        Translations::spawn_linked(None, Translations, arguments, myself.get_cell()).await;
+    spawned.map(|(actor, _join)| Some(actor))
 }
 
 /// None where no larger model of this node stands by.

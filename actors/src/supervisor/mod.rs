@@ -11,6 +11,7 @@
 //! - The Transcriptions are replaced at once; the requests under them have failed with them.
 //! - The ColdPool is replaced at once; its workers have ended with it, and their chunks go out
 //!   again.
+//! - The Translations actor is replaced at once; the running translations have failed with it.
 //! - The FallbackModel is replaced after a pause: what waited for it goes on without it.
 //! - The VramWatcher and the Registrar are replaced after a pause: nothing waits for them.
 
@@ -25,11 +26,14 @@ use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr,
     SupervisionEvent,
 };
+use tokio::sync::oneshot;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, warn};
 
 use crate::config::{Ports, TreeConfig};
 use crate::domain::ids::LaneId;
 use crate::domain::job::Job;
+use crate::domain::translation::TranslationJob;
 use crate::fallback::Escalator;
 use crate::fallback::model::FallbackModelHandle;
 use crate::pool::cold_pool::ColdPoolMessage;
@@ -41,6 +45,7 @@ use crate::request::subscribers::EventSender;
 use crate::request::transcriptions::{Accepted, TranscriptionsMessage};
 use crate::status::NodeStatus;
 use crate::status::admission::AdmissionSlot;
+use crate::translation::{Translated, TranslationsMessage};
 use children::Failure;
 use hot::HotLane;
 
@@ -60,6 +65,13 @@ pub enum SupervisorMessage {
         events: EventSender,
         /// Hears whether it started.
         reply: RpcReplyPort<Accepted>,
+    },
+    /// From the handle: translate a transcript.
+    Translate {
+        /// The transcript and its target language.
+        job: Box<TranslationJob>,
+        /// Receives the result.
+        reply: oneshot::Sender<Translated>,
     },
     /// From the handle: work is coming, and the hot model may have been freed.
     Wake,
@@ -82,6 +94,8 @@ pub enum SupervisorMessage {
     },
     /// From the Transcriptions: the last request is done.
     TranscriptionsDone,
+    /// To itself, during a drain: the last translation is done, or need not be awaited any more.
+    TranslationsDone,
     /// To itself: the grace is over.
     DrainOverdue,
 }
@@ -94,6 +108,8 @@ pub struct SupervisorArguments {
     pub config: TreeConfig,
     /// Its state as others see it.
     pub status: Arc<NodeStatus>,
+    /// Requests whose transcript will be translated.
+    pub pending_translations: TaskTracker,
 }
 
 /// The actor's state.
@@ -103,12 +119,17 @@ pub struct SupervisorState {
     dispatcher_generation: u32,
     transcriptions: ActorRef<TranscriptionsMessage>,
     cold_pool: ActorRef<ColdPoolMessage>,
+    translations: Option<ActorRef<TranslationsMessage>>,
     fallback_model: Option<FallbackModelHandle>,
     fallback_model_generation: u32,
     hot: HotLane,
     vram_watcher: Option<ActorRef<VramWatcherMessage>>,
     registrar: Option<ActorRef<RegistrarMessage>>,
     phase: Phase,
+    /// The drain's grace is over.
+    is_overdue: bool,
+    /// Waits for the pending translations of a drain.
+    awaiting_translations: Option<AbortOnDropHandle<()>>,
 }
 
 /// How far the tree's life is.
@@ -155,13 +176,15 @@ impl Actor for Supervisor {
                 state.wake(&myself).await?;
                 state.submit(job, slot, events, reply);
             }
+            SupervisorMessage::Translate { job, reply } => state.translate(job, reply),
             SupervisorMessage::Wake => state.wake(&myself).await?,
             SupervisorMessage::HotReady { worker, info } => state.hot_ready(worker, info),
             SupervisorMessage::StartHot => state.start_hot(&myself).await?,
             SupervisorMessage::StartSideChildren => state.start_side_children(&myself).await?,
             SupervisorMessage::Drain { grace } => state.drain(&myself, grace),
-            SupervisorMessage::TranscriptionsDone => state.stop_all(&myself).await,
-            SupervisorMessage::DrainOverdue => state.drain_overdue(),
+            SupervisorMessage::TranscriptionsDone => state.transcriptions_done(&myself).await,
+            SupervisorMessage::TranslationsDone => state.stop_all(&myself).await,
+            SupervisorMessage::DrainOverdue => state.drain_overdue(&myself),
         }
         Ok(())
     }
@@ -208,18 +231,22 @@ impl SupervisorState {
         let transcriptions =
             children::transcriptions(myself, &arguments, &dispatcher, escalator).await?;
         let cold_pool = children::cold_pool(myself, &arguments, &dispatcher).await?;
+        let translations = children::translations(myself, &arguments).await?;
         let mut state = Self {
             arguments,
             dispatcher,
             dispatcher_generation: 0,
             transcriptions,
             cold_pool,
+            translations,
             fallback_model,
             fallback_model_generation: 0,
             hot: HotLane::default(),
             vram_watcher: None,
             registrar: None,
             phase: Phase::Running,
+            is_overdue: false,
+            awaiting_translations: None,
         };
         state.start_hot(myself).await?;
         state.start_side_children(myself).await?;
@@ -241,6 +268,13 @@ impl SupervisorState {
         };
         // If they are just being replaced, the reply port drops and the handle says so.
         let _ = self.transcriptions.cast(submit);
+    }
+
+    fn translate(&self, job: Box<TranslationJob>, reply: oneshot::Sender<Translated>) {
+        if let Some(translations) = &self.translations {
+            // If the actor has just failed, the reply is dropped and the handle reports it.
+            let _ = translations.cast(TranslationsMessage::Translate { job, reply });
+        }
     }
 
     async fn child_gone(
@@ -270,6 +304,9 @@ impl SupervisorState {
             };
             let _ = self.dispatcher.cast(gone);
             self.cold_pool = children::cold_pool(myself, &self.arguments, &self.dispatcher).await?;
+        } else if (self.translations.as_ref()).is_some_and(|child| child.get_id() == who) {
+            error!(reason = %failure, "the translations actor failed; replacing it");
+            self.translations = children::translations(myself, &self.arguments).await?;
         } else if self.side_child_gone(who) {
             warn!(reason = %failure, "a side child failed; replacing it");
             // The timer ends with the actor's mailbox; nothing else is to be done with it.

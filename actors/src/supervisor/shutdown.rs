@@ -1,4 +1,4 @@
-//! The ordered end: intake, transcriptions, dispatcher, lanes, watcher, registrar. A sequence of
+//! The ordered end: intake, transcriptions, translations, dispatcher, lanes, watcher, registrar. A sequence of
 //! messages, since stopping children at once is concurrent.
 
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crate::fallback::model::FallbackModelMessage;
 use crate::pool::cold_pool::ColdPoolMessage;
 use crate::queue::messages::LaneMessage;
 use crate::request::transcriptions::TranscriptionsMessage;
+use crate::task;
 
 /// The Registrar waits for its directory at the end, within limits of its own.
 const REGISTRAR_LIMIT: Duration = Duration::from_secs(8);
@@ -19,7 +20,7 @@ impl SupervisorState {
     pub(super) fn drain(&mut self, myself: &ActorRef<SupervisorMessage>, grace: Duration) {
         if self.phase != Phase::Running {
             // Asked again: whoever asks has no more patience.
-            self.drain_overdue();
+            self.drain_overdue(myself);
             return;
         }
         info!(grace_seconds = grace.as_secs_f64(), "draining");
@@ -29,8 +30,28 @@ impl SupervisorState {
         drop(myself.send_after(grace, || SupervisorMessage::DrainOverdue));
     }
 
-    pub(super) fn drain_overdue(&mut self) {
+    pub(super) fn drain_overdue(&mut self, myself: &ActorRef<SupervisorMessage>) {
+        self.is_overdue = true;
         let _ = self.transcriptions.cast(TranscriptionsMessage::CancelAll);
+        if self.awaiting_translations.take().is_some() {
+            let _ = myself.cast(SupervisorMessage::TranslationsDone);
+        }
+    }
+
+    /// Stops the tree once no translation is pending: a finished transcript may still have to be
+    /// translated.
+    pub(super) async fn transcriptions_done(&mut self, myself: &ActorRef<SupervisorMessage>) {
+        let pending = self.arguments.pending_translations.clone();
+        if self.is_overdue || pending.is_empty() {
+            self.stop_all(myself).await;
+        } else if self.awaiting_translations.is_none() {
+            let supervisor = myself.clone();
+            pending.close();
+            self.awaiting_translations = Some(task::spawn(async move {
+                pending.wait().await;
+                let _ = supervisor.cast(SupervisorMessage::TranslationsDone);
+            }));
+        }
     }
 
     /// The last steps. Nothing is left to be heard by now, so that waiting here is harmless.
@@ -38,6 +59,9 @@ impl SupervisorState {
         self.phase = Phase::Stopping;
         let grace = self.arguments.config.stop_grace;
         stop(self.transcriptions.get_cell(), grace * 2, "transcriptions").await;
+        if let Some(translations) = self.translations.take() {
+            stop(translations.get_cell(), grace, "translations").await;
+        }
         stop(self.dispatcher.get_cell(), grace * 2, "dispatcher").await;
         self.stop_lanes(grace * 3).await;
         if let Some(watcher) = self.vram_watcher.take() {

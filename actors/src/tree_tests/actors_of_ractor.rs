@@ -1,12 +1,12 @@
-//! What this tree takes for granted of its actor framework, so that an update that changes it is
-//! noticed here and not in a night of faults.
+//! Behaviour of the actor framework that the tree depends on, so that these tests detect an update that
+//! changes it.
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
 
 type Notes = mpsc::UnboundedSender<&'static str>;
 
-/// Notes when it is dropped, and when it is told to stop.
+/// Reports its drop and its stop.
 struct Child;
 
 struct ChildState(Notes);
@@ -63,7 +63,7 @@ impl Actor for Child {
     }
 }
 
-/// Has one child, and notes what it hears of it.
+/// Has one child, and reports the child's supervision events.
 struct Parent;
 
 impl Actor for Parent {
@@ -115,18 +115,18 @@ async fn family() -> (
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_drops_the_state_without_post_stop_and_the_parent_may_hear_before() {
+async fn a_panic_drops_the_state_without_post_stop_possibly_after_the_parents_event() {
     let (parent, child, mut heard) = family().await;
     child.cast(ChildMessage::Panic).expect("sent");
     let mut notes = vec![heard.recv().await, heard.recv().await];
     notes.sort_unstable();
-    // In either order: so that memory counts as free only when the process was seen to end.
+    // In either order, which is why memory counts as free only after the process has ended.
     assert_eq!(notes, [Some("parent heard"), Some("state dropped")]);
     parent.stop_and_wait(None, None).await.expect("stops");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_child_is_told_as_terminated_and_not_as_failed() {
+async fn a_killed_child_is_reported_as_terminated_and_not_as_failed() {
     let (parent, child, mut heard) = family().await;
     child.kill();
     let mut notes = vec![heard.recv().await, heard.recv().await];
@@ -144,7 +144,7 @@ async fn a_parents_end_kills_its_children_without_their_post_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_does_not_run_inside_the_span_of_whoever_sent_the_message() {
+async fn a_handler_does_not_run_inside_the_span_of_the_sender() {
     let subscriber = tracing_subscriber::registry();
     let _guard = tracing::subscriber::set_default(subscriber);
     let (parent, child, mut heard) = family().await;

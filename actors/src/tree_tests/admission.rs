@@ -1,4 +1,4 @@
-//! The bounded queue: who is let in, what they are told, and accounts that are right afterwards.
+//! The bounded queue: which requests are admitted, with which wait, and correct accounts afterwards.
 
 use super::*;
 use crate::status::load::{Load, WaitEstimate};
@@ -11,11 +11,11 @@ fn nothing_is_left(tree: &Tree) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_node_promises_no_wait_and_a_busy_one_tells_place_and_time() {
+async fn an_idle_node_estimates_no_wait_and_a_busy_one_reports_position_and_wait() {
     let tree = Tree::ready_with(config(0), vec![]).await;
     let wait_estimate = tree.admit().expect("accepted").wait_estimate();
     assert_eq!(wait_estimate, WaitEstimate::default());
-    // Each is a chunk of 10 s, and the lane takes a second for that.
+    // Each request is one chunk of 10 s, which takes the lane one second.
     let streams = tree.submit_many(5, "1").await;
     tree.until_a_chunk_runs().await;
     let wait_estimate = tree.admit().expect("accepted").wait_estimate();
@@ -29,7 +29,7 @@ async fn an_idle_node_promises_no_wait_and_a_busy_one_tells_place_and_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_beyond_the_queue_limit_is_refused_with_the_time_to_wait() {
+async fn work_beyond_the_queue_limit_is_rejected_with_a_retry_time() {
     let mut limits = config(0);
     limits.max_queue = Duration::from_secs(20);
     let tree = Tree::ready_with(limits, vec![]).await;
@@ -41,13 +41,13 @@ async fn work_beyond_the_queue_limit_is_refused_with_the_time_to_wait() {
         }
         assert!(kept.len() < 100, "never refused");
     };
-    // 20 s of work before it are still fine.
+    // 20 s of earlier work are within the limit.
     assert!((20..=22).contains(&kept.len()), "{} were taken", kept.len());
     let SttError::Overloaded { retry_after } = refusal else {
         panic!("{refusal}")
     };
     assert!(retry_after <= Duration::from_secs(3), "{retry_after:?}");
-    // When it comes back at that time, it is let in.
+    // A retry at that time is admitted.
     tokio::time::sleep(retry_after + WORK).await;
     kept.push(tree.submit("1").await.expect("accepted"));
     for stream in kept {
@@ -70,7 +70,7 @@ async fn a_long_file_that_runs_does_not_keep_a_command_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn uploads_that_have_not_come_yet_hold_their_places_and_give_them_back() {
+async fn uploads_that_have_not_arrived_hold_admission_slots_and_return_them() {
     let mut limits = config(0);
     limits.max_queue = Duration::from_secs(20);
     let tree = Tree::ready_with(limits, vec![]).await;
@@ -87,7 +87,7 @@ async fn uploads_that_have_not_come_yet_hold_their_places_and_give_them_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_a_request_ends_the_accounts_are_right_afterwards() {
+async fn the_accounts_are_correct_after_every_kind_of_end() {
     let dying = |exit: EngineExit| ChunkPlan::Die(exit);
     let plans = vec![
         LaunchPlan::Up(vec![ChunkPlan::Fail, ChunkPlan::Fail, dying(crash())]),
@@ -108,7 +108,7 @@ async fn however_a_request_ends_the_accounts_are_right_afterwards() {
         2,
         "{ends:?}"
     );
-    // A client that leaves at any moment, the supervisor of the requests lost, the queue lost.
+    // The client leaves at any time, the supervisor of the requests is lost, or the queue is lost.
     for millis in (0..3000).step_by(250) {
         let stream = tree.submit("3").await.expect("accepted");
         tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -128,7 +128,7 @@ async fn however_a_request_ends_the_accounts_are_right_afterwards() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_number_of_requests_is_bounded_and_the_last_place_is_given_once() {
+async fn the_number_of_requests_is_bounded_and_the_last_slot_is_given_once() {
     let mut limits = config(0);
     limits.max_queue = Duration::from_secs(1_000_000);
     let tree = Tree::ready_with(limits, vec![]).await;

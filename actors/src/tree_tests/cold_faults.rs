@@ -1,19 +1,19 @@
-//! Cold workers that die, hang or find no memory, and a pool that breaks: a test for each.
+//! Cold workers that die, hang or run out of memory, and a pool that breaks: a test for each fault.
 
 use super::*;
 use crate::HotState;
 use crate::domain::transcript::{Route, Transcript};
 use crate::pool::cold_pool::ColdPoolMessage;
 
-/// A tree whose hot lane is busy for long with its first chunk, and whose first cold workers do as
-/// planned.
+/// A tree whose hot lane is busy with its first chunk for a long time, and whose first cold workers follow
+/// the plan.
 async fn with_cold(plans: Vec<LaunchPlan>) -> Tree {
     let mut launches = vec![LaunchPlan::Up(vec![])];
     launches.extend(plans);
     Tree::ready_with(config(1), launches).await
 }
 
-/// Enough work that a cold worker is started and gets its share.
+/// Enough work to start a cold worker and keep it busy.
 async fn burst(tree: &Tree) -> Vec<Transcript> {
     let mut transcripts = Vec::new();
     for stream in tree.submit_many(12, "1").await {
@@ -68,7 +68,7 @@ async fn a_cold_engine_that_fails_stays_and_the_hot_lane_does_its_chunk() {
 #[tokio::test(start_paused = true)]
 async fn while_the_hot_lane_is_down_cold_ones_try_again_and_work_goes_on() {
     let away = || LaunchPlan::Fail(LaunchError::TimedOut { seconds: 10 });
-    // The hot engine dies on its fourth chunk and does not come back for a while.
+    // The hot engine dies on its fourth chunk and stays down for a while.
     let mut hot = vec![ChunkPlan::Answer; 5];
     hot.push(ChunkPlan::Die(killed()));
     let mut plans = vec![LaunchPlan::Up(hot), LaunchPlan::Up(vec![])];
@@ -85,9 +85,9 @@ async fn while_the_hot_lane_is_down_cold_ones_try_again_and_work_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn audio_that_crashes_a_cold_and_a_hot_worker_is_poison_and_nobody_else_suffers() {
+async fn audio_that_crashes_a_cold_and_a_hot_worker_is_poison_and_other_requests_continue() {
     let mut a_cold_one_was_hit = false;
-    // Wherever it stands in the queue: on some places the cold lane is the first to take it.
+    // At every position in the queue; at some of them the cold lane takes it first.
     for before in 0..6 {
         let tree = with_cold(vec![]).await;
         let mut others = tree.submit_many(before, "1").await;
@@ -115,7 +115,7 @@ async fn audio_that_crashes_a_cold_and_a_hot_worker_is_poison_and_nobody_else_su
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_memory_for_a_worker_makes_the_pool_smaller_and_it_remembers() {
+async fn a_worker_without_memory_lowers_the_pools_limit_for_a_while() {
     let full = || LaunchPlan::Fail(LaunchError::OutOfMemory("the GPU is full".to_owned()));
     let mut plans = vec![LaunchPlan::Up(vec![]), LaunchPlan::Up(vec![])];
     plans.extend((0..3).map(|_| full()));
@@ -123,12 +123,12 @@ async fn no_memory_for_a_worker_makes_the_pool_smaller_and_it_remembers() {
     let streams = tree.submit_many(400, "1").await;
     eventually("the second one fails", || tree.world.launched().len() == 3).await;
     tokio::time::sleep(Duration::from_secs(100)).await;
-    // One cold worker is what fits: nothing is tried beyond it, and it goes on.
+    // One cold worker fits: the pool starts no other one, and this one continues.
     assert_eq!(tree.world.launched(), ["hot-1", "cold-1", "cold-2"]);
     assert_eq!(tree.stt.snapshot().pool.wanted, 1);
     assert_eq!(tree.stt.snapshot().pool.active, 1);
     assert!(all_texts(streams).await.iter().all(|text| text == "0"));
-    // Later it is tried again.
+    // Later the pool tries again.
     tokio::time::sleep(Duration::from_secs(300)).await;
     let streams = tree.submit_many(200, "1").await;
     eventually("it tries again", || tree.world.launched().len() >= 4).await;
@@ -146,7 +146,7 @@ async fn a_pool_that_breaks_is_replaced_and_its_workers_chunks_are_done_by_other
     .await;
     tree.break_and_replace::<ColdPoolMessage>().await;
     assert!(all_texts(streams).await.iter().all(|text| text == "0"));
-    // The new one works, and names its workers anew.
+    // The new pool works, and numbers its workers from the start.
     let streams = tree.submit_many(20, "1").await;
     eventually("another one comes", || tree.stt.snapshot().pool.active == 1).await;
     drop(streams);
@@ -185,7 +185,7 @@ async fn an_idle_worker_leaves_in_its_time_though_the_dispatcher_was_lost_meanwh
     let tree = with_cold(vec![]).await;
     burst(&tree).await;
     eventually("it idles", || tree.stt.snapshot().busy_lanes == 0).await;
-    // Once long before its time, and once at the very moment at which it asks for leave.
+    // Once long before its idle limit, and once exactly when it asks to leave.
     for pause in [30_000, 69_990] {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         tree.break_and_replace::<DispatcherMessage>().await;
@@ -216,7 +216,7 @@ async fn a_worn_out_worker_is_replaced_though_the_dispatcher_was_lost_meanwhile(
 }
 
 #[tokio::test(start_paused = true)]
-async fn cold_workers_go_on_when_the_hot_model_is_gone_for_good_until_they_leave() {
+async fn cold_workers_continue_without_the_hot_model_until_they_are_idle() {
     let gone = || LaunchPlan::Fail(LaunchError::Model("the file is gone".to_owned()));
     let mut hot = vec![ChunkPlan::Answer; 5];
     hot.push(ChunkPlan::Die(killed()));
@@ -230,7 +230,7 @@ async fn cold_workers_go_on_when_the_hot_model_is_gone_for_good_until_they_leave
             .all(|transcript| transcript.text() == "0")
     );
     assert!(matches!(tree.stt.snapshot().hot, HotState::Failed { .. }));
-    // A cold lane is up: work is still taken.
+    // A cold lane is running, so work is still accepted.
     assert_eq!(tree.text("2").await.expect("transcribed"), "0 1");
     assert!(
         !tree.stt.snapshot().accepts_requests(),
@@ -243,7 +243,7 @@ async fn cold_workers_go_on_when_the_hot_model_is_gone_for_good_until_they_leave
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_when_the_last_lane_goes_is_refused_and_not_forgotten() {
+async fn chunks_that_wait_when_the_last_lane_ends_are_rejected_and_not_forgotten() {
     let gone = || LaunchPlan::Fail(LaunchError::Model("the file is gone".to_owned()));
     let mut plans = vec![LaunchPlan::Up(vec![ChunkPlan::Die(killed())])];
     plans.extend((0..60).map(|_| gone()));
@@ -257,12 +257,12 @@ async fn what_waits_when_the_last_lane_goes_is_refused_and_not_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cold_worker_that_runs_out_of_memory_at_work_teaches_the_pool_as_well() {
+async fn a_cold_worker_that_runs_out_of_memory_during_a_chunk_lowers_the_limit_too() {
     let short = LaunchPlan::Up(vec![ChunkPlan::Die(EngineExit::OutOfMemory)]);
     let tree = with_cold(vec![short]).await;
     let transcripts = burst(&tree).await;
     assert!(routes(&transcripts).contains(&Route::ColdPoolThenHot));
-    // There is work for it, and nobody is started.
+    // Work is waiting, and no worker is started.
     let streams = tree.submit_many(30, "1").await;
     for stream in streams {
         stream.transcript().await.expect("transcribed");

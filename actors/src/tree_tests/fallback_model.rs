@@ -1,4 +1,4 @@
-//! This node's own larger model, behind a worker that comes with the work and goes without.
+//! The fallback model of this node, in a worker that starts and ends with the work.
 
 use super::*;
 use crate::FallbackPort;
@@ -25,13 +25,13 @@ async fn transcript(tree: &Tree, script: &str) -> Transcript {
     stream.transcript().await.expect("done")
 }
 
-/// The hot worker, as it is by default, before what else is planned.
+/// Plans the default hot worker, followed by these launches.
 fn hot_then(plan: LaunchPlan) -> Vec<LaunchPlan> {
     vec![LaunchPlan::Up(vec![]), plan]
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_worker_comes_with_doubt_and_goes_when_it_has_idled() {
+async fn its_worker_starts_with_a_doubtful_text_and_ends_when_idle() {
     let tree = tree(vec![]).await;
     assert_eq!(transcript(&tree, "1").await.text(), "0");
     assert_eq!(tree.world.launched(), ["hot-1"]);
@@ -39,7 +39,7 @@ async fn its_worker_comes_with_doubt_and_goes_when_it_has_idled() {
     assert_eq!(text.text(), "0 better 1");
     assert_eq!(text.model, "scripted+larger");
     assert_eq!(tree.world.launched(), ["hot-1", "fallback-1"]);
-    // It is up, and the pool beside the hot lane does not count it.
+    // The worker is running, and the node's cold pool does not count it.
     assert_eq!(transcript(&tree, "w").await.text(), "better 0");
     assert_eq!(tree.stt.snapshot().pool.active, 0);
     assert_eq!(tree.world.launched().len(), 2);
@@ -50,7 +50,7 @@ async fn its_worker_comes_with_doubt_and_goes_when_it_has_idled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_larger_model_that_cannot_be_loaded_leaves_what_there_is_at_once() {
+async fn a_fallback_model_that_cannot_be_loaded_leaves_the_text_at_once() {
     let broken = LaunchError::Model("scripted".to_owned());
     let tree = tree(hot_then(LaunchPlan::Fail(broken))).await;
     let begun = tokio::time::Instant::now();
@@ -59,14 +59,14 @@ async fn a_larger_model_that_cannot_be_loaded_leaves_what_there_is_at_once() {
     let error = text.escalation.expect("told").error.expect("failed");
     assert!(matches!(error, FallbackError::Model(_)), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(5));
-    // It is tried again with the next one, after a pause.
+    // The next chunk starts it again, after a pause.
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(transcript(&tree, "w").await.text(), "better 0");
     tree.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_is_tried_again_and_a_hang_ends() {
+async fn a_crash_is_retried_and_a_hang_ends() {
     let dies = LaunchPlan::Up(vec![ChunkPlan::Die(killed())]);
     let tree = tree(hot_then(dies)).await;
     assert_eq!(transcript(&tree, "w").await.text(), "better 0");
@@ -75,7 +75,7 @@ async fn a_crash_is_tried_again_and_a_hang_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_says_nothing_is_waited_for_so_long_and_no_longer() {
+async fn the_wait_for_a_silent_worker_is_limited() {
     let hangs = LaunchPlan::Up(vec![ChunkPlan::HangForGood]);
     let tree = tree(hot_then(hangs)).await;
     let text = transcript(&tree, "w").await;
@@ -115,7 +115,7 @@ async fn without_its_pool_it_is_replaced_as_a_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chunk_that_kills_its_workers_takes_no_other_one_along() {
+async fn a_chunk_that_kills_its_workers_fails_alone() {
     let dies = || LaunchPlan::Up(vec![ChunkPlan::Die(crash())]);
     let mut launches = hot_then(dies());
     launches.push(dies());

@@ -1,4 +1,4 @@
-//! Engines that die, hang, fail or never come up, and actors that break: a test for each.
+//! Engines that die, hang, fail or never start, and actors that break: a test for each fault.
 
 use super::*;
 use crate::status::load::Load;
@@ -14,7 +14,7 @@ async fn a_worker_killed_in_the_middle_costs_a_retry_and_no_text() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn audio_that_crashes_two_workers_is_refused_and_others_go_on() {
+async fn audio_that_crashes_two_workers_fails_and_others_continue() {
     let crashing = || LaunchPlan::Up(vec![ChunkPlan::Die(crash())]);
     let tree = Tree::ready(vec![crashing(), crashing()]).await;
     let error = tree.text("1").await.expect_err("poison");
@@ -24,7 +24,7 @@ async fn audio_that_crashes_two_workers_is_refused_and_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_hangs_is_killed_and_its_chunk_tried_again() {
+async fn a_worker_that_hangs_is_killed_and_its_chunk_retried() {
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Hang])]).await;
     let before = tokio::time::Instant::now();
     assert_eq!(tree.text("1").await.expect("rescued"), "0");
@@ -59,7 +59,7 @@ async fn an_engine_that_fails_twice_on_a_chunk_keeps_running() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_that_cannot_load_leaves_the_tree_up_with_the_reason_and_is_tried_again() {
+async fn a_model_that_cannot_load_leaves_the_tree_up_with_the_reason_and_is_retried() {
     let missing = || LaunchPlan::Fail(LaunchError::Model("no such file".to_owned()));
     let tree = Tree::start(vec![missing(), missing(), missing()]).await;
     let reason = tree.stt.ready().await.expect_err("no model");
@@ -72,7 +72,7 @@ async fn a_model_that_cannot_load_leaves_the_tree_up_with_the_reason_and_is_trie
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_waits_for_a_restart_while_the_budget_lasts_and_is_refused_after() {
+async fn work_waits_for_a_restart_while_the_budget_lasts_and_is_rejected_after() {
     let dead = || LaunchPlan::Fail(LaunchError::TimedOut { seconds: 10 });
     let mut plans = vec![LaunchPlan::Up(vec![ChunkPlan::Die(killed())])];
     plans.extend((0..3).map(|_| dead()));
@@ -121,7 +121,7 @@ async fn a_hot_worker_actor_that_is_killed_gives_its_chunk_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_transcription_that_breaks_fails_alone_and_gives_everything_back() {
+async fn a_transcription_that_breaks_fails_alone_and_returns_its_slot() {
     let tree = Tree::ready(vec![]).await;
     let broken = tree.submit("5").await.expect("accepted");
     tree.until_a_chunk_runs().await;

@@ -1,4 +1,4 @@
-//! `HOT_IDLE_TIMEOUT`: the hot model goes when nobody needs it, and comes back with the work.
+//! `HOT_IDLE_TIMEOUT`: the hot model is freed when it is idle, and reloaded with the next work.
 
 use super::*;
 use crate::HotState;
@@ -26,7 +26,7 @@ async fn an_idle_hot_model_is_freed_and_the_next_request_brings_it_back() {
     let snapshot = tree.stt.snapshot();
     assert!(snapshot.accepts_requests() && snapshot.engine().is_none());
     assert_eq!(snapshot.hot_error(), None);
-    // It stays away while nothing comes.
+    // It stays unloaded while no request arrives.
     tokio::time::sleep(IDLE * 5).await;
     assert_eq!(tree.world.launched(), ["hot-1"]);
     assert_eq!(tree.text("3").await.expect("transcribed"), "0 1 2");
@@ -35,7 +35,7 @@ async fn an_idle_hot_model_is_freed_and_the_next_request_brings_it_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_begins_to_load_while_the_upload_still_comes() {
+async fn the_model_begins_to_load_during_the_upload() {
     let tree = sleepy().await;
     eventually("it sleeps", || is_asleep(&tree)).await;
     let admission = tree.admit().expect("accepted");
@@ -48,7 +48,7 @@ async fn it_begins_to_load_while_the_upload_still_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_at_the_very_moment_of_falling_asleep_is_never_lost() {
+async fn a_request_at_the_moment_of_unloading_is_never_lost() {
     let tree = sleepy().await;
     for step in 0..60 {
         let around = Duration::from_millis(49_700 + step * 10);
@@ -59,7 +59,7 @@ async fn a_request_at_the_very_moment_of_falling_asleep_is_never_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_that_cannot_be_brought_back_is_told_and_tried_again() {
+async fn a_model_that_cannot_be_reloaded_is_reported_and_retried() {
     let mut limits = config(0);
     limits.hot_idle_limit = Some(IDLE);
     let missing = LaunchPlan::Fail(LaunchError::Model("no such file".to_owned()));
@@ -80,7 +80,7 @@ async fn a_sleeping_tree_can_be_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_stays_for_a_request_whose_upload_still_comes() {
+async fn the_model_stays_loaded_for_a_request_that_is_uploading() {
     let tree = sleepy().await;
     let admission = tree.admit().expect("accepted");
     tokio::time::sleep(IDLE * 5).await;

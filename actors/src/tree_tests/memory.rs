@@ -1,4 +1,4 @@
-//! The VramWatcher and what the pool makes of it.
+//! The VramWatcher, and the pool's reaction to its samples.
 
 use std::sync::Condvar;
 
@@ -8,7 +8,7 @@ use crate::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
 
 const GIB: u64 = 1 << 30;
 
-/// A GPU, or a machine, as a test wants it.
+/// A scripted GPU or machine.
 struct Gpu {
     free: Mutex<Result<u64, ProbeError>>,
     per_worker: u64,
@@ -74,7 +74,7 @@ async fn tree_on(gpu: &Arc<Gpu>) -> Tree {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_worker_is_started_for_which_there_is_no_memory_until_there_is() {
+async fn no_worker_is_started_until_there_is_memory_for_it() {
     let gpu = Gpu::new(1);
     let tree = tree_on(&gpu).await;
     eventually("a worker is measured", || {
@@ -100,7 +100,7 @@ async fn on_a_cpu_the_machines_memory_decides_by_what_the_hot_worker_holds() {
     let streams = tree.submit_many(100, "1").await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(tree.world.launched(), ["hot-1"]);
-    // The minimum of 4 GiB speaks of GPUs.
+    // The minimum of 4 GiB applies to GPUs only.
     machine.set(Ok(2 * GIB));
     eventually("one is started", || tree.world.launched().len() == 2).await;
     drop(streams);
@@ -108,12 +108,12 @@ async fn on_a_cpu_the_machines_memory_decides_by_what_the_hot_worker_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_just_came_up_is_seen_in_memory_before_the_next_one_is_started() {
+async fn a_new_worker_is_measured_before_the_next_one_is_started() {
     let gpu = Gpu::new(20);
     let tree = tree_on(&gpu).await;
     let streams = tree.submit_many(200, "1").await;
     eventually("one is up", || tree.stt.snapshot().pool.active == 1).await;
-    // It took all there was.
+    // It used all free memory.
     gpu.set(Ok(0));
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(tree.world.launched(), ["hot-1", "cold-1"]);
@@ -122,7 +122,7 @@ async fn a_worker_that_just_came_up_is_seen_in_memory_before_the_next_one_is_sta
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_driver_that_fails_is_told_once_and_the_pool_works_without_it() {
+async fn a_driver_that_fails_is_logged_once_and_the_pool_works_without_it() {
     let warnings = Warnings::listen();
     let gpu = Gpu::new(1);
     gpu.set(Err("no driver"));
@@ -142,7 +142,7 @@ async fn a_driver_that_fails_is_told_once_and_the_pool_works_without_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_driver_that_hangs_holds_nobody_up() {
+async fn a_driver_that_hangs_delays_no_request() {
     let warnings = Warnings::listen();
     let gpu = Gpu::new(9);
     let tree = tree_on(&gpu).await;
@@ -151,7 +151,7 @@ async fn a_driver_that_hangs_holds_nobody_up() {
     })
     .await;
     gpu.hang(true);
-    // A thread that waits keeps the paused clock from moving by itself.
+    // A blocking thread keeps the paused clock from advancing by itself.
     let stream = tree.submit("2").await.expect("accepted");
     for _ in 0..200 {
         tokio::time::advance(Duration::from_millis(100)).await;

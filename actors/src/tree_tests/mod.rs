@@ -1,5 +1,5 @@
-//! The whole tree with scripted engines and decoders on a paused clock: time passes only when
-//! nothing else can happen, so minutes take microseconds and nothing depends on the machine.
+//! The whole tree with scripted engines and decoders on a paused clock: time advances only when all tasks
+//! are idle, so minutes take microseconds and nothing depends on the machine.
 
 mod actors_of_ractor;
 mod admission;
@@ -15,6 +15,7 @@ mod requests;
 mod same_again;
 mod scheduling;
 mod shutdown;
+mod translation;
 mod warnings;
 mod world;
 
@@ -44,7 +45,7 @@ pub struct Tree {
     ended: TreeEnded,
 }
 
-/// The usual ports over a world.
+/// The default ports over a world.
 pub fn ports(world: &Arc<World>) -> Ports {
     Ports {
         launcher: Arc::new(Launcher(Arc::clone(world))),
@@ -52,10 +53,11 @@ pub fn ports(world: &Arc<World>) -> Ports {
         memory: None,
         directory: None,
         fallback: None,
+        translator: None,
     }
 }
 
-/// The usual limits, with so many cold workers.
+/// The default limits, with this number of cold workers.
 pub fn config(pool_size: usize) -> TreeConfig {
     TreeConfig {
         chunk_timeout: CHUNK_TIMEOUT,
@@ -80,19 +82,20 @@ pub fn config(pool_size: usize) -> TreeConfig {
             min_words: 0,
         },
         fallback_limit: Duration::from_secs(60),
+        translation_limit: Duration::from_secs(30),
         result_cache: Duration::ZERO,
         minimum_worker_bytes: 0,
     }
 }
 
 impl Tree {
-    /// A tree without cold workers over a world with these launches planned; not waiting until it
-    /// is ready.
+    /// A tree without cold workers over a world with these planned launches. Does not wait until the tree is
+    /// ready.
     pub async fn start(launches: Vec<LaunchPlan>) -> Self {
         Self::start_with(config(0), launches, |_| {}).await
     }
 
-    /// The same with these limits, and with ports that are changed before.
+    /// Like `start`, with these limits and modified ports.
     pub async fn start_with(
         config: TreeConfig,
         launches: Vec<LaunchPlan>,
@@ -108,7 +111,7 @@ impl Tree {
         Self { stt, world, ended }
     }
 
-    /// With these limits, and with its first engine up.
+    /// A tree with these limits whose first engine is ready.
     pub async fn ready_with(config: TreeConfig, launches: Vec<LaunchPlan>) -> Self {
         let tree = Self::start_with(config, launches, |_| {}).await;
         tree.stt.ready().await.expect("ready");
@@ -120,19 +123,19 @@ impl Tree {
         self.submit_as("somebody", job(script)).await
     }
 
-    /// The same for this client.
+    /// Submits a job of this client.
     pub async fn submit_as(&self, client: &str, job: Job) -> Result<TranscriptStream, SttError> {
         let admission = self.stt.admit(AdmissionRequest::of(Client::new(client)))?;
         self.stt.submit(admission, job).await
     }
 
-    /// Takes a place and does nothing with it yet.
+    /// Takes an admission slot without submitting a job.
     pub fn admit(&self) -> Result<Admission, SttError> {
         self.stt
             .admit(AdmissionRequest::of(Client::new("somebody")))
     }
 
-    /// Submits so many jobs, and waits until all of them are in the tree.
+    /// Submits this number of jobs, and waits until all of them are in the tree.
     pub async fn submit_many(&self, count: usize, script: &str) -> Vec<TranscriptStream> {
         let mut streams = Vec::new();
         for _ in 0..count {
@@ -141,25 +144,25 @@ impl Tree {
         streams
     }
 
-    /// The text of a job.
+    /// Submits a job and returns its text.
     pub async fn text(&self, script: &str) -> Result<String, SttError> {
         let transcript = self.submit(script).await?.transcript().await;
         transcript.map(|transcript| transcript.text())
     }
 
-    /// Waits until a lane works.
+    /// Waits until a lane is ready.
     pub async fn until_a_chunk_runs(&self) {
         eventually("a chunk runs", || self.stt.snapshot().busy_lanes > 0).await;
     }
 
-    /// The same, with its first engine up.
+    /// A tree whose first engine is ready.
     pub async fn ready(launches: Vec<LaunchPlan>) -> Self {
         let tree = Self::start(launches).await;
         tree.stt.ready().await.expect("ready");
         tree
     }
 
-    /// Drains, and fails if any actor is left: each holds a share of the status.
+    /// Drains the tree, and fails if any actor is left: each holds a reference to the status.
     pub async fn end(mut self) {
         self.stt.drain(Duration::from_secs(600));
         self.ended.wait().await;
@@ -170,18 +173,18 @@ impl Tree {
         assert_eq!(self.world.open_decoders.load(Ordering::SeqCst), 0);
     }
 
-    /// The Dispatcher that runs now.
+    /// The running Dispatcher.
     pub fn dispatcher(&self) -> ActorCell {
         self.children::<DispatcherMessage>().remove(0)
     }
 
-    /// The ColdPool that runs now.
+    /// The running ColdPool.
     pub fn cold_pool(&self) -> ActorCell {
         self.children::<crate::pool::cold_pool::ColdPoolMessage>()
             .remove(0)
     }
 
-    /// Kills the Supervisor's child that hears messages of this type, and waits for another one.
+    /// Kills the Supervisor's child that handles messages of this type, and waits for its replacement.
     pub async fn break_and_replace<M: ractor::Message>(&self) {
         let before = self.children::<M>().remove(0);
         before.kill();
@@ -193,7 +196,7 @@ impl Tree {
         .await;
     }
 
-    /// The Supervisor's children that hear messages of this type.
+    /// The Supervisor's children that handle messages of this type.
     pub fn children<M: ractor::Message>(&self) -> Vec<ActorCell> {
         let children = self.stt.supervisor.get_cell().get_children();
         let mut found: Vec<_> = children
@@ -205,7 +208,7 @@ impl Tree {
     }
 }
 
-/// What each of them says in the end.
+/// The final text of each stream.
 pub async fn all_texts(streams: Vec<TranscriptStream>) -> Vec<String> {
     let mut texts = Vec::new();
     for stream in streams {

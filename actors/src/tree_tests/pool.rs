@@ -1,4 +1,4 @@
-//! The cold pool: how it grows, how it winds down, and what it never does.
+//! The cold pool: how it grows and shrinks, and what it never does.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ async fn a_size_of_zero_means_no_cold_worker_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_single_command_starts_nobody_however_slow_the_lane_is() {
+async fn a_single_command_starts_no_worker_however_slow_the_lane_is() {
     let tree = Tree::ready_with(config(10), vec![]).await;
     for _ in 0..10 {
         tree.text("1").await.expect("transcribed");
@@ -84,25 +84,25 @@ async fn the_pool_winds_down_one_by_one_the_first_worker_last() {
     }
     // 60 s, and 10 s for each slot that was free when it was spawned: 70, 80 and 90 s.
     for (left, limit) in left.iter().zip([70.0, 80.0, 90.0]) {
-        // They fell idle at about the same time; the last chunks end a second apart.
+        // They became idle at about the same time: their last chunks end a second apart.
         assert!(
             (limit - 2.0..limit + 1.0).contains(left),
             "{left:?} for {limit}"
         );
     }
     assert_eq!(tree.world.count(&Seen::Stopped), 3);
-    // The hot one stays.
+    // The hot worker stays.
     assert!(matches!(tree.stt.snapshot().hot, HotState::Ready(_)));
     tree.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_comes_while_a_worker_is_about_to_leave_is_never_lost() {
+async fn work_that_arrives_while_a_worker_is_about_to_leave_is_never_lost() {
     let tree = Tree::ready_with(config(1), vec![]).await;
     for round in 0..40 {
         let streams = tree.submit_many(12, "1").await;
         assert_eq!(all_texts(streams).await, vec!["0"; 12]);
-        // Around the very moment at which the only cold worker has idled its 70 s.
+        // Around the moment at which the only cold worker has been idle for 70 s.
         let pause = 69_000 + round * 50;
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
@@ -110,7 +110,7 @@ async fn work_that_comes_while_a_worker_is_about_to_leave_is_never_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn starts_that_fail_are_tried_again_with_growing_pauses_and_never_in_a_spin() {
+async fn failed_starts_are_retried_with_growing_pauses() {
     let mut plans = vec![LaunchPlan::Up(vec![])];
     plans.extend((0..200).map(|_| LaunchPlan::Fail(LaunchError::Worker("no".to_owned()))));
     let tree = Tree::ready_with(config(4), plans).await;
@@ -135,7 +135,7 @@ async fn both_rates_are_known_before_the_node_is_ready_from_the_hot_worker_alone
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_in_the_queue_never_pollutes_the_rates() {
+async fn queue_waits_do_not_affect_the_rates() {
     let tree = Tree::ready_with(config(0), vec![]).await;
     let streams = tree.submit_many(50, "1").await;
     all_texts(streams).await;
@@ -145,7 +145,7 @@ async fn waiting_in_the_queue_never_pollutes_the_rates() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_is_replaced_after_its_number_of_chunks_and_nobody_notices() {
+async fn a_worker_is_replaced_after_its_number_of_chunks_without_an_effect_on_requests() {
     let mut limits = config(1);
     limits.recycling.chunks = Some(3);
     let tree = Tree::ready_with(limits, vec![]).await;
@@ -188,7 +188,7 @@ async fn a_worker_that_grows_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_started_while_draining() {
+async fn no_worker_is_started_while_draining() {
     let tree = Tree::ready_with(config(4), vec![]).await;
     let streams = tree.submit_many(30, "1").await;
     tree.stt.drain(Duration::from_secs(600));

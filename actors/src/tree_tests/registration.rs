@@ -1,10 +1,10 @@
-//! The Registrar: what it publishes and when, and what a directory in trouble does to the node.
+//! The Registrar: what it publishes and when, and how the node behaves if the directory fails.
 
 use super::*;
 use crate::ports::{DirectoryError, NodeDirectory, NodeRecord};
 use crate::registrar::RegistrarMessage;
 
-/// A directory as a test wants it.
+/// A scripted directory.
 #[derive(Default)]
 struct Directory {
     seen: Mutex<Vec<Entry>>,
@@ -70,7 +70,7 @@ fn accepts(directory: &Directory) -> Option<bool> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_tick_renews_the_record_and_the_end_takes_it_away() {
+async fn every_tick_renews_the_record_and_the_end_removes_it() {
     let (tree, directory) = registered(|_| {}).await;
     tree.stt.ready().await.expect("ready");
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -88,8 +88,8 @@ async fn every_tick_renews_the_record_and_the_end_takes_it_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ready_saturated_and_draining_are_told_at_once_and_not_at_the_next_tick() {
-    // Ticks so rare that only changes can explain a record.
+async fn ready_saturated_and_draining_are_published_at_once_and_not_at_the_next_tick() {
+    // Ticks are so rare that only a change can cause a record.
     let (tree, directory) = registered(|limits| {
         limits.pool.interval = Duration::from_secs(10_000);
         limits.drain_cap = Duration::from_secs(5);
@@ -118,7 +118,7 @@ async fn ready_saturated_and_draining_are_told_at_once_and_not_at_the_next_tick(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_directory_that_refuses_is_told_once_and_then_rarely_and_requests_go_on() {
+async fn a_failing_directory_is_logged_once_and_then_rarely_and_requests_continue() {
     let warnings = Warnings::listen();
     let (tree, directory) = registered(|_| {}).await;
     directory.failing.store(true, Ordering::SeqCst);

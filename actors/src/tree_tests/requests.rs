@@ -1,4 +1,4 @@
-//! What a request gets when nothing goes wrong, and when its own audio does.
+//! Requests without faults, and requests with invalid audio.
 
 use std::sync::atomic::Ordering;
 
@@ -23,7 +23,7 @@ async fn a_request_gets_its_text_in_order_with_times_on_its_own_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_tell_the_language_then_segments_and_progress_then_the_end() {
+async fn events_are_the_language_then_segments_and_progress_then_the_end() {
     let tree = Tree::ready(vec![]).await;
     let mut stream = tree.submit("2").await.expect("accepted");
     let mut kinds = Vec::new();
@@ -46,7 +46,7 @@ async fn events_tell_the_language_then_segments_and_progress_then_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_chunk_detects_the_language_and_the_others_are_given_it() {
+async fn the_first_chunk_detects_the_language_and_the_others_use_it() {
     let tree = Tree::ready(vec![]).await;
     let stream = tree.submit("3").await.expect("accepted");
     stream.transcript().await.expect("transcribed");
@@ -76,7 +76,7 @@ async fn a_long_file_is_decoded_only_a_few_chunks_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn audio_that_cannot_be_decoded_is_the_clients_error_and_nothing_else_suffers() {
+async fn audio_that_cannot_be_decoded_is_the_clients_error_and_other_requests_continue() {
     let tree = Tree::ready(vec![]).await;
     for script in ["bad", "2+bad"] {
         let stream = tree.submit(script).await.expect("accepted");

@@ -1,4 +1,4 @@
-//! Who is served when: short work first, long files in between; and what a client that leaves frees.
+//! The order of work: short work first, long files in between; and what is freed when a client leaves.
 
 use std::sync::atomic::Ordering;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::error::DecodeError;
 use crate::{Event, Priority};
 
-/// Runs a command, and gives how long it took.
+/// Runs a command and returns its duration.
 async fn command(tree: &Tree) -> Duration {
     let begin = tokio::time::Instant::now();
     tree.text("1").await.expect("transcribed");
@@ -27,10 +27,10 @@ async fn a_command_waits_for_no_more_than_the_running_chunk_of_a_long_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn commands_without_end_do_not_keep_a_long_file_from_going_on() {
+async fn endless_commands_do_not_block_a_long_file() {
     let tree = Tree::ready(vec![]).await;
     let long = tokio::spawn(tree.submit("8").await.expect("accepted").transcript());
-    // Always two of them: one runs, one waits.
+    // Two of them at any time: one runs, one waits.
     let mut waiting = tree.submit("1").await.expect("accepted");
     let mut commands = 0;
     while !long.is_finished() {
@@ -66,7 +66,7 @@ async fn a_long_file_fans_out_over_idle_lanes_and_its_text_is_in_order() {
 #[tokio::test(start_paused = true)]
 async fn the_others_wait_for_the_language_and_not_for_the_text() {
     let tree = Tree::ready_with(config(1), vec![]).await;
-    // Brings a cold lane up.
+    // Starts a cold lane.
     tree.text("40").await.expect("transcribed");
     eventually("two lanes", || tree.stt.snapshot().lanes() == 2).await;
     let begin = tokio::time::Instant::now();
@@ -129,7 +129,7 @@ async fn noise_alone_is_an_empty_transcript_and_without_the_guard_it_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_engine_leaves_out_is_given_to_it_again_and_put_in_its_place() {
+async fn speech_that_an_engine_skips_is_transcribed_again_and_inserted() {
     let tree = Tree::ready_with(config(1), vec![]).await;
     let transcript = tree
         .submit("1+2h+1")
@@ -143,7 +143,7 @@ async fn what_an_engine_leaves_out_is_given_to_it_again_and_put_in_its_place() {
     let starts: Vec<f64> = transcript.segments.iter().map(|s| s.start).collect();
     assert!(starts.is_sorted(), "{starts:?}");
     assert!((starts[2] - 15.0).abs() < 0.1, "{starts:?}");
-    // A part that nobody can transcribe leaves what was written before.
+    // If a part cannot be transcribed, the earlier text stays.
     tree.end().await;
     let plans = vec![ChunkPlan::Answer, ChunkPlan::Fail, ChunkPlan::Fail];
     let tree = Tree::ready(vec![LaunchPlan::Up(plans)]).await;
@@ -199,8 +199,8 @@ async fn silence_takes_no_lane_and_counts_as_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_that_is_deaf_for_longer_than_a_start_takes_is_replaced_when_work_waits() {
-    // A pass that takes an hour: the engine says so by its own word.
+async fn a_lane_that_ignores_the_abort_for_longer_than_a_start_takes_is_replaced_when_work_waits() {
+    // A pass of an hour, as the engine reports it.
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Hang])]).await;
     let status = &tree.stt.status;
     status.record_finished_chunk(crate::domain::ids::LaneKind::Hot, 3600.0, 1.0);
@@ -208,7 +208,7 @@ async fn a_lane_that_is_deaf_for_longer_than_a_start_takes_is_replaced_when_work
     let leaver = tree.submit("1").await.expect("accepted");
     tree.until_a_chunk_runs().await;
     drop(leaver);
-    // Nobody else is there: the worker is left alone.
+    // No other work waits, so the worker continues.
     tokio::time::sleep(CHUNK_TIMEOUT / 4).await;
     assert_eq!(tree.world.launched(), ["hot-1"]);
     let begin = tokio::time::Instant::now();
@@ -220,7 +220,7 @@ async fn a_lane_that_is_deaf_for_longer_than_a_start_takes_is_replaced_when_work
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_that_is_free_sooner_than_a_start_takes_is_waited_for() {
+async fn a_lane_that_is_free_sooner_than_a_start_takes_is_not_replaced() {
     let tree = Tree::ready(vec![]).await;
     tree.world.deaf.store(true, Ordering::SeqCst);
     let leaver = tree.submit("1").await.expect("accepted");
@@ -269,7 +269,7 @@ async fn a_decoder_that_breaks_off_fails_its_request_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_turns_out_too_long_for_the_queue_is_refused_before_any_work() {
+async fn a_file_that_turns_out_too_long_for_the_queue_is_rejected_before_any_work() {
     let mut limits = config(0);
     limits.max_queue = Duration::from_secs(30);
     let tree = Tree::ready_with(limits, vec![]).await;
@@ -279,7 +279,7 @@ async fn a_file_that_turns_out_too_long_for_the_queue_is_refused_before_any_work
     let second = tree.submit("50").await.expect("nothing is known of it yet");
     let refusal = second.transcript().await.expect_err("too long");
     assert!(matches!(refusal, SttError::Overloaded { .. }), "{refusal}");
-    // Another client's waits for a chunk, and a command hardly.
+    // Another client's file waits for one chunk, and a command hardly at all.
     let other = tree
         .submit_as("another", job("50"))
         .await

@@ -1,4 +1,4 @@
-//! Draining: what runs is finished, nothing new is taken, and nothing is left over.
+//! Draining: running work is finished, new work is rejected, and nothing is left over.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::SttError;
 
 #[tokio::test(start_paused = true)]
-async fn draining_finishes_what_runs_and_refuses_what_comes() {
+async fn draining_finishes_running_work_and_rejects_new_work() {
     let mut tree = Tree::ready(vec![]).await;
     let running = tree.submit("3").await.expect("accepted");
     tree.stt.drain(Duration::from_secs(60));
@@ -25,7 +25,7 @@ async fn draining_finishes_what_runs_and_refuses_what_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_outlasts_the_grace_is_told_so() {
+async fn a_request_that_exceeds_the_grace_period_fails_with_the_reason() {
     let mut tree = Tree::ready(vec![]).await;
     let running = tree.submit("1000").await.expect("accepted");
     tree.stt.drain(Duration::from_secs(5));
@@ -35,7 +35,7 @@ async fn a_request_that_outlasts_the_grace_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn asking_twice_cuts_the_grace_short() {
+async fn a_second_drain_ends_the_grace_period() {
     let mut tree = Tree::ready(vec![]).await;
     let running = tree.submit("1000").await.expect("accepted");
     let before = tokio::time::Instant::now();
@@ -56,7 +56,7 @@ async fn a_tree_whose_model_never_loaded_can_be_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_supervisors_own_end_takes_every_actor_with_it() {
+async fn the_end_of_the_supervisor_ends_every_actor() {
     let mut tree = Tree::ready(vec![]).await;
     let stream = tree.submit("5").await.expect("accepted");
     tree.stt.supervisor.stop(None);
@@ -80,7 +80,7 @@ async fn draining_ends_even_if_the_transcriptions_are_lost_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upload_that_ends_after_the_tree_is_told_that_the_server_left() {
+async fn an_upload_that_ends_after_the_tree_fails_with_draining() {
     let mut tree = Tree::ready(vec![]).await;
     let admission = tree.admit().expect("accepted");
     tree.stt.drain(Duration::from_secs(60));

@@ -1,11 +1,11 @@
-//! What a tree warns of while a test runs.
+//! Counts a tree's warnings during a test.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use super::world::lock;
 
-/// Counts the warnings that are logged while it lives, by a part of their text.
+/// Counts the warnings logged during its lifetime that contain a text.
 pub struct Warnings {
     texts: Arc<Mutex<Vec<String>>>,
     _guard: tracing::subscriber::DefaultGuard,

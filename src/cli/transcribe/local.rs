@@ -12,7 +12,7 @@ use tracing::warn;
 use super::{Progress, TranscribeArgs, each_file};
 use crate::models::{Logged, ModelStore};
 use crate::render::Details;
-use crate::serve::start_tree;
+use crate::serve::{Neighbours, start_tree};
 use crate::settings::{Settings, VadModel};
 use crate::shutdown::StopSignals;
 
@@ -24,7 +24,7 @@ use crate::shutdown::StopSignals;
 pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     ensure_voice_activity(&settings).await;
-    let (stt, mut tree_ended) = start_tree(&settings, None).await?;
+    let (stt, mut tree_ended) = start_tree(&settings, Neighbours::default()).await?;
     let result = tokio::select! {
         result = all(&stt, &settings, &args) => result,
         signal = signals.next() => Err(anyhow::anyhow!("ended by {signal}")),

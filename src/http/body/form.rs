@@ -1,14 +1,14 @@
 //! Checks the fields of a request with audio.
 
-use stt_actors::Options;
 use stt_actors::domain::transcript::Task;
+use stt_actors::{Options, TargetLanguage};
 
 use crate::http::body::Parts;
 use crate::http::body::prompt;
 use crate::http::body::upload::StoredUpload;
 use crate::http::reply::error::ApiError;
 use crate::language;
-use crate::libretranslate::Target;
+use crate::libretranslate;
 use crate::render::{Details, Format};
 
 /// A request with audio, read and checked.
@@ -20,7 +20,7 @@ pub struct AudioForm {
     /// The language is detected, even if the server has a default.
     pub detects_language: bool,
     /// The language of a translation.
-    pub target: Target,
+    pub target: TargetLanguage,
     /// The format of the reply.
     pub format: Format,
     /// What the reply contains besides the text.
@@ -43,7 +43,7 @@ pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     check_chunking_strategy(&parts)?;
     let target = match parts.field("to_language") {
         Some(value) if task == Task::Translate => parse_target(value)?,
-        Some(_) | None => Target::default(),
+        Some(_) | None => TargetLanguage::default(),
     };
     Ok(AudioForm {
         options: options(&parts, task)?,
@@ -212,8 +212,8 @@ fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> 
     }
 }
 
-fn parse_target(value: &str) -> Result<Target, ApiError> {
-    Target::parse(value).ok_or_else(|| {
+fn parse_target(value: &str) -> Result<TargetLanguage, ApiError> {
+    libretranslate::parse_target(value).ok_or_else(|| {
         let message = format!(
             "the language {} is unknown; expected a code such as \"en\"",
             quoted(value)

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
 use stt_actors::domain::transcript::{Segment, Transcript};
-use stt_actors::{Event, SttError};
+use stt_actors::{Event, SttError, TranslationError};
 use tokio::time::Instant;
 
 use crate::http::pipeline::{ReplyPlan, Submitted, X_ROUTE, X_TRANSLATION_MODE};
@@ -20,7 +20,6 @@ use crate::http::reply::escalation_headers;
 use crate::http::request_log::{StreamedLogLine, WorkSummary};
 use crate::http::translation::Translation;
 use crate::http::usage::MeteredEvents;
-use crate::libretranslate::TranslationError;
 use crate::render::{logprobs, usage};
 
 /// Proxies close connections that are silent for a minute or less.

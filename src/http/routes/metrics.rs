@@ -41,7 +41,7 @@ async fn report(state: web::Data<AppState>) -> HttpResponse {
 }
 
 async fn scrape(state: web::Data<AppState>) -> HttpResponse {
-    let libretranslate = state.translator.is_some();
+    let libretranslate = state.stt.has_translator();
     let text = state.metrics.render(&state.stt.snapshot(), libretranslate);
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, TEXT_FORMAT))

@@ -137,7 +137,7 @@ fn unknown_and_empty_fields_are_ignored() {
     )
     .expect("accepted");
     assert_eq!(form.options.language.as_deref(), Some("en"));
-    assert_eq!(form.target.code(), "de");
+    assert_eq!(form.target.code, "de");
     assert_eq!(form.options.prompt.as_deref(), Some("Hello,"));
     assert_eq!(form.format, Format::Json);
 }

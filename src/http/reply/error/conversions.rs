@@ -2,11 +2,10 @@
 //! compile without a status.
 
 use actix_web::http::StatusCode;
-use stt_actors::SttError;
 use stt_actors::domain::error::DecodeError;
+use stt_actors::{SttError, TranslationError};
 
 use super::ApiError;
-use crate::libretranslate::TranslationError;
 use crate::metrics::ErrorType;
 
 impl From<DecodeError> for ApiError {

@@ -1,5 +1,6 @@
 //! The routes with audio: OpenAI's, Bazarr's, whisper.cpp's, and that of a primary and a fallback.
 
+use stt_actors::TranslationError;
 use utoipa::openapi::content::Content;
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem,
@@ -11,7 +12,6 @@ use utoipa::openapi::{RefOr, Required, Response};
 use super::{Path, described, header, json, keyed, operation, reference, text, with_errors};
 use crate::http::reply::error::ApiError;
 use crate::http::reply::escalation_headers;
-use crate::libretranslate::TranslationError;
 use crate::metrics::Endpoint;
 
 pub fn paths(wants_key: bool) -> Vec<Path> {
@@ -24,7 +24,7 @@ pub fn paths(wants_key: bool) -> Vec<Path> {
     let translates = || {
         vec![
             ApiError::translation_unsupported(""),
-            TranslationError::Malformed("").into(),
+            TranslationError::Panicked.into(),
         ]
     };
     vec![
