@@ -50,8 +50,11 @@ const ARROWS: [(&str, &[&str]); 12] = [
 const USERS_OF_HTTP: [&str; 2] = ["cli", "serve"];
 
 /// Rooms of the server that stand on their own: what each of them may use of the others.
-const SERVER_ARROWS: [(&str, &[&str]); 3] =
-    [("audio", &[]), ("engine", &["models"]), ("models", &[])];
+const SERVER_ARROWS: [(&str, &[&str]); 3] = [
+    ("audio", &["priority"]),
+    ("engine", &["host_memory", "priority"]),
+    ("models", &["engine", "settings", "tls"]),
+];
 
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
