@@ -1,4 +1,4 @@
-"""Writes words and their timestamps by faster-whisper, for examples/measure_words.rs.
+"""Writes words and their timestamps by faster-whisper, for examples/measure_words.
 
 usage: words.py MODEL CLIPS TABLE [--threads N]
 
