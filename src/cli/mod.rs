@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: parses the options, loads the settings and runs the subcommand.
 
 mod models;
 mod transcribe;
@@ -28,36 +28,35 @@ use transcribe::TranscribeArgs;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {
-    /// File of settings (default: CONFIG_PATH, else .env here or in the parent folder).
+    /// Settings file (default: CONFIG_PATH, else .env here or in the parent folder).
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// Set a variable: --set MAX_UPLOAD_MB=16. Beats the environment and the file.
+    /// Set a variable, for example --set MAX_UPLOAD_MB=16; overrides the environment and the file.
     #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = parse_pair)]
     set: Vec<(String, String)>,
-    /// The model: a catalogue name, a ggml file or a CTranslate2 folder (WHISPER_MODEL).
+    /// Model: a catalogue name, a ggml file or a CTranslate2 folder (WHISPER_MODEL).
     #[arg(long, global = true)]
     model: Option<String>,
-    /// Print the settings in force, secrets hidden, and exit.
+    /// Print the effective settings, with secrets hidden, and exit.
     #[arg(long, global = true)]
     print_config: bool,
-    /// What to do; serve if not given.
+    /// The subcommand (default: serve).
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// What to do.
+/// A subcommand.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve over HTTP until SIGTERM or Ctrl-C.
     Serve {
-        /// Address to bind (HOST).
+        /// Address to listen on (HOST).
         #[arg(long)]
         host: Option<String>,
-        /// Port to bind (PORT).
+        /// Port to listen on (PORT).
         #[arg(long)]
         port: Option<String>,
-        /// What the node is among others: its port, its address and its usual file of settings follow
-        /// from it.
+        /// Role of the node; sets the defaults of address, port and settings file.
         #[arg(long, value_enum, default_value_t)]
         role: Role,
     },
@@ -73,9 +72,9 @@ enum Command {
     Load(LoadArgs),
     /// List, fetch, import, convert and verify models.
     Models(ModelsArgs),
-    /// Check the settings and exit: 0 if they can be used.
+    /// Check the settings; exit status 0 valid, 1 invalid.
     CheckConfig,
-    /// Started by the server.
+    /// Run a worker process (used by the server).
     #[command(hide = true)]
     Worker,
 }
@@ -83,15 +82,15 @@ enum Command {
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        Some(_) | None => Err("NAME=VALUE is expected".to_owned()),
+        Some(_) | None => Err("expected NAME=VALUE".to_owned()),
     }
 }
 
-/// Runs what the command line says.
+/// Runs the subcommand.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let local = local_option(&cli);
     match cli.command {
-        // These ask another server: the settings here have no part in it.
+        // These call another server, for which the local settings are irrelevant.
         Some(Command::Conformance(args)) => {
             run_to_end(conformance::conformance(args)).map(ExitCode::from)
         }
@@ -104,19 +103,19 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// An option that says something about the settings here, if one is given.
+/// The first given option that concerns the local settings.
 fn local_option(cli: &Cli) -> Option<&'static str> {
-    let given = [
+    let options = [
         ("--config", cli.config.is_some()),
         ("--set", !cli.set.is_empty()),
         ("--model", cli.model.is_some()),
         ("--print-config", cli.print_config),
     ];
-    let found = given.into_iter().find(|(_, is_given)| *is_given);
+    let found = options.into_iter().find(|(_, is_given)| *is_given);
     found.map(|(name, _)| name)
 }
 
-/// Commands that the settings are for.
+/// Runs a subcommand that uses the local settings.
 fn run_here(cli: Cli) -> anyhow::Result<()> {
     if matches!(cli.command, Some(Command::Worker)) {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
@@ -129,7 +128,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let given = passed_on(&cli);
+    let arguments = settings_arguments(&cli);
     if !matches!(cli.command, Some(Command::CheckConfig)) {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
     }
@@ -154,7 +153,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             let own = OwnServer {
                 key: keys::plain_key(&loaded.settings),
                 model: loaded.settings.whisper_model,
-                arguments: given?,
+                arguments: arguments?,
             };
             run_to_end(benchmark(own, args))
         }
@@ -177,27 +176,27 @@ async fn load_test(args: LoadArgs) -> anyhow::Result<Verdict> {
     load::load(args, signals.next()).await
 }
 
-/// The settings, and a way to read them again from where they came.
+/// The settings, and a function that loads them again from the same sources.
 fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     let mut pairs = cli.set.clone();
-    let mut own = |name: &str, value: &Option<String>| {
+    let mut add = |name: &str, value: &Option<String>| {
         pairs.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
     };
-    own("WHISPER_MODEL", &cli.model);
+    add("WHISPER_MODEL", &cli.model);
     let mut role = Role::default();
     if let Some(Command::Serve {
         host,
         port,
-        role: played,
+        role: chosen,
     }) = &cli.command
     {
-        own("HOST", host);
-        own("PORT", port);
-        role = *played;
+        add("HOST", host);
+        add("PORT", port);
+        role = *chosen;
     }
     let sources = Sources::of_process(role, cli.config.as_deref(), pairs.clone())?;
     let loaded = Settings::load(&sources)?;
-    // The same file, be it that another one would be found by then.
+    // A reload reads the same file, even if a search would find another one by then.
     let file = sources.file.map(|(path, _)| path);
     let reload = move || {
         let sources = Sources::of_process(role, file.as_deref(), pairs.clone())?;
@@ -206,8 +205,8 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     Ok((loaded, Arc::new(reload)))
 }
 
-/// The settings of this command line, for another process of this program.
-fn passed_on(cli: &Cli) -> anyhow::Result<Vec<String>> {
+/// The options of this command line that concern the settings, for another process of this program.
+fn settings_arguments(cli: &Cli) -> anyhow::Result<Vec<String>> {
     let mut arguments = Vec::new();
     if let Some(config) = &cli.config {
         let config = config.to_str().context("--config is not UTF-8")?;
@@ -222,10 +221,10 @@ fn passed_on(cli: &Cli) -> anyhow::Result<Vec<String>> {
     Ok(arguments)
 }
 
-fn start_log(loaded: &Loaded, usual: &str) {
+fn start_log(loaded: &Loaded, default: &str) {
     let filter = loaded.in_force.iter().find(|(name, _)| *name == "RUST_LOG");
     let filter = filter.map_or("", |(_, value)| value.as_str());
-    telemetry::start(&loaded.settings, filter, usual);
+    telemetry::start(&loaded.settings, filter, default);
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
@@ -245,12 +244,12 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
             }
         }
     }
-    println!("the settings can be used");
+    println!("the settings are valid");
     Ok(())
 }
 
-/// Runs a future on a runtime of its own. Blocking work that it leaves behind, a model's conversion
-/// say, writes to temporary files only and is not waited for.
+/// Runs a future on a new runtime. Does not wait for blocking work that the future leaves behind, such
+/// as the conversion of a model, which writes only temporary files.
 fn run_to_end<F, T>(future: F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
@@ -258,7 +257,7 @@ where
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot be started")?;
+        .context("cannot start the runtime")?;
     let result = runtime.block_on(future);
     runtime.shutdown_background();
     result

@@ -1,4 +1,4 @@
-//! `uttera-stt models …`: the same store, by hand.
+//! `uttera-stt models …`: manages the models folder.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,20 +15,20 @@ use crate::shutdown::StopSignals;
 /// Arguments of `uttera-stt models`.
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub action: Action,
 }
 
-/// What to do with models.
+/// A subcommand of `models`.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Show all models: size, memory need, languages, and which are on disk.
+    /// Show all models with size, memory need and languages, and which are on disk.
     List,
     /// Fetch the published files of models over HTTPS, or from UTTERA_MODEL_MIRROR.
     Pull {
-        /// Catalogue names, for example base.en or large-v3-turbo-q5_0; silero-vad for the weights of
-        /// the voice activity detector.
+        /// Catalogue names, for example base.en or large-v3-turbo-q5_0; silero-vad: weights of the
+        /// voice activity detector.
         #[arg(required_unless_present = "all")]
         names: Vec<String>,
         /// Fetch every model of the catalogue.
@@ -43,34 +43,34 @@ pub enum Action {
         #[arg(long)]
         name: Option<String>,
     },
-    /// Check models on disk: structure, and checksum where it is known.
+    /// Check models on disk: the structure, and the checksum if it is known.
     Verify {
-        /// A name or file; all on disk by default.
+        /// A name or file (default: all on disk).
         name: Option<String>,
     },
-    /// Print the models folder, or the file of a model.
+    /// Print the path of the models folder or of a model.
     Path {
         /// A name or file.
         name: Option<String>,
     },
-    /// Write a model with another number format for its weights.
+    /// Convert the weights of a model to another number format.
     Convert {
         /// A name, ggml file or CTranslate2 folder.
         name: String,
         /// f32, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.
         #[arg(long = "type", value_name = "TYPE")]
         compute: ComputeType,
-        /// Where to write it (default: the models folder, where it is found again).
+        /// Output file (default: in the models folder, where the server finds it).
         #[arg(long)]
         output: Option<PathBuf>,
     },
 }
 
-/// Runs the subcommand and prints to standard output. Blocks; must not be called on a runtime's thread.
+/// Runs the subcommand and prints to standard output. Blocks, so it must not run on a runtime's thread.
 pub fn command(args: ModelsArgs, store: &ModelStore) -> anyhow::Result<()> {
     let done = run(args.action, store, &mut io::stdout().lock());
     done.or_else(|error| match error.downcast_ref::<io::Error>() {
-        // The reader has seen enough: `models list | head`.
+        // The reader closed the pipe, as in `models list | head`.
         Some(broken) if broken.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         _ => Err(error),
     })
@@ -88,7 +88,7 @@ fn run(action: Action, store: &ModelStore, out: &mut impl Write) -> anyhow::Resu
         Action::Path { name: None } => print_path(out, store.dir()),
         Action::Path { name: Some(name) } if name == VOICE_ACTIVITY_NAME => {
             let path = store.voice_activity();
-            let hint = "it is not there: `uttera-stt models pull silero-vad` fetches it";
+            let hint = "silero-vad is missing: run `uttera-stt models pull silero-vad`";
             print_path(out, &path.context(hint)?)
         }
         Action::Path { name: Some(name) } => {
@@ -143,7 +143,7 @@ fn list(store: &ModelStore, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Size in binary units with one decimal where that says something.
+/// Size in MiB, or in GiB with one decimal.
 fn human(bytes: u64) -> String {
     let mib = bytes as f64 / (1024.0 * 1024.0);
     if mib < 1024.0 {
@@ -181,7 +181,7 @@ fn pull(
         }
         anyhow::Ok(())
     });
-    // A name resolution that hangs sits on a thread that nothing can stop: do not wait for it.
+    // A hanging name resolution blocks a thread that cannot be stopped: do not wait for it.
     runtime.shutdown_background();
     result
 }
@@ -209,9 +209,9 @@ fn verify(store: &ModelStore, name: Option<String>, out: &mut impl Write) -> any
                     Verdict::Published => "good: the published file",
                     Verdict::AsWritten => "good: as imported or converted here",
                     Verdict::Unrecorded => {
-                        "complete, but not the published file, and no record says where it came from"
+                        "complete, but not the published file, and without a record of its origin"
                     }
-                    Verdict::WellFormed => "complete; no checksum is known for it",
+                    Verdict::WellFormed => "complete; its checksum is unknown",
                 };
                 writeln!(out, "{:<24} {}  {verdict}", verified.name, verified.sha256)?;
             }
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_understood() {
+    fn the_command_line_is_parsed() {
         for line in [
             "list",
             "pull base tiny.en",

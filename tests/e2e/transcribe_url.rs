@@ -118,7 +118,7 @@ async fn the_next_server_does_it_where_one_is_not_there() {
     assert_eq!(words(&out(&output)), words(&sample_text("en-command.wav")));
     let told = err(&output);
     assert!(
-        told.contains(&nobody) && told.contains("trying again"),
+        told.contains(&nobody) && told.contains("retrying"),
         "{told}"
     );
 }
@@ -129,9 +129,18 @@ fn options_that_do_not_fit_are_refused_before_any_work() {
     std::fs::copy(sample("en-command.wav"), folder.path().join("a.wav")).expect("copies");
     let nobody = ["transcribe", "a.wav", "--url", "http://127.0.0.1:1"];
     for (more, why) in [
-        (&["--model", "tiny"][..], "--model is about this machine"),
-        (&["--set", "VAD_MODEL=off"], "--set is about this machine"),
-        (&["--config", "x.env"], "--config is about this machine"),
+        (
+            &["--model", "tiny"][..],
+            "--model concerns the local settings",
+        ),
+        (
+            &["--set", "VAD_MODEL=off"],
+            "--set concerns the local settings",
+        ),
+        (
+            &["--config", "x.env"],
+            "--config concerns the local settings",
+        ),
         (&["--stream", "--format", "srt"], "--format txt only"),
         (&["--stream", "--beside"], "cannot be used with"),
         (&["--limit-seconds", "0"], "0 is not in"),

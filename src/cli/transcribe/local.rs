@@ -1,4 +1,4 @@
-//! Files to text on this machine: the same tree without HTTP.
+//! Transcribes files on this machine, with the server's tree but without HTTP.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,11 +16,10 @@ use crate::serve::{Neighbours, start_tree};
 use crate::settings::{Settings, VadModel};
 use crate::shutdown::StopSignals;
 
-/// Transcribes the files one after the other. One that fails is told and the rest is done all the
-/// same.
+/// Transcribes the files one after the other. A file that fails is reported, and the others continue.
 ///
 /// # Errors
-/// No model, or a file that failed.
+/// The model does not load, or a file failed.
 pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     ensure_voice_activity(&settings).await;
@@ -28,15 +27,15 @@ pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Res
     let result = tokio::select! {
         result = all(&stt, &settings, &args) => result,
         signal = signals.next() => Err(anyhow::anyhow!("ended by {signal}")),
-        () = tree_ended.wait() => return Err(anyhow::anyhow!("the supervision tree ended by itself")),
+        () = tree_ended.wait() => return Err(anyhow::anyhow!("the supervision tree ended unexpectedly")),
     };
     stt.drain(Duration::ZERO);
     tree_ended.wait().await;
     result
 }
 
-/// The first file of a fresh machine is treated like every other: what tells speech from silence is
-/// fetched before, if it can be had.
+/// Downloads missing weights of the voice activity detector before the first file, so that all files
+/// are treated alike.
 async fn ensure_voice_activity(settings: &Settings) {
     let store = ModelStore::new(settings.models_dir.clone());
     if settings.vad_model == VadModel::Silero
@@ -67,10 +66,10 @@ async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::R
     .await
 }
 
-/// The language spoken, if anybody said it.
+/// The language from the command line or the settings.
 fn language_of<'a>(settings: &'a Settings, args: &'a TranscribeArgs) -> Option<&'a str> {
-    let asked = args.language.as_deref();
-    asked.or(settings.default_language.as_deref())
+    let given = args.language.as_deref();
+    given.or(settings.default_language.as_deref())
 }
 
 async fn one(
@@ -102,13 +101,13 @@ async fn one(
     };
     let mut transcript = follow(stt, job, file).await?;
     if args.translate {
-        // The language is that of the text.
+        // The language of the text, not that of the speech.
         "en".clone_into(&mut transcript.language);
     }
     Ok((args.format).render(&transcript, task, Details::default()))
 }
 
-/// Runs a job with a progress bar where there is a terminal.
+/// Runs a job with a progress bar.
 async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> {
     let template = "{msg} {bar:30} {pos}/{len} s of audio, {eta} left";
     let Progress(bar) = &Progress::of(file, template);
@@ -124,5 +123,5 @@ async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> 
             Event::Language { .. } | Event::Route(_) | Event::Segment(_) => {}
         }
     }
-    bail!("the transcription ended without an end")
+    bail!("the transcription ended without a result")
 }
