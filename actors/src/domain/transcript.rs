@@ -206,9 +206,10 @@ pub struct ChunkTranscript {
 }
 
 /// Which lanes did the work: the value of the header `X-Route`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Route {
     /// All of it on the hot lane.
+    #[default]
     Hot,
     /// All or part of it on cold lanes.
     ColdPool,
