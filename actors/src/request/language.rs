@@ -167,11 +167,13 @@ enum LanguageHold {
     Known(String),
     /// Every chunk has its own.
     PerChunk,
-    /// To be decided.
+    /// Not decided yet.
     Open {
-        /// The chunk that may decide; the others wait.
+        /// The chunk that decides; the others wait.
         by: Option<ChunkIndex>,
+        /// Chunks without text so far.
         tries: usize,
+        /// The most probable language of those chunks.
         best: Option<DetectedLanguage>,
         /// A language with at least this probability is accepted before the text is complete.
         convincing: f32,
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_chunk_decides_as_soon_as_it_is_heard() {
+    fn the_first_chunk_decides_as_soon_as_its_language_is_detected() {
         let mut hold = LanguageHold::new(None, false, 0.0);
         assert!(hold.may_go(Whole(0)) && !hold.may_go(Whole(1)));
         assert_eq!(hold.heard(Whole(1), detected("nn", 0.99)), None);
@@ -375,13 +377,13 @@ mod tests {
         );
         assert!(hold.may_go(Whole(1)));
         assert_eq!(hold.code(), Some("es"));
-        // A retry of the first chunk may hear something else: it is decided.
+        // A retry of the first chunk may detect another language: the decision stays.
         assert_eq!(hold.heard(Whole(0), detected("pt", 0.9)), None);
         assert_eq!(hold.chunk_done(Whole(0), detected("pt", 0.9), true), None);
     }
 
     #[test]
-    fn an_unlikely_language_waits_for_the_text_and_silence_decides_nothing() {
+    fn an_improbable_language_waits_for_the_text_and_silence_decides_nothing() {
         let mut hold = LanguageHold::new(None, false, 0.0);
         assert!(hold.may_go(Whole(0)));
         assert_eq!(hold.heard(Whole(0), detected("nn", 0.3)), None);
@@ -395,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn after_some_chunks_without_a_word_the_likeliest_guess_is_taken() {
+    fn after_some_chunks_without_text_the_most_probable_language_is_accepted() {
         let mut hold = LanguageHold::new(None, false, 0.0);
         for (index, probability) in [0.2, 0.4, 0.1].into_iter().enumerate() {
             assert!(hold.may_go(Whole(index)));
@@ -408,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_language_and_mixed_ones_hold_nobody_back() {
+    fn with_a_given_language_or_mixed_languages_no_chunk_waits() {
         let mut given = LanguageHold::new(Some("de".to_owned()), true, 0.0);
         assert!(given.may_go(Whole(0)) && given.may_go(Whole(1)));
         assert_eq!(given.code(), Some("de"));
