@@ -97,7 +97,7 @@ struct SseReply {
     /// Taken when the transcript arrives.
     translation: Option<Translation>,
     /// The translation in progress.
-    translating: Option<BoxFuture<'static, Result<Transcript, ApiError>>>,
+    translating: Option<BoxFuture<'static, Result<Transcript, TranslationError>>>,
     text: JoinedText,
     plan: ReplyPlan,
     log_line: StreamedLogLine,
@@ -131,7 +131,7 @@ impl SseReply {
         if let Some(translating) = &mut self.translating {
             return Some(match translating.await {
                 Ok(transcript) => self.done(&transcript),
-                Err(error) => self.failed(&error),
+                Err(error) => self.failed(&error.into()),
             });
         }
         let event = match self.pending.pop_front() {
