@@ -83,9 +83,9 @@ fn mutate(seed: &Seed, random: &mut Random) -> Vec<u8> {
             5 => bytes.truncate(at + random.below(64)),
             6 => {
                 let end = (at + random.below(64)).min(bytes.len());
-                let piece = bytes[at.min(end)..end].to_vec();
+                let part = bytes[at.min(end)..end].to_vec();
                 let place = seed.headers[random.below(seed.headers.len())].min(bytes.len());
-                bytes.splice(place..place, piece);
+                bytes.splice(place..place, part);
             }
             _ => {
                 let end = (at + random.below(16)).min(bytes.len());

@@ -91,7 +91,7 @@ impl FallbackNode for FallbackServer {
             .content_type("audio/wav");
         let reply = self.client.transcribe(body, &options).await;
         let reply = reply.map_err(|error| self.failure(&error))?;
-        debug!(%request_id, chunk = audio.index, model = reply.model, "the fallback answered");
+        debug!(%request_id, chunk = %audio.index, model = reply.model, "the fallback answered");
         Ok(FallbackText {
             model: reply.model.clone().unwrap_or_else(|| "fallback".to_owned()),
             transcript: transcript(reply, &audio),

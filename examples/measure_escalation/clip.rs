@@ -1,52 +1,52 @@
-//! What escalation comes to: clips that two models wrote down, and what any threshold would have made of
-//! them.
+//! Clips with the texts of two models.
 //!
-//! Both models write all of them once. What a threshold passes on follows from that by the server's own
-//! [`EscalationPolicy`], so a [`curve`] over thresholds costs no inference, and a [`plot`] shows it.
+//! Both models transcribe every clip once. The server's own [`EscalationPolicy`] then decides what a threshold
+//! passes on, so that a [`curve`](crate::curve) over thresholds needs no further inference.
 
 use serde::{Deserialize, Serialize};
 use stt_actors::EscalationPolicy;
 use stt_actors::domain::transcript::ChunkTranscript;
 use stt_actors::fallback::policy::words;
 
-/// A clip as both models wrote it.
+/// A clip with the texts of both models.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Clip {
-    /// Its file's name in the corpus.
+    /// The file's name in the corpus.
     pub name: String,
-    /// What is said in it.
+    /// The reference text.
     pub reference: String,
-    /// What is tested and passed on by itself; most clips are one piece.
-    pub pieces: Vec<Piece>,
+    /// The chunks, each tested and passed on by itself; most clips have one.
+    #[serde(alias = "pieces")]
+    pub chunks: Vec<ClipChunk>,
 }
 
-/// At most 30 s of speech.
+/// A chunk: at most 30 s of speech.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Piece {
-    /// Its length.
+pub struct ClipChunk {
+    /// Length in seconds.
     pub seconds: f64,
     /// The primary's text.
     pub small: ChunkTranscript,
-    /// The fallback's.
+    /// The fallback's text.
     pub large: ChunkTranscript,
 }
 
 impl Clip {
-    /// Which of its pieces a policy passes on.
+    /// For each chunk, whether a policy passes it on.
     pub fn escalated(&self, policy: EscalationPolicy) -> Vec<bool> {
-        let all: usize = self.pieces.iter().map(|piece| words(&piece.small)).sum();
+        let all: usize = self.chunks.iter().map(|chunk| words(&chunk.small)).sum();
         let few = all < policy.min_words;
-        let weak = |piece: &Piece| !policy.weaknesses(&piece.small, few).is_empty();
-        self.pieces.iter().map(weak).collect()
+        let weak = |chunk: &ClipChunk| !policy.weaknesses(&chunk.small, few).is_empty();
+        self.chunks.iter().map(weak).collect()
     }
 
-    /// The text where these pieces are the fallback's.
+    /// The text if the fallback transcribes these chunks.
     pub fn text(&self, escalated: &[bool]) -> String {
-        let chosen = (self.pieces.iter().zip(escalated)).map(|(piece, escalated)| {
+        let chosen = (self.chunks.iter().zip(escalated)).map(|(chunk, escalated)| {
             if *escalated {
-                &piece.large
+                &chunk.large
             } else {
-                &piece.small
+                &chunk.small
             }
         });
         let segments = chosen.flat_map(|text| &text.segments);
@@ -77,7 +77,7 @@ pub mod tests {
         }
     }
 
-    fn piece(texts: [(&str, f32); 2]) -> Piece {
+    fn chunk(texts: [(&str, f32); 2]) -> ClipChunk {
         let [small, large] = texts;
         let written = |(text, confidence), inference_seconds| ChunkTranscript {
             segments: vec![segment(text, confidence)],
@@ -85,28 +85,28 @@ pub mod tests {
             inference_seconds,
             ..ChunkTranscript::default()
         };
-        Piece {
+        ClipChunk {
             seconds: 2.0,
             small: written(small, 1.0),
             large: written(large, 4.0),
         }
     }
 
-    /// One piece: both models' texts and confidences.
+    /// A clip of one chunk with the texts and confidences of both models.
     pub fn clip(reference: &str, texts: [(&str, f32); 2]) -> Clip {
         Clip {
             name: reference.to_owned(),
             reference: reference.to_owned(),
-            pieces: vec![piece(texts)],
+            chunks: vec![chunk(texts)],
         }
     }
 
     #[test]
-    fn pieces_are_passed_on_by_themselves_and_words_counted_together() {
+    fn chunks_are_passed_on_separately_and_words_counted_together() {
         let clip = Clip {
-            pieces: vec![
-                piece([("one two", 0.4), ("1 2", 0.9)]),
-                piece([("three", 0.8), ("3", 0.9)]),
+            chunks: vec![
+                chunk([("one two", 0.4), ("1 2", 0.9)]),
+                chunk([("three", 0.8), ("3", 0.9)]),
             ],
             ..clip("", [("", 1.0), ("", 1.0)])
         };

@@ -1,4 +1,4 @@
-//! Thresholds against word errors, what is passed on, and what that costs.
+//! Word errors, escalated audio and cost by threshold.
 
 use serde::Serialize;
 use stt_actors::EscalationPolicy;
@@ -8,64 +8,64 @@ use crate::ranking::{Ranking, ranking};
 use uttera_stt_tools::bench::statistics::{Comparison, word_error_difference, word_error_rate};
 use uttera_stt_tools::probe::word_error_rate::Score;
 
-/// What was measured, and what follows from it.
+/// The measurement and the computed curves.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The primary's model and the fallback's.
+    /// Names of the primary's and the fallback's model.
     pub models: [String; 2],
-    /// Clips.
+    /// Number of clips.
     pub clips: usize,
     /// Seconds of audio.
     pub seconds: f64,
-    /// Words that are said.
+    /// Number of words in the reference texts.
     pub words: usize,
-    /// The primary's inference on everything, over the fallback's.
+    /// Inference of the primary on all audio, divided by that of the fallback.
     pub small_cost: f64,
-    /// Words wrong, in percent, where all is the primary's.
+    /// Wrong words, in percent, with the primary alone.
     pub small: Comparison,
-    /// Where all is the fallback's.
+    /// Wrong words, in percent, with the fallback alone.
     pub large: Comparison,
-    /// Where each clip is whichever of both has fewer errors: the least that can be reached.
+    /// Wrong words, in percent, with the better text of each clip: the lower bound.
     pub oracle: Comparison,
-    /// The share of clips where the fallback has fewer errors, and where it has more.
+    /// Shares of the clips on which the fallback has fewer errors, and more.
     pub better_and_worse: [f64; 2],
-    /// How well confidence tells which clips to pass on.
+    /// How well confidence ranks the clips.
     pub ranking: Ranking,
-    /// One for each least number of words.
+    /// One curve for each minimum number of words.
     pub curves: Vec<Curve>,
 }
 
-/// Thresholds with the same least number of words.
+/// Points with the same minimum number of words.
 #[derive(Clone, Debug, Serialize)]
 pub struct Curve {
     /// `MIN_WORDS_FOR_CONF`.
     pub min_words: usize,
-    /// In order of their thresholds.
+    /// In ascending order of the thresholds.
     pub points: Vec<Point>,
 }
 
-/// What a threshold comes to.
+/// The result of a threshold.
 #[derive(Clone, Debug, Serialize)]
 pub struct Point {
     /// `CONF_LOGPROB_THRESHOLD`.
     pub threshold: f32,
-    /// Of the clips, those that are passed on, or a part of them is.
+    /// Share of the clips that are passed on, entirely or in part.
     pub clips: f64,
-    /// Of the audio.
+    /// Share of the audio that is passed on.
     pub audio: f64,
-    /// Inference of both models, over that of the fallback on everything.
+    /// Inference of both models, divided by that of the fallback on all audio.
     pub cost: f64,
-    /// Words wrong, in percent.
+    /// Wrong words, in percent.
     pub word_errors: Comparison,
-    /// In points, to those of the fallback alone.
+    /// Difference to the fallback alone, in points.
     pub to_large: Comparison,
-    /// Of the errors that the fallback alone saves, those that are saved.
+    /// Share of the fallback's improvement over the primary that remains.
     pub gain: f64,
-    /// Words wrong where as much is passed on by chance, for the same cost.
+    /// Wrong words, in percent, if as much is passed on at random, for the same cost.
     pub by_chance: f64,
 }
 
-/// Everything at the primary or at the fallback.
+/// The result of the primary alone or of the fallback alone.
 struct Sums {
     seconds: f64,
     small_inference: f64,
@@ -76,23 +76,23 @@ struct Sums {
 
 impl Sums {
     fn of(clips: &[Clip]) -> Self {
-        let pieces = || clips.iter().flat_map(|clip| &clip.pieces);
+        let chunks = || clips.iter().flat_map(|clip| &clip.chunks);
         let scores = |escalated: bool| {
             let all = clips.iter();
-            all.map(|clip| score(clip, &vec![escalated; clip.pieces.len()]))
+            all.map(|clip| score(clip, &vec![escalated; clip.chunks.len()]))
                 .collect()
         };
         Self {
-            seconds: pieces().map(|piece| piece.seconds).sum(),
-            small_inference: pieces().map(|piece| piece.small.inference_seconds).sum(),
-            large_inference: pieces().map(|piece| piece.large.inference_seconds).sum(),
+            seconds: chunks().map(|chunk| chunk.seconds).sum(),
+            small_inference: chunks().map(|chunk| chunk.small.inference_seconds).sum(),
+            large_inference: chunks().map(|chunk| chunk.large.inference_seconds).sum(),
             small: scores(false),
             large: scores(true),
         }
     }
 }
 
-/// What follows from what both models wrote; `None` of nothing.
+/// Computes the report; `None` without clips.
 pub fn report(
     models: [String; 2],
     clips: &[Clip],
@@ -151,10 +151,10 @@ fn point(clips: &[Clip], sums: &Sums, threshold: f32, min_words: usize) -> Optio
     for clip in clips {
         let escalated = clip.escalated(policy);
         escalated_clips += usize::from(escalated.contains(&true));
-        let passed_on = clip.pieces.iter().zip(&escalated);
-        for (piece, _) in passed_on.filter(|(_, escalated)| **escalated) {
-            seconds += piece.seconds;
-            inference += piece.large.inference_seconds;
+        let passed_on = clip.chunks.iter().zip(&escalated);
+        for (chunk, _) in passed_on.filter(|(_, escalated)| **escalated) {
+            seconds += chunk.seconds;
+            inference += chunk.large.inference_seconds;
         }
         scores.push(score(clip, &escalated));
     }
@@ -184,7 +184,7 @@ mod tests {
         (a - b).abs() < 1e-6
     }
 
-    /// The primary is wrong on the first, sure on the second, and right though unsure on the third.
+    /// The primary is wrong on the first clip, certain on the second, and right but uncertain on the third.
     fn clips() -> [Clip; 3] {
         [
             clip("a b c d", [("a b c x", 0.3), ("a b c d", 0.9)]),

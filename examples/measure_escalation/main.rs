@@ -1,14 +1,14 @@
-//! Measures what escalation gains and costs: the figures and the picture of docs/escalation.md.
+//! Measures the gain and cost of escalation: the figures and the picture in docs/escalation.md.
 //!
 //! ```text
-//! # Both models write every clip of a corpus down, and take turns at being first. Goes on where it was ended.
+//! # Both models transcribe every clip of a corpus, in alternating order. Continues an interrupted run.
 //! cargo run --release --example measure_escalation -- measure --corpus corpus --small ggml-tiny.en.bin \
 //!     --large ggml-base.bin --weights silero-vad-16k.safetensors --out clips.jsonl [--clips 100]
 //!
-//! # What each threshold would have made of that: a table, curve.json and escalation.svg.
+//! # Compute the result of each threshold: a table, curve.json and escalation.svg.
 //! cargo run --release --example measure_escalation -- curve --clips clips.jsonl --out folder
 //!
-//! # Whether a primary and a fallback that really run decide as was computed.
+//! # Check that a real primary and fallback make the computed decisions.
 //! cargo run --release --example measure_escalation -- check --clips clips.jsonl --corpus corpus \
 //!     --server target/release/uttera-stt --small … --large … --weights … [--check 20] [--threshold 0.8]
 //! ```
@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
-use clip::{Clip, Piece};
+use clip::{Clip, ClipChunk};
 use corpus::Row;
 use curve::{Point, Report, report};
 use decode::decode;
@@ -57,11 +57,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// Has both models write clips down.
+    /// Transcribe clips with both models.
     Measure(Measure),
-    /// Tells what each threshold would have made of them.
+    /// Compute the result of each threshold.
     Curve(Drawn),
-    /// Asks a primary that really passes on to a fallback, and compares.
+    /// Compare the computed decisions with those of a real primary and fallback.
     Check(Compared),
 }
 
@@ -69,29 +69,29 @@ enum What {
 struct Measure {
     #[command(flatten)]
     pair: Pair,
-    /// Texts are appended to this file, a clip a line; clips that it has are left out.
+    /// Append the texts to this file, one clip per line; clips that it already has are skipped.
     #[arg(long)]
     out: PathBuf,
-    /// Only so many, from all over the table.
+    /// Number of clips, spread over the table. Default: all.
     #[arg(long)]
     clips: Option<usize>,
-    /// Threads.
+    /// Threads of the inference.
     #[arg(long, default_value_t = 2)]
     threads: u32,
 }
 
 #[derive(Args)]
 struct Drawn {
-    /// What was measured.
+    /// File written by `measure`.
     #[arg(long)]
     clips: PathBuf,
-    /// curve.json and escalation.svg come into this folder.
+    /// Folder for curve.json and escalation.svg.
     #[arg(long)]
     out: PathBuf,
-    /// The models' names.
+    /// Names of the models.
     #[arg(long, default_value = "tiny.en,base", value_delimiter = ',')]
     models: Vec<String>,
-    /// Thresholds that the picture names, `threshold=name`, by comma.
+    /// Thresholds that the picture labels: `threshold=name`, comma-separated.
     #[arg(long, default_value = "0.55=default", value_delimiter = ',')]
     mark: Vec<String>,
 }
@@ -141,7 +141,7 @@ fn measure(args: &Measure) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All numbers below `count`, in an order whose every beginning is spread over the whole.
+/// All numbers below `count`, in an order of which every prefix is spread over the whole range.
 fn scattered(count: usize) -> impl Iterator<Item = usize> {
     let golden = (count as f64 * 0.618) as usize;
     let has_no_common_divisor = |stride: &usize| {
@@ -163,10 +163,10 @@ fn written(
     chunks: &[AudioChunk],
     turn: usize,
 ) -> anyhow::Result<Clip> {
-    let mut pieces = Vec::new();
+    let mut written = Vec::new();
     for chunk in chunks {
         let mut texts = [const { None }; 2];
-        // Who is first takes turns: the machine's speed drifts.
+        // The models alternate in running first, because the machine's speed drifts.
         for step in 0..2 {
             let which = (turn + step) % 2;
             texts[which] = Some(transcribe(&mut models[which], chunk)?);
@@ -174,7 +174,7 @@ fn written(
         let [Some(small), Some(large)] = texts else {
             continue;
         };
-        pieces.push(Piece {
+        written.push(ClipChunk {
             seconds: chunk.duration_seconds(),
             small,
             large,
@@ -183,7 +183,7 @@ fn written(
     Ok(Clip {
         name: row.path.clone(),
         reference: row.text.clone(),
-        pieces,
+        chunks: written,
     })
 }
 
@@ -209,7 +209,7 @@ fn measured(path: &Path) -> anyhow::Result<Vec<Clip>> {
 /// `MIN_WORDS_FOR_CONF` of each curve; the picture shows the first.
 const MIN_WORDS: [usize; 2] = [3, 0];
 
-/// In hundredths: coarse where hardly a text is so unsure, fine where most are.
+/// Coarse steps where few texts have such a low confidence, fine steps where most have.
 fn thresholds() -> Vec<f32> {
     let coarse = (0..50).step_by(5);
     let hundredths = coarse.chain((50..=100).step_by(1));
@@ -220,7 +220,7 @@ fn thresholds() -> Vec<f32> {
 
 fn curve(args: &Drawn) -> anyhow::Result<()> {
     let models: [String; 2] =
-        (args.models.clone().try_into()).map_err(|_| anyhow!("two models are expected"))?;
+        (args.models.clone().try_into()).map_err(|_| anyhow!("--models needs two names"))?;
     let clips = measured(&args.clips)?;
     let report = report(models, &clips, &thresholds(), &MIN_WORDS).context("there are no clips")?;
     let marked = args.mark.iter().map(|mark| {
@@ -228,7 +228,7 @@ fn curve(args: &Drawn) -> anyhow::Result<()> {
         Some((threshold.parse().ok()?, format!("{name} {threshold}")))
     });
     let marked: Option<Vec<_>> = marked.collect();
-    let marked = marked.context("marks are threshold=name")?;
+    let marked = marked.context("a mark must be threshold=name")?;
     std::fs::create_dir_all(&args.out)?;
     std::fs::write(
         args.out.join("curve.json"),
@@ -251,9 +251,9 @@ fn print(report: &Report) {
     for (name, figure) in [
         (small.as_str(), report.small),
         (large.as_str(), report.large),
-        ("the better one", report.oracle),
+        ("the better text of each clip", report.oracle),
     ] {
-        println!("{name}: {} % of words wrong", bounded(figure));
+        println!("{name}: {} % wrong words", bounded(figure));
     }
     let [better, worse] = report.better_and_worse.map(|share| 100.0 * share);
     println!("{large} is better on {better:.0} % of the clips and worse on {worse:.0} %");

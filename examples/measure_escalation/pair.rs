@@ -1,4 +1,4 @@
-//! A primary and a fallback that really run, for the figures that are computed from what both models wrote.
+//! Runs a real primary and fallback to check the computed decisions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,91 +17,91 @@ use uttera_stt_tools::probe::transcript::{Endpoint, ask};
 use crate::clip::Clip;
 use crate::{LANGUAGE, scattered};
 
-/// For an answer.
+/// Time limit for an answer.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What both the measurement and its check run.
+/// The two models and the corpus.
 #[derive(Args)]
 pub struct Pair {
-    /// The folder of the recordings and their tables.
+    /// Folder with the recordings and their tables.
     #[arg(long)]
     pub corpus: PathBuf,
-    /// The primary's ggml file.
+    /// Path of the primary's ggml file.
     #[arg(long)]
     pub small: PathBuf,
-    /// The fallback's.
+    /// Path of the fallback's ggml file.
     #[arg(long)]
     pub large: PathBuf,
-    /// Silero's weights.
+    /// Path of Silero's weights.
     #[arg(long)]
     pub weights: PathBuf,
 }
 
-/// How what was computed is compared with what servers do.
+/// Options of the comparison with real servers.
 #[derive(Args)]
 pub struct Compared {
-    /// The pair.
+    /// The two models.
     #[command(flatten)]
     pub pair: Pair,
-    /// What was measured.
+    /// File written by `measure`.
     #[arg(long)]
     pub clips: PathBuf,
-    /// The program.
+    /// Path of the program.
     #[arg(long)]
     pub server: PathBuf,
-    /// So many clips, from all over what was measured.
+    /// Number of clips, spread over the file.
     #[arg(long, default_value_t = 20)]
     pub check: usize,
     /// The primary's `CONF_LOGPROB_THRESHOLD`.
     #[arg(long, default_value_t = 0.55)]
     pub threshold: f32,
-    /// Its `MIN_WORDS_FOR_CONF`.
+    /// The primary's `MIN_WORDS_FOR_CONF`.
     #[arg(long, default_value_t = 3)]
     pub min_words: usize,
 }
 
-/// Asks real servers for some of these clips, and fails where one decides otherwise than was computed. What
-/// they cut into pieces depends on how fast they are, so only clips that are one piece for certain count.
+/// Sends some of these clips to real servers, and fails if a decision differs from the computed one. The length of
+/// a server's chunks depends on its speed, so only clips that are certainly one chunk count.
 pub async fn check(args: &Compared, clips: &[Clip]) -> anyhow::Result<()> {
     let short = clips.iter().filter(|clip| {
-        let seconds: f64 = clip.pieces.iter().map(|piece| piece.seconds).sum();
-        clip.pieces.len() == 1 && seconds < SHORTEST_TARGET.as_secs_f64()
+        let seconds: f64 = clip.chunks.iter().map(|chunk| chunk.seconds).sum();
+        clip.chunks.len() == 1 && seconds < SHORTEST_TARGET.as_secs_f64()
     });
     let short: Vec<&Clip> = short.collect();
     let logs = tempfile::tempdir()?;
     let client = client::client()?;
     let mut fallback = System::new(spec(args, "fallback", &args.pair.large, &[])?, logs.path());
     fallback.start(&client).await?;
-    let passing_on = [
+    let escalation = [
         ("FALLBACK_URL", fallback.url.clone()),
         ("CONF_LOGPROB_THRESHOLD", args.threshold.to_string()),
         ("MIN_WORDS_FOR_CONF", args.min_words.to_string()),
     ];
-    let spec = spec(args, "primary", &args.pair.small, &passing_on)?;
+    let spec = spec(args, "primary", &args.pair.small, &escalation)?;
     let mut primary = System::new(spec, logs.path());
     primary.start(&client).await?;
     let server = Server::with_client(client, primary.url.clone(), None);
-    let mut told = Told::default();
+    let mut counts = Counts::default();
     for index in scattered(short.len()).take(args.check) {
-        told.add(one(args, &server, short[index]).await?);
+        counts.add(one(args, &server, short[index]).await?);
     }
     primary.stop().await;
     fallback.stop().await;
-    println!("threshold {}, as computed: {told:?}", args.threshold);
-    ensure!(told.decisions == told.clips, "decisions differ");
+    println!("threshold {}, as computed: {counts:?}", args.threshold);
+    ensure!(counts.decisions == counts.clips, "decisions differ");
     Ok(())
 }
 
-/// How many clips were asked for and passed on, and of how many the decision and the text are as computed.
+/// Number of clips sent and passed on, and of clips with the computed decision and text.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct Counts {
     clips: usize,
     passed_on: usize,
     decisions: usize,
     texts: usize,
 }
 
-impl Told {
+impl Counts {
     fn add(&mut self, other: Self) {
         self.clips += other.clips;
         self.passed_on += other.passed_on;
@@ -110,7 +110,7 @@ impl Told {
     }
 }
 
-async fn one(args: &Compared, server: &Server, clip: &Clip) -> anyhow::Result<Told> {
+async fn one(args: &Compared, server: &Server, clip: &Clip) -> anyhow::Result<Counts> {
     let computed = clip.escalated(EscalationPolicy {
         min_confidence: args.threshold,
         // The language is given.
@@ -130,7 +130,7 @@ async fn one(args: &Compared, server: &Server, clip: &Clip) -> anyhow::Result<To
             clip.name, answer.text
         );
     }
-    Ok(Told {
+    Ok(Counts {
         clips: 1,
         passed_on: usize::from(used),
         decisions: usize::from(same_decision),

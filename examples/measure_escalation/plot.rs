@@ -1,4 +1,4 @@
-//! The curve as a picture: word errors above, what is passed on and what it costs below.
+//! Draws the curve: word errors above, escalated audio and cost below.
 
 use std::ops::Range;
 
@@ -11,14 +11,14 @@ use uttera_stt_tools::probe::drawing::{Area, COLOURS, Drawn, FAINT, INK, MUTED, 
 
 const WIDTH: u32 = 860;
 const HEIGHT: u32 = 760;
-/// Room for what curves are of.
+/// Width of the margin with the curves' names.
 const RIGHT: u32 = 210;
-/// Nothing a model writes is less sure of itself than this, or hardly anything.
+/// Range of the threshold axis: hardly any text has a lower confidence.
 const SHOWN: Range<f64> = 0.4..1.0;
-/// Names of two lines that would touch are moved apart by this.
+/// Minimum distance between the names of two lines.
 const LINE_HEIGHT: i32 = 16;
 
-/// A line: what it is of, its colour, whether it is broken, and its points.
+/// A line: its name, its colour, whether it is dashed, and its points.
 struct Line {
     name: String,
     colour: RGBColor,
@@ -26,10 +26,10 @@ struct Line {
     points: Vec<(f64, f64)>,
 }
 
-/// The picture of the first curve as SVG; `marked`: thresholds that are told apart, with their names.
+/// Draws the first curve as SVG. `marked` has the thresholds to label, with their names.
 ///
 /// # Errors
-/// It cannot be drawn.
+/// Drawing fails.
 pub fn render(report: &Report, marked: &[(f64, String)]) -> anyhow::Result<String> {
     let curve = report.curves.first();
     let curve = curve.ok_or_else(|| anyhow!("there is no curve"))?;
@@ -37,7 +37,7 @@ pub fn render(report: &Report, marked: &[(f64, String)]) -> anyhow::Result<Strin
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
         let drawn = all(&area, report, curve, marked);
-        drawn.map_err(|error| anyhow!("the picture cannot be drawn: {error}"))?;
+        drawn.map_err(|error| anyhow!("cannot draw the picture: {error}"))?;
     }
     Ok(svg)
 }
@@ -84,7 +84,7 @@ fn word_errors<'a>(
         level(format!("{large} alone"), report.large.value),
         level("better one of each clip".to_owned(), report.oracle.value),
     ];
-    // Of the difference: clips are hard or easy for both, which says nothing about either.
+    // The interval of the difference, because clips are hard or easy for both models, which says nothing about either.
     let at = |value: f64| report.large.value + value;
     let bounds: Vec<(f64, (f64, f64))> = shown(curve)
         .filter_map(|point| {
@@ -220,7 +220,7 @@ fn panel<'a>(
     Ok(())
 }
 
-/// From top to bottom, and none on another.
+/// From top to bottom, without overlaps.
 fn apart<T>(mut places: Vec<(T, (i32, i32))>) -> Vec<(T, (i32, i32))> {
     places.sort_by_key(|(_, (_, y))| *y);
     let mut least = i32::MIN;

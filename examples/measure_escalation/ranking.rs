@@ -1,4 +1,4 @@
-//! How well a text's confidence tells whether it is wrong.
+//! How well a text's confidence predicts whether it is wrong.
 
 use serde::Serialize;
 use stt_actors::domain::transcript::confidence;
@@ -6,22 +6,22 @@ use stt_actors::domain::transcript::confidence;
 use crate::clip::Clip;
 use uttera_stt_tools::probe::word_error_rate::Score;
 
-/// Areas under the receiver operating characteristic: the probability that of two clips, one of which
-/// is to be found, that one has the lower confidence. 0.5 is chance, 1 is perfect; `None` where there
-/// is nothing to tell apart.
+/// Areas under the receiver operating characteristic: the probability that, of two clips of which one is
+/// positive, the positive one has the lower confidence. 0.5 is chance, 1 is perfect; `None` if all clips are
+/// positive or none is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ranking {
-    /// To be found: the primary has an error.
+    /// Positive: the primary has an error.
     pub is_wrong: Option<f64>,
-    /// To be found: the fallback has fewer errors.
+    /// Positive: the fallback has fewer errors.
     pub gains: Option<f64>,
 }
 
-/// Of these clips, with the scores of the primary and the fallback.
+/// Computes the areas for these clips, with the scores of the primary and the fallback.
 pub(super) fn ranking(clips: &[Clip], small: &[Score], large: &[Score]) -> Ranking {
     let scored = clips.iter().zip(small.iter().zip(large));
     let scored = scored.filter_map(|(clip, (small, large))| {
-        let segments = clip.pieces.iter().flat_map(|piece| &piece.small.segments);
+        let segments = clip.chunks.iter().flat_map(|chunk| &chunk.small.segments);
         let confidence = confidence(&segments.cloned().collect::<Vec<_>>())?;
         Some((f64::from(confidence), small.edits, large.edits))
     });
@@ -38,7 +38,7 @@ pub(super) fn ranking(clips: &[Clip], small: &[Score], large: &[Score]) -> Ranki
     }
 }
 
-/// By comparing each that is sought with each that is not; equal ones count half.
+/// Compares each positive clip with each negative one; ties count half.
 fn area_under_curve(marked: &[(f64, bool)]) -> Option<f64> {
     let of = |sought: bool| {
         let those = marked

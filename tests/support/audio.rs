@@ -11,6 +11,7 @@ use std::time::Duration;
 use hound::{SampleFormat, WavSpec, WavWriter};
 use stt_actors::domain::chunk::{AudioChunk, AudioSource};
 use stt_actors::domain::error::DecodeError;
+use stt_actors::domain::ids::ChunkIndex;
 use stt_actors::ports::Decoded as Piece;
 use stt_actors::ports::{AudioDecoder, ChunkStream, DecodeOptions};
 use tempfile::TempDir;
@@ -88,7 +89,7 @@ pub async fn decode_with(decoder: &Decoder, path: &Path) -> Result<Decoded, Deco
     let mut chunks: Vec<AudioChunk> = Vec::new();
     let mut expected_start = 0;
     while let Some(chunk) = patiently(next_chunk(stream.as_mut())).await? {
-        assert_eq!(chunk.index, chunks.len());
+        assert_eq!(chunk.index, ChunkIndex::Whole(chunks.len()));
         assert_eq!(chunk.start_sample(), expected_start);
         assert!(chunk.duration_seconds() <= 30.0);
         expected_start += chunk.samples.len() as u64;

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::ids::ChunkIndex;
+
 /// Samples per second of all audio inside the tree (mono, signed 16 bit).
 pub const SAMPLE_RATE: u32 = 16_000;
 
@@ -28,9 +30,8 @@ pub fn samples_to_seconds(samples: u64) -> f64 {
 /// A piece of a request's audio, at most [`MAX_CHUNK`] long: the unit of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AudioChunk {
-    /// Place in the request, from 0 without gaps. Parts of chunks that are transcribed again are
-    /// numbered by themselves, far beyond.
-    pub index: usize,
+    /// Its number within the request.
+    pub index: ChunkIndex,
     /// What it consists of, in samples of the request's own time line at [`SAMPLE_RATE`]: at least
     /// one stretch, in order, none empty, without overlap. Their lengths add up to the samples.
     pub stretches: Arc<[Range<u64>]>,
@@ -42,10 +43,10 @@ pub struct AudioChunk {
 
 impl AudioChunk {
     /// A chunk of one stretch that begins at `start_sample`, and of which nothing is known.
-    pub fn contiguous(index: usize, start_sample: u64, samples: Arc<[i16]>) -> Self {
+    pub fn contiguous(number: usize, start_sample: u64, samples: Arc<[i16]>) -> Self {
         let end = start_sample + samples.len() as u64;
         Self {
-            index,
+            index: ChunkIndex::Whole(number),
             stretches: std::iter::once(start_sample..end).collect(),
             samples,
             speech: SpeechTrack::default(),
@@ -78,7 +79,7 @@ impl AudioChunk {
 
     /// The part between two moments of this chunk, in seconds, as a chunk of its own with this number,
     /// and the moment of this chunk at which it begins: that of the frame which `part` begins in.
-    pub fn part(&self, index: usize, part: &Range<f64>) -> (Self, f64) {
+    pub fn part(&self, index: ChunkIndex, part: &Range<f64>) -> (Self, f64) {
         let frame_seconds = samples_to_seconds(SPEECH_FRAME as u64);
         let frame = |seconds: f64| (seconds.max(0.0) / frame_seconds) as usize;
         let first = frame(part.start);
@@ -131,9 +132,6 @@ impl AudioChunk {
         samples_to_seconds(self.end_sample())
     }
 }
-
-/// Parts of chunks that are transcribed again have numbers from here on, chunks those below.
-pub(crate) const FIRST_PART: usize = 1 << 31;
 
 /// Half, in 255ths.
 const MORE_LIKELY_THAN_NOT: u8 = 128;
@@ -367,7 +365,7 @@ mod tests {
     fn a_part_knows_its_place_across_a_seam() {
         let mut whole = chunk(&[16_384..32_768, 163_840..180_224]);
         whole.speech = SpeechTrack::new((0..64).collect::<Vec<u8>>());
-        let (part, begins) = whole.part(7, &(0.6..1.5));
+        let (part, begins) = whole.part(ChunkIndex::Part(7), &(0.6..1.5));
         assert!((begins - 0.576).abs() < 1e-9);
         assert_eq!(
             *part.stretches,
@@ -376,7 +374,7 @@ mod tests {
         assert_eq!(part.samples.len(), 7168 + 7680);
         assert_eq!(part.speech, SpeechTrack::new((18..47).collect::<Vec<u8>>()));
         assert!((part.begins_at(0.0) - whole.begins_at(begins)).abs() < 1e-9);
-        let (rest, _) = whole.part(8, &(1.9..7.0));
+        let (rest, _) = whole.part(ChunkIndex::Part(8), &(1.9..7.0));
         assert_eq!(rest.end_sample(), whole.end_sample());
     }
 

@@ -47,13 +47,46 @@ pub enum LaneKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub(crate) u64);
 
+/// The number of a chunk within its request. Parts sort before chunks: the client already waits for the
+/// chunk that they belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ChunkIndex {
+    /// A part of a chunk that is transcribed again. Parts are numbered separately, from 0.
+    Part(usize),
+    /// A chunk of the request, numbered from 0 without gaps.
+    Whole(usize),
+}
+
+impl ChunkIndex {
+    /// The number, in whichever of the two numberings.
+    pub fn number(self) -> usize {
+        match self {
+            Self::Part(number) | Self::Whole(number) => number,
+        }
+    }
+
+    /// Whether it numbers a part.
+    pub fn is_part(self) -> bool {
+        matches!(self, Self::Part(_))
+    }
+}
+
+impl fmt::Display for ChunkIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Part(number) => write!(f, "part-{number}"),
+            Self::Whole(number) => number.fmt(f),
+        }
+    }
+}
+
 /// A chunk's place: which request, which chunk of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkKey {
     /// The request.
     pub job: JobId,
     /// [`crate::domain::chunk::AudioChunk::index`].
-    pub index: usize,
+    pub index: ChunkIndex,
 }
 
 /// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`, `fallback-1`.

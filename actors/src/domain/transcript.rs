@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::chunk::{AudioChunk, samples_to_seconds};
 use crate::domain::error::FallbackError;
-use crate::domain::ids::LaneKind;
+use crate::domain::ids::{ChunkIndex, LaneKind};
 
 /// What whisper is asked to do with speech.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,7 +322,7 @@ pub fn confidence(segments: &[Segment]) -> Option<f32> {
 /// Collects chunks' results, which may arrive in any order, into one growing row of segments.
 #[derive(Debug, Default)]
 pub struct Merger {
-    waiting: std::collections::BTreeMap<usize, (AudioChunk, ChunkTranscript)>,
+    waiting: std::collections::BTreeMap<ChunkIndex, (AudioChunk, ChunkTranscript)>,
     next_index: usize,
     next_id: usize,
     /// No segment starts before the end of the one before it.
@@ -335,7 +335,7 @@ impl Merger {
     pub fn push(&mut self, chunk: AudioChunk, result: ChunkTranscript) -> Vec<Segment> {
         self.waiting.insert(chunk.index, (chunk, result));
         let mut ready = Vec::new();
-        while let Some((chunk, result)) = self.waiting.remove(&self.next_index) {
+        while let Some((chunk, result)) = self.waiting.remove(&ChunkIndex::Whole(self.next_index)) {
             self.next_index += 1;
             for segment in result.segments {
                 ready.push(self.place(&chunk, segment));
@@ -545,7 +545,7 @@ mod tests {
             };
             let mut straight = Merger::default();
             let expected: Vec<_> = chunks.iter().cloned()
-                .flat_map(|c| { let i = c.index; straight.push(c, give(i)) }).collect();
+                .flat_map(|c| { let i = c.index.number(); straight.push(c, give(i)) }).collect();
             let mut shuffled = Merger::default();
             let got: Vec<_> = order.iter().filter(|&&i| i < chunks.len())
                 .flat_map(|&i| shuffled.push(chunks[i].clone(), give(i))).collect();

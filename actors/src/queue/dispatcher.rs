@@ -247,12 +247,12 @@ impl DispatcherState {
             Ended::Requeued(key) => {
                 info!(
                     request_id = self.request_id(key),
-                    chunk = key.index,
+                    chunk = %key.index,
                     "the chunk is tried again"
                 );
             }
             Ended::Refused { key, error } => {
-                warn!(request_id = self.request_id(key), chunk = key.index, %error, "the chunk is refused");
+                warn!(request_id = self.request_id(key), chunk = %key.index, %error, "the chunk is refused");
                 self.tell_owner(key, Err(error));
             }
             Ended::Stale => debug!("an answer came that nobody waits for"),
@@ -275,7 +275,7 @@ impl DispatcherState {
     fn hand_out(&mut self) {
         while let Some((lane, lease)) = self.queue.assign(Instant::now()) {
             let request = &lease.request;
-            debug!(request_id = %request.request_id, chunk = request.audio.index, lane = lane.0,
+            debug!(request_id = %request.request_id, chunk = %request.audio.index, lane = lane.0,
                 "chunk handed out");
             let sent = self
                 .lanes

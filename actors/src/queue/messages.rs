@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ractor::ActorRef;
 
 use crate::domain::error::{EngineError, EngineExit, LaunchError, SttError};
-use crate::domain::ids::{JobId, LaneId, LaneKind, LeaseId};
+use crate::domain::ids::{ChunkIndex, JobId, LaneId, LaneKind, LeaseId};
 use crate::domain::job::SchedulingKey;
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::ports::{ChunkRequest, DetectedLanguage, Engine};
@@ -117,15 +117,15 @@ pub enum ChunkNews {
 
 /// Who waits for a request's chunks, and how they are told.
 #[derive(Clone)]
-pub struct ChunkOwner(Arc<dyn Fn(usize, ChunkNews) + Send + Sync>);
+pub struct ChunkOwner(Arc<dyn Fn(ChunkIndex, ChunkNews) + Send + Sync>);
 
 impl ChunkOwner {
     /// `tell` hears of each chunk by its number. An owner that is gone has its Withdraw on the way.
-    pub fn new(tell: impl Fn(usize, ChunkNews) + Send + Sync + 'static) -> Self {
+    pub fn new(tell: impl Fn(ChunkIndex, ChunkNews) + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
     }
 
-    pub(crate) fn tell(&self, index: usize, news: ChunkNews) {
+    pub(crate) fn tell(&self, index: ChunkIndex, news: ChunkNews) {
         (self.0)(index, news);
     }
 }

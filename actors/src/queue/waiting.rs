@@ -17,8 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::chunk::FIRST_PART;
-use crate::domain::ids::{ChunkKey, JobId};
+use crate::domain::ids::{ChunkIndex, ChunkKey, JobId};
 use crate::domain::job::{Priority, SchedulingKey};
 use crate::queue::work_queue::Work;
 
@@ -44,15 +43,7 @@ fn handicap(key: &SchedulingKey) -> f64 {
 struct WaitingJob {
     scheduling: SchedulingKey,
     since: Instant,
-    chunks: BTreeMap<Order, Work>,
-}
-
-/// The order of a request's chunks. Parts that are transcribed again come first: their chunk is the
-/// one that the client waits for.
-type Order = (bool, usize);
-
-fn order(index: usize) -> Order {
-    (index < FIRST_PART, index)
+    chunks: BTreeMap<ChunkIndex, Work>,
 }
 
 /// All that waits for a lane.
@@ -82,7 +73,7 @@ impl Waiting {
             chunks: BTreeMap::new(),
         });
         job.scheduling = scheduling;
-        job.chunks.insert(order(work.key.index), work);
+        job.chunks.insert(work.key.index, work);
     }
 
     /// Takes back what a lane failed on.
@@ -161,7 +152,7 @@ impl Waiting {
     }
 }
 
-fn first_fitting(job: &WaitingJob, fits: &impl Fn(&Work) -> bool) -> Option<Order> {
+fn first_fitting(job: &WaitingJob, fits: &impl Fn(&Work) -> bool) -> Option<ChunkIndex> {
     let mut chunks = job.chunks.iter();
     chunks.find(|(_, work)| fits(work)).map(|(&index, _)| index)
 }
@@ -199,10 +190,17 @@ mod tests {
             self.begin + Duration::from_secs_f64(self.now)
         }
 
-        fn put(&mut self, job: JobId, index: usize, scheduling: SchedulingKey) {
+        fn put(&mut self, job: JobId, number: usize, scheduling: SchedulingKey) {
+            self.put_at(job, ChunkIndex::Whole(number), scheduling);
+        }
+
+        fn put_at(&mut self, job: JobId, index: ChunkIndex, scheduling: SchedulingKey) {
             let request = ChunkRequest {
                 request_id: Arc::from("test"),
-                audio: AudioChunk::contiguous(index, 0, Arc::from(vec![0_i16; 16])),
+                audio: AudioChunk {
+                    index,
+                    ..AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; 16]))
+                },
                 task: Task::Transcribe,
                 language: None,
                 prompt: None,
@@ -286,7 +284,7 @@ mod tests {
         queue.now = 4.0;
         while let Some(key) = queue.take() {
             queue.now += 4.0;
-            order.push((key.job, key.index));
+            order.push((key.job, key.index.number()));
         }
         assert_eq!(
             order,
@@ -323,13 +321,14 @@ mod tests {
     fn what_is_transcribed_again_comes_before_the_rest_of_its_file() {
         let mut queue = Queue::new();
         let file = JobId::next();
-        for index in [6, 7, FIRST_PART + 3, 8] {
-            queue.put(file, index, scheduling_key("a", 1800.0));
+        let (part, whole) = (ChunkIndex::Part(3), ChunkIndex::Whole);
+        for index in [whole(6), whole(7), part, whole(8)] {
+            queue.put_at(file, index, scheduling_key("a", 1800.0));
         }
-        let order: Vec<usize> = std::iter::from_fn(|| queue.take())
+        let order: Vec<ChunkIndex> = std::iter::from_fn(|| queue.take())
             .map(|key| key.index)
             .collect();
-        assert_eq!(order, [FIRST_PART + 3, 6, 7, 8]);
+        assert_eq!(order, [part, whole(6), whole(7), whole(8)]);
     }
 
     #[test]

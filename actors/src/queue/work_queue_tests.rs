@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::work_queue::*;
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{EngineError, EngineExit, SttError};
-use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind};
+use crate::domain::ids::{ChunkIndex, ChunkKey, JobId, LaneId, LaneKind};
 use crate::domain::job::{Client, Priority, SchedulingKey};
 use crate::domain::transcript::{ChunkTranscript, Task};
 use crate::ports::ChunkRequest;
@@ -210,7 +210,7 @@ fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
     let lanes: Vec<_> = leases.iter().map(|(lane, _)| *lane).collect();
     assert_eq!(lanes, [HOT, first_cold, second_cold]);
     let ended = queue.lease_ended(first_cold, leases[1].1.id, Err(killed()));
-    assert!(matches!(ended, Ended::Requeued(key) if key.index == 1));
+    assert!(matches!(ended, Ended::Requeued(key) if key.index == ChunkIndex::Whole(1)));
     let done = queue.lease_ended(second_cold, leases[2].1.id, Ok(ChunkTranscript::default()));
     assert!(matches!(
         done,
@@ -223,7 +223,10 @@ fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
     assert!(queue.assign(Instant::now()).is_none());
     queue.lease_ended(HOT, leases[0].1.id, Ok(ChunkTranscript::default()));
     let (lane, lease) = queue.assign(Instant::now()).expect("the hot lane takes it");
-    assert_eq!((lane, lease.request.audio.index), (HOT, 1));
+    assert_eq!(
+        (lane, lease.request.audio.index),
+        (HOT, ChunkIndex::Whole(1))
+    );
     let done = queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
     assert!(matches!(
         done,
@@ -320,13 +323,13 @@ struct Model {
     jobs: Vec<JobId>,
     next_index: usize,
     /// Whose each chunk is.
-    job_of: BTreeMap<usize, JobId>,
+    job_of: BTreeMap<ChunkIndex, JobId>,
     /// Chunks put in and neither done, refused nor withdrawn.
     open: BTreeSet<ChunkKey>,
     /// Chunks that were tried before: they may come before older ones again.
-    retried: BTreeSet<usize>,
+    retried: BTreeSet<ChunkIndex>,
     leases: BTreeMap<u64, Lease>,
-    tries: BTreeMap<usize, usize>,
+    tries: BTreeMap<ChunkIndex, usize>,
 }
 
 impl Model {
@@ -335,9 +338,9 @@ impl Model {
             Step::Enqueue { job } => {
                 let key = ChunkKey {
                     job: self.jobs[job],
-                    index: self.next_index,
+                    index: ChunkIndex::Whole(self.next_index),
                 };
-                put(&mut self.queue, key.job, key.index);
+                put(&mut self.queue, key.job, key.index.number());
                 self.open.insert(key);
                 self.job_of.insert(key.index, key.job);
                 self.next_index += 1;

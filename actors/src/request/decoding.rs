@@ -138,7 +138,8 @@ pub(crate) async fn decode(
     waited += begin.elapsed();
     stream.ready().await;
     let mut permit = None;
-    let mut target = lengths.of(0, stream.claimed_duration(), budget.status.cost());
+    let mut chunks = 0;
+    let mut target = lengths.of(chunks, stream.claimed_duration(), budget.status.cost());
     loop {
         let held = match permit.take() {
             Some(held) => held,
@@ -157,7 +158,8 @@ pub(crate) async fn decode(
         let progress = match next {
             Some(Decoded::Chunk(chunk)) => {
                 let claimed = stream.claimed_duration();
-                let next = lengths.of(chunk.index + 1, claimed, budget.status.cost());
+                chunks += 1;
+                let next = lengths.of(chunks, claimed, budget.status.cost());
                 DecodeProgress::Chunk {
                     chunk,
                     target: std::mem::replace(&mut target, next),

@@ -4,6 +4,7 @@
 //! language is heard, which is long before its text is. If that is less than likely, they wait for
 //! the text: a chunk that turns out to say nothing decides nothing, and the next one has its turn.
 
+use crate::domain::ids::ChunkIndex;
 use crate::ports::DetectedLanguage;
 
 /// A language as likely as this is believed before there is any text.
@@ -21,7 +22,7 @@ pub(crate) enum LanguageHold {
     /// To be decided.
     Open {
         /// The chunk that may decide; the others wait.
-        by: Option<usize>,
+        by: Option<ChunkIndex>,
         tries: usize,
         best: Option<DetectedLanguage>,
         /// As likely as this, it is believed before there is any text.
@@ -47,7 +48,7 @@ impl LanguageHold {
     }
 
     /// Whether this chunk may be worked on; if the language is open, it is the one to decide it.
-    pub(crate) fn may_go(&mut self, index: usize) -> bool {
+    pub(crate) fn may_go(&mut self, index: ChunkIndex) -> bool {
         match self {
             Self::Known(_) | Self::PerChunk => true,
             Self::Open { by: Some(_), .. } => false,
@@ -69,7 +70,7 @@ impl LanguageHold {
     /// A chunk's language is heard, before its text. Gives it if that decides.
     pub(crate) fn heard(
         &mut self,
-        index: usize,
+        index: ChunkIndex,
         heard: DetectedLanguage,
     ) -> Option<DetectedLanguage> {
         let convincing = match self {
@@ -87,7 +88,7 @@ impl LanguageHold {
     /// this was the one to decide.
     pub(crate) fn chunk_done(
         &mut self,
-        index: usize,
+        index: ChunkIndex,
         detected: DetectedLanguage,
         says_something: bool,
     ) -> Option<DetectedLanguage> {
@@ -125,6 +126,7 @@ impl LanguageHold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ChunkIndex::Whole;
 
     fn detected(code: &str, probability: f32) -> DetectedLanguage {
         DetectedLanguage {
@@ -136,29 +138,29 @@ mod tests {
     #[test]
     fn the_first_chunk_decides_as_soon_as_it_is_heard() {
         let mut hold = LanguageHold::new(None, false, 0.0);
-        assert!(hold.may_go(0) && !hold.may_go(1));
-        assert_eq!(hold.heard(1, detected("nn", 0.99)), None);
+        assert!(hold.may_go(Whole(0)) && !hold.may_go(Whole(1)));
+        assert_eq!(hold.heard(Whole(1), detected("nn", 0.99)), None);
         assert_eq!(
-            hold.heard(0, detected("es", 0.9)),
+            hold.heard(Whole(0), detected("es", 0.9)),
             Some(detected("es", 0.9))
         );
-        assert!(hold.may_go(1));
+        assert!(hold.may_go(Whole(1)));
         assert_eq!(hold.code(), Some("es"));
         // A retry of the first chunk may hear something else: it is decided.
-        assert_eq!(hold.heard(0, detected("pt", 0.9)), None);
-        assert_eq!(hold.chunk_done(0, detected("pt", 0.9), true), None);
+        assert_eq!(hold.heard(Whole(0), detected("pt", 0.9)), None);
+        assert_eq!(hold.chunk_done(Whole(0), detected("pt", 0.9), true), None);
     }
 
     #[test]
     fn an_unlikely_language_waits_for_the_text_and_silence_decides_nothing() {
         let mut hold = LanguageHold::new(None, false, 0.0);
-        assert!(hold.may_go(0));
-        assert_eq!(hold.heard(0, detected("nn", 0.3)), None);
-        assert!(!hold.may_go(1));
-        assert_eq!(hold.chunk_done(0, detected("nn", 0.3), false), None);
-        assert!(hold.may_go(1) && !hold.may_go(2));
-        assert_eq!(hold.heard(1, detected("fr", 0.4)), None);
-        let decided = hold.chunk_done(1, detected("fr", 0.4), true);
+        assert!(hold.may_go(Whole(0)));
+        assert_eq!(hold.heard(Whole(0), detected("nn", 0.3)), None);
+        assert!(!hold.may_go(Whole(1)));
+        assert_eq!(hold.chunk_done(Whole(0), detected("nn", 0.3), false), None);
+        assert!(hold.may_go(Whole(1)) && !hold.may_go(Whole(2)));
+        assert_eq!(hold.heard(Whole(1), detected("fr", 0.4)), None);
+        let decided = hold.chunk_done(Whole(1), detected("fr", 0.4), true);
         assert_eq!(decided, Some(detected("fr", 0.4)));
         assert_eq!(hold.code(), Some("fr"));
     }
@@ -167,23 +169,23 @@ mod tests {
     fn after_some_chunks_without_a_word_the_likeliest_guess_is_taken() {
         let mut hold = LanguageHold::new(None, false, 0.0);
         for (index, probability) in [0.2, 0.4, 0.1].into_iter().enumerate() {
-            assert!(hold.may_go(index));
+            assert!(hold.may_go(Whole(index)));
             let guess = detected(&format!("l{index}"), probability);
-            assert_eq!(hold.chunk_done(index, guess, false), None);
+            assert_eq!(hold.chunk_done(Whole(index), guess, false), None);
         }
-        assert!(hold.may_go(3));
-        let decided = hold.chunk_done(3, detected("l3", 0.3), false);
+        assert!(hold.may_go(Whole(3)));
+        let decided = hold.chunk_done(Whole(3), detected("l3", 0.3), false);
         assert_eq!(decided, Some(detected("l1", 0.4)));
     }
 
     #[test]
     fn a_given_language_and_mixed_ones_hold_nobody_back() {
         let mut given = LanguageHold::new(Some("de".to_owned()), true, 0.0);
-        assert!(given.may_go(0) && given.may_go(1));
+        assert!(given.may_go(Whole(0)) && given.may_go(Whole(1)));
         assert_eq!(given.code(), Some("de"));
         let mut mixed = LanguageHold::new(None, true, 0.0);
-        assert!(mixed.may_go(0) && mixed.may_go(1));
-        assert_eq!(mixed.heard(0, detected("de", 1.0)), None);
+        assert!(mixed.may_go(Whole(0)) && mixed.may_go(Whole(1)));
+        assert_eq!(mixed.heard(Whole(0), detected("de", 1.0)), None);
         assert_eq!(mixed.code(), None);
     }
 }

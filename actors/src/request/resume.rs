@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::domain::chunk::{AudioChunk, FIRST_PART};
+use crate::domain::chunk::AudioChunk;
 use crate::domain::transcript::ChunkDone;
 
 /// What is finished of a request.
@@ -64,16 +64,16 @@ impl FinishedWork {
         self.language = language.map(str::to_owned).or(before.language);
         // Chunks that nobody has done may be of another length.
         let whole = self.chunks.iter().map(|(chunk, _)| chunk.index);
-        let last = whole.filter(|index| *index < FIRST_PART).max();
-        self.targets.truncate(last.map_or(0, |last| last + 1));
+        let last = whole.filter(|index| !index.is_part()).max();
+        self.targets
+            .truncate(last.map_or(0, |last| last.number() + 1));
         self
     }
 
     /// The text of a chunk, if exactly this audio was done.
     pub fn take(&mut self, chunk: &AudioChunk) -> Option<ChunkDone> {
-        let is_part = |index: usize| index >= FIRST_PART;
         let same = |other: &AudioChunk| {
-            other.stretches == chunk.stretches && is_part(other.index) == is_part(chunk.index)
+            other.stretches == chunk.stretches && other.index.is_part() == chunk.index.is_part()
         };
         let place = self.chunks.iter().position(|(other, _)| same(other))?;
         let (_, done) = self.chunks.swap_remove(place);
@@ -89,11 +89,18 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::ids::LaneKind;
+    use crate::domain::ids::{ChunkIndex, LaneKind};
     use crate::domain::transcript::ChunkTranscript;
 
     fn chunk(index: usize, start: u64, samples: usize) -> AudioChunk {
         AudioChunk::contiguous(index, start, Arc::from(vec![0; samples]))
+    }
+
+    fn part(number: usize) -> AudioChunk {
+        AudioChunk {
+            index: ChunkIndex::Part(number),
+            ..chunk(0, 0, 100)
+        }
     }
 
     fn done(language: &str) -> ChunkDone {
@@ -130,10 +137,10 @@ mod tests {
     fn only_the_same_audio_has_the_same_text_and_a_part_is_no_chunk() {
         let mut work = FinishedWork::default();
         work.add(&chunk(0, 0, 100), done("a"));
-        work.add(&chunk(FIRST_PART, 0, 100), done("b"));
+        work.add(&part(0), done("b"));
         assert!(work.take(&chunk(0, 0, 99)).is_none());
         assert!(work.take(&chunk(0, 1, 100)).is_none());
-        let part = work.take(&chunk(FIRST_PART + 7, 0, 100)).expect("is there");
+        let part = work.take(&part(7)).expect("is there");
         assert_eq!(part.transcript.language, "b");
         let whole = work.take(&chunk(0, 0, 100)).expect("is there");
         assert_eq!(whole.transcript.language, "a");

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::chunk::{AudioChunk, FIRST_PART};
+use crate::domain::chunk::AudioChunk;
+use crate::domain::ids::ChunkIndex;
 use crate::domain::transcript::{ChunkTranscript, Segment, Word, letters};
 use crate::text::missed_speech::Again;
 
@@ -12,7 +13,7 @@ const MORE: f64 = 1.3;
 
 /// Where the text of a part belongs.
 #[derive(Debug)]
-struct AdmissionSlot {
+struct PartPosition {
     again: usize,
     /// In seconds of the chunk.
     begins: f64,
@@ -23,7 +24,7 @@ struct AdmissionSlot {
 pub(crate) struct SecondPass {
     first: ChunkTranscript,
     again: Vec<Again>,
-    awaited: BTreeMap<usize, AdmissionSlot>,
+    awaited: BTreeMap<ChunkIndex, PartPosition>,
     /// By the number in `again`.
     heard: Vec<Vec<Segment>>,
 }
@@ -40,13 +41,13 @@ impl SecondPass {
         let mut parts = Vec::new();
         for (number, again) in again.iter().enumerate() {
             for range in &again.parts {
-                let index = FIRST_PART + *next_part;
+                let index = ChunkIndex::Part(*next_part);
                 *next_part += 1;
                 let (part, begins) = chunk.part(index, range);
                 parts.push(part);
                 awaited.insert(
                     index,
-                    AdmissionSlot {
+                    PartPosition {
                         again: number,
                         begins,
                     },
@@ -64,13 +65,13 @@ impl SecondPass {
     }
 
     /// Whether it waits for this part.
-    pub(crate) fn awaits(&self, part: usize) -> bool {
+    pub(crate) fn awaits(&self, part: ChunkIndex) -> bool {
         self.awaited.contains_key(&part)
     }
 
     /// A part's text; `None`: it has none, and what was written first stays. Gives whether that was
     /// the last part.
-    pub(crate) fn heard(&mut self, part: usize, transcript: Option<ChunkTranscript>) -> bool {
+    pub(crate) fn heard(&mut self, part: ChunkIndex, transcript: Option<ChunkTranscript>) -> bool {
         if let Some(place) = self.awaited.remove(&part)
             && let Some(transcript) = transcript
         {
@@ -147,7 +148,7 @@ mod tests {
     }
 
     /// A chunk of 20 s, of which only " one" was written at its beginning.
-    fn begin(again: Vec<Again>) -> (SecondPass, Vec<usize>) {
+    fn begin(again: Vec<Again>) -> (SecondPass, Vec<ChunkIndex>) {
         let chunk = AudioChunk::contiguous(3, 0, Arc::from(vec![0; 320_000]));
         let first = transcript(vec![
             segment(0.0..4.0, " one"),
@@ -171,8 +172,8 @@ mod tests {
             parts: vec![8.0..12.0],
             instead_of: None,
         }]);
-        assert_eq!(parts, [FIRST_PART + 7]);
-        assert!(pass.awaits(parts[0]) && !pass.awaits(3));
+        assert_eq!(parts, [ChunkIndex::Part(7)]);
+        assert!(pass.awaits(parts[0]) && !pass.awaits(ChunkIndex::Whole(3)));
         let text = transcript(vec![segment(0.5..1.0, " two"), segment(1.0..3.0, " three")]);
         assert!(pass.heard(parts[0], Some(text)));
         let whole = pass.finish();

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::domain::error::FallbackError;
+use crate::domain::ids::ChunkIndex;
 use crate::domain::transcript::{Task, Transcript};
 use crate::ports::{FallbackNode, FallbackRequest, FallbackText};
 use crate::{Event, FallbackPort, Identity};
@@ -39,7 +40,7 @@ impl Drop for Open<'_> {
 #[async_trait]
 impl FallbackNode for Node {
     async fn transcribe(&self, request: FallbackRequest) -> Result<FallbackText, FallbackError> {
-        let (index, language) = (request.audio.index, request.language);
+        let (index, language) = (request.audio.index.number(), request.language);
         lock(&self.asked).push((index, language.clone()));
         *lock(&self.open) += 1;
         let _open = Open(self);
@@ -237,7 +238,15 @@ async fn who_comes_back_finds_the_doubtful_chunk_still_deciding() {
         (text.text().as_str(), text.language.as_str()),
         ("better 0 1 2", "gl")
     );
-    let heard = |seen: &&Seen| matches!(seen, Seen::Chunk { index: 0, .. });
+    let heard = |seen: &&Seen| {
+        matches!(
+            seen,
+            Seen::Chunk {
+                index: ChunkIndex::Whole(0),
+                ..
+            }
+        )
+    };
     assert_eq!(tree.world.seen().iter().filter(heard).count(), 1);
     tree.end().await;
 }
@@ -281,7 +290,7 @@ async fn of_a_doubtful_language_the_first_chunk_goes_and_the_others_follow_its_a
     assert_eq!(text.language, "gl");
     let given = |index| Seen::Chunk {
         worker: "hot-1".to_owned(),
-        index,
+        index: ChunkIndex::Whole(index),
         language: Some("gl".to_owned()),
     };
     assert_eq!(tree.world.count(&given(1)) + tree.world.count(&given(2)), 2);

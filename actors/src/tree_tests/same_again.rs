@@ -1,6 +1,7 @@
 //! A request that is sent again: while the first one runs, after its client left, and after its end.
 
 use super::*;
+use crate::domain::ids::ChunkIndex::{self, Whole};
 use crate::{Event, Identity};
 
 const A_MINUTE: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ async fn text(stream: TranscriptStream) -> String {
 }
 
 /// Chunks that engines were given.
-fn chunks(tree: &Tree) -> Vec<usize> {
+fn chunks(tree: &Tree) -> Vec<ChunkIndex> {
     let seen = tree.world.seen().into_iter();
     let chunks = seen.filter_map(|seen| match seen {
         Seen::Chunk { index, .. } => Some(index),
@@ -57,7 +58,7 @@ async fn the_same_request_joins_the_one_that_runs_and_hears_all_of_it() {
     segments(&mut second, 2).await;
     assert_eq!(text(first).await, "0 1 2 3");
     assert_eq!(text(second).await, "0 1 2 3");
-    assert_eq!(chunks(&tree), [0, 1, 2, 3]);
+    assert_eq!(chunks(&tree), [0, 1, 2, 3].map(Whole));
     assert_eq!(tree.stt.snapshot().requests, 0);
     tree.end().await;
 }
@@ -127,7 +128,7 @@ async fn a_client_that_left_and_comes_back_goes_on_where_it_was() {
     let seen = chunks(&tree);
     // Those that ran when a client left are done again, the finished ones are not.
     for (index, expected) in [1, 1, 1, 2, 2, 1].into_iter().enumerate() {
-        let times = seen.iter().filter(|seen| **seen == index).count();
+        let times = seen.iter().filter(|seen| **seen == Whole(index)).count();
         assert_eq!(times, expected, "chunk {index} of {seen:?}");
     }
     tree.end().await;
@@ -145,9 +146,11 @@ async fn parts_that_were_transcribed_again_are_kept_as_well() {
     let expected = format!("{HALF_HEARD_TEXT} and the rest 1 2 3");
     assert_eq!(text(back).await, expected);
     let again = &chunks(&tree)[before..];
-    assert_eq!(again.last(), Some(&3));
+    assert_eq!(again.last(), Some(&Whole(3)));
     assert!(
-        again.iter().all(|index| [2, 3].contains(index)),
+        again
+            .iter()
+            .all(|index| [Whole(2), Whole(3)].contains(index)),
         "{again:?}"
     );
     tree.end().await;
@@ -165,7 +168,7 @@ async fn after_a_minute_or_for_another_key_nothing_is_left_of_it() {
         let before = chunks(&tree).len();
         let back = submit(&tree, owner, "3").await;
         assert_eq!(text(back).await, "0 1 2");
-        assert_eq!(chunks(&tree)[before..], [0, 1, 2]);
+        assert_eq!(chunks(&tree)[before..], [0, 1, 2].map(Whole));
     }
     tree.end().await;
 }
@@ -252,7 +255,7 @@ async fn what_was_finished_before_a_failure_is_kept_as_well() {
     }
     let seen = chunks(&tree);
     for index in 0..2 {
-        let times = seen.iter().filter(|seen| **seen == index).count();
+        let times = seen.iter().filter(|seen| **seen == Whole(index)).count();
         assert_eq!(times, 1, "chunk {index} of {seen:?}");
     }
     tree.end().await;

@@ -8,11 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
-use crate::domain::chunk::{
-    AudioChunk, AudioSource, FIRST_PART, SAMPLE_RATE, SPEECH_FRAME, SpeechTrack,
-};
+use crate::domain::chunk::{AudioChunk, AudioSource, SAMPLE_RATE, SPEECH_FRAME, SpeechTrack};
 use crate::domain::error::{DecodeError, EngineError, EngineExit, LaunchError};
-use crate::domain::ids::WorkerId;
+use crate::domain::ids::{ChunkIndex, WorkerId};
 use crate::domain::transcript::{ChunkTranscript, Segment};
 use crate::ports::{
     AudioDecoder, Calibration, ChunkRequest, ChunkStream, DecodeOptions, Decoded, DetectedLanguage,
@@ -64,7 +62,7 @@ pub enum Seen {
     Launched(String),
     Chunk {
         worker: String,
-        index: usize,
+        index: ChunkIndex,
         language: Option<String>,
     },
     /// This worker crashed on poisonous audio.
@@ -246,7 +244,7 @@ fn detected(sample: i16) -> DetectedLanguage {
 /// itself does not believe in.
 fn answer(request: &ChunkRequest) -> ChunkTranscript {
     let is_noise = request.audio.samples[0] == NOISE;
-    let is_half_heard = request.audio.samples[0] == HALF_HEARD && request.audio.index < FIRST_PART;
+    let is_half_heard = request.audio.samples[0] == HALF_HEARD && !request.audio.index.is_part();
     let heard = detected(request.audio.samples[0]);
     ChunkTranscript {
         segments: vec![Segment {
@@ -255,9 +253,9 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
             start: 0.0,
             end: request.audio.duration_seconds() * if is_half_heard { 0.5 } else { 1.0 },
             text: match request.audio.index {
-                0..FIRST_PART if is_half_heard => format!(" {HALF_HEARD_TEXT}"),
-                whole @ 0..FIRST_PART => format!(" {whole}"),
-                _part => " and the rest".to_owned(),
+                ChunkIndex::Whole(_) if is_half_heard => format!(" {HALF_HEARD_TEXT}"),
+                ChunkIndex::Whole(number) => format!(" {number}"),
+                ChunkIndex::Part(_) => " and the rest".to_owned(),
             },
             tokens: vec![1, 2],
             logprobs: Vec::new(),
@@ -281,7 +279,7 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
 
 /// The larger model's text: it says so, and has no doubt.
 fn better(request: &ChunkRequest) -> ChunkTranscript {
-    better_text(request.audio.index, request.language.as_deref())
+    better_text(request.audio.index.number(), request.language.as_deref())
 }
 
 pub fn better_text(index: usize, language: Option<&str>) -> ChunkTranscript {

@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use stt_actors::domain::chunk::{AudioChunk, MAX_CHUNK, SAMPLE_RATE, SPEECH_FRAME, SpeechTrack};
+use stt_actors::domain::ids::ChunkIndex;
 
 use super::vad::{BLOCK, DetectSpeech};
 use quiet::{longest_run, quietest_place};
@@ -343,7 +344,7 @@ impl Chunker {
         let index = self.next_index;
         self.next_index += 1;
         AudioChunk {
-            index,
+            index: ChunkIndex::Whole(index),
             stretches: ranges.into(),
             samples: samples.into(),
             speech: SpeechTrack::new(probabilities),

@@ -284,7 +284,7 @@ proptest! {
         let mut covered = vec![false; audio.len().div_ceil(SPEECH_FRAME)];
         let mut end = 0;
         for (index, chunk) in chunks.iter().enumerate() {
-            prop_assert_eq!(chunk.index, index);
+            prop_assert_eq!(chunk.index, ChunkIndex::Whole(index));
             prop_assert!(chunk.samples.len() <= 30 * SECOND);
             let mut at = 0;
             for stretch in chunk.stretches.iter() {

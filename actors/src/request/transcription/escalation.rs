@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::{OpenChunk, Outcome, TranscriptionMessage, TranscriptionState};
 use crate::domain::error::{FallbackError, SttError};
+use crate::domain::ids::ChunkIndex;
 use crate::domain::transcript::{ChunkTranscript, Escalation, Weaknesses};
 use crate::fallback::Escalator;
 use crate::fallback::policy::words;
@@ -33,9 +34,9 @@ pub(super) struct Escalating {
     words: usize,
     /// Texts with words, as long as there are too few of them to tell whether the request has few.
     short: Vec<(OpenChunk, ChunkTranscript)>,
-    sent: BTreeMap<usize, Sent>,
+    sent: BTreeMap<ChunkIndex, Sent>,
     /// Chunks whose language is not believed yet.
-    language_waits: BTreeSet<usize>,
+    language_waits: BTreeSet<ChunkIndex>,
     /// Some of the text is this node's own.
     has_own_text: bool,
     /// Whose the rest is.
@@ -92,7 +93,11 @@ impl Escalating {
 
 impl TranscriptionState {
     /// Whether a chunk's language waits for the larger model's word. It must then be had.
-    pub(super) fn language_has_to_wait(&mut self, index: usize, text: &ChunkTranscript) -> bool {
+    pub(super) fn language_has_to_wait(
+        &mut self,
+        index: ChunkIndex,
+        text: &ChunkTranscript,
+    ) -> bool {
         self.escalating.so_far.language_was_tested |=
             self.escalating.to.is_some() && text.language_probability.is_some();
         let escalator = self.escalating.escalator();
@@ -166,7 +171,7 @@ impl TranscriptionState {
             return;
         }
         let below = weak.names().join(",");
-        info!(request_id = %self.job.request_id, chunk = chunk.audio.index, below, "the text is not trusted");
+        info!(request_id = %self.job.request_id, chunk = %chunk.audio.index, below, "the text is not trusted");
         self.escalate(myself, chunk, Ok(text));
     }
 
@@ -188,7 +193,7 @@ impl TranscriptionState {
         if self.escalating.escalator().is_none() {
             return self.fail(error);
         }
-        warn!(request_id = %self.job.request_id, chunk = chunk.audio.index, %error, "no text of this node's own");
+        warn!(request_id = %self.job.request_id, chunk = %chunk.audio.index, %error, "no text of this node's own");
         self.escalate(myself, chunk, Err(error));
         Outcome::GoesOn
     }
@@ -255,7 +260,7 @@ impl TranscriptionState {
     pub(super) fn fallback_ended(
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
-        index: usize,
+        index: ChunkIndex,
         outcome: Result<FallbackText, FallbackError>,
         seconds: f64,
     ) -> Outcome {
@@ -268,7 +273,7 @@ impl TranscriptionState {
         match (outcome, own) {
             (Ok(better), own) => self.take_better(chunk, own.ok().as_ref(), better),
             (Err(error), Ok(own)) => {
-                warn!(request_id = %self.job.request_id, chunk = index, %error, "the fallback failed: the text stays");
+                warn!(request_id = %self.job.request_id, chunk = %index, %error, "the fallback failed: the text stays");
                 self.escalating.so_far.error = Some(error);
                 self.settle_own(chunk, own);
             }
@@ -314,7 +319,7 @@ impl TranscriptionState {
     /// The larger model's word on a language that this node had decided by this very chunk, or could not.
     fn relearn_language(
         &mut self,
-        index: usize,
+        index: ChunkIndex,
         own: Option<&ChunkTranscript>,
         text: &ChunkTranscript,
     ) {
@@ -336,7 +341,7 @@ impl TranscriptionState {
     }
 
     /// A chunk whose language waited has its last text.
-    pub(super) fn learn_language_that_waited(&mut self, index: usize, text: &ChunkTranscript) {
+    pub(super) fn learn_language_that_waited(&mut self, index: ChunkIndex, text: &ChunkTranscript) {
         if self.escalating.language_waits.remove(&index) {
             self.learn_language(index, text);
         }

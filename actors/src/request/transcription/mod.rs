@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain::chunk::{AudioChunk, samples_to_seconds};
 use crate::domain::error::{DecodeError, FallbackError, SttError};
-use crate::domain::ids::JobId;
+use crate::domain::ids::{ChunkIndex, JobId};
 use crate::domain::job::{Event, Job, Progress};
 use crate::domain::transcript::{
     ChunkDone, Escalation, Merger, Removed, Route, Task, Timings, Transcript,
@@ -67,21 +67,21 @@ pub enum TranscriptionMessage {
     /// From the Dispatcher: a lane has heard a chunk's language.
     LanguageHeard {
         /// Which chunk.
-        index: usize,
+        index: ChunkIndex,
         /// The language.
         language: DetectedLanguage,
     },
     /// From the Dispatcher: a chunk's end.
     ChunkEnded {
         /// Which.
-        index: usize,
+        index: ChunkIndex,
         /// The text and how it came about, or why there is none.
         outcome: Result<ChunkDone, SttError>,
     },
     /// From the task that asks the larger model: a chunk's end there.
     FallbackEnded {
         /// Which.
-        index: usize,
+        index: ChunkIndex,
         /// The text, or why there is none.
         outcome: Result<FallbackText, FallbackError>,
         /// How long it took.
@@ -144,7 +144,7 @@ pub struct TranscriptionState {
     status: Arc<NodeStatus>,
     _decoding: AbortOnDropHandle<()>,
     /// Chunks at the Dispatcher.
-    outstanding: BTreeMap<usize, OpenChunk>,
+    outstanding: BTreeMap<ChunkIndex, OpenChunk>,
     /// Chunks that wait until the language is known.
     held_back: VecDeque<OpenChunk>,
     /// Chunks of which parts are transcribed again.

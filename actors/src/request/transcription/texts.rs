@@ -6,9 +6,9 @@ use tracing::{debug, info, warn};
 use super::{
     ChunkDone, LANGUAGE_OF_SILENCE, OpenChunk, Outcome, TranscriptionMessage, TranscriptionState,
 };
-use crate::domain::chunk::{AudioChunk, FIRST_PART};
+use crate::domain::chunk::AudioChunk;
 use crate::domain::error::SttError;
-use crate::domain::ids::LaneKind;
+use crate::domain::ids::{ChunkIndex, LaneKind};
 use crate::domain::job::Event;
 use crate::domain::transcript::{ChunkTranscript, Removed};
 use crate::ports::DetectedLanguage;
@@ -40,7 +40,7 @@ impl TranscriptionState {
     pub(super) fn language_heard(
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
-        index: usize,
+        index: ChunkIndex,
         language: DetectedLanguage,
     ) -> Outcome {
         if let Some(decided) = self.hold.heard(index, language) {
@@ -64,14 +64,14 @@ impl TranscriptionState {
     pub(super) fn chunk_ended(
         &mut self,
         myself: &ActorRef<TranscriptionMessage>,
-        index: usize,
+        index: ChunkIndex,
         outcome: Result<ChunkDone, SttError>,
     ) -> Outcome {
         let Some(chunk) = self.outstanding.remove(&index) else {
             return Outcome::GoesOn;
         };
         match outcome {
-            _ if index >= FIRST_PART => {
+            _ if index.is_part() => {
                 self.part_ended(myself, &chunk.audio, outcome);
                 self.release_held_back(myself);
                 self.end_if_done(myself)
@@ -155,7 +155,7 @@ impl TranscriptionState {
         transcript: ChunkTranscript,
         again: Vec<Again>,
     ) {
-        info!(request_id = %self.job.request_id, chunk = chunk.audio.index, ?again,
+        info!(request_id = %self.job.request_id, chunk = %chunk.audio.index, ?again,
             "speech without text: transcribing it again");
         let (pass, parts) = SecondPass::begin(&chunk.audio, transcript, again, &mut self.next_part);
         self.second_passes.push((chunk, pass));
@@ -220,7 +220,7 @@ impl TranscriptionState {
     }
 
     /// The engine has the last word on the language: a model of one language hears no other.
-    pub(super) fn learn_language(&mut self, index: usize, transcript: &ChunkTranscript) {
+    pub(super) fn learn_language(&mut self, index: ChunkIndex, transcript: &ChunkTranscript) {
         let (code, probability) = (&transcript.language, transcript.language_probability);
         let says_something = !transcript.segments.is_empty() && !code.is_empty();
         let decided = match &self.hold {
