@@ -19,10 +19,11 @@ use crate::domain::transcript::Transcript;
 use crate::domain::translation::TranslationJob;
 use crate::ports::EngineInfo;
 use crate::request::transcription::TranscriptionMessage;
+use crate::status::NodeStatus;
+use crate::status::admission::{self, LONGEST_RETRY_AFTER};
 use crate::status::admission::{AdmissionRequest, AdmissionSlot};
 use crate::status::load::WaitEstimate;
 use crate::status::snapshot::{HotState, Snapshot};
-use crate::status::{LONGEST_RETRY_AFTER, NodeStatus};
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 
 /// How long the tree may take to start a transcription. It takes microseconds; this bounds what a
@@ -115,10 +116,10 @@ impl Stt {
     /// costs nothing. Asks no actor. The place is given back when it is dropped.
     pub fn admit(&self, admission_request: AdmissionRequest) -> Result<Admission, SttError> {
         // Taken first and looked at then: many that come at once cannot all see the last one free.
-        let slot = AdmissionSlot::take(&self.status, admission_request);
+        let slot = self.status.take_slot(admission_request);
         let snapshot = self.snapshot();
         refuse_unable(&snapshot, self.has_fallback)?;
-        let wait_estimate = self.status.wait_estimate(&slot)?;
+        let wait_estimate = admission::decide(&snapshot, slot.ahead(), self.status.max_queue())?;
         if matches!(snapshot.hot, HotState::Asleep(_)) {
             // The model loads while the upload comes. A tree that has ended says so at submit.
             let _ = self.supervisor.cast(SupervisorMessage::Wake);

@@ -75,10 +75,15 @@ impl Actor for Registrar {
     ) -> Result<Self::State, ActorProcessingErr> {
         drop(myself.send_interval(arguments.interval, || RegistrarMessage::Tick));
         let _ = myself.cast(RegistrarMessage::Tick);
-        let mut accepting = arguments.status.subscribe_accepting();
-        accepting.mark_unchanged();
+        let status = Arc::clone(&arguments.status);
+        let mut routing = status.subscribe_routing();
+        let mut accepts = status.snapshot().accepts_requests();
         let watch = tokio::spawn(async move {
-            while accepting.changed().await.is_ok() {
+            while routing.changed().await.is_ok() {
+                let now = status.snapshot().accepts_requests();
+                if std::mem::replace(&mut accepts, now) == now {
+                    continue;
+                }
                 if myself.cast(RegistrarMessage::RoutingChanged).is_err() {
                     return;
                 }

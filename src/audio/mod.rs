@@ -1,15 +1,14 @@
-//! Audio of any format to chunks of 16 kHz mono: the tree's [`AudioDecoder`].
+//! Decodes audio of any format into chunks of 16 kHz mono: the [`AudioDecoder`] of the supervision tree.
 //!
-//! The sound decides, never a file name or a MIME type. Plain PCM WAV is read in this process
-//! (`wav`), and so are short FLAC and MP3 files (`compressed`), everything else by an ffmpeg process
-//! (`ffmpeg`); all give blocks of samples as they are
-//! asked for, and the [`chunker`] cuts those into chunks at quiet places. Nothing runs ahead: an
-//! hour of audio takes as much memory as a minute, and dropping a stream ends all that it started.
+//! Only the content determines the format, never a file name or a MIME type. This process reads plain PCM WAV
+//! (`sources/wav`) and short FLAC and MP3 files (`sources/compressed`); an ffmpeg process (`sources/ffmpeg`)
+//! decodes everything else. All sources produce blocks of samples on demand, and the [`chunker`] cuts them
+//! into chunks at quiet places. Nothing is decoded ahead: an hour of audio takes as much memory as a minute,
+//! and dropping a stream ends everything that it started.
 //!
-//! Two limits keep many requests from overrunning the machine. A *turn* is held only while a chunk
-//! is being decoded, so that no more decoders are at work than there are turns, and a short command
-//! waits for at most a chunk of each long file before it. A *slot* is held by each ffmpeg process
-//! for as long as it lives, waiting ones included.
+//! Two limits protect the machine from many requests at once. A stream holds a *turn* only while it decodes a
+//! chunk. So the number of turns limits the decoders at work, and a short command waits for at most one chunk
+//! of each long file before it. Each ffmpeg process holds a *slot* for its whole life, even while it waits.
 
 pub mod chunker;
 mod convert;
@@ -36,23 +35,23 @@ use sources::wav::{self, Inspected};
 use stream::{DecodedStream, Source};
 use vad::{DetectSpeech, SpeechDetector, VoiceActivity};
 
-/// What decoding may cost.
+/// Limits of decoding.
 #[derive(Clone, Debug)]
 pub struct DecoderLimits {
-    /// The longest audio that is taken (`MAX_AUDIO_SECONDS`).
+    /// The longest accepted audio (`MAX_AUDIO_SECONDS`).
     pub max_audio: Duration,
-    /// How long ffmpeg may give no output while it is waited for.
+    /// How long ffmpeg may write no output while a stream waits for it.
     pub stall: Duration,
-    /// Decoders at work at the same time; about one a core.
+    /// Decoders at work at the same time; about one per core.
     pub concurrent_decoders: usize,
-    /// ffmpeg processes at the same time, those included that wait for their output to be taken.
+    /// ffmpeg processes at the same time, including those that wait until their output is read.
     pub ffmpeg_processes: usize,
-    /// The ffmpeg to run: a path, or a name that is looked for in `PATH`.
+    /// The ffmpeg to run: a path, or a name to find in `PATH`.
     pub ffmpeg: PathBuf,
 }
 
 impl Default for DecoderLimits {
-    /// Four hours of audio, 30 s of silence, one decoder a core, `ffmpeg` from `PATH`.
+    /// Four hours of audio, 30 s without output, one decoder per core, `ffmpeg` from `PATH`.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -73,8 +72,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder within `limits`, each of which is at least one, and with this voice activity
-    /// detection.
+    /// A decoder with these limits, each raised to at least one, and this voice activity detection.
     pub fn new(limits: DecoderLimits, voice_activity: VoiceActivity) -> Self {
         Self {
             voice_activity,
@@ -91,8 +89,8 @@ impl Decoder {
 
 #[async_trait]
 impl AudioDecoder for Decoder {
-    /// Looks at the file. An empty file, a header without sound and a WAV that says it is too long
-    /// are refused here; what only decoding can tell comes with the first chunk.
+    /// Inspects the file. Rejects an empty file, a header without samples, and a WAV whose header says that
+    /// it is too long. Errors that only decoding finds come with the first chunk.
     async fn open(
         &self,
         source: &AudioSource,
@@ -131,21 +129,21 @@ impl AudioDecoder for Decoder {
     }
 }
 
-/// What a file turned out to be.
+/// Result of inspecting a file.
 enum Looked {
-    /// Short, and perhaps for [`compressed`].
+    /// Short, and possibly a format of [`compressed`].
     Short(File),
     At(Inspected),
 }
 
-/// Opens the file and finds out who shall read it. Blocking.
+/// Opens the file and determines which source reads it. Blocks.
 fn inspect(path: &Path) -> Result<Looked, DecodeError> {
-    // The path is the server's own and is not for a client to see.
+    // Clients must not see the path, which is the server's.
     let unreadable = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => DecodeError::Unavailable("the audio file is gone".into()),
-        _ => DecodeError::Unavailable(format!("the audio file cannot be read: {error}")),
+        ErrorKind::NotFound => DecodeError::Unavailable("the audio file no longer exists".into()),
+        _ => DecodeError::Unavailable(format!("cannot read the audio file: {error}")),
     };
-    // Asked before opening: opening a named pipe would wait for its writer.
+    // Checked before opening: opening a named pipe would wait for its writer.
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(DecodeError::Undecodable("it is not a regular file".into()));

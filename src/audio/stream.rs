@@ -1,4 +1,4 @@
-//! One request's audio: a source of samples, cut into chunks of speech.
+//! The audio of one request: a source of samples, cut into chunks of speech.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::sources::compressed::{Decoded, ShortSource};
 use super::sources::ffmpeg::{FfmpegSettings, FfmpegSource};
 use super::sources::wav::WavSource;
 
-/// Audio that is decoded in one turn at most, where it has no speech in it.
+/// Most audio without speech to decode in one turn, in samples.
 const LONGEST_TURN: u64 = 30 * SAMPLE_RATE as u64;
 
-/// Samples that are looked at for speech in one go: two seconds.
+/// Samples per call of the chunker: two seconds.
 const DECODED_BLOCK: usize = 2 * SAMPLE_RATE as usize;
 
-/// The right to decode; `None` if there were no limit.
+/// The right to decode; `None`: without a limit.
 type Turn = Option<OwnedSemaphorePermit>;
 
 /// By how much a container may overstate its length.
@@ -31,14 +31,14 @@ const ROUNDING: Duration = Duration::from_secs(1);
 pub(super) enum Source {
     Wav(WavSource),
     Ffmpeg(FfmpegSource),
-    /// Not looked into yet, and who decodes it if it is unusual.
+    /// Not decoded yet, with the settings of ffmpeg, which decodes unusual files.
     Short(ShortSource, FfmpegSettings),
-    /// All samples, and how many of them were given out.
+    /// All samples, and how many of them the stream has read.
     Decoded(Vec<i16>, usize),
 }
 
 impl Source {
-    /// Waits for what the source needs before it can be read.
+    /// Waits until the source can be read.
     async fn ready(&mut self) {
         match self {
             Self::Wav(_) | Self::Short(..) | Self::Decoded(..) => {}
@@ -46,7 +46,7 @@ impl Source {
         }
     }
 
-    /// The length that the container claims, where it does.
+    /// The length that the container claims, if it does.
     fn claimed_duration(&self) -> Option<Duration> {
         match self {
             Self::Wav(wav) => Some(wav.claimed_duration()),
@@ -56,7 +56,7 @@ impl Source {
         }
     }
 
-    /// The same, where it is more than a guess.
+    /// The claimed length, unless it is only a guess.
     fn promised_duration(&self) -> Option<Duration> {
         match self {
             Self::Wav(wav) => Some(wav.claimed_duration()),
@@ -79,8 +79,8 @@ impl Source {
         }
     }
 
-    /// Looks into a short file in this turn, and becomes what it turns out to be. Gives the turn back
-    /// where there was nothing to look into.
+    /// Decodes a short file in this turn and becomes the result. Returns the turn if the source is not a
+    /// short file.
     async fn look_into(&mut self, turn: Turn) -> Result<Option<Turn>, DecodeError> {
         let Self::Short(short, ffmpeg) = self else {
             return Ok(Some(turn));
@@ -97,12 +97,12 @@ fn length(samples: &[i16]) -> Duration {
     Duration::from_secs_f64(samples_to_seconds(samples.len() as u64))
 }
 
-/// The chunks of one source, decoded as they are asked for. A caller who stops waiting for a chunk
-/// and asks again loses nothing.
+/// The chunks of one source, decoded on demand. A caller that stops waiting for a chunk and asks again loses
+/// nothing.
 pub(super) struct DecodedStream {
     source: Source,
     chunker: Chunker,
-    /// Chunks that were cut and not yet taken.
+    /// Chunks that are ready.
     cut: VecDeque<AudioChunk>,
     ended: bool,
     max_audio: Duration,
@@ -126,10 +126,10 @@ impl DecodedStream {
         }
     }
 
-    /// Decodes until there is a chunk to take, the end, or for long enough.
+    /// Decodes until a chunk is ready, the source ends, or the turn has lasted long enough.
     async fn decode(&mut self) -> Result<(), DecodeError> {
         let _turn = loop {
-            // First the slot, then the turn: who waits for a slot must not keep others from working.
+            // First the slot, then the turn: a stream that waits for a slot must not hold a turn.
             self.source.ready().await;
             // The semaphore is never closed.
             let turn = self.turns.clone().acquire_owned().await.ok();
@@ -146,7 +146,7 @@ impl DecodedStream {
             };
             self.refuse_claim()?;
             self.take(&samples)?;
-            // A long silence must not keep this thread from others.
+            // Yield, so that a long silence does not block this thread.
             tokio::task::yield_now().await;
         }
         if self.chunker.pushed_samples() == 0 {
@@ -155,7 +155,7 @@ impl DecodedStream {
         Ok(())
     }
 
-    /// A container that says itself that it is too long is not decoded up to the limit first.
+    /// Rejects a container that claims to be too long before decoding it.
     fn refuse_claim(&self) -> Result<(), DecodeError> {
         match self.source.promised_duration() {
             Some(length) if length > self.max_audio + ROUNDING => Err(too_long(self.max_audio)),
@@ -196,7 +196,7 @@ impl ChunkStream for DecodedStream {
     }
 
     fn settled_samples(&self) -> u64 {
-        // What waits here to be taken is not settled yet.
+        // Chunks that are ready here are not settled yet.
         let waiting = self.cut.front().map(AudioChunk::start_sample);
         waiting.unwrap_or_else(|| self.chunker.settled_samples())
     }
@@ -206,7 +206,7 @@ impl ChunkStream for DecodedStream {
     }
 }
 
-/// The refusal of audio that is longer than `limit`.
+/// The error for audio that is longer than `limit`.
 pub(super) fn too_long(limit: Duration) -> DecodeError {
     DecodeError::TooLong {
         limit_seconds: limit.as_secs(),

@@ -1,12 +1,12 @@
-//! Whether this build can run on this processor.
+//! Checks that this processor can run this build.
 //!
-//! whisper.cpp's kernels are compiled for an instruction set. A processor without it ends the process
-//! in the middle of work with SIGILL, which says nothing; so it is looked at before anything else.
+//! whisper.cpp's kernels are compiled for an instruction set. On a processor without it, the process would
+//! die later of SIGILL, with no explanation. So the program checks before anything else.
 
-/// What this build needs and the processor does not have, for people.
+/// Checks that the processor has all instructions that this build uses.
 ///
 /// # Errors
-/// The instructions that are missing, and what to do.
+/// The message names the missing instructions and what to do.
 pub fn check() -> Result<(), String> {
     let needed = needed();
     let missing: Vec<&str> = needed
@@ -25,7 +25,7 @@ pub fn check() -> Result<(), String> {
     ))
 }
 
-/// Name, whether the build needs it, whether the processor has it.
+/// Instruction sets: name, whether the build uses it, whether the processor has it.
 #[cfg(target_arch = "x86_64")]
 fn needed() -> Vec<(&'static str, bool, bool)> {
     use std::arch::is_x86_feature_detected as has;

@@ -1,9 +1,9 @@
 //! Engines: whisper models in worker processes.
 //!
-//! The server side ([`process`]) starts workers, speaks the [`protocol`] with them and is the
-//! tree's [`EngineLauncher`](stt_actors::ports::EngineLauncher). The child side ([`worker`]) is the
-//! same executable with one model in it ([`whisper`]). Native code that crashes takes a worker
-//! with it and never the server.
+//! The server side ([`process`]) starts workers, exchanges messages of the [`protocol`] with them and
+//! implements the supervision tree's [`EngineLauncher`](stt_actors::ports::EngineLauncher). The child side
+//! ([`worker`]) is the same executable and holds one model ([`whisper`]). A crash in native code ends one
+//! worker and never the server. [`ggml_hooks`] replaces some functions of ggml.
 
 pub mod cpu;
 pub mod ggml_hooks;

@@ -1,8 +1,8 @@
-//! What server and worker say to each other: typed frames over a socket pair.
+//! Messages between server and worker: typed frames over a socket pair.
 //!
-//! A frame is a length (u32, big-endian) and that many bytes of `postcard`. The worker speaks
-//! first. Both sides come from one executable, so the version guards against nothing but a binary
-//! that was replaced on disk while the server ran.
+//! A frame is a length (u32, big-endian) and that many bytes of `postcard`. The worker sends the first
+//! message. Both sides come from one executable, so versions differ only if the file was replaced while the
+//! server ran.
 
 use std::io;
 use std::sync::Arc;
@@ -17,40 +17,40 @@ use tokio_util::codec::LengthDelimitedCodec;
 /// Changes with every change of a message.
 pub const VERSION: u32 = 6;
 
-/// A worker's exit code when native code aborted because an allocation failed.
+/// Exit code of a worker whose native code aborted because an allocation failed.
 pub const OUT_OF_MEMORY_EXIT: i32 = 77;
 
-/// A chunk is 960,000 bytes at most; a transcript is far less. More is a broken peer.
+/// Longest frame. A chunk has at most 960,000 bytes, a transcript far less.
 pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
 
-/// From the server.
+/// Messages from the server.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// First: load this model.
+    /// The first message: load this model.
     Load(LoadRequest),
-    /// Transcribe a chunk. The next one comes after its answer.
+    /// Transcribe a chunk. The server sends the next one after the answer.
     Transcribe(TranscribeRequest),
-    /// Nobody waits for the chunk with this number any more.
+    /// Abort the chunk with this number: its result is no longer needed.
     Abort {
         /// [`TranscribeRequest::id`].
         id: u64,
     },
 }
 
-/// Which model, and how.
+/// The model and how it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadRequest {
     /// A ggml file.
     pub path: std::path::PathBuf,
-    /// Threads of the CPU that one inference may use.
+    /// CPU threads of one inference.
     pub threads: u32,
     /// Use the GPU with this index; `None`: the CPU.
     pub gpu: Option<u32>,
-    /// Candidates that are followed at once; 1: greedy.
+    /// Beam size of the search; 1: greedy.
     pub beam_size: u32,
 }
 
-/// One chunk's work.
+/// A chunk to transcribe.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TranscribeRequest {
     /// Numbers the chunks of one worker.
@@ -62,39 +62,39 @@ pub struct TranscribeRequest {
     pub task: Task,
     /// ISO 639-1; `None`: detect.
     pub language: Option<String>,
-    /// What the model is to take as what came before.
+    /// Text that the model takes as preceding the chunk.
     pub prompt: Option<String>,
-    /// 0: greedy with the temperature ladder; else this alone.
+    /// 0: greedy with the temperature ladder; any other value is used alone.
     pub temperature: f32,
 }
 
-/// From the worker.
+/// Messages from the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromWorker {
-    /// First, before anything is loaded.
+    /// The first message, before the model is loaded.
     Hello {
         /// [`VERSION`] of the worker.
         version: u32,
     },
     /// The model is loaded.
     Loaded {
-        /// Whether it knows languages besides English.
+        /// Whether it supports languages other than English.
         multilingual: bool,
     },
-    /// The model could not be loaded. The worker ends.
+    /// The model could not be loaded; the worker exits.
     LoadFailed {
         /// Why.
         reason: String,
-        /// There was no room for it in memory.
+        /// Whether memory was insufficient.
         out_of_memory: bool,
     },
-    /// The language of the chunk that runs was detected.
+    /// The language of the running chunk was detected.
     Language {
         /// [`TranscribeRequest::id`].
         id: u64,
         /// ISO 639-1.
         code: String,
-        /// The model's own probability of it.
+        /// The model's probability for it.
         probability: f32,
     },
     /// A chunk is done.
@@ -104,7 +104,7 @@ pub enum FromWorker {
         /// Its text.
         transcript: ChunkTranscript,
     },
-    /// A chunk could not be done; the worker goes on.
+    /// A chunk failed; the worker is ready for the next one.
     Failed {
         /// [`TranscribeRequest::id`].
         id: u64,
@@ -113,43 +113,43 @@ pub enum FromWorker {
     },
 }
 
-/// Why a living worker has no transcript.
+/// Why a running worker has no transcript.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
-    /// It was told to abort.
+    /// The server sent an abort.
     Aborted,
-    /// Whisper could not.
+    /// Whisper failed.
     Engine(String),
 }
 
-/// Frames with the length and the cap of this protocol.
+/// Codec with the length field and the longest frame of this protocol.
 pub fn codec() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder()
         .max_frame_length(MAX_FRAME_BYTES)
         .new_codec()
 }
 
-/// A message as a frame's content.
+/// Encodes a message as the content of a frame.
 pub fn encode<T: Serialize>(message: &T) -> io::Result<Bytes> {
     let bytes = postcard::to_stdvec(message)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(Bytes::from(bytes))
 }
 
-/// A frame's content as a message.
+/// Decodes the content of a frame.
 pub fn decode<T: DeserializeOwned>(frame: &BytesMut) -> io::Result<T> {
     postcard::from_bytes(frame).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Samples as bytes of the wire.
+/// Samples as the protocol's bytes.
 pub fn samples_to_bytes(samples: &Arc<[i16]>) -> Vec<u8> {
     samples.iter().flat_map(|s| s.to_le_bytes()).collect()
 }
 
-/// Bytes of the wire as whisper's samples: ±1.0.
+/// The protocol's bytes as whisper's samples: ±1.0.
 ///
 /// # Errors
-/// A length that is odd, or beyond the longest chunk.
+/// The length is odd or exceeds the longest chunk.
 pub fn bytes_to_samples(bytes: &[u8]) -> Result<Vec<f32>, String> {
     let longest = MAX_CHUNK.as_secs() as usize * SAMPLE_RATE as usize;
     if !bytes.len().is_multiple_of(2) || bytes.len() / 2 > longest {

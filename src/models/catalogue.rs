@@ -1,13 +1,13 @@
-//! The models that can be fetched by name.
+//! The models that are fetched by name.
 //!
 //! Names, sizes and checksums are those of the files in whisper.cpp's model repository on Hugging Face
-//! (`ggerganov/whisper.cpp`); the SHA-256 is the repository's own object id of each file. In December
-//! 2025 some of the English-only files were published anew without one unused token (17 bytes less):
-//! both generations are good, and both are listed.
+//! (`ggerganov/whisper.cpp`); the SHA-256 is the repository's own object id of each file. In December 2025
+//! some of the English-only files were published again without one unused token (17 bytes less). Both
+//! generations are valid and listed.
 
 use super::error::ModelError;
 
-/// Working memory of an inference, on top of the weights, and the languages, by model family.
+/// Working memory of an inference in addition to the weights, by model family.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Family {
     /// MiB for caches and buffers: whisper.cpp's published memory figures less the file sizes.
@@ -35,7 +35,7 @@ pub struct Published {
 pub struct CatalogueEntry {
     /// Canonical name, for example `base.en` or `large-v3-turbo-q5_0`.
     pub name: &'static str,
-    /// What it shares with its relatives.
+    /// The family whose working memory it has.
     pub(crate) family: &'static Family,
     /// The published generations of the file, newest first; never empty.
     pub published: &'static [Published],
@@ -95,7 +95,7 @@ pub const CATALOGUE: &[CatalogueEntry] = &[
     entry("large-v3-turbo-q8_0", TURBO, &[published(874_188_075, "317eb69c11673c9de1e1f0d459b253999804ec71ac4c23c17ecf5fbe24e259a1")]),
 ];
 
-/// Other names in use, and what they mean.
+/// Other names in use, and the models that they stand for.
 pub const ALIASES: &[(&str, &str)] = &[
     ("large", "large-v3"),
     ("turbo", "large-v3-turbo"),
@@ -115,12 +115,12 @@ impl CatalogueEntry {
         self.size_bytes() + self.family.working_mib * 1024 * 1024
     }
 
-    /// Whether the model knows languages other than English.
+    /// Whether the model supports languages other than English.
     pub fn multilingual(&self) -> bool {
         !self.name.contains(".en")
     }
 
-    /// How many languages, for tables: large-v3 and turbo added Cantonese to the first 99.
+    /// Number of languages, for tables: large-v3 and turbo added Cantonese to the first 99.
     pub fn languages(&self) -> &'static str {
         match (self.multilingual(), self.name.starts_with("large-v3")) {
             (false, _) => "English",
@@ -151,7 +151,7 @@ pub(crate) fn file_name(name: &str) -> String {
     format!("ggml-{name}.bin")
 }
 
-/// The name behind an alias, or the name itself.
+/// The name that an alias stands for, or the name itself.
 pub fn canonical(name: &str) -> &str {
     ALIASES
         .iter()

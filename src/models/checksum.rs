@@ -1,4 +1,4 @@
-//! SHA-256 of files, the identity of a model.
+//! SHA-256 of files, which identifies a model.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -25,7 +25,7 @@ pub(crate) fn sha256_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// SHA-256 of a whole file, read in pieces.
+/// SHA-256 of a file, which is read in blocks.
 pub(crate) fn sha256_file(path: &Path) -> Result<String, ModelError> {
     let mut file = File::open(path).map_err(ModelError::io("open", path))?;
     let mut hasher = Sha256::new();
@@ -49,7 +49,7 @@ pub(crate) struct HashingWriter<W> {
 }
 
 impl<W: Write> HashingWriter<W> {
-    /// Starts with nothing hashed.
+    /// A writer around `inner`.
     pub(crate) fn new(inner: W) -> Self {
         Self {
             inner,

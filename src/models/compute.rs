@@ -12,7 +12,7 @@ pub enum ComputeType {
     Float32,
     /// 16-bit floats: what the published files hold.
     Float16,
-    /// 8 bits a weight, in blocks of 32 with one scale (ggml's `q8_0`).
+    /// 8 bits per weight, in blocks of 32 with one scale (ggml's `q8_0`).
     Int8,
     /// 5.5 bits a weight (blocks of 32, scale).
     Q5_0,

@@ -1,4 +1,4 @@
-//! The model that the settings name, as the workers' launcher asks for it.
+//! The model that the settings name, as the source for the launcher of workers.
 
 use async_trait::async_trait;
 use tracing::info;
@@ -8,11 +8,11 @@ use crate::BUILT_FOR_GPU;
 use crate::engine::process::{ModelSource, ReadyModel};
 use crate::settings::{Device, Settings};
 
-/// What `auto` means without a GPU: the largest model that a plain CPU runs well ahead of speech.
+/// Meaning of `auto` without a GPU: the largest model that an ordinary CPU runs much faster than real time.
 const AUTO_ON_CPU: &str = "base";
 
-/// The configured model. It is looked for at every launch of a worker, so that one that is put
-/// there later is found; a catalogue model that is missing is fetched.
+/// The configured model. Every launch of a worker looks for it, so that a model that is added later is found.
+/// A missing catalogue model is fetched.
 #[derive(Debug)]
 pub struct ConfiguredModel {
     store: ModelStore,
@@ -21,13 +21,13 @@ pub struct ConfiguredModel {
 }
 
 impl ConfiguredModel {
-    /// By the settings.
+    /// The model of the settings.
     pub fn new(settings: &Settings) -> Self {
         let model = match settings.whisper_model.as_str() {
             "auto" => {
                 info!(
                     model = AUTO_ON_CPU,
-                    "WHISPER_MODEL is auto: chosen by device"
+                    "WHISPER_MODEL is auto: chose a model for the device"
                 );
                 AUTO_ON_CPU.to_owned()
             }
@@ -36,7 +36,7 @@ impl ConfiguredModel {
         Self::named(settings, &model)
     }
 
-    /// This one, stored as the settings have it.
+    /// This model, in the folder and number format of the settings.
     pub fn named(settings: &Settings, model: &str) -> Self {
         let fp32 = (!settings.whisper_fp16).then_some(ComputeType::Float32);
         Self {

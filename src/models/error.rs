@@ -1,8 +1,8 @@
-//! What can go wrong with models, in words a person can act on.
+//! Errors about models, with messages that say what to do.
 //!
-//! Two layers: [`FormatError`] is what the parsers say about bytes, [`ModelError`] adds which file,
-//! which model and what to do. `Display` never repeats its source; print the chain (`{:#}` of
-//! anyhow, or `Error::source`) to see both.
+//! There are two layers: [`FormatError`] describes wrong bytes, [`ModelError`] adds the file, the model and
+//! what to do. `Display` never repeats its source; print the chain (`{:#}` of anyhow, or `Error::source`) to
+//! see both.
 
 use std::fmt::Write;
 use std::io;
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use super::VOICE_ACTIVITY_NAME;
 use super::compute::ComputeType;
 
-/// Why bytes are not the file format they should be. Produced by the parsers, for any input.
+/// Why bytes are not in the expected format. The parsers return it for any input.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// The file is shorter than its own header promises.
-    #[error("it ends early: {needed} more bytes were announced at byte {at}, {left} are there")]
+    #[error("it ends early: at byte {at} it announces {needed} more bytes, but has {left}")]
     Truncated {
-        /// Offset in bytes at which the read was tried.
+        /// Offset of the failed read in bytes.
         at: u64,
         /// Bytes that the header announces.
         needed: u64,
@@ -28,7 +28,7 @@ pub enum FormatError {
     #[error("{0}")]
     Invalid(String),
     /// The bytes could not be read or written at all.
-    #[error("reading or writing it failed")]
+    #[error("cannot read or write it")]
     Io(#[from] io::Error),
 }
 
@@ -39,23 +39,23 @@ impl FormatError {
     }
 }
 
-/// Why a model cannot be had, read, made or kept.
+/// Why a model cannot be fetched, read, created or stored.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// Neither a catalogue name, nor a file, nor a folder.
+    /// A name that is neither in the catalogue nor a file or folder.
     #[error("there is no model called {name:?}{}; `uttera-stt models list` shows all", did_you_mean(.near))]
     UnknownName {
-        /// What was asked for.
+        /// The requested name.
         name: String,
         /// Catalogue names that look alike, best first.
         near: Vec<String>,
     },
-    /// A known model, or a path, that is not on disk.
+    /// A catalogue model or a path that is not on disk.
     #[error("{model:?} is not on this machine ({}){hint}", .place.display())]
     NotFound {
-        /// Name or path that was asked for.
+        /// The requested name or path.
         model: String,
-        /// Where it was looked for.
+        /// Where the search took place.
         place: PathBuf,
         /// What to do about it, starting with its own separator; may be empty.
         hint: String,
@@ -71,7 +71,7 @@ pub enum ModelError {
         reasons: Vec<String>,
     },
     /// The bytes are not those of the published file.
-    #[error("{} has the checksum {found}, but should have {expected}: it was changed or damaged; delete it and fetch it again", .path.display())]
+    #[error("{} has the checksum {found}, but should have {expected}: it is damaged or was modified; delete it and fetch it again", .path.display())]
     Checksum {
         /// The file that was checked.
         path: PathBuf,
@@ -89,7 +89,7 @@ pub enum ModelError {
         #[source]
         source: FormatError,
     },
-    /// Something that is recognised, and is not a model this program can read.
+    /// A recognised file that is not a model which this program can read.
     #[error("{} is {what}; {advice}", .path.display())]
     NotAModel {
         /// The file or folder.
@@ -112,15 +112,15 @@ pub enum ModelError {
     NotConvertible {
         /// The source file.
         path: PathBuf,
-        /// The type asked for.
+        /// The requested type.
         to: ComputeType,
         /// Why not.
         reason: String,
     },
     /// An import would overwrite another model.
-    #[error("{} is already there; delete it first or choose another name with --name", .path.display())]
+    #[error("{} already exists; delete it first or choose another name with --name", .path.display())]
     Exists {
-        /// The file that is in the way.
+        /// The existing file.
         path: PathBuf,
     },
     /// A name that cannot be part of a file name.
@@ -139,10 +139,13 @@ pub enum ModelError {
         /// Bytes free.
         free: u64,
     },
-    /// A value of COMPUTE_TYPE or `--type` that is not known.
-    #[error("{value:?} is no compute type; known are {}", ComputeType::SPELLINGS)]
+    /// An unknown value of COMPUTE_TYPE or `--type`.
+    #[error(
+        "{value:?} is not a compute type; known types are {}",
+        ComputeType::SPELLINGS
+    )]
     UnknownComputeType {
-        /// What was given.
+        /// The value.
         value: String,
     },
     /// A file or folder could not be read or written.
@@ -152,11 +155,11 @@ pub enum ModelError {
         doing: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's own words.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A background task of this module panicked: a bug, not the user's doing.
+    /// A background task of this module panicked, which is a bug.
     #[error("the model task ended unexpectedly")]
     TaskFailed(#[source] tokio::task::JoinError),
 }

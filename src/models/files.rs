@@ -1,9 +1,9 @@
-//! Putting model files in place so that nobody ever sees half of one.
+//! Puts model files into place so that no process ever sees an incomplete one.
 //!
-//! A file is written under a temporary name in the same folder, flushed to the disk, and renamed. A
-//! lock file per model keeps processes that want the same one from doing the work twice. Beside each
-//! file that this program made lies a small record (`<file>.json`): where it came from and what its
-//! checksum was, so that a conversion is redone when its source changed and damage is noticed later.
+//! A file is written under a temporary name in the same folder, flushed to the disk, and renamed. A lock file
+//! per model prevents processes that need the same one from doing the work twice. Beside each file that this
+//! program wrote is a small record (`<file>.json`) with its origin and checksum, so that a conversion is
+//! repeated when its source changes, and damage can be detected.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
@@ -17,20 +17,20 @@ use tempfile::NamedTempFile;
 use super::checksum::HashingWriter;
 use super::error::{FormatError, ModelError};
 
-/// How long a waiter sleeps between two looks at a lock.
+/// Interval at which a waiting task tries a lock.
 const LOCK_POLL: Duration = Duration::from_millis(100);
-/// Names of files that are being written.
+/// Prefix and suffix of files that are being written.
 const TEMPORARY_PREFIX: &str = ".ggml-";
 const TEMPORARY_SUFFIX: &str = ".tmp";
-/// Room to leave on the disk besides the model itself.
+/// Space to leave free on the disk besides the model itself.
 const SPARE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What is known about a file that this program put into the store.
+/// Record of a file that this program put into the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// What was done: `download`, `import` or `convert`.
+    /// The operation: `download`, `import` or `convert`.
     pub(crate) made_by: String,
-    /// The file it was made from; none for a download.
+    /// The source file; none for a download.
     pub(crate) source: Option<SourceStamp>,
     /// Size of the file in bytes.
     pub(crate) size_bytes: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Record {
 /// Identifies a source file's state without reading it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SourceStamp {
-    /// Where it lies.
+    /// Its path.
     pub(crate) path: PathBuf,
     /// Size in bytes.
     pub(crate) size_bytes: u64,
@@ -50,7 +50,7 @@ pub(crate) struct SourceStamp {
 }
 
 impl SourceStamp {
-    /// Takes the stamp of a file as it is now.
+    /// The stamp of a file in its present state.
     pub(crate) fn of(path: &Path) -> Result<Self, ModelError> {
         let path = fs::canonicalize(path).map_err(ModelError::io("find", path))?;
         let metadata = fs::metadata(&path).map_err(ModelError::io("read", &path))?;
@@ -72,7 +72,7 @@ fn record_path(file: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The record beside a file, if there is a readable one that fits the file's size.
+/// The record beside a file, if it is readable and matches the file's size.
 pub(crate) fn read_record(file: &Path) -> Option<Record> {
     let record: Record = serde_json::from_slice(&fs::read(record_path(file)).ok()?).ok()?;
     let size = fs::metadata(file).ok()?.len();
@@ -98,7 +98,7 @@ fn parent(file: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// A temporary file in a folder, which is made if need be. Removed unless persisted.
+/// A temporary file in a folder, which is created if necessary. It is removed unless persisted.
 fn temporary_in(folder: &Path) -> Result<NamedTempFile, ModelError> {
     fs::create_dir_all(folder).map_err(ModelError::io("create the folder", folder))?;
     tempfile::Builder::new()
@@ -128,7 +128,8 @@ fn readable_by_all(file: &File) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
-/// Makes a rename durable. Not every file system can; the rename itself has happened.
+/// Makes a rename durable. Errors are ignored: not every file system supports it, and the rename has
+/// succeeded.
 fn sync_folder(file: &Path) {
     if let Ok(folder) = File::open(parent(file)) {
         let _ = folder.sync_all();
@@ -177,8 +178,8 @@ pub(crate) fn adopt(part: &Path, target: &Path, sha256: String) -> Result<(), Mo
     )
 }
 
-/// Maps an error of a parser that reads `source` and writes `target`: an I/O error on the way out is
-/// no damage of the source.
+/// Maps an error of a parser that reads `source` and writes `target`: an I/O error while writing does not
+/// mean that the source is damaged.
 pub(crate) fn blame<'a>(
     source: &'a Path,
     target: &'a Path,
@@ -195,7 +196,7 @@ pub(crate) struct ModelLock {
     _file: Option<File>,
 }
 
-/// Outcome of one try to lock.
+/// Outcome of an attempt to lock.
 enum Attempt {
     Held(ModelLock),
     Busy(File),
@@ -206,9 +207,9 @@ impl ModelLock {
         match file.try_lock() {
             Ok(()) => Ok(Attempt::Held(Self { _file: Some(file) })),
             Err(TryLockError::WouldBlock) => Ok(Attempt::Busy(file)),
-            // Some network file systems have no locks. The rename keeps the files whole all the same.
+            // Some network file systems do not support locks. Renaming keeps the files whole anyway.
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                tracing::warn!("the models folder is on a file system without locks");
+                tracing::warn!("the file system of the models folder does not support locks");
                 Ok(Attempt::Held(Self { _file: None }))
             }
             Err(TryLockError::Error(error)) => Err(error),
@@ -264,7 +265,7 @@ impl ModelLock {
     }
 }
 
-/// Refuses work that the disk has no room for. File systems that do not tell pass.
+/// Fails if the disk has too little space. File systems that do not report it pass.
 pub(crate) fn require_space(dir: &Path, needed: u64) -> Result<(), ModelError> {
     let Ok(stats) = statvfs(dir) else {
         return Ok(());
@@ -284,7 +285,7 @@ pub(crate) fn require_space(dir: &Path, needed: u64) -> Result<(), ModelError> {
 
 /// Prefix of the folders in which `scripts/models-from-wheels` works.
 const WORK_PREFIX: &str = ".ggml-work-";
-/// Remains of a process that was killed are removed after this time.
+/// Age after which files of a killed process are removed.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Removes temporary files that killed processes left behind a day ago or more.

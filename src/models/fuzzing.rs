@@ -1,7 +1,7 @@
-//! The parsers by themselves, on bytes in memory: for the fuzz target and the property tests.
+//! The parsers on bytes in memory, for the fuzz target and the property tests.
 //!
-//! Each function must return, not panic, and not take memory beyond a small multiple of its input,
-//! whatever the bytes are.
+//! For any bytes, each function must return without a panic and use at most a small multiple of its input's
+//! memory.
 
 use std::io::{self, Cursor};
 

@@ -1,11 +1,11 @@
-//! Models: which there are, how they get onto the disk, and in which number format.
+//! Models: the catalogue, fetching them, storing them, and converting their number format.
 //!
 //! [`ModelStore`] is a folder of ggml files. [`ModelStore::resolve`] turns what the operator wrote
 //! (`WHISPER_MODEL`, `COMPUTE_TYPE`) into one checked file and never touches the network;
 //! [`ModelStore::ensure`] also fetches the published ggml file of a catalogue model that is missing, over
-//! HTTPS or from a mirror. CTranslate2 (faster-whisper) folders are imported. Nothing is believed: every length in a file is checked before
-//! use, checksums are the identity of a published model, and files appear under their name only when
-//! they are complete.
+//! HTTPS or from a mirror. CTranslate2 (faster-whisper) folders are imported. No input is trusted: every
+//! length in a file is checked before use, a published model is identified by its checksum, and a file gets
+//! its name only when it is complete.
 //!
 //! | module | contents |
 //! |---|---|

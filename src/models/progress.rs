@@ -1,4 +1,4 @@
-//! How long work tells how far it is.
+//! Progress reports of long work.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,15 +7,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Receives the progress of a download, from any thread.
 pub trait Progress: Send + Sync {
-    /// A piece of work begins; its size in bytes if known.
+    /// Work begins; its size in bytes, if known.
     fn start(&self, what: &str, total_bytes: Option<u64>);
-    /// So many bytes of it are done, counted from its beginning.
+    /// This many bytes are done, counted from the beginning.
     fn advance(&self, done_bytes: u64);
-    /// It ended, well or not.
+    /// The work ended, successfully or not.
     fn finish(&self);
 }
 
-/// Says nothing.
+/// Reports nothing.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Silent;
 
@@ -25,7 +25,7 @@ impl Progress for Silent {
     fn finish(&self) {}
 }
 
-/// A bar on the terminal; nothing when standard error is not one.
+/// A bar on the terminal. If standard error is not a terminal, it shows nothing.
 #[derive(Debug, Default)]
 pub struct Bar {
     current: Mutex<Option<ProgressBar>>,
@@ -78,7 +78,7 @@ impl Progress for Bar {
     }
 }
 
-/// Lines in the log, one per tenth of the work: for a server that fetches its model at start-up.
+/// Log lines, one per tenth of the work, for a server that fetches its model when it starts.
 #[derive(Debug, Default)]
 pub struct Logged {
     current: Mutex<Option<LoggedWork>>,
@@ -121,7 +121,7 @@ impl Progress for Logged {
         let tenths = done_bytes.saturating_mul(10) / (*total).max(1);
         if tenths > *tenths_logged {
             *tenths_logged = tenths;
-            tracing::info!(what, percent = tenths * 10, "model work goes on");
+            tracing::info!(what, percent = tenths * 10, "model work in progress");
         }
     }
 

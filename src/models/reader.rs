@@ -1,8 +1,8 @@
 //! Little-endian reading that can neither run past the end nor allocate more than the file holds.
 //!
-//! Both model formats are sequences of lengths and bytes. All reads go through [`BoundedReader`],
-//! which knows the file's size and refuses a length *before* allocating for it, so that a corrupted
-//! header costs an error and not the machine's memory.
+//! Both model formats are sequences of lengths and bytes. All reads go through [`BoundedReader`], which knows
+//! the file's size and checks a length *before* allocating memory for it. So a corrupted header leads to an
+//! error instead of exhausting memory.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::error::FormatError;
 
-/// A reader that tracks its offset and refuses what the file cannot hold.
+/// A reader that tracks its offset and rejects lengths that the file cannot hold.
 pub(crate) struct BoundedReader<R> {
     inner: BufReader<R>,
     position: u64,
@@ -29,7 +29,7 @@ impl BoundedReader<File> {
 }
 
 impl<R: Read + Seek> BoundedReader<R> {
-    /// Wraps a source and measures it.
+    /// Wraps a source and determines its size.
     pub(crate) fn new(mut inner: R) -> Result<Self, FormatError> {
         let length = inner.seek(SeekFrom::End(0))?;
         inner.seek(SeekFrom::Start(0))?;
@@ -55,7 +55,7 @@ impl<R: Read + Seek> BoundedReader<R> {
         self.length.saturating_sub(self.position)
     }
 
-    /// Fails unless `count` more bytes are there.
+    /// Fails unless at least `count` bytes are left.
     pub(crate) fn need(&self, count: u64) -> Result<(), FormatError> {
         if count <= self.left() {
             return Ok(());
@@ -79,7 +79,7 @@ impl<R: Read + Seek> BoundedReader<R> {
     pub(crate) fn bytes(&mut self, count: u64) -> Result<Vec<u8>, FormatError> {
         self.need(count)?;
         let size = usize::try_from(count)
-            .map_err(|_| FormatError::invalid("a length exceeds this machine's memory"))?;
+            .map_err(|_| FormatError::invalid("a length exceeds the address space"))?;
         let mut buffer = vec![0; size];
         self.fill(&mut buffer)?;
         Ok(buffer)

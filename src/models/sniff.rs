@@ -1,4 +1,4 @@
-//! Tells what a file or folder is when it is not the model it was taken for.
+//! Recognises files and folders that are not models.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::error::ModelError;
 
-/// Refuses files that are recognised as something else, each with what to do instead.
+/// Fails for files that are recognised as something else; the error says what to do.
 ///
-/// Files that start like a ggml model, or like nothing known, pass: the parser judges those.
+/// Files that start like a ggml model or like no known format pass; the parser checks those.
 pub(crate) fn refuse_other_formats(path: &Path) -> Result<(), ModelError> {
     let mut head = Vec::with_capacity(64);
     File::open(path)
@@ -65,7 +65,7 @@ pub(crate) fn is_ctranslate2_folder(folder: &Path) -> bool {
     folder.join("model.bin").is_file()
 }
 
-/// Refuses what cannot be imported, each with what to do instead.
+/// Fails for folders that cannot be imported; the error says what to do.
 pub(crate) fn require_ctranslate2_folder(folder: &Path) -> Result<(), ModelError> {
     if is_ctranslate2_folder(folder) {
         return Ok(());
@@ -88,7 +88,7 @@ pub(crate) fn require_ctranslate2_folder(folder: &Path) -> Result<(), ModelError
     ))
 }
 
-/// The error for a folder that is no CTranslate2 model.
+/// The error for a folder that is not a CTranslate2 model.
 fn not_a_model_folder(folder: &Path) -> ModelError {
     let transformers = [
         "model.safetensors",

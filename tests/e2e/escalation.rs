@@ -9,6 +9,7 @@ use serde_json::Value;
 use test_support::escalation_pair::{ALWAYS, NEVER, PATH, fallback, header, primary};
 use test_support::events::Events;
 use test_support::port::HeldPort;
+use test_support::wav::write_silence;
 use test_support::wer::Score;
 use test_support::{Server, model, sample, sample_text, signal, words};
 
@@ -141,27 +142,12 @@ async fn what_is_trusted_and_what_is_silent_goes_nowhere() {
     drop(primary);
     let primary = self::primary(&fallback, &[]).await;
     let silence = primary.folder().join("silence.wav");
-    write_silence(&silence);
+    write_silence(&silence, 2000);
     let response = primary.post(PATH, form(&silence, &[])).await;
     assert_eq!(header(&response, "x-fallback-used"), Some("false"));
     assert_eq!(body(response).await["text"], "");
     assert_eq!(asked(&fallback).await.to_string(), "0");
     assert_eq!(result(&primary, "skipped").await.to_string(), "1");
-}
-
-/// Two seconds of nothing.
-fn write_silence(path: &Path) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).expect("creates");
-    for _ in 0..32_000 {
-        writer.write_sample(0_i16).expect("writes");
-    }
-    writer.finalize().expect("writes");
 }
 
 /// A 502 with everything that there is to know, the small model's text among it.

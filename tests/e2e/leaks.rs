@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use test_support::wav::{write_silence, write_speech};
 use test_support::{Server, form, model, sample, sample_text, words};
 use tokio::task::JoinSet;
 
@@ -18,33 +19,18 @@ fn secret_words() -> Vec<String> {
 /// Given with the secret: it must not be taken for what came before another clip.
 const PROMPT: &str = "Zanzibar, xylophone, Quetzalcoatl.";
 
-/// Writes 16 kHz mono samples.
-fn wav(folder: &Path, name: &str, samples: impl Iterator<Item = i16>) -> PathBuf {
-    let path = folder.join(name);
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(&path, spec).expect("creates");
-    for sample in samples {
-        writer.write_sample(sample).expect("writes");
-    }
-    writer.finalize().expect("finishes");
-    path
-}
-
 /// Clips that a model is tempted to fill with whatever it still has in mind.
 fn listeners(folder: &Path) -> Vec<PathBuf> {
-    let silence = wav(folder, "silence.wav", std::iter::repeat_n(0, 48_000));
+    let silence = folder.join("silence.wav");
+    write_silence(&silence, 3000);
     let mut state = 1_u32;
     let noise = std::iter::repeat_with(move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         ((state >> 16) as i16) / 16
     });
-    let noise = wav(folder, "noise.wav", noise.take(48_000));
-    vec![silence, noise]
+    let noisy = folder.join("noise.wav");
+    write_speech(&noisy, noise.take(48_000));
+    vec![silence, noisy]
 }
 
 async fn text(server: &Server, file: &Path) -> String {

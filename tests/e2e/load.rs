@@ -3,11 +3,11 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use test_support::escalation_pair::{COMMANDS, fallback, primary};
-use test_support::{PATIENCE, Server, model, program, sample, signal};
+use test_support::{PATIENCE, Server, model, program, sample, signal, until};
 use tokio::process::Command;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -327,7 +327,6 @@ async fn a_signal_ends_the_run_and_the_steps_done_are_told() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
-    let begin = Instant::now();
     let posts = async || {
         let requests = server.received_requests().await.expect("recorded");
         requests
@@ -335,10 +334,7 @@ async fn a_signal_ends_the_run_and_the_steps_done_are_told() {
             .filter(|request| request.method.as_str() == "POST")
             .count()
     };
-    while posts().await < 6 {
-        assert!(begin.elapsed() < PATIENCE, "the second step never began");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the second step begins", async || posts().await >= 6).await;
     signal(child.id().expect("it runs"), "INT");
     let ended = tokio::time::timeout(PATIENCE, child.wait_with_output());
     let output = ended.await.expect("in time").expect("ends");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use reqwest::Response;
 use serde_json::Value;
 use test_support::libretranslate::{Behaviour, StandIn, translated};
+use test_support::wav::write_silence;
 use test_support::{Server, form, model, refused, sample, sample_text, words};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -21,17 +22,7 @@ async fn translate(server: &Server, file: &Path, fields: &[(&str, &str)]) -> Res
 /// A second of nothing.
 fn silence(server: &Server) -> PathBuf {
     let path = server.folder().join("silence.wav");
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(&path, spec).expect("creates");
-    for _ in 0..16_000 {
-        writer.write_sample(0_i16).expect("writes");
-    }
-    writer.finalize().expect("writes");
+    write_silence(&path, 1000);
     path
 }
 

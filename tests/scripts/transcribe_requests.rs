@@ -3,13 +3,12 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use test_support::PATIENCE;
 use test_support::transcribe_script::{Script, answer, sent, server, told, with_answer};
+use test_support::{PATIENCE, until};
 use wiremock::matchers::header;
 use wiremock::{Mock, MockServer};
 
@@ -243,14 +242,6 @@ fn command_lines(part: &str) -> Vec<String> {
     let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
     let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
     lines.filter(|line| line.contains(part)).collect()
-}
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let begin = Instant::now();
-    while !condition().await {
-        assert!(begin.elapsed() < PATIENCE, "never happened: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 #[tokio::test]

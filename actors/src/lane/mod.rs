@@ -190,7 +190,7 @@ impl Lane {
     /// The hot lane stays for a request that is still uploaded or decoded: it would be started
     /// again at once.
     fn is_about_to_be_needed(&self) -> bool {
-        let admitted = self.arguments.status.slots().held() > 0;
+        let admitted = self.arguments.status.requests() > 0;
         self.arguments.kind == LaneKind::Hot && admitted
     }
 

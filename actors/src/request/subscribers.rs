@@ -13,7 +13,6 @@ use crate::domain::job::{Event, Progress};
 use crate::domain::transcript::{Route, Segment, Transcript};
 use crate::request::resume::FinishedWork;
 use crate::status::admission::AdmissionSlot;
-use crate::status::load::Left;
 
 /// Where events go. Unbounded, and bounded by the length of the audio all the same: a handful of
 /// segments a chunk.
@@ -102,7 +101,7 @@ impl Subscribers {
             let _ = events.send(Ok(event));
         }
         // Its work is in the accounts already.
-        slot.update(Left::default());
+        slot.clear();
         inner.listeners.push(Listener {
             events,
             slot: Some(slot),

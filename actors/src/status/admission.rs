@@ -1,23 +1,29 @@
-//! Places in the queue: how much work the node has taken on, and what a newcomer would wait for.
+//! Admission: how much work the node has accepted, and how long a new request would wait.
 //!
-//! A request holds a [`AdmissionSlot`] from before its body is read until it is over, however it ends:
-//! dropping the place takes all that it stood for out of the accounts. So no error path can leave
-//! them wrong, and everybody reads the same numbers: sizing, load score, Retry-After and the
-//! estimated wait.
+//! A request holds an [`AdmissionSlot`] from before its body is read until it ends. Dropping the slot removes
+//! the request's work from the accounts, so no error path can leave them wrong. Pool sizing, the load score,
+//! Retry-After and wait estimates all read these accounts.
 //!
-//! What comes before a request follows the order of [`crate::queue::waiting`]. Before one that is a single
-//! chunk come its client's earlier ones, as many and one more of every other client, and of long
-//! files what lanes have in hand. Before a long file come all that are a single chunk, a chunk of
-//! every other client's long file, and its own client's earlier ones whole.
+//! The work ahead of a request follows the order of [`crate::queue::waiting`]. Ahead of a request of one chunk
+//! are its client's earlier short requests, as many requests of every other client plus one, and the chunks of
+//! long files that lanes already work on. Ahead of a long file are all short requests, one chunk of every
+//! other client's long file, and its own client's earlier long files whole.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::watch;
+
+use crate::domain::error::SttError;
 use crate::domain::job::{Client, Priority, SchedulingKey, is_long};
-use crate::status::NodeStatus;
-use crate::status::chunk_length::target_length;
-use crate::status::load::{Ahead, Left, Load};
+use crate::status::load::{Ahead, Left, Load, WaitEstimate};
+use crate::status::snapshot::Snapshot;
 
+/// Requests that the node accepts at once. Each costs little; this limits what a flood of them costs.
+const MOST_REQUESTS: usize = 512;
+/// The longest Retry-After: clients ignore longer ones.
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// Chunks of one request that are decoded and not yet done, at most, beyond one for each lane: one
 /// that waits, one that is being cut.
 const CHUNKS_BEYOND_LANES: usize = 2;
@@ -31,19 +37,19 @@ pub fn outstanding_chunks(lanes: usize) -> usize {
     lanes.max(1) + CHUNKS_BEYOND_LANES
 }
 
-/// A request that asks for a place.
+/// A request that asks for admission.
 #[derive(Clone, Debug)]
 pub struct AdmissionRequest {
-    /// Whose it is.
+    /// The client that sent it.
     pub client: Client,
-    /// How urgent that client's work is.
+    /// The priority of that client's work.
     pub priority: Priority,
-    /// Bytes of its body, where it says so.
+    /// Bytes of the body, if the request says so.
     pub body_bytes: Option<u64>,
 }
 
 impl AdmissionRequest {
-    /// One of whose body nothing is known.
+    /// A request with a body of unknown length.
     pub fn of(client: Client) -> Self {
         Self {
             client,
@@ -52,55 +58,138 @@ impl AdmissionRequest {
         }
     }
 
-    /// Whether its audio is longer than a chunk in any format that people send, video included: an
-    /// hour of compressed speech may be smaller.
+    /// Whether its audio is longer than a chunk in any usual format, video included. An hour of compressed
+    /// speech may be smaller.
     fn is_surely_long(&self) -> bool {
         self.body_bytes
             .is_some_and(|bytes| bytes > BYTES_OF_A_LONG_FILE)
     }
 }
 
-/// What one place stands for.
+/// Decides on a request with this work ahead of it, from one snapshot of the node. `max_queue` is the longest
+/// acceptable wait.
+///
+/// # Errors
+/// The estimated wait is too long, or the node holds too many requests.
+pub(crate) fn decide(
+    snapshot: &Snapshot,
+    ahead: Ahead,
+    max_queue: Duration,
+) -> Result<WaitEstimate, SttError> {
+    let estimate = snapshot.wait_estimate(ahead);
+    reject_long_wait(snapshot, estimate, max_queue)?;
+    if snapshot.requests > MOST_REQUESTS {
+        return Err(overloaded(next_end(snapshot, estimate)));
+    }
+    Ok(estimate)
+}
+
+/// Rejects a request whose estimated wait exceeds `max_queue`.
+pub(crate) fn reject_long_wait(
+    snapshot: &Snapshot,
+    estimate: WaitEstimate,
+    max_queue: Duration,
+) -> Result<(), SttError> {
+    let excess = estimate.wait.saturating_sub(max_queue);
+    if excess.is_zero() {
+        return Ok(());
+    }
+    Err(overloaded(excess.max(next_end(snapshot, estimate))))
+}
+
+/// The estimated time until one of the node's requests ends.
+fn next_end(snapshot: &Snapshot, estimate: WaitEstimate) -> Duration {
+    estimate.wait / snapshot.requests.max(1) as u32
+}
+
+fn overloaded(retry_after: Duration) -> SttError {
+    SttError::Overloaded {
+        retry_after: retry_after.clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
+    }
+}
+
+/// The accounts of one slot.
 #[derive(Clone, Debug)]
 struct Entry {
     client: Client,
     long: bool,
     /// Chunks that are decoded and not done.
     open: Load,
-    /// All that is left, the open chunks among it.
+    /// All remaining work, including the open chunks.
     remaining: Load,
 }
 
-/// What all places together stand for, in the order in which they were taken.
-#[derive(Debug, Default)]
+/// The slots of all requests, in the order in which they were taken.
+#[derive(Debug)]
 pub struct AdmissionSlots {
     entries: Mutex<BTreeMap<SlotId, Entry>>,
+    /// Announces every change, because it may change whether the node accepts requests.
+    changed: watch::Sender<()>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct SlotId(u64);
 
 impl AdmissionSlots {
-    /// Requests that hold a place.
+    /// No slot is taken. Every change is announced through `changed`.
+    pub(crate) fn new(changed: watch::Sender<()>) -> Self {
+        Self {
+            entries: Mutex::default(),
+            changed,
+        }
+    }
+
+    /// Takes a slot for a request whose length is not known yet. `expected_seconds` is what it counts for until
+    /// then, at most one chunk: anything more would let one long file speak for every command after it.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        request: AdmissionRequest,
+        expected_seconds: f64,
+    ) -> AdmissionSlot {
+        let entry = Entry {
+            client: request.client.clone(),
+            long: request.is_surely_long(),
+            open: Load::default(),
+            remaining: Load {
+                audio_millis: (expected_seconds * 1000.0) as u64,
+                chunks: 1,
+            },
+        };
+        let mut entries = self.lock();
+        // Slots are numbered in the order in which they are taken.
+        let id = entries.last_key_value().map_or(0, |(last, _)| last.0 + 1);
+        let id = SlotId(id);
+        entries.insert(id, entry);
+        drop(entries);
+        self.changed.send_replace(());
+        AdmissionSlot {
+            slots: Arc::clone(self),
+            id,
+            client: request.client,
+            priority: request.priority,
+        }
+    }
+
+    /// How many slots are taken.
     pub fn held(&self) -> usize {
         self.lock().len()
     }
 
-    /// Audio that is still to be worked on, the undecoded rest of long files included.
+    /// Audio that is not transcribed yet, including the undecoded rest of long files.
     pub fn remaining(&self) -> Load {
         let entries = self.lock();
         let all = entries.values().map(|entry| entry.remaining);
         all.fold(Load::default(), Load::plus)
     }
 
-    /// What comes before the request in a place.
+    /// The work ahead of the request in a slot.
     fn ahead_of(&self, id: SlotId) -> Ahead {
         let entries = self.lock();
         let mut ahead = Ahead::default();
         let Some(own) = entries.get(&id) else {
             return ahead;
         };
-        // Those without work wait for that of others, or are about to end.
+        // A request without work waits for another request's, or is about to end.
         let works = |other: &Entry| other.remaining != Load::default();
         let is_earlier_own = |other_id: SlotId, other: &Entry| {
             other_id < id && other.client == own.client && other.long == own.long && works(other)
@@ -144,51 +233,22 @@ impl AdmissionSlots {
     }
 }
 
-/// One request's place. Dropping it gives it back.
+/// One request's slot. Dropping it frees it.
 #[derive(Debug)]
 pub struct AdmissionSlot {
-    status: Arc<NodeStatus>,
+    slots: Arc<AdmissionSlots>,
     id: SlotId,
     client: Client,
     priority: Priority,
 }
 
 impl AdmissionSlot {
-    /// Takes a place for a request whose length is not known yet.
-    pub(crate) fn take(status: &Arc<NodeStatus>, admission_request: AdmissionRequest) -> Self {
-        // One chunk, as long as those of other requests were: anything more would let one long file
-        // speak for every command after it.
-        let expected = Load {
-            audio_millis: (status.typical_request_seconds() * 1000.0) as u64,
-            chunks: 1,
-        };
-        let entry = Entry {
-            client: admission_request.client.clone(),
-            long: admission_request.is_surely_long(),
-            open: Load::default(),
-            remaining: expected,
-        };
-        let mut entries = status.slots().lock();
-        // Places are taken in the order of their numbers.
-        let id = entries.last_key_value().map_or(0, |(last, _)| last.0 + 1);
-        let id = SlotId(id);
-        entries.insert(id, entry);
-        drop(entries);
-        status.review_routing();
-        Self {
-            status: Arc::clone(status),
-            id,
-            client: admission_request.client,
-            priority: admission_request.priority,
-        }
-    }
-
-    /// What comes before this request.
+    /// The work ahead of this request.
     pub(crate) fn ahead(&self) -> Ahead {
-        self.status.slots().ahead_of(self.id)
+        self.slots.ahead_of(self.id)
     }
 
-    /// What the order of this request's chunks depends on.
+    /// The values that decide the order of this request's chunks.
     pub(crate) fn scheduling_key(
         &self,
         total_seconds: f64,
@@ -202,27 +262,30 @@ impl AdmissionSlot {
         }
     }
 
-    /// What is left of the request: `open` chunks with so many seconds of audio in the queue or in
-    /// a lane, and `undecoded` seconds beyond, of `total` as far as it is known.
-    pub(crate) fn update(&mut self, left: Left) {
+    /// Sets the remaining work. Audio that is not cut yet counts in chunks of `chunk_length`.
+    pub(crate) fn update(&mut self, left: Left, chunk_length: Duration) {
         let open = Load {
             audio_millis: (left.open_seconds.max(0.0) * 1000.0) as u64,
             chunks: left.open as u64,
         };
-        let chunk = target_length(self.status.cost());
-        if let Some(entry) = self.status.slots().lock().get_mut(&self.id) {
+        if let Some(entry) = self.slots.lock().get_mut(&self.id) {
             entry.long = is_long(left.total_seconds);
             entry.open = open;
-            entry.remaining = open.plus(Load::uncut(left.undecoded_seconds, chunk));
+            entry.remaining = open.plus(Load::uncut(left.undecoded_seconds, chunk_length));
         }
-        self.status.review_routing();
+        self.slots.changed.send_replace(());
+    }
+
+    /// Sets the remaining work to none: another request's work answers this one.
+    pub(crate) fn clear(&mut self) {
+        self.update(Left::default(), Duration::from_secs(1));
     }
 }
 
 impl Drop for AdmissionSlot {
     fn drop(&mut self) {
-        self.status.slots().lock().remove(&self.id);
-        self.status.review_routing();
+        self.slots.lock().remove(&self.id);
+        self.slots.changed.send_replace(());
     }
 }
 
@@ -231,9 +294,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::status::NodeStatus;
+    use crate::status::chunk_length::target_length;
 
-    fn node() -> Arc<NodeStatus> {
-        Arc::new(NodeStatus::default())
+    fn no_slots() -> Arc<AdmissionSlots> {
+        Arc::new(AdmissionSlots::new(watch::Sender::new(())))
+    }
+
+    fn take(slots: &Arc<AdmissionSlots>, client: &str) -> AdmissionSlot {
+        slots.take(admission_request(client), 10.0)
+    }
+
+    fn update(slot: &mut AdmissionSlot, left: Left) {
+        slot.update(left, target_length(None));
     }
 
     fn admission_request(client: &str) -> AdmissionRequest {
@@ -250,37 +323,37 @@ mod tests {
     }
 
     #[test]
-    fn a_long_file_stands_before_a_command_with_what_lanes_have_in_hand_only() {
-        let node = node();
-        let mut long = AdmissionSlot::take(&node, admission_request("a"));
-        long.update(left(1, 25.0, 1775.0));
-        assert!((node.slots().remaining().audio_seconds() - 1800.0).abs() < 1e-6);
-        assert_eq!(node.slots().remaining().chunks, 1 + 64);
-        let command = AdmissionSlot::take(&node, admission_request("a"));
+    fn a_command_waits_only_for_the_chunks_of_a_long_file_that_lanes_work_on() {
+        let slots = no_slots();
+        let mut long = take(&slots, "a");
+        update(&mut long, left(1, 25.0, 1775.0));
+        assert!((slots.remaining().audio_seconds() - 1800.0).abs() < 1e-6);
+        assert_eq!(slots.remaining().chunks, 1 + 64);
+        let command = take(&slots, "a");
         let expected = Ahead {
             long_in_hand: 1,
             ..Ahead::default()
         };
         assert_eq!(command.ahead(), expected);
-        long.update(left(0, 0.0, 0.0));
+        update(&mut long, left(0, 0.0, 0.0));
         drop(command);
-        assert_eq!(node.slots().remaining(), Load::default());
-        assert_eq!(node.slots().held(), 1);
+        assert_eq!(slots.remaining(), Load::default());
+        assert_eq!(slots.held(), 1);
     }
 
     #[test]
-    fn before_a_long_file_come_its_clients_earlier_ones_whole_and_a_chunk_of_others() {
-        let node = node();
-        let take = |client, seconds: f64| {
-            let mut slot = AdmissionSlot::take(&node, admission_request(client));
-            slot.update(left(0, 0.0, seconds));
+    fn a_long_file_waits_for_its_clients_earlier_files_and_a_chunk_of_others() {
+        let slots = no_slots();
+        let take_long = |client, seconds: f64| {
+            let mut slot = take(&slots, client);
+            update(&mut slot, left(0, 0.0, seconds));
             slot
         };
-        let _short = take("b", 10.0);
-        let _own = take("a", 100.0);
-        let _other = take("b", 1000.0);
-        let long = take("a", 500.0);
-        let _later = take("a", 250.0);
+        let _short = take_long("b", 10.0);
+        let _own = take_long("a", 100.0);
+        let _other = take_long("b", 1000.0);
+        let long = take_long("a", 500.0);
+        let _later = take_long("a", 250.0);
         let ahead = long.ahead();
         // 10 s, 100 s in four chunks, and one of 36 of the other client's.
         let expected = 10.0 + 100.0 + 1000.0 / 36.0;
@@ -292,53 +365,115 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_one_command_waits_for_one_of_a_greedy_client_and_not_for_all() {
-        let node = node();
-        let take = |client| {
-            let mut slot = AdmissionSlot::take(&node, admission_request(client));
-            slot.update(left(1, 5.0, 0.0));
+    fn a_client_with_one_command_waits_for_one_request_of_a_greedy_client() {
+        let slots = no_slots();
+        let take_short = |client| {
+            let mut slot = take(&slots, client);
+            update(&mut slot, left(1, 5.0, 0.0));
             slot
         };
-        let greedy: Vec<AdmissionSlot> = (0..50).map(|_| take("greedy")).collect();
-        let modest = [take("modest"), take("modest")];
+        let greedy: Vec<AdmissionSlot> = (0..50).map(|_| take_short("greedy")).collect();
+        let modest = [take_short("modest"), take_short("modest")];
         assert_eq!(modest[0].ahead().requests, 1);
-        // Its first one, and two of the other client.
+        // Its own first one and two of the other client.
         assert_eq!(modest[1].ahead().requests, 3);
         assert_eq!(greedy[49].ahead().requests, 49 + 2);
     }
 
     #[test]
-    fn a_large_body_is_taken_for_a_long_file_before_it_is_read() {
-        let node = node();
-        let mut own = AdmissionSlot::take(&node, admission_request("a"));
-        own.update(left(0, 0.0, 5000.0));
+    fn a_large_body_counts_as_a_long_file_before_it_is_read() {
+        let slots = no_slots();
+        let mut own = take(&slots, "a");
+        update(&mut own, left(0, 0.0, 5000.0));
         let large = AdmissionRequest {
             body_bytes: Some(500_000_000),
             ..admission_request("a")
         };
-        let slot = AdmissionSlot::take(&node, large);
+        let slot = slots.take(large, 10.0);
         assert!((slot.ahead().load.audio_seconds() - 5000.0).abs() < 1e-6);
+    }
+
+    /// A snapshot of a node with so many requests and one lane.
+    fn snapshot(requests: usize) -> Snapshot {
+        let status = Arc::new(NodeStatus::default());
+        status.set_queue(0, 1, 0);
+        Snapshot {
+            requests,
+            ..status.snapshot()
+        }
+    }
+
+    /// A command with this many seconds of audio ahead of it, which take as long on the unmeasured lane.
+    fn ahead(seconds: u64) -> Ahead {
+        Ahead {
+            load: Load {
+                audio_millis: seconds * 1000,
+                chunks: 1,
+            },
+            requests: 1,
+            long_in_hand: 0,
+        }
+    }
+
+    #[test]
+    fn one_snapshot_decides_and_its_estimate_is_the_one_that_is_returned() {
+        let (node, max_queue) = (snapshot(2), Duration::from_secs(60));
+        let admitted = decide(&node, ahead(50), max_queue).expect("admitted");
+        assert_eq!(admitted, node.wait_estimate(ahead(50)));
+        assert_eq!(admitted.wait, Duration::from_secs(50));
+        // Half of the wait is a request's average: longer than the excess of 10 s.
+        let rejected = decide(&node, ahead(70), max_queue).expect_err("too long");
+        assert_eq!(rejected, overloaded(Duration::from_secs(35)));
+        let rejected = decide(&node, ahead(200), max_queue).expect_err("too long");
+        assert_eq!(rejected, overloaded(LONGEST_RETRY_AFTER));
+    }
+
+    #[test]
+    fn more_requests_than_the_limit_are_rejected_until_the_next_one_ends() {
+        let max_queue = Duration::from_secs(600);
+        assert!(decide(&snapshot(MOST_REQUESTS), ahead(513), max_queue).is_ok());
+        let full = snapshot(MOST_REQUESTS + 1);
+        let rejected = decide(&full, ahead(513), max_queue).expect_err("full");
+        assert_eq!(rejected, overloaded(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn every_change_of_a_slot_is_announced() {
+        let changed = watch::Sender::new(());
+        let slots = Arc::new(AdmissionSlots::new(changed.clone()));
+        let mut seen = changed.subscribe();
+        let mut is_announced = move || {
+            let announced = seen.has_changed().expect("the sender lives");
+            seen.mark_unchanged();
+            announced
+        };
+        let mut slot = take(&slots, "a");
+        assert!(is_announced());
+        update(&mut slot, left(1, 5.0, 0.0));
+        assert!(is_announced());
+        drop(slot);
+        assert!(is_announced() && !is_announced());
     }
 
     proptest! {
         #[test]
-        fn when_every_place_is_given_back_nothing_is_left(
+        fn when_every_slot_is_free_no_work_is_left(
             updates in prop::collection::vec((0_usize..6, 0_usize..4, 0.0_f64..100.0, 0.0_f64..5000.0), 0..60),
         ) {
-            let node = node();
-            let take = |which: usize| Some(AdmissionSlot::take(&node, admission_request(&which.to_string())));
-            let mut slots: Vec<Option<AdmissionSlot>> = (0..6).map(take).collect();
+            let slots = no_slots();
+            let mut taken: Vec<Option<AdmissionSlot>> =
+                (0..6).map(|which| Some(take(&slots, &which.to_string()))).collect();
             for (which, open, open_seconds, undecoded) in updates {
                 if undecoded < 100.0 {
-                    slots[which] = None;
-                } else if let Some(slot) = &mut slots[which] {
-                    slot.update(left(open, open_seconds, undecoded));
+                    taken[which] = None;
+                } else if let Some(slot) = &mut taken[which] {
+                    update(slot, left(open, open_seconds, undecoded));
                 }
             }
-            prop_assert_eq!(node.slots().held(), slots.iter().flatten().count());
-            drop(slots);
-            prop_assert_eq!(node.slots().held(), 0);
-            prop_assert_eq!(node.slots().remaining(), Load::default());
+            prop_assert_eq!(slots.held(), taken.iter().flatten().count());
+            drop(taken);
+            prop_assert_eq!(slots.held(), 0);
+            prop_assert_eq!(slots.remaining(), Load::default());
         }
     }
 }

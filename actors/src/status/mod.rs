@@ -16,14 +16,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::domain::error::SttError;
 use crate::domain::ids::{LaneId, LaneKind};
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
-use crate::status::admission::{AdmissionSlot, AdmissionSlots};
+use crate::status::admission::{AdmissionRequest, AdmissionSlot, AdmissionSlots};
 use crate::status::atomic_f64::AtomicF64;
 use crate::status::chunk_length::LONGEST_TARGET;
 use crate::status::cost::{Cost, CostModel};
-use crate::status::load::{Ahead, WaitEstimate};
 use crate::status::snapshot::{FallbackCounts, HotState, MemorySnapshot, PoolSnapshot, Snapshot};
 
 /// What became of a request where a larger model stands by.
@@ -41,10 +39,6 @@ pub(crate) enum Escalated {
 const START_WEIGHT: f64 = 0.3;
 /// Weight of the newest request in the rolling length of requests.
 const REQUEST_WEIGHT: f64 = 0.1;
-/// Requests in the tree at once. Each costs little; this bounds what a flood of them does.
-const MOST_REQUESTS: usize = 512;
-/// The longest Retry-After that is ever given: clients ignore longer ones.
-pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// What a request is taken for at first, in seconds of audio.
 const TYPICAL_REQUEST_SECONDS: f64 = 10.0;
 
@@ -59,10 +53,10 @@ pub struct NodeStatus {
     max_queue: Duration,
     hot: watch::Sender<HotState>,
     last_engine: Mutex<Option<EngineInfo>>,
-    /// Whether routers should send work here; changes wake the Registrar.
-    accepting: watch::Sender<bool>,
+    /// Wakes the Registrar after a change that may change whether the node accepts requests.
+    routing_changed: watch::Sender<()>,
     draining: AtomicBool,
-    slots: AdmissionSlots,
+    slots: Arc<AdmissionSlots>,
     typical_request_seconds: AtomicF64,
     queue: QueueCounts,
     finished: [AtomicU64; 2],
@@ -123,15 +117,16 @@ impl NodeStatus {
     /// Nothing has happened yet. `drain_cap` is `ROUTING_DRAIN_CAP_SECONDS`, `start_estimate` is
     /// `COLD_START_TIME_SECONDS`, `max_queue` is `MAX_QUEUE_SECONDS`.
     pub fn new(drain_cap: Duration, start_estimate: Duration, max_queue: Duration) -> Self {
+        let routing_changed = watch::Sender::new(());
         Self {
             drain_cap,
             start_estimate,
             max_queue,
             hot: watch::Sender::new(HotState::Starting),
             last_engine: Mutex::default(),
-            accepting: watch::Sender::new(false),
+            slots: Arc::new(AdmissionSlots::new(routing_changed.clone())),
+            routing_changed,
             draining: AtomicBool::default(),
-            slots: AdmissionSlots::default(),
             typical_request_seconds: AtomicF64::new(TYPICAL_REQUEST_SECONDS),
             queue: QueueCounts::default(),
             finished: Default::default(),
@@ -163,12 +158,12 @@ impl NodeStatus {
             *lock(&self.last_engine) = Some(info.clone());
         }
         self.hot.send_replace(state);
-        self.review_routing();
+        self.routing_changed.send_replace(());
     }
 
     pub(crate) fn set_draining(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.review_routing();
+        self.routing_changed.send_replace(());
     }
 
     /// Takes the first engine's own load and clip for the node's rates, so that they are known
@@ -293,36 +288,19 @@ impl NodeStatus {
 
     // --- Requests
 
-    pub(crate) fn slots(&self) -> &AdmissionSlots {
-        &self.slots
+    /// Takes a slot for a request whose length is not known yet.
+    pub(crate) fn take_slot(&self, request: AdmissionRequest) -> AdmissionSlot {
+        self.slots.take(request, self.typical_request_seconds())
     }
 
-    /// What a request in this place has before it; refused if that is too much, or there are too many
-    /// requests.
-    pub(crate) fn wait_estimate(&self, slot: &AdmissionSlot) -> Result<WaitEstimate, SttError> {
-        let ahead = slot.ahead();
-        self.refuse_long_wait(ahead)?;
-        let snapshot = self.snapshot();
-        let wait_estimate = snapshot.wait_estimate(ahead);
-        if snapshot.requests <= MOST_REQUESTS {
-            return Ok(wait_estimate);
-        }
-        // A place is free when one of so many is done.
-        let next_done = wait_estimate.wait / snapshot.requests.max(1) as u32;
-        Err(overloaded(next_done))
+    /// Requests that hold a slot.
+    pub(crate) fn requests(&self) -> usize {
+        self.slots.held()
     }
 
-    /// Refuses what would have to wait for so much for too long.
-    pub(crate) fn refuse_long_wait(&self, ahead: Ahead) -> Result<(), SttError> {
-        let snapshot = self.snapshot();
-        let wait = snapshot.wait_estimate(ahead).wait;
-        let too_long = wait.saturating_sub(self.max_queue);
-        if too_long.is_zero() {
-            return Ok(());
-        }
-        Err(overloaded(
-            too_long.max(wait / snapshot.requests.max(1) as u32),
-        ))
+    /// The longest estimated wait with which a request is admitted.
+    pub(crate) fn max_queue(&self) -> Duration {
+        self.max_queue
     }
 
     /// What a chunk costs on the hot lane; `None` until measured.
@@ -356,18 +334,9 @@ impl NodeStatus {
         rolling.unwrap_or(TYPICAL_REQUEST_SECONDS)
     }
 
-    /// Looks whether routers should think otherwise of this node now; the Registrar hears of it.
-    pub(crate) fn review_routing(&self) {
-        let accepts = self.snapshot().accepts_requests();
-        self.accepting.send_if_modified(|current| {
-            let changed = *current != accepts;
-            *current = accepts;
-            changed
-        });
-    }
-
-    pub(crate) fn subscribe_accepting(&self) -> watch::Receiver<bool> {
-        self.accepting.subscribe()
+    /// Announces every change that may change whether the node accepts requests.
+    pub(crate) fn subscribe_routing(&self) -> watch::Receiver<()> {
+        self.routing_changed.subscribe()
     }
 
     /// All of it, as of now.
@@ -421,12 +390,6 @@ impl NodeStatus {
             need_bytes: bytes(&self.memory.need),
             fits_one_more: self.memory.fits.load(Ordering::Relaxed),
         }
-    }
-}
-
-fn overloaded(come_back_after: Duration) -> SttError {
-    SttError::Overloaded {
-        retry_after: come_back_after.clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
     }
 }
 

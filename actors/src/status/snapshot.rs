@@ -224,18 +224,21 @@ mod tests {
     use crate::domain::ids::LaneKind;
     use crate::domain::job::Client;
     use crate::status::NodeStatus;
-    use crate::status::admission::{AdmissionRequest, AdmissionSlot};
+    use crate::status::admission::AdmissionRequest;
     use crate::status::load::Left;
 
     #[test]
     fn the_load_score_is_capped_and_has_three_decimals() {
         let status = Arc::new(NodeStatus::default());
-        let mut slot = AdmissionSlot::take(&status, AdmissionRequest::of(Client::new("a")));
-        slot.update(Left {
-            open: 4,
-            open_seconds: 100.0,
-            ..Left::default()
-        });
+        let mut slot = status.take_slot(AdmissionRequest::of(Client::new("a")));
+        slot.update(
+            Left {
+                open: 4,
+                open_seconds: 100.0,
+                ..Left::default()
+            },
+            target_length(None),
+        );
         status.record_finished_chunk(LaneKind::Hot, 100.0, 300.0);
         let mut snapshot = status.snapshot();
         snapshot.cost = Some(Cost {

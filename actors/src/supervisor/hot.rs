@@ -118,7 +118,7 @@ impl SupervisorState {
             status.set_hot(HotState::Asleep(info));
         }
         // Asked after the state is told: whoever takes a place from now on sees it and wakes us.
-        let wanted = status.slots().held() > 0;
+        let wanted = status.requests() > 0;
         info!(reason = ?why, wanted, "the hot worker gave its memory back");
         if why.is_replaced() || wanted {
             self.start_hot(myself).await?;

@@ -1,13 +1,13 @@
 //! Cuts a stream of samples into chunks of speech, at most 30 s long, at pauses.
 //!
-//! Pure and synchronous: samples go in, chunks come out, and the same samples give the same chunks
-//! whatever the sizes of the blocks they came in. What nobody says is left out: before the first
-//! word, after the last, and where a pause is long. What is left of a pause, on both sides of the
-//! speech, is half a second. Short stretches of speech with a pause between them share a chunk, so that
-//! the model's fixed price is paid once; where the pause was long, it is shortened, and the chunk has
-//! a seam. Without voice activity detection everything counts as speech.
+//! The chunker is pure and synchronous, and the same samples give the same chunks whatever the sizes of the
+//! blocks. It drops audio without speech: before the first word, after the last, and in long pauses. Half a
+//! second of each pause remains on both sides of the speech. Short stretches of speech with a pause between
+//! them share a chunk, because each chunk costs the model a fixed amount of work; a long pause between them
+//! is shortened, which leaves a seam in the chunk. Without voice activity detection, everything counts as
+//! speech.
 //!
-//! The memory is one chunk and a few seconds, however long the audio is.
+//! It keeps one chunk and a few seconds in memory, however long the audio is.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -23,15 +23,15 @@ use speech_gate::{Frame, SpeechGate, frames};
 mod quiet;
 mod speech_gate;
 
-/// Silence that is kept on either side of speech: the detector may hear a word a little late.
+/// Silence to keep on either side of speech, because the detector may notice a word late.
 const PADDING: usize = frames(480);
 /// Longer pauses are shortened.
 const LONG_PAUSE: usize = frames(2000);
-/// Speech after a longer pause than this begins a new chunk: one subtitle would bridge it otherwise.
+/// Speech after a longer pause begins a new chunk, so that no subtitle spans the pause.
 const LONGEST_SEAM: usize = frames(10_000);
-/// A pause as long as this is a place to cut; shorter ones are inside of words.
+/// Shortest pause to cut in; shorter ones occur within words.
 const SHORTEST_PAUSE: usize = frames(96);
-/// A last chunk shorter than this is avoided by cutting the one before it earlier.
+/// Shortest last chunk; the chunk before it is cut earlier if necessary.
 const SHORTEST_TAIL: usize = frames(1000);
 
 /// Where chunks may be cut, in frames of [`SPEECH_FRAME`] samples.
@@ -56,10 +56,10 @@ impl Limits {
     }
 }
 
-/// Frames in a row, as a chunk will hold them.
+/// Consecutive frames of a chunk.
 #[derive(Debug, Default)]
 struct Stretch {
-    /// Number of the first frame in the stream.
+    /// Index of the first frame in the stream.
     start: usize,
     frames: VecDeque<Frame>,
 }
@@ -84,7 +84,7 @@ impl Stretch {
         silent.count()
     }
 
-    /// Takes away what is longer than the padding at the end.
+    /// Removes silence at the end beyond the padding.
     fn trim_end(&mut self) {
         let excess = self.silence_at_end().saturating_sub(PADDING);
         self.frames.truncate(self.len() - excess);
@@ -96,7 +96,7 @@ impl Stretch {
         self.start += excess;
     }
 
-    /// The frames from `place` on.
+    /// Splits off the frames from `place` on.
     fn split_off(&mut self, place: usize) -> Self {
         Self {
             start: self.start + place,
@@ -109,14 +109,14 @@ impl Stretch {
 pub struct Chunker {
     detector: Option<Box<dyn DetectSpeech>>,
     gate: SpeechGate,
-    /// Samples that are not a whole block of the detector yet.
+    /// Samples that do not fill a block of the detector yet.
     pending: Vec<i16>,
     limits: Limits,
-    /// Finished stretches of the chunk in the making.
+    /// Finished stretches of the current chunk.
     stretches: Vec<Stretch>,
-    /// The one that still grows; what is here outside of speech is the padding before it.
+    /// The growing stretch; without speech in it, the padding before the next speech.
     current: Stretch,
-    /// Somebody spoke within the last [`LONG_PAUSE`].
+    /// Whether there was speech within the last [`LONG_PAUSE`].
     in_speech: bool,
     /// Frames since the last stretch ended.
     pause: usize,
@@ -125,7 +125,7 @@ pub struct Chunker {
 }
 
 impl Chunker {
-    /// A chunker at the start of a stream; without a detector everything counts as speech.
+    /// A chunker for a new stream. Without a detector, everything counts as speech.
     pub fn new(detector: Option<Box<dyn DetectSpeech>>) -> Self {
         Self {
             detector,
@@ -141,23 +141,23 @@ impl Chunker {
         }
     }
 
-    /// From now on chunks shall have about this length.
+    /// Sets the approximate length of further chunks.
     pub fn aim_at(&mut self, target: Duration) {
         self.limits = Limits::around(target);
     }
 
-    /// Samples that were pushed so far.
+    /// Number of samples pushed so far.
     pub fn pushed_samples(&self) -> u64 {
         self.pushed_samples
     }
 
-    /// The sample before which everything was given out, or is silence.
+    /// The sample before which all speech has been returned.
     pub fn settled_samples(&self) -> u64 {
         let first = self.stretches.first().unwrap_or(&self.current);
         ((first.start * SPEECH_FRAME) as u64).min(self.pushed_samples)
     }
 
-    /// Takes the next samples and returns the chunks that are certain now.
+    /// Adds samples and returns the chunks that are complete.
     pub fn push(&mut self, mut samples: &[i16]) -> Vec<AudioChunk> {
         let mut chunks = Vec::new();
         self.pushed_samples += samples.len() as u64;
@@ -173,7 +173,7 @@ impl Chunker {
         chunks
     }
 
-    /// The rest, at the end of the stream.
+    /// Returns the remaining chunks at the end of the stream.
     pub fn flush(&mut self) -> Vec<AudioChunk> {
         let mut chunks = Vec::new();
         self.take_block(&mut chunks);
@@ -199,7 +199,7 @@ impl Chunker {
         chunks
     }
 
-    /// Looks at what is pending, frame by frame.
+    /// Processes the pending samples frame by frame.
     fn take_block(&mut self, chunks: &mut Vec<AudioChunk>) {
         let block = std::mem::take(&mut self.pending);
         let scores = self
@@ -217,7 +217,7 @@ impl Chunker {
                 chunks.extend(self.take_frame(frame));
             }
         }
-        // The same memory serves the next block.
+        // Reuse the memory for the next block.
         self.pending = block;
         self.pending.clear();
     }
@@ -238,16 +238,15 @@ impl Chunker {
             return self.end_stretch();
         }
         if self.finished_length() >= self.limits.earliest {
-            // Chunks have become shorter since: what is finished is one, or more than enough.
+            // The limit became shorter meanwhile: the finished stretches fill a chunk.
             return self.finish();
         }
-        // The tail's worth of frames beyond the latest cut is what proves that the last chunk will
-        // not be too short.
+        // Frames beyond the latest cut, enough for a tail, show that the last chunk will not be too short.
         let is_full = self.length() >= self.limits.latest + SHORTEST_TAIL;
         is_full.then(|| self.cut(self.limits.latest))
     }
 
-    /// Whether the rest is more than one chunk. A last frame that is not whole counts as what it is.
+    /// Whether the rest is longer than a chunk. An incomplete last frame counts with its length.
     fn is_too_long(&self) -> bool {
         let stretches = self.stretches.iter().chain([&self.current]);
         let frames = stretches.flat_map(|stretch| &stretch.frames);
@@ -262,7 +261,7 @@ impl Chunker {
             }
     }
 
-    /// Frames of the chunk in the making.
+    /// Number of frames of the current chunk.
     fn length(&self) -> usize {
         self.finished_length() + self.current.len()
     }
@@ -271,14 +270,14 @@ impl Chunker {
         self.stretches.iter().map(Stretch::len).sum()
     }
 
-    /// Outside of speech nothing is kept but the padding of the speech to come.
+    /// Without speech, keeps only the padding of the next speech.
     fn keep_padding(&mut self) {
         let excess = self.current.len().saturating_sub(PADDING);
         self.current.frames.drain(..excess);
         self.current.start += excess;
     }
 
-    /// Nobody has spoken for long: the stretch is over, and the chunk if it is long enough.
+    /// Handles a long pause: ends the stretch, and the chunk if it is long enough.
     fn end_stretch(&mut self) -> Option<AudioChunk> {
         let padded = self.current.len() - self.pause + PADDING;
         let silence = self.current.split_off(padded);
@@ -290,8 +289,8 @@ impl Chunker {
         is_enough.then(|| self.finish()).flatten()
     }
 
-    /// Ends the chunk in the middle of a stretch, before the frame `latest` and as late as the
-    /// earliest cut: in the longest pause, or at the quietest place.
+    /// Ends the chunk within a stretch, between the earliest cut and the frame `latest`: in the longest
+    /// pause, or at the quietest place.
     fn cut(&mut self, latest: usize) -> AudioChunk {
         let before = self.finished_length();
         let window = (self.limits.earliest - before)..(latest - before).min(self.current.len());
@@ -323,7 +322,7 @@ impl Chunker {
         (window.start + quiet).max(1)
     }
 
-    /// The chunk in the making, if there is one.
+    /// Returns the current chunk, if it has frames.
     fn finish(&mut self) -> Option<AudioChunk> {
         (!self.stretches.is_empty()).then(|| self.build())
     }

@@ -1,16 +1,16 @@
-//! Where it is quietest: the place to cut speech that has no pause.
+//! Finds the quietest place, to cut speech that has no pause.
 
 use stt_actors::domain::chunk::SAMPLE_RATE;
 
-/// Samples of a unit of the search for quiet: 10 ms.
+/// Samples per unit of the search: 10 ms.
 const QUIET_UNIT: usize = SAMPLE_RATE as usize / 100;
-/// Units that the loudness is averaged over: 300 ms. Longer than the closure of a plosive, so that
-/// the inside of a word does not pass for a pause.
+/// Units over which loudness is averaged: 300 ms. That is longer than the closure of a plosive, so that a
+/// word's interior does not count as a pause.
 const SMOOTHING: usize = 30;
-/// How much louder than the quietest place still counts as quiet: 6 dB, in power.
+/// Ratio of power to that of the quietest place that still counts as quiet: 6 dB.
 const QUIET_RATIO: f64 = 4.0;
-/// Power that is quiet in any case, so that the noise of a bad converter does not split a digital
-/// silence: an amplitude of 8 of 32768 (-72 dBFS).
+/// Power that always counts as quiet, so that the noise of a bad converter does not split digital silence: an
+/// amplitude of 8 of 32768 (-72 dBFS).
 const QUIET_FLOOR: f64 = 64.0;
 
 /// The middle of the longest stretch of `samples` that is about as quiet as the quietest place; of
@@ -32,7 +32,7 @@ pub(super) fn quietest_place(samples: &[i16]) -> usize {
     (2 * first + length + SMOOTHING - 1) * QUIET_UNIT / 2
 }
 
-/// A unit's power without its mean: an offset or a slow hum is not loudness.
+/// A unit's power without its mean, so that an offset or a slow hum does not count.
 fn power(unit: &[i16]) -> f64 {
     let count = unit.len() as f64;
     let (sum, squares) = unit.iter().fold((0.0, 0.0), |(sum, squares), &sample| {
@@ -42,7 +42,7 @@ fn power(unit: &[i16]) -> f64 {
     (squares / count - (sum / count).powi(2)).max(0.0)
 }
 
-/// Start and length of the longest run of values that are `inside`; the last of equals.
+/// Start and length of the longest run of values that are `inside`; of several, the last.
 pub(super) fn longest_run<T>(values: &[T], inside: impl Fn(&T) -> bool) -> (usize, usize) {
     let mut best = (0, 0);
     let mut start = 0;

@@ -1,29 +1,29 @@
-//! From probabilities of speech to speech: with some hesitation, frame by frame.
+//! Decides from speech probabilities which frames are speech, with hysteresis.
 
 use stt_actors::domain::chunk::{SAMPLE_RATE, SPEECH_FRAME};
 
-/// Frames in so many milliseconds.
+/// Number of frames in this many milliseconds.
 pub(super) const fn frames(millis: usize) -> usize {
     millis * SAMPLE_RATE as usize / 1000 / SPEECH_FRAME
 }
 
-/// A frame of audio, and what is known of it.
+/// A frame of audio and its classification.
 #[derive(Debug)]
 pub(super) struct Frame {
-    /// Fewer samples than [`SPEECH_FRAME`] only at the end of the stream.
+    /// Has [`SPEECH_FRAME`] samples; the last frame of a stream may have fewer.
     pub(super) samples: Vec<i16>,
-    /// Probability of speech in 255ths, where somebody has looked.
+    /// Probability of speech in 255ths, if the detector ran.
     pub(super) probability: Option<u8>,
-    /// Part of a stretch in which somebody speaks.
+    /// Whether it belongs to a stretch of speech.
     pub(super) is_speech: bool,
 }
 
-/// Decides frame by frame what is speech, with some hesitation: a click is none, and neither is a
-/// breath inside of a sentence the end of it.
+/// Decides frame by frame what is speech. A click does not start speech, and a breath within a sentence does
+/// not end it.
 #[derive(Debug, Default)]
 pub(super) struct SpeechGate {
     state: GateState,
-    /// Frames on which it is not decided yet.
+    /// Frames that are not decided yet.
     pub(super) undecided: Vec<Frame>,
 }
 
@@ -31,26 +31,26 @@ pub(super) struct SpeechGate {
 enum GateState {
     #[default]
     Closed,
-    /// It may be speech: so many frames are likely to be, and so many at the end are not.
+    /// Possible speech: the number of likely frames, and of unlikely ones at the end.
     Opening { likely: usize, unlikely: usize },
-    /// It is speech, but for so many frames at the end.
+    /// Speech: the number of unlikely frames at the end.
     Open { unlikely: usize },
 }
 
 impl SpeechGate {
-    /// Speech begins at this probability (0.2 in 255ths). Low, since a word that is lost is worse than
-    /// a noise that is looked at.
+    /// Speech begins at this probability (0.2 in 255ths). It is low, because losing a word is worse than
+    /// transcribing a noise.
     const BEGIN: u8 = 51;
-    /// It goes on while the probability is this (0.1).
+    /// Speech continues while the probability is at least this (0.1).
     const GO_ON: u8 = 26;
-    /// It is over when it was less for so long.
+    /// Speech ends after this much lower probability.
     const HANG: usize = frames(500);
-    /// What is no clear speech by then, is none.
+    /// Possible speech that is still unclear after this long is not speech.
     pub(super) const LONGEST_DOUBT: usize = frames(2000);
-    /// Less speech than this is a click.
+    /// Shorter speech is a click.
     const SHORTEST: usize = frames(96);
 
-    /// Takes a frame in, and gives those that are decided now.
+    /// Adds a frame and returns those that are now decided.
     pub(super) fn pass(&mut self, mut frame: Frame) -> Vec<Frame> {
         let Some(probability) = frame.probability else {
             return vec![frame];
@@ -89,7 +89,8 @@ impl SpeechGate {
         std::mem::take(&mut self.undecided)
     }
 
-    /// What was not decided at the end of the stream. A word may be cut off there: it counts.
+    /// Returns the undecided frames at the end of the stream. Possible speech counts as speech there, since
+    /// the end may cut off a word.
     pub(super) fn flush(&mut self) -> Vec<Frame> {
         self.undecided
             .iter_mut()

@@ -1,11 +1,11 @@
-//! The chunker's promises, with a detector that takes whatever is loud for speech.
+//! Tests of the chunker with a detector that takes everything loud for speech.
 
 use proptest::prelude::*;
 
 use super::*;
 
 const SECOND: usize = SAMPLE_RATE as usize;
-/// What the tests' detector takes for speech.
+/// Amplitude from which the detector of the tests reports speech.
 const LOUD: i16 = 500;
 
 /// Takes frames that are loud for speech.
@@ -36,7 +36,7 @@ fn noise(seconds: f64, amplitude: i32) -> Vec<i16> {
         .collect()
 }
 
-/// Speech and silence, so many seconds of each in turn.
+/// Speech and silence in turn, of these lengths in seconds.
 fn speech_and_silence(seconds: &[f64]) -> Vec<i16> {
     let amplitudes = [3000, 3].into_iter().cycle();
     let parts = seconds.iter().zip(amplitudes);
@@ -143,7 +143,7 @@ fn speech_without_end_is_cut_in_its_longest_pause() {
     let audio = speech_and_silence(&[21.0, 0.3, 4.0, 0.6, 20.0]);
     let found = seconds(&chunks_of(&audio, 28));
     assert_near(&found, &[&[(0.0, 25.6)], &[(25.6, 45.9)]]);
-    // Where chunks shall be short, the pauses that count are earlier.
+    // For short chunks, earlier pauses count.
     let audio = speech_and_silence(&[6.0, 0.3, 2.5, 0.4, 12.0]);
     let found = seconds(&chunks_of(&audio, 8));
     assert!((found[0][0].1 - 9.0).abs() < 0.1, "{found:?}");
@@ -155,7 +155,7 @@ fn a_click_is_no_speech_and_a_short_word_is() {
     assert!(chunks_of(&audio, 28).is_empty());
     let audio = speech_and_silence(&[0.0, 5.0, 0.2, 5.0]);
     assert_near(&seconds(&chunks_of(&audio, 28)), &[&[(4.52, 5.68)]]);
-    // Speech that comes in scraps is speech.
+    // Speech in short fragments is speech.
     let audio = speech_and_silence(&[0.0, 5.0, 0.04, 0.2, 0.04, 0.2, 0.04, 5.0]);
     assert_eq!(chunks_of(&audio, 28).len(), 1);
 }
@@ -290,7 +290,7 @@ proptest! {
             for stretch in chunk.stretches.iter() {
                 prop_assert!(end <= stretch.start && stretch.start < stretch.end);
                 let (start, length) = (stretch.start as usize, (stretch.end - stretch.start) as usize);
-                // Cutting copies: what is at a place of the chunk is what was at its place before.
+                // Cutting copies samples: each sample of the chunk equals the one at its place in the stream.
                 prop_assert_eq!(&chunk.samples[at..at + length], &audio[start..start + length]);
                 at += length;
                 end = stretch.end;

@@ -1,12 +1,12 @@
-//! Many channels to one.
+//! Mixes several channels into one.
 
-/// A channel that was never louder than this, of full scale 1 (-60 dB), is an empty one.
+/// A channel that was never louder than this (-60 dB of full scale) counts as empty.
 const EMPTY_CHANNEL_PEAK: f32 = 0.001;
 
-/// Sums up frames, and remembers which channels had sound.
+/// Sums frames and remembers which channels had sound.
 ///
-/// What comes out is the mean of all channels that had any: of a headset that fills only the left one,
-/// or of speech in the middle of six, nothing is lost.
+/// The result is the mean of all channels with sound. So a headset that fills only the left channel, or
+/// speech in the centre of six, keeps its level.
 pub(crate) struct Mono {
     heard: Vec<bool>,
     sums: Vec<f32>,
@@ -24,16 +24,16 @@ impl Mono {
         self.heard.len()
     }
 
-    /// Frames that were taken and not given out yet.
+    /// Number of frames pushed since the last [`mean`](Self::mean).
     pub(crate) fn frames(&self) -> usize {
         self.sums.len()
     }
 
-    /// Takes one sample of each channel, full scale 1.
+    /// Adds one sample of each channel, full scale 1.
     pub(crate) fn push_frame(&mut self, frame: impl IntoIterator<Item = f32>) {
         let mut sum = 0.0;
         for (sample, heard) in frame.into_iter().zip(&mut self.heard) {
-            // Damaged float samples may be no numbers.
+            // Damaged float samples may be NaN or infinite.
             if sample.is_finite() {
                 *heard |= sample.abs() > EMPTY_CHANNEL_PEAK;
                 sum += sample;
@@ -42,15 +42,15 @@ impl Mono {
         self.sums.push(sum);
     }
 
-    /// Takes whole frames.
+    /// Adds whole frames.
     pub(crate) fn push(&mut self, interleaved: &[f32]) {
         for frame in interleaved.chunks_exact(self.heard.len().max(1)) {
             self.push_frame(frame.iter().copied());
         }
     }
 
-    /// Gives out what was taken. Channels cannot be told from one block alone, so that the level drops
-    /// once when another one sets in.
+    /// Returns the mix of the pushed frames. The level drops once when a further channel begins to have
+    /// sound, which earlier blocks cannot show.
     pub(crate) fn mean(&mut self) -> Vec<f32> {
         let heard = self.heard.iter().filter(|&&heard| heard).count().max(1);
         let mut mean = std::mem::take(&mut self.sums);

@@ -1,21 +1,21 @@
-//! One channel of any sample rate to 16 kHz, 16 bit: streaming, with the exact length.
+//! Resamples one channel of any sample rate to 16 kHz, 16 bit, as a stream with the exact length.
 
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler as _};
 use stt_actors::domain::chunk::SAMPLE_RATE;
 
-/// Input frames a block of the transform, at least. A tenth of a second at most of the usual rates:
-/// long enough for a steep filter, and no pause that anybody waits for.
+/// Smallest number of input frames per block of the transform. At usual rates that is at most a tenth of a
+/// second: long enough for a steep filter, too short for a noticeable delay.
 const BLOCK_FRAMES: usize = 2048;
 
-/// Sample rates that audio is recorded in; what claims another one is left to ffmpeg.
+/// Sample rates of recordings; ffmpeg decodes files with other rates.
 const RATES: std::ops::RangeInclusive<u32> = 1000..=768_000;
 
-/// 44.1 kHz is 441 to 160; a prime rate is itself to 16,000.
+/// Largest term of the reduced ratio to 16 kHz. 44.1 kHz is 441 to 160; a prime rate is not reduced at all.
 const LARGEST_RATIO: u32 = 50_000;
 
-/// Whether a rate is one that audio is recorded in, and cheap to bring to ours: the resampler's
-/// memory grows with the smallest numbers that have the ratio of the two rates.
+/// Whether a rate is one of recordings, and cheap to resample: the resampler's memory grows with the reduced
+/// ratio of the two rates.
 pub(crate) fn can_resample(rate: u32) -> bool {
     let common = greatest_common_divisor(rate as usize, SAMPLE_RATE as usize) as u32;
     RATES.contains(&rate) && rate / common <= LARGEST_RATIO
@@ -23,11 +23,11 @@ pub(crate) fn can_resample(rate: u32) -> bool {
 
 /// Resamples one stream.
 ///
-/// The output has `round(frames * 16000 / rate)` samples and no delay: the transform's own delay is
-/// cut off at the start and made up for at the end.
+/// The output has `round(frames * 16000 / rate)` samples and no delay: the transform's delay is cut off at
+/// the start and added at the end.
 pub(crate) struct Resampler {
     rate: u32,
-    /// `None` where the rate is already right.
+    /// `None` if the rate is already 16 kHz.
     transform: Option<Transform>,
     frames_in: u64,
     samples_out: u64,
@@ -38,12 +38,12 @@ struct Transform {
     /// Input that does not yet fill a block.
     pending: Vec<f32>,
     output: Vec<f32>,
-    /// Output samples that are still to be dropped: the delay.
+    /// Output samples that are still to drop: the delay.
     to_skip: usize,
 }
 
 impl Resampler {
-    /// For input of `rate` Hz; an error text if the rate is impossible.
+    /// A resampler for input of `rate` Hz; an error text if the rate is impossible.
     pub(crate) fn new(rate: u32) -> Result<Self, String> {
         let transform = if rate == SAMPLE_RATE {
             None
@@ -58,7 +58,7 @@ impl Resampler {
         })
     }
 
-    /// Takes samples (1.0 is full scale) and appends what is certain to `output`.
+    /// Adds samples (1.0 is full scale) and appends the finished ones to `output`.
     pub(crate) fn push(&mut self, input: &[f32], output: &mut Vec<i16>) {
         self.frames_in += input.len() as u64;
         let before = output.len();
@@ -80,7 +80,7 @@ impl Resampler {
         while self.samples_out + ((output.len() - start) as u64) < expected {
             transform.push(&silence, output);
         }
-        // More than expected came out, here or before: the block was filled up with silence.
+        // The padded last block may give more samples than expected.
         let surplus = (self.samples_out + (output.len() - start) as u64).saturating_sub(expected);
         output.truncate(output.len() - surplus.min(output.len() as u64) as usize);
         self.samples_out = expected;
@@ -90,9 +90,9 @@ impl Resampler {
 impl Transform {
     fn new(rate: u32) -> Result<Self, String> {
         let (rate_in, rate_out) = (rate as usize, SAMPLE_RATE as usize);
-        // The smallest block that has whole frames on both sides. A power of two of it transforms
-        // fast; more than one of it makes the block even: of an odd one the middle, which is the
-        // delay, would lie between two frames.
+        // The smallest block that has whole frames on both sides. A power of two times that transforms fast.
+        // At least twice that makes the block even; the middle of an odd one, which is the delay, would lie
+        // between two frames.
         let smallest = rate_in / greatest_common_divisor(rate_in, rate_out).max(1);
         let blocks = BLOCK_FRAMES
             .div_ceil(smallest.max(1))
@@ -149,9 +149,9 @@ fn samples_expected(frames: u64, rate: u32) -> u64 {
     (frames * u64::from(SAMPLE_RATE) + rate / 2) / rate
 }
 
-/// Full scale 1.0 to 16 bit. What is louder is clipped; what is no number is silence.
+/// Converts full scale 1.0 to 16 bit. Louder samples are clipped; NaN becomes silence.
 fn to_i16(sample: f32) -> i16 {
-    // A float cast saturates, and takes NaN to 0.
+    // A float cast saturates and turns NaN into 0.
     (sample * 32768.0).round() as i16
 }
 
@@ -183,7 +183,7 @@ mod tests {
     fn sine_and_rest(samples: &[i16], hertz: f64) -> (f64, f64) {
         let sine = |place: usize| (TAU * hertz * place as f64 / f64::from(SAMPLE_RATE)).sin();
         let scaled = |place: usize| f64::from(samples[place]) / 32768.0;
-        // The edges are left out: there the filter sees the silence around the tone.
+        // Without the edges, where the filter sees the silence around the tone.
         let inner = 1600..samples.len() - 1600;
         let amplitude =
             2.0 * inner.clone().map(|i| scaled(i) * sine(i)).sum::<f64>() / inner.len() as f64;

@@ -1,9 +1,8 @@
-//! Short FLAC and MP3 files, decoded in this process: to start ffmpeg takes longer than to decode a voice
+//! Decodes short FLAC and MP3 files in this process: starting ffmpeg takes longer than decoding a voice
 //! command.
 //!
-//! A file is decoded whole before anything of it is used. Whatever is unusual about it (an error, a
-//! change of format, more sound than expected) leaves it to ffmpeg, which knows all formats and what to
-//! make of damage.
+//! A file is decoded completely before any of it is used. Anything unusual (an error, a change of format,
+//! more sound than expected) leaves the file to ffmpeg, which supports all formats and handles damage.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -23,32 +22,32 @@ use tokio::task::JoinHandle;
 use crate::audio::convert::mono::Mono;
 use crate::audio::convert::resample::{Resampler, can_resample};
 
-/// Longer files are ffmpeg's: its start is short beside the work on them.
+/// Longer files are left to ffmpeg: its start takes little time compared to decoding them.
 const MOST_BYTES: u64 = 4 << 20;
-/// A small file can claim hours, or rates that nobody records in. What decodes to more frames than two
-/// minutes of the usual ones is ffmpeg's, piece by piece.
+/// A small file can claim hours, or unusual rates. A file that decodes to more frames than two minutes at
+/// usual rates is left to ffmpeg, which streams it.
 const MOST_FRAMES: usize = 120 * 48_000;
-/// An MP3 does not say exactly how much of its first and last frame is sound: two frames.
+/// An MP3 does not say exactly how much of its first and last frame is sound, so two frames may be missing.
 const MOST_MISSING: u64 = 2 * 1152;
 
-/// Whether a file looks as if it were for this module. Blocking. The file is left at its beginning.
+/// Whether a file looks like FLAC or MP3 and is short. Blocks. Leaves the file at its beginning.
 pub(crate) fn is_candidate(file: &mut File) -> io::Result<bool> {
     Ok(file.metadata()?.len() <= MOST_BYTES && begins_as_known(file)?)
 }
 
-/// A short file that may be for this module.
+/// A short file that may be FLAC or MP3.
 pub(crate) struct ShortSource {
     /// `None` while it is being decoded.
     file: Option<File>,
-    /// Kept here, so that a caller who stopped waiting loses nothing.
+    /// Kept here, so that a caller that stops waiting loses nothing.
     decoding: Option<JoinHandle<io::Result<Decoded>>>,
 }
 
-/// What a short file turned out to be.
+/// Result of decoding a short file.
 pub(crate) enum Decoded {
     /// All samples, 16 kHz mono.
     Samples(Vec<i16>),
-    /// Not for this module; at its beginning.
+    /// A file for ffmpeg, at its beginning.
     Unusual(File),
 }
 
@@ -60,14 +59,14 @@ impl ShortSource {
         }
     }
 
-    /// Decodes on a thread where blocking is allowed, in a `turn` that ends with that, whether or not
-    /// anybody waits for it. Once it has been answered, it is over.
+    /// Decodes on a blocking thread. The `turn` ends with the decoding, even if the caller stops waiting.
+    /// Call it until it returns once.
     pub(crate) async fn decode(
         &mut self,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Decoded, DecodeError> {
         let failed = |error: &dyn std::fmt::Display| {
-            DecodeError::Unavailable(format!("the audio file could not be read: {error}"))
+            DecodeError::Unavailable(format!("cannot read the audio file: {error}"))
         };
         if let Some(file) = self.file.take() {
             self.decoding = Some(tokio::task::spawn_blocking(move || {
@@ -91,19 +90,18 @@ fn decode(mut file: File) -> io::Result<Decoded> {
         Box::new(file.try_clone()?),
         MediaSourceStreamOptions::default(),
     );
-    // Files are made to break decoders.
-    // What is left half done by a panic goes with it.
+    // Some files are crafted to break decoders. After a panic, the decoder's state is dropped.
     let samples = std::panic::catch_unwind(AssertUnwindSafe(|| decode_all(source)));
     file.rewind()?;
     Ok(match samples {
         Ok(Ok(samples)) if !samples.is_empty() => Decoded::Samples(samples),
         Ok(Ok(_)) => Decoded::Unusual(file),
         Ok(Err(error)) => {
-            tracing::debug!(%error, "left to ffmpeg");
+            tracing::debug!(%error, "unusual file, ffmpeg decodes it");
             Decoded::Unusual(file)
         }
         Err(_panic) => {
-            tracing::warn!("the decoder panicked; the file is left to ffmpeg");
+            tracing::warn!("the decoder panicked, ffmpeg decodes the file");
             Decoded::Unusual(file)
         }
     })
@@ -148,7 +146,7 @@ fn decode_all(source: MediaSourceStream<'_>) -> Result<Vec<i16>, Unusual> {
     let decoder = codecs.make_audio_decoder(parameters, &AudioDecoderOptions::default())?;
     let (claimed, track) = (track.num_frames, track.id);
     let mono = all_packets(format, decoder, track)?;
-    // Frames that were damaged are passed over without a word, but are missed here.
+    // The decoder silently skips damaged frames; the count shows that they are missing.
     let missing = claimed.is_some_and(|claimed| claimed > mono.1.frames() as u64 + MOST_MISSING);
     if missing {
         return Err(Unusual::Other("less sound than there should be"));

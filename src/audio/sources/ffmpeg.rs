@@ -1,13 +1,13 @@
-//! Everything that is not plain WAV, decoded by an ffmpeg process.
+//! Decodes any format with an ffmpeg process.
 //!
-//! The file is ffmpeg's standard input, opened by this process and read by ffmpeg as
-//! `/dev/stdin`: a name without directory, dash or extension. So the content alone decides on the
-//! format, no path can be mistaken for an option or a protocol, and no path can appear in a
-//! message. ffmpeg may open nothing but files, and only formats that hold their own sound: a
-//! playlist or a script, which could name other files, is refused.
+//! The file is ffmpeg's standard input, opened by this process and read by ffmpeg as `/dev/stdin`: a name
+//! without directory, dash or extension. So only the content determines the format, ffmpeg cannot mistake a
+//! path for an option or a protocol, and no path can appear in a message. ffmpeg may open only files, and
+//! only formats that contain their own sound: playlists and scripts, which could name other files, are
+//! rejected.
 //!
-//! ffmpeg runs in a process group of its own with an almost empty environment, and is killed when
-//! the source is dropped. What it writes is read as it is needed: it waits while nobody reads.
+//! ffmpeg runs in a process group of its own with an almost empty environment, and is killed when the source
+//! is dropped. Its output is read on demand; it waits while its pipe is full.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -31,31 +31,30 @@ use tokio::time::timeout;
 use super::ffmpeg_log::{FfmpegLog, INPUT_NAME};
 use crate::priority;
 
-/// Address space of one ffmpeg, in bytes: about twice what the formats of everyday take.
+/// Address space of one ffmpeg, in bytes: about twice what common formats need.
 const MOST_MEMORY: u64 = 1 << 30;
 
-/// The containers that are taken, by ffmpeg's names: what people and their devices record, and
-/// nothing that refers to other files (hls, dash, concat, sdp, image2, imf, …) or that matches
-/// anything (raw samples).
+/// Accepted containers, by ffmpeg's names: what people and devices record. Excluded are formats that refer to
+/// other files (hls, dash, concat, sdp, image2, imf, …) or that match any content (raw samples).
 const FORMATS: &str = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,loas,matroska,\
     mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,ogg,rm,tak,truehd,tta,voc,w64,wav,wv";
 
 /// The largest single allocation that ffmpeg may make: 256 MiB.
 const LARGEST_ALLOCATION_BYTES: u64 = 256 << 20;
 
-/// CPU time that any file may take, however short.
+/// CPU time that a file of any length may take.
 const BASE_CPU_TIME: Duration = Duration::from_secs(60);
 
-/// Bytes read at once: what a pipe holds, two seconds of sound.
+/// Bytes per read: the size of a pipe, two seconds of sound.
 const BLOCK_BYTES: usize = 1 << 16;
 
-/// How an ffmpeg is run.
+/// How ffmpeg runs.
 #[derive(Clone, Debug)]
 pub(crate) struct FfmpegSettings {
     pub(crate) program: PathBuf,
-    /// The longest audio that is taken.
+    /// The longest accepted audio.
     pub(crate) max_audio: Duration,
-    /// The longest silence of a process that is being waited for.
+    /// The longest time without output while a stream waits for the process.
     pub(crate) stall: Duration,
     /// A slot for each process that may exist.
     pub(crate) slots: Arc<Semaphore>,
@@ -69,7 +68,7 @@ pub(crate) struct FfmpegSource {
 }
 
 enum State {
-    /// The process starts when the first block is asked for.
+    /// The process has not been started; the first read starts it.
     Waiting(File, Option<OwnedSemaphorePermit>),
     Running(Box<Running>),
     Ended,
@@ -79,10 +78,10 @@ struct Running {
     process: Group,
     stdout: ChildStdout,
     log_reader: JoinHandle<()>,
-    /// The first byte of a sample whose second has not come yet.
+    /// The first byte of a sample whose second byte is still to come.
     half_sample: Option<u8>,
     any_sample: bool,
-    /// Given back when the process has ended.
+    /// Released when the process has ended.
     _slot: Option<OwnedSemaphorePermit>,
 }
 
@@ -95,12 +94,12 @@ impl FfmpegSource {
         }
     }
 
-    /// As the container claims, once ffmpeg has said so.
+    /// The length that the container claims, once ffmpeg has reported it.
     pub(crate) fn claimed_duration(&self) -> Option<Duration> {
         lock(&self.log).claimed_duration()
     }
 
-    /// The same, where it is more than a guess.
+    /// The claimed length, unless it is only a guess.
     pub(crate) fn promised_duration(&self) -> Option<Duration> {
         lock(&self.log).promised_duration()
     }
@@ -108,7 +107,7 @@ impl FfmpegSource {
     /// Waits for a slot for the process. That may take as long as other files take.
     pub(crate) async fn ready(&mut self) {
         if let State::Waiting(_, slot @ None) = &mut self.state {
-            // The semaphore is never closed; without it there would be no limit, not no decoding.
+            // The semaphore is never closed; if it were, decoding would go on without a limit.
             *slot = self.settings.slots.clone().acquire_owned().await.ok();
         }
     }
@@ -177,7 +176,7 @@ impl FfmpegSource {
 }
 
 impl Running {
-    /// The samples in `bytes`, which begins with the half sample that was left.
+    /// The samples in `bytes`, which begins with the incomplete sample of the previous read.
     fn samples(&mut self, bytes: &[u8]) -> Vec<i16> {
         let whole = bytes.chunks_exact(2);
         self.half_sample = whole.remainder().first().copied();
@@ -188,7 +187,7 @@ impl Running {
         samples
     }
 
-    /// Waits until the process has ended and all it said was heard.
+    /// Waits until the process has ended and its log has been read.
     async fn end(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.process.0.wait().await?;
         if let Err(error) = (&mut self.log_reader).await {
@@ -204,16 +203,16 @@ impl Drop for Running {
     }
 }
 
-/// A child that leads its own process group, which is killed with it.
+/// A child process that leads a process group; dropping it kills the group.
 struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // `None` once it was waited for: the number may be another process by then.
+        // `None` after the wait: another process may have the number by then.
         if let Some(id) = self.0.id() {
             let group = Pid::from_raw(id as i32);
             if let Err(error) = killpg(group, Signal::SIGKILL) {
-                tracing::debug!(%error, "ffmpeg was gone already");
+                tracing::debug!(%error, "ffmpeg had already ended");
             }
         }
     }
@@ -225,7 +224,7 @@ fn lock(log: &Mutex<FfmpegLog>) -> std::sync::MutexGuard<'_, FfmpegLog> {
 
 async fn read_log(mut stderr: ChildStderr, log: Arc<Mutex<FfmpegLog>>) {
     let mut bytes = [0; 4096];
-    // An error is an end too: the exit status tells the rest.
+    // An error counts as the end; the exit status tells the cause.
     while let Ok(read @ 1..) = stderr.read(&mut bytes).await {
         lock(&log).feed(&bytes[..read]);
     }
@@ -237,7 +236,7 @@ fn command(settings: &FfmpegSettings, file: File) -> Command {
         .stdin(file)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // The server's environment holds keys, which a decoder has no use for.
+        // The server's environment contains keys, which a decoder does not need.
         .env_clear()
         .envs(
             ["PATH", "LD_LIBRARY_PATH"]
@@ -250,8 +249,9 @@ fn command(settings: &FfmpegSettings, file: File) -> Command {
     command
 }
 
-/// Bounds what the process may take in all: some containers make ffmpeg build tables of gigabytes
-/// from a few kilobytes, in pieces that are each below `-max_alloc`. And it lets the hot worker go first.
+/// Limits the process's memory and CPU time, and lowers its priority below the hot worker's. Some containers
+/// make ffmpeg build tables of gigabytes from a few kilobytes, in allocations that are each below
+/// `-max_alloc`.
 fn before_it_starts(command: &mut Command) {
     // SAFETY: between fork and exec only async-signal-safe functions may run; these are bare system
     // calls, and nothing is allocated.
@@ -271,7 +271,7 @@ fn arguments(settings: &FfmpegSettings) -> std::process::Command {
     command
         .hide_banner()
         .args(["-nostdin", "-nostats"])
-        // Each message counts, so that equal ones must not be folded into one.
+        // Every message counts, so ffmpeg must not merge equal ones.
         .args(["-loglevel", "repeat+level+info"])
         .args(["-max_alloc", &LARGEST_ALLOCATION_BYTES.to_string()])
         .args(["-timelimit", &cpu_seconds.to_string()])
@@ -284,7 +284,7 @@ fn arguments(settings: &FfmpegSettings) -> std::process::Command {
         .map("0:a:0")
         .args(["-ac", "1"])
         .args(["-ar", &SAMPLE_RATE.to_string()])
-        // A little more than is allowed, so that too much can be told from just enough.
+        // Slightly more than the limit, so that too long audio is recognised.
         .duration((longest + 1).to_string())
         .format("s16le")
         .output("pipe:1");
@@ -298,7 +298,7 @@ fn cannot_start(settings: &FfmpegSettings, error: &std::io::Error) -> DecodeErro
             "`{program}` was not found. Install ffmpeg (`apt install ffmpeg`); \
              without it only PCM WAV can be read"
         ),
-        _ => format!("`{program}` could not be started: {error}"),
+        _ => format!("cannot start `{program}`: {error}"),
     })
 }
 

@@ -1,6 +1,6 @@
-//! What ffmpeg says on its standard error, boiled down: a few facts and the first errors.
+//! Extracts a few facts and the first errors from ffmpeg's standard error.
 //!
-//! Fed with raw bytes of any size; the memory is fixed, however much ffmpeg has to say.
+//! It takes raw bytes in blocks of any size; its memory is fixed, however much ffmpeg prints.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -10,13 +10,13 @@ use ffmpeg_sidecar::log_parser::try_parse_duration;
 use nix::sys::signal::Signal;
 use stt_actors::domain::error::DecodeError;
 
-/// How ffmpeg is told to read the file that is its standard input, and so calls it in its log.
+/// The input that ffmpeg is given for its standard input, and its name in the log.
 pub(super) const INPUT_NAME: &str = "file:/dev/stdin";
 
-/// A longer line is cut off.
+/// Longer lines are cut.
 const LONGEST_LINE: usize = 512;
 
-/// The first errors say what is wrong; the rest are their consequences.
+/// Number of errors to keep: the first ones tell the cause, the others are consequences.
 const KEPT_ERRORS: usize = 8;
 
 /// Exit code of ffmpeg when more than two thirds of all packets could not be decoded.
@@ -29,16 +29,16 @@ pub(super) struct FfmpegLog {
     errors: Vec<String>,
     error_count: u64,
     claimed: Option<Duration>,
-    /// The length is guessed from the bit rate of the beginning.
+    /// Whether the length is guessed from the bit rate of the beginning.
     estimated: bool,
-    /// The format was guessed from very little.
+    /// Whether the format was guessed from very little data.
     doubtful: bool,
-    /// The signal that ffmpeg says it was ended by.
+    /// The signal that ended ffmpeg, according to its log.
     heard_signal: Option<i32>,
 }
 
 impl FfmpegLog {
-    /// Takes the next bytes.
+    /// Adds bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' || byte == b'\r' {
@@ -54,13 +54,13 @@ impl FfmpegLog {
         self.claimed
     }
 
-    /// The same, where the container has it in writing.
+    /// The claimed length, if the container states it.
     pub(super) fn promised_duration(&self) -> Option<Duration> {
         self.claimed.filter(|_| !self.estimated)
     }
 
-    /// Whether this is noise that looked like a format by chance: guessed from very little, and
-    /// wrong in what followed. Short but proper files are guessed from little too, without errors.
+    /// Whether this is noise that resembles a format by chance: the format was guessed from little data, and
+    /// errors followed. Short valid files are guessed from little data too, but without errors.
     pub(super) fn is_misdetection(&self) -> bool {
         self.doubtful && self.error_count > 0
     }
@@ -90,7 +90,7 @@ impl FfmpegLog {
         }
     }
 
-    /// Judges the end: `None` when what was decoded (`any` sample or none) may be used.
+    /// Judges the exit: `None` if the decoded audio may be used. `any`: whether ffmpeg produced samples.
     pub(super) fn verdict(&mut self, status: ExitStatus, any: bool) -> Option<DecodeError> {
         self.end_line();
         if let Some(error) = self.ended_by_signal(status) {
@@ -113,9 +113,9 @@ impl FfmpegLog {
         }))
     }
 
-    /// A death by a signal must never pass for the end of the audio.
+    /// The error for an ffmpeg that a signal ended, which must never count as the end of the audio.
     fn ended_by_signal(&self, status: ExitStatus) -> Option<DecodeError> {
-        // ffmpeg catches the polite ones, writes what it has and says so.
+        // ffmpeg catches some signals, finishes its output and logs the signal.
         let caught = self.heard_signal.filter(|_| status.code() == Some(255));
         let signal = status.signal().or(caught)?;
         let name = Signal::try_from(signal).map_or("an unknown signal", Signal::as_str);
@@ -137,14 +137,14 @@ fn undecodable(why: &str) -> DecodeError {
     DecodeError::Undecodable(why.into())
 }
 
-/// The errors that have a better explanation than ffmpeg's own words.
+/// Errors with a clearer explanation than ffmpeg's message.
 fn explain(error: &str) -> Option<DecodeError> {
     let has = |text: &str| error.contains(text);
     Some(
         if has("matches no streams") || has("does not contain any stream") {
             DecodeError::NoAudioStream
         } else if has("Format not on whitelist") {
-            undecodable("it is of a kind that is not taken: an image, a text or a playlist")
+            undecodable("this kind of file is not accepted: an image, a text or a playlist")
         } else if has("moov atom not found") {
             undecodable(
                 "it is incomplete: its index (the moov atom) is missing, as after a cut-off upload",
@@ -188,7 +188,7 @@ fn plain(line: &str) -> String {
         .collect()
 }
 
-/// Containers that have no length: it is the last time stamp less the first, and those may jump.
+/// Containers without a length: ffmpeg subtracts the first time stamp from the last, and those may jump.
 fn is_of_broadcast(line: &str) -> bool {
     let format = line.split_once("Input #0, ").map(|(_, rest)| rest);
     format.is_some_and(|format| format.starts_with("mpegts,") || format.starts_with("mpeg,"))

@@ -1,4 +1,4 @@
-//! Just enough of the RIFF WAVE header to tell who shall read a file.
+//! Reads enough of a RIFF WAVE header to choose the source for a file.
 //!
 //! Format tags and the extensible layout as in Microsoft's `mmreg.h`.
 
@@ -8,24 +8,24 @@ const PCM: u16 = 0x0001;
 const IEEE_FLOAT: u16 = 0x0003;
 const EXTENSIBLE: u16 = 0xfffe;
 
-/// The end of the two sub-format GUIDs that are PCM and float; their first two bytes are the tag.
+/// The last 14 bytes of the sub-format GUIDs of PCM and float; the first two bytes are the tag.
 const SUB_FORMAT_TAIL: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9b, 0x71];
 
-/// More chunks than any real file has before its sound.
+/// Most RIFF chunks before the samples; no real file has as many.
 const MOST_CHUNKS: usize = 1000;
 
-/// What a header says.
+/// The content of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     /// Plain samples of 8, 16, 24 or 32 bit, or 32 bit float.
     Pcm(Data),
     /// A WAVE header, and no data after it.
     NoData,
-    /// No WAVE file, or one with other samples or a length that cannot be believed.
+    /// Not a WAVE file, or one with other samples or an implausible length.
     Other,
 }
 
-/// The parts of a plain header that matter.
+/// The relevant parts of a plain header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Data {
     pub(super) channels: u16,
@@ -74,8 +74,8 @@ fn read_layout(file: &mut (impl BufRead + Seek)) -> io::Result<Layout> {
     Ok(Layout::Other)
 }
 
-/// Channels and rate, if the samples are of a kind that hound reads rightly. It misreads samples
-/// that do not fill their container (24 bits in 4 bytes): those are not plain here.
+/// Channels and rate, if hound reads samples of this kind correctly. It misreads samples that do not fill
+/// their container (24 bits in 4 bytes), so those do not count as plain.
 fn plain_format(body: &[u8]) -> Option<(u16, u32)> {
     let (channels, rate) = (u16_at(body, 2), u32_at(body, 4));
     let (frame_bytes, bits) = (u16_at(body, 12), u16_at(body, 14));
@@ -97,7 +97,7 @@ fn plain_format(body: &[u8]) -> Option<(u16, u32)> {
 }
 
 fn with_data((channels, rate): (u16, u32), length: u32) -> Layout {
-    // Writers that cannot go back leave the largest number there, or none.
+    // Writers that cannot seek back leave the largest number or zero there.
     if length == u32::MAX || length == 0 {
         return Layout::Other;
     }

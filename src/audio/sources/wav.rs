@@ -1,8 +1,8 @@
-//! PCM WAV, read in this process with hound: 8, 16, 24 and 32 bit and 32 bit float, any rate and
-//! any number of channels.
+//! Reads PCM WAV in this process with hound: 8, 16, 24 and 32 bit and 32 bit float, any rate and any number
+//! of channels.
 //!
-//! What is not certainly that (compressed WAV, RF64, headers of live streams that never learned
-//! their length, unusual sample containers) is left to ffmpeg, which knows all of it.
+//! Other files (compressed WAV, RF64, live streams without a length in the header, unusual sample containers)
+//! are left to ffmpeg, which supports them.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -17,31 +17,30 @@ use super::riff::{self, Layout};
 use crate::audio::convert::mono::Mono;
 use crate::audio::convert::resample::{Resampler, can_resample};
 
-/// Frames that are read in one go: a few seconds, so that a hand-over between threads costs
-/// nothing and memory stays small.
+/// Frames per read: a few seconds, so that switching threads costs little and memory stays small.
 const BLOCK_FRAMES: usize = 65_536;
 
-/// More channels than any recorder has.
+/// Most channels; no recorder has as many.
 const MOST_CHANNELS: u16 = 64;
 
-/// What a file turned out to be.
+/// Result of inspecting a file.
 pub(crate) enum Inspected {
-    /// For this module.
+    /// Plain PCM WAV.
     Pcm(WavSource),
-    /// A WAV header that no sound follows.
+    /// A WAV header without samples.
     NoSamples,
     /// Anything else.
     Other(File),
 }
 
-/// Looks at the content of `file`. Blocking.
+/// Inspects the content of `file`. Blocks.
 pub(crate) fn inspect(mut file: File) -> io::Result<Inspected> {
     let layout = riff::layout(&mut BufReader::new(&mut file))?;
     file.rewind()?;
     let for_hound = match layout {
         Layout::Pcm(data) => data.channels <= MOST_CHANNELS && can_resample(data.rate),
-        // Nothing of it was checked: hound, which skips odd chunks differently, could find a
-        // header that asks for gigabytes.
+        // Not passed to hound unchecked: it skips odd RIFF chunks differently and could find a header that
+        // claims gigabytes.
         Layout::NoData => return Ok(Inspected::NoSamples),
         Layout::Other => false,
     };
@@ -51,7 +50,7 @@ pub(crate) fn inspect(mut file: File) -> io::Result<Inspected> {
     let length = file.metadata()?.len();
     let opened = WavReader::new(BufReader::with_capacity(1 << 16, file.try_clone()?));
     match opened {
-        // hound must have read the same header.
+        // hound must agree with our reading of the header.
         Ok(reader) if reader.len() > 0 && is_sane(reader.spec()) => {
             Ok(Inspected::Pcm(WavSource::new(reader, length)))
         }
@@ -74,25 +73,25 @@ pub(crate) struct WavSource {
     claimed: Duration,
     /// `None` while a block is being read.
     worker: Option<Box<Worker>>,
-    /// The block being read: kept here, so that a caller who stopped waiting loses nothing.
+    /// The block being read. Kept here, so that a caller that stops waiting loses nothing.
     reading: Option<JoinHandle<(Box<Worker>, Block)>>,
 }
 
 struct Worker {
     spec: hound::WavSpec,
     input: Input,
-    /// Made with the first block.
+    /// Created with the first block.
     resampler: Option<Resampler>,
     mono: Mono,
     ended: bool,
 }
 
-/// How samples are read.
+/// How samples are read from the file.
 enum Input {
-    /// By hound, one after the other.
+    /// One by one with hound.
     Converted(WavReader<BufReader<File>>),
-    /// As they are: the file at its next sample, and how many bytes of samples are left. What clients
-    /// that mean to be fast send is read in whole blocks.
+    /// In whole blocks, without conversion, for the format that fast clients send: the file at its next
+    /// sample, and the number of bytes left.
     Plain(BufReader<File>, u64),
 }
 
@@ -115,7 +114,7 @@ impl Input {
 impl WavSource {
     fn new(reader: WavReader<BufReader<File>>, file_length: u64) -> Self {
         let spec = reader.spec();
-        // A header may claim more than is there; never believe it beyond the file's end.
+        // A header may claim more than the file holds.
         let frame_bytes = u64::from(spec.channels) * u64::from(spec.bits_per_sample.max(8) / 8);
         let frames = u64::from(reader.duration()).min(file_length / frame_bytes.max(1));
         Self {
@@ -131,14 +130,14 @@ impl WavSource {
         }
     }
 
-    /// By the header, but never longer than the file.
+    /// The duration of the header's claim, limited by the file's size.
     pub(crate) fn claimed_duration(&self) -> Duration {
         self.claimed
     }
 
-    /// The next samples, `None` at the end. Reads on a thread where blocking is allowed.
+    /// The next samples, `None` at the end. Reads on a blocking thread.
     pub(crate) async fn next_block(&mut self) -> Block {
-        // No other thread is needed to learn that it is over.
+        // The end is known without another thread.
         if self.worker.as_ref().is_some_and(|worker| worker.ended) {
             return Ok(None);
         }
@@ -210,8 +209,8 @@ impl Worker {
         read
     }
 
-    /// Hands up to a block's worth of frames to `each`, and notes the end of the data. A file that
-    /// ends before its header says so just ends; an incomplete last frame is dropped.
+    /// Passes up to a block of frames to `each`, and records the end of the data. A file that is shorter than
+    /// its header claims simply ends; an incomplete last frame is dropped.
     fn read_frames<S: hound::Sample>(
         &mut self,
         mut each: impl FnMut(&[S]),
@@ -241,8 +240,8 @@ impl Worker {
     }
 }
 
-/// A block of samples that need no conversion; whether it was the last one. A file that ends before its
-/// header says so just ends.
+/// Reads a block of samples that need no conversion. Returns whether it was the last one. A file that is
+/// shorter than its header claims simply ends.
 fn read_plain(
     file: &mut BufReader<File>,
     left: &mut u64,
@@ -259,7 +258,7 @@ fn read_plain(
     Ok(*left == 0 || (bytes.len() as u64) < wanted)
 }
 
-/// hound reports the end of the file as an error of its own making, without a system's code.
+/// hound reports the end of the file as its own error, without an error code of the system.
 fn is_end_of_file(error: &hound::Error) -> bool {
     matches!(error, hound::Error::IoError(error) if error.raw_os_error().is_none())
 }
@@ -272,5 +271,5 @@ fn reading(error: &hound::Error) -> DecodeError {
 }
 
 fn unreadable(error: &io::Error) -> DecodeError {
-    DecodeError::Unavailable(format!("the audio file could not be read: {error}"))
+    DecodeError::Unavailable(format!("cannot read the audio file: {error}"))
 }

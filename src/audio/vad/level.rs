@@ -1,21 +1,20 @@
-//! Makes quiet audio as loud as the detector expects it.
+//! Raises quiet audio to the level that the detector expects.
 //!
-//! The network's answers depend on the level: it misses much of speech that is 40 dB quieter than
-//! usual, and takes quiet music for speech. So each block of two seconds is made louder, never
-//! quieter, until its louder moments have the level of ordinary speech. Longer blocks would let a
-//! loud voice hide a quiet one beside it.
+//! The network's results depend on the level: it misses much of speech that is 40 dB quieter than usual, and
+//! takes quiet music for speech. So each block of two seconds is amplified until its louder moments have the
+//! level of ordinary speech; it is never attenuated. In longer blocks a loud voice would hide a quiet one
+//! next to it.
 
-/// Samples that the level is looked at over: 20 ms.
+/// Samples per measurement of the level: 20 ms.
 const WINDOW: usize = 320;
-/// The level, in dB of full scale, that the louder moments of a block are brought to.
+/// Target level of a block's louder moments, in dB of full scale.
 const WANTED_DBFS: f32 = -23.0;
-/// A quieter block is silence: what there is, is the noise of a converter.
+/// A quieter block is silence with the noise of a converter.
 const SILENT_DBFS: f32 = -85.0;
-/// The share of a block that is quieter than its louder moments.
+/// The share of a block that does not belong to its louder moments.
 const PERCENTILE: f32 = 0.95;
 
-/// Makes a block louder, in place, and gives whether there is anything in it to hear. Samples are
-/// ±1.0, before and after.
+/// Amplifies a block in place. Returns whether it contains sound. Samples are ±1.0 before and after.
 pub fn normalise(block: &mut [f32]) -> bool {
     // The level of digital silence is minus infinity.
     let level = 10.0 * loud_power(block).log10();

@@ -1,8 +1,8 @@
-//! Voice activity detection: how likely it is, from moment to moment, that somebody speaks.
+//! Voice activity detection: the probability of speech in each frame.
 //!
-//! The detector is the network of Silero VAD ([`silero`]), whose weights are a file of the models
-//! folder; audio is brought to the level that it expects before. Earshot and WebRTC's detector were tried on the same recordings and pass most music as
-//! speech; see `docs/performance.md`.
+//! The detector is the network of Silero VAD ([`silero`]), whose weights are a file of the models folder;
+//! `level` first amplifies quiet audio. Earshot and WebRTC's detector, tried on the same recordings, take
+//! most music for speech; see `docs/performance.md`.
 
 mod level;
 pub mod silero;
@@ -12,13 +12,13 @@ use std::sync::{Arc, OnceLock};
 use silero::{FRAME, Memory, Weights};
 use stt_actors::domain::chunk::SPEECH_FRAME;
 
-/// Samples that are looked at together, and share a level: 2 s.
+/// Samples per block; the level is measured per block: 2 s.
 pub const BLOCK: usize = 62 * SPEECH_FRAME;
 
-/// Tells speech from everything else in one stream.
+/// A detector of speech in one stream.
 pub trait DetectSpeech: Send {
-    /// The probability of speech in each frame of the next block, in 255ths. A block has [`BLOCK`]
-    /// samples, but for the last one; a last frame that is not whole counts.
+    /// The probability of speech in each frame of the next block, in 255ths. A block has [`BLOCK`] samples;
+    /// only the last one may have fewer. An incomplete last frame counts.
     fn score(&mut self, block: &[i16]) -> Vec<u8>;
 }
 
@@ -29,7 +29,7 @@ pub struct SpeechDetector {
 }
 
 impl SpeechDetector {
-    /// A detector at the start of a stream.
+    /// A detector for a new stream.
     pub fn new(weights: Arc<Weights>) -> Self {
         Self {
             weights,
@@ -42,7 +42,7 @@ impl DetectSpeech for SpeechDetector {
     fn score(&mut self, block: &[i16]) -> Vec<u8> {
         let mut samples: Vec<f32> = block.iter().map(|s| f32::from(*s) / 32_768.0).collect();
         if !level::normalise(&mut samples) {
-            // Hours of silence cost next to nothing.
+            // Skip the network for silence.
             self.memory = Memory::default();
             return vec![0; block.len().div_ceil(FRAME)];
         }
@@ -57,26 +57,26 @@ impl DetectSpeech for SpeechDetector {
 
 const _: () = assert!(FRAME == SPEECH_FRAME);
 
-/// Voice activity detection as the server has it: with weights, or without as long as there are
-/// none. Cheap to clone; all clones share the weights.
+/// The server's voice activity detection, whose weights may arrive later. Cheap to clone; all clones share
+/// the weights.
 #[derive(Clone, Debug, Default)]
 pub struct VoiceActivity(Arc<OnceLock<Arc<Weights>>>);
 
 impl VoiceActivity {
-    /// With these weights from the start.
+    /// A detection that has weights from the start.
     pub fn with(weights: Weights) -> Self {
         let this = Self::default();
         this.provide(weights);
         this
     }
 
-    /// Gives it weights, unless it has some.
+    /// Sets the weights, unless they are set.
     pub fn provide(&self, weights: Weights) {
-        // The first ones are as good.
+        // The first weights remain; they are the same.
         let _ = self.0.set(Arc::new(weights));
     }
 
-    /// The weights, as soon as there are any.
+    /// The weights, once they are set.
     pub fn weights(&self) -> Option<Arc<Weights>> {
         self.0.get().cloned()
     }

@@ -1,9 +1,8 @@
 //! The network of Silero VAD (16 kHz) in plain Rust.
 //!
-//! Its published weights are read from a safetensors file. A frame of 32 ms, with the last 4 ms of
-//! the one before it, goes through a short-time Fourier transform, four small convolutions and a
-//! recurrent cell, and comes out as the probability that somebody speaks. The layers, their order and
-//! their padding are those of the published model; only the arithmetic is here.
+//! It reads the published weights from a safetensors file. A frame of 32 ms, with the last 4 ms of the
+//! previous one, goes through a short-time Fourier transform, four small convolutions and a recurrent cell,
+//! which give the probability of speech. Layers, order and padding are those of the published model.
 
 use std::path::Path;
 
@@ -13,35 +12,35 @@ use thiserror::Error;
 
 /// Samples of a frame at 16 kHz: 32 ms.
 pub const FRAME: usize = 512;
-/// Samples of the frame before that a frame is looked at with.
+/// Samples of the previous frame that precede a frame.
 const CONTEXT: usize = 64;
 /// Samples of a window of the Fourier transform, and from one window to the next.
 const WINDOW: usize = 256;
 const HOP: usize = 128;
 /// Windows in a frame.
 const WINDOWS: usize = 4;
-/// Frequencies that a window gives.
+/// Frequencies per window.
 const BINS: usize = WINDOW / 2 + 1;
 /// Width of the recurrent cell.
 const HIDDEN: usize = 128;
 /// Width of every convolution.
 const KERNEL: usize = 3;
 
-/// Why there are no weights.
+/// Why weights cannot be loaded.
 #[derive(Debug, Error)]
 pub enum WeightsError {
     /// The file cannot be read.
     #[error("cannot be read")]
     Read(#[from] std::io::Error),
-    /// It is no safetensors file.
+    /// It is not a safetensors file.
     #[error("is not a safetensors file")]
     Format(#[from] safetensors::SafeTensorError),
-    /// It is one, of something else.
+    /// It is a safetensors file of another model.
     #[error("does not hold the 16 kHz network of Silero VAD: {0}")]
     Content(String),
 }
 
-/// A matrix of weights, row by row, and what is added to each row's result.
+/// A row-major matrix of weights, and a bias per row.
 #[derive(Debug)]
 struct Layer {
     rows: usize,
@@ -51,8 +50,7 @@ struct Layer {
 }
 
 impl Layer {
-    /// This matrix times one whose `count` columns lie one after the other; the result likewise has
-    /// its columns one after the other.
+    /// Multiplies with a column-major matrix of `count` columns. The result is column-major too.
     fn apply(&self, columns: &[f32], count: usize) -> Vec<f32> {
         debug_assert_eq!(columns.len(), self.columns * count);
         let mut out: Vec<f32> = self.bias.repeat(count);
@@ -96,7 +94,7 @@ impl Weights {
     /// Reads the published file `silero_vad_16k.safetensors`.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// The file cannot be read, or is not the published one.
     pub fn load(path: &Path) -> Result<Self, WeightsError> {
         Self::from_bytes(&std::fs::read(path)?)
     }
@@ -144,7 +142,7 @@ impl Weights {
     }
 }
 
-/// A tensor's values, if there are so many.
+/// A tensor's values, if it has this many.
 fn values(tensors: &SafeTensors<'_>, name: &str, count: usize) -> Result<Vec<f32>, WeightsError> {
     let tensor = tensors
         .tensor(name)
@@ -161,7 +159,7 @@ fn values(tensors: &SafeTensors<'_>, name: &str, count: usize) -> Result<Vec<f32
         .collect())
 }
 
-/// What the network remembers of a stream.
+/// The network's state for one stream.
 #[derive(Clone, Debug)]
 pub struct Memory {
     context: [f32; CONTEXT],
@@ -170,7 +168,7 @@ pub struct Memory {
 }
 
 impl Default for Memory {
-    /// At the start of a stream.
+    /// The state at the start of a stream.
     fn default() -> Self {
         Self {
             context: [0.0; CONTEXT],
@@ -217,8 +215,7 @@ impl Weights {
     }
 }
 
-/// Every window of every frame, one after the other. The end of a frame is mirrored for its last
-/// window.
+/// All windows of all frames in order. The end of a frame is mirrored for its last window.
 fn windows(memory: &mut Memory, samples: &[f32]) -> Vec<f32> {
     let mut columns = Vec::with_capacity(samples.len() / FRAME * WINDOWS * WINDOW);
     let mut padded = vec![0.0; CONTEXT + FRAME + CONTEXT];
@@ -251,8 +248,8 @@ fn magnitudes(fourier: &Layer, windows: &[f32], frames: usize) -> Vec<f32> {
         .collect()
 }
 
-/// What each place of a convolution sees: its neighbours' channels, with nothing beyond the frame.
-/// `columns` has `length` columns for each frame. Gives the new columns, and how many a frame has.
+/// The inputs of a convolution at each position: the channels of its neighbours, and zeros beyond the frame.
+/// `columns` has `length` columns per frame. Returns the new columns, and their number per frame.
 fn gather(columns: &[f32], frames: usize, length: usize, stride: usize) -> (Vec<f32>, usize) {
     let channels = columns.len() / (frames * length).max(1);
     let shorter = (length - 1) / stride + 1;
@@ -261,7 +258,7 @@ fn gather(columns: &[f32], frames: usize, length: usize, stride: usize) -> (Vec<
         for place in 0..shorter {
             let to = (frame * shorter + place) * channels * KERNEL;
             for tap in 0..KERNEL {
-                // The kernel's middle is at the place itself.
+                // The kernel's middle is at the position itself.
                 let Some(from) = (place * stride + tap)
                     .checked_sub(1)
                     .filter(|from| *from < length)

@@ -1,11 +1,10 @@
 //! The convolution that lets whisper.cpp run models whose weights are 32-bit floats.
 //!
-//! The ggml of whisper.cpp 1.8.3 unrolls every one-dimensional convolution to 16-bit floats, and its CPU
-//! code then aborts the process on a 32-bit kernel (`GGML_ASSERT(src0->type == GGML_TYPE_F16)`, whisper.cpp
-//! issue 2557). Without a way around it `COMPUTE_TYPE=float32` and `WHISPER_FP16=0` could not work on a
-//! CPU. The linker option `--wrap` in `build.rs` sends whisper.cpp's calls of `ggml_conv_1d_ph` here,
-//! where the unrolled type follows the kernel's. Later versions of ggml do the same themselves; when
-//! whisper-rs brings one, this file and the option can go.
+//! The ggml of whisper.cpp 1.8.3 unrolls every one-dimensional convolution to 16-bit floats, and its CPU code
+//! then aborts the process on a 32-bit kernel (`GGML_ASSERT(src0->type == GGML_TYPE_F16)`, whisper.cpp issue
+//! 2557). With this hook, `COMPUTE_TYPE=float32` and `WHISPER_FP16=0` work on a CPU: the unrolled type
+//! follows that of the kernel. Later versions of ggml do the same; when whisper-rs bundles one, remove this
+//! file and its `--wrap` option.
 
 use std::ffi::c_int;
 
@@ -16,7 +15,7 @@ use whisper_rs_sys as ggml;
 ///
 /// # Safety
 ///
-/// The pointers are those of a ggml context and of two tensors in it, as whisper.cpp passes them.
+/// The pointers are a live ggml context and two live tensors in it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __wrap_ggml_conv_1d_ph(
     context: *mut ggml::ggml_context,

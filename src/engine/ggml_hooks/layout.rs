@@ -1,9 +1,10 @@
-//! Whether the private struct of ggml that [`matrix_product`](super::matrix_product) reads has the expected layout.
+//! Verifies the layout of the private ggml struct that [`matrix_product`](super::matrix_product) reads.
 //!
-//! ggml passes `struct ggml_compute_params` to every thread that works on a product. The struct is not part of ggml's
-//! public interface, so [`check`] compares: it computes a small graph with a user-defined operation, to which ggml tells
-//! the thread's number and the number of threads publicly, and with a product, where both are read through the mirror.
-//! Until they were seen to agree, ggml computes all products itself.
+//! ggml passes `struct ggml_compute_params` to every thread that works on a product. The struct is not part
+//! of ggml's public interface, so [`check`] compares: it computes a small graph with a user-defined
+//! operation, to which ggml passes the thread's index and the number of threads publicly, and with a product,
+//! for which both are read from the struct. Until a check has shown that they agree, ggml computes all
+//! products itself.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
@@ -22,7 +23,7 @@ struct ComputeParams {
     threads: c_int,
 }
 
-/// A thread's number, and the number of threads.
+/// A thread's index, and the number of threads.
 type Share = (c_int, c_int);
 
 /// Reads a [`Share`] from the struct.
@@ -64,7 +65,7 @@ unsafe fn mirrored(params: *const c_void) -> Share {
     (params.thread, params.threads)
 }
 
-/// Whether the layout was seen to be the expected one.
+/// Whether a check has verified the layout.
 pub fn is_verified() -> bool {
     VERIFIED.load(Ordering::Acquire)
 }
@@ -95,7 +96,7 @@ pub fn check() -> Result<(), String> {
     Ok(())
 }
 
-/// Compares what `read` finds with what ggml tells publicly. Products must not be verified yet.
+/// Compares the threads that `read` finds with those that ggml passes publicly. [`VERIFIED`] must be false.
 fn compare(read: Reader) -> Result<(), String> {
     let told = Mutex::new(BTreeSet::new());
     let seen = compute(read, &told)?;
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn another_layout_is_noticed_and_said_in_one_line() {
+    fn another_layout_is_a_one_line_error() {
         for wrong in [exchanged as Reader, shifted] {
             let error = fresh(wrong).unwrap_err();
             assert!(error.contains("ggml_compute_params"), "{error}");

@@ -1,11 +1,10 @@
-//! The matrix products of the encoder, several times as fast as ggml's own.
+//! Matrix products for the encoder, several times as fast as those of ggml.
 //!
-//! On x86-64, ggml multiplies 16-bit weights with kernels that are chosen when it is compiled and that
-//! reach a quarter of what the processor can do. The linker option `--wrap` in `build.rs` sends its
-//! calls of `llamafile_sgemm` here, where the weights are turned into 32-bit floats, a block at a time,
-//! and multiplied by the crate `matrixmultiply`, which picks its kernel (AVX-512, AVX2 with FMA, AVX,
-//! SSE2) by the processor that it runs on. Products with few columns, as a decoder has them that makes
-//! one token after the other, are bound by memory and stay with ggml.
+//! On x86-64, ggml multiplies 16-bit weights with kernels that are chosen at compile time and reach a quarter
+//! of the processor's peak. This replacement of `llamafile_sgemm` converts the weights to 32-bit floats, a
+//! block at a time, and multiplies them with the crate `matrixmultiply`, which picks its kernel (AVX-512,
+//! AVX2 with FMA, AVX, SSE2) at run time. Products with few columns, as in a decoder that generates one token
+//! at a time, are bound by memory and stay with ggml.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -14,17 +13,17 @@ use whisper_rs_sys as ggml;
 
 use super::layout;
 
-/// Products with fewer columns are left to ggml: the time goes into reading the weights.
+/// Products with fewer columns are left to ggml: reading the weights dominates their time.
 const FEWEST_COLUMNS: i64 = 16;
-/// Weights that are turned into floats at a time, so that they stay in a core's cache: 1 MiB of floats.
+/// Weights per block: 1 MiB as floats, which fits into a core's cache.
 const BLOCK_WEIGHTS: usize = 256 * 1024;
-/// Threads get whole tiles of the kernels' rows or columns.
+/// Threads get whole tiles of this many rows or columns.
 const TILE: usize = 32;
-/// With fewer rows than this, threads share the columns instead.
+/// With fewer rows than this, threads divide the columns instead.
 const FEWEST_ROWS_TO_SHARE: usize = 128;
 
 unsafe extern "C" {
-    /// ggml's own.
+    /// The original function of ggml.
     fn __real_llamafile_sgemm(
         params: *const c_void,
         m: i64,
@@ -43,22 +42,19 @@ unsafe extern "C" {
 }
 
 thread_local! {
-    /// Floats of the two factors, kept from call to call.
+    /// Buffers for the two factors, reused from call to call.
     static SCRATCH: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-/// `c = aᵀ · b`, column by column: `c[row + column · ldc] = Σ a[row · lda + i] · b[column · ldb + i]`.
-/// `a` has `m` rows, `b` `n` columns, of `k` blocks of `a`'s type each; strides count elements (blocks)
-/// of their own type. Every thread of ggml's pool calls this and does its share. Returns whether the
-/// product was made; if not, ggml makes it.
+/// `c = aᵀ · b`, column by column: `c[row + column · ldc] = Σ a[row · lda + i] · b[column · ldb + i]`. `a`
+/// has `m` rows, `b` `n` columns, of `k` blocks of `a`'s type each; strides count elements (blocks) of their
+/// own type. Every thread of ggml's pool calls this and computes its share. Returns false if ggml must
+/// compute the product.
 ///
 /// # Safety
-/// As ggml calls it: the pointers are those of live tensors of these shapes.
+/// The pointers are those of live tensors of these shapes.
 #[unsafe(no_mangle)]
-#[expect(
-    clippy::many_single_char_names,
-    reason = "as products of matrices are written"
-)]
+#[expect(clippy::many_single_char_names, reason = "the usual names of matrices")]
 pub unsafe extern "C" fn __wrap_llamafile_sgemm(
     params: *const c_void,
     m: i64,
@@ -77,7 +73,7 @@ pub unsafe extern "C" fn __wrap_llamafile_sgemm(
     let is_ours = layout::is_verified() && n >= FEWEST_COLUMNS && c_type == F32;
     let formats = is_ours.then(|| Some((Format::of(a_type)?, Format::of(b_type)?)));
     let Some((a_format, b_format)) = formats.flatten() else {
-        // SAFETY: the arguments are handed on as they came.
+        // SAFETY: the arguments are passed on unchanged.
         return unsafe {
             if !layout::is_verified() {
                 layout::note(params, c);
@@ -104,7 +100,7 @@ pub unsafe extern "C" fn __wrap_llamafile_sgemm(
         c: c.cast(),
         column_stride: ldc as usize,
     };
-    // SAFETY: the caller's promise about the pointers; `params` is ggml's own.
+    // SAFETY: the caller's promise about the pointers; `params` comes from ggml, and the layout is verified.
     unsafe {
         let (thread, threads) = layout::share(params);
         product.share(thread, threads);
@@ -114,7 +110,7 @@ pub unsafe extern "C" fn __wrap_llamafile_sgemm(
 
 const F32: c_int = ggml::ggml_type_GGML_TYPE_F32.cast_signed();
 
-/// How a type of ggml's is stored.
+/// Storage format of a ggml type.
 #[derive(Clone, Copy)]
 struct Format {
     /// Values in a block.
@@ -128,14 +124,14 @@ struct Format {
 enum Kind {
     Float32,
     Float16,
-    /// By ggml's own conversion.
+    /// Converted by ggml.
     Other(unsafe extern "C" fn(*const c_void, *mut f32, i64)),
 }
 
 impl Format {
-    /// `None` for types that are not numbers of a matrix.
+    /// `None` for types that cannot be converted to floats.
     fn of(id: c_int) -> Option<Self> {
-        // SAFETY: ggml calls with types of its own, for each of which it has an entry.
+        // SAFETY: ggml passes valid types, each of which has an entry.
         let traits = unsafe { &*ggml::ggml_get_type_traits(id.cast_unsigned()) };
         let kind = match id.cast_unsigned() {
             ggml::ggml_type_GGML_TYPE_F32 => Kind::Float32,
@@ -160,11 +156,11 @@ struct Rows {
 }
 
 impl Rows {
-    /// `count` rows of `depth` values from `first` on, as floats: in place, or through `scratch`. And
-    /// the number of floats from row to row.
+    /// Returns `count` rows of `depth` values from `first` on as floats, in place or converted into
+    /// `scratch`, and the number of floats from row to row.
     ///
     /// # Safety
-    /// The rows are there.
+    /// The matrix has these rows.
     unsafe fn floats(
         self,
         first: usize,
@@ -206,7 +202,7 @@ struct Product {
     /// Values of a row of `a` and of a column of `b`.
     depth: usize,
     a: Rows,
-    /// Its columns, one after the other.
+    /// Stored column by column.
     b: Rows,
     c: *mut f32,
     /// Floats of `c` from column to column.
@@ -214,10 +210,10 @@ struct Product {
 }
 
 impl Product {
-    /// Makes what is this thread's.
+    /// Computes this thread's share.
     ///
     /// # Safety
-    /// The matrices are there, and nobody else writes this thread's part of `c`.
+    /// The matrices are live, and no other thread writes this thread's part of `c`.
     unsafe fn share(self, thread: usize, threads: usize) {
         let by_rows = self.rows >= FEWEST_ROWS_TO_SHARE;
         let (rows, columns) = if by_rows {
@@ -260,7 +256,7 @@ impl Product {
     }
 }
 
-/// A thread's part of so many rows or columns, in whole tiles.
+/// A thread's share of `all` rows or columns, in whole tiles.
 fn part(all: usize, thread: usize, threads: usize) -> std::ops::Range<usize> {
     let each = all.div_ceil(threads).next_multiple_of(TILE);
     let start = (thread * each).min(all);
@@ -298,10 +294,7 @@ mod tests {
         }
     }
 
-    #[expect(
-        clippy::many_single_char_names,
-        reason = "as products of matrices are written"
-    )]
+    #[expect(clippy::many_single_char_names, reason = "the usual names of matrices")]
     fn multiply(a: Rows, b: Rows, (m, n): (usize, usize), threads: usize) -> Vec<f32> {
         let mut c = vec![f32::NAN; m * n];
         let product = Product {

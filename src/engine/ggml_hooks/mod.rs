@@ -26,34 +26,34 @@ pub mod threads;
 /// Verifies that the hooks fit the ggml that they are linked with. Models must not be used before.
 ///
 /// # Errors
-/// They do not; one line for people.
+/// They do not fit; the message is one line.
 pub fn check() -> Result<(), String> {
     #[cfg(fast_products)]
     layout::check()?;
     Ok(())
 }
 
-/// Elsewhere, everything is computed.
+/// On other platforms, every graph is computed.
 #[cfg(not(target_os = "linux"))]
 pub mod reuse {
-    /// Nothing can be passed over.
+    /// Graphs cannot be skipped.
     pub const AVAILABLE: bool = false;
 
-    /// Nothing is known of what `work` computes.
+    /// Runs `work` and counts no graphs.
     pub fn counted<R>(work: impl FnOnce() -> R) -> (R, u32) {
         (work(), 0)
     }
 
-    /// Nothing is passed over.
+    /// Does nothing.
     pub fn skip(_graphs: u32) {}
 }
 
-/// Elsewhere, nothing is seen.
+/// On other platforms, nothing is recorded.
 #[cfg(not(target_os = "linux"))]
 pub mod observe {
     use std::sync::atomic::AtomicBool;
 
-    /// Nothing can be seen.
+    /// Graphs cannot be observed.
     pub const AVAILABLE: bool = false;
 
     /// A head of the decoder's attention to the audio.
@@ -65,26 +65,26 @@ pub mod observe {
         pub head: usize,
     }
 
-    /// What some heads attended to.
+    /// Attention weights of some heads.
     #[derive(Clone, Debug, Default, PartialEq)]
     pub struct Attention {
-        /// Tokens that went in.
+        /// Number of input tokens.
         pub tokens: usize,
-        /// Frames of 20 ms.
+        /// Number of frames of 20 ms.
         pub frames: usize,
-        /// None.
+        /// Always empty.
         pub heads: Vec<Vec<f32>>,
     }
 
-    /// Nothing is kept.
+    /// Does nothing.
     pub fn want_logits(_token: i32) {}
 
-    /// Nothing is there.
+    /// Always `None`.
     pub fn logits() -> Option<Vec<f32>> {
         None
     }
 
-    /// Nothing is seen.
+    /// Runs `work` and records nothing.
     pub fn attention<R>(
         _heads: &[Head],
         _abort: &AtomicBool,

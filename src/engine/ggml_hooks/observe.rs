@@ -1,5 +1,5 @@
-//! Looking into ggml's graphs while they are computed, for what whisper knows and does not tell: which
-//! moments of the audio a token attends to, and what the model makes of the first token of a prompt.
+//! Reads values from ggml's graphs during computation that whisper does not expose: the attention of tokens
+//! to the audio, and the logits of the first token of a prompt.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_void};
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use whisper_rs_sys as ggml;
 
-/// Whether graphs can be looked into in this build.
+/// Whether this build can observe graphs.
 pub const AVAILABLE: bool = true;
 
-/// whisper's name for the tokens that go into its decoder; other graphs have none.
+/// Whisper's name for the input tokens of its decoder; other graphs have no tensor of this name.
 const TOKENS: &CStr = c"embd";
 
 /// A head of the decoder's attention to the audio.
@@ -22,56 +22,56 @@ pub struct Head {
     pub head: usize,
 }
 
-/// What some heads attended to: for every token that went in, weights over the encoder's frames.
+/// Attention weights of some heads: for every input token, weights over the encoder's frames.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attention {
-    /// Tokens that went in.
+    /// Number of input tokens.
     pub tokens: usize,
-    /// Frames of 20 ms.
+    /// Number of frames of 20 ms.
     pub frames: usize,
-    /// A matrix for each head that was there: row by row, one row for each token.
+    /// A matrix per head that exists: row-major, one row per token.
     pub heads: Vec<Vec<f32>>,
 }
 
-/// Attention that is being looked at.
+/// A recording of attention in progress.
 struct Capture<'a> {
     heads: &'a [Head],
     abort: &'a AtomicBool,
-    /// Layers that have come by.
+    /// Layers computed so far.
     layers: usize,
     attention: Attention,
 }
 
 thread_local! {
-    /// The token whose logits are wanted from the next graph of a decoder.
+    /// The token whose logits the next decoder graph shall keep.
     static WANTED: Cell<Option<i32>> = const { Cell::new(None) };
-    /// They.
+    /// The logits kept.
     static LOGITS: RefCell<Option<Vec<f32>>> = const { RefCell::new(None) };
-    /// Where attention goes; null: nobody looks. It lives while the call does that set it.
+    /// The recording; null: none. It is live during the call that set it.
     static CAPTURE: Cell<*mut Capture<'static>> = const { Cell::new(std::ptr::null_mut()) };
 }
 
 unsafe extern "C" {
-    /// ggml's own.
+    /// The original function of ggml.
     fn __real_ggml_backend_sched_graph_compute(
         scheduler: ggml::ggml_backend_sched_t,
         graph: *mut ggml::ggml_cgraph,
     ) -> ggml::ggml_status;
 }
 
-/// Has the logits kept that the next graph of a decoder gives after this token.
+/// Makes the next decoder graph keep its logits for this token.
 pub fn want_logits(token: i32) {
     WANTED.set(Some(token));
     LOGITS.take();
 }
 
-/// What [`want_logits`] asked for, once it is there.
+/// The logits that [`want_logits`] requested, once computed.
 pub fn logits() -> Option<Vec<f32>> {
     LOGITS.take()
 }
 
-/// What the heads attend to in the decoder graph that `work` computes on this thread. The graph is left
-/// unfinished after the last of them, and after the next layer once `abort` is set.
+/// Records the attention of these heads in the decoder graph that `work` computes on this thread. The
+/// computation stops after the last of them, or after the next layer once `abort` is set.
 pub fn attention<R>(
     heads: &[Head],
     abort: &AtomicBool,
@@ -89,10 +89,10 @@ pub fn attention<R>(
     (result, capture.attention)
 }
 
-/// Computes a graph, as ggml's own function does, and looks into it if that is wanted.
+/// Computes a graph as the original does, and records what was requested.
 ///
 /// # Safety
-/// As ggml calls it: the pointers are those of a live scheduler and a graph that it has allocated.
+/// The pointers are those of a live scheduler and a graph that it has allocated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __wrap_ggml_backend_sched_graph_compute(
     scheduler: ggml::ggml_backend_sched_t,
@@ -102,29 +102,29 @@ pub unsafe extern "C" fn __wrap_ggml_backend_sched_graph_compute(
     // SAFETY: the caller's promise. The callback gets the capture only during the computation, which
     // it outlives, and the scheduler forgets both before this returns.
     unsafe {
-        // Its memory may be used for something else in the course of the computation.
-        let place = WANTED.get().and_then(|token| place_of(graph, token));
+        // The computation may reuse the memory of the tokens.
+        let position = WANTED.get().and_then(|token| position_of(graph, token));
         if !capture.is_null() {
-            let see: ggml::ggml_backend_sched_eval_callback = Some(see);
-            ggml::ggml_backend_sched_set_eval_callback(scheduler, see, capture.cast());
+            let on_operation: ggml::ggml_backend_sched_eval_callback = Some(on_operation);
+            ggml::ggml_backend_sched_set_eval_callback(scheduler, on_operation, capture.cast());
         }
         let status = __real_ggml_backend_sched_graph_compute(scheduler, graph);
         if !capture.is_null() {
             ggml::ggml_backend_sched_set_eval_callback(scheduler, None, std::ptr::null_mut());
         }
-        if let Some(place) = place {
+        if let Some(position) = position {
             WANTED.set(None);
-            LOGITS.set(row(ggml::ggml_graph_node(graph, -1), place));
+            LOGITS.set(row(ggml::ggml_graph_node(graph, -1), position));
         }
         status
     }
 }
 
-/// Where a token is among those that go into a decoder's graph.
+/// Position of a token among the inputs of a decoder graph.
 ///
 /// # Safety
 /// The graph is live, and its inputs are set.
-unsafe fn place_of(graph: *mut ggml::ggml_cgraph, token: i32) -> Option<usize> {
+unsafe fn position_of(graph: *mut ggml::ggml_cgraph, token: i32) -> Option<usize> {
     // SAFETY: the tensor is one of the graph's; as many tokens are read as it has.
     unsafe {
         let tokens = ggml::ggml_graph_get_tensor(graph, TOKENS.as_ptr()).as_ref()?;
@@ -135,17 +135,16 @@ unsafe fn place_of(graph: *mut ggml::ggml_cgraph, token: i32) -> Option<usize> {
     }
 }
 
-/// A row of a matrix of floats.
+/// Reads a row of a matrix of floats.
 ///
 /// # Safety
 /// The tensor is live and computed.
-unsafe fn row(matrix: *mut ggml::ggml_tensor, place: usize) -> Option<Vec<f32>> {
-    // SAFETY: the row is inside the matrix, which is checked, and its type is that of what it is read
-    // into.
+unsafe fn row(matrix: *mut ggml::ggml_tensor, position: usize) -> Option<Vec<f32>> {
+    // SAFETY: the row is inside the matrix and has the type of the buffer; both are checked.
     unsafe {
         let matrix = matrix.as_ref()?;
         let [columns, rows, ..] = matrix.ne.map(|n| usize::try_from(n).unwrap_or(0));
-        if matrix.type_ != ggml::ggml_type_GGML_TYPE_F32 || place >= rows {
+        if matrix.type_ != ggml::ggml_type_GGML_TYPE_F32 || position >= rows {
             return None;
         }
         let mut values = vec![0.0_f32; columns];
@@ -153,32 +152,37 @@ unsafe fn row(matrix: *mut ggml::ggml_tensor, place: usize) -> Option<Vec<f32>> 
         ggml::ggml_backend_tensor_get(
             matrix,
             values.as_mut_ptr().cast(),
-            place * matrix.nb[1],
+            position * matrix.nb[1],
             bytes,
         );
         Some(values)
     }
 }
 
-/// ggml asks for every operation whether its result is wanted, and shows those that are.
-unsafe extern "C" fn see(tensor: *mut ggml::ggml_tensor, asks: bool, capture: *mut c_void) -> bool {
-    // SAFETY: ggml gives a live tensor, and the capture that was set with this callback; nobody else
-    // uses it meanwhile.
+/// ggml calls this before every operation, to ask whether its result is wanted, and again after those that
+/// are.
+unsafe extern "C" fn on_operation(
+    tensor: *mut ggml::ggml_tensor,
+    asks: bool,
+    capture: *mut c_void,
+) -> bool {
+    // SAFETY: ggml passes a live tensor and the capture that was set with this callback, which has no other
+    // user meanwhile.
     unsafe {
         let (tensor, capture) = (&*tensor, &mut *capture.cast::<Capture<'_>>());
-        let is_attention = looks_at_the_audio(tensor);
+        let is_attention = is_attention_to_audio(tensor);
         if asks {
             return is_attention;
         }
         keep(tensor, capture);
-        // What comes after the last layer that is wanted would be for nothing.
+        // Layers after the last requested one are not needed.
         let mut wanted = capture.heads.iter();
         wanted.any(|head| head.layer >= capture.layers) && !capture.abort.load(Ordering::Acquire)
     }
 }
 
-/// Attention to other tokens has a mask: nobody sees what comes later. That to the audio has none.
-fn looks_at_the_audio(tensor: &ggml::ggml_tensor) -> bool {
+/// Attention to other tokens has a mask that hides later tokens. Attention to the audio has none.
+fn is_attention_to_audio(tensor: &ggml::ggml_tensor) -> bool {
     tensor.op == ggml::ggml_op_GGML_OP_SOFT_MAX && tensor.src[1].is_null()
 }
 

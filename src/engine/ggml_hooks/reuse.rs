@@ -1,36 +1,35 @@
-//! Not computing twice what is there already.
+//! Skips graphs whose results the state already holds.
 //!
-//! To detect a language, whisper encodes the audio and looks at the first token; to transcribe, it
-//! encodes the same audio again. Where the window is the same, all that the encoder leaves behind (the
-//! keys and values that the decoder looks at) is still in the state, and the graphs that would make it
-//! again are passed over.
+//! To detect a language, whisper encodes the audio and decodes the first token; to transcribe, it encodes the
+//! same audio again. If the window is the same, the state still holds the encoder's results (the keys and
+//! values for the decoder), and the graphs that would compute them again are skipped.
 
 use std::cell::Cell;
 
 use whisper_rs_sys as ggml;
 
-/// Whether graphs can be passed over in this build.
+/// Whether this build can skip graphs.
 pub const AVAILABLE: bool = true;
 
 thread_local! {
-    /// Graphs that this thread has had computed on the CPU.
+    /// Number of graphs that this thread has computed on the CPU.
     static COMPUTED: Cell<u32> = const { Cell::new(0) };
-    /// Graphs that are to be passed over from now on.
+    /// Number of graphs to skip from now on.
     static TO_SKIP: Cell<u32> = const { Cell::new(0) };
 }
 
 unsafe extern "C" {
-    /// ggml's own.
+    /// The original function of ggml.
     fn __real_ggml_graph_compute(
         graph: *mut ggml::ggml_cgraph,
         plan: *mut ggml::ggml_cplan,
     ) -> ggml::ggml_status;
 }
 
-/// Computes a graph, as ggml's own function does, unless it is to be passed over.
+/// Computes a graph as the original does, or skips it.
 ///
 /// # Safety
-/// As ggml calls it: the pointers are those of a live graph and its plan.
+/// The pointers are those of a live graph and its plan.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __wrap_ggml_graph_compute(
     graph: *mut ggml::ggml_cgraph,
@@ -42,18 +41,18 @@ pub unsafe extern "C" fn __wrap_ggml_graph_compute(
         return ggml::ggml_status_GGML_STATUS_SUCCESS;
     }
     COMPUTED.set(COMPUTED.get().wrapping_add(1));
-    // SAFETY: the arguments are handed on as they came.
+    // SAFETY: the arguments are passed on unchanged.
     unsafe { __real_ggml_graph_compute(graph, plan) }
 }
 
-/// Graphs that `work` has computed on this thread and on the CPU.
+/// Runs `work` and counts the graphs that it computes on this thread on the CPU.
 pub fn counted<R>(work: impl FnOnce() -> R) -> (R, u32) {
     let before = COMPUTED.get();
     let result = work();
     (result, COMPUTED.get().wrapping_sub(before))
 }
 
-/// Has the next graphs passed over, or none any more.
+/// Skips this many of the next graphs; 0: none.
 pub fn skip(graphs: u32) {
     TO_SKIP.set(graphs);
 }

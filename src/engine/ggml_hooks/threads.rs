@@ -1,23 +1,23 @@
-//! How many threads a piece of ggml's work gets.
+//! Chooses how many threads compute a graph.
 //!
-//! ggml's threads meet after each of the hundreds of operations of a decoder step. Threads that sleep
-//! while they wait are woken late, which makes a step of a small model take three times as long as it
-//! takes one thread alone; threads that spin instead stand in the way of every other program. So work
-//! whose operations are short is done by one thread, and only the rest by all.
+//! ggml's threads synchronise after each of the hundreds of operations of a decoder step. Threads that sleep
+//! while they wait wake late: a step of a small model takes three times as long as with one thread. Threads
+//! that spin instead slow down every other program. So graphs with short operations get one thread, and only
+//! the others get all.
 
 use std::ffi::c_int;
 
 use whisper_rs_sys as ggml;
 
-/// Multiplications for an operation on average, below which one thread does it in about the time
-/// that waking another one takes.
+/// Mean number of multiplications per operation below which one thread takes about as long as waking another
+/// one.
 ///
 /// Measured on two cores, a decoder step with sleeping threads: base (170 thousand) 3.5 ms with one
 /// thread and 8.4 ms with two, small (260 thousand) 10 and 20 ms, medium (415 thousand) 36 and 36 ms.
 const WORTH_WAKING: u64 = 300_000;
 
 unsafe extern "C" {
-    /// ggml's own.
+    /// The original function of ggml.
     fn __real_ggml_graph_plan(
         graph: *const ggml::ggml_cgraph,
         threads: c_int,
@@ -25,18 +25,17 @@ unsafe extern "C" {
     ) -> ggml::ggml_cplan;
 }
 
-/// Plans the computation of a graph, as ggml's own function does, with fewer threads where that is
-/// faster.
+/// Plans the computation of a graph as the original does, with one thread if that is faster.
 ///
 /// # Safety
-/// As ggml calls it: `graph` is a live graph.
+/// `graph` is a live graph.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __wrap_ggml_graph_plan(
     graph: *const ggml::ggml_cgraph,
     threads: c_int,
     pool: *mut ggml::ggml_threadpool,
 ) -> ggml::ggml_cplan {
-    // SAFETY: the caller's promise; the arguments are handed on as they came.
+    // SAFETY: the caller's promise; the arguments are passed on unchanged.
     unsafe {
         let threads = if threads > 1 && !is_worth_waking(graph.cast_mut()) {
             1
@@ -79,7 +78,7 @@ unsafe fn is_worth_waking(graph: *mut ggml::ggml_cgraph) -> bool {
 mod tests {
     use super::*;
 
-    /// Whether several threads are worth it for the product of so many rows, columns and values each.
+    /// Whether several threads are worth it for a product of this shape.
     fn is_worth_it(rows: i64, columns: i64, depth: i64) -> bool {
         let parameters = ggml::ggml_init_params {
             mem_size: 1 << 20,

@@ -1,5 +1,5 @@
-//! The end of a worker process: one task owns the child, always waits for it, and tells how it
-//! ended. Memory counts as free only then.
+//! The end of a worker process. One task owns the child, always waits for it, and reports how it ended. Its
+//! memory counts as free only then.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -14,22 +14,23 @@ use tracing::warn;
 use crate::engine::protocol::OUT_OF_MEMORY_EXIT;
 use crate::host_memory::oom_kills;
 
-/// How long a worker whose handle was dropped may take to notice that its socket is closed.
+/// How long a worker may take to exit after its handle was dropped and its socket closed.
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 
-/// What the owner of a child may be asked.
+/// Requests to the owner of a child.
 #[derive(Debug)]
 pub enum End {
-    /// Its socket was closed: give it `grace` to go, half of it before SIGTERM, then SIGKILL.
+    /// The socket was closed: wait for half of `grace`, send SIGTERM, wait for the other half, then send
+    /// SIGKILL.
     Stop {
-        /// In all.
+        /// The whole time that the worker may take.
         grace: Duration,
     },
-    /// Kill it at once; this is why.
+    /// Kill the child at once, for this cause.
     Kill(EngineExit),
 }
 
-/// Asks for the end of one worker, and tells when it has come.
+/// A handle to the task that owns one worker process.
 #[derive(Clone, Debug)]
 pub struct ChildOwner {
     requests: mpsc::UnboundedSender<End>,
@@ -38,12 +39,12 @@ pub struct ChildOwner {
 }
 
 impl ChildOwner {
-    /// Takes the child over. Dropping every clone ends the child.
+    /// Takes over the child. When the last clone is dropped, the child is stopped.
     pub fn own(child: Child) -> Self {
         let process_id = child.id();
         let (requests, inbox) = mpsc::unbounded_channel();
         let (exit, watcher) = watch::channel(None);
-        // Detached on purpose: whoever asked for the end may itself be gone by then.
+        // Detached on purpose: the caller that requests the end may itself be dropped before it comes.
         let killed_before = oom_kills();
         tokio::spawn(async move {
             let how = reap(child, inbox).await;
@@ -56,14 +57,14 @@ impl ChildOwner {
         }
     }
 
-    /// The number that the process had or has.
+    /// The process id, also after the process ended.
     pub fn process_id(&self) -> Option<u32> {
         self.process_id
     }
 
-    /// Asks; the first request decides the cause that is told.
+    /// Requests the end. The first request decides the cause that is reported.
     pub fn ask(&self, end: End) {
-        // If the child is gone already, so is its owner.
+        // If the child has ended, so has its owner.
         let _ = self.requests.send(end);
     }
 
@@ -77,9 +78,9 @@ impl ChildOwner {
     }
 }
 
-/// Tells deaths for lack of memory from others. ggml aborts where an allocation fails, which the
-/// worker turns into an exit code of its own. The kernel kills without a word: that its counter rose
-/// is what tells such a death from somebody else's SIGKILL.
+/// Tells exits for lack of memory from others. When an allocation fails, ggml aborts, and the worker turns
+/// that into an exit code of its own. The kernel's out-of-memory killer leaves no message; only its counter,
+/// which rises, distinguishes it from any other SIGKILL.
 fn lack_of_memory(exit: EngineExit, killed_before: Option<u64>) -> EngineExit {
     let kernel_killed = || {
         let now = oom_kills();
@@ -95,7 +96,7 @@ fn lack_of_memory(exit: EngineExit, killed_before: Option<u64>) -> EngineExit {
     }
 }
 
-/// Waits for the child, carrying out what is asked meanwhile.
+/// Waits for the child and carries out requests meanwhile.
 async fn reap(mut child: Child, mut inbox: mpsc::UnboundedReceiver<End>) -> EngineExit {
     let asked = tokio::select! {
         status = child.wait() => return classify(status, None),
@@ -103,7 +104,7 @@ async fn reap(mut child: Child, mut inbox: mpsc::UnboundedReceiver<End>) -> Engi
     };
     match asked {
         Some(End::Kill(cause)) => {
-            // It fails only if the child has ended, which is what is wanted.
+            // Fails only if the child has already ended.
             let _ = child.start_kill();
             classify(child.wait().await, Some(cause))
         }
@@ -128,13 +129,13 @@ async fn stop(
             Some(End::Kill(_)) = inbox.recv() => break,
         }
     }
-    warn!("a worker had to be killed");
+    warn!("worker did not stop in time, killed it");
     let _ = child.start_kill();
     let _ = child.wait().await;
     EngineExit::Stopped
 }
 
-/// What an exit status means. A `cause` of our own outweighs the SIGKILL that carried it out.
+/// The meaning of an exit status. The `cause` of a requested kill takes precedence over the SIGKILL.
 fn classify(status: std::io::Result<ExitStatus>, cause: Option<EngineExit>) -> EngineExit {
     use std::os::unix::process::ExitStatusExt;
     if let Some(cause) = cause {
@@ -142,7 +143,7 @@ fn classify(status: std::io::Result<ExitStatus>, cause: Option<EngineExit>) -> E
     }
     let status = match status {
         Ok(status) => status,
-        Err(error) => return EngineExit::Protocol(format!("it could not be waited for: {error}")),
+        Err(error) => return EngineExit::Protocol(format!("cannot wait for the process: {error}")),
     };
     let Some(number) = status.signal() else {
         return EngineExit::Code(status.code().unwrap_or(-1));

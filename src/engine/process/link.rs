@@ -1,5 +1,5 @@
-//! The server's end of the socket to one worker: a task that sends requests one at a time and
-//! brings answers back to whoever asked.
+//! The server's end of the socket to one worker: a task that sends requests one at a time and passes each
+//! answer to its caller.
 
 use std::{fmt, io};
 
@@ -20,26 +20,26 @@ pub type Frames = Framed<UnixStream, LengthDelimitedCodec>;
 /// A worker's answer to a chunk.
 pub type Answer = Result<ChunkTranscript, Failure>;
 
-/// Who waits for a chunk.
-pub struct Asked {
-    /// Told of the language, if that is detected.
+/// Where the answers for a chunk go.
+pub struct Caller {
+    /// Called with the language, if it is detected.
     pub heard: Option<LanguageHeard>,
-    /// Told of the answer.
+    /// Receives the answer.
     pub answer: oneshot::Sender<Answer>,
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Asked")
+        f.write_str("Caller")
     }
 }
 
-/// What the link's task is asked.
+/// Commands to the link's task.
 #[derive(Debug)]
 pub enum Command {
-    /// Send this chunk; its language and its answer go to whoever asks. Its number is filled in.
-    Transcribe(TranscribeRequest, Asked),
-    /// Abort the chunk that runs.
+    /// Send this chunk. The task sets its number.
+    Transcribe(TranscribeRequest, Caller),
+    /// Abort the running chunk.
     Abort,
     /// Close the socket: the worker ends.
     Close,
@@ -58,16 +58,16 @@ pub async fn receive(frames: &mut Frames) -> io::Result<Option<FromWorker>> {
     }
 }
 
-/// Runs the link until the worker is gone, or until it is closed or forgotten by the server. A
-/// worker that breaks the protocol is killed for it.
+/// Runs the link until the worker exits, or the server closes or drops the link. A worker that breaks the
+/// protocol is killed.
 pub async fn run(
     mut frames: Frames,
     mut commands: mpsc::UnboundedReceiver<Command>,
-    reaper: ChildOwner,
+    owner: ChildOwner,
 ) {
     if let Err(error) = exchange(&mut frames, &mut commands).await {
         let cause = EngineExit::Protocol(error.to_string());
-        reaper.ask(End::Kill(cause));
+        owner.ask(End::Kill(cause));
     }
 }
 
@@ -76,15 +76,15 @@ async fn exchange(
     commands: &mut mpsc::UnboundedReceiver<Command>,
 ) -> io::Result<()> {
     let mut next_id = 0;
-    let mut running: Option<(u64, Asked)> = None;
+    let mut running: Option<(u64, Caller)> = None;
     loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Transcribe(mut request, asked)) => {
+                Some(Command::Transcribe(mut request, caller)) => {
                     request.id = next_id;
-                    running = Some((next_id, asked));
+                    running = Some((next_id, caller));
                     next_id += 1;
-                    // A worker that is gone closes its end: the receiving half tells.
+                    // If the worker has exited, the receiving half reports it.
                     let _ = send(frames, &ToWorker::Transcribe(request)).await;
                 }
                 Some(Command::Abort) => if let Some((id, _)) = &running {
@@ -94,7 +94,7 @@ async fn exchange(
             },
             message = receive(frames) => match message {
                 Ok(Some(message)) => deliver(message, &mut running)?,
-                // The process has ended, or is about to; how is the reaper's to tell.
+                // The process has ended or is about to; its owner reports how.
                 Ok(None) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
                 Err(error) => return Err(error),
@@ -103,39 +103,39 @@ async fn exchange(
     }
 }
 
-fn deliver(message: FromWorker, running: &mut Option<(u64, Asked)>) -> io::Result<()> {
+fn deliver(message: FromWorker, running: &mut Option<(u64, Caller)>) -> io::Result<()> {
     let (id, answer) = match message {
         FromWorker::Language {
             id,
             code,
             probability,
-        } => return tell_language(id, DetectedLanguage { code, probability }, running),
+        } => return pass_language_on(id, DetectedLanguage { code, probability }, running),
         FromWorker::Done { id, transcript } => (id, Ok(transcript)),
         FromWorker::Failed { id, failure } => (id, Err(failure)),
         FromWorker::Hello { .. } | FromWorker::Loaded { .. } | FromWorker::LoadFailed { .. } => {
-            return Err(io::Error::other("a greeting in the middle of work"));
+            return Err(io::Error::other("greeting after the worker was ready"));
         }
     };
     match running.take() {
-        // Whoever asked may be gone.
-        Some((expected, asked)) if expected == id => drop(asked.answer.send(answer)),
-        Some(_) | None => return Err(io::Error::other("an answer that nobody asked for")),
+        // The caller may have been dropped.
+        Some((expected, caller)) if expected == id => drop(caller.answer.send(answer)),
+        Some(_) | None => return Err(io::Error::other("answer to no pending chunk")),
     }
     Ok(())
 }
 
-fn tell_language(
+fn pass_language_on(
     id: u64,
     language: DetectedLanguage,
-    running: &mut Option<(u64, Asked)>,
+    running: &mut Option<(u64, Caller)>,
 ) -> io::Result<()> {
     match running {
-        Some((expected, asked)) if *expected == id => {
-            if let Some(heard) = asked.heard.take() {
+        Some((expected, caller)) if *expected == id => {
+            if let Some(heard) = caller.heard.take() {
                 heard(language);
             }
             Ok(())
         }
-        Some(_) | None => Err(io::Error::other("a language that nobody asked for")),
+        Some(_) | None => Err(io::Error::other("language for no pending chunk")),
     }
 }

@@ -1,5 +1,5 @@
-//! A worker's standard output and error, line by line into the log. The pipe is always drained:
-//! a worker that prints never blocks, whatever it prints.
+//! Copies a worker's standard output and error to the log, line by line. The pipe is always drained, so
+//! printing never blocks a worker.
 
 use std::io::PipeReader;
 use std::os::fd::OwnedFd;
@@ -9,10 +9,10 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe::Receiver;
 use tracing::{info, warn};
 
-/// A longer line is cut; the rest of it is dropped.
+/// Longer lines are cut.
 const MAX_LINE_BYTES: usize = 4096;
 
-/// Starts relaying until the last writer is gone.
+/// Starts the relay, which ends when the last writer closes the pipe.
 pub fn start(worker: WorkerId, pipe: PipeReader) -> std::io::Result<()> {
     let receiver = Receiver::from_owned_fd(OwnedFd::from(pipe))?;
     tokio::spawn(async move {
@@ -23,7 +23,7 @@ pub fn start(worker: WorkerId, pipe: PipeReader) -> std::io::Result<()> {
                 Ok(Some(line)) => info!(%worker, line, "worker says"),
                 Ok(None) => return,
                 Err(error) => {
-                    warn!(%worker, %error, "a worker's output cannot be read");
+                    warn!(%worker, %error, "cannot read the output of a worker");
                     return;
                 }
             }

@@ -1,9 +1,9 @@
-//! Workers as the tree's engines: launching them, and one handle for each.
+//! Worker processes as the engines of the supervision tree: the launcher, and a handle for each worker.
 //!
-//! A worker is this executable, run as `uttera-stt worker`. Its standard input is one end of a
-//! socket pair that carries the [`protocol`]; its standard output and error are a
-//! pipe into the log from birth, so that nothing that native code prints can corrupt a frame. It
-//! lives in a process group of its own: a Ctrl-C at the terminal must not kill lanes that drain.
+//! A worker is this executable, run as `uttera-stt worker`. Its standard input is one end of a socket pair
+//! that carries the [`protocol`]; its standard output and error are a pipe into the log, so that nothing that
+//! native code prints can corrupt a frame. A worker has a process group of its own, because Ctrl-C at the
+//! terminal must not kill lanes that are draining.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -32,17 +32,17 @@ use crate::engine::protocol::{
 use crate::host_memory::resident_bytes;
 use crate::priority;
 use child_owner::{ChildOwner, End};
-use link::{Asked, Command, Frames};
+use link::{Caller, Command, Frames};
 
 mod child_owner;
 mod link;
 mod log_relay;
 mod warm_up;
 
-/// A killed process ends at once, unless a driver holds it.
+/// A killed process ends at once, unless it is stuck in a driver.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Environment that a worker needs. The rest of the server's, secrets among it, stays behind.
+/// Environment variables that a worker needs. The others, which include secrets, are not passed on.
 const PASSED_ON: &[&str] = &[
     "PATH",
     "HOME",
@@ -56,34 +56,34 @@ const PASSED_ON: &[&str] = &[
 /// A model, ready on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadyModel {
-    /// As users know it.
+    /// Its name in the catalogue, or the name of its file.
     pub name: String,
     /// The ggml file.
     pub path: PathBuf,
 }
 
-/// Where the model comes from. Asked at every launch, so that a worker that comes back finds a
-/// model that was put there since.
+/// The source of the model. The launcher asks at every launch, so that a restarted worker finds a model that
+/// was added meanwhile.
 #[async_trait]
 pub trait ModelSource: Send + Sync + 'static {
-    /// The model, or why there is none, for people.
+    /// The model, or a message that says why there is none.
     async fn ready_model(&self) -> Result<ReadyModel, String>;
 }
 
 /// How workers are started.
 #[derive(Clone)]
 pub struct WorkerConfig {
-    /// The executable; the server's own.
+    /// The executable: the server's own.
     pub executable: PathBuf,
-    /// Threads of the CPU per worker.
+    /// CPU threads per worker.
     pub threads: u32,
     /// Use the GPU with this index; `None`: the CPU.
     pub gpu: Option<u32>,
-    /// Candidates that are followed at once; 1: greedy.
+    /// Beam size of the search; 1: greedy.
     pub beam_size: u32,
-    /// A worker says hello within milliseconds; a machine that swaps may take longer.
+    /// How long a worker may take to say hello: usually milliseconds, longer on a machine that swaps.
     pub hello_limit: Duration,
-    /// Loading the model may take this long.
+    /// How long loading the model may take.
     pub load_limit: Duration,
 }
 
@@ -91,12 +91,12 @@ pub struct WorkerConfig {
 pub struct WorkerLauncher {
     config: WorkerConfig,
     models: Arc<dyn ModelSource>,
-    /// A worker of this launcher has transcribed.
+    /// Whether a worker of this launcher has transcribed the clip.
     proven: AtomicBool,
 }
 
 impl WorkerLauncher {
-    /// A launcher of workers that load what `models` gives.
+    /// A launcher whose workers load the model of `models`.
     pub fn new(config: WorkerConfig, models: Arc<dyn ModelSource>) -> Self {
         Self {
             config,
@@ -114,18 +114,18 @@ impl WorkerLauncher {
             .filter_map(|name| Some((name, std::env::var_os(name)?)));
         let mut command = Process::new(&self.config.executable);
         command
-            // For people who look at the list of processes.
+            // The name in process lists.
             .arg0("uttera-stt")
             .arg("worker")
             .env_clear()
             .envs(kept)
-            // ggml's threads spin while they wait. Two workers with as many threads as cores
-            // then take 275 s for what takes 16 s when they sleep instead.
+            // By default ggml's threads spin while they wait. Work that two workers with as many threads as
+            // cores do in 16 s then takes 275 s.
             .env("OMP_WAIT_POLICY", "passive")
             // ggml would start a debugger to print a backtrace before it aborts.
             .env("GGML_NO_BACKTRACE", "1")
-            // The driver's library counts GPUs by their place on the bus; so must CUDA, or free
-            // memory would be looked up on another card than the one that is used.
+            // NVML numbers GPUs by their position on the bus. CUDA must do the same, so that free memory is
+            // measured on the GPU in use.
             .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(log_writer.try_clone()?)
@@ -133,8 +133,8 @@ impl WorkerLauncher {
             .process_group(0)
             .kill_on_drop(true);
         if worker.kind() == LaneKind::Cold {
-            // SAFETY: between fork and exec only async-signal-safe functions may run; these are bare
-            // system calls. It works at any priority: what the kernel says does not matter.
+            // SAFETY: between fork and exec only async-signal-safe functions may run; these are bare system
+            // calls. Errors are ignored: the worker runs at any priority.
             unsafe {
                 command.pre_exec(|| {
                     let _ = priority::lower_priority(priority::COLD_WORKER);
@@ -143,19 +143,19 @@ impl WorkerLauncher {
             }
         }
         let child = command.spawn()?;
-        let reaper = ChildOwner::own(child);
+        let owner = ChildOwner::own(child);
         log_relay::start(worker.clone(), log)?;
         let frames = Framed::new(UnixStream::from_std(ours)?, protocol::codec());
-        Ok((frames, reaper))
+        Ok((frames, owner))
     }
 
-    /// Hello and the load, each within its limit.
+    /// Waits for the hello and for the model to load, each within its limit.
     async fn greet(&self, frames: &mut Frames, model: &ReadyModel) -> Result<bool, LaunchError> {
         match within(self.config.hello_limit, link::receive(frames)).await? {
             FromWorker::Hello { version } if version == protocol::VERSION => {}
             other => {
                 return Err(LaunchError::Worker(format!(
-                    "the worker is of another version than the server ({other:?}); restart the server"
+                    "worker and server have different versions ({other:?}); restart the server"
                 )));
             }
         }
@@ -181,8 +181,8 @@ impl WorkerLauncher {
 }
 
 impl WorkerLauncher {
-    /// Has a clip transcribed before the engine counts as ready. On a GPU the first call of every
-    /// process is slow, and says nothing about the next one; on a CPU it is enough to know once that
+    /// Transcribes a clip before the engine counts as ready. On a GPU, the first call of each process is slow
+    /// and does not predict the next one, so a second follows. On a CPU, one success per launcher proves that
     /// the model works.
     async fn warm_up(&self, engine: &Worker) -> Result<Option<Calibration>, LaunchError> {
         let on_gpu = self.config.gpu.is_some();
@@ -219,7 +219,7 @@ impl WorkerLauncher {
     }
 }
 
-/// What it means that a worker ended before it was ready.
+/// The launch error for a worker that ended before it was ready.
 fn end_of_launch(exit: EngineExit) -> LaunchError {
     match exit {
         EngineExit::OutOfMemory => LaunchError::OutOfMemory("an allocation failed".to_owned()),
@@ -227,18 +227,18 @@ fn end_of_launch(exit: EngineExit) -> LaunchError {
     }
 }
 
-/// Its end, by force if it does not come by itself: its memory must be free before the next worker
+/// Waits for the end of a worker and kills it if necessary: its memory must be free before the next worker
 /// loads.
-async fn end_of(reaper: &ChildOwner) -> EngineExit {
-    if let Ok(exit) = tokio::time::timeout(KILL_LIMIT, reaper.exited()).await {
+async fn end_of(owner: &ChildOwner) -> EngineExit {
+    if let Ok(exit) = tokio::time::timeout(KILL_LIMIT, owner.exited()).await {
         return exit;
     }
-    reaper.ask(End::Kill(EngineExit::TimedOut));
-    let killed = tokio::time::timeout(KILL_LIMIT, reaper.exited()).await;
+    owner.ask(End::Kill(EngineExit::TimedOut));
+    let killed = tokio::time::timeout(KILL_LIMIT, owner.exited()).await;
     killed.unwrap_or(EngineExit::TimedOut)
 }
 
-/// A message within a limit; the end of the stream is told as [`LaunchError::Exited`] later.
+/// Waits for a message within a limit. The end of the stream becomes [`LaunchError::Exited`].
 async fn within(
     limit: Duration,
     message: impl Future<Output = std::io::Result<Option<FromWorker>>>,
@@ -260,25 +260,25 @@ impl EngineLauncher for WorkerLauncher {
             .await
             .map_err(LaunchError::Model)?;
         let begin = Instant::now();
-        let (mut frames, reaper) = self
+        let (mut frames, owner) = self
             .spawn(worker)
             .map_err(|error| LaunchError::Worker(error.to_string()))?;
-        let process_id = reaper.process_id();
+        let process_id = owner.process_id();
         let multilingual = match self.greet(&mut frames, &model).await {
             Ok(multilingual) => multilingual,
             Err(LaunchError::Exited(_)) => {
-                // Its end of the socket is closed: how it ended is known in a moment.
-                return Err(end_of_launch(end_of(&reaper).await));
+                // The worker closed its end of the socket; its exit status follows.
+                return Err(end_of_launch(end_of(&owner).await));
             }
             Err(error) => {
-                reaper.ask(End::Kill(EngineExit::Stopped));
+                owner.ask(End::Kill(EngineExit::Stopped));
                 // Its memory must be free before the next one loads.
-                let _ = tokio::time::timeout(KILL_LIMIT, reaper.exited()).await;
+                let _ = tokio::time::timeout(KILL_LIMIT, owner.exited()).await;
                 return Err(error);
             }
         };
         let (commands, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(link::run(frames, inbox, reaper.clone()));
+        tokio::spawn(link::run(frames, inbox, owner.clone()));
         let mut engine = Worker {
             info: EngineInfo {
                 model: model.name,
@@ -288,17 +288,17 @@ impl EngineLauncher for WorkerLauncher {
                 calibration: None,
             },
             commands,
-            reaper,
+            owner,
         };
         match self.warm_up(&engine).await {
             Ok(calibration) => engine.info.calibration = calibration,
             Err(error) => {
-                engine.reaper.ask(End::Kill(EngineExit::Stopped));
+                engine.owner.ask(End::Kill(EngineExit::Stopped));
                 let _ = tokio::time::timeout(KILL_LIMIT, engine.exited()).await;
                 return Err(error);
             }
         }
-        // On a GPU every worker has its first clip before it is ready: it is part of the start.
+        // On a GPU every worker transcribes the clip at its start, so the load time includes it.
         if self.config.gpu.is_some() {
             engine.info.load_time = begin.elapsed();
         }
@@ -306,11 +306,11 @@ impl EngineLauncher for WorkerLauncher {
     }
 }
 
-/// A running worker. Dropping it closes the socket, and so ends the process.
+/// A running worker. Dropping it closes the socket, which ends the process.
 struct Worker {
     info: EngineInfo,
     commands: mpsc::UnboundedSender<Command>,
-    reaper: ChildOwner,
+    owner: ChildOwner,
 }
 
 #[async_trait]
@@ -333,17 +333,17 @@ impl Engine for Worker {
             prompt: request.prompt,
             temperature: request.temperature,
         };
-        // A link that is gone drops the answer's sender, here or there.
-        let asked = Asked {
+        // If the link has ended, the sender of the answer is dropped.
+        let caller = Caller {
             heard: Some(heard),
             answer,
         };
-        let _ = self.commands.send(Command::Transcribe(request, asked));
+        let _ = self.commands.send(Command::Transcribe(request, caller));
         match answered.await {
             Ok(Ok(transcript)) => Ok(transcript),
             Ok(Err(Failure::Aborted)) => Err(EngineError::Aborted),
             Ok(Err(Failure::Engine(reason))) => Err(EngineError::Failed(reason)),
-            Err(_dropped) => Err(EngineError::Exited(self.reaper.exited().await)),
+            Err(_dropped) => Err(EngineError::Exited(self.owner.exited().await)),
         }
     }
 
@@ -352,20 +352,20 @@ impl Engine for Worker {
     }
 
     async fn exited(&self) -> EngineExit {
-        self.reaper.exited().await
+        self.owner.exited().await
     }
 
     async fn stop(&self, grace: Duration) -> EngineExit {
         let _ = self.commands.send(Command::Close);
-        self.reaper.ask(End::Stop { grace });
-        self.reaper.exited().await
+        self.owner.ask(End::Stop { grace });
+        self.owner.exited().await
     }
 
     fn kill_timed_out(&self) {
-        self.reaper.ask(End::Kill(EngineExit::TimedOut));
+        self.owner.ask(End::Kill(EngineExit::TimedOut));
     }
 
     fn resident_bytes(&self) -> Option<u64> {
-        resident_bytes(self.reaper.process_id()?)
+        resident_bytes(self.owner.process_id()?)
     }
 }

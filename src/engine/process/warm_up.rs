@@ -1,5 +1,5 @@
-//! The clip that an engine must transcribe before it counts as ready: a sample of the repository,
-//! inside the program.
+//! The clip that an engine must transcribe before it counts as ready: a sample of the repository, compiled
+//! into the program.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use stt_actors::ports::ChunkRequest;
 /// 16 kHz mono, 16 bit: "Turn on the kitchen light."
 static SAMPLE: &[u8] = include_bytes!("../../../samples/en-command.wav");
 
-/// The clip as a chunk's work. The language is given, so that one pass is enough.
+/// The clip as a chunk request. It names the language, so that the encoder runs only once.
 ///
 /// # Errors
-/// The sample is no WAV of that format; a test holds that it is.
+/// The sample is not a WAV of that format, which a test excludes.
 pub fn clip() -> Result<ChunkRequest, hound::Error> {
     let samples: Vec<i16> = hound::WavReader::new(SAMPLE)?
         .into_samples()

@@ -1,202 +1,33 @@
-//! When each token of a text was said, by where the model looks while it writes it.
+//! Times of the tokens of a text, from the decoder's attention to the audio.
 //!
-//! Some heads of the decoder's attention follow the audio from word to word. The text that was made of
-//! a window goes through the decoder once more, all of it at once, and dynamic time warping finds the
-//! path through those heads' weights on which no token comes before the one before it. This is how
-//! OpenAI's implementation times words (`whisper/timing.py`), and the heads are those that it names for
-//! each of its models.
+//! Some attention heads of the decoder follow the audio from word to word. The text of a window goes through
+//! the decoder once more, all tokens at once, and dynamic time warping finds the best monotonic path through
+//! the weights of those heads. OpenAI's implementation times words in the same way (`whisper/timing.py`).
 
 use std::ops::Range;
 
-use crate::engine::ggml_hooks::observe::{Attention, Head};
+use crate::engine::ggml_hooks::observe::Attention;
 
-/// Seconds of a frame of the encoder.
+/// Duration of an encoder frame in seconds.
 pub const FRAME_SECONDS: f64 = 0.02;
-/// Frames that are smoothed over, as in OpenAI's implementation.
+/// Width of the median filter in frames, as in OpenAI's implementation.
 const MEDIAN_WIDTH: usize = 7;
-/// A frame at which no token looks more than others, by this much, says nothing.
+/// A frame whose weights deviate less than this between tokens carries no information.
 const LEAST_DEVIATION: f32 = 1e-9;
-/// Fewer frames than this hold no word.
+/// Shorter audio holds no word.
 const FEWEST_FRAMES: usize = 5;
 
-/// What tells OpenAI's models apart: layers and width of the decoder, and entries of the vocabulary.
-type Shape = (i32, i32, i32);
-
-/// Layers and heads that follow the audio, for each of OpenAI's models. Of the large ones of the same
-/// shape those of the second, which is in use.
-const HEADS: [(Shape, &[(usize, usize)]); 11] = [
-    (
-        (4, 384, 51_864),
-        &[
-            (1, 0),
-            (2, 0),
-            (2, 5),
-            (3, 0),
-            (3, 1),
-            (3, 2),
-            (3, 3),
-            (3, 4),
-        ],
-    ),
-    (
-        (4, 384, 51_865),
-        &[(2, 2), (3, 0), (3, 2), (3, 3), (3, 4), (3, 5)],
-    ),
-    ((6, 512, 51_864), &[(3, 3), (4, 7), (5, 1), (5, 5), (5, 7)]),
-    (
-        (6, 512, 51_865),
-        &[
-            (3, 1),
-            (4, 2),
-            (4, 3),
-            (4, 7),
-            (5, 1),
-            (5, 2),
-            (5, 4),
-            (5, 6),
-        ],
-    ),
-    (
-        (12, 768, 51_864),
-        &[
-            (6, 6),
-            (7, 0),
-            (7, 3),
-            (7, 8),
-            (8, 2),
-            (8, 5),
-            (8, 7),
-            (9, 0),
-            (9, 4),
-            (9, 8),
-            (9, 10),
-            (10, 0),
-            (10, 1),
-            (10, 2),
-            (10, 3),
-            (10, 6),
-            (10, 11),
-            (11, 2),
-            (11, 4),
-        ],
-    ),
-    (
-        (12, 768, 51_865),
-        &[
-            (5, 3),
-            (5, 9),
-            (8, 0),
-            (8, 4),
-            (8, 7),
-            (8, 8),
-            (9, 0),
-            (9, 7),
-            (9, 9),
-            (10, 5),
-        ],
-    ),
-    (
-        (24, 1024, 51_864),
-        &[
-            (11, 4),
-            (14, 1),
-            (14, 12),
-            (14, 14),
-            (15, 4),
-            (16, 0),
-            (16, 4),
-            (16, 9),
-            (17, 12),
-            (17, 14),
-            (18, 7),
-            (18, 10),
-            (18, 15),
-            (20, 0),
-            (20, 3),
-            (20, 9),
-            (20, 14),
-            (21, 12),
-        ],
-    ),
-    (
-        (24, 1024, 51_865),
-        &[(13, 15), (15, 4), (15, 15), (16, 1), (20, 0), (23, 4)],
-    ),
-    (
-        (32, 1280, 51_865),
-        &[
-            (10, 12),
-            (13, 17),
-            (16, 11),
-            (16, 12),
-            (16, 13),
-            (17, 15),
-            (17, 16),
-            (18, 4),
-            (18, 11),
-            (18, 19),
-            (19, 11),
-            (21, 2),
-            (21, 3),
-            (22, 3),
-            (22, 9),
-            (22, 12),
-            (23, 5),
-            (23, 7),
-            (23, 13),
-            (25, 5),
-            (26, 1),
-            (26, 12),
-            (27, 15),
-        ],
-    ),
-    (
-        (32, 1280, 51_866),
-        &[
-            (7, 0),
-            (10, 17),
-            (12, 18),
-            (13, 12),
-            (16, 1),
-            (17, 14),
-            (19, 11),
-            (21, 4),
-            (24, 1),
-            (25, 6),
-        ],
-    ),
-    (
-        (4, 1280, 51_866),
-        &[(2, 4), (2, 11), (3, 3), (3, 6), (3, 11), (3, 14)],
-    ),
-];
-
-/// The heads that follow the audio in a model of this shape: its own, or where nobody has looked for
-/// them, as many as are worth it of the upper half.
-pub fn heads(shape: Shape, heads_of_a_layer: usize) -> Vec<Head> {
-    let known = HEADS.iter().find(|(known, _)| *known == shape);
-    if let Some((_, heads)) = known {
-        let heads = heads.iter().map(|&(layer, head)| Head { layer, head });
-        return heads.collect();
-    }
-    let layers = usize::try_from(shape.0).unwrap_or(0);
-    let upper = (layers / 2..layers).rev();
-    let all = upper.flat_map(|layer| (0..heads_of_a_layer).map(move |head| Head { layer, head }));
-    // The last layer and a half: the work grows with each of them.
-    all.take(heads_of_a_layer * 3 / 2).collect()
-}
-
-/// The stretch of each token, in seconds of the window. `attention` is that of `before` tokens that
-/// begin every text, of the text's tokens, and of the one that ends it; the audio has so many frames.
-/// `None` where nothing was seen.
+/// Start and end of each token of text, in seconds from the start of the window. The rows of `attention` are
+/// `before` tokens that begin every text, the tokens of the text, and one that ends it; the audio has
+/// `frames` frames. `None` without attention weights.
 pub fn token_times(attention: &Attention, before: usize, frames: usize) -> Option<Vec<Range<f64>>> {
     let frames = frames.min(attention.frames);
     if attention.heads.is_empty() || frames < FEWEST_FRAMES || attention.tokens < before + 2 {
         return None;
     }
     let followed = followed(attention, frames);
-    // What is looked at after a token tells where the next one is: the last of the beginning tells of
-    // the first of the text, and the last of the text of where it ends.
+    // The attention of a token shows where the next one is: the last beginning token gives the start of the
+    // first token of text, and the last token of text gives its own end.
     let rows = &followed[before - 1..attention.tokens - 1];
     let begins = first_frames(rows);
     let seconds = |frame: usize| frame as f64 * FRAME_SECONDS;
@@ -206,8 +37,8 @@ pub fn token_times(attention: &Attention, before: usize, frames: usize) -> Optio
     Some(ranges.collect())
 }
 
-/// How much the heads look at each frame for each token: scaled so that heads, tokens and frames count
-/// alike, smoothed, and the mean of all heads.
+/// Attention of each token to each frame: normalised so that heads, tokens and frames have equal weight,
+/// smoothed, and averaged over the heads.
 fn followed(attention: &Attention, frames: usize) -> Vec<Vec<f32>> {
     let share = 1.0 / attention.heads.len() as f32;
     let mut followed = vec![vec![0.0; frames]; attention.tokens];
@@ -224,7 +55,7 @@ fn followed(attention: &Attention, frames: usize) -> Vec<Vec<f32>> {
     followed
 }
 
-/// What was looked at within the audio, as parts of one.
+/// Weights within the audio, scaled to a sum of 1.
 fn share_of_each(row: &[f32]) -> Vec<f32> {
     let all: f32 = row.iter().sum();
     row.iter()
@@ -232,9 +63,9 @@ fn share_of_each(row: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// Every frame gets mean 0 and deviation 1 over the tokens; one that says nothing, 0.
+/// Scales every frame to mean 0 and deviation 1 over the tokens; a frame without information becomes 0.
 fn standardise_frames(rows: &mut [Vec<f32>]) {
-    // The squares of small weights are nothing in 32 bits.
+    // In 32 bits, the squares of small weights would be 0.
     let count = rows.len() as f64;
     let frames = rows.first().map_or(0, Vec::len);
     for frame in 0..frames {
@@ -252,7 +83,7 @@ fn standardise_frames(rows: &mut [Vec<f32>]) {
     }
 }
 
-/// The median of the values around a place; beyond the ends they are mirrored.
+/// The median of the values around a position; values beyond the ends are mirrored.
 fn median_around(row: &[f32], place: usize) -> f32 {
     let last = row.len() - 1;
     let mut around = [0.0; MEDIAN_WIDTH];
@@ -265,8 +96,8 @@ fn median_around(row: &[f32], place: usize) -> f32 {
     around[MEDIAN_WIDTH / 2]
 }
 
-/// Dynamic time warping: the frame in which each row begins on the path through the matrix with the
-/// largest sum, from its first cell to its last, on which rows and frames only grow.
+/// Dynamic time warping: finds the monotonic path from the first to the last cell of the matrix with the
+/// largest sum. Returns the frame at which each row begins on it.
 fn first_frames(rows: &[Vec<f32>]) -> Vec<usize> {
     let frames = rows.first().map_or(0, Vec::len);
     let width = frames + 1;
@@ -305,14 +136,14 @@ fn first_frames(rows: &[Vec<f32>]) -> Vec<usize> {
     begins
 }
 
-/// From which neighbour a path came.
+/// The neighbour that a path came from.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// The token before, in the frame before.
+    /// The previous token, in the previous frame.
     Both,
-    /// The token before, in the same frame.
+    /// The previous token, in the same frame.
     Row,
-    /// The same token, in the frame before.
+    /// The same token, in the previous frame.
     Frame,
 }
 
@@ -322,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// One head that looks at these frames, one after the other for each token.
+    /// One head that attends to one of these ranges of frames per token.
     fn attention(looks: &[Range<usize>], frames: usize) -> Attention {
         let row = |look: &Range<usize>| -> Vec<f32> {
             let weight = |frame| if look.contains(&frame) { 1.0 } else { 0.01 };
@@ -356,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn without_anything_seen_there_are_no_times() {
+    fn without_attention_there_are_no_times() {
         assert_eq!(token_times(&Attention::default(), 2, 100), None);
         let looks = [0..10, 10..20, 20..30];
         assert_eq!(token_times(&attention(&looks, 100), 2, 3), None);
@@ -364,16 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_nobody_knows_has_heads_all_the_same() {
-        let unknown = heads((2, 1280, 51_864), 20);
-        assert_eq!(unknown.len(), 20);
-        assert!(unknown.iter().all(|head| head.layer == 1));
-        assert_eq!(heads((6, 512, 51_865), 8).len(), 8);
-    }
-
-    #[test]
-    fn frames_that_nobody_looks_at_say_nothing() {
-        // Of the same order as each other, and too small to be squared.
+    fn frames_without_attention_carry_no_information() {
+        // Of equal magnitude, and too small to be squared in 32 bits.
         let mut rows = vec![vec![0.2, 1e-20, 0.0], vec![0.4, 3e-20, 1e-38]];
         standardise_frames(&mut rows);
         assert!((rows[0][0] + 1.0).abs() < 1e-5 && (rows[1][0] - 1.0).abs() < 1e-5);
@@ -397,7 +220,7 @@ mod tests {
             let seen = Attention { tokens: 12, frames: 60, heads: vec![weights] };
             let mut rows: Vec<_> = seen.heads[0].chunks_exact(60).map(share_of_each).collect();
             standardise_frames(&mut rows);
-            // Nothing is further from the mean of twelve than so many deviations.
+            // With twelve values, no deviation from the mean can be larger.
             let most = 12.0_f32.sqrt();
             prop_assert!(rows.iter().flatten().all(|weight| weight.abs() <= most));
             prop_assert!(followed(&seen, 60).iter().flatten().all(|weight| weight.abs() <= most));

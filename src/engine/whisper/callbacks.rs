@@ -1,7 +1,7 @@
-//! What whisper calls back into us: aborting, and noting what it does not tell.
+//! Callbacks from whisper: they abort its work and record what its results do not contain.
 //!
-//! The safe setters of the binding are not used: its abort closure is boxed twice and read as
-//! garbage. These are plain functions over a struct that outlives the call.
+//! The safe setters of the binding are not used, because it boxes the abort closure twice and then reads
+//! garbage. These callbacks are plain functions over a struct that outlives the call.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ops::Range;
@@ -15,63 +15,62 @@ use whisper_rs::whisper_rs_sys as sys;
 use super::windows::{self, Ended, Front, Timing};
 use crate::engine::ggml_hooks::{observe, reuse};
 
-/// Graphs that make up a pass of the encoder: the convolutions, the layers, and the keys and values for
-/// the decoder.
+/// Number of graphs of an encoder pass: the convolutions, the layers, and the keys and values for the
+/// decoder.
 pub const GRAPHS_OF_A_PASS: u32 = 3;
 
-/// What a call's first window needs.
+/// What the first window of a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum First {
-    /// Its pass of the encoder, as whisper does it.
+    /// An encoder pass.
     Encode,
-    /// The same, and a look at the first token with so many threads: whisper takes the probability that
-    /// nobody speaks from there, but never looks by itself.
+    /// An encoder pass, and the logits of the first token, computed with this many threads. They contain the
+    /// no-speech probability, which whisper takes from there without computing it.
     EncodeAndLook(u32),
-    /// Nothing: the state has encoded the beginning of this audio already, with this window, and
-    /// looked at the first token.
+    /// Nothing: the state has already encoded the beginning of this audio with this window and computed the
+    /// first token.
     IsEncoded,
 }
 
-/// One of the windows that whisper cut the chunk into.
+/// One of the windows of a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Window {
-    /// Whether no window was before it.
+    /// Whether it is the first window.
     pub is_first: bool,
-    /// The first segment that can be of this window.
+    /// Index of the first segment that can belong to this window.
     pub first_segment: usize,
-    /// What its text began with.
+    /// The first token of its text.
     pub front: Front,
     /// Decoding attempts after the first: steps up the temperature ladder.
     pub retries: u32,
     /// Where it begins in the audio, in frames of 10 ms.
     pub seek: u64,
-    /// The model's own probability that nobody speaks in it; whisper itself takes it from whatever it
-    /// decoded last. `None`: it was not seen.
+    /// The model's no-speech probability; whisper reports one from whatever it decoded last. `None`: not
+    /// recorded.
     pub no_speech: Option<f32>,
 }
 
-/// What is watched during the calls for one chunk.
+/// Records the calls for one chunk.
 #[derive(Debug)]
 pub struct Watch<'a> {
     abort: &'a AtomicBool,
-    /// What is to be done in place of the first pass, or with it.
+    /// What the first window needs.
     first: First,
     windows: AtomicU32,
     encoder_passes: AtomicU32,
-    /// Windows, with the number of decoding attempts where retries will be.
+    /// The windows so far; `retries` counts all decoding attempts.
     attempts: Mutex<Vec<Window>>,
-    /// Asked for the times of tokens.
+    /// How tokens get their times.
     timing: Option<Timing<'a>>,
-    /// Of all tokens of text, in seconds of the audio, one after the other.
+    /// Times of all tokens of text in order, in seconds of the audio.
     times: Mutex<Vec<Option<Range<f64>>>>,
-    /// whisper's own, while the call runs.
+    /// Whisper's context and state, while the call runs.
     context: AtomicPtr<sys::whisper_context>,
     state: AtomicPtr<sys::whisper_state>,
 }
 
 impl<'a> Watch<'a> {
-    /// Nothing seen yet; `abort` is set by another thread to end the work. With `timing`, tokens get
-    /// their times.
+    /// An empty record. Another thread sets `abort` to end the work. With `timing`, tokens get exact times.
     pub fn new(abort: &'a AtomicBool, first: First, timing: Option<Timing<'a>>) -> Self {
         Self {
             abort,
@@ -86,7 +85,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Hooks this watch into a call. It must outlive the call.
+    /// Attaches the callbacks to a call. The record must outlive the call.
     pub fn attach(&self, parameters: &mut FullParams<'_, '_>) {
         let this = std::ptr::from_ref(self).cast_mut().cast::<c_void>();
         let abort = std::ptr::from_ref(self.abort).cast_mut().cast::<c_void>();
@@ -102,18 +101,18 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Lets a call prepare everything and stop before its encoder pass.
+    /// Makes a call stop after its preparations, before the encoder pass.
     pub fn stop_before_encoder(parameters: &mut FullParams<'_, '_>) {
         // SAFETY: the function ignores its arguments.
         unsafe { parameters.set_start_encoder_callback(Some(never_begin)) }
     }
 
-    /// Passes so far.
+    /// Encoder passes so far.
     pub fn encoder_passes(&self) -> u32 {
         self.encoder_passes.load(Ordering::Relaxed)
     }
 
-    /// Whether the work was told to end. Whisper's own error codes do not say.
+    /// Whether the work was aborted. Whisper's error codes do not tell.
     pub fn was_aborted(&self) -> bool {
         self.abort.load(Ordering::Acquire)
     }
@@ -128,20 +127,20 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Notes what the last window has left. The state must be that of the call, and still live.
+    /// Records the results of the last window. The state of the call must still be live.
     pub fn call_ended(&self) {
         // SAFETY: the pointers are those that whisper gave, and the caller still has the state.
         unsafe { self.window_ended() }
     }
 
-    /// The times of all tokens of text, one after the other; `None`: not known.
+    /// The times of all tokens of text, in order; `None`: unknown.
     pub fn token_times(&self) -> Vec<Option<Range<f64>>> {
         let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         times.clone()
     }
 
     /// # Safety
-    /// The context and the state that were noted are live, or there are none.
+    /// The recorded context and state are live, or null.
     unsafe fn window_ended(&self) {
         let (context, state) = (
             self.context.load(Ordering::Acquire),
@@ -162,7 +161,7 @@ impl<'a> Watch<'a> {
         all.extend(times);
     }
 
-    /// Notes that a window is about to be encoded; gives what is to be done for it.
+    /// Records that whisper is about to encode a window; returns what to do for it.
     fn window_begins(&self, first_segment: usize) -> First {
         let is_first = self.windows.fetch_add(1, Ordering::Relaxed) == 0;
         let first = if is_first { self.first } else { First::Encode };
@@ -205,9 +204,9 @@ unsafe extern "C" fn encoder_begins(
     state: *mut sys::whisper_state,
     watch: *mut c_void,
 ) -> bool {
-    // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call; context and state are
-    // whisper's own, between two of its steps: the window before is done, and whatever its decoder and
-    // its logits hold is made anew for the next one.
+    // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call; context and state are whisper's
+    // own, between two of its steps: the previous window is done, and its decoder and logits are computed
+    // again for the next one.
     let (watch, segments) = unsafe {
         let watch = &*watch.cast::<Watch<'_>>();
         watch.context.store(context, Ordering::Release);
@@ -224,9 +223,9 @@ unsafe extern "C" fn encoder_begins(
         First::Encode => {}
         First::IsEncoded => reuse::skip(GRAPHS_OF_A_PASS),
         First::EncodeAndLook(threads) => {
-            // SAFETY: whisper's own context and state, between two of its steps: it has made the
-            // spectrogram and set the window, and begins its own pass after this returns. Without a
-            // place for them, the languages' probabilities are not given.
+            // SAFETY: whisper's own context and state, between two of its steps: it has computed the
+            // spectrogram and set the window, and begins its own pass after this returns. The null pointer
+            // means that the languages' probabilities are not wanted.
             let (result, graphs) = reuse::counted(|| unsafe {
                 let threads = threads.cast_signed();
                 sys::whisper_lang_auto_detect_with_state(
@@ -237,7 +236,7 @@ unsafe extern "C" fn encoder_begins(
                     std::ptr::null_mut(),
                 )
             });
-            // Where it went otherwise, whisper does its pass once more.
+            // Otherwise whisper does its own pass.
             if result >= 0 && graphs == GRAPHS_OF_A_PASS + 1 {
                 reuse::skip(GRAPHS_OF_A_PASS);
             }
@@ -264,7 +263,7 @@ unsafe extern "C" fn logits_come(
     _logits: *mut f32,
     watch: *mut c_void,
 ) {
-    // Nothing is sampled yet: a new attempt at the window.
+    // Nothing is sampled yet: this is a new attempt at the window.
     if n_tokens == 0 {
         // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call; the context is only read.
         let (watch, nobody_speaks) = unsafe {
@@ -274,7 +273,7 @@ unsafe extern "C" fn logits_come(
         let logits = observe::logits();
         watch.attempt_begins(logits.and_then(|logits| probability(&logits, nobody_speaks)));
     }
-    // Of every candidate, and from threads of its own where there are several.
+    // Called for every candidate, from several threads if there are several candidates.
     if n_tokens == 1 {
         // SAFETY: as above; whisper gives as many tokens as it says.
         let (watch, token) = unsafe { (&*watch.cast::<Watch<'_>>(), (*tokens).id) };
@@ -282,7 +281,7 @@ unsafe extern "C" fn logits_come(
     }
 }
 
-/// The probability of one token, by the logits of all.
+/// The probability of one token, from the logits of all.
 fn probability(logits: &[f32], token: i32) -> Option<f32> {
     let wanted = logits.get(usize::try_from(token).ok()?)?;
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -290,24 +289,24 @@ fn probability(logits: &[f32], token: i32) -> Option<f32> {
     Some((wanted - largest).exp() / sum)
 }
 
-/// What ggml says when an allocation fails, on a GPU or not; its error codes do not tell.
+/// Parts of ggml's messages about failed allocations, on CPU and GPU; its error codes do not tell.
 const SHORT_OF_MEMORY: &[&str] = &["out of memory", "failed to allocate", "insufficient memory"];
 
-/// An allocation has failed in this process.
+/// Whether an allocation has failed since the last [`forget_memory`].
 static MEMORY_WAS_SHORT: AtomicBool = AtomicBool::new(false);
 
-/// What was said before says nothing about what comes now.
+/// Forgets earlier failures of allocations.
 pub fn forget_memory() {
     MEMORY_WAS_SHORT.store(false, Ordering::Relaxed);
 }
 
-/// Whether whisper said that an allocation failed, since [`forget_memory`].
+/// Whether whisper reported a failed allocation since [`forget_memory`].
 pub fn memory_was_short() -> bool {
     MEMORY_WAS_SHORT.load(Ordering::Relaxed)
 }
 
-/// Lets only whisper's warnings and errors through to standard error, and so into the server's
-/// log: it tells a page about every model, and a line about every chunk.
+/// Passes only whisper's warnings and errors to standard error, and so to the server's log. Its other
+/// messages are a page per model and a line per chunk.
 pub fn quieten_log() {
     // SAFETY: the function below is valid for the life of the process and uses no user data.
     unsafe {
@@ -332,7 +331,7 @@ unsafe extern "C" fn warnings_only(
     if SHORT_OF_MEMORY.iter().any(|sign| text.contains(sign)) {
         MEMORY_WAS_SHORT.store(true, Ordering::Relaxed);
     }
-    // Said every time that a language is detected: that call is meant to stop there.
+    // Expected with every language detection, whose call stops there on purpose.
     if !text.contains("encoder_begin_callback returned false") {
         eprint!("{text}");
     }
@@ -355,7 +354,7 @@ mod tests {
         }
         assert_eq!(watch.window_of(1).retries, 0);
         assert_eq!(watch.window_of(2).retries, 2);
-        // What the ladder does afterwards changes nothing about the audio.
+        // Further steps of the ladder do not change the probability.
         assert_eq!(watch.window_of(2).no_speech, Some(0.2));
         let second = watch.window_of(7);
         assert_eq!((second.first_segment, second.is_first), (2, false));

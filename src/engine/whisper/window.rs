@@ -1,8 +1,8 @@
-//! How much of the encoder's window a chunk gets, and whether what came of it looks right.
+//! How much of the encoder's window a chunk uses, and whether its text is plausible.
 //!
-//! Whisper was trained on windows of 30 s and pays for all of it, however short the audio is. It works
-//! as well on a window that is cut shortly after the audio, most of the time: now and then it says a
-//! sentence twice, or goes on without an end. What looks like that is done again with the full window.
+//! Whisper was trained on windows of 30 s, and the encoder's work is the same however short the audio is. A
+//! window that is cut shortly after the audio usually gives the same text, but sometimes repeats a sentence
+//! or never ends. A chunk whose text looks like that is transcribed again with the full window.
 
 use stt_actors::domain::chunk::SAMPLE_RATE;
 use stt_actors::domain::transcript::{Doubt, Segment, compression_ratio, letters};
@@ -10,10 +10,10 @@ use stt_actors::domain::transcript::{Doubt, Segment, compression_ratio, letters}
 /// Frames of 20 ms in the window that whisper was trained on: 30 s.
 pub const FULL: usize = 1500;
 
-/// Longer windows save next to nothing, and the full one has the temperature ladder.
+/// A longer trimmed window would save next to nothing over the full one, which has the temperature ladder.
 const LONGEST_TRIMMED: usize = 1280;
 
-/// Which part of the window the encoder gets.
+/// Which part of the window the encoder processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
     /// All of it, always.
@@ -22,19 +22,19 @@ pub enum Window {
     Trimmed {
         /// Frames after the audio.
         margin: usize,
-        /// Frames at least.
+        /// The shortest window in frames.
         least: usize,
     },
 }
 
 impl Window {
-    /// What the server uses; measured in docs/performance.md.
+    /// The server's choice; docs/performance.md has the measurements.
     pub const MEASURED: Self = Self::Trimmed {
         margin: 256,
         least: 384,
     };
 
-    /// The window for so many samples, in frames: a multiple of `step`, or the full window.
+    /// The window for this many samples, in frames: a multiple of `step`, or the full window.
     pub fn frames(self, samples: usize, step: usize) -> usize {
         match self {
             Self::Full => FULL,
@@ -51,23 +51,23 @@ impl Window {
     }
 }
 
-/// Mean log-probability of a text below which the full window does better, measured on the same clips
+/// Mean log-probability of a text below which the full window gives better text; measured on the same clips
 /// as the window.
 const LEAST_LOGPROB: f32 = -0.7;
-/// And of one segment of it: below this whisper itself would try again.
+/// Mean log-probability of a segment below which whisper itself would try again.
 const LEAST_LOGPROB_OF_A_SEGMENT: f32 = -1.0;
-/// Compression ratio above which it does.
+/// Compression ratio above which whisper itself would try again.
 const MOST_COMPRESSION: f32 = 2.4;
-/// Tokens that may be said again right after they were said.
+/// Number of tokens that may be repeated immediately.
 const MOST_REPEATED: usize = 4;
-/// The longest phrase that is looked for, in tokens.
+/// The longest repeated phrase to look for, in tokens.
 const LONGEST_PHRASE: usize = 60;
-/// Nobody says so many letters in a second, over …
+/// Letters per second that no speaker reaches in a text with more than [`FEW_LETTERS`].
 const FASTEST_SPEECH: f64 = 30.0;
-/// … more than this many letters.
+/// Letters up to which the rate is not checked.
 const FEW_LETTERS: f64 = 20.0;
 
-/// What speaks against the text of a chunk of so many seconds.
+/// The reason to doubt the text of a chunk of this many seconds, if there is one.
 pub fn doubt(segments: &[Segment], seconds: f64) -> Option<Doubt> {
     let tokens: Vec<i32> = segments
         .iter()
@@ -94,7 +94,7 @@ pub fn doubt(segments: &[Segment], seconds: f64) -> Option<Doubt> {
     is_guess.then_some(Doubt::LowProbability)
 }
 
-/// The most tokens that say again, at once, what was just said.
+/// The most tokens that immediately repeat the tokens before them.
 fn repeated(tokens: &[i32]) -> usize {
     let longest = LONGEST_PHRASE.min(tokens.len() / 2);
     let of_length = |length: usize| {
@@ -105,7 +105,7 @@ fn repeated(tokens: &[i32]) -> usize {
                 *run = if token == before { *run + 1 } else { 0 };
                 Some(*run)
             });
-        // A part of the phrase alone is chance.
+        // Repeating only a part of the phrase is chance.
         same.max().filter(|run| *run >= length).unwrap_or(0)
     };
     (1..=longest).map(of_length).max().unwrap_or(0)
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_too_much_and_guesses_are_doubted() {
+    fn empty_long_and_uncertain_texts_are_doubted() {
         assert_eq!(doubt(&[], 5.0), Some(Doubt::Empty));
         assert_eq!(doubt(&[segment(" ...", &[1])], 5.0), Some(Doubt::Empty));
         let sentence = " The quick brown fox jumps over the lazy dog.";
@@ -191,7 +191,7 @@ mod tests {
             ..segment(sentence, &[1, 2])
         };
         assert_eq!(doubt(&[guess(-0.8)], 5.0), Some(Doubt::LowProbability));
-        // A guess behind what is certain.
+        // An uncertain segment after a certain one.
         let certain = segment(sentence, &[1, 2, 3, 4, 5, 6]);
         assert_eq!(
             doubt(&[certain, guess(-1.1)], 10.0),

@@ -1,5 +1,5 @@
-//! What whisper leaves behind of each window that it cuts a chunk into: where the window began, which it
-//! does not tell, and when the tokens of its text were said.
+//! Results of each window of a chunk that whisper does not report: where the window began, and the times of
+//! the tokens of its text.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,9 @@ use super::alignment;
 use super::callbacks::Window;
 use crate::engine::ggml_hooks::observe::{self, Head};
 
-/// Frames of 10 ms, which whisper counts in, for a timestamp's step.
+/// Step of a timestamp, in whisper's frames of 10 ms.
 const FRAMES_OF_A_TIMESTAMP: i64 = 2;
-/// What whisper takes for the end of a window, in such frames, where its text has no timestamp.
+/// The end of a window whose text has no timestamp, in frames of 10 ms.
 const FRAMES_OF_A_WINDOW: i64 = 3000;
 
 /// How tokens get their times.
@@ -24,27 +24,26 @@ pub struct Timing<'a> {
     pub audio_frames: usize,
     /// Whether the text is a translation.
     pub translates: bool,
-    /// Threads.
+    /// CPU threads.
     pub threads: u32,
     /// Set by another thread to end the work.
     pub abort: &'a AtomicBool,
 }
 
-/// The token that the text of a window begins with. Whisper drops it from the segments where it is a
-/// timestamp above zero.
+/// The token that the text of a window begins with. Whisper drops a timestamp above zero from the segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Front {
-    /// Nothing was decoded so far.
+    /// Nothing has been decoded yet.
     #[default]
     Unseen,
-    /// This one, in everything that was tried.
+    /// All attempts began with this token.
     Token(i32),
-    /// Candidates or attempts began with different ones.
+    /// Candidates or attempts began with different tokens.
     Unsure,
 }
 
 impl Front {
-    /// With one more beginning.
+    /// Adds the first token of one more attempt.
     pub fn or(self, token: i32) -> Self {
         match self {
             Self::Unseen => Self::Token(token),
@@ -54,17 +53,17 @@ impl Front {
     }
 }
 
-/// What is known of a window once it is done.
+/// Results of a window that is done.
 #[derive(Debug, Default)]
 pub struct Ended {
-    /// Where it began, in frames of 10 ms; where that is not certain, where its text begins, which is
-    /// at most a second later.
+    /// Where it began, in frames of 10 ms. If that is not certain, where its text begins, at most a second
+    /// later.
     pub seek: u64,
-    /// Times of its tokens of text, in seconds of the audio; `None`: not known.
+    /// Times of its tokens of text, in seconds of the audio; `None`: unknown.
     pub times: Vec<Option<Range<f64>>>,
 }
 
-/// Looks at a window whose segments are the last.
+/// Reads the results of the last window.
 ///
 /// # Safety
 /// Context and state are live, belong together, and are between two windows or after the last.
@@ -91,7 +90,7 @@ pub unsafe fn ended(
         let text: Vec<i32> = (tokens.map(|token| token.id))
             .filter(|token| *token < end_of_text)
             .collect();
-        // From a beginning that is only guessed, exact times would be worse than whisper's rough ones.
+        // Without a certain beginning, exact times would be worse than whisper's rough ones.
         let timing = timing.filter(|_| certain.is_some());
         let times = timing.and_then(|timing| align(context, state, &text, seek, timing));
         let begins = seek as f64 / 100.0;
@@ -108,7 +107,7 @@ pub unsafe fn ended(
     }
 }
 
-/// A segment as whisper has it, in frames of 10 ms.
+/// A segment of whisper; times in frames of 10 ms.
 struct RawSegment {
     start: i64,
     end: i64,
@@ -132,8 +131,8 @@ unsafe fn segments(state: *mut sys::whisper_state) -> Vec<RawSegment> {
     }
 }
 
-/// Where the window of these segments began: timestamps count from there, and the segments' times,
-/// which whisper made of them, from the beginning of the audio. `None`: not certain.
+/// Where the window of these segments began. Timestamps count from there; the segments' times, which whisper
+/// derives from them, count from the beginning of the audio. `None`: not certain.
 fn seek(segments: &[RawSegment], first_timestamp: i32, front: Front) -> Option<i64> {
     let before = |moment: i64, timestamp: i32| {
         moment - FRAMES_OF_A_TIMESTAMP * i64::from(timestamp - first_timestamp)
@@ -147,8 +146,8 @@ fn seek(segments: &[RawSegment], first_timestamp: i32, front: Front) -> Option<i
     if last.id > first_timestamp {
         return Some(before(segment.end, last.id));
     }
-    // A text without any timestamp lasts to the end of the window; one that has lost its only one, the
-    // first, ends for whisper where it begins.
+    // A text without timestamps lasts to the end of the window. A text whose only timestamp was the dropped
+    // first one ends where it begins.
     if segment.end > segment.start {
         return Some(segment.end - FRAMES_OF_A_WINDOW);
     }
@@ -187,7 +186,7 @@ unsafe fn align(
         tokens.extend(text);
         tokens.push(sys::whisper_token_eot(context));
         let count = i32::try_from(tokens.len()).ok()?;
-        // Whisper's batch has room for no more, and does not check.
+        // Whisper's batch has no room for more, and whisper does not check.
         if text.is_empty() || count > sys::whisper_n_text_ctx(context) {
             return None;
         }
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_began_where_its_timestamps_count_from() {
+    fn a_window_begins_where_its_timestamps_count_from() {
         let text = 11;
         let both = segment(
             1210,
@@ -250,20 +249,20 @@ mod tests {
     }
 
     #[test]
-    fn a_text_without_a_timestamp_tells_where_its_window_began_by_where_that_ends() {
-        // Whatever came before: a window in which nobody speaks leaves no segment.
+    fn without_timestamps_the_start_of_a_window_follows_from_its_end() {
+        // Whatever came before: a window without speech leaves no segment.
         for ids in [&[11][..], &[11, FIRST_TIMESTAMP], &[11, 12]] {
             let bare = segment(1840, 1800 + FRAMES_OF_A_WINDOW, ids);
             let found = seek(&[bare], FIRST_TIMESTAMP, Front::Token(11));
             assert_eq!(found, Some(1800), "{ids:?}");
         }
-        // A model that is to write no timestamps has none to count the start by.
+        // Without timestamps there is nothing to derive the start from.
         let untimed = segment(-100_728, FRAMES_OF_A_WINDOW, &[11]);
         assert_eq!(seek(&[untimed], FIRST_TIMESTAMP, Front::Token(11)), Some(0));
     }
 
     #[test]
-    fn a_beginning_that_whisper_drops_is_counted_where_it_was_seen_and_else_nothing_is_certain() {
+    fn a_dropped_first_timestamp_counts_if_it_was_recorded_and_otherwise_the_start_is_uncertain() {
         let seek = |front| {
             let lost = segment(1240, 1240, &[11, 12]);
             seek(&[lost], FIRST_TIMESTAMP, front)

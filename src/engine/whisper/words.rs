@@ -1,8 +1,8 @@
-//! Words out of tokens.
+//! Joins tokens into words.
 
 use stt_actors::domain::transcript::Word;
 
-/// A token of text: a piece of UTF-8 that may end in the middle of a character.
+/// A token of text: UTF-8 that may end in the middle of a character.
 #[derive(Clone, Copy, Debug)]
 pub struct Token<'a> {
     pub id: i32,
@@ -14,8 +14,7 @@ pub struct Token<'a> {
     pub logprob: f32,
 }
 
-/// Joins tokens into words: a new one begins with a blank, and in scripts without blanks with each
-/// character.
+/// Joins tokens into words. A word begins with a space, or with each character in scripts without spaces.
 pub fn of_tokens<'a>(tokens: impl Iterator<Item = Token<'a>>) -> Vec<Word> {
     let mut words = Vec::new();
     let mut open: Option<(Vec<u8>, Word)> = None;
@@ -45,7 +44,7 @@ pub fn of_tokens<'a>(tokens: impl Iterator<Item = Token<'a>>) -> Vec<Word> {
     words
 }
 
-/// Whether a word is over with these bytes when such others come next.
+/// Whether a word with these bytes ends before the next bytes.
 fn ends_before(bytes: &[u8], next: &[u8]) -> bool {
     if next.starts_with(b" ") {
         return true;
@@ -55,7 +54,7 @@ fn ends_before(bytes: &[u8], next: &[u8]) -> bool {
     text.is_ok_and(|text| text.chars().next_back().is_some_and(is_without_blanks))
 }
 
-/// Chinese, Japanese, Thai and their like.
+/// Characters of Chinese, Japanese, Thai and other scripts without spaces.
 fn is_without_blanks(letter: char) -> bool {
     matches!(letter, '\u{0e00}'..='\u{0eff}' | '\u{1000}'..='\u{109f}' | '\u{2e80}'..='\u{9fff}' | '\u{20000}'..)
 }
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_begins_a_word_and_what_follows_without_one_belongs_to_it() {
+    fn a_space_begins_a_word_and_tokens_without_one_belong_to_it() {
         let found = words(&[b" Good", b" mor", b"ning", b",", b" you", b"'re", b"."]);
         let expected = [(" Good", 1), (" morning,", 3), (" you're.", 3)];
         assert_eq!(

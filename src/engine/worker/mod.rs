@@ -1,8 +1,8 @@
 //! The worker process: one model, blocking threads, no runtime.
 //!
-//! The main thread loads and transcribes. A reader thread hears the server all the while, so that
-//! an abort reaches the chunk that runs, and so that the process ends at once when the server is
-//! gone: no worker outlives its server.
+//! The main thread loads and transcribes. A reader thread receives messages all the time, so that an abort
+//! reaches the running chunk and the process exits as soon as the server closes the socket: no worker
+//! outlives its server.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -21,41 +21,41 @@ use crate::engine::protocol::{
 };
 use crate::engine::whisper::{self, Model, Request};
 
-/// Added to the score by which the kernel chooses whom to kill when memory runs out: a worker is
-/// replaced within seconds, the server is not.
+/// Added to the kernel's out-of-memory score. The kernel should kill a worker, which is replaced within
+/// seconds, rather than the server.
 const OOM_SCORE_ADJUSTMENT: &str = "500";
 
-/// Chunk numbers start at 0; this one is never given.
+/// Marks that no chunk is running; chunk numbers start at 0.
 const NO_CHUNK: u64 = u64::MAX;
 
 /// Runs the worker until its server closes the socket on standard input.
 ///
 /// # Errors
-/// Standard input is no socket: the command is not for people.
+/// Standard input is not a socket: only the server starts this command.
 pub fn run() -> anyhow::Result<()> {
     let socket = server_socket().context(
-        "`uttera-stt worker` is started by the server, with a socket as its standard input",
+        "only the server starts `uttera-stt worker`, with a socket as its standard input",
     )?;
-    // Best effort: without /proc the kernel's own choice stands.
+    // Best effort: without /proc the default score remains.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
     catch_aborts()?;
     let mut server = Server {
         socket: socket.try_clone()?,
         codec: protocol::codec(),
     };
-    server.tell(&FromWorker::Hello {
+    server.send(&FromWorker::Hello {
         version: protocol::VERSION,
     });
     let aborted = Arc::new(Aborted::default());
     let (work, inbox) = mpsc::channel();
-    let heard = Arc::clone(&aborted);
+    let for_reader = Arc::clone(&aborted);
     std::thread::Builder::new()
         .name("reader".to_owned())
-        .spawn(move || hear(socket, &work, &heard))?;
+        .spawn(move || receive(socket, &work, &for_reader))?;
     serve(&inbox, &mut server, &aborted)
 }
 
-/// Which chunk runs, and whether it shall end.
+/// Which chunk is running, and whether to abort it.
 #[derive(Debug)]
 struct Aborted {
     running: AtomicU64,
@@ -74,32 +74,34 @@ impl Default for Aborted {
 fn server_socket() -> anyhow::Result<UnixStream> {
     let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
     let socket = UnixStream::from(stdin);
-    socket.peer_addr().context("standard input is no socket")?;
+    socket
+        .peer_addr()
+        .context("standard input is not a socket")?;
     Ok(socket)
 }
 
-/// The sending half.
+/// The sending half of the socket to the server.
 struct Server {
     socket: UnixStream,
     codec: LengthDelimitedCodec,
 }
 
 impl Server {
-    /// Sends; a server that is gone ends the process.
-    fn tell(&mut self, message: &FromWorker) {
+    /// Sends a message. If the server has closed the socket, the process exits.
+    fn send(&mut self, message: &FromWorker) {
         let mut frame = BytesMut::new();
         let sent = protocol::encode(message)
             .and_then(|bytes| self.codec.encode(bytes, &mut frame))
             .and_then(|()| self.socket.write_all(&frame));
         if let Err(error) = sent {
-            eprintln!("the server cannot be told: {error}");
+            eprintln!("cannot send to the server: {error}");
             end_now(1);
         }
     }
 }
 
-/// The reader thread: passes work on, hears aborts, and ends the process with the socket.
-fn hear(socket: UnixStream, work: &mpsc::Sender<ToWorker>, aborted: &Aborted) {
+/// The reader thread: passes work on, handles aborts, and ends the process when the socket closes.
+fn receive(socket: UnixStream, work: &mpsc::Sender<ToWorker>, aborted: &Aborted) {
     let mut frames = FrameReader::new(socket);
     loop {
         match frames.next::<ToWorker>() {
@@ -122,7 +124,7 @@ fn hear(socket: UnixStream, work: &mpsc::Sender<ToWorker>, aborted: &Aborted) {
             }
             Ok(None) => end_now(0),
             Err(error) => {
-                eprintln!("the server sent what is no message: {error}");
+                eprintln!("invalid message from the server: {error}");
                 end_now(1);
             }
         }
@@ -140,23 +142,23 @@ fn serve(
     let mut model = match load_model(&load) {
         Ok(model) => model,
         Err(reason) => {
-            server.tell(&FromWorker::LoadFailed {
+            server.send(&FromWorker::LoadFailed {
                 reason,
                 out_of_memory: whisper::memory_was_short(),
             });
             end_now(1);
         }
     };
-    server.tell(&FromWorker::Loaded {
+    server.send(&FromWorker::Loaded {
         multilingual: model.is_multilingual(),
     });
     while let Ok(message) = inbox.recv() {
         let ToWorker::Transcribe(request) = message else {
-            bail!("a second model to load");
+            bail!("the server sent a second model to load");
         };
         let answer = transcribe(&mut model, request, server, &aborted.flag);
         aborted.running.store(NO_CHUNK, Ordering::Release);
-        server.tell(&answer);
+        server.send(&answer);
     }
     Ok(())
 }
@@ -190,7 +192,7 @@ fn transcribe(
                 temperature: request.temperature,
             };
             model.transcribe(request, abort, &mut |code, probability| {
-                server.tell(&FromWorker::Language {
+                server.send(&FromWorker::Language {
                     id,
                     code: code.to_owned(),
                     probability,
@@ -198,8 +200,8 @@ fn transcribe(
             })
         });
     match result {
-        // Whisper's caches may be half gone, and the chunk is not at fault: another worker, or this
-        // one's successor, does it when there is memory again.
+        // Whisper's caches may be incomplete, and the chunk is not the cause. Another worker transcribes it
+        // once memory is available.
         Err(Failure::Engine(reason)) if whisper::memory_was_short() => {
             eprintln!("out of memory: {reason}");
             end_now(protocol::OUT_OF_MEMORY_EXIT);
@@ -209,7 +211,7 @@ fn transcribe(
     }
 }
 
-/// Lets an abort for lack of memory be told from any other: the first says nothing about the audio.
+/// Distinguishes an abort for lack of memory, which says nothing about the audio, from any other.
 fn catch_aborts() -> nix::Result<()> {
     let action = SigAction::new(
         SigHandler::Handler(on_abort),
@@ -225,12 +227,12 @@ fn catch_aborts() -> nix::Result<()> {
 }
 
 unsafe extern "C" {
-    /// `std::set_new_handler` of the C++ library that whisper is linked with.
+    /// `std::set_new_handler` of the C++ library that whisper links.
     #[link_name = "_ZSt15set_new_handlerPFvvE"]
     fn set_new_handler(handler: Option<extern "C" fn()>) -> Option<extern "C" fn()>;
 }
 
-/// Called by C++ in place of throwing `std::bad_alloc`, which would end in an abort.
+/// C++ calls this instead of throwing `std::bad_alloc`, which would end in an abort.
 extern "C" fn on_failed_allocation() {
     end_now(protocol::OUT_OF_MEMORY_EXIT);
 }
@@ -239,14 +241,14 @@ extern "C" fn on_abort(_signal: i32) {
     if whisper::memory_was_short() {
         end_now(protocol::OUT_OF_MEMORY_EXIT);
     }
-    // The handler is gone by now: this is the end, and its cause is plain to see.
+    // The handler has been reset, so this ends the process with the original signal.
     let _ = raise(Signal::SIGABRT);
 }
 
 /// Ends the process without running destructors, which would race with whisper's threads.
 fn end_now(code: i32) -> ! {
-    // SAFETY: `_exit` takes any integer and does not return; nothing of ours must be flushed, since
-    // standard error is unbuffered.
+    // SAFETY: `_exit` takes any integer and does not return; nothing needs flushing, since standard error is
+    // unbuffered.
     unsafe { nix::libc::_exit(code) }
 }
 

@@ -1,8 +1,8 @@
 //! Conversion of a CTranslate2 Whisper folder to a ggml file.
 //!
-//! CTranslate2 stacks query, key and value into one matrix; ggml wants them apart. Numbers arrive as
-//! floats of three kinds or as integers with a scale per row, and leave as 16-bit (or 32-bit) floats.
-//! Everything streams through one buffer of about a mebibyte of elements, whatever the model's size.
+//! CTranslate2 stacks query, key and value into one matrix; ggml stores them separately. The input has floats
+//! of three kinds or integers with a scale per row; the output has 16-bit (or 32-bit) floats. All data
+//! streams through one buffer of about a million elements, whatever the model's size.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -19,10 +19,10 @@ use crate::models::ggml::{ElementType, write_header, write_preamble, write_tenso
 use crate::models::reader::BoundedReader;
 use crate::models::sniff;
 
-/// Vocabulary sizes that whisper.cpp can place its special tokens in.
+/// Vocabulary sizes for which whisper.cpp has special tokens.
 const VOCABULARIES: std::ops::RangeInclusive<u32> = 51_864..=51_866;
 
-/// A CTranslate2 folder that was opened, indexed and found complete.
+/// An opened, indexed and complete CTranslate2 folder.
 pub(crate) struct Ct2Model<R> {
     reader: BoundedReader<R>,
     index: Ct2Index,
@@ -45,7 +45,7 @@ impl Ct2Model<File> {
 }
 
 impl<R: Read + Seek> Ct2Model<R> {
-    /// Reads the index and the dimensions; the vocabulary is still missing.
+    /// Reads the index and the dimensions, without the vocabulary.
     pub(crate) fn read(mut reader: BoundedReader<R>) -> Result<Self, FormatError> {
         let index = Ct2Index::read(&mut reader)?;
         let dimensions = read_dimensions(&mut reader, &index)?;
@@ -142,13 +142,13 @@ fn heads<R: Read + Seek>(
     }
 }
 
-/// Where a ggml tensor comes from: a variable, or one of several blocks of rows stacked in it.
+/// The source of a ggml tensor: a variable, or one of several blocks of rows stacked in it.
 #[derive(Debug, PartialEq, Eq)]
 struct Part {
     variable: String,
-    /// Which block, counted from 0.
+    /// Index of the block.
     block: u64,
-    /// Of how many.
+    /// Number of blocks.
     blocks: u64,
 }
 
@@ -256,7 +256,7 @@ fn refuse_key_bias<R: Read + Seek>(
             return Ok(());
         }
         Err(FormatError::Invalid(format!(
-            "{name} has a bias for keys, which Whisper has not"
+            "{name} has a bias for keys, which Whisper does not have"
         )))
     })
 }

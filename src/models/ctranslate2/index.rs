@@ -1,9 +1,9 @@
 //! The table of contents of a CTranslate2 `model.bin` (binary version 6).
 //!
-//! Little-endian: version, spec name, spec revision, variables (name, rank, dimensions, type, byte
-//! count, data), aliases (two names each). A string is a 16-bit length that includes a final NUL, then
-//! the bytes. The index is built by seeking over the data, so its cost does not depend on the model's
-//! size. Nothing in the file is believed before it is checked against the file's size.
+//! Little-endian: version, spec name, spec revision, variables (name, rank, dimensions, type, byte count,
+//! data), aliases (two names each). A string is a 16-bit length that includes a final NUL, then the bytes.
+//! The reader seeks over the data, so building the index takes the same time for any model size. Every length
+//! is checked against the file's size before use.
 
 use std::collections::HashMap;
 use std::io::{Read, Seek};
@@ -11,11 +11,11 @@ use std::io::{Read, Seek};
 use crate::models::error::FormatError;
 use crate::models::reader::{BoundedReader, element_count};
 
-/// The version of the file format that is read; CTranslate2 has written it since 2.0 (2021).
+/// The supported version of the file format; CTranslate2 has written it since 2.0 (2021).
 const BINARY_VERSION: u32 = 6;
-/// Least bytes of one variable's header: name length, NUL, rank, type, byte count.
+/// Smallest size of a variable's header: name length, NUL, rank, type, byte count.
 const LEAST_VARIABLE_BYTES: u64 = 2 + 1 + 1 + 1 + 4;
-/// Least bytes of one alias: two empty names.
+/// Smallest size of an alias: two empty names.
 const LEAST_ALIAS_BYTES: u64 = 2 * (2 + 1);
 /// Whisper's tensors have at most three dimensions; the format allows 255.
 const MOST_DIMENSIONS: u8 = 8;
@@ -29,7 +29,7 @@ pub(crate) enum Stored {
     I8,
     /// 16-bit integers, to be divided by a scale.
     I16,
-    /// 32-bit integers; no weight is stored so.
+    /// 32-bit integers, which no weight uses.
     I32,
     /// 16-bit floats.
     F16,
@@ -62,7 +62,7 @@ impl Stored {
     }
 }
 
-/// One variable's shape and place in the file.
+/// A variable's shape and position in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct Variable {
     /// Dimensions, outermost first; empty for a scalar.
@@ -79,13 +79,13 @@ impl Variable {
         self.shape.first().copied().unwrap_or(1)
     }
 
-    /// Elements per row of the outermost dimension. Checked not to overflow when it was read.
+    /// Elements per row of the outermost dimension. The reader has checked that it does not overflow.
     pub(crate) fn row_elements(&self) -> u64 {
         self.shape.iter().skip(1).product()
     }
 }
 
-/// Names and places of all variables.
+/// Names and positions of all variables.
 #[derive(Debug)]
 pub(crate) struct Ct2Index {
     variables: HashMap<String, Variable>,
@@ -132,7 +132,7 @@ impl Ct2Index {
         }
     }
 
-    /// Like [`Self::get`], with an error that names what is missing.
+    /// Like [`Self::get`], with an error that names the missing variable.
     pub(crate) fn require(&self, name: &str) -> Result<&Variable, FormatError> {
         self.get(name)
             .ok_or_else(|| FormatError::Invalid(format!("the variable {name} is missing")))
@@ -160,7 +160,8 @@ fn read_string<R: Read + Seek>(reader: &mut BoundedReader<R>) -> Result<String, 
     String::from_utf8(bytes).map_err(|_| FormatError::invalid("a name is not UTF-8"))
 }
 
-/// The largest model has some 2,000 of each. Many more would take far more memory than their file.
+/// Most variables or aliases that are accepted. The largest model has about 2,000 of each; many more would
+/// take far more memory than their file.
 fn most(count: u64) -> Result<(), FormatError> {
     if count > 100_000 {
         return Err(FormatError::invalid(
@@ -182,7 +183,7 @@ fn read_variables<R: Read + Seek>(
         let variable = read_variable(reader, &name)?;
         if variables.insert(name.clone(), variable).is_some() {
             return Err(FormatError::Invalid(format!(
-                "the variable {name} is there twice"
+                "the variable {name} exists twice"
             )));
         }
     }
@@ -202,7 +203,7 @@ fn read_variable<R: Read + Seek>(
     let shape = (0..rank)
         .map(|_| reader.u32().map(u64::from))
         .collect::<Result<Vec<u64>, _>>()?;
-    // Also the rows alone must not overflow: a dimension of 0 in front would hide it.
+    // The product of the inner dimensions must not overflow either: a leading dimension of 0 would hide that.
     element_count(shape.get(1..).unwrap_or_default())?;
     let stored = Stored::from_id(reader.u8()?)?;
     let bytes = u64::from(reader.u32()?);

@@ -1,7 +1,7 @@
 //! The numbers of a CTranslate2 variable, row by row, as 32-bit floats.
 //!
-//! Weights arrive as floats of three kinds, or as integers with one scale per row
-//! (weight = integer / scale). Memory stays at one chunk, whatever the variable's size.
+//! Weights are floats of three kinds, or integers with one scale per row (weight = integer / scale). Only one
+//! block of rows is in memory, whatever the variable's size.
 
 use std::io::{Read, Seek, Write};
 use std::ops::Range;
@@ -14,7 +14,7 @@ use crate::models::reader::BoundedReader;
 /// Elements converted at a time (or one row, if a row is longer).
 const CHUNK_ELEMENTS: u64 = 256 * 1024;
 
-/// Copies rows whose number format stays: most of a float16 folder.
+/// Copies rows whose number format does not change: most of a float16 folder.
 pub(crate) fn copy_bytes<R: Read + Seek>(
     reader: &mut BoundedReader<R>,
     variable: &Variable,
@@ -78,7 +78,7 @@ pub(crate) fn read_scales<R: Read + Seek>(
     if !matches!(variable.stored, Stored::I8 | Stored::I16) {
         return Ok(Vec::new());
     }
-    // The scales of a tensor that is stored under another name are stored beside that.
+    // An alias has its scales beside the variable that it stands for.
     let scale_name = format!("{}_scale", index.stored_name(name));
     let scale = index.require(&scale_name)?;
     let count = scale.rows() * scale.row_elements();
@@ -93,7 +93,7 @@ pub(crate) fn read_scales<R: Read + Seek>(
         return Ok(scales);
     }
     Err(FormatError::Invalid(format!(
-        "{scale_name} has a zero or no number in it"
+        "{scale_name} contains a zero or a value that is not a number"
     )))
 }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::models::error::{FormatError, ModelError};
 
-/// Real files have 2 MB; beyond this it is something else.
+/// Largest file that is read; real ones have 2 MB.
 const LARGEST_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Longest token in bytes; in real vocabularies it is 128.
 const LONGEST_TOKEN: usize = 1024;
@@ -37,7 +37,7 @@ const FORMS: [(&str, Parser); 3] = [
     ("vocabulary.txt", from_lines),
 ];
 
-/// Parses the text as every form there is.
+/// Parses the text in each of the three forms.
 pub(crate) fn parse_as_each(text: &str, count: usize) -> Vec<Result<Vec<Vec<u8>>, FormatError>> {
     FORMS
         .iter()
@@ -45,7 +45,7 @@ pub(crate) fn parse_as_each(text: &str, count: usize) -> Vec<Result<Vec<Vec<u8>>
         .collect()
 }
 
-/// Reads the first `count` tokens (the special tokens that follow are whisper.cpp's own business).
+/// Reads the first `count` tokens. whisper.cpp defines the special tokens that follow.
 pub(crate) fn read(folder: &Path, count: usize) -> Result<Vec<Vec<u8>>, ModelError> {
     for (file, parse) in FORMS {
         let path = folder.join(file);
@@ -59,7 +59,7 @@ pub(crate) fn read(folder: &Path, count: usize) -> Result<Vec<Vec<u8>>, ModelErr
     Err(ModelError::NotAModel {
         path: folder.to_owned(),
         what: "a CTranslate2 folder without a vocabulary".to_owned(),
-        advice: "put the tokenizer.json or vocabulary.txt of the same model into it".to_owned(),
+        advice: "copy the tokenizer.json or vocabulary.txt of the same model into it".to_owned(),
     })
 }
 

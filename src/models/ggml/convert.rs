@@ -1,9 +1,8 @@
-//! Rewriting a ggml file with another number format for its weights.
+//! Rewrites a ggml file with another number format for its weights.
 //!
-//! The rules are those of whisper.cpp's quantisation tool: weight matrices take the new type;
-//! convolution kernels stay 16-bit floats (32-bit only when everything is); biases, norms and
-//! positional embeddings stay 32-bit floats. Only float files are converted: a second quantisation
-//! would add its errors to the first.
+//! The rules are those of whisper.cpp's quantisation tool: weight matrices take the new type; convolution
+//! kernels stay 16-bit floats (32-bit only when everything is); biases, norms and positional embeddings stay
+//! 32-bit floats. Only float files are converted: quantising twice would add up the errors.
 
 use std::io::{Read, Seek, Write};
 
@@ -13,7 +12,7 @@ use super::{ElementType, GgmlFile, StoredTensor, write_header, write_tensor_head
 use crate::models::error::FormatError;
 use crate::models::reader::BoundedReader;
 
-/// Elements held at a time, besides one row: 16 MB as floats.
+/// Elements in memory at a time, besides one row: 16 MB as floats.
 const CHUNK_ELEMENTS: u64 = 4 * 1024 * 1024;
 
 /// Why `file` cannot get weights of type `to`; `None` if it can.
@@ -80,7 +79,7 @@ fn copy_data<R: Read + Seek>(
     Ok(())
 }
 
-/// Decodes float data; the caller has made sure that nothing is quantised.
+/// Decodes float data, which must not be quantised.
 fn floats(bytes: &[u8], element: ElementType) -> Vec<f32> {
     if element == ElementType::F32 {
         return numbers::f32_from_bytes(bytes);

@@ -1,7 +1,7 @@
-//! Which tensors a Whisper model consists of: names, shapes and number formats, from its dimensions.
+//! The tensors of a Whisper model: names, shapes and number formats, derived from its dimensions.
 //!
-//! One list serves three purposes: the import writes it, the check of a ggml file compares with it,
-//! and the size of a published file follows from it. whisper.cpp expects exactly these tensors.
+//! The list has three uses: the import writes these tensors, the check of a ggml file compares with them, and
+//! a test derives the sizes of the published files. whisper.cpp expects exactly these tensors.
 
 use crate::models::error::FormatError;
 
@@ -11,7 +11,7 @@ pub(crate) const AUDIO_CONTEXT: u32 = 1500;
 pub(crate) const HEAD_WIDTH: u32 = 64;
 /// Size of the smallest vocabulary of a multilingual model, special tokens included.
 pub(crate) const MULTILINGUAL_VOCABULARY: u32 = 51_865;
-/// Tensors are shaped by at most this many dimensions.
+/// Most dimensions of a tensor.
 pub(crate) const MOST_DIMENSIONS: u32 = 4;
 
 /// The dimensions of a model, in the order of the ggml header.
@@ -40,7 +40,7 @@ pub struct Dimensions {
 }
 
 impl Dimensions {
-    /// Whether the model knows languages other than English (whisper.cpp's own rule).
+    /// Whether the model supports languages other than English (whisper.cpp's rule).
     pub fn is_multilingual(&self) -> bool {
         self.n_vocab >= MULTILINGUAL_VOCABULARY
     }
@@ -54,7 +54,7 @@ impl Dimensions {
         }
     }
 
-    /// Refuses what no Whisper model has; whisper.cpp would abort on it or allocate without end.
+    /// Fails on dimensions that no Whisper model has; whisper.cpp would abort or allocate without limit.
     pub(crate) fn check(&self) -> Result<(), FormatError> {
         let limits = [
             ("n_vocab", self.n_vocab, 50_258, 200_000),
@@ -82,14 +82,14 @@ impl Dimensions {
             || !self.n_text_state.is_multiple_of(self.n_text_head)
         {
             return Err(FormatError::invalid(
-                "the width is no multiple of the number of heads",
+                "the width is not a multiple of the number of heads",
             ));
         }
         Ok(())
     }
 }
 
-/// How whisper.cpp wants a tensor stored.
+/// How whisper.cpp expects a tensor to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// A weight matrix: the model's own type, possibly quantised.

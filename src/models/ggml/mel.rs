@@ -1,9 +1,9 @@
 //! The mel filter bank that every ggml Whisper file carries.
 //!
-//! CTranslate2 folders do not hold it, so the import computes it: triangular filters on Slaney's mel
-//! scale (linear below 1 kHz, logarithmic above), each normalised to unit area, for 16 kHz audio and a
-//! 400-point FFT. Definition: Slaney, *Auditory Toolbox* (1998), as in librosa's
-//! `filters.mel(sr=16000, n_fft=400, norm="slaney")`, which Whisper was trained with.
+//! CTranslate2 folders do not contain it, so the import computes it: triangular filters on Slaney's mel scale
+//! (linear below 1 kHz, logarithmic above), each normalised to unit area, for 16 kHz audio and a 400-point
+//! FFT. Definition: Slaney, *Auditory Toolbox* (1998), as in librosa's `filters.mel(sr=16000, n_fft=400,
+//! norm="slaney")`, which Whisper was trained with.
 
 /// Frequency bins of a 400-point FFT of real input.
 pub(crate) const FREQUENCY_BINS: usize = 201;
@@ -11,7 +11,7 @@ pub(crate) const FREQUENCY_BINS: usize = 201;
 const SAMPLE_RATE_HZ: f64 = 16_000.0;
 /// Width of one mel in the linear part of Slaney's scale.
 const HZ_PER_MEL: f64 = 200.0 / 3.0;
-/// Where the scale turns logarithmic.
+/// Frequency at which the scale becomes logarithmic, in Hz.
 const BREAK_HZ: f64 = 1000.0;
 const BREAK_MEL: f64 = BREAK_HZ / HZ_PER_MEL;
 
@@ -38,8 +38,8 @@ fn mel_to_hz(mel: f64) -> f64 {
 
 /// The filter bank as `bands` rows of [`FREQUENCY_BINS`] weights, row by row.
 ///
-/// `bands` is 80 for the older models and 128 for large-v3 and turbo. The area normalisation is
-/// applied to weights already rounded to 32 bits, as librosa does, to agree with it in every bit.
+/// `bands` is 80 for the older models and 128 for large-v3 and turbo. As in librosa, the area normalisation
+/// is applied to weights that are already rounded to 32 bits, so that the result agrees in every bit.
 pub(crate) fn filter_bank(bands: usize) -> Vec<f32> {
     let top_mel = hz_to_mel(SAMPLE_RATE_HZ / 2.0);
     let step = top_mel / (bands + 1) as f64;

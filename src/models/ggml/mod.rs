@@ -1,4 +1,4 @@
-//! The ggml Whisper file: reading its table of contents, checking it, writing one.
+//! Reads, checks and writes ggml Whisper files.
 //!
 //! whisper.cpp trusts its input: on a truncated or altered file it aborts, loops or transcribes
 //! garbage. [`GgmlFile::open`] therefore walks the whole file (headers only, a few milliseconds for
@@ -28,7 +28,7 @@ mod quantise;
 pub(crate) const MAGIC: u32 = 0x6767_6d6c;
 /// ggml's file types carry the version of the quantisation format times this factor.
 pub(crate) const QUANTISATION_FACTOR: u32 = 1000;
-/// Version of the quantisation format that today's ggml writes.
+/// Version of the quantisation format that current ggml writes.
 pub(crate) const QUANTISATION_VERSION: u32 = 2;
 /// The longest token text accepted, in bytes; real ones end at 128.
 const LONGEST_TOKEN: u32 = 4096;
@@ -135,7 +135,7 @@ impl ElementType {
     }
 }
 
-/// A tensor's place in a file.
+/// A tensor's position in a file.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredTensor {
     /// Name, shape and rule.
@@ -160,7 +160,7 @@ pub struct GgmlFile {
 }
 
 impl GgmlFile {
-    /// Opens and checks a file, with an error that says what it is instead if it is none.
+    /// Opens and checks a file. The error says what another kind of file is.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         sniff::refuse_other_formats(path)?;
         BoundedReader::open(path)
@@ -237,7 +237,7 @@ fn read_file_type<R: Read + Seek>(
     Ok(weights)
 }
 
-/// Walks over mel filters and vocabulary.
+/// Skips mel filters and vocabulary.
 fn skip_preamble<R: Read + Seek>(
     reader: &mut BoundedReader<R>,
     dimensions: &Dimensions,
@@ -301,7 +301,7 @@ fn read_tensors<R: Read + Seek>(
         let name = String::from_utf8(reader.bytes(u64::from(length))?)
             .map_err(|_| FormatError::invalid("a tensor's name is not UTF-8"))?;
         let spec = expected.remove(&name).ok_or_else(|| {
-            FormatError::Invalid(format!("the tensor {name:?} is unknown or there twice"))
+            FormatError::Invalid(format!("the tensor {name:?} is unknown or exists twice"))
         })?;
         let element = weights.for_role(spec.role);
         if shape != spec.shape || id != element.id {

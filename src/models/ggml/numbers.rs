@@ -1,6 +1,6 @@
-//! Numbers as bytes: little-endian, in bulk.
+//! Conversion between numbers and little-endian bytes, in bulk.
 //!
-//! Loops over preallocated slices: these run over every weight of a model.
+//! The functions work on preallocated slices, since they process every weight of a model.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -55,7 +55,7 @@ pub(crate) fn f16_bytes(values: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// Bytes that do not fill a last number are left out: callers pass whole rows.
+/// Callers pass whole rows; bytes of an incomplete last number are ignored.
 fn map<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
     let chunks = bytes.as_chunks::<N>().0;
     let mut values = Vec::with_capacity(chunks.len());

@@ -1,4 +1,4 @@
-//! Blocks of weights through ggml's own quantisation.
+//! Quantises blocks of weights with ggml's functions.
 
 use std::num::NonZero;
 use std::thread;
@@ -12,8 +12,7 @@ use super::numbers::{f16_bytes, f32_bytes};
 ///
 /// # Panics
 ///
-/// If the values are not whole rows, or the rows not whole blocks: both are checked when the tensor
-/// table is read.
+/// If the values are not whole rows, or the rows not whole blocks. Reading the tensor table checks both.
 pub(crate) fn encode(values: &[f32], width: usize, element: ElementType) -> Vec<u8> {
     if element == ElementType::F32 {
         return f32_bytes(values);

@@ -1,4 +1,4 @@
-//! Files made from other files: imports and conversions, kept in the store until their source changes.
+//! Files derived from others: imports and conversions, which the store keeps until their source changes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::models::reader::BoundedReader;
 use crate::models::sniff;
 
 impl ModelStore {
-    /// Makes sure that `target` is the import of `folder` in its present state.
+    /// Ensures that `target` is the import of `folder` in its present state.
     pub(super) fn imported(
         &self,
         folder: &Path,
@@ -35,7 +35,7 @@ impl ModelStore {
         write_import(folder, target, weights)
     }
 
-    /// Makes sure that `target` is `source` with weights of type `compute`.
+    /// Ensures that `target` is `source` with weights of type `compute`.
     pub(super) fn converted(
         &self,
         source: &Path,
@@ -57,8 +57,8 @@ impl ModelStore {
     }
 }
 
-/// Whether `target` is well-formed, of the wanted type, and not older than its source. A file without
-/// a record was put there by somebody, for example a published quantised model: it is taken as it is.
+/// Whether `target` is well-formed, of the wanted type, and not older than its source. A file without a
+/// record was copied there, for example a published quantised model, and counts as fresh.
 fn is_fresh(target: &Path, source: &Path, weights: ElementType) -> bool {
     if !GgmlFile::open(target).is_ok_and(|file| file.weights == weights) {
         return false;
@@ -74,7 +74,7 @@ fn is_fresh(target: &Path, source: &Path, weights: ElementType) -> bool {
     }
 }
 
-/// Whether `target` was imported from this folder, in whatever state it was then.
+/// Whether `target` was imported from this folder, in whatever state.
 pub(super) fn is_import_of(target: &Path, folder: &Path) -> bool {
     let source = fs::canonicalize(folder.join("model.bin")).ok();
     let known = files::read_record(target).and_then(|record| record.source);
@@ -114,7 +114,7 @@ pub(super) fn write_conversion(
     Ok(())
 }
 
-/// The error that says why a conversion cannot be.
+/// The error that says why a conversion is impossible.
 pub(super) fn not_convertible(path: &Path, file: &GgmlFile, to: ComputeType) -> ModelError {
     let reason = convert::obstacle(file, ElementType::of(to)).unwrap_or_default();
     ModelError::NotConvertible {

@@ -1,4 +1,4 @@
-//! Looking at what is in the store.
+//! Lists and verifies the models in the store.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,17 +9,17 @@ use crate::models::checksum::sha256_file;
 use crate::models::error::ModelError;
 use crate::models::files;
 
-/// What the checksum of a verified model says.
+/// The meaning of a verified model's checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It is the published file, byte for byte.
     Published,
-    /// It is what this program wrote when it imported or converted it.
+    /// It is unchanged since this program imported or converted it.
     AsWritten,
-    /// It is well-formed; nothing is known about its checksum.
+    /// It is well-formed; its checksum is unknown.
     WellFormed,
-    /// Complete and of a known name, but not the published file, and no record beside it says where
-    /// it came from: imported elsewhere and copied here, say.
+    /// It is complete and has a catalogue name, but is not the published file, and no record tells its
+    /// origin: for example, it was imported elsewhere and copied here.
     Unrecorded,
 }
 
@@ -32,7 +32,7 @@ pub struct Verified {
     pub path: PathBuf,
     /// SHA-256 in hexadecimal.
     pub sha256: String,
-    /// What that checksum means.
+    /// The meaning of the checksum.
     pub verdict: Verdict,
 }
 
@@ -48,7 +48,7 @@ pub struct LocalModel {
 }
 
 impl ModelStore {
-    /// Checks a model on disk: its structure, and its checksum where one is known. Blocking, seconds.
+    /// Checks a model on disk: its structure, and its checksum if one is known. Blocks for seconds.
     pub fn verify(&self, model: &str) -> Result<Verified, ModelError> {
         let ResolvedModel { name, path, .. } = self.resolve(model, None)?;
         let sha256 = sha256_file(&path)?;
@@ -98,7 +98,7 @@ impl ModelStore {
         Ok(models)
     }
 
-    /// All models of the catalogue with their file, where it is on disk.
+    /// All models of the catalogue, with their file if it is on disk.
     pub fn catalogue(&self) -> Vec<(&'static CatalogueEntry, Option<PathBuf>)> {
         CATALOGUE
             .iter()

@@ -1,4 +1,4 @@
-//! From what the operator wrote to a file or folder on disk. Looks, and changes nothing.
+//! Finds the file or folder that a model setting means. Changes nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::models::compute::ComputeType;
 use crate::models::error::ModelError;
 use crate::models::sniff;
 
-/// What a model name or path stands for.
+/// What a model name or path refers to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Located {
     /// A ggml file (not yet checked).
@@ -39,8 +39,8 @@ pub(crate) enum Located {
     },
 }
 
-/// Finds `model` among the catalogue names, in the store `dir`, and in the file system, in this order: a
-/// stray folder called `base` in the working directory never shadows the model.
+/// Looks for `model` among the catalogue names, in the store `dir`, and in the file system, in this order, so
+/// that a folder called `base` in the working directory never hides the model.
 pub(crate) fn locate(dir: &Path, model: &str) -> Result<Located, ModelError> {
     let model = model.trim();
     if !looks_like_path(model) {
@@ -131,7 +131,7 @@ fn expand_home(path: &Path) -> PathBuf {
     }
 }
 
-/// The error for a catalogue model that is not on disk, with a word on a stock checkpoint beside it.
+/// The error for a catalogue model that is not on disk. It mentions a PyTorch checkpoint of the same name.
 fn missing(dir: &Path, name: &str) -> ModelError {
     let checkpoint = dir.join(format!("{name}.pt"));
     let hint = if checkpoint.is_file() {
@@ -193,7 +193,8 @@ pub(crate) fn is_file_name_part(name: &str) -> bool {
         && !name.starts_with(['.', '-'])
 }
 
-/// A name for what is derived from a file or folder outside the store: two of one name do not meet.
+/// A name for files derived from a file or folder outside the store. It contains a hash of the path, so that
+/// two sources of one name do not collide.
 pub(crate) fn cache_key(name: &str, source: &Path) -> String {
     let source = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
     let digest = hex(&Sha256::digest(source.as_os_str().as_encoded_bytes()));

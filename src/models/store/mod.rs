@@ -1,4 +1,4 @@
-//! The models folder and everything that is done with it.
+//! The models folder and the operations on it.
 
 use std::path::{Path, PathBuf};
 
@@ -27,14 +27,14 @@ pub struct ModelStore {
     source: Source,
 }
 
-/// A model that is ready to be loaded: its file is complete and well-formed.
+/// A model that is ready to load: its file is complete and well-formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedModel {
     /// Canonical catalogue name, or a short name of the file or folder.
     pub name: String,
     /// The ggml file.
     pub path: PathBuf,
-    /// Whether it knows languages other than English (and can translate into English).
+    /// Whether it supports languages other than English (and can translate into English).
     pub multilingual: bool,
     /// Size of the file in bytes.
     pub size_bytes: u64,
@@ -64,11 +64,11 @@ impl ModelStore {
         &self.dir
     }
 
-    /// Turns a name, a ggml file or a CTranslate2 folder into a checked ggml file with weights of the
-    /// wanted type (`None`: as they are). Imports and converts if need be and keeps the result; never
-    /// touches the network. Blocking: up to minutes for the first conversion of a large model.
+    /// Turns a name, a ggml file or a CTranslate2 folder into a checked ggml file with weights of the wanted
+    /// type (`None`: as they are). Imports and converts if necessary and keeps the result; never uses the
+    /// network. Blocks: up to minutes for the first conversion of a large model.
     ///
-    /// Weights that are quantised already are used as they are, whatever `compute` says.
+    /// Quantised weights are used as they are, whatever `compute` is.
     pub fn resolve(
         &self,
         model: &str,
@@ -106,7 +106,7 @@ impl ModelStore {
                 model = name,
                 weights = file.weights_name(),
                 wanted = %compute,
-                "the model is quantised already and is used as it is"
+                "the model is already quantised and is used as it is"
             );
             return Ok(describe(name, path.to_owned(), &file));
         }
@@ -130,7 +130,7 @@ impl ModelStore {
         compute: Option<ComputeType>,
     ) -> Result<ResolvedModel, ModelError> {
         let key = locate::cache_key(&name, folder);
-        // Float32 is worth importing as such only where the folder has it.
+        // Only a folder with float32 weights gains from a float32 import.
         let single = compute == Some(ComputeType::Float32) && Ct2Model::open(folder)?.is_float32();
         let (weights, suffix) = if single {
             (ElementType::F32, "-f32")
@@ -143,7 +143,7 @@ impl ModelStore {
         Ok(ResolvedModel { name, ..resolved })
     }
 
-    /// Like [`Self::resolve`], and pulls a catalogue model that is not on disk.
+    /// Like [`Self::resolve`], but pulls a catalogue model that is not on disk.
     pub async fn ensure(
         &self,
         model: &str,
@@ -176,7 +176,7 @@ impl ModelStore {
         in_background(move || store.resolve(&model, compute)).await
     }
 
-    /// Fetches a catalogue model unless it is there and well-formed; returns its file.
+    /// Fetches a catalogue model unless a well-formed file exists; returns the file.
     pub async fn pull(&self, name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
         let entry = catalogue::require(name)?;
         let target = self.dir.join(entry.file_name());
@@ -205,8 +205,8 @@ impl ModelStore {
         }
     }
 
-    /// Converts a CTranslate2 folder into the store, as `ggml-<name>.bin` with 16-bit weights, and
-    /// returns that file. The name is the folder's unless given. Blocking, seconds.
+    /// Converts a CTranslate2 folder into the store, as `ggml-<name>.bin` with 16-bit weights, and returns
+    /// that file. The name is the folder's unless given. Blocks for seconds.
     pub fn import(&self, folder: &Path, name: Option<&str>) -> Result<PathBuf, ModelError> {
         let name = match name {
             Some(name) if locate::is_file_name_part(name) => catalogue::canonical(name).to_owned(),
@@ -225,7 +225,7 @@ impl ModelStore {
         Ok(target)
     }
 
-    /// Converts a model to another number format: into the store's cache, or to `output`.
+    /// Converts a model to another number format, into the store or to `output`.
     pub fn convert(
         &self,
         model: &str,

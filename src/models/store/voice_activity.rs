@@ -13,7 +13,7 @@ use crate::models::error::ModelError;
 use crate::models::files::{self, ModelLock};
 use crate::models::progress::{Finish, Progress};
 
-/// What it is called where models are.
+/// Its name among the models.
 pub const VOICE_ACTIVITY_NAME: &str = "silero-vad";
 
 const FILE_NAME: &str = "silero-vad-16k.safetensors";
@@ -22,14 +22,14 @@ const SHA256: &str = "c59271c284ae9c8335d795d60e0bfdb71aaaceec578d9bd9ffc1b8153c
 const PUBLISHED_AT: &str = "https://raw.githubusercontent.com/snakers4/silero-vad/d5b52843f79c97810940534f3433e162470af83d/src/silero_vad/data/silero_vad_16k.safetensors";
 
 impl ModelStore {
-    /// The detector's weights, if they are there and whole. Blocking, a few milliseconds.
+    /// The detector's weights, if the file is complete. Blocks for a few milliseconds.
     pub fn voice_activity(&self) -> Option<PathBuf> {
         let path = self.dir().join(FILE_NAME);
         let is_whole = sha256_file(&path).is_ok_and(|found| found == SHA256);
         is_whole.then_some(path)
     }
 
-    /// The detector's weights, fetched if they are not there.
+    /// The detector's weights, which are fetched if necessary.
     ///
     /// # Errors
     /// No source has them, or they cannot be written to the disk.
@@ -67,7 +67,7 @@ fn checked(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     Err(format!("it has the checksum {found}, not {SHA256}"))
 }
 
-/// Under its own name only when it is whole.
+/// Writes the file; it gets its name only when it is complete.
 fn write(target: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     let part = target.with_extension("part");
     let mut file = File::create(&part).map_err(ModelError::io("create", &part))?;

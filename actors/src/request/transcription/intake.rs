@@ -8,6 +8,8 @@ use crate::domain::chunk::{AudioChunk, samples_to_seconds};
 use crate::domain::error::SttError;
 use crate::domain::job::is_long;
 use crate::request::decoding::{ChunkPermit, DecodedAudio, Position};
+use crate::status::admission::reject_long_wait;
+use crate::status::chunk_length::target_length;
 use crate::status::load::Left;
 
 impl TranscriptionState {
@@ -61,13 +63,18 @@ impl TranscriptionState {
         let Some(slot) = self.slot.as_mut().filter(|_| first_look && is_long(known)) else {
             return Ok(());
         };
-        slot.update(Left {
-            open: 1,
-            open_seconds: first_chunk,
-            undecoded_seconds: known - self.settled,
-            total_seconds: known,
-        });
-        self.status.refuse_long_wait(slot.ahead())
+        slot.update(
+            Left {
+                open: 1,
+                open_seconds: first_chunk,
+                undecoded_seconds: known - self.settled,
+                total_seconds: known,
+            },
+            target_length(self.status.cost()),
+        );
+        let snapshot = self.status.snapshot();
+        let estimate = snapshot.wait_estimate(slot.ahead());
+        reject_long_wait(&snapshot, estimate, self.status.max_queue())
     }
 
     pub(super) fn all_decoded(
@@ -95,11 +102,14 @@ impl TranscriptionState {
         let open = self.outstanding.values().chain(&self.held_back);
         let open_seconds = open.map(|chunk| chunk.audio.duration_seconds()).sum();
         let known = self.progress.seconds_known;
-        slot.update(Left {
-            open: self.outstanding.len() + self.held_back.len(),
-            open_seconds,
-            undecoded_seconds: known - self.settled,
-            total_seconds: known,
-        });
+        slot.update(
+            Left {
+                open: self.outstanding.len() + self.held_back.len(),
+                open_seconds,
+                undecoded_seconds: known - self.settled,
+                total_seconds: known,
+            },
+            target_length(self.status.cost()),
+        );
     }
 }

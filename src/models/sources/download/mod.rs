@@ -1,8 +1,8 @@
-//! The official ggml files over HTTPS: resumed after a break, checked before they count.
+//! Downloads the published ggml files over HTTPS, resumes broken downloads and verifies the result.
 //!
-//! Bytes go into `<file>.part`, which stays there when the connection breaks and is continued with a
-//! Range request the next time. Only a file with a published checksum gets its real name, so it does
-//! not matter who served it.
+//! Bytes go into `<file>.part`. After a broken connection it stays there, and the next try continues it with
+//! a Range request. Only a file with a published checksum gets its real name, so the server need not be
+//! trusted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ use crate::models::files;
 use crate::models::progress::{Finish, Progress};
 use crate::tls;
 
-/// Name resolution, TCP and TLS together.
+/// Limit of name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the reply's first line, redirects included.
+/// Longest wait for the status line, redirects included.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest silence in the middle of a file.
+/// Longest pause between two bytes of a file.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Broken connections in a row, without one new byte in between, until the download gives up.
+/// Consecutive tries without a new byte after which the download gives up.
 const MOST_FRUITLESS_TRIES: u32 = 3;
 /// Pause before a connection is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ pub(crate) async fn download(
     fetch_all(&client, &url, entry, &part, progress).await?;
     let mut found = hash(&part).await?;
     if resumed && !entry.has_checksum(&found) {
-        // The older part may have been of another generation of the file: once more from the start.
+        // The older part may belong to another generation of the file: start over.
         tracing::warn!(
             model = entry.name,
             "resumed download has a wrong checksum, starting over"
@@ -80,7 +80,7 @@ pub(crate) async fn download(
     Ok(target)
 }
 
-/// Fetches a file of exactly `size` bytes into memory. The error is a reason for the offline message.
+/// Fetches a file of exactly `size` bytes into memory. The error is a line of the offline message.
 pub(crate) async fn fetch_small(url: &str, size: u64) -> Result<Vec<u8>, String> {
     let client = client().map_err(|error| match error {
         FetchError::Unavailable(reason) => reason,
@@ -90,14 +90,17 @@ pub(crate) async fn fetch_small(url: &str, size: u64) -> Result<Vec<u8>, String>
     let mut response = match reply {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(describe(&error)),
-        Err(_) => return Err(format!("{url}: no answer in time")),
+        Err(_) => return Err(format!("{url}: no response in time")),
     };
     if response.status() != StatusCode::OK {
-        return Err(format!("{url}: the server answered {}", response.status()));
+        return Err(format!(
+            "{url}: the server responded with {}",
+            response.status()
+        ));
     }
     let mut bytes = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| describe(&error))? {
-        bytes.extend_from_slice(&piece);
+    while let Some(block) = response.chunk().await.map_err(|error| describe(&error))? {
+        bytes.extend_from_slice(&block);
         if bytes.len() as u64 > size {
             break;
         }
@@ -105,7 +108,7 @@ pub(crate) async fn fetch_small(url: &str, size: u64) -> Result<Vec<u8>, String>
     if bytes.len() as u64 == size {
         return Ok(bytes);
     }
-    Err(format!("{url}: it is not the file that was published"))
+    Err(format!("{url}: it is not the published file"))
 }
 
 fn part_size(part: &Path) -> u64 {
@@ -119,7 +122,7 @@ async fn hash(path: &Path) -> Result<String, ModelError> {
         .map_err(ModelError::TaskFailed)?
 }
 
-/// Fetches until the part is complete, going on after breaks as long as bytes keep coming.
+/// Fetches until the part is complete, and continues after breaks as long as new bytes arrive.
 async fn fetch_all(
     client: &Client,
     url: &str,
@@ -137,7 +140,7 @@ async fn fetch_all(
         };
         let after = part_size(part);
         fruitless = if after > before { 0 } else { fruitless + 1 };
-        // Nothing at all was ever received: the source is unreachable, say so at once.
+        // No byte has ever arrived: the source is unreachable, so fail at once.
         if (before == 0 && after == 0) || fruitless >= MOST_FRUITLESS_TRIES {
             return Err(FetchError::Unavailable(reason));
         }
@@ -146,7 +149,7 @@ async fn fetch_all(
     }
 }
 
-/// One request: appends to the part, or starts it over if the server cannot resume.
+/// Sends one request. Appends to the part, or starts over if the server cannot resume.
 async fn fetch_once(
     client: &Client,
     url: &str,
@@ -172,17 +175,22 @@ async fn fetch_once(
     let response = match reply {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(FetchError::Unavailable(describe(&error))),
-        Err(_) => return Err(unavailable(url, "no answer in time")),
+        Err(_) => return Err(unavailable(url, "no response in time")),
     };
     let from = match response.status() {
         StatusCode::PARTIAL_CONTENT if starts_at(&response, have) => have,
         StatusCode::OK => 0,
         StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
-            // What lies there cannot be continued: the next try starts from nothing.
+            // The part cannot be continued: the next try starts over.
             fs::remove_file(part).map_err(ModelError::io("remove", part))?;
             return Err(unavailable(url, "the server could not resume the download"));
         }
-        status => return Err(unavailable(url, &format!("the server answered {status}"))),
+        status => {
+            return Err(unavailable(
+                url,
+                &format!("the server responded with {status}"),
+            ));
+        }
     };
     if let Some(rest) = response.content_length() {
         check_announced(url, entry, from + rest)?;
@@ -191,7 +199,7 @@ async fn fetch_once(
     let announced = response.content_length().is_some();
     append(response, part, from, largest, progress).await?;
     if !announced {
-        // Without a length it is only now clear that this was a page about something else.
+        // Without an announced length, only the end shows that this was another document.
         let got = fs::metadata(part)
             .map_err(ModelError::io("look at", part))?
             .len();
@@ -204,7 +212,7 @@ async fn fetch_once(
     Ok(())
 }
 
-/// Refuses a file of another size than the published ones before fetching gigabytes of it.
+/// Rejects a file of another size before gigabytes of it are fetched.
 fn check_announced(url: &str, entry: &CatalogueEntry, total: u64) -> Result<(), FetchError> {
     if entry.published.iter().any(|file| file.size_bytes == total) {
         return Ok(());
@@ -268,7 +276,7 @@ fn unavailable(url: &str, reason: &str) -> FetchError {
     FetchError::Unavailable(format!("{}: {reason}", host(url)))
 }
 
-/// The part of a URL that is safe and useful in a message: no user, no password, no query.
+/// The host of a URL, for messages: without user, password and query, which may be secret.
 fn host(url: &str) -> String {
     reqwest::Url::parse(url)
         .ok()

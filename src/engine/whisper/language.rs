@@ -1,0 +1,74 @@
+//! The language of a chunk: given, or detected.
+
+use stt_actors::domain::transcript::Task;
+use whisper_rs::WhisperState;
+
+use super::callbacks::{GRAPHS_OF_A_PASS, Watch};
+use super::{Model, whisper_failed};
+use crate::engine::ggml_hooks::reuse;
+use crate::engine::protocol::Failure;
+
+/// Vocabulary size of the models with 100 languages; models with smaller vocabularies have 99.
+const VOCABULARY_WITH_100_LANGUAGES: i32 = 51_866;
+
+impl Model {
+    /// The language that needs no detection: the client's, or English for an English-only model. Whisper
+    /// itself accepts unknown languages silently.
+    pub(super) fn forced_language(&self, wanted: Option<&str>) -> Result<Option<String>, Failure> {
+        if !self.is_multilingual() {
+            return Ok(Some("en".to_owned()));
+        }
+        let Some(code) = wanted else { return Ok(None) };
+        let clean = !code.contains('\0');
+        match clean.then(|| whisper_rs::get_lang_id(code)).flatten() {
+            Some(id) if (id as usize) < self.language_count() => Ok(Some(code.to_owned())),
+            Some(_) | None => Err(Failure::Engine(format!(
+                "this model does not support the language {code:?}"
+            ))),
+        }
+    }
+
+    /// Number of languages that the model has tokens for. Whisper's table has one more entry than most
+    /// models, for which that entry would be the token for "translate".
+    fn language_count(&self) -> usize {
+        if self.context.n_vocab() >= VOCABULARY_WITH_100_LANGUAGES {
+            100
+        } else {
+            99
+        }
+    }
+
+    /// Detects the language with one encoder pass over the window that the transcription uses. Returns code,
+    /// probability, and whether the transcription can reuse the encoder's result. Whisper's own "auto" takes
+    /// a separate pass, with the window that the last call left behind.
+    pub(super) fn detect_language(
+        &self,
+        state: &mut WhisperState,
+        samples: &[f32],
+        window: usize,
+    ) -> Result<(String, f32, bool), Failure> {
+        let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
+        parameters.set_audio_ctx(window as i32);
+        // Sets the window and the spectrogram, and stops before the encoder.
+        Watch::stop_before_encoder(&mut parameters);
+        state.full(parameters, samples).map_err(whisper_failed)?;
+        let threads = self.options.threads as usize;
+        let (detected, graphs) = reuse::counted(|| state.lang_detect(0, threads));
+        let (_, probabilities) = detected.map_err(whisper_failed)?;
+        // The graphs of the encoder, and one of the decoder. With any other count nothing is reused. On a GPU
+        // the count is 0.
+        let is_encoded = graphs == GRAPHS_OF_A_PASS + 1 && self.options.gpu.is_none();
+        let known = &probabilities[..probabilities.len().min(self.language_count())];
+        let best = known
+            .iter()
+            .enumerate()
+            .max_by(|(_, a), (_, b)| a.total_cmp(b))
+            .and_then(|(id, probability)| {
+                Some((whisper_rs::get_lang_str(id as i32)?, *probability))
+            });
+        match best {
+            Some((code, probability)) => Ok((code.to_owned(), probability, is_encoded)),
+            None => Err(Failure::Engine("no language was detected".to_owned())),
+        }
+    }
+}
