@@ -19,7 +19,7 @@
 //! Everything outside is behind the traits of [`ports`]; everyone outside uses [`Stt`]. What the
 //! actors decide is decided in plain structs and functions, which are tested without an actor in
 //! sight: who is next ([`waiting`], [`work_queue`]), how many workers there are ([`pool_sizing`],
-//! [`reaper`], [`memory`], [`cost`], [`restart_budget`]), how audio is cut ([`chunk_length`]), what
+//! [`idle_timer`], [`memory`], [`cost`], [`restart_budget`]), how audio is cut ([`chunk_length`]), what
 //! becomes of a text ([`hallucination`], [`missed_speech`], [`pauses`]), and what is kept for a request
 //! that comes again ([`finished_work`], [`cache`]). What others may know is in
 //! [`status`], and what follows from it in [`snapshot`].

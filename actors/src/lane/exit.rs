@@ -21,7 +21,7 @@ pub enum LaneExit {
     /// It had nothing to do for long.
     Idle,
     /// Its engine is to be replaced.
-    WornOut,
+    Recycled,
     /// It is busy for nobody while work waits, and another engine is there sooner.
     Abandoned,
 }
@@ -31,18 +31,18 @@ impl LaneExit {
     pub fn is_replaced(self) -> bool {
         match self {
             Self::Idle => false,
-            Self::WornOut | Self::Abandoned => true,
+            Self::Recycled | Self::Abandoned => true,
         }
     }
 }
 
 impl LaneExit {
-    const ALL: [Self; 3] = [Self::Idle, Self::WornOut, Self::Abandoned];
+    const ALL: [Self; 3] = [Self::Idle, Self::Recycled, Self::Abandoned];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle for long",
-            Self::WornOut => "worn out",
+            Self::Recycled => "worn out",
             Self::Abandoned => "busy for nobody",
         }
     }

@@ -28,12 +28,12 @@ impl IdlePolicy {
 
 /// Watches one worker's idleness.
 #[derive(Clone, Copy, Debug)]
-pub struct Reaper {
+pub struct IdleTimer {
     limit: Duration,
     idle_since: Option<Instant>,
 }
 
-impl Reaper {
+impl IdleTimer {
     /// Of a worker that may idle for `limit`. It counts as busy until it is first said to idle.
     pub fn new(limit: Duration) -> Self {
         Self {
@@ -99,19 +99,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_in_between_starts_the_clock_anew() {
-        let mut reaper = Reaper::new(10 * SECOND);
-        assert_eq!(reaper.check(Instant::now()), Verdict::Busy);
-        reaper.idle(Instant::now());
+        let mut idle_timer = IdleTimer::new(10 * SECOND);
+        assert_eq!(idle_timer.check(Instant::now()), Verdict::Busy);
+        idle_timer.idle(Instant::now());
         tokio::time::advance(9 * SECOND).await;
-        assert_eq!(reaper.check(Instant::now()), Verdict::IdleFor(SECOND));
-        reaper.busy();
+        assert_eq!(idle_timer.check(Instant::now()), Verdict::IdleFor(SECOND));
+        idle_timer.busy();
         tokio::time::advance(9 * SECOND).await;
-        assert_eq!(reaper.check(Instant::now()), Verdict::Busy);
-        reaper.idle(Instant::now());
+        assert_eq!(idle_timer.check(Instant::now()), Verdict::Busy);
+        idle_timer.idle(Instant::now());
         // The timer of the first idle time comes now.
         tokio::time::advance(SECOND).await;
-        assert_eq!(reaper.check(Instant::now()), Verdict::IdleFor(9 * SECOND));
+        assert_eq!(
+            idle_timer.check(Instant::now()),
+            Verdict::IdleFor(9 * SECOND)
+        );
         tokio::time::advance(9 * SECOND).await;
-        assert_eq!(reaper.check(Instant::now()), Verdict::Due);
+        assert_eq!(idle_timer.check(Instant::now()), Verdict::Due);
     }
 }

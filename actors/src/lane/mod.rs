@@ -31,7 +31,7 @@ use crate::task::{caught, spawn};
 use crate::domain::error::{EngineError, EngineExit, LaunchError};
 use crate::domain::ids::{LaneId, LaneKind, LeaseId, WorkerId};
 use crate::domain::transcript::ChunkTranscript;
-use crate::lane::idle::{Reaper, Verdict};
+use crate::lane::idle::{IdleTimer, Verdict};
 use crate::lane::recycling::{RecyclingLimits, RecyclingPolicy};
 use crate::ports::{DetectedLanguage, Engine, EngineInfo, EngineLauncher};
 use crate::queue::messages::{Lease, Retire};
@@ -66,7 +66,7 @@ pub struct LaneArguments {
 pub struct Lane {
     arguments: LaneArguments,
     phase: Phase,
-    reaper: Option<Reaper>,
+    idle_timer: Option<IdleTimer>,
     timer_is_set: bool,
     /// Why it wants to go, once it does.
     leaving: Option<LaneExit>,
@@ -101,7 +101,7 @@ impl Lane {
             let _ = myself.cast(LaneMessage::Launched(result));
         });
         Self {
-            reaper: arguments.idle_limit.map(Reaper::new),
+            idle_timer: arguments.idle_limit.map(IdleTimer::new),
             timer_is_set: false,
             arguments,
             phase: Phase::Loading { _launch: launch },
@@ -162,8 +162,8 @@ impl Lane {
 
     /// Nothing runs: the time until the lane goes begins.
     fn rest(&mut self, myself: &ActorRef<LaneMessage>) {
-        if let Some(reaper) = &mut self.reaper {
-            let due_in = reaper.idle(Instant::now());
+        if let Some(idle_timer) = &mut self.idle_timer {
+            let due_in = idle_timer.idle(Instant::now());
             self.look_again(myself, due_in);
         }
     }
@@ -177,7 +177,7 @@ impl Lane {
 
     fn check_idle(&mut self, myself: &ActorRef<LaneMessage>) {
         self.timer_is_set = false;
-        let verdict = self.reaper.as_ref().map(|r| r.check(Instant::now()));
+        let verdict = self.idle_timer.as_ref().map(|r| r.check(Instant::now()));
         match verdict {
             Some(Verdict::Due) if self.is_about_to_be_needed() => self.rest(myself),
             Some(Verdict::Due) => self.leave(myself, LaneExit::Idle, Retire::IfIdle),
@@ -227,8 +227,8 @@ impl Lane {
         };
         let limits = (self.arguments.chunk_timeout, self.arguments.stop_grace);
         *running = Some(Running::begin(engine, myself, lease, limits));
-        if let Some(reaper) = &mut self.reaper {
-            reaper.busy();
+        if let Some(idle_timer) = &mut self.idle_timer {
+            idle_timer.busy();
         }
     }
 
@@ -295,7 +295,7 @@ impl Lane {
         let Some(done) = running.take_if(|running| running.lease == lease) else {
             return Ok(());
         };
-        let worn_out = recycling.chunk_done(engine.resident_bytes());
+        let limit_reached = recycling.chunk_done(engine.resident_bytes());
         let exit = match &outcome {
             Err(EngineError::Exited(exit)) => Some(exit.clone()),
             Ok(_) | Err(EngineError::Aborted | EngineError::Failed(_)) => None,
@@ -309,10 +309,10 @@ impl Lane {
                 done.audio_seconds,
             );
         }
-        if let Some(recycling) = worn_out.filter(|_| exit.is_none()) {
+        if let Some(recycling) = limit_reached.filter(|_| exit.is_none()) {
             info!(worker = %self.arguments.worker, %recycling, "the worker is to be replaced");
             // Asked for before the answer: the Dispatcher hands out nothing in between.
-            self.leave(myself, LaneExit::WornOut, Retire::AfterLease);
+            self.leave(myself, LaneExit::Recycled, Retire::AfterLease);
         }
         self.report(lease, outcome);
         if let Some(exit) = exit {
@@ -328,10 +328,10 @@ impl Lane {
     /// what the old one was asked is lost.
     fn free_again(&mut self, myself: &ActorRef<LaneMessage>, to_new_dispatcher: bool) {
         match (self.leaving, to_new_dispatcher) {
-            (Some(why @ (LaneExit::WornOut | LaneExit::Abandoned)), true) => {
+            (Some(why @ (LaneExit::Recycled | LaneExit::Abandoned)), true) => {
                 self.leave(myself, why, Retire::AfterLease);
             }
-            (Some(LaneExit::WornOut | LaneExit::Abandoned), false) => {}
+            (Some(LaneExit::Recycled | LaneExit::Abandoned), false) => {}
             (Some(LaneExit::Idle) | None, _) => {
                 self.rest(myself);
                 if to_new_dispatcher {

@@ -22,14 +22,14 @@ pub struct RecyclingPolicy {
 
 /// The limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WornOut {
+pub enum LimitReached {
     /// So many chunks were done.
     Chunks(u64),
     /// So many bytes are resident.
     ResidentBytes(u64),
 }
 
-impl fmt::Display for WornOut {
+impl fmt::Display for LimitReached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Chunks(chunks) => write!(f, "{chunks} chunks done"),
@@ -50,17 +50,17 @@ impl RecyclingPolicy {
 
     /// A chunk was done, well or not, and the engine holds so much memory now. Says once when the
     /// engine is to be replaced.
-    pub fn chunk_done(&mut self, resident_bytes: Option<u64>) -> Option<WornOut> {
+    pub fn chunk_done(&mut self, resident_bytes: Option<u64>) -> Option<LimitReached> {
         self.chunks += 1;
         let by_chunks = (self.limits.chunks)
             .filter(|limit| self.chunks >= *limit)
-            .map(|_| WornOut::Chunks(self.chunks));
+            .map(|_| LimitReached::Chunks(self.chunks));
         let by_memory = (self.limits.resident_bytes)
             .and_then(|limit| resident_bytes.filter(|bytes| *bytes > limit))
-            .map(WornOut::ResidentBytes);
-        let worn_out = by_chunks.or(by_memory).filter(|_| !self.told);
-        self.told |= worn_out.is_some();
-        worn_out
+            .map(LimitReached::ResidentBytes);
+        let limit_reached = by_chunks.or(by_memory).filter(|_| !self.told);
+        self.told |= limit_reached.is_some();
+        limit_reached
     }
 }
 
@@ -76,11 +76,11 @@ mod tests {
         };
         let mut by_chunks = RecyclingPolicy::new(limits);
         let told: Vec<_> = (0..4).map(|_| by_chunks.chunk_done(Some(50))).collect();
-        assert_eq!(told, [None, Some(WornOut::Chunks(2)), None, None]);
+        assert_eq!(told, [None, Some(LimitReached::Chunks(2)), None, None]);
         let mut by_memory = RecyclingPolicy::new(limits);
         assert_eq!(
             by_memory.chunk_done(Some(101)),
-            Some(WornOut::ResidentBytes(101))
+            Some(LimitReached::ResidentBytes(101))
         );
         let mut unlimited = RecyclingPolicy::new(RecyclingLimits::default());
         assert!((0..1000).all(|_| unlimited.chunk_done(Some(u64::MAX)).is_none()));

@@ -196,7 +196,7 @@ impl ColdPoolState {
             self.start(myself).await?;
         }
         if wanted > 0 && self.workers.is_empty() {
-            self.reject_stuck_work();
+            self.discard_stuck_work();
         }
         self.publish(wanted);
         Ok(())
@@ -209,7 +209,7 @@ impl ColdPoolState {
     }
 
     /// Rejects waiting work for which no worker will start soon, unless another lane can do it.
-    fn reject_stuck_work(&self) {
+    fn discard_stuck_work(&self) {
         let failure = self.last_failure.as_ref();
         let rejection = self.arguments.demand.rejection(Obstacle {
             last_failure: failure.map(|failure| failure.reason.as_str()),
@@ -222,7 +222,7 @@ impl ColdPoolState {
                 reason,
                 retry_after: self.arguments.status.snapshot().start_time(),
             };
-            let reject = DispatcherMessage::RefuseWaiting(rejection);
+            let reject = DispatcherMessage::DiscardWaiting(rejection);
             let _ = self.arguments.lane.dispatcher.cast(reject);
         }
     }
@@ -322,7 +322,7 @@ impl ColdPoolState {
             at_launch: !worker.ready,
         });
         if self.workers.is_empty() {
-            self.reject_stuck_work();
+            self.discard_stuck_work();
         }
         if lacked_memory(reason) {
             let active = self.active();

@@ -1,7 +1,7 @@
 //! The Dispatcher: owns the one shared work queue.
 //!
 //! Transcriptions bring chunks, lanes offer themselves, and the Dispatcher brings them together,
-//! hands failed chunks out again and refuses hopeless ones. All decisions are
+//! hands failed chunks out again and refuses hot_lane_lost ones. All decisions are
 //! [`WorkQueue`]'s; this actor carries them out and keeps the
 //! accounts of [`NodeStatus`].
 //!
@@ -47,7 +47,7 @@ pub struct DispatcherState {
     queue: WorkQueue,
     lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
     owners: HashMap<JobId, Owner>,
-    hopeless: Option<SttError>,
+    hot_lane_lost: Option<SttError>,
     /// Cold lanes up to this number are gone, whatever they still have on the way.
     cold_gone: Option<LaneId>,
     status: Arc<NodeStatus>,
@@ -73,7 +73,7 @@ impl Actor for Dispatcher {
             queue: WorkQueue::new(arguments.generation),
             lanes: HashMap::new(),
             owners: HashMap::new(),
-            hopeless: None,
+            hot_lane_lost: None,
             cold_gone: None,
             status: arguments.status,
         })
@@ -92,10 +92,10 @@ impl Actor for Dispatcher {
                 scheduling,
                 owner,
             } => state.enqueue(job, request, scheduling, owner),
-            DispatcherMessage::Withdraw(job) => state.withdraw(job),
-            DispatcherMessage::WithdrawAll => {
+            DispatcherMessage::Cancel(job) => state.cancel(job),
+            DispatcherMessage::CancelAll => {
                 for job in state.owners.keys().copied().collect::<Vec<_>>() {
-                    state.withdraw(job);
+                    state.cancel(job);
                 }
             }
             DispatcherMessage::LaneReady { lane, kind, actor } => {
@@ -114,8 +114,8 @@ impl Actor for Dispatcher {
             DispatcherMessage::LaneGone(lane) => state.lane_gone(lane),
             DispatcherMessage::ColdLanesGone { up_to } => state.cold_lanes_gone(up_to),
             DispatcherMessage::Retire { lane, when, actor } => state.retire(lane, when, &actor),
-            DispatcherMessage::Hopeless(error) => state.hopeless = Some(error),
-            DispatcherMessage::RefuseWaiting(error) => state.refuse_waiting(&error),
+            DispatcherMessage::HotLaneLost(error) => state.hot_lane_lost = Some(error),
+            DispatcherMessage::DiscardWaiting(error) => state.discard_waiting(&error),
         }
         state.hand_out();
         Ok(())
@@ -137,9 +137,9 @@ impl DispatcherState {
         self.queue.enqueue(job, request, scheduling, Instant::now());
     }
 
-    fn withdraw(&mut self, job: JobId) {
+    fn cancel(&mut self, job: JobId) {
         self.owners.remove(&job);
-        for (lane, lease) in self.queue.withdraw(job) {
+        for (lane, lease) in self.queue.cancel(job) {
             if let Some(actor) = self.lanes.get(&lane) {
                 // A lane that is gone needs no telling.
                 let _ = actor.cast(LaneMessage::Abort(lease));
@@ -154,7 +154,7 @@ impl DispatcherState {
         self.lanes.insert(lane, actor);
         self.queue.lane_ready(lane, kind);
         if kind == LaneKind::Hot {
-            self.hopeless = None;
+            self.hot_lane_lost = None;
         }
     }
 
@@ -191,7 +191,7 @@ impl DispatcherState {
                 self.lanes.remove(&lane);
                 let _ = actor.cast(LaneMessage::Retired);
             }
-            Retirement::AfterLease | Retirement::Refused => {}
+            Retirement::AfterLease | Retirement::Denied => {}
         }
     }
 
@@ -213,15 +213,15 @@ impl DispatcherState {
     }
 
     /// Work waits for a lane that comes back, but not for one that does not.
-    fn refuse_what_is_hopeless(&mut self) {
-        if let Some(error) = self.hopeless.clone()
+    fn discard_if_no_lane_is_left(&mut self) {
+        if let Some(error) = self.hot_lane_lost.clone()
             && self.queue.busy_and_idle() == (0, 0)
         {
-            self.refuse_waiting(&error);
+            self.discard_waiting(&error);
         }
     }
 
-    fn refuse_waiting(&mut self, error: &SttError) {
+    fn discard_waiting(&mut self, error: &SttError) {
         for key in self.queue.take_waiting() {
             self.tell_owner(key, Err(error.clone()));
         }
@@ -251,7 +251,7 @@ impl DispatcherState {
                     "the chunk is tried again"
                 );
             }
-            Ended::Refused { key, error } => {
+            Ended::Discarded { key, error } => {
                 warn!(request_id = self.request_id(key), chunk = %key.index, %error, "the chunk is refused");
                 self.tell_owner(key, Err(error));
             }
@@ -286,7 +286,7 @@ impl DispatcherState {
                 self.lane_gone(lane);
             }
         }
-        self.refuse_what_is_hopeless();
+        self.discard_if_no_lane_is_left();
         for (lane, lease) in self.queue.held_up() {
             if let Some(actor) = self.lanes.get(&lane) {
                 let _ = actor.cast(LaneMessage::WorkWaits(lease));

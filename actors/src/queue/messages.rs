@@ -26,9 +26,9 @@ pub enum DispatcherMessage {
         owner: ChunkOwner,
     },
     /// A request is over or its client is gone: nobody waits for its chunks.
-    Withdraw(JobId),
+    Cancel(JobId),
     /// The Transcriptions are gone, and with them everyone who waits.
-    WithdrawAll,
+    CancelAll,
     /// A lane's engine is up, or the lane offers itself to a new Dispatcher.
     LaneReady {
         /// The lane.
@@ -74,9 +74,9 @@ pub enum DispatcherMessage {
     },
     /// The hot lane will not come back soon. Whatever waits while there is no other lane is refused
     /// with this; until the hot lane is ready again.
-    Hopeless(SttError),
+    HotLaneLost(SttError),
     /// What waits now is refused with this: no lane will come soon. What comes later is not.
-    RefuseWaiting(SttError),
+    DiscardWaiting(SttError),
 }
 
 /// What a lane hears.

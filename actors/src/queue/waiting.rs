@@ -122,7 +122,7 @@ impl Waiting {
     }
 
     /// Takes a request out.
-    pub(crate) fn withdraw(&mut self, job: JobId) {
+    pub(crate) fn cancel(&mut self, job: JobId) {
         self.jobs.remove(&job);
         self.retries.retain(|work| work.key.job != job);
     }

@@ -42,7 +42,7 @@ pub enum Ended {
     /// The chunk waits again, before those that were not tried yet.
     Requeued(ChunkKey),
     /// The chunk will not be tried again.
-    Refused {
+    Discarded {
         /// Which.
         key: ChunkKey,
         /// Why.
@@ -107,7 +107,7 @@ pub enum Retirement {
     /// It has a chunk, and goes when that is done.
     AfterLease,
     /// It has a chunk, perhaps one that it does not know of yet, and stays.
-    Refused,
+    Denied,
 }
 
 #[derive(Debug)]
@@ -192,7 +192,7 @@ impl WorkQueue {
                 *last = true;
                 Retirement::AfterLease
             }
-            Some(LaneState::Busy { .. }) => Retirement::Refused,
+            Some(LaneState::Busy { .. }) => Retirement::Denied,
             Some(LaneState::Idle) | None => {
                 self.lanes.remove(&lane);
                 Retirement::Granted
@@ -265,8 +265,8 @@ impl WorkQueue {
 
     /// Takes a request out: its waiting chunks are gone, and what lanes still do for it is for
     /// nobody. Returns those lanes, so that they can be told.
-    pub fn withdraw(&mut self, job: JobId) -> Vec<(LaneId, LeaseId)> {
-        self.waiting.withdraw(job);
+    pub fn cancel(&mut self, job: JobId) -> Vec<(LaneId, LeaseId)> {
+        self.waiting.cancel(job);
         let mut running = Vec::new();
         for (&id, lane) in &mut self.lanes {
             if let LaneState::Busy { lease, work, .. } = &mut lane.state
@@ -349,7 +349,7 @@ impl WorkQueue {
         work.engine_failures += 1;
         work.cold_failed |= kind == LaneKind::Cold;
         if work.engine_failures >= ENGINE_FAILURES {
-            return Ended::Refused {
+            return Ended::Discarded {
                 key: work.key,
                 error: SttError::Engine(reason),
             };
@@ -377,7 +377,7 @@ impl WorkQueue {
         } else {
             return self.requeue(work);
         };
-        Ended::Refused {
+        Ended::Discarded {
             key: work.key,
             error,
         }

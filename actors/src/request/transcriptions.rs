@@ -307,7 +307,7 @@ impl TranscriptionsState {
     fn ended(&mut self, myself: &ActorRef<TranscriptionsMessage>, who: ActorId) {
         self.collect_endings(myself);
         if let Some(running) = self.running.remove(&who) {
-            let withdraw = DispatcherMessage::Withdraw(running.job);
+            let withdraw = DispatcherMessage::Cancel(running.job);
             let _ = (self.arguments.dispatcher).cast(withdraw);
         }
         self.report_when_empty();

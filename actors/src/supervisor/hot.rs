@@ -137,7 +137,7 @@ impl SupervisorState {
         if restart.budget_spent {
             error!(reason, "cannot transcribe; trying again now and then");
             self.arguments.status.set_hot(HotState::Failed { reason });
-            self.repeat_hopelessness();
+            self.repeat_hot_lane_lost();
         } else {
             (self.arguments.status).set_hot(HotState::Restarting { reason });
         }
@@ -160,7 +160,7 @@ impl SupervisorState {
     }
 
     /// Tells the Dispatcher that the hot lane will not come soon, if that is so.
-    pub(super) fn repeat_hopelessness(&self) {
+    pub(super) fn repeat_hot_lane_lost(&self) {
         let HotState::Failed { reason } = self.arguments.status.hot() else {
             return;
         };
@@ -168,6 +168,8 @@ impl SupervisorState {
             reason,
             retry_after: self.arguments.status.snapshot().start_time(),
         };
-        let _ = self.dispatcher.cast(DispatcherMessage::Hopeless(refusal));
+        let _ = self
+            .dispatcher
+            .cast(DispatcherMessage::HotLaneLost(refusal));
     }
 }

@@ -354,7 +354,7 @@ impl SupervisorState {
         let generation = self.dispatcher_generation;
         self.dispatcher = children::dispatcher(myself, &self.arguments, generation).await?;
         // Before the lanes hear of it: one that is up takes it back.
-        self.repeat_hopelessness();
+        self.repeat_hot_lane_lost();
         let new = || self.dispatcher.clone();
         let _ = (self.transcriptions).cast(TranscriptionsMessage::DispatcherReplaced(new()));
         let _ = (self.cold_pool).cast(ColdPoolMessage::DispatcherReplaced(new()));
@@ -368,7 +368,7 @@ impl SupervisorState {
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
     ) -> Result<(), SpawnErr> {
-        let _ = self.dispatcher.cast(DispatcherMessage::WithdrawAll);
+        let _ = self.dispatcher.cast(DispatcherMessage::CancelAll);
         let escalator = escalator(&self.arguments, self.fallback_model.as_ref());
         self.transcriptions =
             children::transcriptions(myself, &self.arguments, &self.dispatcher, escalator).await?;
