@@ -1,15 +1,15 @@
-//! Names of the things inside the tree: requests, chunks, lanes, leases and workers.
+//! Identifiers inside the tree: requests, chunks, lanes, leases and workers.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Identifies a request inside this process.
+/// A request inside this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u64);
 
 impl JobId {
-    /// A number that no other job of this process has.
+    /// A new id, unique in this process.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -22,28 +22,28 @@ impl fmt::Display for JobId {
     }
 }
 
-/// One lane, for as long as its engine lives.
+/// A lane. It has one engine and ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId(pub u64);
 
 impl LaneId {
-    /// A number that no other lane of this process has; later lanes have larger ones.
+    /// A new id, unique in this process and larger than all earlier ones.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// What kind of lane. The order is the order of preference.
+/// The kind of a lane, in order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LaneKind {
-    /// Always there.
+    /// The lane of the node that stays loaded.
     Hot,
-    /// Started when work piles up.
+    /// A lane of a pool, started when work piles up.
     Cold,
 }
 
-/// The number of one handing-out of a chunk.
+/// One assignment of a chunk to a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub(crate) u64);
 
@@ -80,16 +80,16 @@ impl fmt::Display for ChunkIndex {
     }
 }
 
-/// A chunk's place: which request, which chunk of it.
+/// Identifies a chunk in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkKey {
     /// The request.
     pub job: JobId,
-    /// [`crate::domain::chunk::AudioChunk::index`].
+    /// Its number within the request.
     pub index: ChunkIndex,
 }
 
-/// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`, `fallback-1`.
+/// Name of one engine process in logs and health: `hot-1`, `hot-2`, `cold-7`, `fallback-1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerId {
     kind: LaneKind,
@@ -98,7 +98,7 @@ pub struct WorkerId {
 }
 
 impl WorkerId {
-    /// The `generation`-th engine of this kind of lane.
+    /// The name of the `generation`-th engine of this kind of lane.
     pub fn new(kind: LaneKind, generation: u64) -> Self {
         let word = match kind {
             LaneKind::Hot => "hot",
@@ -107,7 +107,7 @@ impl WorkerId {
         Self::named(kind, word, generation)
     }
 
-    /// The `generation`-th engine of the larger model.
+    /// The name of the `generation`-th engine of the fallback model.
     pub fn of_fallback(generation: u64) -> Self {
         Self::named(LaneKind::Cold, "fallback", generation)
     }
@@ -120,18 +120,18 @@ impl WorkerId {
         }
     }
 
-    /// Another engine of the same kind.
+    /// The name of another engine of the same kind.
     #[must_use]
     pub fn numbered(&self, generation: u64) -> Self {
         Self::named(self.kind, self.word, generation)
     }
 
-    /// The kind of lane that it is for.
+    /// The kind of its lane.
     pub fn kind(&self) -> LaneKind {
         self.kind
     }
 
-    /// As in logs.
+    /// The name.
     pub fn as_str(&self) -> &str {
         &self.name
     }

@@ -1,13 +1,12 @@
 //! The Dispatcher: owns the one shared work queue.
 //!
-//! Transcriptions bring chunks, lanes offer themselves, and the Dispatcher brings them together,
-//! hands failed chunks out again and refuses hot_lane_lost ones. All decisions are
-//! [`WorkQueue`]'s; this actor carries them out and keeps the
-//! accounts of [`NodeStatus`].
+//! Transcriptions enqueue chunks, lanes offer themselves, and the Dispatcher gives chunks to lanes, retries
+//! failed chunks and discards those that no lane can do. [`WorkQueue`] makes all decisions; this actor carries
+//! them out and updates the queue's numbers in [`NodeStatus`].
 //!
-//! Supervised by the Supervisor. If it fails, its successor starts with an empty queue:
-//! transcriptions bring their open chunks again and lanes offer themselves anew, while answers to
-//! the old leases are stale.
+//! Supervised by the Supervisor, or by the FallbackModel. If it fails, its successor starts with an empty
+//! queue: transcriptions enqueue their open chunks again, lanes offer themselves again, and answers to old
+//! leases are stale.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,16 +24,16 @@ use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage, LaneMessa
 use crate::queue::work_queue::{Ended, Retirement, WorkQueue};
 use crate::status::NodeStatus;
 
-/// What a Dispatcher is made from.
+/// Arguments of the Dispatcher.
 #[derive(Debug)]
 pub struct DispatcherArguments {
-    /// Counts the Dispatchers of this tree, from 0.
+    /// Number of Dispatchers before this one in the tree.
     pub generation: u32,
-    /// Where the accounts are kept.
+    /// Keeps the queue's numbers.
     pub status: Arc<NodeStatus>,
 }
 
-/// Who waits for a request's chunks.
+/// The receiver of a request's results.
 #[derive(Debug)]
 struct Owner {
     tell: ChunkOwner,
@@ -47,8 +46,9 @@ pub struct DispatcherState {
     queue: WorkQueue,
     lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
     owners: HashMap<JobId, Owner>,
+    /// The error for waiting work, while the hot lane will not be ready soon.
     hot_lane_lost: Option<SttError>,
-    /// Cold lanes up to this number are gone, whatever they still have on the way.
+    /// Cold lanes up to this number have ended. Messages that they sent before are ignored.
     cold_gone: Option<LaneId>,
     status: Arc<NodeStatus>,
 }
@@ -67,7 +67,7 @@ impl Actor for Dispatcher {
         _myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        // What the one before has left there is of no queue any more.
+        // The numbers of the previous Dispatcher describe a queue that is lost.
         arguments.status.set_queue(0, 0, 0);
         Ok(DispatcherState {
             queue: WorkQueue::new(arguments.generation),
@@ -141,7 +141,7 @@ impl DispatcherState {
         self.owners.remove(&job);
         for (lane, lease) in self.queue.cancel(job) {
             if let Some(actor) = self.lanes.get(&lane) {
-                // A lane that is gone needs no telling.
+                // If the lane has ended, there is nothing to abort.
                 let _ = actor.cast(LaneMessage::Abort(lease));
             }
         }
@@ -173,14 +173,14 @@ impl DispatcherState {
         outcome: Result<ChunkTranscript, EngineError>,
     ) {
         if let Err(error) = &outcome {
-            info!(lane = lane.0, %error, "a lane could not finish its chunk");
+            info!(lane = lane.0, %error, "a lane failed on its chunk");
         }
         let ended = self.queue.lease_ended(lane, lease, outcome);
         self.settle(ended);
         if !self.queue.knows(lane)
             && let Some(actor) = self.lanes.remove(&lane)
         {
-            // It wanted to go after this one. If its engine ended, it goes without being told.
+            // It wanted to end after this lease. If its engine ended, the lane ends without this message.
             let _ = actor.cast(LaneMessage::Retired);
         }
     }
@@ -197,8 +197,8 @@ impl DispatcherState {
 
     fn lane_gone(&mut self, lane: LaneId) {
         self.lanes.remove(&lane);
-        // The lane itself reports how its engine ended before it goes. What is left for this
-        // message is a lane that failed without a word, which says nothing about its chunk.
+        // A lane reports the exit of its engine before it ends. A lane that still has a chunk here failed in a
+        // way that says nothing about the chunk.
         let ended = self.queue.lane_gone(lane, EngineExit::Stopped);
         self.settle(ended);
     }
@@ -212,7 +212,7 @@ impl DispatcherState {
         }
     }
 
-    /// Work waits for a lane that comes back, but not for one that does not.
+    /// Discards waiting work if the hot lane will not be ready soon and there is no other lane.
     fn discard_if_no_lane_is_left(&mut self) {
         if let Some(error) = self.hot_lane_lost.clone()
             && self.queue.busy_and_idle() == (0, 0)
@@ -227,7 +227,7 @@ impl DispatcherState {
         }
     }
 
-    /// Carries out what the end of a lease means.
+    /// Acts on the end of a lease.
     fn settle(&mut self, ended: Ended) {
         match ended {
             Ended::Done {
@@ -248,14 +248,14 @@ impl DispatcherState {
                 info!(
                     request_id = self.request_id(key),
                     chunk = %key.index,
-                    "the chunk is tried again"
+                    "retrying the chunk"
                 );
             }
             Ended::Discarded { key, error } => {
-                warn!(request_id = self.request_id(key), chunk = %key.index, %error, "the chunk is refused");
+                warn!(request_id = self.request_id(key), chunk = %key.index, %error, "the chunk is discarded");
                 self.tell_owner(key, Err(error));
             }
-            Ended::Stale => debug!("an answer came that nobody waits for"),
+            Ended::Stale => debug!("a stale answer is ignored"),
         }
     }
 
@@ -271,18 +271,18 @@ impl DispatcherState {
             .map_or("", |owner| &owner.request_id)
     }
 
-    /// Gives work to idle lanes and brings the accounts up to date.
+    /// Gives work to idle lanes and updates the status.
     fn hand_out(&mut self) {
         while let Some((lane, lease)) = self.queue.assign(Instant::now()) {
             let request = &lease.request;
             debug!(request_id = %request.request_id, chunk = %request.audio.index, lane = lane.0,
-                "chunk handed out");
+                "chunk assigned");
             let sent = self
                 .lanes
                 .get(&lane)
                 .is_some_and(|actor| actor.cast(LaneMessage::Run(lease)).is_ok());
             if !sent {
-                // Its mailbox is closed: it ended, and the Supervisor's word is on its way.
+                // Its mailbox is closed: the lane ended, and its supervisor's message is on the way.
                 self.lane_gone(lane);
             }
         }
