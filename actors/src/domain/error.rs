@@ -183,7 +183,7 @@ impl fmt::Display for EngineExit {
 /// Why a chunk got no transcript.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum EngineError {
-    /// [`Engine::abort`] was heard.
+    /// The engine was asked to abort.
     #[error("aborted")]
     Aborted,
     /// The engine lives, but could not do this chunk.

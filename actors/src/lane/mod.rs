@@ -4,7 +4,7 @@
 //! one lease at a time. If the engine ends without being asked to, the lane fails, and its supervisor decides
 //! whether to restart it. A lane that is idle for too long or whose engine reached a recycling limit ends by
 //! itself, but only after the Dispatcher agreed, since a chunk may be on its way. Loading and transcribing
-//! run in tasks ([`running`]) that end with the lane, so that its mailbox keeps moving.
+//! run in tasks that end with the lane, so that its mailbox keeps moving.
 
 pub mod exit;
 pub mod idle;
