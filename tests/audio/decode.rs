@@ -1,4 +1,4 @@
-//! Decoding, seen from outside: what is taken, and that all of its sound comes out.
+//! Decoding through the public interface: accepted formats, and that no audio is lost.
 
 #![allow(clippy::unwrap_used)]
 

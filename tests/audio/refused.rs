@@ -1,5 +1,5 @@
-//! Decoding, seen from outside: what is refused, in which words, and that a file cannot reach
-//! beyond itself.
+//! Decoding through the public interface: rejected files, their messages, and that a file cannot refer to
+//! other files.
 
 #![allow(clippy::unwrap_used)]
 

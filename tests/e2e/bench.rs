@@ -1,4 +1,4 @@
-//! `uttera-stt bench` from outside: what it prints and keeps, and that nothing of it stays behind.
+//! `uttera-stt bench` as a program: its output, its files, and that it leaves nothing behind.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

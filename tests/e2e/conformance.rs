@@ -1,5 +1,5 @@
-//! `uttera-stt conformance` from outside: on this server, on one that answers a few things wrongly, on one
-//! that does its worst, and on none.
+//! `uttera-stt conformance` as a program: on this server, on one with a few wrong answers, on a hostile one, and
+//! on none.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -221,7 +221,7 @@ async fn a_server_that_does_its_worst_ends_no_run() {
 }
 
 #[tokio::test]
-async fn where_nobody_answers_the_status_is_2() {
+async fn without_a_server_the_exit_status_is_2() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);

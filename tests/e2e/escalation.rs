@@ -1,5 +1,5 @@
-//! Two tiers with real processes and real models: tiny.en passes on to base what it does not trust itself
-//! with, and base is killed, stopped, limited and locked.
+//! Escalation with real processes and real models: tiny.en passes doubtful texts on to base, and base is killed,
+//! stopped, limited and locked.
 
 use std::path::Path;
 
@@ -94,7 +94,7 @@ async fn a_text_that_is_not_trusted_is_the_larger_models_and_says_so() {
     assert!(words.len() > 3 && words[0]["end"].as_f64() > words[0]["start"].as_f64());
     assert_eq!(asked(&fallback).await.to_string(), "2");
     assert_eq!(result(&primary, "used").await.to_string(), "2");
-    // The larger model's requests are found by the id that the client was told.
+    // The client's request id also identifies the request in the fallback's log.
     let id = reply["request_id"].as_str().expect("an id");
     assert!(!fallback.log_lines(id).is_empty());
 }
@@ -282,8 +282,8 @@ async fn a_given_language_is_passed_on_and_a_detected_one_is_tested() {
 #[tokio::test]
 async fn of_a_long_file_only_what_is_weak_is_passed_on() {
     let file = sample("en-long.ogg");
-    // Wherever a machine's speed has it cut: the piece in which the language is heard is doubted, and the
-    // others have it from the other model, which is tried by its words alone.
+    // The cuts depend on the machine's speed: the chunk that decides the language is doubtful, and the others
+    // get their language from the fallback and are tested by confidence alone.
     let other = Server::ready(&model("tiny.en").await, &[]).await;
     let settings = [
         ("FALLBACK_URL", other.url.as_str()),
@@ -306,7 +306,7 @@ async fn of_a_long_file_only_what_is_weak_is_passed_on() {
     let text = reply["text"].as_str().expect("text");
     let wrong = Score::of(&sample_text("en-long.ogg"), text).rate();
     assert!(wrong <= 0.1, "{text}");
-    // What is weak is the first piece's, whose times the other model told.
+    // The first chunk is doubtful, and its times are those of the fallback.
     let ends = reply["segments"].as_array().expect("segments").iter();
     let ends: Vec<_> = ends.map(|segment| segment["end"].as_f64()).collect();
     assert!(ends.is_sorted() && ends.last().copied().flatten() > Some(30.0));
@@ -376,7 +376,7 @@ async fn a_node_without_a_working_model_passes_everything_on() {
         assert!(header(&response, name).is_some(), "{name}");
     }
     assert_eq!(body(response).await["primary"], Value::Null);
-    // OpenAI's clients hear what is wrong here.
+    // OpenAI's clients get the error of this node.
     let response = primary.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(response.status(), 503);
     assert!(header(&response, "x-fallback-error").is_some());

@@ -1,5 +1,5 @@
-//! Hot and cold workers of a real server: the pool comes with the work and goes without it, the
-//! queue is bounded, and the hot model can sleep.
+//! Hot and cold workers of a real server: the pool grows and shrinks with the work, the queue is bounded, and
+//! the hot model can be freed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -134,7 +134,7 @@ async fn a_cold_worker_that_is_killed_leaves_its_piece_to_the_hot_one_and_the_he
     let hot = server.workers();
     let requests = burst(&server, 16, "en-sentence.wav");
     let lane_of_cold = || async {
-        // A worker that is up gets its piece at once.
+        // A ready worker gets its chunk at once.
         server
             .log()
             .iter()
@@ -272,7 +272,7 @@ async fn the_hot_model_is_freed_when_idle_and_the_next_request_brings_it_back() 
 }
 
 #[tokio::test]
-async fn a_worker_is_replaced_after_its_number_of_pieces_and_nobody_notices() {
+async fn a_worker_is_replaced_after_its_number_of_chunks_without_an_effect_on_requests() {
     let settings = [("WORKER_MAX_CHUNKS", "2")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let mut seen = Vec::new();

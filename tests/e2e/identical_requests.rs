@@ -1,5 +1,4 @@
-//! Uploads that come again on a real server: while the first one is worked on, after its client gave
-//! up, and after the answer.
+//! Repeated uploads to a real server: during the first one, after its client has left, and after the answer.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `uttera-stt load` from outside: on this server, on servers that refuse, and ended by a signal.
+//! `uttera-stt load` as a program: on this server, on servers that return errors, and ended by a signal.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -359,10 +359,10 @@ async fn what_cannot_be_done_is_told_before_anything_is_sent() {
     let server = answers(&[], good()).await;
     let url = server.uri();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}", listener.local_addr().expect("an address"));
+    let unreachable = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let cases: [(&[&str], i32, &str); 5] = [
-        (&[&nobody], 2, "cannot be reached"),
+        (&[&unreachable], 2, "cannot be reached"),
         (&["nonsense"], 2, "http://HOST:PORT"),
         (&[&url, "--concurrency", "1,0"], 2, "--concurrency"),
         (&[&url, "--file", "/nowhere/a.wav"], 1, "/nowhere/a.wav"),

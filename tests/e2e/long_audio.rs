@@ -1,5 +1,5 @@
-//! A real server with long, silent and noisy audio: what is written and what is not, who waits for
-//! whom, what a client that leaves takes along, and how much memory hours take.
+//! Long, silent and noisy audio on a real server: the text, the order of requests, cancellation when a client leaves,
+//! and the memory for hours of audio.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! A real server and a real Redis: what routers find, and what trouble with Redis does.
+//! A real server and a real Redis: the records for routers, and the effect of a failing Redis.
 
 use serde_json::Value;
 use test_support::redis_server::{RedisServer, free_port};

@@ -1,4 +1,4 @@
-//! A real server with a real model: what good requests get.
+//! Valid requests to a real server with a real model.
 
 use serde_json::Value;
 use test_support::wav::write_silence;

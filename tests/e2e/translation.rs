@@ -1,5 +1,4 @@
-//! Translations by a real server and a real model: whisper's own, and those of a stand-in for
-//! LibreTranslate.
+//! Translations by a real server and a real model: Whisper's own, and those by a stand-in for LibreTranslate.
 
 use std::path::{Path, PathBuf};
 
@@ -195,7 +194,7 @@ async fn nothing_is_asked_where_there_is_nothing_to_translate() {
     );
     assert_eq!(stand_in.calls().await, Vec::<Value>::new());
     assert_eq!(server.metric(CALLS).await.to_string(), "0");
-    // A plain transcription is nobody's translation.
+    // A plain transcription has no translation mode.
     let response = server.transcribe(&sample("en-command.wav"), &[]).await;
     assert_eq!(mode(&response), None);
 }
@@ -270,7 +269,7 @@ async fn a_server_that_is_not_there_is_told_as_such() {
     drop(listener);
     let settings = [
         ("LIBRETRANSLATE_URL", url.as_str()),
-        // Whoever set this did not mean what people say.
+        // This proxy must not get the text.
         ("http_proxy", "http://127.0.0.1:1"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;

@@ -1,5 +1,4 @@
-//! A real Redis of a test's own: on a free port, with its files in a folder to be thrown away, and
-//! ended when dropped.
+//! A real Redis for one test: on a free port, with its files in a temporary folder, ended when dropped.
 
 use std::fs;
 use std::net::TcpListener;
@@ -77,7 +76,7 @@ impl RedisServer {
     /// Ends it and forgets its data.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // By force: one that is paused hears nothing else, and there is nothing to save.
+            // With SIGKILL, because a paused process handles no other signal, and there is nothing to save.
             process.kill().expect("it was running");
             process.wait().expect("it ended");
         }

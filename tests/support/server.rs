@@ -217,7 +217,7 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
-    /// How many pieces of audio engines have worked on.
+    /// Number of chunks that engines have transcribed.
     pub async fn inferences(&self) -> f64 {
         let mut sum = 0.0;
         for op in ["whisper_transcribe_hot", "whisper_transcribe_cold"] {
@@ -271,7 +271,7 @@ impl Server {
         children(self.pid(), "worker")
     }
 
-    /// Whether a request is admitted and not over, be it that its upload still comes.
+    /// Whether an admitted request is not finished, including one that is still uploading.
     pub async fn is_busy(&self) -> bool {
         let health = self.health().await;
         health["smart_routing"]["queue_audio_seconds"].as_f64() > Some(0.0)

@@ -1,15 +1,15 @@
-//! Identifiers inside the tree: requests, chunks, lanes, leases and workers.
+//! Identifiers of requests, chunks, lanes, leases and workers.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A request inside this process.
+/// Identifies a request inside this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u64);
 
 impl JobId {
-    /// A new id, unique in this process.
+    /// A number that is unique in this process.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -22,33 +22,33 @@ impl fmt::Display for JobId {
     }
 }
 
-/// A lane. It has one engine and ends with it.
+/// Identifies a lane, for as long as its engine lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId(pub u64);
 
 impl LaneId {
-    /// A new id, unique in this process and larger than all earlier ones.
+    /// A number that is unique in this process; later lanes have larger ones.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// The kind of a lane, in order of preference.
+/// The kind of a lane. The order is the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LaneKind {
-    /// The lane of the node that stays loaded.
+    /// Always running.
     Hot,
-    /// A lane of a pool, started when work piles up.
+    /// Started when work piles up.
     Cold,
 }
 
-/// One assignment of a chunk to a lane.
+/// Identifies a lease: one assignment of a chunk to a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub(crate) u64);
 
-/// The number of a chunk within its request. Parts sort before chunks: the client already waits for the
-/// chunk that they belong to.
+/// The number of a chunk within its request. Parts sort before whole chunks, because the client already
+/// waits for the chunk that they belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChunkIndex {
     /// A part of a chunk that is transcribed again. Parts are numbered separately, from 0.
@@ -58,14 +58,14 @@ pub enum ChunkIndex {
 }
 
 impl ChunkIndex {
-    /// The number, in whichever of the two numberings.
+    /// The number, without its kind.
     pub fn number(self) -> usize {
         match self {
             Self::Part(number) | Self::Whole(number) => number,
         }
     }
 
-    /// Whether it numbers a part.
+    /// Whether this is a part.
     pub fn is_part(self) -> bool {
         matches!(self, Self::Part(_))
     }
@@ -80,16 +80,16 @@ impl fmt::Display for ChunkIndex {
     }
 }
 
-/// Identifies a chunk in the queue.
+/// Identifies a chunk in the queue: its request and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkKey {
     /// The request.
     pub job: JobId,
-    /// Its number within the request.
+    /// [`crate::domain::chunk::AudioChunk::index`].
     pub index: ChunkIndex,
 }
 
-/// Name of one engine process in logs and health: `hot-1`, `hot-2`, `cold-7`, `fallback-1`.
+/// Names one engine incarnation in logs and health: `hot-1`, `hot-2`, `cold-7`, `fallback-1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerId {
     kind: LaneKind,
@@ -98,7 +98,7 @@ pub struct WorkerId {
 }
 
 impl WorkerId {
-    /// The name of the `generation`-th engine of this kind of lane.
+    /// The `generation`-th engine of this kind of lane.
     pub fn new(kind: LaneKind, generation: u64) -> Self {
         let word = match kind {
             LaneKind::Hot => "hot",
@@ -107,7 +107,7 @@ impl WorkerId {
         Self::named(kind, word, generation)
     }
 
-    /// The name of the `generation`-th engine of the fallback model.
+    /// The `generation`-th engine of the fallback model.
     pub fn of_fallback(generation: u64) -> Self {
         Self::named(LaneKind::Cold, "fallback", generation)
     }
@@ -120,18 +120,18 @@ impl WorkerId {
         }
     }
 
-    /// The name of another engine of the same kind.
+    /// The id of another engine of the same kind.
     #[must_use]
     pub fn numbered(&self, generation: u64) -> Self {
         Self::named(self.kind, self.word, generation)
     }
 
-    /// The kind of its lane.
+    /// The kind of lane that the engine belongs to.
     pub fn kind(&self) -> LaneKind {
         self.kind
     }
 
-    /// The name.
+    /// The name, as in logs.
     pub fn as_str(&self) -> &str {
         &self.name
     }
