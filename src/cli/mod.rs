@@ -1,4 +1,4 @@
-//! The command line: parses the options, loads the settings and runs the subcommand.
+//! The command line.
 
 mod models;
 mod transcribe;
@@ -31,21 +31,21 @@ pub struct Cli {
     /// Settings file (default: CONFIG_PATH, else .env here or in the parent folder).
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// Set a variable, for example --set MAX_UPLOAD_MB=16; overrides the environment and the file.
+    /// Set a variable, for example --set MAX_UPLOAD_MB=16. Overrides the environment and the file.
     #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = parse_pair)]
     set: Vec<(String, String)>,
     /// Model: a catalogue name, a ggml file or a CTranslate2 folder (WHISPER_MODEL).
     #[arg(long, global = true)]
     model: Option<String>,
-    /// Print the effective settings, with secrets hidden, and exit.
+    /// Print the effective settings without secrets, and exit.
     #[arg(long, global = true)]
     print_config: bool,
-    /// The subcommand (default: serve).
+    /// Subcommand; serve if not given.
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// A subcommand.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve over HTTP until SIGTERM or Ctrl-C.
@@ -56,7 +56,7 @@ enum Command {
         /// Port to listen on (PORT).
         #[arg(long)]
         port: Option<String>,
-        /// Role of the node; sets the defaults of address, port and settings file.
+        /// Role of the node; it sets the default port, address and settings file.
         #[arg(long, value_enum, default_value_t)]
         role: Role,
     },
@@ -72,9 +72,9 @@ enum Command {
     Load(LoadArgs),
     /// List, fetch, import, convert and verify models.
     Models(ModelsArgs),
-    /// Check the settings; exit status 0 valid, 1 invalid.
+    /// Check the settings and exit; exit status 0 if they are valid.
     CheckConfig,
-    /// Run a worker process (used by the server).
+    /// Worker process; the server starts it.
     #[command(hide = true)]
     Worker,
 }
@@ -86,11 +86,11 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Runs the subcommand.
+/// Runs the command line's subcommand.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let local = local_option(&cli);
     match cli.command {
-        // These call another server, for which the local settings are irrelevant.
+        // These test another server and do not use the settings of this machine.
         Some(Command::Conformance(args)) => {
             run_to_end(conformance::conformance(args)).map(ExitCode::from)
         }
@@ -103,19 +103,19 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The first given option that concerns the local settings.
+/// An option about the settings of this machine, if one is given.
 fn local_option(cli: &Cli) -> Option<&'static str> {
-    let options = [
+    let given = [
         ("--config", cli.config.is_some()),
         ("--set", !cli.set.is_empty()),
         ("--model", cli.model.is_some()),
         ("--print-config", cli.print_config),
     ];
-    let found = options.into_iter().find(|(_, is_given)| *is_given);
+    let found = given.into_iter().find(|(_, is_given)| *is_given);
     found.map(|(name, _)| name)
 }
 
-/// Runs a subcommand that uses the local settings.
+/// Runs the subcommands that use the settings of this machine.
 fn run_here(cli: Cli) -> anyhow::Result<()> {
     if matches!(cli.command, Some(Command::Worker)) {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
@@ -128,7 +128,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let arguments = settings_arguments(&cli);
+    let given = passed_on(&cli);
     if !matches!(cli.command, Some(Command::CheckConfig)) {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
     }
@@ -153,7 +153,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             let own = OwnServer {
                 key: keys::plain_key(&loaded.settings),
                 model: loaded.settings.whisper_model,
-                arguments: arguments?,
+                arguments: given?,
             };
             run_to_end(benchmark(own, args))
         }
@@ -176,27 +176,27 @@ async fn load_test(args: LoadArgs) -> anyhow::Result<Verdict> {
     load::load(args, signals.next()).await
 }
 
-/// The settings, and a function that loads them again from the same sources.
+/// Loads the settings, and returns a function that loads them again from the same sources.
 fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     let mut pairs = cli.set.clone();
-    let mut add = |name: &str, value: &Option<String>| {
+    let mut own = |name: &str, value: &Option<String>| {
         pairs.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
     };
-    add("WHISPER_MODEL", &cli.model);
+    own("WHISPER_MODEL", &cli.model);
     let mut role = Role::default();
     if let Some(Command::Serve {
         host,
         port,
-        role: chosen,
+        role: played,
     }) = &cli.command
     {
-        add("HOST", host);
-        add("PORT", port);
-        role = *chosen;
+        own("HOST", host);
+        own("PORT", port);
+        role = *played;
     }
     let sources = Sources::of_process(role, cli.config.as_deref(), pairs.clone())?;
     let loaded = Settings::load(&sources)?;
-    // A reload reads the same file, even if a search would find another one by then.
+    // Reload from the same file, even if the search would then find another one.
     let file = sources.file.map(|(path, _)| path);
     let reload = move || {
         let sources = Sources::of_process(role, file.as_deref(), pairs.clone())?;
@@ -205,8 +205,8 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     Ok((loaded, Arc::new(reload)))
 }
 
-/// The options of this command line that concern the settings, for another process of this program.
-fn settings_arguments(cli: &Cli) -> anyhow::Result<Vec<String>> {
+/// The command line's settings as arguments for another process of this program.
+fn passed_on(cli: &Cli) -> anyhow::Result<Vec<String>> {
     let mut arguments = Vec::new();
     if let Some(config) = &cli.config {
         let config = config.to_str().context("--config is not UTF-8")?;
@@ -221,10 +221,10 @@ fn settings_arguments(cli: &Cli) -> anyhow::Result<Vec<String>> {
     Ok(arguments)
 }
 
-fn start_log(loaded: &Loaded, default: &str) {
+fn start_log(loaded: &Loaded, usual: &str) {
     let filter = loaded.in_force.iter().find(|(name, _)| *name == "RUST_LOG");
     let filter = filter.map_or("", |(_, value)| value.as_str());
-    telemetry::start(&loaded.settings, filter, default);
+    telemetry::start(&loaded.settings, filter, usual);
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
@@ -248,8 +248,8 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a future on a new runtime. Does not wait for blocking work that the future leaves behind, such
-/// as the conversion of a model, which writes only temporary files.
+/// Runs a future on a new runtime. Does not wait for blocking work that the future leaves behind, such as a
+/// model's conversion, which writes to temporary files only.
 fn run_to_end<F, T>(future: F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,

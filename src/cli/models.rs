@@ -1,4 +1,4 @@
-//! `uttera-stt models …`: manages the models folder.
+//! `uttera-stt models …`: manages the model store.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,23 +15,23 @@ use crate::shutdown::StopSignals;
 /// Arguments of `uttera-stt models`.
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
-    /// The subcommand.
+    /// Subcommand.
     #[command(subcommand)]
     pub action: Action,
 }
 
-/// A subcommand of `models`.
+/// Subcommands of `uttera-stt models`.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Show all models with size, memory need and languages, and which are on disk.
+    /// List all models with size, memory use, languages, and whether they are on disk.
     List,
-    /// Fetch the published files of models over HTTPS, or from UTTERA_MODEL_MIRROR.
+    /// Download the published files of models over HTTPS, or from UTTERA_MODEL_MIRROR.
     Pull {
-        /// Catalogue names, for example base.en or large-v3-turbo-q5_0; silero-vad: weights of the
-        /// voice activity detector.
+        /// Catalogue names, for example base.en or large-v3-turbo-q5_0; silero-vad for the weights of
+        /// the voice activity detector.
         #[arg(required_unless_present = "all")]
         names: Vec<String>,
-        /// Fetch every model of the catalogue.
+        /// Download every model of the catalogue.
         #[arg(long, conflicts_with = "names")]
         all: bool,
     },
@@ -43,19 +43,19 @@ pub enum Action {
         #[arg(long)]
         name: Option<String>,
     },
-    /// Check models on disk: the structure, and the checksum if it is known.
+    /// Verify models on disk: structure, and checksum if it is known.
     Verify {
-        /// A name or file (default: all on disk).
+        /// Name or file (default: all models on disk).
         name: Option<String>,
     },
-    /// Print the path of the models folder or of a model.
+    /// Print the models folder, or the file of a model.
     Path {
-        /// A name or file.
+        /// Name or file.
         name: Option<String>,
     },
-    /// Convert the weights of a model to another number format.
+    /// Convert a model to another data type.
     Convert {
-        /// A name, ggml file or CTranslate2 folder.
+        /// Name, ggml file or CTranslate2 folder.
         name: String,
         /// f32, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.
         #[arg(long = "type", value_name = "TYPE")]
@@ -66,7 +66,7 @@ pub enum Action {
     },
 }
 
-/// Runs the subcommand and prints to standard output. Blocks, so it must not run on a runtime's thread.
+/// Runs the subcommand and prints to standard output. Blocks; must not be called on a runtime's thread.
 pub fn command(args: ModelsArgs, store: &ModelStore) -> anyhow::Result<()> {
     let done = run(args.action, store, &mut io::stdout().lock());
     done.or_else(|error| match error.downcast_ref::<io::Error>() {
@@ -88,7 +88,8 @@ fn run(action: Action, store: &ModelStore, out: &mut impl Write) -> anyhow::Resu
         Action::Path { name: None } => print_path(out, store.dir()),
         Action::Path { name: Some(name) } if name == VOICE_ACTIVITY_NAME => {
             let path = store.voice_activity();
-            let hint = "silero-vad is missing: run `uttera-stt models pull silero-vad`";
+            let hint =
+                "the weights are not on disk; `uttera-stt models pull silero-vad` downloads them";
             print_path(out, &path.context(hint)?)
         }
         Action::Path { name: Some(name) } => {
@@ -143,7 +144,7 @@ fn list(store: &ModelStore, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Size in MiB, or in GiB with one decimal.
+/// A size in binary units; GiB have one decimal.
 fn human(bytes: u64) -> String {
     let mib = bytes as f64 / (1024.0 * 1024.0);
     if mib < 1024.0 {
@@ -172,7 +173,7 @@ fn pull(
     let result = runtime.block_on(async {
         let mut signals = StopSignals::listen()?;
         for name in names {
-            // Dropping the work ends the download; what arrived is kept and continued next time.
+            // Dropping the future ends the download; the next run continues the partial file.
             let file = tokio::select! {
                 file = pull_one(store, name, &bar) => file?,
                 signal = signals.next() => anyhow::bail!("ended by {signal}"),
@@ -181,7 +182,7 @@ fn pull(
         }
         anyhow::Ok(())
     });
-    // A hanging name resolution blocks a thread that cannot be stopped: do not wait for it.
+    // Do not wait for a hanging name resolution, whose thread cannot be stopped.
     runtime.shutdown_background();
     result
 }
@@ -209,9 +210,9 @@ fn verify(store: &ModelStore, name: Option<String>, out: &mut impl Write) -> any
                     Verdict::Published => "good: the published file",
                     Verdict::AsWritten => "good: as imported or converted here",
                     Verdict::Unrecorded => {
-                        "complete, but not the published file, and without a record of its origin"
+                        "complete, but not the published file, and no record says where it came from"
                     }
-                    Verdict::WellFormed => "complete; its checksum is unknown",
+                    Verdict::WellFormed => "complete; no checksum is known for it",
                 };
                 writeln!(out, "{:<24} {}  {verdict}", verified.name, verified.sha256)?;
             }
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_parsed() {
+    fn the_command_line_is_understood() {
         for line in [
             "list",
             "pull base tiny.en",

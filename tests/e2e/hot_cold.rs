@@ -311,7 +311,7 @@ async fn a_model_file_that_vanishes_is_told_and_the_node_recovers_when_it_is_bac
     let reason = health["hot_worker_error"].as_str().expect("a reason");
     assert!(reason.contains("ggml-tiny.en.bin"), "{reason}");
     server
-        .log_line("cannot transcribe; trying again now and then")
+        .log_line("cannot transcribe; retrying periodically")
         .await;
     std::fs::rename(&away, &file).expect("moves back");
     server.until_ready().await;

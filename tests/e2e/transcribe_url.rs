@@ -125,7 +125,7 @@ async fn the_next_server_does_it_where_one_is_not_there() {
     assert_eq!(words(&out(&output)), words(&sample_text("en-command.wav")));
     let told = err(&output);
     assert!(
-        told.contains(&unreachable) && told.contains("retrying"),
+        told.contains(&unreachable) && told.contains("trying again"),
         "{told}"
     );
 }
@@ -138,19 +138,19 @@ fn options_that_do_not_fit_are_refused_before_any_work() {
     for (more, why) in [
         (
             &["--model", "tiny"][..],
-            "--model concerns the local settings",
+            "--model applies to this machine only",
         ),
         (
             &["--set", "VAD_MODEL=off"],
-            "--set concerns the local settings",
+            "--set applies to this machine only",
         ),
         (
             &["--config", "x.env"],
-            "--config concerns the local settings",
+            "--config applies to this machine only",
         ),
         (
             &["--stream", "--format", "srt"],
-            "--stream needs --format txt",
+            "--stream requires --format txt",
         ),
         (&["--stream", "--beside"], "cannot be used with"),
         (&["--limit-seconds", "0"], "0 is not in"),

@@ -71,7 +71,7 @@ fn one_chunk() -> (WorkQueue, impl FnMut(&mut WorkQueue, EngineError) -> Ended) 
 fn the_second_crash_makes_a_chunk_poison() {
     let (mut queue, mut run) = one_chunk();
     assert!(matches!(run(&mut queue, crash()), Ended::Requeued(_)));
-    let Ended::Refused { error, .. } = run(&mut queue, crash()) else {
+    let Ended::Discarded { error, .. } = run(&mut queue, crash()) else {
         panic!("not refused")
     };
     assert!(matches!(error, SttError::Poison { .. }));
@@ -86,7 +86,7 @@ fn the_second_silence_is_a_timeout() {
     let ended = run(&mut queue, silence());
     assert!(matches!(
         ended,
-        Ended::Refused {
+        Ended::Discarded {
             error: SttError::Timeout,
             ..
         }
@@ -99,7 +99,7 @@ fn five_deaths_from_outside_are_forgiven_and_the_sixth_is_not() {
     for _ in 0..5 {
         assert!(matches!(run(&mut queue, killed()), Ended::Requeued(_)));
     }
-    let Ended::Refused { error, .. } = run(&mut queue, killed()) else {
+    let Ended::Discarded { error, .. } = run(&mut queue, killed()) else {
         panic!("not refused")
     };
     assert!(matches!(error, SttError::WorkerLost { deaths: 6, .. }));
@@ -112,7 +112,7 @@ fn a_failure_of_a_living_engine_is_tried_once_more() {
     assert!(matches!(run(&mut queue, failure()), Ended::Requeued(_)));
     assert!(matches!(
         run(&mut queue, failure()),
-        Ended::Refused {
+        Ended::Discarded {
             error: SttError::Engine(_),
             ..
         }
@@ -155,7 +155,7 @@ fn a_withdrawn_request_frees_its_lane_only_when_the_lane_answers() {
     put(&mut queue, leaver, 1);
     put(&mut queue, stayer, 0);
     let (_, lease) = queue.assign(Instant::now()).expect("assigned");
-    assert_eq!(queue.withdraw(leaver), [(HOT, lease.id)]);
+    assert_eq!(queue.cancel(leaver), [(HOT, lease.id)]);
     assert_eq!((queue.depth(), queue.busy_and_idle()), (1, (1, 0)));
     assert!(queue.assign(Instant::now()).is_none());
     let late = queue.lease_ended(HOT, lease.id, Err(EngineError::Aborted));
@@ -177,7 +177,7 @@ fn a_lane_that_works_for_nobody_is_told_once_that_work_waits() {
         queue.chunk_of(HOT, lease.id).map(|key| key.job),
         Some(leaver)
     );
-    queue.withdraw(leaver);
+    queue.cancel(leaver);
     assert_eq!(queue.chunk_of(HOT, lease.id), None);
     assert_eq!(queue.held_up(), []);
     put(&mut queue, JobId::next(), 0);
@@ -190,7 +190,7 @@ fn a_lane_that_works_for_nobody_is_told_once_that_work_waits() {
     put(&mut queue, leaver, 0);
     put(&mut queue, leaver, 1);
     while queue.assign(Instant::now()).is_some() {}
-    queue.withdraw(leaver);
+    queue.cancel(leaver);
     put(&mut queue, JobId::next(), 0);
     assert_eq!(queue.held_up().len(), 1);
 }
@@ -271,7 +271,7 @@ fn a_lane_goes_only_when_nothing_is_lost_with_it() {
     put(&mut queue, JobId::next(), 1);
     let (_, lease) = queue.assign(Instant::now()).expect("assigned");
     // It thought that it was idle; the chunk was on its way.
-    assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Refused);
+    assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Denied);
     assert_eq!(
         queue.retire(HOT, Retire::AfterLease),
         Retirement::AfterLease
@@ -363,7 +363,7 @@ impl Model {
             }
             Step::Withdraw { job } => {
                 let job = self.jobs[job];
-                self.queue.withdraw(job);
+                self.queue.cancel(job);
                 self.open.retain(|key| key.job != job);
                 Ended::Stale
             }
@@ -389,7 +389,7 @@ impl Model {
 
     fn settle(&mut self, ended: &Ended) {
         match ended {
-            Ended::Done { key, .. } | Ended::Refused { key, .. } => {
+            Ended::Done { key, .. } | Ended::Discarded { key, .. } => {
                 assert!(self.open.remove(key), "done or refused twice");
             }
             Ended::Requeued(key) => {

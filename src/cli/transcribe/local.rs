@@ -1,4 +1,4 @@
-//! Transcribes files on this machine, with the server's tree but without HTTP.
+//! Transcribes files on this machine, with the same tree but without HTTP.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::serve::{Neighbours, start_tree};
 use crate::settings::{Settings, VadModel};
 use crate::shutdown::StopSignals;
 
-/// Transcribes the files one after the other. A file that fails is reported, and the others continue.
+/// Transcribes the files one after the other. Prints the error of a file that fails, and continues.
 ///
 /// # Errors
-/// The model does not load, or a file failed.
+/// The model is missing, or a file failed.
 pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     ensure_voice_activity(&settings).await;
@@ -34,8 +34,8 @@ pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Res
     result
 }
 
-/// Downloads missing weights of the voice activity detector before the first file, so that all files
-/// are treated alike.
+/// Downloads the weights of the voice activity detector before the first file, if possible, so that all files are
+/// treated alike.
 async fn ensure_voice_activity(settings: &Settings) {
     let store = ModelStore::new(settings.models_dir.clone());
     if settings.vad_model == VadModel::Silero
@@ -66,10 +66,10 @@ async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::R
     .await
 }
 
-/// The language from the command line or the settings.
+/// The spoken language, if it was given.
 fn language_of<'a>(settings: &'a Settings, args: &'a TranscribeArgs) -> Option<&'a str> {
-    let given = args.language.as_deref();
-    given.or(settings.default_language.as_deref())
+    let asked = args.language.as_deref();
+    asked.or(settings.default_language.as_deref())
 }
 
 async fn one(
@@ -101,13 +101,13 @@ async fn one(
     };
     let mut transcript = follow(stt, job, file).await?;
     if args.translate {
-        // The language of the text, not that of the speech.
+        // `language` is the language of the text.
         "en".clone_into(&mut transcript.language);
     }
     Ok((args.format).render(&transcript, task, Details::default()))
 }
 
-/// Runs a job with a progress bar.
+/// Runs a job, with a progress bar on a terminal.
 async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> {
     let template = "{msg} {bar:30} {pos}/{len} s of audio, {eta} left";
     let Progress(bar) = &Progress::of(file, template);

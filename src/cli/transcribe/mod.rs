@@ -1,4 +1,4 @@
-//! `uttera-stt transcribe FILE…`: transcribes files on this machine or on a server.
+//! `uttera-stt transcribe FILE…`: transcribes files, on this machine or by a server.
 
 mod local;
 mod output;
@@ -20,39 +20,36 @@ pub use remote::transcribe as transcribe_remotely;
 
 /// Arguments of `uttera-stt transcribe`.
 #[derive(Debug, Args)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "each is an independent switch"
-)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct TranscribeArgs {
-    /// Audio or video files.
+    /// Audio or video files to transcribe.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Output format: txt, json, verbose_json, srt or vtt.
     #[arg(long, default_value = "txt", value_parser = parse_format)]
     format: Format,
-    /// Language of the speech (default: detected).
+    /// Spoken language (default: detected).
     #[arg(long, value_parser = parse_language)]
     language: Option<String>,
     /// Translate to English.
     #[arg(long)]
     translate: bool,
-    /// Text that guides the model as if it preceded the audio: names, spelling.
+    /// Text that the model treats as preceding text, to suggest names and spelling.
     #[arg(long)]
     prompt: Option<String>,
-    /// Temperature from 0 to 1; 0: greedy, with whisper's temperature fallback.
+    /// Sampling temperature, 0 to 1; 0: greedy, with whisper's temperature fallback.
     #[arg(long, default_value_t = 0.0, value_parser = parse_temperature)]
     temperature: f32,
-    /// Transcribe all audio, including silence and noise.
+    /// Transcribe silence and noise as well, without voice activity detection.
     #[arg(long)]
     no_vad: bool,
-    /// Keep text that looks like a hallucination of whisper.
+    /// Keep text that seems to be hallucinated.
     #[arg(long)]
     no_hallucination_guard: bool,
-    /// Detect the language of each chunk, for audio with several languages.
+    /// Detect the language of each chunk, for audio in several languages.
     #[arg(long, conflicts_with = "language")]
     multilingual: bool,
-    /// Write each result next to its file, with the extension of the format.
+    /// Write each result beside its file, with the format's extension.
     #[arg(long, conflicts_with = "output_dir")]
     beside: bool,
     /// Write each result into this folder.
@@ -64,8 +61,7 @@ pub struct TranscribeArgs {
 
 fn parse_format(name: &str) -> Result<Format, String> {
     let name = if name == "txt" { "text" } else { name };
-    Format::parse(name)
-        .ok_or_else(|| "expected one of txt, json, verbose_json, srt, vtt".to_owned())
+    Format::parse(name).ok_or_else(|| "expected txt, json, verbose_json, srt or vtt".to_owned())
 }
 
 fn parse_language(text: &str) -> Result<String, String> {
@@ -85,8 +81,8 @@ impl TranscribeArgs {
     }
 }
 
-/// Renders one file after the other and writes the results; `None`: `render` has printed it already. A
-/// file that fails is reported, and the others continue.
+/// Transcribes one file after the other and writes the results, unless they were printed already. Prints the error
+/// of a file that fails, and continues.
 async fn each_file(
     args: &TranscribeArgs,
     mut render: impl AsyncFnMut(&Path) -> anyhow::Result<Option<String>>,
@@ -95,7 +91,7 @@ async fn each_file(
     let mut failed = 0;
     for file in &args.files {
         let result = async {
-            // Reports a missing file as such and not as undecodable audio.
+            // Report a missing file as such, and not as audio that cannot be decoded.
             std::fs::metadata(file).context("cannot be read")?;
             match render(file).await? {
                 Some(rendered) => output::write(&rendered, args, file),
@@ -104,7 +100,7 @@ async fn each_file(
         };
         if let Err(error) = result.await {
             failed += 1;
-            // Not in the log, whose filter could hide it.
+            // Not to the log, which may be filtered.
             eprintln!("{}: {error:#}", file.display());
         }
     }
@@ -114,7 +110,7 @@ async fn each_file(
     Ok(())
 }
 
-/// A progress bar, hidden without a terminal and removed when dropped.
+/// A progress bar on a terminal, removed when it is dropped.
 struct Progress(ProgressBar);
 
 impl Progress {
@@ -125,7 +121,7 @@ impl Progress {
         let bar = ProgressBar::new(0);
         match ProgressStyle::with_template(template) {
             Ok(style) => bar.set_style(style),
-            Err(error) => warn!(%error, "the template of the progress bar is invalid"),
+            Err(error) => warn!(%error, "invalid style of the progress bar"),
         }
         bar.set_message(file.display().to_string());
         bar.enable_steady_tick(Duration::from_millis(200));

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use super::TranscribeArgs;
 use crate::render::Format;
 
-/// The output path for a file; `None`: standard output.
+/// The output file for a result; `None`: standard output.
 fn target(args: &TranscribeArgs, file: &Path) -> Option<PathBuf> {
     let ending = match args.format {
         Format::Json | Format::VerboseJson => "json",
@@ -24,7 +24,7 @@ fn target(args: &TranscribeArgs, file: &Path) -> Option<PathBuf> {
     target.map(|target| target.with_extension(ending))
 }
 
-/// Rejects an output path that two files share, or that is an input file.
+/// Fails if two results would get the same file, or a result that of a source.
 pub(super) fn refuse_collisions(args: &TranscribeArgs) -> anyhow::Result<()> {
     let mut taken: BTreeSet<PathBuf> = args.files.iter().cloned().collect();
     for file in &args.files {
@@ -32,7 +32,7 @@ pub(super) fn refuse_collisions(args: &TranscribeArgs) -> anyhow::Result<()> {
             && !taken.insert(target.clone())
         {
             bail!(
-                "{} would be written twice or would overwrite an input file",
+                "{} would be written twice, or over its source",
                 target.display()
             );
         }
@@ -40,7 +40,7 @@ pub(super) fn refuse_collisions(args: &TranscribeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the result of a file.
+/// Writes a result to its output file or to standard output.
 pub(super) fn write(rendered: &str, args: &TranscribeArgs, file: &Path) -> anyhow::Result<()> {
     let Some(target) = target(args, file) else {
         let mut out = std::io::stdout().lock();

@@ -1,4 +1,4 @@
-//! Transcribes files on a server: `transcribe --url`.
+//! Transcribes files by a server: `transcribe --url`.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,21 +13,20 @@ use uttera_stt_client::{
 use super::{Progress, TranscribeArgs, each_file};
 use crate::render::Format;
 
-/// Default environment variable for the key.
+/// The default variable with the server's key.
 const KEY_VARIABLE: &str = "UTTERA_API_KEY";
 
-/// Options for transcribing on a server.
+/// Options for the server.
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {
-    /// Transcribe on this server: uttera-stt or any other with OpenAI's API. Repeat the option to use
-    /// whichever server answers. The key comes from the environment variable UTTERA_API_KEY, never from
-    /// the command line.
+    /// Use this server: uttera-stt, or any other with OpenAI's API. If given more than once, the servers take turns.
+    /// The key comes from the environment variable UTTERA_API_KEY, never from the command line.
     #[arg(long)]
     url: Vec<String>,
-    /// Environment variable with the key, in place of UTTERA_API_KEY.
+    /// Environment variable with the server's key, in place of UTTERA_API_KEY.
     #[arg(long, value_name = "NAME", requires = "url")]
     api_key_env: Option<String>,
-    /// Model to request, for servers with several models.
+    /// Model name in the requests, for servers with several models.
     #[arg(
         long,
         value_name = "NAME",
@@ -35,11 +34,11 @@ pub(super) struct ServerArgs {
         default_value = "whisper-1"
     )]
     ask_for: String,
-    /// Time limit for one file, in seconds.
+    /// Time limit in seconds for each file.
     #[arg(long, value_name = "N", requires = "url", default_value_t = 3600,
         value_parser = clap::value_parser!(u64).range(1..))]
     limit_seconds: u64,
-    /// Print the text as the server produces it; needs --format txt.
+    /// Print the text while the server produces it; requires --format txt.
     #[arg(long, requires = "url", conflicts_with_all = ["beside", "output_dir"])]
     stream: bool,
 }
@@ -62,7 +61,7 @@ impl ServerArgs {
     fn servers(&self) -> anyhow::Result<SttPool> {
         let key = self.key()?;
         let clients = self.url.iter().map(|url| {
-            let client = Client::builder(url).api_key(&key).telemetry(report_retry);
+            let client = Client::builder(url).api_key(&key).telemetry(tell_retry);
             client.build().context("--url")
         });
         let clients: Vec<Client> = clients.collect::<anyhow::Result<_>>()?;
@@ -76,26 +75,26 @@ impl ServerArgs {
     }
 }
 
-/// Tells the user at the terminal why the command waits.
-fn report_retry(attempt: &Attempt<'_>) {
+/// Prints why the client waits before a retry.
+fn tell_retry(attempt: &Attempt<'_>) {
     if let (Some(error), Some(wait)) = (attempt.error, attempt.will_retry) {
         let (server, wait) = (attempt.server, wait.as_secs_f64());
-        eprintln!("{server}: {error}; retrying in {wait:.1} s");
+        eprintln!("{server}: {error}; trying again in {wait:.1} s");
     }
 }
 
-/// Transcribes the files one after the other. A file that fails is reported, and the others continue.
-/// `local_option`: a given option that concerns the local settings only.
+/// Sends the files to a server one after the other. Prints the error of a file that fails, and continues.
+/// `local_option` is a given option that applies to this machine only.
 ///
 /// # Errors
-/// Options do not fit together, or a file failed.
+/// The options conflict, or a file failed.
 pub async fn transcribe(args: TranscribeArgs, local_option: Option<&str>) -> anyhow::Result<()> {
     if let Some(option) = local_option {
-        bail!("{option} concerns the local settings; with --url, the server uses its own");
+        bail!("{option} applies to this machine only; with --url, the server has its own settings");
     }
     ensure!(
         !args.server.stream || args.format == Format::Text,
-        "--stream needs --format txt"
+        "--stream requires --format txt"
     );
     let pool = args.server.servers()?;
     let options = options(&args);
@@ -123,7 +122,7 @@ fn options(args: &TranscribeArgs) -> SpeechOptions {
         model: Some(args.server.ask_for.clone()),
         language: args.language.clone(),
         prompt: args.prompt.clone(),
-        // Default values are omitted, since not every server knows all fields.
+        // Default values are not sent, because some servers do not know all fields.
         temperature: (args.temperature > 0.0).then_some(args.temperature),
         vad_filter: args.no_vad.then_some(false),
         hallucination_guard: args.no_hallucination_guard.then_some(false),
@@ -161,7 +160,7 @@ async fn print_stream(
             Some(Ok(_)) | None => break Ok(()),
         }
     };
-    // Ends the line before an error message; silence is an empty line, as in other formats.
+    // End the line before an error is printed, and print an empty line for silence, as in other formats.
     if begun || result.is_ok() {
         println!();
     }
