@@ -11,7 +11,7 @@ use crate::domain::job::SchedulingKey;
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::ports::{ChunkRequest, DetectedLanguage, Engine};
 
-/// What the Dispatcher hears.
+/// Messages that the Dispatcher handles.
 #[derive(Debug)]
 pub enum DispatcherMessage {
     /// From a Transcription or the FallbackModel: queue a chunk.
