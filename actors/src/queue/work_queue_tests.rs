@@ -1,4 +1,4 @@
-//! The queue's promises: nothing lost, nothing twice, in order, and a bound on tries.
+//! The guarantees of the queue: no chunk is lost or done twice, order is kept, and attempts are bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn request(index: usize) -> ChunkRequest {
 /// Adds a chunk of a short request.
 fn put(queue: &mut WorkQueue, job: JobId, index: usize) {
     let scheduling = SchedulingKey {
-        client: Client::new("somebody"),
+        client: Client::new("client"),
         priority: Priority::Normal,
         total_seconds: 1.0,
         remaining_seconds: 1.0,
@@ -51,7 +51,7 @@ fn killed() -> EngineError {
     })
 }
 
-/// A queue with one chunk; each call of the closure runs it on a fresh lane and answers so.
+/// A queue with one chunk. Each call of the closure runs the chunk on a new lane, which fails with the error.
 fn one_chunk() -> (WorkQueue, impl FnMut(&mut WorkQueue, EngineError) -> Ended) {
     let mut queue = WorkQueue::new(0);
     put(&mut queue, JobId::next(), 0);
@@ -72,7 +72,7 @@ fn the_second_crash_makes_a_chunk_poison() {
     let (mut queue, mut run) = one_chunk();
     assert!(matches!(run(&mut queue, crash()), Ended::Requeued(_)));
     let Ended::Discarded { error, .. } = run(&mut queue, crash()) else {
-        panic!("not refused")
+        panic!("not discarded")
     };
     assert!(matches!(error, SttError::Poison { .. }));
     assert_eq!(queue.depth(), 0);
@@ -100,7 +100,7 @@ fn five_deaths_from_outside_are_forgiven_and_the_sixth_is_not() {
         assert!(matches!(run(&mut queue, killed()), Ended::Requeued(_)));
     }
     let Ended::Discarded { error, .. } = run(&mut queue, killed()) else {
-        panic!("not refused")
+        panic!("not discarded")
     };
     assert!(matches!(error, SttError::WorkerLost { deaths: 6, .. }));
 }
@@ -167,7 +167,7 @@ fn a_withdrawn_request_frees_its_lane_only_when_the_lane_answers() {
 }
 
 #[test]
-fn a_lane_that_works_for_nobody_is_told_once_that_work_waits() {
+fn a_lane_with_cancelled_work_is_asked_to_end_once_when_work_waits() {
     let mut queue = WorkQueue::new(0);
     let leaver = JobId::next();
     queue.lane_ready(HOT, LaneKind::Hot);
@@ -183,7 +183,7 @@ fn a_lane_that_works_for_nobody_is_told_once_that_work_waits() {
     put(&mut queue, JobId::next(), 0);
     assert_eq!(queue.held_up(), [(HOT, lease.id)]);
     assert_eq!(queue.held_up(), []);
-    // Two lanes work for nobody, and one chunk waits: one is enough.
+    // Two lanes run cancelled chunks, and one chunk waits: one lane is enough.
     let mut queue = WorkQueue::new(0);
     queue.lane_ready(HOT, LaneKind::Hot);
     queue.lane_ready(LaneId(2), LaneKind::Cold);
@@ -219,7 +219,7 @@ fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
             ..
         }
     ));
-    // The second cold lane is idle, and the chunk is not for it.
+    // The second cold lane is idle, but must not get the chunk.
     assert!(queue.assign(Instant::now()).is_none());
     queue.lease_ended(HOT, leases[0].1.id, Ok(ChunkTranscript::default()));
     let (lane, lease) = queue.assign(Instant::now()).expect("the hot lane takes it");
@@ -249,8 +249,8 @@ fn while_the_hot_lane_is_down_a_cold_one_tries_again_and_others_pass_what_waits_
     queue.lease_ended(first, lease.id, Err(killed()));
     let (lane, again) = queue.assign(Instant::now()).expect("hot is down");
     assert_eq!(lane, second);
-    // Meanwhile the hot lane comes up, busy at once; what cold lanes failed on waits for it, and
-    // what comes behind does not.
+    // Meanwhile the hot lane starts and is busy at once: chunks that cold lanes failed on wait for it, later
+    // chunks do not.
     queue.lease_ended(second, again.id, Err(EngineError::Failed("no".to_owned())));
     queue.lane_ready(HOT, LaneKind::Hot);
     let (lane, _) = queue.assign(Instant::now()).expect("the hot lane");
@@ -270,7 +270,7 @@ fn a_lane_goes_only_when_nothing_is_lost_with_it() {
     put(&mut queue, JobId::next(), 0);
     put(&mut queue, JobId::next(), 1);
     let (_, lease) = queue.assign(Instant::now()).expect("assigned");
-    // It thought that it was idle; the chunk was on its way.
+    // The lane considered itself idle while the chunk was on its way.
     assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Denied);
     assert_eq!(
         queue.retire(HOT, Retire::AfterLease),
@@ -285,7 +285,7 @@ fn a_lane_goes_only_when_nothing_is_lost_with_it() {
     assert!(queue.assign(Instant::now()).is_some());
 }
 
-/// What may happen to a queue, in any order.
+/// Events of a queue, in any order.
 #[derive(Clone, Debug)]
 enum Step {
     Enqueue { job: usize },
@@ -308,7 +308,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Lane 0 is the hot one.
+/// Lane 0 is hot, the others are cold.
 fn kind(lane: u64) -> LaneKind {
     if lane == 0 {
         LaneKind::Hot
@@ -317,16 +317,16 @@ fn kind(lane: u64) -> LaneKind {
     }
 }
 
-/// A queue, and what must be true of it.
+/// A queue with the facts that must hold.
 struct Model {
     queue: WorkQueue,
     jobs: Vec<JobId>,
     next_index: usize,
-    /// Whose each chunk is.
+    /// The request of each chunk.
     job_of: BTreeMap<ChunkIndex, JobId>,
-    /// Chunks put in and neither done, refused nor withdrawn.
+    /// Chunks that were added and are neither done, discarded nor cancelled.
     open: BTreeSet<ChunkKey>,
-    /// Chunks that were tried before: they may come before older ones again.
+    /// Chunks that were tried before, which may overtake older ones.
     retried: BTreeSet<ChunkIndex>,
     leases: BTreeMap<u64, Lease>,
     tries: BTreeMap<ChunkIndex, usize>,
@@ -381,7 +381,7 @@ impl Model {
             _ => Ok(ChunkTranscript::default()),
         };
         let ended = (self.queue).lease_ended(LaneId(lane), lease.id, outcome);
-        // The same answer once more changes nothing.
+        // A repeated answer changes nothing.
         let again = (self.queue).lease_ended(LaneId(lane), lease.id, Err(killed()));
         assert_eq!(again, Ended::Stale);
         ended
@@ -390,7 +390,7 @@ impl Model {
     fn settle(&mut self, ended: &Ended) {
         match ended {
             Ended::Done { key, .. } | Ended::Discarded { key, .. } => {
-                assert!(self.open.remove(key), "done or refused twice");
+                assert!(self.open.remove(key), "done or discarded twice");
             }
             Ended::Requeued(key) => {
                 assert!(self.open.contains(key));
@@ -406,7 +406,7 @@ impl Model {
             let index = lease.request.audio.index;
             let tries = self.tries.entry(index).or_default();
             *tries += 1;
-            // Two that condemn, five from outside, two failures, and the one that works.
+            // Two crashes, five kills, two failures, and the attempt that succeeds.
             assert!(*tries <= 10, "a chunk is tried for ever");
             if !self.retried.contains(&index) {
                 let before = newest.insert(self.job_of[&index], index);
@@ -420,9 +420,8 @@ impl Model {
 }
 
 proptest! {
-    /// Every chunk that was put in is, in the end, exactly one of: done, refused, withdrawn, still
-    /// waiting or still in one lane; chunks of a request that were not tried before go out in order;
-    /// and no chunk is tried for ever.
+    /// In the end, every chunk is exactly one of: done, discarded, cancelled, waiting, or in one lane. Chunks of a
+    /// request that were not tried before are assigned in order. No chunk is tried for ever.
     #[test]
     fn nothing_is_lost_and_nothing_is_done_twice(steps in prop::collection::vec(step(), 0..150)) {
         let mut model = Model {
@@ -440,7 +439,7 @@ proptest! {
             model.settle(&ended);
             model.hand_out();
         }
-        // Whatever is still open comes out when a lane that never fails serves the queue.
+        // A lane that never fails serves everything that is still open.
         for lane in std::mem::take(&mut model.leases).into_keys() {
             let ended = model.queue.lane_gone(LaneId(lane), EngineExit::Stopped);
             model.settle(&ended);
