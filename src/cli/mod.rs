@@ -63,9 +63,9 @@ enum Command {
     },
     /// Transcribe files and exit.
     Transcribe(TranscribeArgs),
-    /// Measure how fast and how accurately this machine transcribes, alone or beside other systems.
+    /// Measure speed and accuracy on this machine, alone or in comparison with other systems.
     Bench(BenchArgs),
-    /// Check that a server follows the public API; exit status 0 passed, 1 failed, 2 unreachable.
+    /// Check that a server implements the public API; exit status 0 passed, 1 failed, 2 unreachable.
     Conformance(ConformanceArgs),
     /// Check that a server works; exit status 0 passed, 1 failed, 2 unreachable.
     Smoke(SmokeArgs),

@@ -1,13 +1,12 @@
-//! Decoding, seen from outside: what is taken, and that all of its sound comes out.
+//! Decoding through the public interface: accepted formats, and that no audio is lost.
 
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
-use hound::{SampleFormat, WavSpec, WavWriter};
-use test_support::audio::{
-    Decoded, Files, assert_undecodable, decode, decode_with, spec, tone_wav,
-};
+use hound::{SampleFormat, WavSpec};
+use test_support::audio::{Decoded, Files, assert_undecodable, decode, decode_with};
+use test_support::wav::{spec, write_speech, write_tone, write_wav};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
@@ -46,7 +45,7 @@ async fn wav_of_any_width_rate_and_channel_count_is_read() {
     ];
     for spec in specs {
         let path = files.path("tone.wav");
-        tone_wav(&path, spec, 2);
+        write_tone(&path, spec, 2);
         // WAV is this process's own work.
         let tone = decode_with(&without_ffmpeg(), &path).await.unwrap();
         assert_eq!(tone.samples, 32_000, "{spec:?}");
@@ -133,11 +132,7 @@ async fn wav_of_16_khz_mono_is_passed_through_unchanged() {
     let samples: Vec<i16> = (0..1_300_000_i64)
         .map(|i| (i * i * 7919 % 65_521 - 32_768) as i16)
         .collect();
-    let mut writer = WavWriter::create(&path, spec(1, 16_000, 16)).unwrap();
-    for &sample in &samples {
-        writer.write_sample(sample).unwrap();
-    }
-    writer.finalize().unwrap();
+    write_speech(&path, samples.iter().copied());
     let decoded = decode(&path).await.unwrap();
     assert!(decoded.all_samples() == samples);
     assert!(decoded.chunks.len() >= 3);
@@ -147,21 +142,15 @@ async fn wav_of_16_khz_mono_is_passed_through_unchanged() {
 async fn empty_channels_do_not_make_the_sound_quieter() {
     let files = Files::new();
     let path = files.path("one_of_six.wav");
-    let mut writer = WavWriter::create(&path, spec(6, 48_000, 16)).unwrap();
-    for frame in 0..96_000 {
+    let samples = (0..96_000).flat_map(|frame| {
         let time = f64::from(frame) / 48_000.0;
         let value = 0.5 * (time * 500.0 * std::f64::consts::TAU).sin();
-        for channel in 0..6 {
-            let noise = (frame * 7 + channel) % 3 - 1;
-            let sound = if channel == 2 {
-                (value * 32_768.0) as i32
-            } else {
-                noise
-            };
-            writer.write_sample(sound).unwrap();
-        }
-    }
-    writer.finalize().unwrap();
+        (0..6).map(move |channel| match channel {
+            2 => (value * 32_768.0) as i32,
+            _ => (frame * 7 + channel) % 3 - 1,
+        })
+    });
+    write_wav(&path, spec(6, 48_000, 16), samples);
     assert_is_tone(
         &decode(&path).await.unwrap(),
         "speech in one channel of six",
@@ -188,7 +177,7 @@ async fn unusual_wav_is_left_to_ffmpeg() {
 async fn wav_of_a_live_stream_is_read_to_its_end() {
     let files = Files::new();
     let path = files.path("tone.wav");
-    tone_wav(&path, spec(1, 16_000, 16), 2);
+    write_tone(&path, spec(1, 16_000, 16), 2);
     let whole = std::fs::read(&path).unwrap();
     for length in [u32::MAX, 0, 0x7fff_f000] {
         let mut bytes = whole.clone();
@@ -256,7 +245,7 @@ async fn fifty_milliseconds_are_enough() {
 async fn what_is_there_of_a_cut_off_file_is_used() {
     let files = Files::new();
     let wav = files.path("tone.wav");
-    tone_wav(&wav, spec(2, 16_000, 16), 4);
+    write_tone(&wav, spec(2, 16_000, 16), 4);
     let mp3 = files.tone("tone.mp3", 4.0, "-b:a 64k");
     let ogg = files.tone("tone.ogg", 4.0, "-c:a libopus");
     for path in [wav, mp3, ogg] {

@@ -1,4 +1,4 @@
-//! The ffmpeg processes: how they are limited, what their deaths mean, and that none is left over.
+//! The ffmpeg processes: their limits, the errors that their deaths cause, and that none is left over.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,9 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stt_actors::domain::error::DecodeError;
-use test_support::audio::{
-    Files, decode_with, is_gone, next_chunk, open, patiently, readers_of, until,
-};
+use test_support::audio::{Files, decode_with, is_gone, next_chunk, open, readers_of};
+use test_support::{patiently, until};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
@@ -39,7 +38,7 @@ async fn dropping_the_stream_ends_ffmpeg() {
         panic!("one process reads the file");
     };
     drop(stream);
-    until("ffmpeg is gone", || is_gone(ffmpeg)).await;
+    until("ffmpeg is gone", async || is_gone(ffmpeg)).await;
 }
 
 #[tokio::test]
@@ -50,10 +49,13 @@ async fn dropping_the_stream_ends_the_children_of_a_wrapper_too() {
     let decoder = with(|limits| limits.ffmpeg = wrapper);
     let mut stream = open(&decoder, &path).await.unwrap();
     let next = tokio::spawn(async move { next_chunk(stream.as_mut()).await.map(|_| ()) });
-    until("both run", || readers_of(&path).len() == 2).await;
+    until("both run", async || readers_of(&path).len() == 2).await;
     let processes = readers_of(&path);
     next.abort();
-    until("both are gone", || processes.iter().all(|&id| is_gone(id))).await;
+    until("both are gone", async || {
+        processes.iter().all(|&id| is_gone(id))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -80,7 +82,7 @@ async fn ffmpeg_killed_in_the_middle_is_an_error_and_no_short_audio() {
         };
         let expected = DecodeError::Unavailable(format!("ffmpeg was ended by {signal}"));
         assert_eq!(error, expected);
-        until("it is gone", || is_gone(ffmpeg)).await;
+        until("it is gone", async || is_gone(ffmpeg)).await;
     }
 }
 
@@ -95,7 +97,7 @@ async fn a_decoder_that_gives_nothing_is_ended() {
     });
     let error = decode_with(&decoder, &path).await.unwrap_err();
     assert!(matches!(error, DecodeError::Stalled { .. }), "{error:?}");
-    until("it is gone", || readers_of(&path).is_empty()).await;
+    until("it is gone", async || readers_of(&path).is_empty()).await;
 }
 
 #[tokio::test]
@@ -176,7 +178,7 @@ async fn no_more_decoders_are_at_work_than_turns() {
     });
     let mut at_work = open(&decoder, &stuck).await.unwrap();
     let at_work = tokio::spawn(async move { next_chunk(at_work.as_mut()).await.map(|_| ()) });
-    until("it is at work", || !readers_of(&stuck).is_empty()).await;
+    until("it is at work", async || !readers_of(&stuck).is_empty()).await;
     let mut waiting = open(&decoder, &wav).await.unwrap();
     let early =
         tokio::time::timeout(Duration::from_millis(300), next_chunk(waiting.as_mut())).await;

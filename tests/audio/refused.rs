@@ -1,5 +1,5 @@
-//! Decoding, seen from outside: what is refused, in which words, and that a file cannot reach
-//! beyond itself.
+//! Decoding through the public interface: rejected files, their messages, and that a file cannot refer to
+//! other files.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,9 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use stt_actors::domain::error::DecodeError;
-use test_support::audio::{
-    Files, assert_undecodable, decode, decode_with, refusal, spec, tone_wav,
-};
+use test_support::audio::{Files, assert_undecodable, decode, decode_with, refusal};
+use test_support::wav::{spec, write_tone, write_wav};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
@@ -121,7 +120,7 @@ async fn a_file_without_sound_is_told_from_a_broken_one() {
     let empty = refusal(&files.write("empty.wav", "")).await;
     assert!(matches!(empty, DecodeError::Empty(_)), "{empty:?}");
     let header = files.path("header.wav");
-    tone_wav(&header, spec(1, 16_000, 16), 0);
+    write_tone(&header, spec(1, 16_000, 16), 0);
     for length in [36, 44] {
         let bytes = &std::fs::read(&header).unwrap()[..length];
         let empty = refusal(&files.write("cut.wav", bytes)).await;
@@ -142,7 +141,7 @@ async fn too_long_audio_is_refused_without_decoding_all_of_it() {
         VoiceActivity::default(),
     );
     let wav = files.path("long.wav");
-    tone_wav(&wav, spec(1, 16_000, 16), 6);
+    write_tone(&wav, spec(1, 16_000, 16), 6);
     // A bomb: an hour of silence in a few kilobytes.
     let bomb = files.made("bomb.flac", "-f lavfi -i anullsrc=r=8000:cl=mono -t 3600");
     for path in [&wav, &bomb] {
@@ -152,7 +151,7 @@ async fn too_long_audio_is_refused_without_decoding_all_of_it() {
         assert_eq!(refused, Err(DecodeError::TooLong { limit_seconds: 5 }));
     }
     let just = files.path("just.wav");
-    tone_wav(&just, spec(1, 16_000, 16), 5);
+    write_tone(&just, spec(1, 16_000, 16), 5);
     let flac = files.made("just.flac", &format!("-i {}", just.display()));
     for path in [just, flac] {
         assert_eq!(decode_with(&decoder, &path).await.unwrap().samples, 80_000);
@@ -176,17 +175,8 @@ async fn a_header_that_asks_for_gigabytes_is_refused_and_costs_nothing() {
 async fn a_rate_that_no_recorder_has_is_decoded_in_little_memory_all_the_same() {
     let files = Files::new();
     let path = files.path("prime.wav");
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 767_957,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(&path, spec).unwrap();
-    for _ in 0..767_957 {
-        writer.write_sample(1000_i16).unwrap();
-    }
-    writer.finalize().unwrap();
+    let samples = std::iter::repeat_n(1000_i16, 767_957);
+    write_wav(&path, spec(1, 767_957, 16), samples);
     let decoded = decode(&path).await.expect("decoded");
     assert!(
         decoded.samples.abs_diff(16_000) < 160,

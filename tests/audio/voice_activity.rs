@@ -1,5 +1,4 @@
-//! The voice activity detector with its real weights: what it hears, what it does not, and what the
-//! chunker makes of that.
+//! The voice activity detector with its real weights, and the chunks that follow from its output.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Requests that are refused cost next to nothing, however many of them come.
+//! Rejected requests cost almost nothing, in any number.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -90,7 +90,7 @@ async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
     assert!((server.inferences().await - before).abs() < 1e-9);
     let grown = grown(&server, memory);
     assert!(grown < MOST_MEMORY_OF_HEADS_KIB, "{grown} KiB");
-    // Whoever has the right key is let in at once, from the same address.
+    // A request with the right key is accepted at once, from the same address.
     until_limited(&server, &file).await;
     let right = server.transcribe_with("right-key", &file).await;
     assert_eq!(right.status(), 200);
@@ -157,11 +157,11 @@ async fn oversized_bodies_cost_no_inference_and_little_memory() {
         let body = if tells_its_length {
             Body::from(bytes)
         } else {
-            let pieces: Vec<_> = (0..bytes.len())
+            let buffers: Vec<_> = (0..bytes.len())
                 .step_by(65_536)
                 .map(|from| Ok::<_, std::io::Error>(bytes.slice(from..from + 65_536)))
                 .collect();
-            Body::wrap_stream(futures::stream::iter(pieces))
+            Body::wrap_stream(futures::stream::iter(buffers))
         };
         let request = client.post(format!("{}{path}", server.url));
         let request = request.header("content-type", kind).body(body);

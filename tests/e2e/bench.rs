@@ -1,13 +1,12 @@
-//! `uttera-stt bench` from outside: what it prints and keeps, and that nothing of it stays behind.
+//! `uttera-stt bench` as a program: its output, its files, and that it leaves nothing behind.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use uttera_stt::settings::variables::VARIABLES;
 
-use test_support::{PATIENCE, model, program, signal, voice_activity};
+use test_support::{model, program, signal, until, voice_activity};
 
 /// The program in a folder of its own: all that it starts has the same working folder.
 fn bench(folder: &Path) -> Command {
@@ -30,14 +29,6 @@ fn processes_in(folder: &Path) -> Vec<u32> {
         working.is_ok_and(|working| working.starts_with(folder)) && test_support::lives(*pid)
     };
     pids.filter(is_here).collect()
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(begin.elapsed() < PATIENCE, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[tokio::test]
@@ -98,13 +89,14 @@ async fn a_run_is_told_and_kept_and_a_broken_peer_does_not_end_it() {
     assert!(memory > Some(70.0), "the worker counts as well: {memory:?}");
     let picture = std::fs::read_to_string(out.join("bench.svg")).expect("is there");
     assert!(picture.contains("Compared with uttera-stt"));
-    until("the end of all processes", || {
+    until("the end of all processes", async || {
         processes_in(&folder).is_empty()
-    });
+    })
+    .await;
 }
 
-#[test]
-fn a_signal_ends_the_run_and_all_that_it_started() {
+#[tokio::test]
+async fn a_signal_ends_the_run_and_all_that_it_started() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path().canonicalize().expect("a path");
     let systems = folder.join("systems.json");
@@ -121,16 +113,18 @@ fn a_signal_ends_the_run_and_all_that_it_started() {
         .spawn()
         .expect("starts");
     // This program, the shell and what that started.
-    until("the start of the system", || {
+    until("the start of the system", async || {
         processes_in(&folder).len() == 4
-    });
+    })
+    .await;
     signal(run.id(), "INT");
     assert_eq!(run.wait().expect("ends").code(), Some(1));
     let told = std::io::read_to_string(run.stderr.take().expect("piped")).expect("reads");
     assert!(told.ends_with("error: ended by SIGINT\n"), "{told}");
-    until("the end of all processes", || {
+    until("the end of all processes", async || {
         processes_in(&folder).is_empty()
-    });
+    })
+    .await;
 }
 
 #[test]

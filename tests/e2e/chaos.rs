@@ -1,5 +1,5 @@
-//! Load and killing on real processes and a real model: nothing is lost, and every text is what an
-//! undisturbed server gives.
+//! Load while workers are killed, with real processes and a real model: nothing is lost, and every text is that of
+//! an undisturbed server.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const KILLS: usize = 30;
 /// longer on this machine.
 const LEAST_AGE: Duration = Duration::from_secs(2);
 
-/// What a client sends: mostly commands, some sentences, a few files of several pieces.
+/// The requests of a client: mostly commands, some sentences, a few files of several chunks.
 fn file_of(client: usize) -> &'static str {
     match client % 10 {
         0 => "en-long.ogg",
@@ -99,12 +99,12 @@ async fn kill_workers(server: &Server, least_age: Duration) -> usize {
     killed
 }
 
-/// How often the most unlucky piece of audio lost its worker.
+/// The largest number of workers that died on the same chunk.
 fn most_deaths(server: &Server) -> usize {
     let mut deaths: HashMap<String, usize> = HashMap::new();
     for line in server.log() {
-        if let Some((_, piece)) = line.split_once("the chunk is tried again ") {
-            *deaths.entry(piece.to_owned()).or_default() += 1;
+        if let Some((_, chunk)) = line.split_once("the chunk is tried again ") {
+            *deaths.entry(chunk.to_owned()).or_default() += 1;
         }
     }
     deaths.into_values().max().unwrap_or(0)
@@ -157,7 +157,7 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
         }
     }
     println!(
-        "{killed} workers killed; answers by lane: {routes:?}; most deaths of one piece: {}",
+        "{killed} workers killed; answers by lane: {routes:?}; most deaths on one chunk: {}",
         most_deaths(&server)
     );
     assert_eq!(killed, KILLS);

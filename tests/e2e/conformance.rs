@@ -1,5 +1,5 @@
-//! `uttera-stt conformance` from outside: on this server, on one that answers a few things wrongly, on one
-//! that does its worst, and on none.
+//! `uttera-stt conformance` as a program: on this server, on one with a few wrong answers, on a hostile one, and
+//! on none.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -54,8 +54,8 @@ async fn this_server_with_an_english_model_and_keys_keeps_all_promises() {
     assert_eq!(code, Some(0));
     for (check, why) in with_outcome(&results, "skip") {
         let expected = [
-            "the model knows English only",
-            "a key is wanted",
+            "the model supports English only",
+            "the server requires a key",
             "no origin was given (--origin)",
         ];
         assert!(expected.contains(&why.as_str()), "{check}: {why}");
@@ -181,7 +181,7 @@ async fn a_server_with_a_few_wrong_answers_fails_exactly_those_checks() {
         found.map_or("", |(_, why)| why.as_str())
     };
     assert!(why("an unknown model is 404 with an error object").contains("<html>"));
-    assert!(why("/livez and /readyz are 200").contains("no end"));
+    assert!(why("/livez and /readyz are 200").contains("does not end"));
     assert!(why("X-Route names the lanes").contains("WARM"));
     assert_eq!(code, Some(1));
 }
@@ -208,7 +208,7 @@ async fn a_server_that_does_its_worst_ends_no_run() {
     let failed = with_outcome(&all, "fail");
     let whys = |part: &str| failed.iter().filter(|(_, why)| why.contains(part)).count();
     assert_eq!(
-        (whys("within 1 s"), whys("itself broke")),
+        (whys("within 1 s"), whys("itself panicked")),
         (3, 0),
         "{failed:#?}"
     );
@@ -221,7 +221,7 @@ async fn a_server_that_does_its_worst_ends_no_run() {
 }
 
 #[tokio::test]
-async fn where_nobody_answers_the_status_is_2() {
+async fn without_a_server_the_exit_status_is_2() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);

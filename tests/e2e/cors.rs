@@ -1,4 +1,4 @@
-//! What browsers are told about pages of other origins (CORS), over HTTP and by a real browser.
+//! CORS: requests from pages of other origins, over HTTP and in a real browser.
 
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Method, Response};

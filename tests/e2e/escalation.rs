@@ -1,5 +1,5 @@
-//! Two tiers with real processes and real models: tiny.en passes on to base what it does not trust itself
-//! with, and base is killed, stopped, limited and locked.
+//! Escalation with real processes and real models: tiny.en passes doubtful texts on to base, and base is killed,
+//! stopped, limited and locked.
 
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 use test_support::escalation_pair::{ALWAYS, NEVER, PATH, fallback, header, primary};
 use test_support::events::Events;
 use test_support::port::HeldPort;
+use test_support::wav::write_silence;
 use test_support::wer::Score;
 use test_support::{Server, model, sample, sample_text, signal, words};
 
@@ -93,7 +94,7 @@ async fn a_text_that_is_not_trusted_is_the_larger_models_and_says_so() {
     assert!(words.len() > 3 && words[0]["end"].as_f64() > words[0]["start"].as_f64());
     assert_eq!(asked(&fallback).await.to_string(), "2");
     assert_eq!(result(&primary, "used").await.to_string(), "2");
-    // The larger model's requests are found by the id that the client was told.
+    // The client's request id also identifies the request in the fallback's log.
     let id = reply["request_id"].as_str().expect("an id");
     assert!(!fallback.log_lines(id).is_empty());
 }
@@ -141,27 +142,12 @@ async fn what_is_trusted_and_what_is_silent_goes_nowhere() {
     drop(primary);
     let primary = self::primary(&fallback, &[]).await;
     let silence = primary.folder().join("silence.wav");
-    write_silence(&silence);
+    write_silence(&silence, 2000);
     let response = primary.post(PATH, form(&silence, &[])).await;
     assert_eq!(header(&response, "x-fallback-used"), Some("false"));
     assert_eq!(body(response).await["text"], "");
     assert_eq!(asked(&fallback).await.to_string(), "0");
     assert_eq!(result(&primary, "skipped").await.to_string(), "1");
-}
-
-/// Two seconds of nothing.
-fn write_silence(path: &Path) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).expect("creates");
-    for _ in 0..32_000 {
-        writer.write_sample(0_i16).expect("writes");
-    }
-    writer.finalize().expect("writes");
 }
 
 /// A 502 with everything that there is to know, the small model's text among it.
@@ -296,8 +282,8 @@ async fn a_given_language_is_passed_on_and_a_detected_one_is_tested() {
 #[tokio::test]
 async fn of_a_long_file_only_what_is_weak_is_passed_on() {
     let file = sample("en-long.ogg");
-    // Wherever a machine's speed has it cut: the piece in which the language is heard is doubted, and the
-    // others have it from the other model, which is tried by its words alone.
+    // The cuts depend on the machine's speed: the chunk that decides the language is doubtful, and the others
+    // get their language from the fallback and are tested by confidence alone.
     let other = Server::ready(&model("tiny.en").await, &[]).await;
     let settings = [
         ("FALLBACK_URL", other.url.as_str()),
@@ -320,7 +306,7 @@ async fn of_a_long_file_only_what_is_weak_is_passed_on() {
     let text = reply["text"].as_str().expect("text");
     let wrong = Score::of(&sample_text("en-long.ogg"), text).rate();
     assert!(wrong <= 0.1, "{text}");
-    // What is weak is the first piece's, whose times the other model told.
+    // The first chunk is doubtful, and its times are those of the fallback.
     let ends = reply["segments"].as_array().expect("segments").iter();
     let ends: Vec<_> = ends.map(|segment| segment["end"].as_f64()).collect();
     assert!(ends.is_sorted() && ends.last().copied().flatten() > Some(30.0));
@@ -390,7 +376,7 @@ async fn a_node_without_a_working_model_passes_everything_on() {
         assert!(header(&response, name).is_some(), "{name}");
     }
     assert_eq!(body(response).await["primary"], Value::Null);
-    // OpenAI's clients hear what is wrong here.
+    // OpenAI's clients get the error of this node.
     let response = primary.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(response.status(), 503);
     assert!(header(&response, "x-fallback-error").is_some());

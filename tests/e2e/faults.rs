@@ -1,4 +1,4 @@
-//! A real server with a real model while things go wrong.
+//! Faults of a real server with a real model.
 
 use serde_json::Value;
 use test_support::wer::assert_alike;
@@ -143,7 +143,7 @@ async fn a_model_that_is_missing_leaves_the_server_up_with_the_reason_until_it_c
     let file = folder.path().join("ggml-tiny.en.bin");
     let server = Server::start(&file, &[]).await;
     let failed = || async { server.health().await["hot_worker_error"].is_string() };
-    server.until("the reason is told", failed).await;
+    server.until("the reason is reported", failed).await;
     let health = server.health().await;
     assert_eq!(health["status"], "degraded");
     assert_eq!(health["hot_worker_loaded"], false);
@@ -175,7 +175,7 @@ async fn a_broken_model_file_is_refused_with_the_reason_and_no_crash() {
     std::fs::write(&file, &whole[..whole.len() / 2]).expect("writes");
     let server = Server::start(&file, &[]).await;
     let failed = || async { server.health().await["hot_worker_error"].is_string() };
-    server.until("the reason is told", failed).await;
+    server.until("the reason is reported", failed).await;
     assert_eq!(server.get("/livez").await.status(), 200);
 }
 
@@ -255,7 +255,7 @@ async fn a_second_sigterm_ends_what_would_still_take_long() {
 }
 
 #[tokio::test]
-async fn a_prompt_of_any_length_harms_nobody() {
+async fn a_prompt_of_any_length_is_harmless() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let worker = server.workers();
     for prompt in [

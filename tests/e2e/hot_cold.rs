@@ -1,5 +1,5 @@
-//! Hot and cold workers of a real server: the pool comes with the work and goes without it, the
-//! queue is bounded, and the hot model can sleep.
+//! Hot and cold workers of a real server: the pool grows and shrinks with the work, the queue is bounded, and
+//! the hot model can be freed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -33,6 +33,58 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers()[name].to_str().expect("ASCII")
 }
 
+/// A reply's queue position, and its estimated wait in milliseconds.
+fn queue(response: &Response) -> (u64, u64) {
+    let number = |name| header(response, name).parse().expect("a number");
+    (number("x-queue-position"), number("x-queue-eta-ms"))
+}
+
+#[tokio::test]
+async fn the_queue_headers_tell_the_requests_ahead_and_the_wait_that_they_mean() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let worker = server.workers()[0];
+    // Nothing gets done: each request finds all before it.
+    signal(worker, "STOP");
+    let mut requests = Vec::new();
+    let mut drain_estimates = Vec::new();
+    for admitted in 1..=5 {
+        let health = server.health().await;
+        let estimate = &health["smart_routing"]["queue_drain_estimate_seconds"];
+        drain_estimates.push(1000.0 * estimate.as_f64().expect("a number"));
+        requests.extend(burst(&server, 1, "en-command.wav"));
+        // Decoded: until then the estimate takes the file for longer than it is.
+        let waiting = || async { decoded(&server).await == admitted };
+        server.until("its audio is in the queue", waiting).await;
+    }
+    signal(worker, "CONT");
+    let mut positions = Vec::new();
+    let mut waits = Vec::new();
+    for request in requests {
+        let (position, wait) = queue(&request.await.expect("no panic"));
+        positions.push(position);
+        waits.push(wait);
+    }
+    // The lane is free for the first; the second waits for it, with none in the queue ahead.
+    assert_eq!(positions, [0, 0, 1, 2, 3]);
+    assert_eq!(waits[0], 0);
+    for (wait, estimate) in waits.iter().zip(&drain_estimates) {
+        let wait = *wait as f64;
+        assert!(
+            (wait - estimate).abs() <= 1.0 + estimate * 0.01,
+            "{waits:?} ms are not the work ahead, {drain_estimates:?} ms"
+        );
+    }
+    assert!(waits.is_sorted_by(|one, next| one < next), "{waits:?}");
+}
+
+/// Requests whose audio is decoded and not transcribed yet.
+async fn decoded(server: &Server) -> usize {
+    let health = server.health().await;
+    let seconds = health["smart_routing"]["queue_audio_seconds"].as_f64();
+    // The command has 1.8 s.
+    (seconds.expect("a number") / 1.784).round() as usize
+}
+
 #[tokio::test]
 async fn a_burst_brings_a_cold_worker_that_shares_the_work_and_leaves_when_it_is_over() {
     let server = Server::ready(&model("tiny.en").await, ONE_COLD).await;
@@ -44,15 +96,12 @@ async fn a_burst_brings_a_cold_worker_that_shares_the_work_and_leaves_when_it_is
         let response = response.await.expect("no panic");
         assert_eq!(response.status(), 200);
         routes.push(header(&response, "x-route").to_owned());
-        positions.push(
-            header(&response, "x-queue-position")
-                .parse::<usize>()
-                .expect("a number"),
+        let (position, wait) = queue(&response);
+        assert!(
+            position == 0 || wait > 0,
+            "a request behind {position} others has to wait"
         );
-        let eta: u64 = header(&response, "x-queue-eta-ms")
-            .parse()
-            .expect("a number");
-        assert_eq!(eta > 0, positions.last() > Some(&0) || eta > 0);
+        positions.push(position);
         let body: Value = response.json().await.expect("JSON");
         assert_eq!(words(body["text"].as_str().expect("text")), expected);
     }
@@ -85,7 +134,7 @@ async fn a_cold_worker_that_is_killed_leaves_its_piece_to_the_hot_one_and_the_he
     let hot = server.workers();
     let requests = burst(&server, 16, "en-sentence.wav");
     let lane_of_cold = || async {
-        // A worker that is up gets its piece at once.
+        // A ready worker gets its chunk at once.
         server
             .log()
             .iter()
@@ -223,7 +272,7 @@ async fn the_hot_model_is_freed_when_idle_and_the_next_request_brings_it_back() 
 }
 
 #[tokio::test]
-async fn a_worker_is_replaced_after_its_number_of_pieces_and_nobody_notices() {
+async fn a_worker_is_replaced_after_its_number_of_chunks_without_an_effect_on_requests() {
     let settings = [("WORKER_MAX_CHUNKS", "2")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let mut seen = Vec::new();

@@ -1,13 +1,12 @@
-//! Uploads that come again on a real server: while the first one is worked on, after its client gave
-//! up, and after the answer.
+//! Repeated uploads to a real server: during the first one, after its client has left, and after the answer.
 
 use std::path::Path;
 
 use reqwest::Response;
 use serde_json::Value;
 use test_support::events::{Events, Line};
-use test_support::wer::assert_alike;
-use test_support::{Server, form, model, sample};
+use test_support::wer::{Score, assert_alike};
+use test_support::{Server, form, model, sample, sample_text};
 
 async fn text(response: Response) -> String {
     assert_eq!(response.status(), 200);
@@ -41,15 +40,27 @@ async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
         let streamed = [("stream", "true")];
         let streamed = async {
             let response = server.transcribe(&file, &streamed).await;
-            Events::of(response).rest().await.1
+            Events::of(response).rest().await
         };
         tokio::join!(server.transcribe(&file, &[]), streamed)
     };
-    let (first, (second, streamed)) = tokio::join!(first, others);
+    let (first, (second, (deltas, done))) = tokio::join!(first, others);
     let first = text(first).await;
     assert_alike(&first, &expected);
-    assert_eq!(text(second).await, first);
-    assert_eq!(streamed["text"], expected);
+    let spoken = vec![sample_text("en-long.ogg"); 5].join(" ");
+    let wrong = Score::of(&spoken, &first).rate();
+    assert!(wrong < 0.2, "{wrong} of the words are not those spoken");
+    assert_eq!(
+        text(second).await,
+        first,
+        "the second reply of the same work"
+    );
+    assert_eq!(done["text"], first, "the streamed text of the same work");
+    assert_eq!(
+        deltas.concat(),
+        first,
+        "a joined stream has its beginning as well"
+    );
     assert_eq!(server.chunks_handed_out() - before, chunks);
     assert!((joined(&server, "running").await - 2.0).abs() < 1e-9);
     let health = server.health().await;

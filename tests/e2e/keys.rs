@@ -1,4 +1,4 @@
-//! Keys of a real server: names, exchange under load, and what goes wrong with their file.
+//! Keys of a real server: names, rotation under load, and faults of the key file.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -19,7 +19,7 @@ async fn status(server: &Server, key: &str) -> u16 {
     response.status().as_u16()
 }
 
-/// Somebody who sends one request after the other, with the key that he was last told.
+/// Users that send one request after the other, with the most recent key.
 #[derive(Clone)]
 struct Users {
     key: Arc<Mutex<String>>,
@@ -83,7 +83,7 @@ async fn keys_are_exchanged_under_load_and_no_request_is_lost() {
         );
         keys.write(&format!("{first}{second}"));
         hang_up(&server, RELOADED).await;
-        // Nobody is told yet, and what is in force is read again and again.
+        // The users still have the old key, and the keys are read again repeatedly.
         for _ in 0..20 {
             signal(server.pid(), "HUP");
         }
@@ -329,11 +329,11 @@ async fn a_keys_priority_decides_who_comes_first() {
     assert!(place("from-voice") < place("from-batch"), "{handed_out:#?}");
 }
 
-/// Waits until so many pieces of audio wait for the lane.
-async fn until_queued(server: &Server, pieces: u64) {
+/// Waits until this number of chunks waits for the lane.
+async fn until_queued(server: &Server, chunks: u64) {
     let waiting = || async {
         let health = server.health().await;
-        health["smart_routing"]["queue_depth"].as_u64() >= Some(pieces)
+        health["smart_routing"]["queue_depth"].as_u64() >= Some(chunks)
     };
     server.until("audio waits", waiting).await;
 }

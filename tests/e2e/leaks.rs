@@ -1,8 +1,9 @@
-//! What one client says never reaches another: not on any lane, not after errors, not after cancels.
+//! One client's speech never reaches another client: on no lane, not after errors, not after cancellation.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use test_support::wav::{write_silence, write_speech};
 use test_support::{Server, form, model, sample, sample_text, words};
 use tokio::task::JoinSet;
 
@@ -18,33 +19,18 @@ fn secret_words() -> Vec<String> {
 /// Given with the secret: it must not be taken for what came before another clip.
 const PROMPT: &str = "Zanzibar, xylophone, Quetzalcoatl.";
 
-/// Writes 16 kHz mono samples.
-fn wav(folder: &Path, name: &str, samples: impl Iterator<Item = i16>) -> PathBuf {
-    let path = folder.join(name);
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(&path, spec).expect("creates");
-    for sample in samples {
-        writer.write_sample(sample).expect("writes");
-    }
-    writer.finalize().expect("finishes");
-    path
-}
-
 /// Clips that a model is tempted to fill with whatever it still has in mind.
 fn listeners(folder: &Path) -> Vec<PathBuf> {
-    let silence = wav(folder, "silence.wav", std::iter::repeat_n(0, 48_000));
+    let silence = folder.join("silence.wav");
+    write_silence(&silence, 3000);
     let mut state = 1_u32;
     let noise = std::iter::repeat_with(move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         ((state >> 16) as i16) / 16
     });
-    let noise = wav(folder, "noise.wav", noise.take(48_000));
-    vec![silence, noise]
+    let noisy = folder.join("noise.wav");
+    write_speech(&noisy, noise.take(48_000));
+    vec![silence, noisy]
 }
 
 async fn text(server: &Server, file: &Path) -> String {
@@ -68,7 +54,7 @@ async fn speak(server: &Server, turn: usize) {
             let request = request.multipart(form(&file, &[("prompt", PROMPT)]));
             let handed_out = server.chunks_handed_out();
             let request = tokio::spawn(request.send());
-            // While its piece is in a lane, or while it still waits for one.
+            // While its chunk is in a lane, or still waits for one.
             let far_enough = || async {
                 server.chunks_handed_out() > handed_out || (leaves == 2 && server.is_busy().await)
             };
@@ -79,7 +65,7 @@ async fn speak(server: &Server, turn: usize) {
 }
 
 /// Every listener's text after and beside the secret is that of a server that never heard it.
-async fn nobody_overhears(model: &Path, more: &[PathBuf], turns: usize) {
+async fn assert_no_leak(model: &Path, more: &[PathBuf], turns: usize) {
     let settings = [
         ("COLD_POOL_SIZE", "1"),
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
@@ -130,13 +116,13 @@ async fn nobody_overhears(model: &Path, more: &[PathBuf], turns: usize) {
 }
 
 #[tokio::test]
-async fn nobody_overhears_anybody_on_an_english_model() {
+async fn no_text_leaks_on_an_english_model() {
     let command = sample("en-command.wav");
-    nobody_overhears(&model("tiny.en").await, &[command], 6).await;
+    assert_no_leak(&model("tiny.en").await, &[command], 6).await;
 }
 
 #[tokio::test]
-async fn nobody_overhears_anybody_across_languages() {
+async fn no_text_leaks_across_languages() {
     let spanish = sample("es-sentence.wav");
-    nobody_overhears(&model("base").await, &[spanish], 2).await;
+    assert_no_leak(&model("base").await, &[spanish], 2).await;
 }

@@ -1,4 +1,4 @@
-//! Limits of a real server: rates, allowances, connections, and uploads that stop.
+//! Limits of a real server: rates, allowances, connections, and stalled uploads.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -144,7 +144,7 @@ async fn from_anybody_else_the_header_means_nothing() {
 }
 
 #[tokio::test]
-async fn an_allowance_of_audio_is_charged_by_its_real_length_whoever_did_the_work() {
+async fn an_allowance_of_audio_is_charged_by_its_real_length_wherever_it_was_transcribed() {
     // The command has 1.8 s.
     let lines = "once k-1\ntwice k-2 audio_seconds_per_day=3\nany k-3 audio_seconds_per_day=0\n";
     let keys = KeysFile::new(lines);
@@ -213,13 +213,13 @@ async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
         let request = request.bearer_auth(key);
         request.multipart(test_support::form(&file, fields)).send()
     };
-    // Somebody reads the beginning and leaves before the end.
+    // A client reads the beginning and leaves before the end.
     let mut events = Events::of(send("one", &[("stream", "true")]).await.expect("an answer"));
     let first = events.event().await;
     assert!(matches!(first, Some(Line::Event(_))), "{first:?}");
     drop(events);
     until_charged(&server, "one").await;
-    // Somebody leaves while nothing has come yet. The one lane has done the first two chunks by then.
+    // A client leaves before any text has arrived. The only lane has done the first two chunks by then.
     let goal = server.chunks_handed_out() + 3;
     let worked = || async { server.chunks_handed_out() >= goal };
     tokio::select! {
@@ -230,7 +230,7 @@ async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
 }
 
 #[tokio::test]
-async fn whoever_shares_work_that_runs_is_charged_as_well() {
+async fn a_request_that_joins_running_work_is_charged_as_well() {
     let settings = [("API_KEYS", "one"), ("MAX_AUDIO_SECONDS_PER_DAY", "3")];
     let mut server = Server::ready(&model("tiny.en").await, &settings).await;
     server.share_work();
@@ -256,7 +256,7 @@ async fn a_text_whose_second_opinion_failed_is_charged() {
     let settings = [
         ("API_KEYS", "one"),
         ("MAX_AUDIO_SECONDS_PER_DAY", "1"),
-        // Every text is doubted, and nobody is there to ask.
+        // Every text is doubtful, and no fallback is reachable.
         ("CONF_LOGPROB_THRESHOLD", "1"),
         ("MIN_WORDS_FOR_CONF", "0"),
         ("FALLBACK_URL", "http://127.0.0.1:9"),

@@ -1,13 +1,13 @@
-//! `uttera-stt load` from outside: on this server, on servers that refuse, and ended by a signal.
+//! `uttera-stt load` as a program: on this server, on servers that return errors, and ended by a signal.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use test_support::escalation_pair::{COMMANDS, fallback, primary};
-use test_support::{PATIENCE, Server, model, program, sample, signal};
+use test_support::{PATIENCE, Server, model, program, sample, signal, until};
 use tokio::process::Command;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -327,7 +327,6 @@ async fn a_signal_ends_the_run_and_the_steps_done_are_told() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
-    let begin = Instant::now();
     let posts = async || {
         let requests = server.received_requests().await.expect("recorded");
         requests
@@ -335,10 +334,7 @@ async fn a_signal_ends_the_run_and_the_steps_done_are_told() {
             .filter(|request| request.method.as_str() == "POST")
             .count()
     };
-    while posts().await < 6 {
-        assert!(begin.elapsed() < PATIENCE, "the second step never began");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the second step begins", async || posts().await >= 6).await;
     signal(child.id().expect("it runs"), "INT");
     let ended = tokio::time::timeout(PATIENCE, child.wait_with_output());
     let output = ended.await.expect("in time").expect("ends");
@@ -363,10 +359,10 @@ async fn what_cannot_be_done_is_told_before_anything_is_sent() {
     let server = answers(&[], good()).await;
     let url = server.uri();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}", listener.local_addr().expect("an address"));
+    let unreachable = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let cases: [(&[&str], i32, &str); 5] = [
-        (&[&nobody], 2, "cannot be reached"),
+        (&[&unreachable], 2, "cannot be reached"),
         (&["nonsense"], 2, "http://HOST:PORT"),
         (&[&url, "--concurrency", "1,0"], 2, "--concurrency"),
         (&[&url, "--file", "/nowhere/a.wav"], 1, "/nowhere/a.wav"),

@@ -1,5 +1,5 @@
-//! A real server with long, silent and noisy audio: what is written and what is not, who waits for
-//! whom, what a client that leaves takes along, and how much memory hours take.
+//! Long, silent and noisy audio on a real server: the text, the order of requests, cancellation when a client leaves,
+//! and the memory for hours of audio.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use reqwest::Response;
 use serde_json::Value;
 use test_support::{
-    Server, children, corpus, model, resident_kib, sample, sample_text, signal, voice_activity,
-    words,
+    Server, built, children, corpus, model, resident_kib, sample, sample_text, signal, until,
+    voice_activity, words,
 };
 
 /// A file that ffmpeg makes in the server's folder.
@@ -282,9 +282,7 @@ struct NullEngine {
 
 impl NullEngine {
     async fn start() -> Self {
-        let test = std::env::current_exe().expect("the test's own path");
-        let folder = test.ancestors().nth(2).expect("the build's folder");
-        let mut child = Command::new(folder.join("examples/null_engine"))
+        let mut child = Command::new(built("examples/null_engine"))
             .args(["--port", "0", "--vad"])
             .arg(voice_activity().await)
             .stdin(Stdio::null())
@@ -311,13 +309,14 @@ impl NullEngine {
             .multipart(form);
         let answer = tokio::spawn(request.send());
         let mut peak = 0;
-        while !answer.is_finished() {
+        // Looking now and then is all that can be done from outside.
+        let answered = async || {
             let pid = self.child.id();
             let all = children(pid, "-i").into_iter().chain([pid]);
             peak = peak.max(all.map(resident_kib).sum());
-            // Sampling is all that can be done from outside.
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+            answer.is_finished()
+        };
+        until("the answer", answered).await;
         let response = answer.await.expect("no panic").expect("an answer");
         assert_eq!(response.status(), 200);
         peak / 1024

@@ -1,5 +1,5 @@
-//! `/openapi.json` against the running server: schemathesis makes requests from it and looks whether each
-//! answer is one that the document promises.
+//! `/openapi.json` against the running server: schemathesis generates requests from the document and checks that it
+//! describes each answer.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The node directory against a real Redis: what it writes, and what it says of a Redis in trouble.
+//! The node directory with a real Redis: its records, and its errors if Redis fails.
 
 use std::path::Path;
 use std::process::Command;
@@ -55,7 +55,7 @@ fn now() -> f64 {
 
 #[tokio::test]
 async fn the_record_is_exactly_what_routers_read_and_ends_by_itself() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let directory = directory(&server.url());
     let before = now();
     publish(&directory, 0.25).await.expect("published");
@@ -72,7 +72,7 @@ async fn the_record_is_exactly_what_routers_read_and_ends_by_itself() {
 
 #[tokio::test]
 async fn a_new_record_replaces_the_old_one_over_the_same_connection() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let directory = directory(&server.url());
     publish(&directory, 0.25).await.expect("published");
     let first = publisher(&server);
@@ -92,7 +92,7 @@ fn publisher(server: &RedisServer) -> String {
 
 #[tokio::test]
 async fn a_withdrawn_record_is_gone_and_withdrawing_it_again_is_no_error() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let directory = directory(&server.url());
     publish(&directory, 0.25).await.expect("published");
     directory.withdraw().await.expect("withdrawn");
@@ -102,34 +102,36 @@ async fn a_withdrawn_record_is_gone_and_withdrawing_it_again_is_no_error() {
 
 #[tokio::test]
 async fn a_restarted_redis_has_the_record_again_with_the_next_call() {
-    let mut server = RedisServer::start();
+    let mut server = RedisServer::start().await;
     let directory = directory(&server.url());
     publish(&directory, 0.25).await.expect("published");
     server.stop();
     let refused = refusal(&directory).await;
     assert!(refused.contains("the connection was refused"), "{refused}");
-    server.restart();
+    server.restart().await;
     publish(&directory, 0.5).await.expect("published");
-    server.restart();
+    server.restart().await;
     publish(&directory, 0.75).await.expect("published");
     assert_eq!(load_score(&server), Some(0.75));
 }
 
 #[tokio::test]
 async fn a_redis_that_hangs_is_an_error_and_works_again_when_it_goes_on() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let directory = directory(&server.url());
     publish(&directory, 0.25).await.expect("published");
-    server.pause();
+    server.pause().await;
     let refused = refusal(&directory).await;
     assert!(refused.contains("in time"), "{refused}");
     directory.withdraw().await.expect_err("no answer");
-    server.resume();
+    server.resume().await;
     // What was sent while it hung is still done, after which our calls have the last word.
-    server.until("what came late is done", |server| {
-        let counts: String = server.ask(&["INFO", "commandstats"]);
-        counts.contains("cmdstat_set:calls=2,") && counts.contains("cmdstat_del:calls=1,")
-    });
+    server
+        .until("what came late is done", |server| {
+            let counts: String = server.ask(&["INFO", "commandstats"]);
+            counts.contains("cmdstat_set:calls=2,") && counts.contains("cmdstat_del:calls=1,")
+        })
+        .await;
     publish(&directory, 0.75).await.expect("published");
     assert_eq!(load_score(&server), Some(0.75));
     directory.withdraw().await.expect("withdrawn");
@@ -138,20 +140,20 @@ async fn a_redis_that_hangs_is_an_error_and_works_again_when_it_goes_on() {
 
 #[tokio::test]
 async fn calls_made_while_one_hangs_end_as_well() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let directory = directory(&server.url());
-    server.pause();
+    server.pause().await;
     let calls = [0.1, 0.2, 0.3, 0.4].map(|load_score| publish(&directory, load_score));
     for result in futures::future::join_all(calls).await {
         result.expect_err("no answer");
     }
-    server.resume();
+    server.resume().await;
     publish(&directory, 0.75).await.expect("published");
 }
 
 #[tokio::test]
 async fn a_wrong_password_is_told_without_it_and_the_right_one_works_at_once() {
-    let mut server = RedisServer::start_with_password("hunter2");
+    let mut server = RedisServer::start_with_password("hunter2").await;
     let port = server.port();
     let wrong = directory(&format!("redis://:hunter22@127.0.0.1:{port}"));
     let refused = refusal(&wrong).await;
@@ -164,18 +166,18 @@ async fn a_wrong_password_is_told_without_it_and_the_right_one_works_at_once() {
     assert!(refused.contains("requires a password"), "{refused}");
     let right = directory(&server.url());
     publish(&right, 0.25).await.expect("published");
-    server.restart_with_password(Some("hunter22"));
+    server.restart_with_password(Some("hunter22")).await;
     refusal(&right).await;
     publish(&wrong, 0.5).await.expect("it is right by now");
-    server.restart_with_password(None);
+    server.restart_with_password(None).await;
     publish(&without, 0.75)
         .await
         .expect("none is wanted by now");
 }
 
 #[tokio::test]
-async fn a_password_nobody_asked_for_and_a_database_that_is_not_there_are_told() {
-    let server = RedisServer::start();
+async fn an_unneeded_password_and_a_missing_database_are_reported() {
+    let server = RedisServer::start().await;
     let port = server.port();
     let refused = refusal(&directory(&format!("redis://u:hunter2@127.0.0.1:{port}"))).await;
     assert!(refused.contains("password"), "{refused}");
@@ -185,7 +187,7 @@ async fn a_password_nobody_asked_for_and_a_database_that_is_not_there_are_told()
 
 #[tokio::test]
 async fn a_full_redis_is_told_and_has_the_record_when_there_is_room() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let directory = directory(&server.url());
     server.set_option("maxmemory", "1");
     let refused = refusal(&directory).await;
@@ -196,7 +198,7 @@ async fn a_full_redis_is_told_and_has_the_record_when_there_is_room() {
 
 #[tokio::test]
 async fn a_replica_is_told_and_has_the_record_when_it_is_a_master_again() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let directory = directory(&server.url());
     publish(&directory, 0.25).await.expect("published");
     server.ask::<()>(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
@@ -209,7 +211,7 @@ async fn a_replica_is_told_and_has_the_record_when_it_is_a_master_again() {
 
 #[tokio::test]
 async fn a_user_who_may_only_set_and_delete_is_enough() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let rules = ["ACL", "SETUSER", "node", "on", ">hunter2", "~stt:nodes:*"];
     let url = format!("redis://node:hunter2@127.0.0.1:{}", server.port());
     let directory = directory(&url);
@@ -226,7 +228,7 @@ async fn a_user_who_may_only_set_and_delete_is_enough() {
 
 #[tokio::test]
 async fn a_unix_socket_works() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let directory = directory(&format!("unix://{}", server.socket().display()));
     publish(&directory, 0.25).await.expect("published");
     assert_eq!(load_score(&server), Some(0.25));
@@ -237,7 +239,7 @@ async fn hosts_that_are_not_there_are_told_by_their_address() {
     let port = free_port();
     let refused = refusal(&directory(&format!("redis://u:hunter2@127.0.0.1:{port}"))).await;
     assert!(refused.contains(&format!("127.0.0.1:{port}")), "{refused}");
-    // Set aside for documentation: either there is no way there, or nobody answers.
+    // Reserved for documentation: there is no route to it, or no answer from it.
     refusal(&directory("redis://u:hunter2@192.0.2.1")).await;
     refusal(&directory("redis://u:hunter2@nowhere.invalid")).await;
     refusal(&directory("unix:///nowhere/redis.sock?pass=hunter2")).await;
@@ -273,7 +275,7 @@ async fn a_connection_with_an_answer_outstanding_is_closed_so_that_no_late_one_i
     until_closed(&mut first).await;
     // And where the caller does not wait for it:
     let mut second = tokio::select! {
-        _ = publish(&directory, 0.5) => panic!("nobody answered"),
+        _ = publish(&directory, 0.5) => panic!("the server never answered"),
         second = async {
             let mut second = accept(&listener).await;
             assert!(read_command(&mut second).await.contains("SET"));
@@ -295,7 +297,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     accepted.expect("a connection").expect("accepted").0
 }
 
-/// Our commands are short: they come in one piece.
+/// Commands are short enough to arrive in one read.
 async fn read_command(connection: &mut TcpStream) -> String {
     let mut bytes = [0; 1024];
     let read = timeout(PATIENCE, connection.read(&mut bytes)).await;
@@ -334,7 +336,8 @@ async fn tls_works_with_a_trusted_certificate_and_refuses_any_other() {
             "--tls-auth-clients",
             "no",
         ],
-    );
+    )
+    .await;
     let url = format!("rediss://127.0.0.1:{port}");
     let refused = refusal(&directory(&url)).await;
     assert!(refused.contains("certificate"), "{refused}");
@@ -343,7 +346,7 @@ async fn tls_works_with_a_trusted_certificate_and_refuses_any_other() {
     let trusting = Command::new(itself)
         .args([
             "--exact",
-            "tls_works_with_a_trusted_certificate_and_refuses_any_other",
+            "redis_directory::tls_works_with_a_trusted_certificate_and_refuses_any_other",
         ])
         .env("SSL_CERT_FILE", &certificate)
         .env(TLS_URL, &url)
@@ -355,7 +358,7 @@ async fn tls_works_with_a_trusted_certificate_and_refuses_any_other() {
     refusal(&directory(&format!("rediss://127.0.0.1:{}", server.port()))).await;
 }
 
-/// A certificate for 127.0.0.1 that nobody has signed, and its key.
+/// A self-signed certificate for 127.0.0.1, and its key.
 fn make_certificate(folder: &Path) -> (String, String) {
     let path = |name: &str| folder.join(name).display().to_string();
     let (certificate, key) = (path("certificate.pem"), path("key.pem"));

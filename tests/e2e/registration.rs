@@ -1,4 +1,4 @@
-//! A real server and a real Redis: what routers find, and what trouble with Redis does.
+//! A real server and a real Redis: the records for routers, and the effect of a failing Redis.
 
 use serde_json::Value;
 use test_support::redis_server::{RedisServer, free_port};
@@ -25,7 +25,7 @@ const KEY: &str = "stt:nodes:node-1";
 
 #[tokio::test]
 async fn routers_find_the_node_follow_its_state_and_forget_it_when_it_leaves() {
-    let redis = RedisServer::start();
+    let redis = RedisServer::start().await;
     let mut server = registered(&redis.url(), &[]).await;
     let accepts = |wanted: bool| {
         let redis = &redis;
@@ -82,7 +82,7 @@ async fn routers_find_the_node_follow_its_state_and_forget_it_when_it_leaves() {
 
 #[tokio::test]
 async fn a_node_that_dies_is_forgotten_by_itself() {
-    let redis = RedisServer::start();
+    let redis = RedisServer::start().await;
     let mut server = registered(&redis.url(), &[]).await;
     let there = || async { redis.get(KEY).is_some() };
     server.until("it is registered", there).await;
@@ -94,7 +94,7 @@ async fn a_node_that_dies_is_forgotten_by_itself() {
 
 #[tokio::test]
 async fn redis_may_stop_hang_restart_and_refuse_and_no_request_notices() {
-    let mut redis = RedisServer::start();
+    let mut redis = RedisServer::start().await;
     let server = registered(&redis.url(), &[]).await;
     server.until_ready().await;
     let there = |redis: &RedisServer| redis.get(KEY).is_some();
@@ -108,20 +108,20 @@ async fn redis_may_stop_hang_restart_and_refuse_and_no_request_notices() {
     redis.stop();
     server.log_line("the node cannot be registered").await;
     works().await;
-    redis.restart();
+    redis.restart().await;
     server
         .until("registered again", || async { there(&redis) })
         .await;
     server.log_line("the node is registered again").await;
-    redis.pause();
+    redis.pause().await;
     works().await;
-    redis.resume();
+    redis.resume().await;
     server
         .until("registered again", || async { there(&redis) })
         .await;
     // Another password from now on.
     redis.stop();
-    redis.restart_with_password(Some("sesame"));
+    redis.restart_with_password(Some("sesame")).await;
     server.log_line("password").await;
     works().await;
     // Told once a time of trouble, however many ticks it had.
@@ -138,7 +138,7 @@ async fn redis_may_stop_hang_restart_and_refuse_and_no_request_notices() {
         server.log().join("\n")
     );
     redis.stop();
-    redis.restart_with_password(None);
+    redis.restart_with_password(None).await;
     server
         .until("registered again", || async { there(&redis) })
         .await;

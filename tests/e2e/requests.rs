@@ -1,6 +1,7 @@
-//! A real server with a real model: what good requests get.
+//! Valid requests to a real server with a real model.
 
 use serde_json::Value;
+use test_support::wav::write_silence;
 use test_support::{Server, children, form, model, sample, sample_text, words};
 
 #[tokio::test]
@@ -202,17 +203,7 @@ async fn health_models_and_head_answer_as_the_contract_says() {
 async fn fifty_milliseconds_are_valid_and_say_nothing() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let file = server.folder().join("short.wav");
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(&file, spec).expect("creates");
-    for _ in 0..800 {
-        writer.write_sample(0_i16).expect("writes");
-    }
-    writer.finalize().expect("finishes");
+    write_silence(&file, 50);
     let response = server.transcribe(&file, &[]).await;
     assert_eq!(response.status(), 200);
     let body: Value = response.json().await.expect("JSON");

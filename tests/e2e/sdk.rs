@@ -140,7 +140,7 @@ async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
 
     drop(larger);
     let error = client.transcribe(sample(name), &options).await;
-    let error = error.expect_err("nobody is asked");
+    let error = error.expect_err("no server is asked");
     let status = error.status().expect("a status");
     assert_eq!(
         (status.status, status.code.as_deref()),
@@ -269,7 +269,7 @@ async fn a_stream_gives_the_text_while_it_is_made() {
     let wrong = Score::of(&sample_text("en-long.ogg"), &done.text).rate();
     assert!(wrong <= 0.1, "{}", done.text);
 
-    // Whoever stops listening ends the work.
+    // Dropping the stream cancels the work.
     let audio = Audio::file(server.long_file(10));
     let mut events = speech.stream(audio, &options()).await.expect("begins");
     events.next().await.expect("more").expect("an event");
@@ -313,7 +313,7 @@ async fn a_pool_loses_nothing_when_a_server_dies_and_finds_it_when_it_is_back() 
     assert_eq!(nodes[0].statistics.outcomes.succeeded, 0, "{nodes:?}");
     assert_eq!(nodes[1].statistics.outcomes.succeeded, 2, "{nodes:?}");
 
-    // Until somebody notices that it is gone.
+    // Until a request finds that the server is gone.
     while pool.nodes()[0].standing != Standing::Ejected {
         ask("en-command.wav").await.expect("the other one does it");
     }

@@ -1,5 +1,5 @@
-//! `uttera-stt smoke` from outside: on this server, with a wrong key, on servers that answer rubbish or
-//! nothing, and on none.
+//! `uttera-stt smoke` as a program: on this server, with a wrong key, on servers with unusable or no answers, and
+//! on none.
 
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
@@ -79,7 +79,7 @@ async fn this_server_passes_and_what_it_heard_is_told() {
         if found["endpoint"].is_null() {
             continue;
         }
-        // The same at the endpoint of two tiers.
+        // The same on `/v1/transcribe`.
         let begin = format!("pass  /v1/transcribe {name}  ");
         let line = printed.lines().find(|line| line.starts_with(&begin));
         let line = line.unwrap_or_else(|| panic!("{begin} in {printed}"));
@@ -184,7 +184,7 @@ async fn rubbish_is_told_on_a_clear_line_each() {
     );
     assert!(why(&results, "health").contains("content type \"text/html\""));
     assert!(why(&results, "metrics").contains("a line without a value"));
-    assert!(why(&results, "short").contains("the body is no JSON: <html>"));
+    assert!(why(&results, "short").contains("the body is not JSON: <html>"));
     assert!(!printed.contains('\x1b'), "{printed}");
     let lines = printed.lines().filter(|line| line.starts_with("fail  "));
     assert_eq!(json!(lines.count()), results["failed"]);
@@ -206,10 +206,7 @@ async fn another_text_and_another_language_fail() {
     let (of_files, _, _) =
         results(&[&server.uri(), "--file", file, "--language", "en"], None).await;
     let why = why(&of_files, "en-command.wav, language forced");
-    assert_eq!(
-        why,
-        "the language is said to be \"welsh\" in place of \"en\""
-    );
+    assert_eq!(why, "the reported language is \"welsh\" instead of \"en\"");
 }
 
 #[tokio::test]
@@ -276,7 +273,7 @@ async fn a_server_that_never_answers_ends_no_run() {
 }
 
 #[tokio::test]
-async fn where_nobody_answers_the_status_is_2() {
+async fn without_a_server_the_exit_status_is_2() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);

@@ -1,11 +1,11 @@
-//! Translations by a real server and a real model: whisper's own, and those of a stand-in for
-//! LibreTranslate.
+//! Translations by a real server and a real model: Whisper's own, and those by a stand-in for LibreTranslate.
 
 use std::path::{Path, PathBuf};
 
 use reqwest::Response;
 use serde_json::Value;
 use test_support::libretranslate::{Behaviour, StandIn, translated};
+use test_support::wav::write_silence;
 use test_support::{Server, form, model, refused, sample, sample_text, words};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -21,17 +21,7 @@ async fn translate(server: &Server, file: &Path, fields: &[(&str, &str)]) -> Res
 /// A second of nothing.
 fn silence(server: &Server) -> PathBuf {
     let path = server.folder().join("silence.wav");
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(&path, spec).expect("creates");
-    for _ in 0..16_000 {
-        writer.write_sample(0_i16).expect("writes");
-    }
-    writer.finalize().expect("writes");
+    write_silence(&path, 1000);
     path
 }
 
@@ -204,7 +194,7 @@ async fn nothing_is_asked_where_there_is_nothing_to_translate() {
     );
     assert_eq!(stand_in.calls().await, Vec::<Value>::new());
     assert_eq!(server.metric(CALLS).await.to_string(), "0");
-    // A plain transcription is nobody's translation.
+    // A plain transcription has no translation mode.
     let response = server.transcribe(&sample("en-command.wav"), &[]).await;
     assert_eq!(mode(&response), None);
 }
@@ -279,7 +269,7 @@ async fn a_server_that_is_not_there_is_told_as_such() {
     drop(listener);
     let settings = [
         ("LIBRETRANSLATE_URL", url.as_str()),
-        // Whoever set this did not mean what people say.
+        // This proxy must not get the text.
         ("http_proxy", "http://127.0.0.1:1"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;

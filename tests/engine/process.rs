@@ -1,4 +1,4 @@
-//! Worker processes behind the engine port: the real one, and programs that only pretend.
+//! Worker processes behind the engine port: the real one, and programs that imitate one.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
 use stt_actors::domain::ids::{LaneKind, WorkerId};
 use stt_actors::domain::transcript::Task;
 use stt_actors::ports::{ChunkRequest, Engine, EngineLauncher, LanguageHeard};
-use test_support::{lives, model, program, sample, signal, words};
+use test_support::{lives, model, program, sample, signal, until, words};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
 struct Fixed(PathBuf);
@@ -68,7 +68,7 @@ fn request() -> ChunkRequest {
     }
 }
 
-/// Nobody asks for the language.
+/// Ignores the language.
 fn unheard() -> LanguageHeard {
     Box::new(drop)
 }
@@ -147,7 +147,7 @@ async fn text_that_looks_wrong_is_decoded_again_with_the_whole_window() {
         .await
         .expect("transcribes");
     assert_eq!((plain.doubt, plain.encoder_passes), (None, 1));
-    // Nobody says anything: whatever whisper makes of it is a guess, or nothing.
+    // Silence: Whisper's text is doubtful, or empty.
     let silence = ChunkRequest {
         audio: AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; 48_000])),
         ..request()
@@ -217,10 +217,12 @@ async fn an_aborted_chunk_ends_as_aborted_and_the_next_one_works() {
         .expect("launches");
     let running = Arc::clone(&engine);
     let chunk = tokio::spawn(async move { running.transcribe(request(), unheard()).await });
-    while !chunk.is_finished() {
+    // An abort that comes before the work begins is none.
+    let aborted = async || {
         engine.abort();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        chunk.is_finished()
+    };
+    until("the chunk ends", aborted).await;
     assert_eq!(chunk.await.expect("no panic"), Err(EngineError::Aborted));
     engine
         .transcribe(request(), unheard())
@@ -284,13 +286,7 @@ async fn a_dropped_engine_leaves_no_process() {
         .expect("launches");
     let pid = engine.info().process_id.expect("a process");
     drop(engine);
-    tokio::time::timeout(test_support::PATIENCE, async {
-        while lives(pid) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .expect("it ends");
+    until("the process ends", async || !lives(pid)).await;
 }
 
 #[tokio::test]

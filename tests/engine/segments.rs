@@ -1,4 +1,4 @@
-//! What the engine tells of segments besides their text is true: by a real model, on real speech.
+//! The fields of segments besides their text are correct, with a real model on real speech.
 
 use std::sync::atomic::AtomicBool;
 

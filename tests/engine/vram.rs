@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use stt_actors::domain::chunk::AudioSource;
@@ -12,7 +12,7 @@ use stt_actors::{
     RecyclingLimits, Stt, TranscriptStream, TreeConfig,
 };
 use test_support::nvml_driver::Driver;
-use test_support::{model, program, sample};
+use test_support::{model, program, sample, until};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
@@ -84,17 +84,6 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
     streams
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(
-            begin.elapsed() < test_support::PATIENCE,
-            "never happened: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test]
 async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room() {
     let driver = Driver::installed();
@@ -121,12 +110,15 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
     };
     let (stt, mut ended) = Stt::start(ports, config()).await.expect("starts");
     stt.ready().await.expect("ready");
-    until("the GPU is seen", || {
+    until("the GPU is seen", async || {
         stt.snapshot().memory.free_bytes == Some(GIB)
     })
     .await;
     let mut streams = submit(&stt, 12).await;
-    until("more lanes are wanted", || stt.snapshot().pool.wanted > 0).await;
+    until("more lanes are wanted", async || {
+        stt.snapshot().pool.wanted > 0
+    })
+    .await;
     for stream in streams.drain(..8) {
         stream.transcript().await.expect("transcribed");
     }
@@ -135,7 +127,10 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
     assert_eq!(snapshot.pool.spawned, 0);
     gpu_with(&driver, 9 * GIB);
     streams.extend(submit(&stt, 24).await);
-    until("a cold worker is up", || stt.snapshot().pool.active > 0).await;
+    until("a cold worker is up", async || {
+        stt.snapshot().pool.active > 0
+    })
+    .await;
     for stream in streams {
         stream.transcript().await.expect("transcribed");
     }

@@ -1,4 +1,4 @@
-//! Damaged, foreign and contended model files: each must end in an error that says what is wrong.
+//! Damaged, foreign and contended model files: each must cause an error that names the fault.
 #![allow(clippy::unwrap_used)]
 
 use std::error::Error;

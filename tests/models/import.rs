@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use test_support::models::{ct2_folder, model, models_dir, store, transcribe_command};
+use test_support::models::{ct2_folder, models_dir, resolved, store, transcribe_command};
 use uttera_stt::models::{ComputeType, GgmlFile, ModelStore, Verdict, find};
 
 /// What the import of the two wheels gives. A published file of the same model is as good.
@@ -22,15 +22,15 @@ fn assert_understands(path: &Path) {
 }
 
 fn assert_model(name: &str, multilingual: bool, sha256: &str) {
-    let resolved = model(name);
-    assert_eq!(resolved.name, name);
-    assert_eq!(resolved.multilingual, multilingual);
+    let model = resolved(name);
+    assert_eq!(model.name, name);
+    assert_eq!(model.multilingual, multilingual);
     // The same tensors and vocabulary as the published file: the same size to the byte.
-    assert_eq!(resolved.size_bytes, find(name).unwrap().size_bytes());
+    assert_eq!(model.size_bytes, find(name).unwrap().size_bytes());
     let verified = store().verify(name).unwrap();
     let known = verified.sha256 == sha256 || verified.verdict == Verdict::Published;
     assert!(known, "{}", verified.sha256);
-    assert_understands(&resolved.path);
+    assert_understands(&model.path);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn importing_gives_the_same_bytes_today() {
 
 #[test]
 fn a_model_on_disk_is_used_with_every_source_out_of_reach() {
-    let there = model("tiny.en");
+    let there = resolved("tiny.en");
     let store = ModelStore::new(models_dir()).with_mirror("http://127.0.0.1:9");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let silent = uttera_stt::models::Silent;
@@ -71,7 +71,7 @@ fn a_model_on_disk_is_used_with_every_source_out_of_reach() {
 
 #[test]
 fn whisper_loads_and_runs_every_compute_type() {
-    let base = model("tiny.en");
+    let base = resolved("tiny.en");
     let dir = tempfile::tempdir().unwrap();
     for compute in ComputeType::ALL {
         let path = dir.path().join(format!("{compute}.bin"));
@@ -90,7 +90,7 @@ fn whisper_loads_and_runs_every_compute_type() {
 
 #[test]
 fn quantised_files_have_the_size_of_the_published_ones() {
-    let base = model("base");
+    let base = resolved("base");
     let dir = tempfile::tempdir().unwrap();
     for (variant, compute) in [
         ("base-q5_1", ComputeType::Q5_1),
@@ -107,7 +107,7 @@ fn quantised_files_have_the_size_of_the_published_ones() {
 
 #[test]
 fn eight_bit_folders_of_ctranslate2_are_imported() {
-    let reference = model("tiny.en");
+    let reference = resolved("tiny.en");
     for quantization in ["int8", "int8_float16"] {
         let dir = tempfile::tempdir().unwrap();
         let store = ModelStore::new(dir.path().to_owned());
@@ -161,7 +161,7 @@ fn assert_close(reference: &Path, imported: &Path) {
 
 #[test]
 fn a_32_bit_folder_gives_the_same_16_bit_model_and_a_32_bit_one() {
-    let reference = model("tiny.en");
+    let reference = resolved("tiny.en");
     let folder = ct2_folder("float32");
     let dir = tempfile::tempdir().unwrap();
     let store = ModelStore::new(dir.path().to_owned());

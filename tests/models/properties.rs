@@ -1,4 +1,4 @@
-//! Whatever the bytes: the parsers answer, and take no more memory than the bytes allow.
+//! On arbitrary bytes, the parsers return, and use no more memory than the bytes justify.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::OnceLock;

@@ -1,5 +1,5 @@
-//! What the store keeps: imports and conversions, made once, made again when their source changed, and
-//! made by one when several want them.
+//! Imports and conversions in the store: made once, made again when the source has changed, and made by one process
+//! when several need them.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -98,7 +98,7 @@ fn an_import_never_replaces_another_model() {
     let bench = ImportFolder::new(&SmallModel::new());
     let store = bench.store();
     fs::create_dir_all(store.dir()).unwrap();
-    fs::write(store.dir().join("ggml-small-test.bin"), b"somebody else's").unwrap();
+    fs::write(store.dir().join("ggml-small-test.bin"), b"another file").unwrap();
     assert!(matches!(
         bench.import().unwrap_err(),
         ModelError::Exists { .. }

@@ -1,4 +1,4 @@
-//! `scripts/transcribe.sh` and what a server answers: every character comes through, and nothing else does.
+//! `scripts/transcribe.sh` and the replies of a server: it prints every character of the text, and nothing else.
 
 use std::fmt::Write;
 

@@ -1,15 +1,14 @@
-//! `scripts/transcribe.sh` and what it asks: any file, any address, keys that nobody sees, and every way to fail.
+//! `scripts/transcribe.sh` and its requests: any file, any address, hidden keys, and every exit status.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use test_support::PATIENCE;
 use test_support::transcribe_script::{Script, answer, sent, server, told, with_answer};
+use test_support::{PATIENCE, until};
 use wiremock::matchers::header;
 use wiremock::{Mock, MockServer};
 
@@ -58,11 +57,11 @@ fn raw_server(then: impl FnOnce(&mut std::net::TcpStream) + Send + 'static) -> S
 }
 
 #[tokio::test]
-async fn where_nobody_answers_or_the_answer_breaks_off_the_status_is_4() {
+async fn without_an_answer_or_with_a_broken_one_the_exit_status_is_4() {
     let script = Script::new();
     script.file("a.wav", b"sound");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}", listener.local_addr().expect("an address"));
+    let unreachable = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let hangs_up = raw_server(|_| ());
     let breaks_off = raw_server(|stream| {
@@ -71,7 +70,7 @@ async fn where_nobody_answers_or_the_answer_breaks_off_the_status_is_4() {
         let all = format!("{head}{{\"text\":\"half of\"}}");
         stream.write_all(all.as_bytes()).expect("writes");
     });
-    for url in [nobody, hangs_up, breaks_off] {
+    for url in [unreachable, hangs_up, breaks_off] {
         let output = script.run(&url, &["a.wav", "--remove"]).await;
         let (status, words) = told(&output);
         assert_eq!(status, Some(4), "{output:?}");
@@ -245,16 +244,8 @@ fn command_lines(part: &str) -> Vec<String> {
     lines.filter(|line| line.contains(part)).collect()
 }
 
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let begin = Instant::now();
-    while !condition().await {
-        assert!(begin.elapsed() < PATIENCE, "never happened: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test]
-async fn nobody_sees_the_key_among_the_processes_and_a_signal_leaves_nothing_behind() {
+async fn the_key_is_hidden_from_the_process_list_and_a_signal_leaves_nothing_behind() {
     let script = Script::new();
     script.file("a.wav", b"sound");
     let stalled = MockServer::start().await;

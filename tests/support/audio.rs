@@ -1,14 +1,12 @@
-//! Helpers of the audio tests: samples made on the spot, and streams read to their end.
+//! Helpers of the audio tests: generated samples, and reading streams to their end.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use hound::{SampleFormat, WavSpec, WavWriter};
 use stt_actors::domain::chunk::{AudioChunk, AudioSource};
 use stt_actors::domain::error::DecodeError;
 use stt_actors::domain::ids::ChunkIndex;
@@ -18,7 +16,7 @@ use tempfile::TempDir;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
-use crate::PATIENCE;
+use crate::waiting::patiently;
 
 /// All that a stream gave.
 #[derive(Debug)]
@@ -127,51 +125,6 @@ pub async fn assert_undecodable(path: &Path) -> String {
     match refusal(path).await {
         DecodeError::Undecodable(why) => why,
         other => panic!("{}: {other:?}", path.display()),
-    }
-}
-
-/// The format of a WAV file with integer samples.
-pub fn spec(channels: u16, sample_rate: u32, bits_per_sample: u16) -> WavSpec {
-    WavSpec {
-        channels,
-        sample_rate,
-        bits_per_sample,
-        sample_format: SampleFormat::Int,
-    }
-}
-
-/// A tone of 500 Hz at half of full scale, the same in all channels.
-pub fn tone_wav(path: &Path, spec: WavSpec, seconds: u32) {
-    let mut writer = WavWriter::create(path, spec).unwrap();
-    for frame in 0..spec.sample_rate * seconds {
-        let time = f64::from(frame) / f64::from(spec.sample_rate);
-        let value = 0.5 * (time * 500.0 * std::f64::consts::TAU).sin();
-        for _ in 0..spec.channels {
-            match spec.sample_format {
-                SampleFormat::Float => writer.write_sample(value as f32).unwrap(),
-                SampleFormat::Int => {
-                    let full_scale = (1_i64 << (spec.bits_per_sample - 1)) as f64;
-                    writer.write_sample((value * full_scale) as i32).unwrap();
-                }
-            }
-        }
-    }
-    writer.finalize().unwrap();
-}
-
-/// Awaits `future`, and panics when it takes longer than [`PATIENCE`].
-pub async fn patiently<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .expect("it takes too long")
-}
-
-/// Waits until `condition` holds.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "never happened: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

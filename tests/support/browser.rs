@@ -1,4 +1,4 @@
-//! A real browser, where there is one, and a page that uses the server from another origin.
+//! A real browser, if one is installed, and a page that uses the server from another origin.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -1,14 +1,14 @@
-//! A small node before a larger one, both real.
+//! A real primary and a real fallback.
 
 use reqwest::Response;
 
 use crate::{Server, model};
 
-/// Where clients of two tiers ask.
+/// The path with confidence and escalation.
 pub const PATH: &str = "/v1/transcribe";
-/// No text is as certain as this.
+/// With this setting, every text is doubtful.
 pub const ALWAYS: (&str, &str) = ("CONF_LOGPROB_THRESHOLD", "1");
-/// Any text is.
+/// With these settings, no text is doubtful.
 pub const NEVER: [(&str, &str); 2] = [("CONF_LOGPROB_THRESHOLD", "0"), ("MIN_WORDS_FOR_CONF", "0")];
 /// `en-command.wav` has fewer words, the other English samples have more.
 pub const COMMANDS: [(&str, &str); 2] = [

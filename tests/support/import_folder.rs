@@ -1,4 +1,4 @@
-//! A place to import a small model, to be thrown away.
+//! A temporary folder for importing a small model.
 
 use std::path::PathBuf;
 

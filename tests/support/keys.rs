@@ -1,4 +1,4 @@
-//! Files of keys, and having them read again.
+//! Key files, and signals to read them again.
 
 use std::path::PathBuf;
 

@@ -1,28 +1,38 @@
-//! What the tests share: starting servers and asking them, stand-ins for other services, and test data.
+//! Shared code of the tests: starting servers and sending requests, stand-ins for other services, and test data.
 
 pub mod audio;
 pub mod browser;
 pub mod command_line;
 pub mod escalation_pair;
 pub mod events;
+pub mod http;
 pub mod import_folder;
 pub mod keys;
 pub mod libretranslate;
 pub mod models;
 pub mod nvml_driver;
 pub mod port;
+pub mod processes;
 pub mod python;
 pub mod redis_server;
+pub mod samples;
 pub mod server;
 pub mod small_model;
 pub mod transcribe_script;
+pub mod waiting;
+pub mod wav;
 pub mod wer;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-pub use server::*;
+pub use http::{form, refused};
+pub use models::{model, voice_activity};
+pub use processes::{children, is_stopped, lives, resident_kib, signal};
+pub use samples::{corpus, sample, sample_text, words};
+pub use server::Server;
+pub use waiting::{patiently, until};
 
 /// Anything that takes longer than this has failed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,13 +42,16 @@ pub fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// The program under test. Cargo builds it with the tests and puts it one folder above theirs: only a
-/// test binary itself is told the path when it is compiled.
+/// The program under test.
 pub fn program() -> &'static Path {
-    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-        let test = std::env::current_exe().expect("a test has a path");
-        let folder = test.ancestors().nth(2).expect("two folders above a test");
-        folder.join("uttera-stt")
-    });
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| built("uttera-stt"));
     &PROGRAM
+}
+
+/// A program that Cargo builds with the tests, by its path from the folder above that of the tests.
+/// (Cargo names the path itself only to test binaries, when they are compiled.)
+pub fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let folder = test.ancestors().nth(2).expect("two folders above a test");
+    folder.join(name)
 }

@@ -1,6 +1,6 @@
-//! A stand-in for a LibreTranslate server, made from its documented API: `POST /translate` with
-//! `q`, `source`, `target`, `format` and `api_key`. It translates by putting the target's code
-//! before each text, and misbehaves on demand.
+//! A stand-in for a LibreTranslate server with its documented API: `POST /translate` with `q`, `source`,
+//! `target`, `format` and `api_key`. It translates by prepending the target's code to each text, and
+//! misbehaves on demand.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl StandIn {
 
     /// Changes what it does from now on.
     pub fn behave(&self, behaviour: Behaviour) {
-        *self.behaviour.lock().expect("nobody panicked") = behaviour;
+        *self.behaviour.lock().expect("no panic while locked") = behaviour;
     }
 
     /// The bodies of all calls so far.
@@ -87,7 +87,7 @@ struct Responder(Arc<Mutex<Behaviour>>);
 
 impl Respond for Responder {
     fn respond(&self, request: &Request) -> ResponseTemplate {
-        let behaviour = *self.0.lock().expect("nobody panicked");
+        let behaviour = *self.0.lock().expect("no panic while locked");
         let question: Value = request.body_json().expect("JSON");
         let fine = match translate(&question) {
             Ok(texts) => texts,

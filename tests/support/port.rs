@@ -1,9 +1,9 @@
-//! A port for servers that come and go, one after the other.
+//! A port for servers that start and stop one after the other.
 
 use tokio::net::TcpSocket;
 
-/// A free port of this machine's. While this lives, nobody is given it who does not ask for it by its
-/// number, also when no server has it.
+/// A free port of this machine. During the lifetime of this value, the system assigns the port only to a program that
+/// requests it by number, even while no server uses it.
 pub struct HeldPort {
     /// The port, for a setting.
     pub number: String,

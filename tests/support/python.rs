@@ -1,4 +1,4 @@
-//! Python environments for tests: made once with pip, kept in the build's folder.
+//! Python environments for tests, created once with pip and kept in the target folder.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -1,18 +1,17 @@
-//! A real Redis of a test's own: on a free port, with its files in a folder to be thrown away, and
-//! ended when dropped.
+//! A real Redis for one test: on a free port, with its files in a temporary folder, ended when dropped.
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_redis::redis::{self, Client, Connection, FromRedisValue, RedisResult};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::PATIENCE;
+use crate::waiting::until_or_show;
 
 /// Free ports are found by asking; another process may be faster.
 const ATTEMPTS: usize = 5;
@@ -29,17 +28,17 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Starts one that is open to everybody here.
-    pub fn start() -> Self {
-        Self::start_with(None, &[])
+    pub async fn start() -> Self {
+        Self::start_with(None, &[]).await
     }
 
     /// Starts one that wants this password.
-    pub fn start_with_password(password: &str) -> Self {
-        Self::start_with(Some(password), &[])
+    pub async fn start_with_password(password: &str) -> Self {
+        Self::start_with(Some(password), &[]).await
     }
 
     /// Starts one with options as on its command line.
-    pub fn start_with(password: Option<&str>, options: &[&str]) -> Self {
+    pub async fn start_with(password: Option<&str>, options: &[&str]) -> Self {
         let mut server = Self {
             port: 0,
             password: password.map(str::to_owned),
@@ -49,7 +48,7 @@ impl RedisServer {
         };
         for _ in 0..ATTEMPTS {
             server.port = free_port();
-            if server.try_start() {
+            if server.try_start().await {
                 return server;
             }
         }
@@ -77,34 +76,36 @@ impl RedisServer {
     /// Ends it and forgets its data.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // By force: one that is paused hears nothing else, and there is nothing to save.
+            // With SIGKILL, because a paused process handles no other signal, and there is nothing to save.
             process.kill().expect("it was running");
             process.wait().expect("it ended");
         }
     }
 
     /// Starts it again, empty, on the same port.
-    pub fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.stop();
-        assert!(self.try_start(), "no restart:\n{}", self.log());
+        assert!(self.try_start().await, "no restart:\n{}", self.log());
     }
 
     /// The same with another password, or none.
-    pub fn restart_with_password(&mut self, password: Option<&str>) {
+    pub async fn restart_with_password(&mut self, password: Option<&str>) {
         self.password = password.map(str::to_owned);
-        self.restart();
+        self.restart().await;
     }
 
     /// From now on it takes connections (the kernel does) and bytes, and answers nothing.
-    pub fn pause(&self) {
+    pub async fn pause(&self) {
         self.signal(Signal::SIGSTOP);
-        self.until("it is paused", |server| server.state() == Some('T'));
+        self.until("it is paused", |server| server.state() == Some('T'))
+            .await;
     }
 
     /// Ends a pause: what has arrived meanwhile is answered now.
-    pub fn resume(&self) {
+    pub async fn resume(&self) {
         self.signal(Signal::SIGCONT);
-        self.until("it runs again", |server| server.state() != Some('T'));
+        self.until("it runs again", |server| server.state() != Some('T'))
+            .await;
     }
 
     /// The text at a key.
@@ -135,18 +136,13 @@ impl RedisServer {
         answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// Waits for a condition.
-    pub fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let begin = Instant::now();
-        while !condition(self) {
-            let log = self.log();
-            assert!(begin.elapsed() < PATIENCE, "never happened: {what}\n{log}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    /// Waits until a condition holds; a panic shows the log.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        until_or_show(what, async || condition(self), || self.log()).await;
     }
 
     /// Starts the process and waits until it answers. False: it ended, as it does without its port.
-    fn try_start(&mut self) -> bool {
+    async fn try_start(&mut self) -> bool {
         let folder = self.folder.path();
         let mut command = Command::new("redis-server");
         command
@@ -162,18 +158,26 @@ impl RedisServer {
         }
         let started = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let mut process = started.expect("redis-server is installed");
-        let begin = Instant::now();
-        while process.try_wait().expect("waits").is_none() {
-            // Another process may have the port by now, and be a Redis as well.
-            if self.process_id().is_ok_and(|id| id == process.id()) {
-                self.process = Some(process);
-                return true;
+        let mut running = None;
+        let answers_or_ended = async || {
+            if process
+                .try_wait()
+                .expect("a child of this process")
+                .is_some()
+            {
+                running = Some(false);
+            } else if self.process_id().is_ok_and(|id| id == process.id()) {
+                // Another process may have the port by now, and be a Redis as well.
+                running = Some(true);
             }
-            let log = self.log();
-            assert!(begin.elapsed() < PATIENCE, "it never answers\n{log}");
-            std::thread::sleep(Duration::from_millis(10));
+            running.is_some()
+        };
+        until_or_show("it answers", answers_or_ended, || self.log()).await;
+        let running = running.unwrap_or(false);
+        if running {
+            self.process = Some(process);
         }
-        false
+        running
     }
 
     fn connect(&self) -> RedisResult<Connection> {

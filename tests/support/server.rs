@@ -1,4 +1,4 @@
-//! The built program as a black box: starting servers, finding their processes, asking them.
+//! A running server, and requests to it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -6,42 +6,21 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
-use reqwest::multipart::{Form, Part};
+use reqwest::multipart::Form;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use uttera_stt::settings::variables::VARIABLES;
 
-use crate::{PATIENCE, models, program, repository, wer};
-
-/// A file of the repository's samples.
-pub fn sample(name: &str) -> PathBuf {
-    repository().join("samples").join(name)
-}
-
-/// The corpus of real speech, where there is one.
-pub fn corpus() -> Option<PathBuf> {
-    std::env::var_os("STT_CORPUS")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
-}
-
-/// A real model of the catalogue.
-pub async fn model(name: &str) -> PathBuf {
-    models::fetch(name).await.path
-}
-
-/// The weights of the voice activity detector.
-pub async fn voice_activity() -> PathBuf {
-    models::fetch_voice_activity().await
-}
+use crate::http::{client, form};
+use crate::models::voice_activity;
+use crate::processes::{children, signal};
+use crate::program;
+use crate::samples::sample;
+use crate::waiting::{until, until_or_show};
 
 /// A running server.
 pub struct Server {
@@ -119,8 +98,6 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the server starts");
-        // Plain HTTP, but the client library wants to know.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let sink = Arc::clone(&log);
@@ -179,14 +156,10 @@ impl Server {
 
     /// The first line of the log with this text, as soon as there is one.
     pub async fn log_line(&self, text: &str) -> String {
-        let begin = Instant::now();
-        while begin.elapsed() < PATIENCE {
-            if let Some(line) = self.log().into_iter().find(|line| line.contains(text)) {
-                return line;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the log never said {text:?}:\n{}", self.log().join("\n"))
+        let logged = || async { !self.log_lines(text).is_empty() };
+        self.until(&format!("a log line with {text:?}"), logged)
+            .await;
+        self.log_lines(text).swap_remove(0)
     }
 
     /// Waits for a condition.
@@ -195,15 +168,7 @@ impl Server {
         F: Fn() -> R,
         R: Future<Output = bool>,
     {
-        let begin = Instant::now();
-        while !condition().await {
-            assert!(
-                begin.elapsed() < PATIENCE,
-                "never happened: {what}; the log:\n{}",
-                self.log().join("\n")
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_or_show(what, async || condition().await, || self.log().join("\n")).await;
     }
 
     /// The reply to a GET request.
@@ -252,7 +217,7 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
-    /// How many pieces of audio engines have worked on.
+    /// Number of chunks that engines have transcribed.
     pub async fn inferences(&self) -> f64 {
         let mut sum = 0.0;
         for op in ["whisper_transcribe_hot", "whisper_transcribe_cold"] {
@@ -306,7 +271,7 @@ impl Server {
         children(self.pid(), "worker")
     }
 
-    /// Whether a request is admitted and not over, be it that its upload still comes.
+    /// Whether an admitted request is not finished, including one that is still uploading.
     pub async fn is_busy(&self) -> bool {
         let health = self.health().await;
         health["smart_routing"]["queue_audio_seconds"].as_f64() > Some(0.0)
@@ -354,14 +319,13 @@ impl Server {
 
     /// Waits for its end.
     pub async fn exit_code(&mut self) -> Option<i32> {
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("waits") {
-                return status.code();
-            }
-            assert!(begin.elapsed() < PATIENCE, "the server does not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let mut status = None;
+        let ended = async || {
+            status = self.child.try_wait().expect("a child of this process");
+            status.is_some()
+        };
+        until("the server ends", ended).await;
+        status.and_then(|status| status.code())
     }
 }
 
@@ -377,113 +341,10 @@ fn usual<'a>(model: &'a Path, settings: &[(&'a str, &'a str)]) -> BTreeMap<&'a s
     let mut environment = BTreeMap::from([
         // One worker, unless a test is about more.
         ("COLD_POOL_SIZE", "0"),
+        // Tests run side by side, one on each core.
+        ("WHISPER_THREADS", "1"),
         ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
     ]);
     environment.extend(settings.iter().copied());
     environment
-}
-
-/// A client whose requests are worked on each by itself, though they be the same.
-fn client() -> Client {
-    let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))]);
-    let builder = Client::builder().default_headers(headers);
-    builder.build().expect("a client")
-}
-
-/// A form with a file as clients send it, and fields.
-pub fn form(file: &Path, fields: &[(&str, &str)]) -> Form {
-    let bytes = std::fs::read(file).expect("the file is there");
-    let name = file
-        .file_name()
-        .expect("a name")
-        .to_string_lossy()
-        .into_owned();
-    let mut form = Form::new().part("file", Part::bytes(bytes).file_name(name));
-    for (name, value) in fields {
-        form = form.text((*name).to_owned(), (*value).to_owned());
-    }
-    form
-}
-
-/// Checks the shape of an error and gives its message.
-pub async fn refused(response: Response, status: u16, code: &str, param: Option<&str>) -> String {
-    let got = response.status().as_u16();
-    let body: Value = response.json().await.expect("JSON");
-    assert_eq!(
-        (got, body["error"]["code"].as_str()),
-        (status, Some(code)),
-        "{body}"
-    );
-    let error = body["error"].as_object().expect("an object");
-    let mut keys: Vec<_> = error.keys().map(String::as_str).collect();
-    keys.sort_unstable();
-    assert_eq!(keys, ["code", "message", "param", "type"]);
-    assert_eq!(error["param"].as_str(), param, "{body}");
-    let kind = match code {
-        "rate_limit_exceeded" => "rate_limit_error",
-        "insufficient_quota" => "insufficient_quota",
-        _ if status >= 500 => "server_error",
-        _ => "invalid_request_error",
-    };
-    assert_eq!(error["type"], kind);
-    assert_eq!(body["detail"], error["message"]);
-    error["message"].as_str().expect("a message").to_owned()
-}
-
-/// Sends a signal by its name.
-pub fn signal(pid: u32, name: &str) {
-    let signal: Signal = format!("SIG{name}").parse().expect("a signal");
-    kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is there");
-}
-
-/// Living children of a process with this argument.
-pub fn children(parent: u32, argument: &str) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").expect("/proc");
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|&pid: &u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let mut fields = after_name.split_whitespace();
-        let (state, its_parent) = (fields.next(), fields.next());
-        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        state.is_some_and(|state| state != "Z")
-            && its_parent == Some(&parent.to_string())
-            && command.split('\0').any(|word| word == argument)
-    })
-    .collect()
-}
-
-/// Whether a process lives.
-pub fn lives(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !stat.is_empty() && !stat.contains(") Z")
-}
-
-/// The memory that a process has, in KiB.
-pub fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// Whether a process was stopped and did not go on yet.
-pub fn is_stopped(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.contains(") T")
-}
-
-/// Lower-case words without punctuation: what must be equal between two transcripts.
-pub fn words(text: &str) -> Vec<String> {
-    wer::normalise(text)
-}
-
-/// The text that the repository says a sample has.
-pub fn sample_text(name: &str) -> String {
-    let table = std::fs::read_to_string(sample("samples.tsv")).expect("the table");
-    let row = table
-        .lines()
-        .find(|line| line.starts_with(name))
-        .expect("a row");
-    row.split('\t').nth(2).expect("a text").to_owned()
 }

@@ -1,5 +1,5 @@
-//! A complete CTranslate2 Whisper folder of the smallest size the importer accepts, made from scratch:
-//! for tests of the parser, which are about structure. Real models are tested with real folders.
+//! Generates a complete CTranslate2 Whisper folder of the smallest size that the importer accepts, for tests of the
+//! parser. Other tests use real folders.
 
 use std::path::Path;
 

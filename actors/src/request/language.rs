@@ -1,39 +1,41 @@
-//! Which language a request's chunks are given: a plain decision.
+//! Decides the language of a request's chunks.
 //!
-//! Unless the client names one, the first chunk with speech decides, and the others wait until its
-//! language is heard, which is long before its text is. If that is less than likely, they wait for
-//! the text: a chunk that turns out to say nothing decides nothing, and the next one has its turn.
+//! Unless the client gives a language, the first chunk with speech decides. The other chunks wait until
+//! its language is detected, which is long before its text is there. If the probability is too low, they
+//! wait for the text: a chunk without text decides nothing, and the next chunk is tried.
 
 use crate::domain::ids::ChunkIndex;
 use crate::ports::DetectedLanguage;
 
-/// A language as likely as this is believed before there is any text.
+/// From this probability on, a detected language is accepted before there is any text.
 const CONVINCING: f32 = 0.8;
-/// Chunks that may turn out to say nothing before the likeliest guess is taken.
+/// After this many chunks without text, the most probable language so far is accepted.
 const MOST_TRIES: usize = 4;
 
 /// The language of one request.
 #[derive(Debug)]
 pub(crate) enum LanguageHold {
-    /// Known: given by the client, or decided.
+    /// Given by the client, or decided.
     Known(String),
-    /// Each chunk's own.
+    /// Detected for each chunk separately.
     PerChunk,
-    /// To be decided.
+    /// Not decided yet.
     Open {
-        /// The chunk that may decide; the others wait.
+        /// The chunk that decides; the others wait.
         by: Option<ChunkIndex>,
+        /// Chunks without text so far.
         tries: usize,
+        /// The most probable language of those chunks.
         best: Option<DetectedLanguage>,
-        /// As likely as this, it is believed before there is any text.
+        /// From this probability on, a detected language is accepted before there is any text.
         convincing: f32,
     },
 }
 
 impl LanguageHold {
-    /// `given`: by the client, or because the model knows no other. `multilingual`: no language
-    /// holds for all chunks.
-    /// `least`: what is less likely is not believed at once, whatever else holds.
+    /// `given`: the language, if the client gives it or the model supports only one. `multilingual`:
+    /// chunks may differ in language. `least`: a lower bound for the probability from which a language is
+    /// accepted before there is any text.
     pub(crate) fn new(given: Option<String>, multilingual: bool, least: f32) -> Self {
         match given {
             Some(code) => Self::Known(code),
@@ -47,7 +49,8 @@ impl LanguageHold {
         }
     }
 
-    /// Whether this chunk may be worked on; if the language is open, it is the one to decide it.
+    /// Whether this chunk may be transcribed now. If the language is open and no chunk decides it yet,
+    /// this one does.
     pub(crate) fn may_go(&mut self, index: ChunkIndex) -> bool {
         match self {
             Self::Known(_) | Self::PerChunk => true,
@@ -59,7 +62,7 @@ impl LanguageHold {
         }
     }
 
-    /// The language that a chunk is given; `None`: it is to be detected.
+    /// The language for the next chunk; `None`: it is to be detected.
     pub(crate) fn code(&self) -> Option<&str> {
         match self {
             Self::Known(code) => Some(code),
@@ -67,7 +70,8 @@ impl LanguageHold {
         }
     }
 
-    /// A chunk's language is heard, before its text. Gives it if that decides.
+    /// Handles the detected language of a chunk, before its text is there. Returns the language if this
+    /// decides it.
     pub(crate) fn heard(
         &mut self,
         index: ChunkIndex,
@@ -84,8 +88,8 @@ impl LanguageHold {
         (heard.probability >= convincing).then(|| self.decide(heard))
     }
 
-    /// A chunk is done. Gives the language if that decides; otherwise the next chunk may go, if
-    /// this was the one to decide.
+    /// Handles a finished chunk. Returns the language if this decides it. Otherwise, if this chunk was to
+    /// decide, the next chunk may.
     pub(crate) fn chunk_done(
         &mut self,
         index: ChunkIndex,
@@ -136,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_chunk_decides_as_soon_as_it_is_heard() {
+    fn the_first_chunk_decides_as_soon_as_its_language_is_detected() {
         let mut hold = LanguageHold::new(None, false, 0.0);
         assert!(hold.may_go(Whole(0)) && !hold.may_go(Whole(1)));
         assert_eq!(hold.heard(Whole(1), detected("nn", 0.99)), None);
@@ -146,13 +150,13 @@ mod tests {
         );
         assert!(hold.may_go(Whole(1)));
         assert_eq!(hold.code(), Some("es"));
-        // A retry of the first chunk may hear something else: it is decided.
+        // A retry of the first chunk may detect another language: the decision stays.
         assert_eq!(hold.heard(Whole(0), detected("pt", 0.9)), None);
         assert_eq!(hold.chunk_done(Whole(0), detected("pt", 0.9), true), None);
     }
 
     #[test]
-    fn an_unlikely_language_waits_for_the_text_and_silence_decides_nothing() {
+    fn an_improbable_language_waits_for_the_text_and_silence_decides_nothing() {
         let mut hold = LanguageHold::new(None, false, 0.0);
         assert!(hold.may_go(Whole(0)));
         assert_eq!(hold.heard(Whole(0), detected("nn", 0.3)), None);
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn after_some_chunks_without_a_word_the_likeliest_guess_is_taken() {
+    fn after_some_chunks_without_text_the_most_probable_language_is_accepted() {
         let mut hold = LanguageHold::new(None, false, 0.0);
         for (index, probability) in [0.2, 0.4, 0.1].into_iter().enumerate() {
             assert!(hold.may_go(Whole(index)));
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_language_and_mixed_ones_hold_nobody_back() {
+    fn with_a_given_language_or_mixed_languages_no_chunk_waits() {
         let mut given = LanguageHold::new(Some("de".to_owned()), true, 0.0);
         assert!(given.may_go(Whole(0)) && given.may_go(Whole(1)));
         assert_eq!(given.code(), Some("de"));

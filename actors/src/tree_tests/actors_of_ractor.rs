@@ -148,10 +148,10 @@ async fn a_handler_does_not_run_inside_the_span_of_the_sender() {
     let subscriber = tracing_subscriber::registry();
     let _guard = tracing::subscriber::set_default(subscriber);
     let (parent, child, mut heard) = family().await;
-    let request = tracing::info_span!("request of somebody else");
+    let request = tracing::info_span!("another request");
     request
         .in_scope(|| child.cast(ChildMessage::NoteSpan))
         .expect("sent");
-    assert_ne!(heard.recv().await, Some("request of somebody else"));
+    assert_ne!(heard.recv().await, Some("another request"));
     parent.stop_and_wait(None, None).await.expect("stops");
 }

@@ -149,7 +149,7 @@ async fn a_long_file_does_not_make_commands_after_it_look_long() {
     let tree = Tree::ready_with(limits, vec![]).await;
     tree.text("1000").await.expect("transcribed");
     eventually("it is over", || nothing_is_left(&tree)).await;
-    // Before their audio is known, they count as a piece of it each.
+    // Before their audio is known, each counts as one chunk.
     let held: Vec<_> = std::iter::from_fn(|| tree.admit().ok()).take(5).collect();
     assert_eq!(held.len(), 5);
     assert!(tree.stt.snapshot().load_score() < 0.1);

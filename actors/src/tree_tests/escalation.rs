@@ -1,4 +1,4 @@
-//! Texts that are not trusted, and another node with a larger model.
+//! Doubtful texts, and a scripted fallback node.
 
 use std::collections::VecDeque;
 
@@ -11,21 +11,21 @@ use crate::domain::transcript::{Task, Transcript};
 use crate::ports::{FallbackNode, FallbackRequest, FallbackText};
 use crate::{Event, FallbackPort, Identity};
 
-/// What the node does with the next request. Without a plan it answers.
+/// The node's reaction to the next request. Without a plan it answers.
 enum NodePlan {
     Fail,
     Hang,
-    /// Answers, and does not say in which language.
+    /// Answers without a language.
     NoLanguage,
 }
 
-/// The other node.
+/// A scripted fallback node.
 #[derive(Default)]
 struct Node {
     plans: Mutex<VecDeque<NodePlan>>,
-    /// What it was asked for: the chunk, and the language.
+    /// Received requests: the chunk and the language.
     asked: Mutex<Vec<(usize, Option<String>)>>,
-    /// Requests that it works on.
+    /// Number of running requests.
     open: Mutex<usize>,
 }
 
@@ -69,7 +69,7 @@ async fn tree(launches: Vec<LaunchPlan>, min_words: usize) -> (Tree, Arc<Node>) 
     config.escalation.min_words = min_words;
     let port = FallbackPort::Node(Arc::clone(&node) as Arc<dyn FallbackNode>);
     let tree = Tree::start_with(config, launches, |ports| ports.fallback = Some(port)).await;
-    // With a model that cannot be loaded there is nothing to wait for.
+    // If the model cannot be loaded, there is nothing to wait for.
     let _ = tree.stt.ready().await;
     (tree, node)
 }
@@ -93,10 +93,10 @@ fn spanish(index: usize) -> (usize, Option<String>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trusted_text_goes_nowhere_and_silence_is_no_reason() {
+async fn a_trusted_text_and_silence_are_not_passed_on() {
     let (tree, node) = tree(vec![], 3).await;
     let text = transcript(&tree, "3").await.expect("done");
-    let escalation = text.escalation.expect("somebody stands by");
+    let escalation = text.escalation.expect("a fallback exists");
     assert!(!escalation.used && escalation.below.is_empty() && escalation.language_was_tested);
     assert_eq!(text.model, "scripted");
     let silence = transcript(&tree, "2s").await.expect("done");
@@ -108,7 +108,7 @@ async fn a_trusted_text_goes_nowhere_and_silence_is_no_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_weak_chunks_of_a_file_are_sent_on() {
+async fn only_the_doubtful_chunks_of_a_file_are_passed_on() {
     let (tree, node) = tree(vec![], 3).await;
     let text = transcript(&tree, "2+w+2").await.expect("done");
     assert_eq!(text.text(), "0 1 better 2 3 4");
@@ -130,14 +130,14 @@ async fn the_lane_is_free_while_the_other_node_works() {
     eventually("the node is asked", || *lock(&node.open) == 1).await;
     assert_eq!(tree.stt.snapshot().busy_lanes, 0);
     assert_eq!(tree.text("1").await.expect("done"), "0");
-    // Whoever leaves takes the request along.
+    // The request is cancelled when its client leaves.
     drop(hanging);
     eventually("the node is left alone", || *lock(&node.open) == 0).await;
     tree.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_costs_nothing_that_was_there_and_is_not_tried_again() {
+async fn after_a_failure_the_text_stays_and_the_fallback_is_not_asked_again() {
     let (tree, node) = tree(vec![], 0).await;
     node.plan([NodePlan::Fail]);
     let text = transcript(&tree, "w+1+2w").await.expect("its own text");
@@ -151,18 +151,18 @@ async fn a_failure_costs_nothing_that_was_there_and_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_engine_cannot_do_the_other_node_does() {
+async fn a_chunk_on_which_the_engine_failed_is_passed_on() {
     let (tree, node) = tree(vec![], 0).await;
     let text = transcript(&tree, "1+poison+1").await.expect("done");
     assert_eq!(text.text(), "0 better 1 2");
     node.plan([NodePlan::Fail]);
-    let error = transcript(&tree, "poison").await.expect_err("nobody can");
+    let error = transcript(&tree, "poison").await.expect_err("both fail");
     let SttError::Fallback { primary, fallback } = error else {
         panic!("{error}");
     };
     assert!(matches!(*primary, SttError::Poison { .. }), "{primary}");
     assert_eq!(fallback, away());
-    // The client's own fault is nobody else's business.
+    // An error of the client is not passed on.
     let asked = node.asked().len();
     let counts = tree.stt.snapshot().fallbacks;
     assert_eq!((counts.used, counts.skipped, counts.failed), (1, 0, 1));
@@ -173,10 +173,10 @@ async fn what_an_engine_cannot_do_the_other_node_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_after_the_other_node_did_has_both_reasons() {
+async fn if_both_fail_the_error_has_both_reasons() {
     let (tree, node) = tree(vec![], 0).await;
     node.plan([NodePlan::Fail]);
-    let error = transcript(&tree, "w+poison").await.expect_err("nobody can");
+    let error = transcript(&tree, "w+poison").await.expect_err("both fail");
     assert!(matches!(error, SttError::Fallback { .. }), "{error}");
     assert_eq!(node.asked().len(), 1);
     assert_eq!(tree.stt.snapshot().fallbacks.failed, 1);
@@ -184,11 +184,11 @@ async fn what_fails_after_the_other_node_did_has_both_reasons() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_many_languages_a_weak_piece_does_not_speak_for_all() {
+async fn in_many_languages_a_doubtful_chunk_does_not_decide_for_all() {
     let (tree, node) = tree(vec![], 0).await;
     let mut job = job("1+w");
     job.options.multilingual = true;
-    let stream = tree.submit_as("somebody", job).await.expect("accepted");
+    let stream = tree.submit_as("client", job).await.expect("accepted");
     let text = stream.transcript().await.expect("done");
     assert_eq!(
         (text.text().as_str(), text.language.as_str()),
@@ -199,7 +199,7 @@ async fn in_many_languages_a_weak_piece_does_not_speak_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_tells_no_language_leaves_the_one_that_was_heard() {
+async fn a_fallback_without_a_language_leaves_the_detected_one() {
     let (tree, node) = tree(vec![], 0).await;
     node.plan([NodePlan::NoLanguage]);
     let text = transcript(&tree, "m+1").await.expect("done");
@@ -207,7 +207,7 @@ async fn a_node_that_tells_no_language_leaves_the_one_that_was_heard() {
         (text.text().as_str(), text.language.as_str()),
         ("better 0 1", "pt")
     );
-    // Not even that, where this node heard nothing: the next chunk decides.
+    // If this node detected no language either, the next chunk decides.
     node.plan([NodePlan::NoLanguage]);
     let text = transcript(&tree, "poison+1").await.expect("done");
     assert_eq!(
@@ -218,15 +218,15 @@ async fn a_node_that_tells_no_language_leaves_the_one_that_was_heard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_back_finds_the_doubtful_chunk_still_deciding() {
+async fn a_client_that_returns_still_waits_for_the_doubtful_chunk_to_decide() {
     let (tree, node) = tree(vec![], 0).await;
     let submit = async || {
         let mut job = job("m+2");
         job.identity = Some(Identity {
-            owner: Client::new("somebody"),
+            owner: Client::new("client"),
             digest: [1; 32],
         });
-        tree.submit_as("somebody", job).await.expect("accepted")
+        tree.submit_as("client", job).await.expect("accepted")
     };
     node.plan([NodePlan::Hang]);
     let leaves = submit().await;
@@ -252,7 +252,7 @@ async fn who_comes_back_finds_the_doubtful_chunk_still_deciding() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_so_many_pieces_wait_for_the_other_node() {
+async fn the_number_of_chunks_at_the_fallback_is_limited() {
     let (tree, node) = tree(vec![], 0).await;
     node.plan((0..64).map(|_| NodePlan::Hang));
     let mut waiting = Vec::new();
@@ -275,7 +275,7 @@ async fn a_node_whose_model_cannot_be_loaded_passes_everything_on() {
     let text = transcript(&tree, "2").await.expect("done");
     assert_eq!(text.text(), "better 0 better 1");
     assert_eq!(text.model, "larger");
-    // The first one's language holds for the second.
+    // The language of the first chunk applies to the second.
     let galician = Some("gl".to_owned());
     assert_eq!(node.asked(), [(0, None), (1, galician)]);
     tree.end().await;
@@ -295,7 +295,7 @@ async fn of_a_doubtful_language_the_first_chunk_goes_and_the_others_follow_its_a
     };
     assert_eq!(tree.world.count(&given(1)) + tree.world.count(&given(2)), 2);
     assert_eq!(text.escalation.expect("told").below.names(), ["langprob"]);
-    // If it fails, the guess has to do.
+    // If the fallback fails, the detected language is used.
     node.plan([NodePlan::Fail]);
     let text = transcript(&tree, "m+1").await.expect("done");
     assert_eq!(
@@ -312,7 +312,7 @@ async fn a_given_language_is_not_tested_and_passed_on() {
         let mut job = job(script);
         job.options.language = Some("pt".to_owned());
         job.options.task = task;
-        let stream = tree.submit_as("somebody", job).await.expect("accepted");
+        let stream = tree.submit_as("client", job).await.expect("accepted");
         stream.transcript().await.expect("done")
     };
     let text = submit("m", Task::Transcribe).await;
@@ -321,7 +321,7 @@ async fn a_given_language_is_not_tested_and_passed_on() {
     assert_eq!(node.asked(), []);
     submit("w", Task::Transcribe).await;
     assert_eq!(node.asked(), [(0, Some("pt".to_owned()))]);
-    // A translation is this node's own.
+    // A translation is not passed on.
     let text = submit("w", Task::Translate).await;
     assert_eq!(text.escalation, None);
     assert_eq!(node.asked().len(), 1);
@@ -329,7 +329,7 @@ async fn a_given_language_is_not_tested_and_passed_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_single_weak_chunk_is_heard_anew_with_its_language() {
+async fn a_single_doubtful_chunk_is_transcribed_again_with_its_language() {
     let (tree, node) = tree(vec![], 0).await;
     let mut stream = tree.submit("w").await.expect("accepted");
     let mut heard = Vec::new();
@@ -341,7 +341,7 @@ async fn a_single_weak_chunk_is_heard_anew_with_its_language() {
         }
     };
     assert_eq!(node.asked(), [(0, None)]);
-    // The first word was out, the last one counts.
+    // The first decision was published already; the last one counts.
     assert_eq!(
         (heard, text.language.as_str()),
         (vec!["es".to_owned()], "gl")
@@ -357,10 +357,10 @@ async fn few_words_are_counted_over_all_of_a_request() {
     assert_eq!(text.text(), "better 0 better 1");
     assert_eq!(text.escalation.expect("told").below.names(), ["min_words"]);
     assert_eq!(node.asked().len(), 2);
-    // One after the other, with silence between them, until there are enough.
+    // One chunk after the other, with silence between them, until there are enough words.
     let text = transcript(&tree, "1+2s+1+s+1").await.expect("done");
     assert_eq!(text.text(), "0 1 2");
-    // Those before count as well where one is weak for another reason.
+    // Earlier words count too if a chunk is doubtful for another reason.
     let text = transcript(&tree, "1+w").await.expect("done");
     assert_eq!(text.text(), "better 0 better 1");
     let names = text.escalation.expect("told").below.names();
@@ -369,7 +369,7 @@ async fn few_words_are_counted_over_all_of_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_weak_chunks_never_stop_the_decoder() {
+async fn many_doubtful_chunks_never_stop_the_decoder() {
     let (tree, node) = tree(vec![], 1000).await;
     let begun = Instant::now();
     let text = transcript(&tree, "40w").await.expect("done");
@@ -392,10 +392,10 @@ async fn a_text_that_should_be_better_is_not_kept() {
     for _ in 0..3 {
         let mut job = job("w");
         job.identity = Some(Identity {
-            owner: Client::new("somebody"),
+            owner: Client::new("client"),
             digest: [1; 32],
         });
-        let stream = tree.submit_as("somebody", job).await.expect("accepted");
+        let stream = tree.submit_as("client", job).await.expect("accepted");
         texts.push(stream.transcript().await.expect("done").text());
     }
     assert_eq!(texts, ["0", "better 0", "better 0"]);

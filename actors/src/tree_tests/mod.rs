@@ -120,7 +120,7 @@ impl Tree {
 
     /// Submits a job as the server does.
     pub async fn submit(&self, script: &str) -> Result<TranscriptStream, SttError> {
-        self.submit_as("somebody", job(script)).await
+        self.submit_as("client", job(script)).await
     }
 
     /// Submits a job of this client.
@@ -131,8 +131,7 @@ impl Tree {
 
     /// Takes an admission slot without submitting a job.
     pub fn admit(&self) -> Result<Admission, SttError> {
-        self.stt
-            .admit(AdmissionRequest::of(Client::new("somebody")))
+        self.stt.admit(AdmissionRequest::of(Client::new("client")))
     }
 
     /// Submits this number of jobs, and waits until all of them are in the tree.

@@ -1,4 +1,4 @@
-//! A request that is sent again: while the first one runs, after its client left, and after its end.
+//! A repeated request: while the first one runs, after its client has left, and after its end.
 
 use super::*;
 use crate::domain::ids::ChunkIndex::{self, Whole};
@@ -7,7 +7,7 @@ use crate::{Event, Identity};
 const A_MINUTE: Duration = Duration::from_secs(60);
 const ALMOST_A_MINUTE: Duration = Duration::from_secs(59);
 
-/// A job with the audio of `script`, of whoever holds this key.
+/// A job with the audio of `script`, of the owner of this key.
 fn job_of(owner: &str, script: &str) -> Job {
     let mut digest = [0; 32];
     digest[..script.len()].copy_from_slice(script.as_bytes());
@@ -29,7 +29,7 @@ async fn text(stream: TranscriptStream) -> String {
     stream.transcript().await.expect("transcribed").text()
 }
 
-/// Chunks that engines were given.
+/// The chunks that engines received.
 fn chunks(tree: &Tree) -> Vec<ChunkIndex> {
     let seen = tree.world.seen().into_iter();
     let chunks = seen.filter_map(|seen| match seen {
@@ -39,7 +39,7 @@ fn chunks(tree: &Tree) -> Vec<ChunkIndex> {
     chunks.collect()
 }
 
-/// Reads on until so many segments came.
+/// Reads events until this number of segments has arrived.
 async fn segments(stream: &mut TranscriptStream, count: usize) {
     let mut left = count;
     while left > 0 {
@@ -49,7 +49,7 @@ async fn segments(stream: &mut TranscriptStream, count: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_request_joins_the_one_that_runs_and_hears_all_of_it() {
+async fn an_identical_request_joins_the_running_one_and_gets_all_events() {
     let tree = Tree::ready(vec![]).await;
     let mut first = submit(&tree, "key", "4").await;
     segments(&mut first, 2).await;
@@ -64,7 +64,7 @@ async fn the_same_request_joins_the_one_that_runs_and_hears_all_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_others_sent_or_what_is_wanted_otherwise_is_not_joined() {
+async fn requests_of_other_clients_or_with_other_options_are_not_joined() {
     let tree = Tree::ready(vec![]).await;
     let first = submit(&tree, "key", "1").await;
     let of_another_key = submit(&tree, "other key", "1").await;
@@ -100,7 +100,7 @@ async fn the_work_ends_when_the_last_client_has_left_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_told_to_everybody_who_waits() {
+async fn all_subscribers_get_the_error() {
     let tree = Tree::ready(vec![]).await;
     let first = submit(&tree, "key", "1+bad").await;
     let second = submit(&tree, "key", "1+bad").await;
@@ -112,12 +112,12 @@ async fn an_error_is_told_to_everybody_who_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_left_and_comes_back_goes_on_where_it_was() {
+async fn a_client_that_left_and_returns_continues_where_it_stopped() {
     let tree = Tree::ready(vec![]).await;
     let mut left = submit(&tree, "key", "6").await;
     segments(&mut left, 3).await;
     drop(left);
-    // It may come back at once, or in a while.
+    // The client returns at once, or after a while.
     let mut back = submit(&tree, "key", "6").await;
     segments(&mut back, 4).await;
     drop(back);
@@ -126,7 +126,7 @@ async fn a_client_that_left_and_comes_back_goes_on_where_it_was() {
     let back = submit(&tree, "key", "6").await;
     assert_eq!(text(back).await, "0 1 2 3 4 5");
     let seen = chunks(&tree);
-    // Those that ran when a client left are done again, the finished ones are not.
+    // Chunks that were running when the client left are transcribed again, finished ones are not.
     for (index, expected) in [1, 1, 1, 2, 2, 1].into_iter().enumerate() {
         let times = seen.iter().filter(|seen| **seen == Whole(index)).count();
         assert_eq!(times, expected, "chunk {index} of {seen:?}");
@@ -188,7 +188,7 @@ async fn the_audio_is_cut_in_the_same_places_again() {
     assert_eq!(before[..3], [5, 10, 20]);
     let back = submit(&tree, "key", "5").await;
     assert_eq!(text(back).await, "0 1 2 3 4");
-    // What was not done is cut as this client has it.
+    // Audio that was not transcribed is cut as this request specifies.
     let again = lock(&tree.world.targets).clone();
     assert_eq!(again, [5, 10, 28, 28, 28]);
     tree.end().await;
@@ -246,7 +246,7 @@ async fn the_language_that_was_decided_holds_for_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_finished_before_a_failure_is_kept_as_well() {
+async fn chunks_that_finished_before_a_failure_are_kept_as_well() {
     let tree = Tree::ready(vec![]).await;
     for _ in 0..2 {
         let failed = submit(&tree, "key", "2+poison").await.transcript().await;
@@ -262,7 +262,7 @@ async fn what_was_finished_before_a_failure_is_kept_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_that_an_earlier_request_took_is_not_this_ones() {
+async fn the_time_of_an_earlier_request_does_not_count_for_this_one() {
     let tree = Tree::ready(vec![]).await;
     let mut left = submit(&tree, "key", "5").await;
     segments(&mut left, 3).await;
@@ -276,7 +276,7 @@ async fn time_that_an_earlier_request_took_is_not_this_ones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_end_of_the_grace_everybody_who_waits_is_told() {
+async fn all_subscribers_get_the_end_of_the_grace_period() {
     let tree = Tree::ready(vec![]).await;
     let first = submit(&tree, "key", "50").await;
     let second = submit(&tree, "key", "50").await;
@@ -290,13 +290,13 @@ async fn at_the_end_of_the_grace_everybody_who_waits_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_joined_keeps_nobody_else_waiting() {
+async fn a_subscriber_does_not_delay_other_requests() {
     let tree = Tree::ready(vec![]).await;
     let first = submit(&tree, "key", "1").await;
     let joined = submit(&tree, "key", "1").await;
     tree.until_a_chunk_runs().await;
     let position = tree.admit().expect("admitted").wait_estimate().position;
-    assert_eq!(position, 0, "one chunk runs, and nobody waits");
+    assert_eq!(position, 0, "one chunk runs, and none waits");
     assert_eq!(
         (text(first).await, text(joined).await),
         ("0".into(), "0".into())

@@ -116,10 +116,7 @@ async fn noise_alone_is_an_empty_transcript_and_without_the_guard_it_is_not() {
     );
     let mut unguarded = job("5n");
     unguarded.options.hallucination_guard = false;
-    let stream = tree
-        .submit_as("somebody", unguarded)
-        .await
-        .expect("accepted");
+    let stream = tree.submit_as("client", unguarded).await.expect("accepted");
     let transcript = stream.transcript().await.expect("transcribed");
     assert_eq!(
         (transcript.text().as_str(), transcript.removed.len()),
@@ -156,7 +153,7 @@ async fn mixed_languages_are_detected_chunk_by_chunk() {
     let tree = Tree::ready(vec![]).await;
     let mut mixed = job("3");
     mixed.options.multilingual = true;
-    let stream = tree.submit_as("somebody", mixed).await.expect("accepted");
+    let stream = tree.submit_as("client", mixed).await.expect("accepted");
     stream.transcript().await.expect("transcribed");
     let given: Vec<_> = tree.world.seen();
     let given = given.iter().filter_map(|seen| match seen {

@@ -1,4 +1,4 @@
-//! The world around a tree as a test scripts it: engines, their launcher, and a decoder.
+//! The scripted world around a tree: engines, their launcher, and a decoder.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,13 +17,13 @@ use crate::ports::{
     Engine, EngineInfo, EngineLauncher, LanguageHeard,
 };
 
-/// How long a scripted engine works on a chunk.
+/// Duration of a scripted engine's work on a chunk.
 pub const WORK: Duration = Duration::from_secs(1);
-/// How long it takes of that until it has heard the language.
+/// Part of that time until the engine has detected the language.
 pub const DETECTION: Duration = Duration::from_millis(200);
-/// How long its start takes, by its own word and on the clock.
+/// Duration of an engine's start, as it reports it and on the clock.
 pub const START: Duration = Duration::from_secs(2);
-/// The tree's bound on that.
+/// The tree's limit for the start.
 pub const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub fn crash() -> EngineExit {
@@ -38,25 +38,25 @@ pub fn killed() -> EngineExit {
     }
 }
 
-/// What an engine does with its next chunk. Without a plan it answers.
+/// An engine's reaction to its next chunk. Without a plan it answers.
 #[derive(Clone, Debug)]
 pub enum ChunkPlan {
     Answer,
     Die(EngineExit),
     Hang,
-    /// Hangs, and stays when it is killed.
+    /// Hangs, and survives being killed.
     HangForGood,
     Fail,
     Panic,
 }
 
-/// What the next launch gives. Without a plan it gives an engine that answers everything.
+/// The result of the next launch. Without a plan it is an engine that answers everything.
 pub enum LaunchPlan {
     Up(Vec<ChunkPlan>),
     Fail(LaunchError),
 }
 
-/// What happened, in order.
+/// Recorded events, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     Launched(String),
@@ -71,20 +71,20 @@ pub enum Seen {
     Stopped,
 }
 
-/// The script and the record of one test.
+/// The script of one test and its recorded events.
 #[derive(Default)]
 pub struct World {
     launches: Mutex<VecDeque<LaunchPlan>>,
     seen: Mutex<Vec<Seen>>,
-    /// Chunks that decoders have given.
+    /// Number of chunks from all decoders.
     pub chunks_decoded: AtomicUsize,
-    /// The lengths that decoders were asked for, in seconds, a chunk each.
+    /// Requested chunk lengths, in seconds, one per chunk.
     pub targets: Mutex<Vec<u64>>,
-    /// Decoders alive.
+    /// Number of living decoders.
     pub open_decoders: AtomicUsize,
-    /// Engines hear no abort: they are in their pass through the encoder.
+    /// Whether engines ignore the abort flag, as during a pass through the encoder.
     pub deaf: AtomicBool,
-    /// What each engine says it holds.
+    /// Memory that each engine reports.
     pub resident_bytes: AtomicU64,
 }
 
@@ -131,7 +131,7 @@ pub struct ScriptedEngine {
 }
 
 impl ScriptedEngine {
-    /// It has the larger model.
+    /// Whether the engine runs the fallback model.
     fn is_larger(&self) -> bool {
         self.worker.starts_with("fallback")
     }
@@ -226,7 +226,7 @@ impl Engine for ScriptedEngine {
     }
 }
 
-/// Noise is taken for Norwegian and mumbling for Portuguese, without conviction; everything else is
+/// Noise is detected as Norwegian and mumbling as Portuguese, with low probability; everything else is
 /// Spanish.
 fn detected(sample: i16) -> DetectedLanguage {
     let (code, probability) = match sample {
@@ -240,8 +240,7 @@ fn detected(sample: i16) -> DetectedLanguage {
     }
 }
 
-/// Every chunk's text is its index, said once in its middle. Noise is given a text that whisper
-/// itself does not believe in.
+/// Every chunk's text is its index, spoken once in its middle. Noise gets a text with a low probability.
 fn answer(request: &ChunkRequest) -> ChunkTranscript {
     let is_noise = request.audio.samples[0] == NOISE;
     let is_half_heard = request.audio.samples[0] == HALF_HEARD && !request.audio.index.is_part();
@@ -277,7 +276,7 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
     }
 }
 
-/// The larger model's text: it says so, and has no doubt.
+/// The fallback model's text, with high confidence.
 fn better(request: &ChunkRequest) -> ChunkTranscript {
     better_text(request.audio.index.number(), request.language.as_deref())
 }
@@ -326,28 +325,28 @@ impl EngineLauncher for Launcher {
     }
 }
 
-/// Audio of such samples crashes every engine.
+/// Value of samples that crash every engine.
 const POISON: i16 = 666;
-/// Of such audio an engine writes the first half, unless it is given the rest on its own.
+/// Value of samples of which an engine transcribes only the first half, unless it gets the rest separately.
 const HALF_HEARD: i16 = 9;
-/// What it writes: enough for the time that it claims.
-pub const HALF_HEARD_TEXT: &str = "half of what somebody said there";
-/// Audio of such samples is noise.
+/// Text of that half, long enough for its duration.
+pub const HALF_HEARD_TEXT: &str = "half of everything that was said";
+/// Value of samples that are noise.
 const NOISE: i16 = 7;
-/// Of such audio the text is a guess.
+/// Value of samples whose text has a low probability.
 const WEAK: i16 = 5;
-/// Of such audio the language is a guess.
+/// Value of samples whose language has a low probability.
 const MUMBLED: i16 = 4;
 
-/// A source's path says what it decodes to, in words separated by `+`: `3` is three chunks of 10 s,
-/// `2s` are two stretches of 10 s of silence, `2n` are two chunks of noise, `2h` two
-/// of which whisper leaves out half, `2w` and `2m` two whose text or language is a guess, `bad` is not audio from
-/// there on, and `poison` is a chunk that no engine survives.
+/// The path of a source is a script for the decoder, in words separated by `+`: `3` is three chunks of 10 s, `2s`
+/// two stretches of 10 s of silence, `2n` two chunks of noise, `2h` two chunks of which whisper skips half, `2w` and
+/// `2m` two chunks whose text or language has a low probability, `bad` ends in invalid audio, and `poison` is a
+/// chunk that crashes every engine.
 pub struct Decoder(pub Arc<World>);
 
 #[derive(Clone, Copy)]
-enum Piece {
-    /// A chunk of such samples.
+enum Part {
+    /// A chunk of samples with this value.
     Chunk(i16),
     Silence,
     Broken,
@@ -355,34 +354,34 @@ enum Piece {
 
 struct Chunks {
     world: Arc<World>,
-    pieces: VecDeque<Piece>,
+    parts: VecDeque<Part>,
     claimed: u64,
     passed: usize,
     next_index: usize,
 }
 
-const PIECE_SAMPLES: usize = 10 * SAMPLE_RATE as usize;
+const PART_SAMPLES: usize = 10 * SAMPLE_RATE as usize;
 
-fn pieces(script: &str) -> VecDeque<Piece> {
-    let mut pieces = VecDeque::new();
+fn parts(script: &str) -> VecDeque<Part> {
+    let mut parts = VecDeque::new();
     for word in script.split('+') {
         let number = word.trim_end_matches(char::is_alphabetic);
         let kind = &word[number.len()..];
-        let piece = match kind {
-            "" => Piece::Chunk(0),
-            "h" => Piece::Chunk(HALF_HEARD),
-            "s" => Piece::Silence,
-            "n" => Piece::Chunk(NOISE),
-            "w" => Piece::Chunk(WEAK),
-            "m" => Piece::Chunk(MUMBLED),
-            "poison" => Piece::Chunk(POISON),
-            "bad" => Piece::Broken,
+        let part = match kind {
+            "" => Part::Chunk(0),
+            "h" => Part::Chunk(HALF_HEARD),
+            "s" => Part::Silence,
+            "n" => Part::Chunk(NOISE),
+            "w" => Part::Chunk(WEAK),
+            "m" => Part::Chunk(MUMBLED),
+            "poison" => Part::Chunk(POISON),
+            "bad" => Part::Broken,
             other => panic!("no such script: {other}"),
         };
         let times = number.parse().unwrap_or(1);
-        pieces.extend(std::iter::repeat_n(piece, times));
+        parts.extend(std::iter::repeat_n(part, times));
     }
-    pieces
+    parts
 }
 
 #[async_trait]
@@ -392,12 +391,12 @@ impl AudioDecoder for Decoder {
         source: &AudioSource,
         _options: DecodeOptions,
     ) -> Result<Box<dyn ChunkStream>, DecodeError> {
-        let pieces = pieces(&source.path().to_string_lossy());
+        let parts = parts(&source.path().to_string_lossy());
         self.0.open_decoders.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Chunks {
             world: Arc::clone(&self.0),
-            claimed: pieces.len() as u64,
-            pieces,
+            claimed: parts.len() as u64,
+            parts,
             passed: 0,
             next_index: 0,
         }))
@@ -407,31 +406,31 @@ impl AudioDecoder for Decoder {
 #[async_trait]
 impl ChunkStream for Chunks {
     async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError> {
-        let start = (self.passed * PIECE_SAMPLES) as u64;
-        let sample = match self.pieces.pop_front() {
+        let start = (self.passed * PART_SAMPLES) as u64;
+        let sample = match self.parts.pop_front() {
             None => return Ok(None),
-            Some(Piece::Broken) => return Err(DecodeError::Undecodable("scripted".to_owned())),
-            Some(Piece::Silence) => {
+            Some(Part::Broken) => return Err(DecodeError::Undecodable("scripted".to_owned())),
+            Some(Part::Silence) => {
                 self.passed += 1;
                 return Ok(Some(Decoded::Silence));
             }
-            Some(Piece::Chunk(sample)) => sample,
+            Some(Part::Chunk(sample)) => sample,
         };
         let index = self.next_index;
         self.passed += 1;
         self.next_index += 1;
         self.world.chunks_decoded.fetch_add(1, Ordering::SeqCst);
         lock(&self.world.targets).push(target.as_secs());
-        let samples = Arc::from(vec![sample; PIECE_SAMPLES]);
+        let samples = Arc::from(vec![sample; PART_SAMPLES]);
         let mut chunk = AudioChunk::contiguous(index, start, samples);
         if sample == HALF_HEARD {
-            chunk.speech = SpeechTrack::new(vec![250; PIECE_SAMPLES.div_ceil(SPEECH_FRAME)]);
+            chunk.speech = SpeechTrack::new(vec![250; PART_SAMPLES.div_ceil(SPEECH_FRAME)]);
         }
         Ok(Some(Decoded::Chunk(chunk)))
     }
 
     fn decoded_samples(&self) -> u64 {
-        (self.passed * PIECE_SAMPLES) as u64
+        (self.passed * PART_SAMPLES) as u64
     }
 
     fn settled_samples(&self) -> u64 {

@@ -1,0 +1,47 @@
+//! Information on processes from `/proc`.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Sends a signal by its name.
+pub fn signal(pid: u32, name: &str) {
+    let signal: Signal = format!("SIG{name}").parse().expect("a signal");
+    kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is there");
+}
+
+/// Living children of a process with this argument.
+pub fn children(parent: u32, argument: &str) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let mut fields = after_name.split_whitespace();
+        let (state, its_parent) = (fields.next(), fields.next());
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        state.is_some_and(|state| state != "Z")
+            && its_parent == Some(&parent.to_string())
+            && command.split('\0').any(|word| word == argument)
+    })
+    .collect()
+}
+
+/// Whether a process lives.
+pub fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z")
+}
+
+/// The memory that a process has, in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a process was stopped and did not go on yet.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains(") T")
+}
