@@ -359,7 +359,7 @@ async fn uploads_that_find_no_room_on_the_disk_are_refused_until_there_is_room()
     assert!(refused.headers().contains_key("retry-after"));
     let body: Value = refused.json().await.expect("JSON");
     assert_eq!(body["error"]["code"], "insufficient_storage");
-    server.log_line("an upload cannot be stored").await;
+    server.log_line("storing an upload failed").await;
     std::fs::remove_file(&filler).expect("removes");
     let response = server.transcribe(&sample("en-sentence.wav"), &[]).await;
     assert_eq!(response.status(), 200);
