@@ -103,7 +103,7 @@ async fn kill_workers(server: &Server, least_age: Duration) -> usize {
 fn most_deaths(server: &Server) -> usize {
     let mut deaths: HashMap<String, usize> = HashMap::new();
     for line in server.log() {
-        if let Some((_, chunk)) = line.split_once("the chunk is tried again ") {
+        if let Some((_, chunk)) = line.split_once("retrying the chunk ") {
             *deaths.entry(chunk.to_owned()).or_default() += 1;
         }
     }

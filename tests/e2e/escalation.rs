@@ -224,7 +224,7 @@ async fn a_fallback_that_hangs_is_waited_for_so_long_while_the_lane_is_free() {
     signal(fallback.pid(), "STOP");
     let hanging = transcribe(&patient, &[]);
     let others = async {
-        patient.log_line("the text is not trusted").await;
+        patient.log_line("the text is doubtful").await;
         let free = || async { !patient.is_busy().await };
         patient.until("the lane is free", free).await;
         assert_eq!(patient.log_lines("the fallback failed").len(), 0);
@@ -296,7 +296,7 @@ async fn of_a_long_file_only_what_is_weak_is_passed_on() {
     assert_eq!(header(&response, "x-final-model"), Some("base+tiny.en"));
     assert_eq!(header(&response, "x-conf-below"), Some("langprob"));
     assert_eq!(asked(&other).await.to_string(), "1");
-    let passed_on = primary.log_lines("the text is not trusted");
+    let passed_on = primary.log_lines("the text is doubtful");
     assert!(
         passed_on.len() == 1 && passed_on[0].contains("chunk=0"),
         "{passed_on:?}"

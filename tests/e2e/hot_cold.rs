@@ -311,7 +311,7 @@ async fn a_model_file_that_vanishes_is_told_and_the_node_recovers_when_it_is_bac
     let reason = health["hot_worker_error"].as_str().expect("a reason");
     assert!(reason.contains("ggml-tiny.en.bin"), "{reason}");
     server
-        .log_line("cannot transcribe; trying again now and then")
+        .log_line("cannot transcribe; retrying periodically")
         .await;
     std::fs::rename(&away, &file).expect("moves back");
     server.until_ready().await;
@@ -359,7 +359,7 @@ async fn uploads_that_find_no_room_on_the_disk_are_refused_until_there_is_room()
     assert!(refused.headers().contains_key("retry-after"));
     let body: Value = refused.json().await.expect("JSON");
     assert_eq!(body["error"]["code"], "insufficient_storage");
-    server.log_line("an upload cannot be stored").await;
+    server.log_line("storing an upload failed").await;
     std::fs::remove_file(&filler).expect("removes");
     let response = server.transcribe(&sample("en-sentence.wav"), &[]).await;
     assert_eq!(response.status(), 200);

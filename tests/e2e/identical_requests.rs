@@ -135,7 +135,7 @@ async fn the_first_client_may_leave_and_the_second_gets_all_of_it() {
     assert!(matches!(first.event().await, Some(Line::Event(_))));
     let second = server.transcribe(&file, &[]);
     let leaving = async {
-        server.log_line("joining it").await;
+        server.log_line("joining an equal request").await;
         drop(first);
     };
     let (second, ()) = tokio::join!(second, leaving);

@@ -324,7 +324,7 @@ async fn a_keys_priority_decides_who_comes_first() {
         [first, second, third].map(|status| status.as_u16()),
         [200; 3]
     );
-    let handed_out = server.log_lines("chunk handed out");
+    let handed_out = server.log_lines("chunk assigned");
     let place = |id: &str| handed_out.iter().position(|line| line.contains(id));
     assert!(place("from-voice") < place("from-batch"), "{handed_out:#?}");
 }

@@ -239,7 +239,7 @@ async fn a_request_that_joins_running_work_is_charged_as_well() {
     let worker = server.workers()[0];
     signal(worker, "STOP");
     let release = async {
-        server.log_line("joining it").await;
+        server.log_line("joining an equal request").await;
         signal(worker, "CONT");
     };
     let (first, second, ()) = tokio::join!(

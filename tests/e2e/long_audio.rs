@@ -202,7 +202,7 @@ async fn a_command_is_next(server: &Server, id: &str) {
     assert_eq!(words(text(&found)), words(&sample_text("en-command.wav")));
     let log = server.log();
     let mut later = log.iter().skip_while(|line| !line.contains(&mark));
-    let next = later.find(|line| line.contains("chunk handed out"));
+    let next = later.find(|line| line.contains("chunk assigned"));
     let next = next.expect("the command was handed out");
     assert!(next.contains(id), "before the command came: {next}");
 }

@@ -83,7 +83,7 @@ async fn the_pair_runs_from_its_users_own_files_and_folders() {
         .replace("@FALLBACK", &fallback.url);
     let primary = start("primary", &file, models.path()).await;
     assert!(primary.log_line("address=").await.contains("0.0.0.0"));
-    primary.log_line("this build knows the CPU only").await;
+    primary.log_line("this build supports only the CPU").await;
     for (server, role) in [(&primary, "primary"), (&fallback, "fallback")] {
         let health: Value = server.get("/v1/health").await.json().await.expect("JSON");
         assert_eq!(

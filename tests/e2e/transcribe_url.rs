@@ -136,10 +136,22 @@ fn options_that_do_not_fit_are_refused_before_any_work() {
     std::fs::copy(sample("en-command.wav"), folder.path().join("a.wav")).expect("copies");
     let remote = ["transcribe", "a.wav", "--url", "http://127.0.0.1:1"];
     for (more, why) in [
-        (&["--model", "tiny"][..], "--model is about this machine"),
-        (&["--set", "VAD_MODEL=off"], "--set is about this machine"),
-        (&["--config", "x.env"], "--config is about this machine"),
-        (&["--stream", "--format", "srt"], "--format txt only"),
+        (
+            &["--model", "tiny"][..],
+            "--model applies to this machine only",
+        ),
+        (
+            &["--set", "VAD_MODEL=off"],
+            "--set applies to this machine only",
+        ),
+        (
+            &["--config", "x.env"],
+            "--config applies to this machine only",
+        ),
+        (
+            &["--stream", "--format", "srt"],
+            "--stream requires --format txt",
+        ),
         (&["--stream", "--beside"], "cannot be used with"),
         (&["--limit-seconds", "0"], "0 is not in"),
         (&["--url", "ftp://a"], "must begin with http"),

@@ -207,9 +207,10 @@ pub struct ChunkTranscript {
 }
 
 /// The lanes that did the work: the value of the header `X-Route`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Route {
     /// The hot lane did all of it.
+    #[default]
     Hot,
     /// Cold lanes did all or part of it.
     ColdPool,

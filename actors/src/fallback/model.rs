@@ -154,7 +154,7 @@ impl Actor for FallbackModel {
                 let _ = state.cold_pool.cast(ColdPoolMessage::Look);
             }
             FallbackModelMessage::Withdraw(job) => {
-                let _ = state.dispatcher.cast(DispatcherMessage::Withdraw(job));
+                let _ = state.dispatcher.cast(DispatcherMessage::Cancel(job));
             }
             FallbackModelMessage::Stop => {
                 state.stopping = true;

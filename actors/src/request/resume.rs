@@ -83,6 +83,53 @@ impl FinishedWork {
     }
 }
 
+/// The finished work of a request, from and for an equal request.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    /// Whether the request can be recognised when it comes again.
+    is_kept: bool,
+    /// What was finished when an equal request was here before.
+    before: FinishedWork,
+    /// What is finished, for when it comes again.
+    finished: FinishedWork,
+}
+
+impl Resume {
+    /// `is_kept`: whether the request can be recognised when it comes again.
+    pub(crate) fn new(is_kept: bool, before: FinishedWork) -> Self {
+        Self {
+            is_kept,
+            before,
+            finished: FinishedWork::default(),
+        }
+    }
+
+    /// The text of a chunk, if exactly this audio was transcribed before.
+    pub(crate) fn take(&mut self, chunk: &AudioChunk) -> Option<ChunkDone> {
+        self.before.take(chunk)
+    }
+
+    /// Records the length that the next chunk was to have.
+    pub(crate) fn record_cut(&mut self, target: Duration) {
+        if self.is_kept {
+            self.finished.cut(target);
+        }
+    }
+
+    /// Records an engine's result for a chunk.
+    pub(crate) fn record_done(&mut self, chunk: &AudioChunk, done: &ChunkDone) {
+        if self.is_kept {
+            self.finished.add(chunk, done.clone());
+        }
+    }
+
+    /// Takes all finished work. `language`: the one that was decided.
+    pub(crate) fn take_finished(&mut self, language: Option<&str>) -> FinishedWork {
+        let before = std::mem::take(&mut self.before);
+        std::mem::take(&mut self.finished).kept(before, language)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

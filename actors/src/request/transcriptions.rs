@@ -309,8 +309,8 @@ impl TranscriptionsState {
     fn ended(&mut self, myself: &ActorRef<TranscriptionsMessage>, child: ActorId) {
         self.collect_endings(myself);
         if let Some(running) = self.running.remove(&child) {
-            let withdraw = DispatcherMessage::Withdraw(running.job);
-            let _ = (self.arguments.dispatcher).cast(withdraw);
+            let cancel = DispatcherMessage::Cancel(running.job);
+            let _ = (self.arguments.dispatcher).cast(cancel);
         }
         self.report_when_empty();
     }
