@@ -277,7 +277,7 @@ pub enum TranslationError {
     #[error(transparent)]
     Translator(#[from] TranslatorError),
     /// The time limit was exceeded.
-    #[error("it was not done within {} s", limit.as_secs_f64())]
+    #[error("it gave no translation within {} s", limit.as_secs_f64())]
     TimedOut {
         /// The limit for one transcript.
         limit: Duration,
