@@ -281,7 +281,7 @@ impl Server {
     pub fn chunks_handed_out(&self) -> usize {
         let log = self.log();
         log.iter()
-            .filter(|line| line.contains("chunk handed out"))
+            .filter(|line| line.contains("chunk assigned"))
             .count()
     }
 
