@@ -1,4 +1,4 @@
-//! Decoding, seen from outside: what is taken, and that all of its sound comes out.
+//! Decoding from outside: accepted files, and that all of their audio is decoded.
 
 #![allow(clippy::unwrap_used)]
 
@@ -242,7 +242,7 @@ async fn fifty_milliseconds_are_enough() {
 }
 
 #[tokio::test]
-async fn what_is_there_of_a_cut_off_file_is_used() {
+async fn a_truncated_file_is_decoded_as_far_as_it_goes() {
     let files = Files::new();
     let wav = files.path("tone.wav");
     write_tone(&wav, spec(2, 16_000, 16), 4);

@@ -1,4 +1,4 @@
-//! The ffmpeg processes: how they are limited, what their deaths mean, and that none is left over.
+//! The ffmpeg processes: their limits, the meaning of their exits, and that none is left over.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,4 @@
-//! Decoding, seen from outside: what is refused, in which words, and that a file cannot reach
-//! beyond itself.
+//! Decoding from outside: rejected files, the messages, and that a file cannot refer to other files.
 
 #![allow(clippy::unwrap_used)]
 
@@ -115,7 +114,7 @@ async fn texts_images_and_noise_are_refused() {
 }
 
 #[tokio::test]
-async fn a_file_without_sound_is_told_from_a_broken_one() {
+async fn a_file_without_an_audio_track_is_distinguished_from_a_broken_one() {
     let files = Files::new();
     let empty = refusal(&files.write("empty.wav", "")).await;
     assert!(matches!(empty, DecodeError::Empty(_)), "{empty:?}");

@@ -1,5 +1,4 @@
-//! The voice activity detector with its real weights: what it hears, what it does not, and what the
-//! chunker makes of that.
+//! The voice activity detector with its real weights, and the chunks that follow from it.
 
 use std::path::Path;
 use std::process::Command;
@@ -52,7 +51,7 @@ fn passed_seconds(weights: &Arc<Weights>, samples: &[i16]) -> f64 {
 }
 
 #[tokio::test]
-async fn the_network_computes_what_its_authors_published() {
+async fn the_network_computes_the_published_probabilities() {
     let mut detector = SpeechDetector::new(weights().await);
     let samples = decoded(&sample("en-command.wav"), "anull");
     let found: Vec<u8> = samples
@@ -115,7 +114,7 @@ async fn silence_noise_and_tones_are_no_speech() {
 }
 
 #[tokio::test]
-async fn of_the_corpus_speech_is_kept_and_music_is_not() {
+async fn speech_of_the_corpus_is_kept_and_music_is_not() {
     let Some(corpus) = corpus() else { return };
     let weights = weights().await;
     let files = |table: &str| -> Vec<String> {

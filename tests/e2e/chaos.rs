@@ -19,7 +19,7 @@ const KILLS: usize = 30;
 /// longer on this machine.
 const LEAST_AGE: Duration = Duration::from_secs(2);
 
-/// What a client sends: mostly commands, some sentences, a few files of several pieces.
+/// What a client sends: mostly commands, some sentences, a few files of several chunks.
 fn file_of(client: usize) -> &'static str {
     match client % 10 {
         0 => "en-long.ogg",
@@ -99,12 +99,12 @@ async fn kill_workers(server: &Server, least_age: Duration) -> usize {
     killed
 }
 
-/// How often the most unlucky piece of audio lost its worker.
+/// How often the chunk with the most lost workers lost one.
 fn most_deaths(server: &Server) -> usize {
     let mut deaths: HashMap<String, usize> = HashMap::new();
     for line in server.log() {
-        if let Some((_, piece)) = line.split_once("the chunk is tried again ") {
-            *deaths.entry(piece.to_owned()).or_default() += 1;
+        if let Some((_, chunk)) = line.split_once("the chunk is tried again ") {
+            *deaths.entry(chunk.to_owned()).or_default() += 1;
         }
     }
     deaths.into_values().max().unwrap_or(0)
@@ -157,7 +157,7 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
         }
     }
     println!(
-        "{killed} workers killed; answers by lane: {routes:?}; most deaths of one piece: {}",
+        "{killed} workers killed; answers by lane: {routes:?}; most deaths of one chunk: {}",
         most_deaths(&server)
     );
     assert_eq!(killed, KILLS);

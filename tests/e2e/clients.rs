@@ -1,5 +1,4 @@
-//! The requests of programs that people point at this server, with the fields, names and types that those
-//! programs send.
+//! Requests of other programs that use this server, with the fields, names and types that they send.
 
 use std::path::Path;
 use std::process::Command;
@@ -129,7 +128,7 @@ async fn n8n_asks_for_the_models_first_and_for_its_fixed_name_then() {
 }
 
 #[tokio::test]
-async fn a_form_is_read_in_any_order_without_types_and_with_what_nobody_knows() {
+async fn a_form_may_have_any_order_no_types_and_unknown_fields() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let audio = std::fs::read(sample("en-command.wav")).expect("is there");
     let field = |name: &str, value: &str| {
@@ -184,7 +183,7 @@ async fn bazarr_asks_for_the_language_and_for_subtitles_of_bare_samples() {
 }
 
 #[tokio::test]
-async fn asr_gives_every_output_and_refuses_what_it_does_not_know() {
+async fn asr_gives_every_output_format_and_rejects_unknown_ones() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let post = async |query: &str, name: &str| {
         let form = Form::new().part("audio_file", file(name, "speech.wav"));

@@ -1,5 +1,5 @@
-//! `uttera-stt conformance` from outside: on this server, on one that answers a few things wrongly, on one
-//! that does its worst, and on none.
+//! `uttera-stt conformance` from outside: against this server, one with a few wrong replies, one with the worst
+//! replies, and none.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -187,7 +187,7 @@ async fn a_server_with_a_few_wrong_answers_fails_exactly_those_checks() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_its_worst_ends_no_run() {
+async fn a_server_with_the_worst_replies_does_not_end_a_run() {
     // What is sent gets no answer at all; what is asked for, HTML, an endless body, or a broken one.
     let worst = serve(|request: HttpRequest, _body| async move {
         if request.method() == Method::POST {
@@ -221,7 +221,7 @@ async fn a_server_that_does_its_worst_ends_no_run() {
 }
 
 #[tokio::test]
-async fn where_nobody_answers_the_status_is_2() {
+async fn an_unreachable_server_is_exit_status_2() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);

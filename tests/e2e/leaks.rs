@@ -1,4 +1,4 @@
-//! What one client says never reaches another: not on any lane, not after errors, not after cancels.
+//! One client's words never reach another: not on any lane, not after errors, not after cancelled requests.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 fn secret_words() -> Vec<String> {
     let mut secret = words(&sample_text("en-sentence.wav"));
     secret.extend(words(PROMPT));
-    // What anybody may say proves nothing.
+    // Common words prove nothing.
     secret.retain(|word| word.len() > 4);
     secret
 }
@@ -54,7 +54,7 @@ async fn speak(server: &Server, turn: usize) {
             let request = request.multipart(form(&file, &[("prompt", PROMPT)]));
             let handed_out = server.chunks_handed_out();
             let request = tokio::spawn(request.send());
-            // While its piece is in a lane, or while it still waits for one.
+            // While its chunk is in a lane, or while it waits for one.
             let far_enough = || async {
                 server.chunks_handed_out() > handed_out || (leaves == 2 && server.is_busy().await)
             };
@@ -65,7 +65,7 @@ async fn speak(server: &Server, turn: usize) {
 }
 
 /// Every listener's text after and beside the secret is that of a server that never heard it.
-async fn nobody_overhears(model: &Path, more: &[PathBuf], turns: usize) {
+async fn check_that_no_text_leaks(model: &Path, more: &[PathBuf], turns: usize) {
     let settings = [
         ("COLD_POOL_SIZE", "1"),
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
@@ -116,13 +116,13 @@ async fn nobody_overhears(model: &Path, more: &[PathBuf], turns: usize) {
 }
 
 #[tokio::test]
-async fn nobody_overhears_anybody_on_an_english_model() {
+async fn no_text_leaks_between_requests_on_an_english_model() {
     let command = sample("en-command.wav");
-    nobody_overhears(&model("tiny.en").await, &[command], 6).await;
+    check_that_no_text_leaks(&model("tiny.en").await, &[command], 6).await;
 }
 
 #[tokio::test]
-async fn nobody_overhears_anybody_across_languages() {
+async fn no_text_leaks_between_requests_across_languages() {
     let spanish = sample("es-sentence.wav");
-    nobody_overhears(&model("base").await, &[spanish], 2).await;
+    check_that_no_text_leaks(&model("base").await, &[spanish], 2).await;
 }

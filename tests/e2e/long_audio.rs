@@ -1,5 +1,5 @@
-//! A real server with long, silent and noisy audio: what is written and what is not, who waits for
-//! whom, what a client that leaves takes along, and how much memory hours take.
+//! A real server with long, silent and noisy audio: which text is written, which request waits, what a client
+//! that leaves cancels, and how much memory hours of audio take.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

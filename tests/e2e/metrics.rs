@@ -1,4 +1,4 @@
-//! `/metrics` and `/health` against the contract: names, types, labels, and what they say.
+//! `/metrics` and `/health` against the contract: names, types, labels and values.
 
 use std::collections::BTreeMap;
 

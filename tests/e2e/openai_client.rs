@@ -114,7 +114,7 @@ async fn the_official_client_gets_translations() {
 }
 
 #[tokio::test]
-async fn the_official_client_comes_again_when_it_is_told_to() {
+async fn the_official_client_retries_when_the_server_says() {
     // The model comes when the client was turned away once.
     let folder = tempfile::tempdir().expect("a folder");
     let late = folder.path().join("ggml-tiny.en.bin");
@@ -127,13 +127,13 @@ async fn the_official_client_comes_again_when_it_is_told_to() {
     let seen = check.await.expect("no panic");
     let text = seen["text"].as_str().expect("a text");
     assert_eq!(words(text), words(&sample_text("en-command.wav")));
-    // It slept exactly as long as it was told to, each time.
+    // It slept each time exactly as long as the server said.
     assert_eq!(seen["slept"], seen["told"], "{seen}");
     assert_ne!(seen["told"].as_array().map(Vec::len), Some(0));
 }
 
 #[tokio::test]
-async fn the_official_client_tries_again_what_may_pass_and_nothing_else() {
+async fn the_official_client_retries_temporary_errors_only() {
     let stand_in = StandIn::start().await;
     let url = stand_in.url();
     let settings = [("API_KEYS", KEY), ("LIBRETRANSLATE_URL", url.as_str())];

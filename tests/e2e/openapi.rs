@@ -1,5 +1,5 @@
-//! `/openapi.json` against the running server: schemathesis makes requests from it and looks whether each
-//! answer is one that the document promises.
+//! `/openapi.json` against the running server: schemathesis makes requests from the document and checks that it
+//! allows each reply.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +12,7 @@ const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 /// What every answer is held to.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
 
-/// Runs a command; a test that cannot have what it needs fails, and says why.
+/// Runs a command, and panics with its messages when it fails.
 fn run(command: &mut Command) -> String {
     let output = command.output().expect("starts");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! A real server with a real model: what good requests get.
+//! A real server with a real model: replies to valid requests.
 
 use serde_json::Value;
 use test_support::wav::write_silence;

@@ -66,7 +66,7 @@ async fn silence_is_no_delta_and_an_empty_text() {
 }
 
 #[tokio::test]
-async fn the_text_of_a_long_file_comes_while_most_of_it_is_still_to_be_done() {
+async fn the_text_of_a_long_file_streams_while_most_of_it_is_waiting() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
@@ -121,7 +121,7 @@ async fn a_clip_is_streamed_while_another_lane_works_on_a_long_file() {
 }
 
 #[tokio::test]
-async fn what_fails_before_the_first_word_has_its_status_as_without_a_stream() {
+async fn a_failure_before_the_first_word_has_the_status_of_a_plain_reply() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let broken = server.folder().join("broken.wav");
     std::fs::write(&broken, b"this is no audio").expect("writes");
@@ -180,7 +180,7 @@ async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
 }
 
 #[tokio::test]
-async fn comments_keep_a_stream_open_on_which_nothing_else_comes() {
+async fn comments_keep_an_idle_stream_open() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
@@ -210,7 +210,7 @@ async fn comments_keep_a_stream_open_on_which_nothing_else_comes() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_a_stream_takes_its_work_along() {
+async fn a_client_that_leaves_a_stream_cancels_its_work() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);

@@ -195,7 +195,7 @@ async fn nothing_is_asked_where_there_is_nothing_to_translate() {
     );
     assert_eq!(stand_in.calls().await, Vec::<Value>::new());
     assert_eq!(server.metric(CALLS).await.to_string(), "0");
-    // A plain transcription is nobody's translation.
+    // A plain transcription has no translation mode.
     let response = server.transcribe(&sample("en-command.wav"), &[]).await;
     assert_eq!(mode(&response), None);
 }
@@ -263,7 +263,7 @@ async fn whatever_goes_wrong_there_is_a_502_and_never_the_untranslated_text() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_told_as_such() {
+async fn an_unreachable_server_is_reported_as_such() {
     // A port that was free just now.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

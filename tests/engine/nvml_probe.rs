@@ -15,13 +15,13 @@ fn free_and_total(probe: &NvmlProbe) -> (u64, u64) {
     (sample.free, sample.total)
 }
 
-/// What people are told.
+/// The messages.
 fn error(probe: &NvmlProbe) -> String {
     probe.sample(&[100]).expect_err("no sample").to_string()
 }
 
 #[test]
-fn a_sample_tells_the_gpus_memory_and_what_each_process_asked_about_holds() {
+fn a_sample_has_the_gpus_memory_and_that_of_each_queried_process() {
     let driver = Driver::installed();
     let probe = driver.probe(0);
     assert_eq!(probe.kind(), MemoryKind::Vram);
@@ -211,7 +211,7 @@ async fn a_driver_that_does_not_start_yet_is_tried_again_now_and_then() {
 }
 
 #[test]
-fn the_first_library_that_starts_is_used_and_a_broken_one_is_told_before_a_missing_one() {
+fn the_first_library_that_starts_is_used_and_a_broken_one_is_reported_before_a_missing_one() {
     let (older, driver) = (Driver::installed(), Driver::installed());
     older.fails("nvmlInit_v2", 18);
     let nowhere = Path::new("/nowhere/libnvidia-ml.so.1");
@@ -234,7 +234,7 @@ fn a_file_that_is_no_library_is_an_error() {
 }
 
 #[test]
-fn a_library_that_lacks_what_is_needed_is_an_error() {
+fn a_library_without_a_required_function_is_an_error() {
     for function in [
         "nvmlInit_v2",
         "nvmlShutdown",

@@ -1,4 +1,4 @@
-//! Worker processes behind the engine port: the real one, and programs that only pretend.
+//! Worker processes behind the engine port: the real program, and stand-ins.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -263,7 +263,7 @@ async fn an_abort_before_or_after_the_language_is_heard_leaves_nothing_behind() 
 }
 
 #[tokio::test]
-async fn a_worker_killed_from_outside_is_told_from_one_that_crashed() {
+async fn an_external_kill_is_distinguished_from_a_crash() {
     for (name, counts) in [("KILL", false), ("ABRT", true)] {
         let engine = launch(program(), &model("tiny.en").await)
             .await
@@ -290,7 +290,7 @@ async fn a_dropped_engine_leaves_no_process() {
 }
 
 #[tokio::test]
-async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
+async fn earlier_work_of_an_engine_does_not_affect_later_work() {
     let model = model("base").await;
     let fresh = launch(program(), &model).await.expect("launches");
     let silence = || ChunkRequest {
@@ -364,7 +364,7 @@ async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
 }
 
 #[tokio::test]
-async fn a_model_for_which_there_is_no_memory_is_told_from_a_model_that_is_broken() {
+async fn a_lack_of_memory_for_a_model_is_distinguished_from_a_broken_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = model("base").await;
     // The real worker, with address space for the program and not for the model.

@@ -1,4 +1,4 @@
-//! What the engine tells of segments besides their text is true: by a real model, on real speech.
+//! The fields of segments besides their text, from a real model on real speech.
 
 use std::sync::atomic::AtomicBool;
 
@@ -71,7 +71,7 @@ fn assert_true(segments: &[Segment], seconds: f64) {
 }
 
 #[tokio::test]
-async fn every_field_is_what_it_says() {
+async fn every_field_has_the_documented_meaning() {
     let mut model = load(Options::default()).await;
     let samples = speech("en-sentence.wav");
     let seconds = samples.len() as f64 / SAMPLES_OF_A_SECOND as f64;
@@ -96,7 +96,7 @@ async fn every_field_is_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_second_window_has_its_own_place_and_its_own_probability_of_silence() {
+async fn a_second_window_has_its_own_offset_and_its_own_no_speech_probability() {
     let options = Options {
         window: Window::Full,
         ..Options::default()

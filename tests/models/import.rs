@@ -181,7 +181,7 @@ fn a_32_bit_folder_gives_the_same_16_bit_model_and_a_32_bit_one() {
 }
 
 #[test]
-fn a_list_of_tokens_does_in_place_of_a_tokenizer() {
+fn a_token_list_replaces_a_missing_tokenizer() {
     let source = ct2_folder("int8");
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("folder");

@@ -1,4 +1,4 @@
-//! Whatever the bytes: the parsers answer, and take no more memory than the bytes allow.
+//! The parsers end on any bytes, and take no more memory than the bytes allow.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::OnceLock;

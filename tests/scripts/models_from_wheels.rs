@@ -181,7 +181,7 @@ pid.with_suffix(".new").rename(pid)
 child.wait()
 "#;
 
-/// Waits for a condition.
+/// Waits until a condition holds.
 fn until(what: &str, condition: impl Fn() -> bool) {
     let begin = Instant::now();
     while !condition() {

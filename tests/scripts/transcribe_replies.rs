@@ -1,4 +1,4 @@
-//! `scripts/transcribe.sh` and what a server answers: every character comes through, and nothing else does.
+//! Replies to `scripts/transcribe.sh`: every character of a text comes through, and nothing else does.
 
 use std::fmt::Write;
 
@@ -63,7 +63,7 @@ fn any_text_comes_out_as_it_went_in() {
 }
 
 #[tokio::test]
-async fn every_escape_of_json_is_resolved_and_half_a_pair_is_replaced() {
+async fn every_json_escape_is_resolved_and_an_unpaired_surrogate_is_replaced() {
     let escapes = [
         (r#"\"\\\/\b\f\n\r\t"#, "\"\\/\u{8}\u{c}\n\r\t"),
         (r"\u00e9\u00C9\u20ac\uD83D\uDE00", "éÉ€😀"),
@@ -102,7 +102,7 @@ async fn the_text_of_hours_comes_through() {
 }
 
 #[tokio::test]
-async fn what_is_no_transcript_is_status_7_and_keeps_the_recording() {
+async fn a_reply_without_a_transcript_is_status_7_and_keeps_the_recording() {
     let cases = [
         ("application/json", ""),
         ("application/json", "{}"),

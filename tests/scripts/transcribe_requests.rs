@@ -1,4 +1,4 @@
-//! `scripts/transcribe.sh` and what it asks: any file, any address, keys that nobody sees, and every way to fail.
+//! Requests of `scripts/transcribe.sh`: any file, any address, hidden keys, and every way to fail.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -57,7 +57,7 @@ fn raw_server(then: impl FnOnce(&mut std::net::TcpStream) + Send + 'static) -> S
 }
 
 #[tokio::test]
-async fn where_nobody_answers_or_the_answer_breaks_off_the_status_is_4() {
+async fn an_unreachable_server_or_a_reply_that_breaks_off_is_status_4() {
     let script = Script::new();
     script.file("a.wav", b"sound");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -94,7 +94,7 @@ async fn a_server_that_takes_too_long_is_status_6() {
 }
 
 #[tokio::test]
-async fn wrong_usage_is_status_2_and_what_is_no_file_is_status_3() {
+async fn wrong_usage_is_status_2_and_a_missing_file_is_status_3() {
     let (script, server) = with_answer(200, "application/json", r#"{"text":"words"}"#).await;
     let wrong: [&[&str]; 9] = [
         &[],
@@ -130,7 +130,7 @@ async fn wrong_usage_is_status_2_and_what_is_no_file_is_status_3() {
 }
 
 #[tokio::test]
-async fn files_of_any_name_are_sent_and_the_server_is_told_their_kind_only() {
+async fn files_of_any_name_are_sent_and_the_server_gets_only_their_extension() {
     let names = [
         ("voice note.ogg", "audio.ogg"),
         ("a;type=text,b\"c\\d'.m4a", "audio.m4a"),
@@ -245,7 +245,7 @@ fn command_lines(part: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn nobody_sees_the_key_among_the_processes_and_a_signal_leaves_nothing_behind() {
+async fn the_key_is_in_no_command_line_and_a_signal_leaves_no_files() {
     let script = Script::new();
     script.file("a.wav", b"sound");
     let stalled = MockServer::start().await;

@@ -1,4 +1,4 @@
-//! A stand-in for NVIDIA's driver library, built by the tests, whose state they write.
+//! A stand-in for NVIDIA's driver library, which the tests build and whose state they write.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -69,7 +69,7 @@ impl Driver {
         std::fs::write(self.state(), state).expect("writes");
     }
 
-    /// The library answers as ever, but this function with this code.
+    /// Makes one function fail with this code.
     pub fn fails(&self, function: &str, code: u32) {
         self.says(&format!("{TWO_GPUS}fail {function} {code}\n"));
     }
@@ -88,7 +88,7 @@ impl Driver {
     }
 }
 
-/// A probe that knows these places alone.
+/// A probe that looks in these files only.
 pub fn probe(libraries: &[&Path], device_index: u32) -> NvmlProbe {
     NvmlProbe::new(device_index)
         .with_visible_devices(None)

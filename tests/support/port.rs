@@ -1,9 +1,8 @@
-//! A port for servers that come and go, one after the other.
+//! A port for several servers, one after the other.
 
 use tokio::net::TcpSocket;
 
-/// A free port of this machine's. While this lives, nobody is given it who does not ask for it by its
-/// number, also when no server has it.
+/// A free port, held until this is dropped: the kernel gives it only to a process that asks for its number.
 pub struct HeldPort {
     /// The port, for a setting.
     pub number: String,

@@ -1,5 +1,5 @@
-//! A real Redis of a test's own: on a free port, with its files in a folder to be thrown away, and
-//! ended when dropped.
+//! A real Redis for one test, on a free port, with its files in a temporary folder. It ends when it is
+//! dropped.
 
 use std::fs;
 use std::net::TcpListener;
@@ -28,12 +28,12 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one that is open to everybody here.
+    /// Starts one without a password.
     pub async fn start() -> Self {
         Self::start_with(None, &[]).await
     }
 
-    /// Starts one that wants this password.
+    /// Starts one with this password.
     pub async fn start_with_password(password: &str) -> Self {
         Self::start_with(Some(password), &[]).await
     }
@@ -61,7 +61,7 @@ impl RedisServer {
         self.port
     }
 
-    /// To be had by anybody who knows the password.
+    /// Its URL, with the password.
     pub fn url(&self) -> String {
         match &self.password {
             Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),

@@ -16,12 +16,12 @@ pub fn corpus() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// Lower-case words without punctuation: what must be equal between two transcripts.
+/// Lower-case words without punctuation, for the comparison of two transcripts.
 pub fn words(text: &str) -> Vec<String> {
     wer::normalise(text)
 }
 
-/// The text that the repository says a sample has.
+/// The known text of a sample.
 pub fn sample_text(name: &str) -> String {
     let table = std::fs::read_to_string(sample("samples.tsv")).expect("the table");
     let row = table

@@ -123,7 +123,7 @@ impl Server {
         server
     }
 
-    /// The same, able to transcribe.
+    /// The same, and waits until it can transcribe.
     pub async fn ready(model: &Path, settings: &[(&str, &str)]) -> Self {
         let server = Self::start(model, settings).await;
         server.until_ready().await;
@@ -141,7 +141,7 @@ impl Server {
         self.child.id()
     }
 
-    /// A place of this server's own.
+    /// A folder of this server's own.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -162,7 +162,7 @@ impl Server {
         self.log_lines(text).swap_remove(0)
     }
 
-    /// Waits for a condition.
+    /// Waits until a condition holds.
     pub async fn until<F, R>(&self, what: &str, condition: F)
     where
         F: Fn() -> R,
@@ -217,7 +217,7 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
-    /// How many pieces of audio engines have worked on.
+    /// The number of chunks that engines have transcribed.
     pub async fn inferences(&self) -> f64 {
         let mut sum = 0.0;
         for op in ["whisper_transcribe_hot", "whisper_transcribe_cold"] {
@@ -234,12 +234,12 @@ impl Server {
         log
     }
 
-    /// Requests that are the same share their work from now on, as those of usual clients do.
+    /// From now on, identical requests share their work, as those of usual clients do.
     pub fn share_work(&mut self) {
         self.client = Client::new();
     }
 
-    /// A recording of some minutes: the long sample so many times.
+    /// A recording of some minutes: the long sample this many times.
     pub fn long_file(&self, times: u32) -> PathBuf {
         let path = self.folder().join(format!("long-{times}.flac"));
         let repeats = (times - 1).to_string();
@@ -266,18 +266,18 @@ impl Server {
         running
     }
 
-    /// Processes that this server started and that live.
+    /// The running worker processes of this server.
     pub fn workers(&self) -> Vec<u32> {
         children(self.pid(), "worker")
     }
 
-    /// Whether a request is admitted and not over, be it that its upload still comes.
+    /// Whether a request is admitted and not finished. Its upload may still be running.
     pub async fn is_busy(&self) -> bool {
         let health = self.health().await;
         health["smart_routing"]["queue_audio_seconds"].as_f64() > Some(0.0)
     }
 
-    /// How often a lane has been given a chunk.
+    /// The number of chunks handed to lanes.
     pub fn chunks_handed_out(&self) -> usize {
         let log = self.log();
         log.iter()
@@ -285,7 +285,7 @@ impl Server {
             .count()
     }
 
-    /// Waits until a lane is given a chunk, from now on.
+    /// Waits until a lane gets another chunk.
     pub async fn until_a_lane_has_work(&self) {
         let before = self.chunks_handed_out();
         let given = || async { self.chunks_handed_out() > before };
@@ -311,13 +311,13 @@ impl Server {
         value.parse().expect("a number")
     }
 
-    /// Asks it to stop and gives its exit code.
+    /// Asks it to stop and returns its exit code.
     pub async fn terminate(&mut self) -> Option<i32> {
         signal(self.pid(), "TERM");
         self.exit_code().await
     }
 
-    /// Waits for its end.
+    /// Waits until it ends and returns its exit code.
     pub async fn exit_code(&mut self) -> Option<i32> {
         let mut status = None;
         let ended = async || {

@@ -1,5 +1,5 @@
-//! A complete CTranslate2 Whisper folder of the smallest size the importer accepts, made from scratch:
-//! for tests of the parser, which are about structure. Real models are tested with real folders.
+//! A complete CTranslate2 Whisper folder of the smallest size that the importer accepts, for tests of the parser.
+//! Other tests use real folders.
 
 use std::path::Path;
 
@@ -117,7 +117,7 @@ impl SmallModel {
         });
     }
 
-    /// Adds a variable with values that tell one place from another.
+    /// Adds a variable with a different value at each index.
     fn halves(&mut self, name: &str, shape: &[u32]) {
         let count: u32 = shape.iter().product();
         let seed = self.variables.len() as u32 * 31;

@@ -11,7 +11,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use crate::repository;
 
-/// All that it may need.
+/// The tools that it may use.
 const TOOLS: [&str; 12] = [
     "bash", "curl", "cat", "cut", "dirname", "head", "mkdir", "mktemp", "mv", "rm", "tail", "tr",
 ];
@@ -38,17 +38,17 @@ impl Script {
         Self { folder }
     }
 
-    /// Where it runs.
+    /// Its working folder.
     pub fn here(&self) -> PathBuf {
         self.folder.path().join("here")
     }
 
-    /// Where it puts what it needs for a while.
+    /// Its folder for temporary files.
     pub fn temporary(&self) -> PathBuf {
         self.folder.path().join("tmp")
     }
 
-    /// How much it has left behind.
+    /// The number of temporary files that it has left.
     pub fn leftovers(&self) -> usize {
         let entries = std::fs::read_dir(self.folder.path().join("tmp"));
         entries.expect("is there").count()
@@ -98,7 +98,7 @@ impl Script {
     }
 }
 
-/// What it said, its exit status in front.
+/// Its exit status and its messages.
 pub fn told(output: &Output) -> (Option<i32>, String) {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), words)

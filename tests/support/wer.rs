@@ -2,7 +2,8 @@
 
 pub use uttera_stt_tools::probe::word_error_rate::{Score, align, normalise};
 
-/// Where pieces of audio are cut follows how fast the machine is just now, and a few words follow that.
+/// Whether two transcripts agree but for a few words. The machine's speed decides where the audio is cut,
+/// and the cuts decide a few words.
 pub fn are_alike(one: &str, other: &str) -> bool {
     Score::of(one, other).rate() < 0.15
 }
