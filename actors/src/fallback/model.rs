@@ -20,7 +20,8 @@ use crate::domain::transcript::{ChunkDone, Task};
 use crate::lane::LaneArguments;
 use crate::lane::recycling::RecyclingLimits;
 use crate::pool::PoolConfig;
-use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
+use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage};
+use crate::pool::demand::DemandPolicy;
 use crate::ports::{ChunkRequest, EngineLauncher, FallbackRequest, FallbackText};
 use crate::queue::dispatcher::{Dispatcher, DispatcherArguments};
 use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage};
@@ -115,7 +116,7 @@ impl Actor for FallbackModel {
         };
         let pool = ColdPoolArguments {
             config: arguments.pool,
-            company: Company::Alone,
+            demand: DemandPolicy::OnlyLanes,
             node: arguments.node,
             memory_is_watched: arguments.memory_is_watched,
             least_bytes: arguments.least_bytes,

@@ -25,15 +25,12 @@ use crate::lane::exit::{LaneExit, LaneFailure};
 use crate::lane::restart_budget::RestartBudget;
 use crate::lane::worker::{ColdWorker, WorkerArguments};
 use crate::pool::PoolConfig;
+use crate::pool::demand::{DemandPolicy, Obstacle};
 use crate::pool::memory_cap::MemoryCap;
-use crate::pool::sizing::{Demand, PoolLimits};
 use crate::ports::EngineInfo;
 use crate::queue::messages::{DispatcherMessage, LaneMessage};
 use crate::status::NodeStatus;
-use crate::status::snapshot::{HotState, Snapshot};
-
-/// Where nobody else does the work, it waits so long for another worker after one that failed.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+use crate::status::snapshot::Snapshot;
 
 /// What the ColdPool hears.
 #[derive(Debug)]
@@ -55,21 +52,12 @@ pub enum ColdPoolMessage {
     Stop,
 }
 
-/// Whom a pool works beside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Company {
-    /// The hot lane, which does the work that no further worker pays for.
-    HotLane,
-    /// Nobody: without a worker nothing is done, and what waits for one that cannot come is refused.
-    Alone,
-}
-
 /// What a ColdPool is made from.
 pub struct ColdPoolArguments {
     /// Its limits.
     pub config: PoolConfig,
-    /// Whom it works beside.
-    pub company: Company,
+    /// How it judges the demand for workers.
+    pub demand: DemandPolicy,
     /// Of the node that it is on: its hot lane, and its memory.
     pub node: Arc<NodeStatus>,
     /// Whether a VramWatcher looks at the memory.
@@ -208,65 +196,43 @@ impl ColdPoolState {
             self.start(myself).await?;
         }
         if wanted > 0 && self.workers.is_empty() {
-            self.refuse_the_hopeless();
+            self.reject_stuck_work();
         }
         self.publish(wanted);
         Ok(())
     }
 
     fn wanted(&self, snapshot: &Snapshot) -> usize {
-        match self.arguments.company {
-            Company::HotLane => self.limits().wanted(Demand {
-                work_seconds: snapshot.work_seconds(snapshot.remaining),
-                chunks: snapshot.remaining.chunks as usize,
-                start_seconds: snapshot.start_time().as_secs_f64(),
-            }),
-            Company::Alone => {
-                let chunks = snapshot.queue_depth + snapshot.busy_lanes;
-                chunks.min(self.arguments.config.size)
-            }
-        }
+        let cap = self.learned.cap(Instant::now());
+        let config = &self.arguments.config;
+        self.arguments.demand.wanted(snapshot, config, cap)
     }
 
-    /// Where nobody else does the work, nothing waits for a worker that does not come soon.
-    fn refuse_the_hopeless(&self) {
-        if self.arguments.company == Company::HotLane {
-            return;
-        }
-        let pause = self.not_before.saturating_duration_since(Instant::now());
-        let reason = match &self.last_failure {
-            Some(failure) if failure.at_launch || pause > LONGEST_WAIT => failure.reason.clone(),
-            _ if self.short_of_memory => "there is no memory for one more worker".to_owned(),
-            _ => return,
-        };
-        let refusal = SttError::NotReady {
-            reason,
-            retry_after: self.arguments.status.snapshot().start_time(),
-        };
-        let refuse = DispatcherMessage::RefuseWaiting(refusal);
-        let _ = self.arguments.lane.dispatcher.cast(refuse);
-    }
-
-    fn limits(&self) -> PoolLimits {
-        PoolLimits {
-            size: self.arguments.config.size,
-            learned: self.learned.cap(Instant::now()),
+    /// Rejects waiting work for which no worker will start soon, unless another lane can do it.
+    fn reject_stuck_work(&self) {
+        let failure = self.last_failure.as_ref();
+        let rejection = self.arguments.demand.rejection(Obstacle {
+            last_failure: failure.map(|failure| failure.reason.as_str()),
+            failed_at_launch: failure.is_some_and(|failure| failure.at_launch),
+            pause: self.not_before.saturating_duration_since(Instant::now()),
+            short_of_memory: self.short_of_memory,
+        });
+        if let Some(reason) = rejection {
+            let rejection = SttError::NotReady {
+                reason,
+                retry_after: self.arguments.status.snapshot().start_time(),
+            };
+            let reject = DispatcherMessage::RefuseWaiting(rejection);
+            let _ = self.arguments.lane.dispatcher.cast(reject);
         }
     }
 
     fn may_start(&mut self, snapshot: &Snapshot) -> bool {
         let one_at_a_time = self.workers.values().all(|worker| worker.ready);
-        // While the hot lane comes back it needs the memory that it had, and it is there as soon as
-        // a cold one would be.
-        let hot_is_up = match self.arguments.node.hot() {
-            HotState::Ready(_) => true,
-            HotState::Starting | HotState::Restarting { .. } => false,
-            HotState::Asleep(_) | HotState::Failed { .. } => {
-                self.arguments.company == Company::Alone
-            }
-        };
+        let hot = self.arguments.node.hot();
+        let hot_allows = self.arguments.demand.may_start_beside(&hot);
         let now = Instant::now() >= self.not_before;
-        one_at_a_time && hot_is_up && now && !snapshot.draining && self.has_memory()
+        one_at_a_time && hot_allows && now && !snapshot.draining && self.has_memory()
     }
 
     fn has_memory(&mut self) -> bool {
@@ -356,7 +322,7 @@ impl ColdPoolState {
             at_launch: !worker.ready,
         });
         if self.workers.is_empty() {
-            self.refuse_the_hopeless();
+            self.reject_stuck_work();
         }
         if lacked_memory(reason) {
             let active = self.active();
@@ -371,7 +337,7 @@ impl ColdPoolState {
 
     fn remove(&mut self, who: &ActorCell) -> Option<Worker> {
         let worker = self.workers.remove(&who.get_id())?;
-        if self.arguments.company == Company::Alone {
+        if self.arguments.demand.awaits_freed_memory() {
             self.last_change = Instant::now();
         }
         // The lane gives its chunk back itself, unless it failed in a way that it could not.

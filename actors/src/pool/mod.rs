@@ -1,6 +1,7 @@
 //! The cold workers: how many there should be, how many fit in memory, and the actors that start and stop them.
 
 pub mod cold_pool;
+pub mod demand;
 pub mod memory_cap;
 pub mod memory_ledger;
 pub mod sizing;

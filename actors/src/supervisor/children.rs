@@ -16,7 +16,8 @@ use crate::lane::exit::{LaneExit, LaneFailure};
 use crate::lane::idle::IdlePolicy;
 use crate::lane::worker::{HotWorker, WorkerArguments};
 use crate::pool::PoolConfig;
-use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage, Company};
+use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage};
+use crate::pool::demand::DemandPolicy;
 use crate::pool::vram_watcher::{VramWatcher, VramWatcherArguments, VramWatcherMessage};
 use crate::ports::FallbackPort;
 use crate::queue::dispatcher::{Dispatcher, DispatcherArguments};
@@ -110,7 +111,7 @@ pub(super) async fn cold_pool(
 ) -> Result<ActorRef<ColdPoolMessage>, SpawnErr> {
     let arguments = ColdPoolArguments {
         config: arguments.config.pool,
-        company: Company::HotLane,
+        demand: DemandPolicy::BesideHotLane,
         node: Arc::clone(&arguments.status),
         memory_is_watched: arguments.ports.memory.is_some(),
         least_bytes: 0,
