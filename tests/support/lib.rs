@@ -55,3 +55,15 @@ pub fn built(name: &str) -> PathBuf {
     let folder = test.ancestors().nth(2).expect("two folders above a test");
     folder.join(name)
 }
+
+/// Runs checks, one after the other, on a server that they share. Prints the name of each, so that the output of a
+/// failed test ends with the check that failed.
+#[macro_export]
+macro_rules! checks {
+    ($server:expr; $($check:ident),+ $(,)?) => {
+        $(
+            eprintln!("checking: {}", stringify!($check));
+            $check($server).await;
+        )+
+    };
+}
