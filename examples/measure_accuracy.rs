@@ -19,11 +19,6 @@
 //! paired bootstrap over clips, or over a long file's utterances. `long` also prints how far the
 //! segments' times are from the known times of the utterances.
 
-#[path = "support/corpus.rs"]
-mod corpus;
-#[path = "support/decode.rs"]
-mod decode;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,8 +26,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
-use corpus::{Pair, Row, difference};
-use decode::decode;
+use measurement_support::corpus::{Pair, Row, difference};
+use measurement_support::decode::decode;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 use stt_actors::domain::transcript::Task;
@@ -142,7 +137,7 @@ async fn main() -> anyhow::Result<()> {
 
 fn rows(corpus: &Corpus, table: &str) -> anyhow::Result<Vec<Row>> {
     let languages: Vec<&str> = corpus.languages.split(',').collect();
-    corpus::rows(&corpus.folder, table, &languages, corpus.every)
+    measurement_support::corpus::rows(&corpus.folder, table, &languages, corpus.every)
 }
 
 async fn clips(args: &Clips) -> anyhow::Result<()> {

@@ -12,11 +12,6 @@
 //! the first one: differences of the word error rate are in points, with the 95 % interval of a paired
 //! bootstrap over clips.
 
-#[path = "support/corpus.rs"]
-mod corpus;
-#[path = "support/decode.rs"]
-mod decode;
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,8 +19,8 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use corpus::{Pair, difference};
-use decode::decode;
+use measurement_support::corpus::{Pair, difference};
+use measurement_support::decode::decode;
 use stt_actors::domain::transcript::{ChunkTranscript, Doubt, Segment, Task};
 use uttera_stt::engine::whisper::window::Window;
 use uttera_stt::engine::whisper::{Model, Options, Request};
@@ -94,7 +89,8 @@ fn main() -> anyhow::Result<()> {
     let mut audio_seconds = 0.0;
     let mut dump = args.dump.as_ref().map(std::fs::File::create).transpose()?;
     let languages: Vec<&str> = args.languages.split(',').collect();
-    let rows = corpus::rows(&args.corpus, "speech.tsv", &languages, args.every)?;
+    let rows =
+        measurement_support::corpus::rows(&args.corpus, "speech.tsv", &languages, args.every)?;
     for (number, row) in rows.iter().enumerate() {
         let samples = decode(&args.corpus.join(&row.path), 0.0)?;
         let seconds = samples.len() as f64 / 16_000.0;

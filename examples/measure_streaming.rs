@@ -7,16 +7,13 @@
 //!     --corpus corpus [--table long.tsv] [--languages en,es,fr] [--every 1]
 //! ```
 
-#[path = "support/corpus.rs"]
-mod corpus;
-
 use std::path::{Path, PathBuf};
 // A measurement uses the real clock.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use corpus::{Pair, difference};
+use measurement_support::corpus::{Pair, difference};
 use reqwest::Client;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
@@ -56,7 +53,8 @@ async fn main() -> anyhow::Result<()> {
     let client = Client::new();
     let languages: Vec<&str> = args.languages.split(',').collect();
     let mut pairs = Vec::new();
-    for row in corpus::rows(&args.corpus, &args.table, &languages, args.every)? {
+    for row in measurement_support::corpus::rows(&args.corpus, &args.table, &languages, args.every)?
+    {
         let file = args.corpus.join(&row.path);
         let plain = ask(&client, &args.url, &file, &row.language, false).await?;
         let streamed = ask(&client, &args.url, &file, &row.language, true).await?;

@@ -10,15 +10,12 @@
 //! chunks, and the CPU time in seconds. With `--probabilities`, prints the detector's probability for every
 //! frame of 32 ms instead.
 
-#[path = "support/decode.rs"]
-mod decode;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
-use decode::decode;
+use measurement_support::decode::decode;
 use stt_actors::domain::chunk::AudioChunk;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::silero::Weights;

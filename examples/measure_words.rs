@@ -14,9 +14,6 @@
 //! There are three kinds of clips: words in close succession, words with pauses, and half a minute of groups
 //! of words with pauses between the groups.
 
-#[path = "support/decode.rs"]
-mod decode;
-
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;
@@ -27,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, Parser, Subcommand};
-use decode::decode;
+use measurement_support::decode::decode;
 use stt_actors::domain::chunk::{AudioChunk, SAMPLE_RATE};
 use stt_actors::domain::transcript::{ChunkTranscript, Merger, Task};
 use stt_actors::text::segment_split;

@@ -14,12 +14,7 @@
 //! ```
 
 mod clip;
-#[path = "../support/corpus.rs"]
-#[expect(dead_code, reason = "the tables only")]
-mod corpus;
 mod curve;
-#[path = "../support/decode.rs"]
-mod decode;
 mod pair;
 mod plot;
 mod ranking;
@@ -35,9 +30,9 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
 use clip::{Clip, ClipChunk};
-use corpus::Row;
 use curve::{Point, Report, report};
-use decode::decode;
+use measurement_support::corpus::Row;
+use measurement_support::decode::decode;
 use pair::{Compared, Pair, check};
 use stt_actors::domain::chunk::AudioChunk;
 use stt_actors::domain::transcript::{ChunkTranscript, Task};
@@ -107,7 +102,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn measure(args: &Measure) -> anyhow::Result<()> {
-    let rows = corpus::rows(&args.pair.corpus, "speech.tsv", &[LANGUAGE], 1)?;
+    let rows = measurement_support::corpus::rows(&args.pair.corpus, "speech.tsv", &[LANGUAGE], 1)?;
     let known = if args.out.exists() {
         measured(&args.out)?
     } else {

@@ -9,11 +9,16 @@ const RESAMPLINGS: usize = 10_000;
 pub struct Row {
     /// Path within the folder of the corpus.
     pub path: String,
+    /// ISO 639-1 code.
     pub language: String,
+    /// The spoken text.
     pub text: String,
 }
 
 /// Reads every n-th row of a table, out of the rows in these languages.
+///
+/// # Errors
+/// The table cannot be read.
 pub fn rows(
     corpus: &Path,
     table: &str,
@@ -35,7 +40,9 @@ pub fn rows(
 
 /// Number of words of one unit of the bootstrap, and the errors of A and B in it.
 pub struct Pair {
+    /// Words of the reference.
     pub words: usize,
+    /// Word errors of A and B.
     pub errors: [usize; 2],
 }
 

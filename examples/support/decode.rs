@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 
 /// Decodes a file to 16 kHz mono and applies a gain.
+///
+/// # Errors
+/// ffmpeg is missing or cannot decode the file.
 pub fn decode(file: &Path, gain_db: f64) -> anyhow::Result<Vec<i16>> {
     let output = Command::new("ffmpeg")
         .args(["-v", "error", "-i"])

@@ -1,5 +1,5 @@
-//! Real files. Runs where `STT_CORPUS` names a folder with `codecs/`, `codecs.tsv` and `broken/`;
-//! passes without.
+//! Decoding of real files. Runs if `STT_CORPUS` names a folder with `codecs/`, `codecs.tsv` and `broken/`, and passes
+//! otherwise.
 
 #![allow(clippy::unwrap_used)]
 

@@ -90,7 +90,7 @@ async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
     assert!((server.inferences().await - before).abs() < 1e-9);
     let grown = grown(&server, memory);
     assert!(grown < MOST_MEMORY_OF_HEADS_KIB, "{grown} KiB");
-    // Whoever has the right key is let in at once, from the same address.
+    // A request with the right key is accepted at once, from the same address.
     until_limited(&server, &file).await;
     let right = server.transcribe_with("right-key", &file).await;
     assert_eq!(right.status(), 200);

@@ -1,5 +1,5 @@
-//! Load and killing on real processes and a real model: nothing is lost, and every text is what an
-//! undisturbed server gives.
+//! Load while workers are killed, with real processes and a real model: nothing is lost, and every text is that of
+//! an undisturbed server.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The program at the command line.
+//! The program on the command line.
 
 use std::process::Command;
 

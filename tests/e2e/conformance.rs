@@ -54,8 +54,8 @@ async fn this_server_with_an_english_model_and_keys_keeps_all_promises() {
     assert_eq!(code, Some(0));
     for (check, why) in with_outcome(&results, "skip") {
         let expected = [
-            "the model knows English only",
-            "a key is wanted",
+            "the model supports English only",
+            "the server requires a key",
             "no origin was given (--origin)",
         ];
         assert!(expected.contains(&why.as_str()), "{check}: {why}");
@@ -181,7 +181,7 @@ async fn a_server_with_a_few_wrong_answers_fails_exactly_those_checks() {
         found.map_or("", |(_, why)| why.as_str())
     };
     assert!(why("an unknown model is 404 with an error object").contains("<html>"));
-    assert!(why("/livez and /readyz are 200").contains("no end"));
+    assert!(why("/livez and /readyz are 200").contains("does not end"));
     assert!(why("X-Route names the lanes").contains("WARM"));
     assert_eq!(code, Some(1));
 }
@@ -208,7 +208,7 @@ async fn a_server_with_the_worst_replies_does_not_end_a_run() {
     let failed = with_outcome(&all, "fail");
     let whys = |part: &str| failed.iter().filter(|(_, why)| why.contains(part)).count();
     assert_eq!(
-        (whys("within 1 s"), whys("itself broke")),
+        (whys("within 1 s"), whys("itself panicked")),
         (3, 0),
         "{failed:#?}"
     );

@@ -1,4 +1,4 @@
-//! Word error rate on real speech, where the corpus is there (`STT_CORPUS`).
+//! Word error rate on real speech, if the corpus is available (`STT_CORPUS`).
 
 use serde_json::Value;
 use test_support::wer::Score;

@@ -376,7 +376,7 @@ async fn a_node_without_a_working_model_passes_everything_on() {
         assert!(header(&response, name).is_some(), "{name}");
     }
     assert_eq!(body(response).await["primary"], Value::Null);
-    // OpenAI's clients hear what is wrong here.
+    // OpenAI's clients get the error of this node.
     let response = primary.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(response.status(), 503);
     assert!(header(&response, "x-fallback-error").is_some());

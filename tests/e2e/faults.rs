@@ -1,4 +1,4 @@
-//! A real server with a real model while things go wrong.
+//! Faults of a real server with a real model.
 
 use serde_json::Value;
 use test_support::wer::assert_alike;

@@ -1,5 +1,5 @@
-//! Hot and cold workers of a real server: the pool comes with the work and goes without it, the
-//! queue is bounded, and the hot model can sleep.
+//! Hot and cold workers of a real server: the pool grows and shrinks with the work, the queue is bounded, and
+//! the hot model can be freed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -311,7 +311,7 @@ async fn a_model_file_that_vanishes_is_reported_and_the_node_recovers_when_it_is
     let reason = health["hot_worker_error"].as_str().expect("a reason");
     assert!(reason.contains("ggml-tiny.en.bin"), "{reason}");
     server
-        .log_line("cannot transcribe; trying again now and then")
+        .log_line("cannot transcribe; retrying periodically")
         .await;
     std::fs::rename(&away, &file).expect("moves back");
     server.until_ready().await;

@@ -19,7 +19,7 @@ async fn status(server: &Server, key: &str) -> u16 {
     response.status().as_u16()
 }
 
-/// Somebody who sends one request after the other, with the key that he was last told.
+/// Users that send one request after the other, with the most recent key.
 #[derive(Clone)]
 struct Users {
     key: Arc<Mutex<String>>,

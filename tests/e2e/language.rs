@@ -1,4 +1,4 @@
-//! The language that a request says is spoken, and the server's default, on real models.
+//! The language of a request, and the server's default language, on real models.
 
 use serde_json::Value;
 use test_support::{Server, model, refused, sample, sample_text, words};

@@ -213,13 +213,13 @@ async fn cancelled_work_is_charged_as_far_as_it_was_done() {
         let request = request.bearer_auth(key);
         request.multipart(test_support::form(&file, fields)).send()
     };
-    // Somebody reads the beginning and leaves before the end.
+    // A client reads the beginning and leaves before the end.
     let mut events = Events::of(send("one", &[("stream", "true")]).await.expect("an answer"));
     let first = events.event().await;
     assert!(matches!(first, Some(Line::Event(_))), "{first:?}");
     drop(events);
     until_charged(&server, "one").await;
-    // Somebody leaves while nothing has come yet. The one lane has done the first two chunks by then.
+    // A client leaves before any text has arrived. The only lane has done the first two chunks by then.
     let goal = server.chunks_handed_out() + 3;
     let worked = || async { server.chunks_handed_out() >= goal };
     tokio::select! {

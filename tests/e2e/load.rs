@@ -359,10 +359,10 @@ async fn impossible_arguments_are_rejected_before_any_request() {
     let server = answers(&[], good()).await;
     let url = server.uri();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}", listener.local_addr().expect("an address"));
+    let unreachable = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let cases: [(&[&str], i32, &str); 5] = [
-        (&[&nobody], 2, "cannot be reached"),
+        (&[&unreachable], 2, "cannot be reached"),
         (&["nonsense"], 2, "http://HOST:PORT"),
         (&[&url, "--concurrency", "1,0"], 2, "--concurrency"),
         (&[&url, "--file", "/nowhere/a.wav"], 1, "/nowhere/a.wav"),

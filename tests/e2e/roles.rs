@@ -1,4 +1,4 @@
-//! The roles of a primary and a fallback, started from files of settings as their users have them.
+//! The roles of a primary and a fallback, started from settings files like those of their users.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -269,7 +269,7 @@ async fn a_stream_gives_the_text_while_it_is_made() {
     let wrong = Score::of(&sample_text("en-long.ogg"), &done.text).rate();
     assert!(wrong <= 0.1, "{}", done.text);
 
-    // Whoever stops listening ends the work.
+    // Dropping the stream cancels the work.
     let audio = Audio::file(server.long_file(10));
     let mut events = speech.stream(audio, &options()).await.expect("begins");
     events.next().await.expect("more").expect("an event");

@@ -184,7 +184,7 @@ async fn each_malformed_reply_is_reported_on_one_line() {
     );
     assert!(why(&results, "health").contains("content type \"text/html\""));
     assert!(why(&results, "metrics").contains("a line without a value"));
-    assert!(why(&results, "short").contains("the body is no JSON: <html>"));
+    assert!(why(&results, "short").contains("the body is not JSON: <html>"));
     assert!(!printed.contains('\x1b'), "{printed}");
     let lines = printed.lines().filter(|line| line.starts_with("fail  "));
     assert_eq!(json!(lines.count()), results["failed"]);
@@ -206,10 +206,7 @@ async fn another_text_and_another_language_fail() {
     let (of_files, _, _) =
         results(&[&server.uri(), "--file", file, "--language", "en"], None).await;
     let why = why(&of_files, "en-command.wav, language forced");
-    assert_eq!(
-        why,
-        "the language is said to be \"welsh\" in place of \"en\""
-    );
+    assert_eq!(why, "the reported language is \"welsh\" instead of \"en\"");
 }
 
 #[tokio::test]

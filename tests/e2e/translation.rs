@@ -1,5 +1,4 @@
-//! Translations by a real server and a real model: whisper's own, and those of a stand-in for
-//! LibreTranslate.
+//! Translations by a real server and a real model: Whisper's own, and those by a stand-in for LibreTranslate.
 
 use std::path::{Path, PathBuf};
 
@@ -270,7 +269,7 @@ async fn an_unreachable_server_is_reported_as_such() {
     drop(listener);
     let settings = [
         ("LIBRETRANSLATE_URL", url.as_str()),
-        // Whoever set this did not mean what people say.
+        // This proxy must not get the text.
         ("http_proxy", "http://127.0.0.1:1"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;

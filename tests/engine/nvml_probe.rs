@@ -1,4 +1,4 @@
-//! The GPU probe through the real wrapper, on a stand-in for NVIDIA's library that is built here.
+//! The GPU probe through the real wrapper, with a stand-in for NVIDIA's library that the test builds.
 
 use std::path::Path;
 use std::time::Duration;

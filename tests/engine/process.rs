@@ -68,7 +68,7 @@ fn request() -> ChunkRequest {
     }
 }
 
-/// Nobody asks for the language.
+/// Ignores the language.
 fn unheard() -> LanguageHeard {
     Box::new(drop)
 }
@@ -147,7 +147,7 @@ async fn text_that_looks_wrong_is_decoded_again_with_the_whole_window() {
         .await
         .expect("transcribes");
     assert_eq!((plain.doubt, plain.encoder_passes), (None, 1));
-    // Nobody says anything: whatever whisper makes of it is a guess, or nothing.
+    // Silence: Whisper's text is doubtful, or empty.
     let silence = ChunkRequest {
         audio: AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; 48_000])),
         ..request()

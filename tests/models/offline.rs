@@ -1,4 +1,4 @@
-//! Without a network: an answer within seconds that says exactly what to do.
+//! Without a network: an error within seconds that says what to do.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

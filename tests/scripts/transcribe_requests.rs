@@ -61,7 +61,7 @@ async fn an_unreachable_server_or_a_reply_that_breaks_off_is_status_4() {
     let script = Script::new();
     script.file("a.wav", b"sound");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}", listener.local_addr().expect("an address"));
+    let unreachable = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let hangs_up = raw_server(|_| ());
     let breaks_off = raw_server(|stream| {
@@ -70,7 +70,7 @@ async fn an_unreachable_server_or_a_reply_that_breaks_off_is_status_4() {
         let all = format!("{head}{{\"text\":\"half of\"}}");
         stream.write_all(all.as_bytes()).expect("writes");
     });
-    for url in [nobody, hangs_up, breaks_off] {
+    for url in [unreachable, hangs_up, breaks_off] {
         let output = script.run(&url, &["a.wav", "--remove"]).await;
         let (status, words) = told(&output);
         assert_eq!(status, Some(4), "{output:?}");

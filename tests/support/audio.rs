@@ -1,4 +1,4 @@
-//! Helpers of the audio tests: samples made on the spot, and streams read to their end.
+//! Helpers of the audio tests: generated samples, and reading streams to their end.
 
 use std::ffi::OsStr;
 use std::fs;

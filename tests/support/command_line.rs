@@ -1,4 +1,4 @@
-//! The program at the command line, in a folder and an environment of its own.
+//! The program on the command line, in its own folder and environment.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,4 +1,4 @@
-//! Server-sent events, read as they come.
+//! Reads server-sent events as they arrive.
 
 use reqwest::Response;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What the tests share: starting servers and asking them, stand-ins for other services, and test data.
+//! Shared code of the tests: starting servers and sending requests, stand-ins for other services, and test data.
 
 pub mod audio;
 pub mod browser;

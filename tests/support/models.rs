@@ -1,4 +1,4 @@
-//! Real models for tests: fetched once, kept between runs.
+//! Real models for tests, downloaded once and kept between runs.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Processes, as `/proc` shows them.
+//! Information on processes from `/proc`.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

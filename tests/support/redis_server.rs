@@ -77,7 +77,7 @@ impl RedisServer {
     /// Ends it and forgets its data.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // By force: one that is paused hears nothing else, and there is nothing to save.
+            // With SIGKILL, because a paused process handles no other signal, and there is nothing to save.
             process.kill().expect("it was running");
             process.wait().expect("it ended");
         }

@@ -1,4 +1,4 @@
-//! `scripts/transcribe.sh` as a child process that finds curl, coreutils and bash, and nothing else.
+//! `scripts/transcribe.sh` as a child process with access only to curl, coreutils and bash.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! WAV files made on the spot.
+//! Generated WAV files.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Word error rate: the library's own.
+//! Word error rate, from the tools.
 
 pub use uttera_stt_tools::probe::word_error_rate::{Score, align, normalise};
 
@@ -8,7 +8,7 @@ pub fn are_alike(one: &str, other: &str) -> bool {
     Score::of(one, other).rate() < 0.15
 }
 
-/// Nothing is missing, and nothing else is wrong.
+/// Asserts that two texts differ in few words only.
 #[track_caller]
 pub fn assert_alike(one: &str, other: &str) {
     assert!(are_alike(one, other), "{one:?}\n{other:?}");

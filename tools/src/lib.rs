@@ -1,9 +1,9 @@
-//! Commands that ask a running server, whoever wrote it: [`smoke`] checks that it works, [`conformance`]
-//! that it follows the public API, [`load`] how many clients it serves, and [`bench`] how fast and how
-//! accurate it is. [`probe`] holds what they share.
+//! Commands that test a running server of any vendor: [`smoke`] checks that it works, [`conformance`] checks
+//! that it implements the public API, [`load`] measures how many clients it can serve, and [`bench`] measures
+//! its speed and accuracy. [`probe`] holds what they share.
 //!
-//! The commands are subcommands of `uttera-stt`, but this crate knows nothing of the server's code: it
-//! sees what a client sees.
+//! The commands are subcommands of `uttera-stt`, but this crate does not depend on the server's code: it uses
+//! only what any client can use.
 
 pub mod bench;
 pub mod conformance;

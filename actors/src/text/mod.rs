@@ -1,4 +1,4 @@
-//! What becomes of a chunk's text after the engine: plain decisions, without an actor.
+//! Post-processing of a chunk's text: plain functions, without an actor.
 
 pub mod hallucination;
 pub mod missed_speech;

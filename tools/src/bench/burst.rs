@@ -1,7 +1,7 @@
-//! Many requests at once: how long until the last of them is answered, and how many fail. Meanwhile
-//! the most memory that the system holds.
+//! Many concurrent requests: the time until the last one is answered, and the number that fail. The system's
+//! peak memory is measured at the same time.
 
-// What is measured is another process: its clock is the real one.
+// Measures another process, so that the clock must be the real one.
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -12,7 +12,7 @@ use super::recordings::Recording;
 use super::run::Run;
 use super::sample::{Failures, Outcome, Quantity, Sample};
 
-/// The short clips over and over, all sent at the same time.
+/// Sends the short clips repeatedly, all requests at the same time.
 pub async fn measure(run: &mut Run) {
     let repeat = run.extent.repeat;
     run.progress
@@ -51,7 +51,7 @@ async fn one(run: &mut Run, index: usize, round: usize) {
     run.samples.push(sample);
     run.samples.extend(peak);
     if stuck {
-        run.start_afresh(index).await;
+        run.restart(index).await;
     }
 }
 
@@ -64,7 +64,7 @@ async fn all(target: &Target, clips: Vec<Recording>, limit: Duration) -> Vec<Ans
     requests.join_all().await
 }
 
-/// A burst takes as long as it takes, with some requests failing; but if none came through, it failed.
+/// Judges a burst by its duration even if some requests fail; it counts as failed only if all of them do.
 fn judge(answers: &[Answer], seconds: f64, limit: Duration) -> (Outcome, Option<Failures>) {
     let reason = |answer: &Answer| match &answer.outcome {
         Outcome::Failed(reason) => Some(reason.clone()),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_judged_by_what_came_through() {
+    fn a_burst_is_judged_by_the_successful_requests() {
         let limit = Duration::from_secs(9);
         let (good, bad) = (Outcome::Measured(1.0), Outcome::Failed("busy".to_owned()));
         let judged = |outcomes: &[Outcome]| judge(&answers(outcomes), 2.0, limit);

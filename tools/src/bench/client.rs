@@ -1,6 +1,6 @@
-//! Asking a system for a transcript, as any client does.
+//! Requests a transcript of a system as any client does.
 
-// What is measured is another process: its clock is the real one.
+// Measures another process, so that the clock must be the real one.
 use std::time::{Duration, Instant};
 
 use reqwest::Client;
@@ -12,7 +12,7 @@ use super::system::System;
 use crate::probe::server::Server;
 use crate::probe::transcript::{Endpoint, FailureKind, ask};
 
-/// The model that a server of this program has, by its own name; `None` where it does not tell.
+/// The model of a server of this program, by its own name; `None` if the server does not report it.
 pub async fn served_model(system: &System, client: &Client) -> Option<String> {
     let request = client.get(format!("{}/v1/models", system.url));
     let mut request = request.timeout(Duration::from_secs(10));
@@ -26,27 +26,27 @@ pub async fn served_model(system: &System, client: &Client) -> Option<String> {
     Some(served["id"].as_str()?.to_owned())
 }
 
-/// Where a request goes.
+/// The server that receives a request.
 #[derive(Clone)]
 pub struct Target(Server);
 
-/// What came of a request.
+/// Result of a request.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Seconds, or why there are none.
+    /// Duration in seconds, or why there is none.
     pub outcome: Outcome,
     /// The transcript.
     pub text: Option<String>,
 }
 
 impl Target {
-    /// A system as it runs now.
+    /// The target of a running system.
     pub fn of(system: &System, client: &Client) -> Self {
         let (url, key) = (system.url.clone(), system.spec.key.clone());
         Self(Server::with_client(client.clone(), url, key))
     }
 
-    /// Sends a recording and waits for its transcript, at most as long as the limit.
+    /// Sends a recording and waits for the transcript, up to `limit`.
     pub async fn ask(&self, recording: &Recording, limit: Duration) -> Answer {
         let mut fields = vec![("response_format", "json")];
         fields.extend(recording.language.as_deref().map(|code| ("language", code)));

@@ -1,5 +1,5 @@
-//! A short command again and again, one at a time: on an idle system, and while it transcribes a long
-//! file. What somebody who talks to their home notices of somebody else's podcast.
+//! A short command, repeated one at a time: on an idle system, and while the system transcribes a long file.
+//! This is the delay that a voice command suffers from another user's long recording.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::client::Target;
 use super::run::Run;
 use super::sample::{Outcome, Quantity};
 
-/// Commands on an idle system.
+/// Number of commands on an idle system.
 const IDLE_COMMANDS: usize = 20;
-/// Most commands while the long file is transcribed.
+/// Maximum number of commands during the long file.
 const BUSY_COMMANDS: usize = 60;
-/// The long file's lead, so that the system is at it when the first command comes.
+/// Time between the long file and the first command, so that the system is already transcribing the file.
 const HEAD_START: Duration = Duration::from_millis(500);
 
-/// One system after the other.
+/// Measures one system after the other.
 pub async fn measure(run: &mut Run) {
     let steps = run.order(0).len() * 2;
     run.progress
@@ -33,7 +33,8 @@ pub async fn measure(run: &mut Run) {
     }
 }
 
-/// Until the long file is done. The command that is under way then counts: it was sent before.
+/// Sends commands until the long file is done. A command in progress at the end counts, because it was sent
+/// before the end.
 async fn during_a_long_file(run: &mut Run, index: usize) {
     let (long, command) = (run.recordings.long.clone(), run.recordings.command.clone());
     let (target, limit) = (
@@ -70,6 +71,6 @@ async fn during_a_long_file(run: &mut Run, index: usize) {
                 run.systems[index].name()
             ));
         }
-        Some(Outcome::MoreThan(_)) | None => run.start_afresh(index).await,
+        Some(Outcome::MoreThan(_)) | None => run.restart(index).await,
     }
 }

@@ -1,5 +1,5 @@
-//! What the samples come to: one figure for each thing measured, with a value for each system and how
-//! it compares with ours.
+//! Evaluates the samples: one figure per measured quantity, with a value for each system and its comparison
+//! with the reference system ("ours").
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::word_errors;
 use crate::probe::counted;
 use crate::probe::statistics::{mean, percentile};
 
-/// What values are in.
+/// Unit of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
@@ -20,43 +20,43 @@ pub enum Unit {
     Seconds,
     /// 2²⁰ bytes.
     Mebibytes,
-    /// Hundredths.
+    /// Percent.
     Percent,
     /// A ratio of two times.
     Times,
 }
 
-/// How systems are compared.
+/// Method of comparing systems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Theirs over ours, with the 95 % interval of a paired bootstrap.
+    /// Ratio theirs / ours, with the 95 % interval of a paired bootstrap.
     BootstrapRatio,
-    /// Theirs over ours, with the least and greatest of the rounds.
+    /// Ratio theirs / ours, with the minimum and maximum of the rounds.
     RangeRatio,
-    /// Theirs over ours.
+    /// Ratio theirs / ours.
     PlainRatio,
-    /// Theirs minus ours in points, with the 95 % interval of a paired bootstrap.
+    /// Difference theirs - ours in percentage points, with the 95 % interval of a paired bootstrap.
     BootstrapPoints,
 }
 
-/// One thing measured.
+/// One measured quantity, evaluated.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
-    /// The scenario it is from.
+    /// Scenario that measured it.
     pub scenario: Scenario,
-    /// What it is, for people.
+    /// Name for people.
     pub name: String,
-    /// What values are in.
+    /// Unit of the values.
     pub unit: Unit,
-    /// How systems are compared.
+    /// Method of comparing systems.
     pub kind: Kind,
-    /// One for each system.
+    /// One row per system.
     pub rows: Vec<Row>,
 }
 
 impl Figure {
-    /// Whether some comparison has bounds.
+    /// Whether a comparison has bounds.
     pub fn is_bounded(&self) -> bool {
         let bounded = |row: &Row| row.comparison.is_some_and(|found| found.bounds.is_some());
         self.rows.iter().any(bounded)
@@ -66,25 +66,25 @@ impl Figure {
 /// One system's part of a figure.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
-    /// The system.
+    /// Name of the system.
     pub system: String,
-    /// Its value; none where nothing could be measured.
+    /// The value; `None` if nothing could be measured.
     pub value: Option<f64>,
-    /// Whether it was more than this: not all of it was waited for.
+    /// Whether the true value is greater, because a sample reached the time limit.
     pub more_than: bool,
-    /// How it compares with ours.
+    /// Comparison with our system.
     pub comparison: Option<Comparison>,
-    /// What people must know about it.
+    /// A remark for people.
     pub note: Option<String>,
 }
 
-/// The systems as the figures name them.
+/// Names of the systems in figures.
 pub struct Names {
-    /// All, in their order.
+    /// All names, in the order of the systems.
     pub all: Vec<String>,
-    /// The one that the others are compared with.
+    /// Index of the system that the others are compared with.
     pub ours: usize,
-    /// Those that failed.
+    /// Systems that failed.
     pub failed: BTreeSet<String>,
 }
 
@@ -92,7 +92,7 @@ pub struct Names {
 pub struct Series<'a>(pub Vec<&'a Sample>);
 
 impl Series<'_> {
-    /// Values by round. What was not waited for to its end counts as the limit.
+    /// Values by round. A sample that reached the time limit counts as the limit.
     fn by_round(&self) -> BTreeMap<usize, f64> {
         let value = |sample: &&Sample| match sample.outcome {
             Outcome::Measured(value) | Outcome::MoreThan(value) => Some((sample.round, value)),
@@ -116,7 +116,7 @@ impl Series<'_> {
         self.0.iter().any(|sample| sample.failures.is_some())
     }
 
-    /// What failed, in words.
+    /// A remark on what failed.
     fn note(&self) -> Option<String> {
         let failures: Vec<&String> = self.0.iter().filter_map(|sample| failure(sample)).collect();
         let within: usize = self
@@ -149,7 +149,7 @@ fn failure(sample: &Sample) -> Option<&String> {
     }
 }
 
-/// How a figure comes from a quantity's samples.
+/// How a figure is calculated from the samples of a quantity.
 struct Recipe {
     scenario: Scenario,
     name: &'static str,
@@ -268,7 +268,7 @@ const RECIPES: [Recipe; 11] = [
     ),
 ];
 
-/// All figures for which there are samples, and those that a system was to have.
+/// All figures for which there are samples, including those in which some systems have none.
 pub fn figures(names: &Names, samples: &[Sample], recordings: &Recordings) -> Vec<Figure> {
     let mut figures = Vec::new();
     for recipe in &RECIPES {
@@ -293,7 +293,7 @@ pub fn series<'a>(samples: &'a [Sample], quantity: Quantity, system: &str) -> Se
     Series(samples.iter().filter(of).collect())
 }
 
-/// Whether anybody was measured.
+/// Whether any system has a sample of the quantity.
 pub fn measured(samples: &[Sample], quantity: Quantity) -> bool {
     samples.iter().any(|sample| sample.quantity == quantity)
 }
@@ -326,7 +326,7 @@ fn timed(recipe: &Recipe, names: &Names, samples: &[Sample]) -> Option<Figure> {
     })
 }
 
-/// What there is to say of a system without a value. Why it failed is told once, for all figures.
+/// The remark for a system without a value. The reason of a failure is reported once, not per figure.
 pub fn left_out(names: &Names, system: &str, value: Option<f64>) -> Option<String> {
     let what = if names.failed.contains(system) {
         "failed"
@@ -351,10 +351,10 @@ fn compare(recipe: &Recipe, ours: &Series, theirs: &Series) -> Option<Comparison
         })
     };
     match recipe.kind {
-        // A burst is over soon where requests are refused, and of what ours did not finish in time only
-        // the limit is known.
+        // A burst with rejected requests ends early, and a burst of our system that reached the limit has
+        // only a lower bound, so that a ratio would be misleading.
         _ if ours.more_than() || ours.has_failures() || theirs.has_failures() => None,
-        // Bounds of what was cut off would be bounds of the limit.
+        // Bounds of truncated times would only be bounds of the limit.
         _ if theirs.more_than() => plain(),
         Kind::BootstrapRatio => ratio_by_bootstrap(&pairs),
         Kind::RangeRatio => ratio_by_range(&pairs),
@@ -362,7 +362,8 @@ fn compare(recipe: &Recipe, ours: &Series, theirs: &Series) -> Option<Comparison
     }
 }
 
-/// How much longer a command takes during the long file: 95th percentile over 95th percentile.
+/// Slowdown of a command during the long file: 95th percentile divided by the 95th percentile on an idle
+/// system.
 fn busy_over_idle(names: &Names, samples: &[Sample]) -> Option<Figure> {
     let ratio = |name: &str| {
         let p95 = |quantity| percentile_95(&series(samples, quantity, name).values());

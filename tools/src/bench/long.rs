@@ -1,9 +1,9 @@
-//! A file of minutes.
+//! A file of several minutes.
 
 use super::run::Run;
 use super::sample::Quantity;
 
-/// The file goes to one system after the other.
+/// Sends the file to one system after the other.
 pub async fn measure(run: &mut Run) {
     let file = run.recordings.long.clone();
     let repeat = run.extent.repeat;

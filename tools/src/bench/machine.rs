@@ -1,35 +1,35 @@
-//! The machine that the figures are from.
+//! The machine on which the figures were measured.
 
-// The peak is measured on a thread of its own, which has no runtime whose clock could be paused.
+// The peak is measured on a separate thread without a runtime, whose clock cannot be paused.
 use std::time::Instant;
 
 use matrixmultiply::sgemm;
 use serde::Serialize;
 
-/// Rows and columns of the matrices that the peak is measured with: well beyond the caches.
+/// Rows and columns of the matrices for measuring the peak; they are far larger than the caches.
 const PEAK_SIZE: usize = 1024;
-/// Products of which the quickest counts.
+/// Number of products; the fastest one counts.
 const PEAK_ROUNDS: usize = 3;
 
-/// What a figure depends on.
+/// The properties of a machine that affect the figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// The processor's name.
+    /// Name of the processor.
     pub cpu: String,
-    /// Cores that this program may use.
+    /// Number of cores available to this program.
     pub cores: usize,
-    /// The machine's memory in MiB.
+    /// Memory of the machine in MiB.
     pub memory_mebibytes: u64,
-    /// The kernel's release.
+    /// Release of the kernel.
     pub kernel: String,
-    /// Billions of operations a second in a large product of f32 matrices on all cores.
+    /// Peak in billions of operations per second, in a large product of f32 matrices on all cores.
     pub peak_gflops: f64,
-    /// What that was measured with.
+    /// How the peak was obtained.
     pub peak_source: &'static str,
 }
 
 impl Machine {
-    /// Looks at this machine; `peak_gflops` is measured if not given.
+    /// Describes this machine and measures the peak unless `peak_gflops` is given.
     pub fn look(peak_gflops: Option<f64>) -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -65,7 +65,7 @@ fn memory_mebibytes(meminfo: &str) -> u64 {
     kibibytes.unwrap_or(0) / 1024
 }
 
-/// Each core multiplies matrices of its own, all at the same time.
+/// Measures the peak. Each core multiplies its own matrices, all at the same time.
 fn measure_peak(cores: usize) -> f64 {
     let operations = 2.0 * (PEAK_SIZE as f64).powi(3) * cores as f64;
     let quickest = (0..PEAK_ROUNDS).map(|_| {
@@ -84,7 +84,7 @@ fn multiply() -> f32 {
     let (rows, stride) = (PEAK_SIZE, PEAK_SIZE.cast_signed());
     let (left, right) = (vec![0.5_f32; rows * rows], vec![0.25_f32; rows * rows]);
     let mut product = vec![0.0_f32; rows * rows];
-    // SAFETY: all three are square, packed row by row, and have room for rows × rows values.
+    // SAFETY: all three matrices are square, packed row by row, and hold rows × rows values.
     unsafe {
         sgemm(
             rows,

@@ -1,11 +1,10 @@
-//! What an idle system holds of memory after its first transcript. The most that it holds is looked
-//! for during the burst.
+//! Memory of an idle system after its first transcript. The peak is measured during the burst.
 
 use super::process_tree;
 use super::run::Run;
 use super::sample::{Outcome, Quantity, Sample};
 
-/// Looks at all systems, which have nothing to do.
+/// Measures all systems while they are idle.
 pub fn measure(run: &mut Run) {
     for index in run.order(0) {
         let system = &run.systems[index];

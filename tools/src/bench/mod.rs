@@ -1,10 +1,9 @@
-//! `uttera-stt bench`: how fast and how well this machine transcribes, alone or side by side with other
-//! systems that answer the same API.
+//! `uttera-stt bench`: measures speed and accuracy on this machine, alone or in comparison with other systems
+//! that implement the same API.
 //!
-//! [`run`] holds the systems and takes them through the scenarios, each in a file of its own
-//! ([`start`], [`short`], [`long`], [`burst`], [`command`], [`memory`]); every sample is kept
-//! ([`sample`]). [`figures`] says what they come to, and the [`report`] is printed as a [`table`] and
-//! kept as JSON and as a picture ([`plot`]).
+//! [`run`] manages the systems and executes the scenarios, each in a file of its own ([`start`], [`short`],
+//! [`long`], [`burst`], [`command`], [`memory`]); every [`sample`] is kept. [`figures`] evaluates the
+//! samples; the [`report`] is printed as a [`table`] and written as JSON and as a picture ([`plot`]).
 
 pub mod burst;
 pub mod client;
@@ -46,58 +45,58 @@ use crate::probe;
 use crate::probe::progress::Progress;
 use crate::probe::server::is_english_only;
 
-/// Our own name in tables.
+/// Name of this program in tables.
 const OWN_NAME: &str = "uttera-stt";
-/// Short clips of a folder, and of the few recordings that are built in.
+/// Default number of short clips from a folder, and from the built-in recordings.
 const FOLDER_CLIPS: usize = 60;
 const BUILT_IN_CLIPS: usize = 12;
 
 /// Arguments of `uttera-stt bench`.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
-    /// A file that lists systems to compare with; without it, only this program is measured.
+    /// File that lists systems to compare with. Without it, only this program is measured.
     #[arg(long, value_name = "FILE.json")]
     systems: Option<PathBuf>,
-    /// A folder of recordings with speech.tsv and long.tsv; without it, a few that are built in.
+    /// Folder of recordings with speech.tsv and long.tsv. Without it, a few built-in recordings are used.
     #[arg(long, value_name = "DIR")]
     corpus: Option<PathBuf>,
-    /// Write bench.json, bench.svg and the systems' logs into this folder.
+    /// Write bench.json, bench.svg and the systems' logs to this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Short clips: 60 of a folder, 12 of what is built in, if not given.
+    /// Number of short clips [default: 60 with --corpus, 12 built-in ones without].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     clips: Option<u32>,
-    /// The long recording, instead of the first of long.tsv or the built-in one.
+    /// The long recording [default: the first of long.tsv, or the built-in one].
     #[arg(long, value_name = "FILE")]
     long: Option<PathBuf>,
-    /// Measure these only.
+    /// Measure only these scenarios, comma-separated.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// How often starts, the long file and bursts are measured.
+    /// Number of repetitions of starts, the long file and bursts.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// Requests that are sent at once in a burst.
+    /// Number of concurrent requests in a burst.
     #[arg(long, value_name = "N", default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..))]
     requests: u32,
-    /// Measure a server that runs already; its start and its memory are left out.
+    /// Measure a server that is already running; its start and its memory are not measured.
     #[arg(long, conflicts_with = "systems")]
     url: Option<String>,
-    /// Nothing is waited for longer than this; it is then told as "more than".
+    /// Time limit of a measurement in seconds; a longer time is reported as "more than".
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..))]
     limit_seconds: u32,
-    /// The machine's peak in f32, if it was measured by other means.
+    /// Peak performance of the machine in f32, if already known.
     #[arg(long, value_name = "GFLOPS")]
     peak_gflops: Option<f64>,
 }
 
-/// What the benchmark must know of this program's own server.
+/// What the benchmark needs to know about this program's own server.
 #[derive(Clone, Debug)]
 pub struct OwnServer {
-    /// Its model, as the setting `WHISPER_MODEL` names it.
+    /// The server's model, as in the setting `WHISPER_MODEL`.
     pub model: String,
-    /// A key that it accepts.
+    /// A key that the server accepts.
     pub key: Option<String>,
-    /// Arguments that pass the settings of this command line on to it.
+    /// Arguments that pass the settings of this command line to the server.
     pub arguments: Vec<String>,
 }
 
@@ -135,7 +134,7 @@ fn prepare(own: OwnServer, args: &BenchArgs, logs: &Path) -> anyhow::Result<Run>
         corpus: args.corpus.as_deref(),
         clips: clips(args),
         long: args.long.as_deref(),
-        english_only: knows_english_only(&own.model),
+        english_only: supports_only_english(&own.model),
     })?;
     let model = own.model.clone();
     let specs = specs(own, args)?;
@@ -157,7 +156,7 @@ fn finish(report: &Report, out: Option<&Path>) -> anyhow::Result<()> {
     print!("{}", table::render(report));
     if let Some(folder) = out {
         report.write(folder)?;
-        println!("\nkept in {}: bench.json, bench.svg", folder.display());
+        println!("\nresults in {}: bench.json, bench.svg", folder.display());
     }
     match report.systems.iter().find(|system| system.ours) {
         Some(system) if system.failed.is_some() => {
@@ -191,7 +190,7 @@ fn extent(args: &BenchArgs) -> Extent {
     }
 }
 
-/// The systems of the file, and ours in front if the file has none that is ours.
+/// The systems of the file. Adds this program in front if the file marks none as `ours`.
 fn specs(own: OwnServer, args: &BenchArgs) -> anyhow::Result<Vec<Spec>> {
     let mut specs = match &args.systems {
         Some(path) => system::read_specs(path)?,
@@ -206,9 +205,9 @@ fn specs(own: OwnServer, args: &BenchArgs) -> anyhow::Result<Vec<Spec>> {
     Ok(specs)
 }
 
-/// This program as a server that is started for the benchmark alone.
+/// This program as a server that is started only for the benchmark.
 fn own_spec(args: &BenchArgs, arguments: Vec<String>) -> anyhow::Result<Spec> {
-    let program = std::env::current_exe().context("the program's own file cannot be found")?;
+    let program = std::env::current_exe().context("cannot find the program's own executable")?;
     let mut command = vec![program.display().to_string(), "serve".to_owned()];
     command.extend(arguments);
     let own = [
@@ -235,8 +234,8 @@ fn own_spec(args: &BenchArgs, arguments: Vec<String>) -> anyhow::Result<Spec> {
     })
 }
 
-/// By a model's name, or by its file's.
-fn knows_english_only(model: &str) -> bool {
+/// Judged by the model's name or by its file name.
+fn supports_only_english(model: &str) -> bool {
     let name = Path::new(model)
         .file_name()
         .and_then(|name| name.to_str())
@@ -250,12 +249,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn english_models_are_known_by_their_names() {
+    fn english_only_models_are_recognised_by_their_names() {
         for name in ["tiny.en", "/m/ggml-tiny.en.bin", "small.en-q5_1"] {
-            assert!(knows_english_only(name), "{name}");
+            assert!(supports_only_english(name), "{name}");
         }
         for name in ["base", "auto", "my.english", "/a.en/ggml-base.bin"] {
-            assert!(!knows_english_only(name), "{name}");
+            assert!(!supports_only_english(name), "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The report as a picture: how the other systems compare with ours, as bars on a logarithmic scale.
+//! The report as a picture: bars on a logarithmic scale compare the other systems with ours.
 
 use anyhow::anyhow;
 use plotters::prelude::*;
@@ -9,7 +9,7 @@ use super::report::Report;
 use crate::probe::drawing::{COLOURS, Drawn, FAINT, INK, MUTED, Paper};
 
 const WIDTH: i32 = 960;
-/// Where bars may be: names are left of it, values right.
+/// Horizontal range of the bars; names are left of it, values right.
 const BARS: std::ops::Range<i32> = 220..770;
 const TOP: i32 = 84;
 const BOTTOM: i32 = 46;
@@ -17,10 +17,10 @@ const TITLE_HEIGHT: i32 = 24;
 const ROW_HEIGHT: i32 = 19;
 const GROUP_GAP: i32 = 10;
 const BAR_THICKNESS: i32 = 11;
-/// Steps of the scale that get a line.
+/// Values of each decade that get a line.
 const STEPS: [f64; 3] = [1.0, 2.0, 5.0];
 
-/// The picture as SVG.
+/// Renders the picture as SVG.
 pub fn render(report: &Report) -> anyhow::Result<String> {
     let figures: Vec<&Figure> = report
         .figures
@@ -56,7 +56,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
     Ok(svg)
 }
 
-/// Ratios only: points are on another scale.
+/// Draws only ratios, because percentage points need another scale.
 fn is_drawn(figure: &Figure) -> bool {
     matches!(figure.unit, Unit::Seconds | Unit::Mebibytes) && figure.kind != Kind::BootstrapPoints
 }
@@ -65,7 +65,7 @@ fn group_height(rows: usize) -> i32 {
     TITLE_HEIGHT + ROW_HEIGHT * rows as i32 + GROUP_GAP
 }
 
-/// From ratios to places.
+/// Maps ratios to horizontal positions.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     low: f64,
@@ -73,7 +73,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// Wide enough for all bars, their bounds, and a bit on either side of 1.
+    /// A scale that contains all bars and their bounds, with a margin on both sides of 1.
     fn of(figures: &[&Figure]) -> Self {
         let rows = figures.iter().flat_map(|figure| &figure.rows);
         let compared = rows.filter_map(|row| row.comparison);
@@ -94,7 +94,7 @@ impl Scale {
         BARS.start + (share.clamp(0.0, 1.0) * width).round() as i32
     }
 
-    /// Where lines are: 0.5, 1, 2, 5, 10 and so on.
+    /// Positions of the lines: 0.5, 1, 2, 5, 10 and so on.
     fn ticks(self) -> Vec<f64> {
         let powers = (-6..7).map(|power| 10_f64.powi(power));
         let all = powers.flat_map(|power| STEPS.map(|step| step * power));
@@ -118,7 +118,7 @@ impl<'a> Canvas<'a> {
             INK,
             HPos::Left,
         )?;
-        let legend = "Ratio of the other system to it, on a logarithmic scale: right of 1 the other \
+        let legend = "Ratio to this system on a logarithmic scale: right of 1 the other system \
                       needs more time or memory, left of 1 less.";
         self.paper.text(legend, (24, 50), 13, MUTED, HPos::Left)?;
         if others.is_empty() || figures.is_empty() {
@@ -163,11 +163,11 @@ impl<'a> Canvas<'a> {
         let bounds = match figure.kind {
             _ if !figure.is_bounded() => "",
             Kind::BootstrapRatio => ", 95 % interval",
-            Kind::RangeRatio => ", least to greatest",
+            Kind::RangeRatio => ", minimum to maximum",
             Kind::PlainRatio | Kind::BootstrapPoints => "",
         };
         let title = format!("{}{bounds}", capitalised(&figure.name));
-        // On white, so that the lines of the scale do not run through it.
+        // A white background keeps the lines of the scale out of the title.
         let end = 30 + title.chars().count() as i32 * 8;
         let paper = Rectangle::new([(20, top), (end, top + TITLE_HEIGHT - 3)], WHITE.filled());
         self.paper.0.draw(&paper)?;

@@ -1,4 +1,4 @@
-//! A process and all that it started: what they hold of memory, and their end. From `/proc`.
+//! A process and its descendants: their memory and their termination, read from `/proc`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
-/// How often the peak is looked for.
+/// Interval between samples of the memory.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The process and its descendants, those that have ended but were not waited for left out.
+/// The process and its descendants, without zombies.
 pub fn members(root: u32) -> BTreeSet<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     let mut living = BTreeSet::new();
@@ -37,15 +37,15 @@ pub fn members(root: u32) -> BTreeSet<u32> {
     &found & &living
 }
 
-/// The name, in brackets, may have anything in it; the state and the parent's id follow it.
+/// The name, in parentheses, may contain any character; the state and the parent's id follow it.
 fn state_and_parent(stat: &str) -> Option<(&str, u32)> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace();
     Some((fields.next()?, fields.next()?.parse().ok()?))
 }
 
-/// What a process and its descendants hold, in MiB. Pages that several processes share count once
-/// (PSS) where the kernel tells.
+/// Memory of a process and its descendants in MiB. Shared pages count proportionally (PSS) if the kernel
+/// reports it.
 pub fn mebibytes(root: u32) -> f64 {
     let bytes = |pid: &u32| {
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
@@ -59,25 +59,25 @@ pub fn mebibytes(root: u32) -> f64 {
     members(root).iter().map(bytes).sum::<u64>() as f64 / MEBIBYTE
 }
 
-/// A size in a file of `/proc`, by its field's name.
+/// A size in a file of `/proc`, by the name of its field.
 fn bytes_of(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
 
-/// Asks a process group to end.
+/// Sends SIGTERM to a process group.
 pub fn terminate(leader: u32) {
-    // It may be gone already.
+    // The group may have ended already.
     let _ = killpg(Pid::from_raw(leader.cast_signed()), Signal::SIGTERM);
 }
 
-/// Ends a process group.
+/// Kills a process group.
 pub fn kill_group(leader: u32) {
     let _ = killpg(Pid::from_raw(leader.cast_signed()), Signal::SIGKILL);
 }
 
-/// Ends a process group and all descendants of its leader, those in groups of their own as well.
+/// Kills a process group and all descendants of its leader, including those in other groups.
 pub fn kill_all(leader: u32) {
     let members = members(leader);
     kill_group(leader);
@@ -86,14 +86,14 @@ pub fn kill_all(leader: u32) {
     }
 }
 
-/// Looks for the most that a process tree holds, on a thread of its own, until it is asked.
+/// Tracks the peak memory of a process tree on a separate thread until it is finished.
 pub struct PeakWatch {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<f64>>,
 }
 
 impl PeakWatch {
-    /// From now on.
+    /// Starts tracking.
     pub fn start(root: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -111,7 +111,7 @@ impl PeakWatch {
         }
     }
 
-    /// The peak until now, in MiB.
+    /// Ends tracking and returns the peak in MiB.
     pub fn finish(mut self) -> f64 {
         self.end().unwrap_or(0.0)
     }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_does_not_hide_the_parent() {
+    fn a_name_with_parentheses_does_not_hide_the_parent() {
         assert_eq!(state_and_parent("12 (a) b) S 7 12 12"), Some(("S", 7)));
         assert_eq!(state_and_parent(""), None);
     }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_holds_memory_and_is_in_its_own_tree() {
+    fn this_process_uses_memory_and_is_in_its_own_tree() {
         let own = std::process::id();
         assert!(members(own).contains(&own));
         let peak = PeakWatch::start(own).finish();

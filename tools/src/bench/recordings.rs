@@ -1,5 +1,5 @@
-//! What the systems are asked to transcribe: a folder of recordings with their texts, or the few that
-//! are built into the program.
+//! The recordings for the systems to transcribe: a folder of recordings with their texts, or the built-in
+//! ones.
 
 use std::path::Path;
 
@@ -9,40 +9,40 @@ use serde::Serialize;
 pub use crate::probe::recording::Recording;
 use crate::probe::speech::{COMMAND, GERMAN, LONG, SENTENCE, SPANISH, Speech};
 
-/// Short clips are this long, in seconds.
+/// Lengths of short clips, in seconds.
 const SHORT_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=12.0;
-/// The length that a command should have, in seconds.
+/// Preferred length of a command, in seconds.
 const COMMAND_SECONDS: f64 = 2.0;
-/// Languages of a folder that clips are taken from: those that the models are known to do well.
+/// Languages of the clips taken from a folder; the models are known to support them well.
 const LANGUAGES: [&str; 3] = ["en", "es", "fr"];
 
-/// Everything that a run needs.
+/// The recordings of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Recordings {
-    /// Where they are from, for people.
+    /// Description of their origin, for people.
     pub source: String,
-    /// One at a time, and all at once.
+    /// Short clips.
     pub short: Vec<Recording>,
-    /// A file of minutes.
+    /// A file of several minutes.
     pub long: Recording,
-    /// About two seconds.
+    /// A command of about two seconds.
     pub command: Recording,
 }
 
-/// What is chosen from.
+/// Which recordings to use.
 pub struct Choice<'a> {
-    /// The folder; `None`: what is built in.
+    /// The folder; `None`: the built-in recordings.
     pub corpus: Option<&'a Path>,
-    /// How many short clips.
+    /// Number of short clips.
     pub clips: usize,
-    /// The long file; `None`: the first of the folder's.
+    /// The long file; `None`: the first one of the folder.
     pub long: Option<&'a Path>,
-    /// Whether the model knows English only.
+    /// Whether the model supports only English.
     pub english_only: bool,
 }
 
 impl Recordings {
-    /// Reads what is chosen.
+    /// Loads the recordings.
     pub fn load(choice: &Choice) -> anyhow::Result<Self> {
         let mut recordings = match choice.corpus {
             Some(folder) => from_folder(folder, choice)?,
@@ -64,7 +64,8 @@ struct Row {
     text: String,
 }
 
-/// Tables have a line of heads; the first four columns are path, language, length and text.
+/// Parses a table. Its first line has the column names; its first four columns are path, language, length and
+/// text.
 fn table(text: &str) -> Vec<Row> {
     let row = |line: &str| {
         let mut columns = line.split('\t');
@@ -78,7 +79,7 @@ fn table(text: &str) -> Vec<Row> {
     text.lines().skip(1).filter_map(row).collect()
 }
 
-/// `count` of them, evenly over the whole; all if there are not so many.
+/// Takes `count` elements, evenly spread over all; all of them if there are fewer.
 fn spread<T: Clone>(all: &[T], count: usize) -> Vec<T> {
     let count = count.min(all.len());
     (0..count)
@@ -86,7 +87,7 @@ fn spread<T: Clone>(all: &[T], count: usize) -> Vec<T> {
         .collect()
 }
 
-/// The one whose length is nearest to a command's.
+/// The element whose length is nearest to the preferred length of a command.
 fn nearest_to_a_command<T>(all: &[T], seconds: impl Fn(&T) -> f64) -> Option<&T> {
     let off = |item: &&T| (seconds(item) - COMMAND_SECONDS).abs();
     all.iter().min_by(|a, b| off(a).total_cmp(&off(b)))
@@ -127,7 +128,7 @@ fn from_folder(folder: &Path, choice: &Choice) -> anyhow::Result<Recordings> {
     let long = long.first().context("long.tsv has no recording")?;
     let short = spread(&rows, choice.clips);
     Ok(Recordings {
-        source: "recordings of a folder (--corpus)".to_owned(),
+        source: "recordings from a folder (--corpus)".to_owned(),
         short: short
             .iter()
             .map(|row| read(folder, row))
@@ -137,7 +138,7 @@ fn from_folder(folder: &Path, choice: &Choice) -> anyhow::Result<Recordings> {
     })
 }
 
-/// A file of the user's own: its text is known only if the folder's table has it.
+/// A file of the user. Its text is known only if the folder's table contains the file.
 fn long_file(file: &Path, corpus: Option<&Path>) -> anyhow::Result<Recording> {
     let known = match corpus {
         Some(folder) => read_table(folder, "long.tsv")?,
@@ -152,7 +153,7 @@ fn long_file(file: &Path, corpus: Option<&Path>) -> anyhow::Result<Recording> {
     })
 }
 
-/// The short ones.
+/// The built-in short clips.
 const SHORT_SAMPLES: [Speech; 4] = [COMMAND, SENTENCE, SPANISH, GERMAN];
 
 fn built_in(choice: &Choice) -> Recordings {
@@ -162,14 +163,14 @@ fn built_in(choice: &Choice) -> Recordings {
         .map(|speech| Recording::from(*speech))
         .collect();
     Recordings {
-        source: "the few recordings that are built into the program (synthetic voices)".to_owned(),
+        source: "the built-in recordings (synthetic voices)".to_owned(),
         command: COMMAND.into(),
         short: repeated(&short, choice.clips),
         long: LONG.into(),
     }
 }
 
-/// Few recordings over and over, until they are as many as asked for.
+/// Repeats a few recordings until there are `count`.
 fn repeated(few: &[Recording], count: usize) -> Vec<Recording> {
     if count <= few.len() {
         return spread(few, count);
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_knows_english_only_gets_english_only() {
+    fn an_english_only_model_gets_only_english_clips() {
         let english = Choice {
             english_only: true,
             ..choice(None, 3)
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_table_is_told_by_its_name() {
+    fn the_error_for_a_missing_table_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let error = Recordings::load(&choice(Some(folder.path()), 1)).unwrap_err();
         assert!(format!("{error:#}").contains("speech.tsv"), "{error:#}");

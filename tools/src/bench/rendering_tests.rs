@@ -1,4 +1,4 @@
-//! The report's three forms, of samples made up for the purpose.
+//! The report's three forms, rendered from invented samples.
 
 use super::machine::Machine;
 use super::plot;
@@ -113,7 +113,7 @@ fn report(samples: Vec<Sample>) -> Report {
 }
 
 #[test]
-fn the_table_tells_values_comparisons_and_failures() {
+fn the_table_shows_values_comparisons_and_failures() {
     insta::assert_snapshot!("table", table::render(&report(samples())));
 }
 
@@ -143,7 +143,7 @@ fn the_picture_has_every_system_and_every_figure() {
 }
 
 #[test]
-fn the_kept_report_has_every_sample_and_the_summary() {
+fn the_json_report_has_every_sample_and_the_summary() {
     let folder = tempfile::tempdir().unwrap();
     let report = report(samples());
     report.write(folder.path()).unwrap();

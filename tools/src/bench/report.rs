@@ -1,4 +1,4 @@
-//! What a run found, as it is printed and kept.
+//! Results of a run, for printing and writing.
 
 use std::path::Path;
 
@@ -13,43 +13,43 @@ use super::run::Run;
 use super::sample::Sample;
 use crate::probe::now;
 
-/// What a run found.
+/// Results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// This program's version.
+    /// Version of this program.
     pub version: &'static str,
-    /// The model of our own system.
+    /// Model of our own system.
     pub model: String,
-    /// When it ended, in UTC.
+    /// When the run ended, in UTC.
     pub date: String,
-    /// Where.
+    /// The machine of the measurements.
     pub machine: Machine,
-    /// Of what.
+    /// The recordings.
     pub recordings: Recordings,
-    /// Who.
+    /// The systems.
     pub systems: Vec<SystemEntry>,
-    /// The results.
+    /// The evaluated results.
     #[serde(rename = "summary")]
     pub figures: Vec<Figure>,
-    /// Every single measurement.
+    /// All measurements.
     pub samples: Vec<Sample>,
 }
 
-/// A system that took part.
+/// A system of the run.
 #[derive(Debug, Serialize)]
 pub struct SystemEntry {
-    /// Its name.
+    /// Name of the system.
     pub name: String,
-    /// How it was started, without folders and values of settings.
+    /// Command that started it, without folders and values of settings.
     pub command: Vec<String>,
     /// Whether the others are compared with it.
     pub ours: bool,
-    /// Why it was left out.
+    /// Why it was excluded, if it failed.
     pub failed: Option<String>,
 }
 
 impl Report {
-    /// Of a run that is over.
+    /// Creates the report of a finished run.
     pub fn of(run: Run, machine: Machine) -> Self {
         let entry = |system: &super::system::System| SystemEntry {
             name: system.name().to_owned(),
@@ -71,9 +71,9 @@ impl Report {
         }
     }
 
-    /// Writes `bench.json` and `bench.svg` into a folder.
+    /// Writes `bench.json` and `bench.svg` to a folder.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
-        let json = serde_json::to_string_pretty(self).context("the report is no JSON")?;
+        let json = serde_json::to_string_pretty(self).context("cannot serialise the report")?;
         let write = |name: &str, text: String| {
             let path = folder.join(name);
             std::fs::write(&path, text).with_context(|| path.display().to_string())
@@ -83,7 +83,7 @@ impl Report {
     }
 }
 
-/// A command without what is nobody else's business: folders, and the values of settings.
+/// A command without private information: folders and the values of settings are removed.
 fn shown(command: &[String]) -> Vec<String> {
     let word = |word: &String| match word.split_once('=') {
         Some((name, _)) => format!("{name}=…"),
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_keeps_neither_folders_nor_secrets() {
+    fn a_report_contains_neither_folders_nor_secrets() {
         let command = [
             "/home/me/uttera-stt",
             "--set",

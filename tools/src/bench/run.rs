@@ -1,4 +1,4 @@
-//! A run: the systems side by side, one scenario after the other, the systems taking turns in each.
+//! A run: one scenario after the other, in each of which the systems take turns.
 
 use std::time::Duration;
 
@@ -12,39 +12,39 @@ use super::{burst, command, long, memory, short, start};
 use crate::probe::progress::Progress;
 use crate::probe::word_error_rate::Score;
 
-/// How much is measured.
+/// How much to measure.
 #[derive(Clone, Debug)]
 pub struct Extent {
-    /// Which scenarios.
+    /// The scenarios to run.
     pub scenarios: Vec<Scenario>,
-    /// How often starts, long files and bursts are repeated.
+    /// Number of repetitions of starts, long files and bursts.
     pub repeat: usize,
-    /// Requests in a burst.
+    /// Number of concurrent requests in a burst.
     pub requests: usize,
-    /// Longer than this, nothing is waited for.
+    /// Time limit of a measurement.
     pub limit: Duration,
 }
 
-/// Everything that a scenario works with.
+/// State of a run, on which all scenarios work.
 pub struct Run {
-    /// For all requests; keeps its connections.
+    /// Client for all requests; it keeps its connections.
     pub client: Client,
-    /// What is compared.
+    /// The systems to compare.
     pub systems: Vec<System>,
-    /// What they are asked.
+    /// The recordings to send.
     pub recordings: Recordings,
-    /// How much.
+    /// How much to measure.
     pub extent: Extent,
-    /// What was found so far.
+    /// The samples so far.
     pub samples: Vec<Sample>,
-    /// The model of our own system, as far as it is known.
+    /// Model of our own system, as far as known.
     pub model: String,
-    /// Where people see how far it is.
+    /// Display of the progress.
     pub progress: Progress,
 }
 
 impl Run {
-    /// Measures all scenarios that were asked for. A system that fails is left out from then on.
+    /// Measures all requested scenarios. A system that fails is excluded from then on.
     pub async fn measure(&mut self) {
         if self.measures(Scenario::Start) {
             start::measure(self).await;
@@ -69,7 +69,7 @@ impl Run {
         if self.measures(Scenario::Long) {
             long::measure(self).await;
         }
-        // The peak of memory is that of a burst.
+        // The peak of memory is measured during a burst.
         if self.measures(Scenario::Burst) || self.measures(Scenario::Memory) {
             burst::measure(self).await;
         }
@@ -84,7 +84,7 @@ impl Run {
         }
     }
 
-    /// Ends what still runs, at once.
+    /// Kills all running systems.
     pub fn end(&mut self) {
         self.progress.end();
         for system in &mut self.systems {
@@ -96,7 +96,7 @@ impl Run {
         self.extent.scenarios.contains(&scenario)
     }
 
-    /// Starts every system and has it transcribe one command. From then on all are resident.
+    /// Starts every system and requests one command. From then on all models are in memory.
     async fn start_all(&mut self) {
         self.progress
             .begin("starting the systems", self.systems.len());
@@ -121,7 +121,7 @@ impl Run {
         }
     }
 
-    /// The systems that work, each in its turn at the front: A B C, B C A, C A B, …
+    /// The systems that work; the first one rotates: A B C, B C A, C A B, …
     pub fn order(&self, turn: usize) -> Vec<usize> {
         let failed = |index: &usize| self.systems[*index].failed.is_some();
         rotated(
@@ -132,18 +132,18 @@ impl Run {
         )
     }
 
-    /// Asks a system for a transcript. One that did not answer in time is started afresh, since it
-    /// would work on the old request for who knows how long.
+    /// Requests a transcript. A system that exceeds the limit is restarted, because it would continue to work
+    /// on the old request.
     pub async fn ask(&mut self, index: usize, recording: &Recording) -> Answer {
         let target = Target::of(&self.systems[index], &self.client);
         let answer = target.ask(recording, self.extent.limit).await;
         if matches!(answer.outcome, Outcome::MoreThan(_)) {
-            self.start_afresh(index).await;
+            self.restart(index).await;
         }
         answer
     }
 
-    /// The same, kept as a sample.
+    /// Requests a transcript and records the answer as a sample.
     pub async fn ask_and_keep(
         &mut self,
         index: usize,
@@ -156,7 +156,7 @@ impl Run {
         self.progress.step();
     }
 
-    /// Keeps an answer as a sample.
+    /// Records an answer as a sample.
     pub fn keep(
         &mut self,
         index: usize,
@@ -177,8 +177,8 @@ impl Run {
         });
     }
 
-    /// Ends a system that is stuck and starts it again.
-    pub async fn start_afresh(&mut self, index: usize) {
+    /// Kills a stuck system and starts it again.
+    pub async fn restart(&mut self, index: usize) {
         if !self.systems[index].is_started_here() {
             return;
         }
@@ -187,12 +187,12 @@ impl Run {
         }
     }
 
-    /// From now on the system is measured no more.
+    /// Excludes the system from all further measurements.
     pub fn leave_out(&mut self, index: usize, reason: &str) {
         let system = &mut self.systems[index];
         self.progress.say(&format!("{}: {reason}", system.name()));
         system.failed = Some(reason.to_owned());
-        // It must not get in the way of the others.
+        // An excluded system must not slow down the others.
         system.end();
     }
 }
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_system_is_first_in_its_turn() {
+    fn every_system_takes_a_turn_at_the_front() {
         let orders: Vec<_> = (0..4).map(|turn| rotated(vec![0, 1, 3], turn)).collect();
         assert_eq!(
             orders,

@@ -1,11 +1,11 @@
-//! What is measured: every single sample, as it comes.
+//! Single measurements, all of which are kept.
 
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::probe::word_error_rate::Score;
 
-/// What can be measured, in the order in which it is.
+/// The scenarios, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Scenario {
@@ -13,19 +13,19 @@ pub enum Scenario {
     Start,
     /// Clips of 1 to 12 seconds, one at a time.
     Short,
-    /// The same, while another program keeps a core busy.
+    /// Short clips while another program keeps a core busy.
     Contended,
-    /// A file of minutes.
+    /// A file of several minutes.
     Long,
-    /// Many requests at once.
+    /// Many concurrent requests.
     Burst,
-    /// A command, on an idle server and while the long file is transcribed.
+    /// A command on an idle server, and during the transcription of the long file.
     Command,
-    /// Resident memory, idle and during the burst.
+    /// Memory, idle and at the peak of a burst.
     Memory,
 }
 
-/// What a sample is of.
+/// The measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantity {
@@ -41,11 +41,11 @@ pub enum Quantity {
     LongSeconds,
     /// Seconds for all requests of a burst.
     BurstSeconds,
-    /// The most memory during a burst, in MiB.
+    /// Peak memory during a burst, in MiB.
     PeakMebibytes,
     /// Seconds for a command on an idle system.
     IdleCommandSeconds,
-    /// Seconds for a command sent while the long file was transcribed.
+    /// Seconds for a command sent during the transcription of the long file.
     BusyCommandSeconds,
 }
 
@@ -53,50 +53,50 @@ pub enum Quantity {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// With this value.
+    /// It has this value.
     Measured(f64),
-    /// Not within this limit.
+    /// It exceeded this limit.
     MoreThan(f64),
-    /// With an error.
+    /// It failed with this error.
     Failed(String),
 }
 
 /// One measurement of one system.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
-    /// What is measured.
+    /// The measured quantity.
     pub quantity: Quantity,
-    /// The system's name.
+    /// Name of the system.
     pub system: String,
-    /// The recording.
+    /// Name of the recording.
     pub item: String,
-    /// Which repetition, from 0.
+    /// Number of the repetition, from 0.
     pub round: usize,
     /// The value, or why there is none.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// What the system wrote.
+    /// The system's transcript.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// The word errors in it.
+    /// Word errors of the transcript.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,
-    /// Of a burst: what failed in it.
+    /// Failed requests within a burst.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failures: Option<Failures>,
 }
 
-/// Requests that failed.
+/// Failed requests.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Failures {
-    /// How many.
+    /// Number of failed requests.
     pub count: usize,
-    /// Why the first of them did.
+    /// Error of the first one.
     pub first: String,
 }
 
 impl Sample {
-    /// One without a text.
+    /// A sample without a transcript.
     pub fn new(
         quantity: Quantity,
         system: &str,

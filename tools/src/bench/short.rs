@@ -1,6 +1,6 @@
-//! Short clips, one at a time: how long each takes, and how many of its words come out wrong. And how
-//! long it takes beside another program that keeps a core busy, as a home's other services do: engines
-//! whose threads spin while they wait for one another can become many times slower then.
+//! Short clips, one at a time: the time for each, and the word errors. Also the time beside another program
+//! that keeps a core busy, as other services of a home server do: engines whose threads spin while they wait
+//! for each other can become many times slower then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::run::Run;
 use super::sample::Quantity;
 
-/// Every so many-th clip is enough to see it.
+/// Uses every n-th clip; that is enough to see the effect.
 const CONTENDED_EVERY: usize = 4;
 
-/// Every clip goes to every system before the next one does.
+/// Sends every clip to all systems before the next one.
 pub async fn measure(run: &mut Run) {
     let clips = run.recordings.short.clone();
     run.progress
@@ -24,7 +24,7 @@ pub async fn measure(run: &mut Run) {
     }
 }
 
-/// A part of the clips, beside a thread of this process that does nothing but spin.
+/// Sends a part of the clips while a thread of this process spins.
 pub async fn measure_contended(run: &mut Run) {
     let clips = run.recordings.short.iter().step_by(CONTENDED_EVERY);
     let clips: Vec<_> = clips.cloned().collect();

@@ -1,13 +1,13 @@
 //! From the start of a process to its first transcript.
 
-// What is measured is another process: its clock is the real one.
+// Measures another process, so that the clock must be the real one.
 use std::time::Instant;
 
 use super::run::Run;
 use super::sample::{Outcome, Quantity, Sample};
 
-/// A fresh process of each system, again and again, while no other is up. The first round does not
-/// count: it brings programs and models from the disk, or from further away.
+/// Starts a new process of each system repeatedly, while no other system runs. The first round does not
+/// count, because programs and models may still have to be read from the disk or downloaded.
 pub async fn measure(run: &mut Run) {
     let (rounds, systems) = (run.extent.repeat + 1, run.systems.len());
     run.progress

@@ -1,27 +1,27 @@
-//! How two systems compare, and how sure that is.
+//! Comparisons of two systems with their confidence intervals.
 
 use serde::Serialize;
 
 use crate::probe::statistics::mean;
 use crate::probe::word_error_rate::Score;
 
-/// Resamplings of a bootstrap.
+/// Number of resamplings of a bootstrap.
 const RESAMPLINGS: usize = 10_000;
-/// The same draws every time, so that the same samples give the same interval.
+/// A fixed seed, so that the same samples give the same interval.
 const SEED: u64 = 2_026;
 
-/// How one system compares with another: a ratio or a difference, and its bounds where they are
-/// known. Also a figure of one system by itself.
+/// Comparison of two systems as a ratio or a difference, with its bounds if they are known. Also used for the
+/// figure of a single system.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// That of all samples.
+    /// Value from all samples.
     pub value: f64,
     /// Lower and upper bound.
     pub bounds: Option<(f64, f64)>,
 }
 
-/// The ratio of the means of pairs `(ours, theirs)`, theirs over ours, with the 95 % interval of a
-/// paired bootstrap. `None` of nothing.
+/// Ratio of the means of pairs `(ours, theirs)`, theirs / ours, with the 95 % interval of a paired bootstrap.
+/// `None` if there are no pairs.
 pub fn ratio_by_bootstrap(pairs: &[(f64, f64)]) -> Option<Comparison> {
     let ratio = |drawn: &mut dyn Iterator<Item = &(f64, f64)>| {
         let sums = drawn.fold((0.0, 0.0), |sums, pair| (sums.0 + pair.0, sums.1 + pair.1));
@@ -30,7 +30,7 @@ pub fn ratio_by_bootstrap(pairs: &[(f64, f64)]) -> Option<Comparison> {
     bootstrap(pairs, ratio)
 }
 
-/// The difference of two word error rates in points, theirs minus ours, likewise.
+/// Difference of two word error rates in percentage points, theirs - ours, with the same interval.
 pub fn word_error_difference(pairs: &[(Score, Score)]) -> Option<Comparison> {
     let difference = |drawn: &mut dyn Iterator<Item = &(Score, Score)>| {
         let (mut ours, mut theirs, mut words) = (0, 0, 0);
@@ -44,7 +44,7 @@ pub fn word_error_difference(pairs: &[(Score, Score)]) -> Option<Comparison> {
     bootstrap(pairs, difference)
 }
 
-/// A word error rate in percent, likewise.
+/// A word error rate in percent, with the same interval.
 pub fn word_error_rate(scores: &[Score]) -> Option<Comparison> {
     let rate = |drawn: &mut dyn Iterator<Item = &Score>| {
         let sums = drawn.fold(Score::default(), |sums, score| Score {
@@ -56,7 +56,7 @@ pub fn word_error_rate(scores: &[Score]) -> Option<Comparison> {
     bootstrap(scores, rate)
 }
 
-/// A figure of all samples, and between which bounds it is in 95 % of the resamplings.
+/// A figure of all samples, and its bounds in 95 % of the resamplings.
 fn bootstrap<T>(
     samples: &[T],
     figure: impl Fn(&mut dyn Iterator<Item = &T>) -> f64,
@@ -79,7 +79,7 @@ fn bootstrap<T>(
     Some(Comparison { value, bounds })
 }
 
-/// The ratio of the means of a few pairs, with the least and the greatest ratio of one pair.
+/// Ratio of the means of a few pairs, with the minimum and maximum ratio of a single pair.
 pub fn ratio_by_range(pairs: &[(f64, f64)]) -> Option<Comparison> {
     let (ours, theirs): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
     let value = mean(&theirs)? / mean(&ours)?;
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn few_pairs_are_told_with_their_range() {
+    fn a_few_pairs_have_their_range_as_bounds() {
         let found = ratio_by_range(&[(1.0, 2.0), (2.0, 3.0)]).unwrap();
         assert!((found.value - 5.0 / 3.0).abs() < 1e-9);
         assert_eq!(found.bounds, Some((1.5, 2.0)));

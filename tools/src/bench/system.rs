@@ -1,11 +1,11 @@
-//! A system under test: how it is started, whether it answers, and that it ends.
+//! A system under test: starting it, waiting until it answers, and stopping it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-// What is measured is another process: its clock is the real one.
+// Measures another process, so that the clock must be the real one.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -15,37 +15,37 @@ use tokio::process::{Child, Command};
 
 use super::process_tree;
 
-/// Ample for a program that loads a model with Python, on a slow disk.
+/// Long enough for a program that loads a model with Python from a slow disk.
 const READY_LIMIT: Duration = Duration::from_secs(300);
-/// Short, as it is part of the time that a start takes.
+/// Short, because it adds to the measured time of a start.
 const READY_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a system may take to end when it is asked to.
+/// Time for a system to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Stands for a free port in commands and addresses.
+/// Placeholder for a free port in commands and addresses.
 const PORT: &str = "{port}";
 
-/// A system as the file of systems (`--systems`) has it.
+/// A system as listed in the file of systems (`--systems`).
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
-    /// Its name in tables.
+    /// Name in tables.
     pub name: String,
-    /// The program and its arguments; `{port}` stands for a free port. Empty: it runs already.
+    /// The program and its arguments; `{port}` stands for a free port. Empty: the system is already running.
     #[serde(default)]
     pub command: Vec<String>,
-    /// Variables for it.
+    /// Environment variables for the program.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Where it answers.
+    /// Address of its API.
     #[serde(default = "local_url")]
     pub url: String,
-    /// A path that gives 200 as soon as it can transcribe.
+    /// Path that answers 200 as soon as the system can transcribe.
     #[serde(default = "health")]
     pub ready: String,
-    /// Whether it is the one that the others are compared with.
+    /// Whether the other systems are compared with it.
     #[serde(default)]
     pub ours: bool,
-    /// The bearer key that it wants.
+    /// API key, sent as a bearer token.
     #[serde(skip)]
     pub key: Option<String>,
 }
@@ -62,31 +62,31 @@ fn health() -> String {
 pub fn read_specs(path: &Path) -> anyhow::Result<Vec<Spec>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let specs: Vec<Spec> = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no list of systems", path.display()))?;
+        .with_context(|| format!("{} is not a list of systems", path.display()))?;
     let names: std::collections::BTreeSet<&str> =
         specs.iter().map(|spec| spec.name.as_str()).collect();
     ensure!(
         names.len() == specs.len(),
-        "{}: two systems have one name",
+        "{}: two systems have the same name",
         path.display()
     );
     Ok(specs)
 }
 
-/// A system that can be started, stopped and asked.
+/// A system that can be started, stopped and queried.
 pub struct System {
-    /// How it is started.
+    /// How to start it.
     pub spec: Spec,
-    /// Where it answers now.
+    /// Its current address.
     pub url: String,
-    /// Why it is left out, once it is.
+    /// Why it is excluded, if it failed.
     pub failed: Option<String>,
     process: Option<Process>,
     log: PathBuf,
 }
 
 impl System {
-    /// One that is not started yet; its output goes to a file in `logs`.
+    /// A system that is not started yet; its output goes to a file in `logs`.
     pub fn new(spec: Spec, logs: &Path) -> Self {
         let safe = |c: char| if c.is_alphanumeric() { c } else { '-' };
         let name: String = spec.name.chars().map(safe).collect();
@@ -99,7 +99,7 @@ impl System {
         }
     }
 
-    /// Its name in tables.
+    /// Name in tables.
     pub fn name(&self) -> &str {
         &self.spec.name
     }
@@ -109,7 +109,7 @@ impl System {
         !self.spec.command.is_empty()
     }
 
-    /// Its first process, while it runs.
+    /// Id of its first process, while it runs.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(|process| process.leader)
     }
@@ -140,7 +140,7 @@ impl System {
                 && let Some(status) = process.child.try_wait()?
             {
                 bail!(
-                    "it ended before it was ready ({status}){}",
+                    "it exited before it was ready ({status}){}",
                     last_words(&self.log)
                 );
             }
@@ -151,7 +151,7 @@ impl System {
         }
     }
 
-    /// Asks it to end, and ends it if it does not.
+    /// Asks the process to end, and kills it if it does not.
     pub async fn stop(&mut self) {
         let Some(mut process) = self.process.take() else {
             return;
@@ -160,19 +160,19 @@ impl System {
         let _ = tokio::time::timeout(STOP_GRACE, process.child.wait()).await;
     }
 
-    /// Ends it at once.
+    /// Kills the process.
     pub fn end(&mut self) {
         self.process = None;
     }
 
-    /// A fresh process, where the old one is stuck.
+    /// Replaces a stuck process with a new one.
     pub async fn restart(&mut self, client: &Client) -> anyhow::Result<()> {
         self.process = None;
         self.start(client).await
     }
 }
 
-/// A running process group. It is killed when this is dropped.
+/// A running process group, killed on drop.
 struct Process {
     child: Child,
     leader: u32,
@@ -182,7 +182,7 @@ impl Process {
     fn spawn(spec: &Spec, port: &str, log: &Path) -> anyhow::Result<Self> {
         let with_port = |text: &String| text.replace(PORT, port);
         let words: Vec<String> = spec.command.iter().map(with_port).collect();
-        let (program, arguments) = words.split_first().context("it has no command")?;
+        let (program, arguments) = words.split_first().context("the command is empty")?;
         let output = File::options().create(true).append(true).open(log);
         let output = output.with_context(|| log.display().to_string())?;
         let child = Command::new(program)
@@ -200,7 +200,7 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{program} cannot be started"))?;
-        let leader = child.id().context("it ended at once")?;
+        let leader = child.id().context("it exited immediately")?;
         Ok(Self { child, leader })
     }
 }
@@ -210,25 +210,24 @@ impl Drop for Process {
         if self.child.id().is_some() {
             process_tree::kill_all(self.leader);
         } else {
-            // It was waited for, and its id may be another's by now; what is left of its group keeps
-            // the group's.
+            // The leader's exit status was read, so that its id may belong to another process by now; the
+            // remaining members of the group keep the group's id.
             process_tree::kill_group(self.leader);
         }
     }
 }
 
-/// The port is free now; that nobody else takes it until the system does is a matter of luck, but the
-/// kernel hands out others first.
+/// A free port. Another process may take it before the system does, but the kernel assigns other ports first.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// The end of what a system has written, to go after a message.
+/// The last line of a system's log, to append to a message.
 fn last_words(log: &Path) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     match text.lines().rev().find(|line| !line.trim().is_empty()) {
-        Some(line) => format!("; its last words: {}", line.trim()),
+        Some(line) => format!("; last log line: {}", line.trim()),
         None => String::new(),
     }
 }
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_systems_needs_little_and_refuses_what_it_does_not_know() {
+    fn a_file_of_systems_needs_few_fields_and_unknown_ones_are_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("systems.json");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
@@ -268,11 +267,11 @@ mod tests {
         write(r#"[{"name": "peer", "comand": []}]"#);
         assert!(format!("{:#}", read_specs(&path).unwrap_err()).contains("comand"));
         write(r#"[{"name": "a"}, {"name": "a"}]"#);
-        assert!(format!("{:#}", read_specs(&path).unwrap_err()).contains("one name"));
+        assert!(format!("{:#}", read_specs(&path).unwrap_err()).contains("same name"));
     }
 
     #[tokio::test]
-    async fn a_program_that_is_not_there_is_told() {
+    async fn a_missing_program_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let mut system = System::new(spec(&["/nowhere/program"]), folder.path());
         let error = system.start(&client()).await.unwrap_err();
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_ends_is_told_with_its_last_words() {
+    async fn a_program_that_exits_is_an_error_with_its_last_log_line() {
         let folder = tempfile::tempdir().unwrap();
         let script = "echo no model here >&2; exit 3";
         let mut system = System::new(spec(&["sh", "-c", script]), folder.path());
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_system_started_ends_with_it() {
+    async fn descendants_of_a_system_end_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let spec = spec(&["sh", "-c", "setsid sleep 1000 & sleep 1000"]);

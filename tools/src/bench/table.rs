@@ -1,11 +1,11 @@
-//! The report as text, in aligned columns.
+//! The report as text in aligned columns.
 
 use std::fmt::Write;
 
 use super::figures::{Figure, Kind, Row, Unit};
 use super::report::Report;
 
-/// The whole report.
+/// Renders the whole report.
 pub fn render(report: &Report) -> String {
     let mut out = heading(report);
     for system in &report.systems {
@@ -40,7 +40,7 @@ fn heading(report: &Report) -> String {
     format!(
         "uttera-stt {}, model {}, {}\n\
          {}, {} cores, {} MiB of memory, Linux {}, {:.0} GFLOP/s in f32 ({})\n\
-         {}: {} clips of together {seconds:.0} s; long file {}{long_seconds}\n",
+         {}: {} clips, {seconds:.0} s in total; long file {}{long_seconds}\n",
         report.version,
         report.model,
         report.date,
@@ -62,7 +62,7 @@ fn block(figure: &Figure, width: usize, compared: bool) -> String {
         out.push_str(match figure.kind {
             Kind::BootstrapRatio | Kind::RangeRatio if !figure.is_bounded() => " (ratio)",
             Kind::BootstrapRatio => " (ratio, 95 % interval)",
-            Kind::RangeRatio => " (ratio, least to greatest of the rounds)",
+            Kind::RangeRatio => " (ratio, minimum to maximum of the rounds)",
             Kind::PlainRatio => " (ratio)",
             Kind::BootstrapPoints => " (difference in points, 95 % interval)",
         });

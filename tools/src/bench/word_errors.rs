@@ -1,4 +1,4 @@
-//! The figures on word errors: of the short clips together, and of the long file.
+//! The figures on word errors: of all short clips together, and of the long file.
 
 use super::figures::{Figure, Kind, Names, Row, Unit, left_out, series};
 use super::recordings::Recording;
@@ -6,10 +6,10 @@ use super::sample::{Quantity, Sample, Scenario};
 use super::statistics::{Comparison, word_error_difference};
 use crate::probe::word_error_rate::{Score, align, normalise};
 
-/// The long file is one text: the bootstrap draws stretches of so many words of it.
+/// The long file is one text, so that the bootstrap draws stretches of this number of words.
 const STRETCH_WORDS: usize = 25;
 
-/// Of the clips that both systems answered.
+/// The figure of the clips that both systems answered.
 pub fn of_clips(names: &Names, samples: &[Sample]) -> Option<Figure> {
     let units = |name: &str| -> Vec<(usize, Score)> {
         let all = series(samples, Quantity::ShortSeconds, name).0;
@@ -20,7 +20,8 @@ pub fn of_clips(names: &Names, samples: &[Sample]) -> Option<Figure> {
     figure(names, Scenario::Short, "words wrong, short clips", units)
 }
 
-/// Of the long file, as it came first: the same text again would be no further evidence.
+/// The figure of the long file, from its first round only: further rounds of the same text are no further
+/// evidence.
 pub fn of_long(names: &Names, samples: &[Sample], long: &Recording) -> Option<Figure> {
     let reference = normalise(long.text.as_deref()?);
     let units = |name: &str| -> Vec<(usize, Score)> {
@@ -38,7 +39,7 @@ pub fn of_long(names: &Names, samples: &[Sample], long: &Recording) -> Option<Fi
     figure(names, Scenario::Long, "words wrong, the long file", units)
 }
 
-/// `units` gives a system's scores by what they are of, ordered by that.
+/// `units` returns a system's scores, keyed by the scored unit.
 fn figure(
     names: &Names,
     scenario: Scenario,

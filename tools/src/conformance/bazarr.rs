@@ -1,4 +1,4 @@
-//! `/asr` and `/detect-language`, as Bazarr asks for subtitles.
+//! `/asr` and `/detect-language`, as Bazarr requests subtitles.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ async fn encoded(target: Arc<Target>) -> anyhow::Result<()> {
 
 async fn translated(target: Arc<Target>) -> anyhow::Result<()> {
     if target.english_only {
-        bail!(Skip("the model knows English only"));
+        bail!(Skip("the model supports English only"));
     }
     let path = "/asr?task=translate&language=es&output=srt&encode=false";
     is_english(&subtitles(&target, path, &SPANISH).await?)

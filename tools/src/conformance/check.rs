@@ -1,4 +1,4 @@
-//! One check: a name, and a question to the server whose answer must be right.
+//! One check: a name, and a function that queries the server and judges the answers.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use super::target::Target;
 
 type Question = Box<dyn FnOnce(Arc<Target>) -> BoxFuture<'static, anyhow::Result<()>> + Send>;
 
-/// A promise of the contract, and how it is tried.
+/// A promise of the public API, and how it is checked.
 pub struct Check {
-    /// The promise.
+    /// The promise, as reports name it.
     pub name: String,
     question: Question,
 }
 
 impl Check {
-    /// The question fails with what is wrong, or with [`Skip`].
+    /// Creates a check. `question` returns an error that says what is wrong, or [`Skip`].
     pub fn new<F, R>(name: impl Into<String>, question: F) -> Self
     where
         F: FnOnce(Arc<Target>) -> R + Send + 'static,
@@ -29,13 +29,13 @@ impl Check {
         }
     }
 
-    /// Asks the server.
+    /// Runs the check.
     pub fn ask(self, target: Arc<Target>) -> BoxFuture<'static, anyhow::Result<()>> {
         (self.question)(target)
     }
 }
 
-/// Why a check does not apply to this server.
+/// The reason why a check does not apply to this server.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Skip(pub &'static str);

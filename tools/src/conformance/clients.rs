@@ -1,4 +1,4 @@
-//! Requests as well-known clients really send them.
+//! Requests exactly as well-known clients send them.
 
 use std::sync::Arc;
 
@@ -42,10 +42,10 @@ pub fn checks() -> Vec<Check> {
             bare_parts,
         ),
         Check::new(
-            "unknown fields are ignored, files among them",
+            "unknown fields are ignored, even if they are files",
             unknown_fields,
         ),
-        Check::new("empty fields are as good as none", empty_fields),
+        Check::new("empty fields count as absent", empty_fields),
         Check::new("silence has an empty text", silent),
     ]
 }
@@ -67,10 +67,10 @@ async fn openai_package(target: Arc<Target>) -> anyhow::Result<()> {
         .part("file", file(COMMAND.bytes(), COMMAND.name));
     let reply = target.post_form(TRANSCRIPTIONS, form).await?;
     let body = good(&reply, &COMMAND)?;
-    ensure!(!list(&body, "words")?.is_empty(), "there is no word");
-    ensure!(!list(&body, "segments")?.is_empty(), "there is no segment");
+    ensure!(!list(&body, "words")?.is_empty(), "`words` is empty");
+    ensure!(!list(&body, "segments")?.is_empty(), "`segments` is empty");
     let id = reply.header("x-request-id");
-    ensure!(!id.is_empty(), "there is no X-Request-Id");
+    ensure!(!id.is_empty(), "the answer has no X-Request-Id");
     Ok(())
 }
 
@@ -98,7 +98,7 @@ async fn open_webui(target: Arc<Target>) -> anyhow::Result<()> {
 
 async fn empty_bearer(target: Arc<Target>) -> anyhow::Result<()> {
     if target.has_key() {
-        bail!(Skip("a key is wanted"));
+        bail!(Skip("the server requires a key"));
     }
     let request = target.bare_request(Method::POST, TRANSCRIPTIONS);
     let request = bearer(request, "").multipart(target.form(&COMMAND, &[]));
@@ -170,7 +170,7 @@ async fn any_order(target: Arc<Target>) -> anyhow::Result<()> {
 }
 
 async fn bare_parts(target: Arc<Target>) -> anyhow::Result<()> {
-    // Neither a content type nor a file name; then a name that lies.
+    // Without content type and file name; then with a misleading name.
     let unnamed = Part::bytes(COMMAND.audio);
     let lying = file(COMMAND.bytes(), "notes.txt").mime_str("text/plain")?;
     for part in [unnamed, lying] {
@@ -207,6 +207,9 @@ async fn silent(target: Arc<Target>) -> anyhow::Result<()> {
         .text("model", target.model.clone());
     let body = target.post_form(TRANSCRIPTIONS, form).await?.good_json()?;
     let said = text(&body, "text")?;
-    ensure!(said.trim().is_empty(), "silence says {said:?}");
+    ensure!(
+        said.trim().is_empty(),
+        "the transcript of silence is {said:?}"
+    );
     Ok(())
 }

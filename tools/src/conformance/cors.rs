@@ -1,4 +1,4 @@
-//! Pages of other origins: let in as configured (`--origin`), else not at all.
+//! Cross-origin requests from browsers: the configured origin (`--origin`) is allowed, all others are not.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use reqwest::header::ORIGIN;
 use super::check::{Check, Skip};
 use super::target::{Reply, TRANSCRIPTIONS, Target};
 
-/// To be given as `--origin` where all are let in (`*`).
+/// An origin that no server allows, unless it allows all (`*`).
 const STRANGER: &str = "https://stranger.invalid";
 const EXPOSED: [&str; 3] = ["x-route", "x-request-id", "x-translation-mode"];
 
@@ -23,7 +23,7 @@ pub fn checks() -> Vec<Check> {
 }
 
 async fn ask_first(target: &Target, origin: &str) -> anyhow::Result<Reply> {
-    // As browsers do: without the key.
+    // Browsers send preflights without the key.
     let request = target.bare_request(Method::OPTIONS, TRANSCRIPTIONS);
     let request = request
         .header(ORIGIN, origin)
@@ -45,15 +45,18 @@ fn configured(target: &Target) -> anyhow::Result<&str> {
     }
 }
 
-fn lets_nobody_in(reply: &Reply) -> anyhow::Result<()> {
+fn allows_no_origin(reply: &Reply) -> anyhow::Result<()> {
     let allowed = reply.header("access-control-allow-origin");
-    ensure!(allowed.is_empty(), "{allowed:?} is let in");
+    ensure!(allowed.is_empty(), "{allowed:?} is allowed");
     Ok(())
 }
 
-fn lets_in(reply: &Reply, origin: &str) -> anyhow::Result<()> {
+fn allows(reply: &Reply, origin: &str) -> anyhow::Result<()> {
     let allowed = reply.header("access-control-allow-origin");
-    ensure!(allowed == origin, "{allowed:?} is let in, not {origin}");
+    ensure!(
+        allowed == origin,
+        "{allowed:?} is allowed instead of {origin}"
+    );
     let credentials = reply.header("access-control-allow-credentials");
     ensure!(
         credentials == "true",
@@ -66,8 +69,8 @@ async fn off(target: Arc<Target>) -> anyhow::Result<()> {
     if target.origin.is_some() {
         bail!(Skip("an origin was given (--origin)"));
     }
-    lets_nobody_in(&ask_first(&target, STRANGER).await?)?;
-    lets_nobody_in(&ask(&target, STRANGER).await?)
+    allows_no_origin(&ask_first(&target, STRANGER).await?)?;
+    allows_no_origin(&ask(&target, STRANGER).await?)
 }
 
 async fn preflight(target: Arc<Target>) -> anyhow::Result<()> {
@@ -79,7 +82,7 @@ async fn preflight(target: Arc<Target>) -> anyhow::Result<()> {
         reply.status,
         reply.beginning()
     );
-    lets_in(&reply, origin)?;
+    allows(&reply, origin)?;
     let methods = reply.header("access-control-allow-methods").to_uppercase();
     for method in ["GET", "POST", "HEAD", "OPTIONS"] {
         ensure!(methods.contains(method), "methods are {methods:?}");
@@ -96,7 +99,7 @@ async fn answer(target: Arc<Target>) -> anyhow::Result<()> {
     let origin = configured(&target)?;
     let reply = ask(&target, origin).await?;
     reply.ensure_status(200)?;
-    lets_in(&reply, origin)?;
+    allows(&reply, origin)?;
     let exposed = reply.header("access-control-expose-headers").to_lowercase();
     for name in EXPOSED {
         ensure!(exposed.contains(name), "{name} is not exposed: {exposed:?}");
@@ -109,8 +112,8 @@ async fn stranger(target: Arc<Target>) -> anyhow::Result<()> {
     let reply = ask(&target, STRANGER).await?;
 
     if target.origin.as_deref() == Some(STRANGER) {
-        bail!(Skip("any origin is let in"));
+        bail!(Skip("the server allows all origins"));
     }
-    lets_nobody_in(&reply)?;
-    lets_nobody_in(&ask_first(&target, STRANGER).await?)
+    allows_no_origin(&reply)?;
+    allows_no_origin(&ask_first(&target, STRANGER).await?)
 }

@@ -1,5 +1,5 @@
-//! The table of errors, as far as they can be asked for: status, type, code, `param`, all four keys,
-//! and `detail` beside them.
+//! The errors of the API that a client can cause: status, type, code, `param`, the four keys of the error
+//! object, and `detail` beside it.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use super::expect::Refusal;
 use super::target::{Reply, TRANSCRIPTIONS, TRANSLATIONS, Target, bearer, file};
 use crate::probe::speech::{COMMAND, SPANISH};
 
-/// More than any server takes: 64 GiB.
+/// An upload larger than any server accepts: 64 GiB.
 const ENDLESS_BYTES: u64 = 64 << 30;
 
 pub fn checks() -> Vec<Check> {
     let mut checks = vec![
         Check::new("no file", no_file),
         Check::new("an empty file", |target| refuses_file(target, Bytes::new())),
-        Check::new("a file that is no sound", |target| {
+        Check::new("a file that is not audio", |target| {
             refuses_file(target, Bytes::from_static(b"<html>no sound at all</html>"))
         }),
     ];
@@ -33,30 +33,28 @@ pub fn checks() -> Vec<Check> {
         }));
     }
     checks.extend([
-        Check::new("a form that breaks off", broken_form),
+        Check::new("a truncated form", broken_form),
         Check::new("a form without its boundary", no_boundary),
-        Check::new("JSON that is none", |target| {
-            refuses_json(target, "{\"a\":")
-        }),
-        Check::new("JSON whose audio is no base64", |target| {
+        Check::new("invalid JSON", |target| refuses_json(target, "{\"a\":")),
+        Check::new("JSON with invalid base64 audio", |target| {
             let audio = r#"{"input_audio":{"data":"%%%","format":"wav"}}"#;
             refuses_json(target, audio)
         }),
-        Check::new("a body of another type", other_type),
-        Check::new("a body without a type", no_type),
+        Check::new("a body with another content type", other_type),
+        Check::new("a body without a content type", no_type),
         Check::new("an upload of 64 GiB", too_large),
         Check::new("an unknown path", unknown_path),
         Check::new("a wrong method", wrong_method),
         Check::new("no key and a wrong key", keys),
         Check::new(
-            "a translation of a model that knows English only",
+            "a translation by a model that supports English only",
             english_only,
         ),
     ]);
     checks
 }
 
-/// Fields with values that are not allowed, and the one that is at fault.
+/// Fields with invalid values, and the name of the field that the error must name.
 const BAD_FIELDS: [(&[(&str, &str)], &str); 13] = [
     (&[("response_format", "yaml")], "response_format"),
     (&[("temperature", "1.5")], "temperature"),
@@ -141,7 +139,7 @@ async fn no_type(target: Arc<Target>) -> anyhow::Result<()> {
     UNSUPPORTED.ensure(&send(&target, None, COMMAND.bytes()).await?)
 }
 
-/// The size is told in the head; nothing of the body is ever sent.
+/// Announces the size in `Content-Length` and sends nothing of the body.
 async fn too_large(target: Arc<Target>) -> anyhow::Result<()> {
     let nothing = futures::stream::pending::<std::io::Result<Bytes>>();
     let request = target

@@ -1,24 +1,24 @@
-//! Reading server-sent events strictly, as a whole that has ended.
+//! A strict parser of server-sent events, for a complete stream.
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use super::expect::text;
 
-/// A transcript that came as events.
+/// A transcript received as events.
 #[derive(Debug)]
 pub struct Events {
-    /// The pieces of text, in order.
+    /// Deltas of the text, in order.
     pub deltas: Vec<Value>,
     /// The last event.
     pub done: Value,
 }
 
 impl Events {
-    /// Reads deltas, `done` and `[DONE]`, in that order and nothing after.
+    /// Parses deltas, `done` and `[DONE]`, in this order and with nothing after them.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The stream has another form; the message names the first fault.
     pub fn read(body: &str) -> anyhow::Result<Self> {
         let mut data = Vec::new();
         for event in body.replace("\r\n", "\n").split("\n\n") {
@@ -26,18 +26,23 @@ impl Events {
                 data.push(value);
             }
         }
-        let end = data.pop().context("there is no event")?;
-        ensure!(end == "[DONE]", "the last event is {end:?}, not [DONE]");
+        let end = data.pop().context("the stream has no event")?;
+        ensure!(
+            end == "[DONE]",
+            "the last event is {end:?} instead of [DONE]"
+        );
         let mut events = data
             .iter()
             .map(|event| {
-                serde_json::from_str(event).with_context(|| format!("{event:?} is no JSON"))
+                serde_json::from_str(event).with_context(|| format!("{event:?} is not JSON"))
             })
             .collect::<anyhow::Result<Vec<Value>>>()?;
         if let Some(failed) = events.iter().find(|event| event.get("error").is_some()) {
-            bail!("an error came: {failed}");
+            bail!("the stream contains an error: {failed}");
         }
-        let done = events.pop().context("there is no event before [DONE]")?;
+        let done = events
+            .pop()
+            .context("the stream has no event before [DONE]")?;
         let kind = text(&done, "type")?;
         ensure!(
             kind == "transcript.text.done",
@@ -53,10 +58,10 @@ impl Events {
         })
     }
 
-    /// The deltas joined.
+    /// Joins the deltas.
     ///
     /// # Errors
-    /// One has no text.
+    /// A delta has no text.
     pub fn joined(&self) -> anyhow::Result<String> {
         self.deltas
             .iter()
@@ -65,7 +70,7 @@ impl Events {
     }
 }
 
-/// The data of an event; `None` for one of comments only.
+/// The data of an event; `None` if the event contains only comments.
 fn data_of(event: &str) -> anyhow::Result<Option<String>> {
     let mut data: Option<String> = None;
     for line in event.lines() {
@@ -84,7 +89,7 @@ fn data_of(event: &str) -> anyhow::Result<Option<String>> {
             .any(|field| line.starts_with(field))
         {
             let line: String = line.chars().take(80).collect();
-            bail!("{line:?} is no line of an event");
+            bail!("{line:?} is not a line of an event");
         }
     }
     Ok(data)
@@ -95,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deltas_comments_and_the_end_are_read() {
+    fn deltas_comments_and_the_end_are_parsed() {
         let body = ": ping\n\ndata: {\"type\":\"transcript.text.delta\",\"delta\":\"a\"}\n\n\
                     data: {\"type\":\"transcript.text.delta\",\"delta\":\" b\"}\n\n: ping\n\n\
                     data: {\"type\":\"transcript.text.done\",\"text\":\"a b\"}\n\ndata: [DONE]\n\n";
@@ -105,15 +110,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stream_is_told() {
+    fn an_invalid_stream_is_an_error() {
         let done = "data: {\"type\":\"transcript.text.done\",\"text\":\"\"}\n\n";
         for (body, complaint) in [
             ("", "no event"),
-            ("<html></html>", "no line"),
-            (done, "not [DONE]"),
+            ("<html></html>", "not a line"),
+            (done, "instead of [DONE]"),
             ("data: [DONE]\n\n", "before [DONE]"),
             ("data: {\"error\":{}}\n\ndata: [DONE]\n\n", "error"),
-            ("data: x\n\ndata: [DONE]\n\n", "no JSON"),
+            ("data: x\n\ndata: [DONE]\n\n", "not JSON"),
         ] {
             let error = format!("{:#}", Events::read(body).unwrap_err());
             assert!(error.contains(complaint), "{body:?}: {error}");

@@ -1,4 +1,4 @@
-//! What is expected of bodies: keys of the right type, the right words, errors in their one shape.
+//! Expectations on bodies: types of keys, spoken words, and the shape of errors.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -7,100 +7,100 @@ use super::target::Reply;
 use crate::probe::recording::ensure_words;
 use crate::probe::speech::Speech;
 
-/// The text of a key.
+/// The text under a key.
 ///
 /// # Errors
-/// There is none, or it is no text.
+/// The key is missing or not a text.
 pub fn text<'a>(body: &'a Value, key: &str) -> anyhow::Result<&'a str> {
     let value = body[key].as_str();
-    value.with_context(|| format!("{key:?} is {}, no text", shown(&body[key])))
+    value.with_context(|| format!("{key:?} is {}, not a text", shown(&body[key])))
 }
 
-/// The number of a key.
+/// The number under a key.
 ///
 /// # Errors
-/// There is none, or it is no number.
+/// The key is missing or not a number.
 pub fn number(body: &Value, key: &str) -> anyhow::Result<f64> {
     let value = body[key].as_f64();
-    value.with_context(|| format!("{key:?} is {}, no number", shown(&body[key])))
+    value.with_context(|| format!("{key:?} is {}, not a number", shown(&body[key])))
 }
 
-/// The truth of a key.
+/// The boolean under a key.
 ///
 /// # Errors
-/// There is none, or it is neither true nor false.
+/// The key is missing or not a boolean.
 pub fn flag(body: &Value, key: &str) -> anyhow::Result<bool> {
     let value = body[key].as_bool();
-    value.with_context(|| format!("{key:?} is {}, neither true nor false", shown(&body[key])))
+    value.with_context(|| format!("{key:?} is {}, not a boolean", shown(&body[key])))
 }
 
-/// The list of a key.
+/// The list under a key.
 ///
 /// # Errors
-/// There is none, or it is no list.
+/// The key is missing or not a list.
 pub fn list<'a>(body: &'a Value, key: &str) -> anyhow::Result<&'a [Value]> {
     let value = body[key].as_array();
-    let value = value.with_context(|| format!("{key:?} is {}, no list", shown(&body[key])))?;
+    let value = value.with_context(|| format!("{key:?} is {}, not a list", shown(&body[key])))?;
     Ok(value)
 }
 
-/// Fails unless the key has this value.
+/// Checks that a key has this value.
 ///
 /// # Errors
-/// It has another one.
+/// The key is missing or has another value.
 pub fn equal(body: &Value, key: &str, expected: impl Into<Value>) -> anyhow::Result<()> {
     let (found, expected) = (&body[key], expected.into());
     ensure!(
         *found == expected,
-        "{key:?} is {} in place of {}",
+        "{key:?} is {} instead of {}",
         shown(found),
         shown(&expected)
     );
     Ok(())
 }
 
-/// A value, not too much of it.
+/// A value for messages, cut to a readable length.
 fn shown(value: &Value) -> String {
     value.to_string().chars().take(80).collect()
 }
 
-/// Fails unless a text has the recording's words.
+/// Checks that a transcript matches the recording.
 ///
 /// # Errors
-/// It has others.
+/// The transcript does not match.
 pub fn says(text: &str, speech: &Speech) -> anyhow::Result<()> {
     ensure_words(text, speech.text, speech.name)
 }
 
-/// Fails unless the usage is the audio's length in whole seconds.
+/// Checks that `usage` is the audio's length in whole seconds.
 ///
 /// # Errors
-/// There is none, or another.
+/// `usage` is missing or has another value.
 pub fn usage(body: &Value, seconds: f64) -> anyhow::Result<()> {
     let usage = &body["usage"];
     equal(usage, "type", "duration").context("usage")?;
     let told = number(usage, "seconds").context("usage")?;
-    // Codecs pad: which whole second it is may be open by one at the border.
+    // Codecs pad the audio, so that a length near a whole second may be rounded either way.
     ensure!(
         (told - seconds.ceil()).abs() < 0.5 || (told - (seconds + 0.1).ceil()).abs() < 0.5,
-        "usage says {told} s of audio that has {seconds} s"
+        "usage is {told} s and the audio has {seconds} s"
     );
     Ok(())
 }
 
-/// An error of the table.
+/// An expected error of the API.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal {
-    /// HTTP's.
+    /// HTTP status.
     pub status: u16,
-    /// Its code.
+    /// Error code.
     pub code: &'static str,
-    /// The field at fault; `None`: not told here.
+    /// Name of the field that the error must name; `None`: not checked.
     pub param: Option<&'static str>,
 }
 
 impl Refusal {
-    /// The client's fault.
+    /// An error caused by the client.
     pub const fn new(status: u16, code: &'static str, param: Option<&'static str>) -> Self {
         Self {
             status,
@@ -109,10 +109,10 @@ impl Refusal {
         }
     }
 
-    /// Fails unless the answer is this error, in the shape that all errors have.
+    /// Checks that an answer is this error, in the shape of all errors.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The answer differs; the message names the difference.
     pub fn ensure(&self, reply: &Reply) -> anyhow::Result<()> {
         reply.ensure_status(self.status)?;
         let error = error_of(reply)?;
@@ -128,21 +128,21 @@ impl Refusal {
         }
         ensure!(
             !reply.header("x-request-id").is_empty(),
-            "there is no X-Request-Id"
+            "the answer has no X-Request-Id"
         );
         Ok(())
     }
 }
 
-/// The error object, with all that every error has.
+/// The error object, checked for the keys that every error has.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The answer has another shape; the message names the difference.
 pub fn error_of(reply: &Reply) -> anyhow::Result<Value> {
     reply.ensure_type("application/json")?;
     let body = reply.json()?;
     let error = &body["error"];
-    let keys = error.as_object().context("`error` is no object")?;
+    let keys = error.as_object().context("`error` is not an object")?;
     for key in ["message", "type", "param", "code"] {
         ensure!(keys.contains_key(key), "the error has no {key:?}");
     }

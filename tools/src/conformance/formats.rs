@@ -12,13 +12,16 @@ use crate::probe::speech::{COMMAND, LONG, SENTENCE};
 
 pub fn checks() -> Vec<Check> {
     vec![
-        Check::new("json is the usual format, with text and usage", json),
+        Check::new("json is the default format, with text and usage", json),
         Check::new("text is text/plain", plain_text),
         Check::new("srt has numbers, times and the words", srt),
         Check::new("vtt has times and the words", vtt),
         Check::new("srt of a long file runs to its end", long_srt),
         Check::new("include[]=logprobs adds logprobs to json", logprobs),
-        Check::new("prompt and temperature are taken", prompt_and_temperature),
+        Check::new(
+            "prompt and temperature are accepted",
+            prompt_and_temperature,
+        ),
     ]
 }
 
@@ -83,7 +86,7 @@ async fn logprobs(target: Arc<Target>) -> anyhow::Result<()> {
         let bytes = list(token, "bytes")?;
         ensure!(
             bytes.iter().all(|byte| byte.as_u64() < Some(256)),
-            "bytes are none"
+            "bytes is not a list of bytes"
         );
     }
     says(&said, &COMMAND).context("the tokens joined")

@@ -1,4 +1,4 @@
-//! Headers of this server, and content types that other servers have otherwise.
+//! Headers of this server, and content types in which other servers differ.
 
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ async fn request_id(target: Arc<Target>) -> anyhow::Result<()> {
     for path in ["/health", "/v1/models", "/no/such/path", "/health"] {
         let reply = target.send(target.get(path)).await?;
         let id = reply.header("x-request-id").to_owned();
-        ensure!(!id.is_empty(), "{path} has none");
-        ensure!(!ids.contains(&id), "{id} comes twice");
+        ensure!(!id.is_empty(), "the answer of {path} has no X-Request-Id");
+        ensure!(!ids.contains(&id), "two answers have the X-Request-Id {id}");
         ids.push(id);
     }
     Ok(())
@@ -45,7 +45,10 @@ async fn echoed_id(target: Arc<Target>) -> anyhow::Result<()> {
         let request = target.get(path).header("x-request-id", own);
         let reply = target.send(request).await?;
         let id = reply.header("x-request-id");
-        ensure!(id == own, "{path} has {id:?}");
+        ensure!(
+            id == own,
+            "the answer of {path} has the X-Request-Id {id:?}"
+        );
     }
     Ok(())
 }
@@ -64,7 +67,9 @@ async fn route(target: Arc<Target>) -> anyhow::Result<()> {
 
 fn has_place_in_queue(headers: &HeaderMap) -> anyhow::Result<()> {
     for name in ["x-queue-position", "x-queue-eta-ms"] {
-        let value = headers.get(name).with_context(|| format!("no {name}"))?;
+        let value = headers
+            .get(name)
+            .with_context(|| format!("the answer has no {name}"))?;
         let number = value
             .to_str()
             .ok()
@@ -103,7 +108,7 @@ async fn streamed(target: Arc<Target>) -> anyhow::Result<()> {
     has_place_in_queue(&reply.headers)?;
     ensure!(
         !reply.header("x-request-id").is_empty(),
-        "there is no X-Request-Id"
+        "the answer has no X-Request-Id"
     );
     let done = Events::read(reply.text()?)?.done;
     let route = text(&done, "x_route")?;

@@ -13,7 +13,7 @@ use super::target::Target;
 pub fn checks() -> Vec<Check> {
     vec![
         Check::new("/health has every field", fields),
-        Check::new("/health says what proxies go by", routing),
+        Check::new("/health has what proxies use for routing", routing),
         Check::new("HEAD has GET's status and no body", head),
         Check::new("/livez and /readyz are 200", probes),
         Check::new("no key is needed", without_a_key),

@@ -1,4 +1,4 @@
-//! Languages: how clients name them, and which are refused.
+//! Languages: how clients name them, and which ones are rejected.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::target::{TRANSCRIPTIONS, Target};
 use crate::probe::speech::{COMMAND, GERMAN, SPANISH, Speech};
 use uttera_stt_client::language;
 
-/// None of whisper's.
+/// A language that Whisper does not support.
 const UNKNOWN: &str = "klingon";
 
 pub fn checks() -> Vec<Check> {
@@ -37,7 +37,8 @@ async fn names(target: Arc<Target>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a form without a file is refused for: cheap, since nothing is transcribed.
+/// The code of the error for a form without a file. This is a fast test of `language`, because nothing is
+/// transcribed.
 async fn refusal_without_a_file(target: &Target, language: &str) -> anyhow::Result<String> {
     let form = Form::new().text("language", language.to_owned());
     let reply = target.post_form(TRANSCRIPTIONS, form).await?;
@@ -47,12 +48,12 @@ async fn refusal_without_a_file(target: &Target, language: &str) -> anyhow::Resu
 
 async fn all(target: Arc<Target>) -> anyhow::Result<()> {
     if refusal_without_a_file(&target, UNKNOWN).await? != "unsupported_language" {
-        bail!(Skip("the server looks at the file before the language"));
+        bail!(Skip("the server checks the file before the language"));
     }
     for known in language::all() {
         for name in [known.code(), known.name()] {
             let code = refusal_without_a_file(&target, name).await?;
-            ensure!(code == "missing_file", "{name:?} is refused: {code}");
+            ensure!(code == "missing_file", "{name:?} is rejected: {code}");
         }
     }
     Ok(())
@@ -77,7 +78,7 @@ fn names_the_value(message: &serde_json::Value) -> anyhow::Result<()> {
 
 async fn told(target: &Target, speech: &Speech, more: &[(&str, &str)]) -> anyhow::Result<()> {
     if target.english_only {
-        bail!(Skip("the model knows English only"));
+        bail!(Skip("the model supports English only"));
     }
     let expected = if speech.name == GERMAN.name {
         "german"
@@ -102,7 +103,7 @@ async fn given(target: Arc<Target>) -> anyhow::Result<()> {
 
 async fn to_english(target: Arc<Target>) -> anyhow::Result<()> {
     if target.english_only {
-        bail!(Skip("the model knows English only"));
+        bail!(Skip("the model supports English only"));
     }
     for language in ["en", "en-US"] {
         let fields = [("to_language", language), ("language", "es")];
@@ -116,13 +117,13 @@ async fn to_german(target: Arc<Target>) -> anyhow::Result<()> {
     let page = Page::scrape(&target).await?;
     let has_backend = page.value("uttera_stt_libretranslate_configured") == Some(1.0);
     if target.english_only && !has_backend {
-        bail!(Skip("the model knows English only"));
+        bail!(Skip("the model supports English only"));
     }
     let fields = [("to_language", "de")];
     let reply = target.translate(&COMMAND, &fields).await?;
     if has_backend {
         let body = reply.good_json()?;
-        ensure!(!text(&body, "text")?.is_empty(), "there is no text");
+        ensure!(!text(&body, "text")?.is_empty(), "the text is empty");
         let mode = reply.header("x-translation-mode");
         ensure!(mode == "libretranslate", "X-Translation-Mode is {mode:?}");
         return Ok(());
@@ -137,7 +138,7 @@ async fn to_german(target: Arc<Target>) -> anyhow::Result<()> {
 
 async fn to_unknown(target: Arc<Target>) -> anyhow::Result<()> {
     if target.english_only {
-        bail!(Skip("the model knows English only"));
+        bail!(Skip("the model supports English only"));
     }
     let fields = [("to_language", UNKNOWN)];
     let reply = target.translate(&COMMAND, &fields).await?;

@@ -1,7 +1,7 @@
-//! `/metrics`: names, types, help texts, labels and buckets, and that they tell what happened.
+//! `/metrics`: names, types, help texts, labels and buckets, and whether the values change with requests.
 
 use std::sync::Arc;
-// What is measured is another process: its clock is the real one.
+// Measures another process, so that the clock must be the real one.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -11,7 +11,7 @@ use super::check::Check;
 use super::target::Target;
 use crate::probe::speech::COMMAND;
 
-/// Scrapers give up soon after.
+/// Scrapers usually give up soon after this time.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(3);
 
 pub fn checks() -> Vec<Check> {
@@ -21,7 +21,7 @@ pub fn checks() -> Vec<Check> {
         Check::new("every label of a closed set is there", labels),
         Check::new("the buckets of both histograms", buckets),
         Check::new("a transcription is counted", counted),
-        Check::new("no label carries what a client sent", nothing_of_clients),
+        Check::new("no label contains text of a client", nothing_of_clients),
         Check::new("HEAD has no body", head),
     ]
 }
@@ -30,17 +30,17 @@ pub fn checks() -> Vec<Check> {
 pub struct Page(String);
 
 impl Page {
-    /// Asks for it.
+    /// Fetches the page.
     ///
     /// # Errors
-    /// It is not there.
+    /// The page cannot be fetched.
     pub async fn scrape(target: &Target) -> anyhow::Result<Self> {
         let reply = target.send(target.get("/metrics")).await?;
         reply.ensure_status(200)?;
         Ok(Self(reply.text()?.to_owned()))
     }
 
-    /// The value of a series, by its name and labels as they stand on the page.
+    /// The value of a series, by name and labels exactly as on the page.
     pub fn value(&self, series: &str) -> Option<f64> {
         self.samples()
             .find(|(name, _)| *name == series)
@@ -79,7 +79,7 @@ impl Page {
     }
 }
 
-/// Names without their beginning, and types.
+/// Names without their prefix, and types.
 const FAMILIES: [(&str, &str); 23] = [
     ("requests_total", "counter"),
     ("request_duration_seconds", "histogram"),
@@ -149,7 +149,7 @@ async fn format(target: Arc<Target>) -> anyhow::Result<()> {
         let fit = line.is_empty()
             || line.starts_with("# ")
             || (line.rsplit_once(' ')).is_some_and(|(_, value)| value.parse::<f64>().is_ok());
-        ensure!(fit, "{line:?} is no line of the format");
+        ensure!(fit, "{line:?} is not a line of the format");
     }
     Ok(())
 }
@@ -247,14 +247,18 @@ async fn counted(target: Arc<Target>) -> anyhow::Result<()> {
     ] {
         let name = format!("uttera_stt_{name}");
         let (before, after) = (before.sum(&name, labels), after.sum(&name, labels));
-        ensure!(after > before, "{name} {labels:?} stayed {before}");
+        ensure!(
+            after > before,
+            "{name} {labels:?} did not grow from {before}"
+        );
     }
     Ok(())
 }
 
 async fn nothing_of_clients(target: Arc<Target>) -> anyhow::Result<()> {
     let mark = "conformancemark";
-    let method = Method::from_bytes(mark.to_uppercase().as_bytes()).context("no method")?;
+    let method =
+        Method::from_bytes(mark.to_uppercase().as_bytes()).context("cannot build the method")?;
     target.send(target.get(&format!("/{mark}"))).await?;
     target.send(target.request(method, "/health")).await?;
     let models = target.get(&format!("/v1/models/{mark}"));
@@ -264,7 +268,7 @@ async fn nothing_of_clients(target: Arc<Target>) -> anyhow::Result<()> {
     let page = Page::scrape(&target).await?;
     ensure!(
         !page.0.to_lowercase().contains(mark),
-        "what a client sent is on the page"
+        "the page contains text of a client"
     );
     ensure!(
         page.has("uttera_stt_requests_total", &[("endpoint", "other")]),
@@ -282,6 +286,6 @@ async fn head(target: Arc<Target>) -> anyhow::Result<()> {
         .send(target.request(Method::HEAD, "/metrics"))
         .await?;
     reply.ensure_status(200)?;
-    ensure!(reply.body.is_empty(), "there is a body");
+    ensure!(reply.body.is_empty(), "the answer has a body");
     Ok(())
 }

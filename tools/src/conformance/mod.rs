@@ -1,9 +1,9 @@
-//! `uttera-stt conformance URL`: holds any server against the public contract and tells what of it holds.
+//! `uttera-stt conformance URL`: checks which parts of the public API a server implements.
 //!
-//! Each [`Group`] of the contract is a file that lists its [`check::Check`]s; a check asks the [`target`]
-//! and says what is wrong. [`run`] takes one after the other within a time limit, and the [`report`] is
-//! printed as a table and kept as JSON. States that nobody can ask for from outside (a full queue, a full
-//! disk) are not tried.
+//! Each [`Group`] of the API is a file that lists its [`check::Check`]s; a check queries the [`target`] and
+//! returns what is wrong. [`run`] executes the checks one after the other, each with a time limit; the
+//! [`report`] is printed as a table and written as JSON. States that a client cannot cause (a full queue, a
+//! full disk) are not checked.
 
 pub mod check;
 pub mod expect;
@@ -15,6 +15,7 @@ mod bazarr;
 mod clients;
 mod cors;
 mod errors;
+mod escalation;
 mod events;
 mod formats;
 mod headers;
@@ -24,7 +25,6 @@ mod metrics;
 mod models;
 mod streaming;
 mod subtitles;
-mod tiers;
 mod translations;
 mod verbose_json;
 mod whisper_cpp;
@@ -49,46 +49,46 @@ use crate::probe::outcome::Verdict;
 pub struct ConformanceArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Write the results into this file.
+    /// Write the results as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Check these groups only.
+    /// Check only these groups, comma-separated.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "GROUP")]
     only: Vec<Group>,
-    /// The model that requests name.
+    /// Name of the model in requests.
     #[arg(long, value_name = "NAME", default_value = "whisper-1")]
     ask_for: String,
-    /// An origin that the server lets in (CORS_ALLOW_ORIGINS); without it, none is expected to be.
+    /// An origin that the server allows (CORS_ALLOW_ORIGINS). Without it, no origin must be allowed.
     #[arg(long, value_name = "ORIGIN")]
     origin: Option<String>,
-    /// A check that takes longer than this has failed.
+    /// Time limit of a check in seconds; a slower check has failed.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     limit_seconds: u32,
 }
 
-/// A part of the contract.
+/// A part of the public API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Group {
-    /// What OpenAI's own API has: models, formats, verbose-json, words, streaming and translations.
+    /// OpenAI's API: models, formats, verbose-json, words, streaming and translations.
     Openai,
-    /// The list of models, and one of them.
+    /// The list of models, and a single model.
     Models,
-    /// json, text, srt and vtt.
+    /// The formats json, text, srt and vtt.
     Formats,
-    /// verbose_json and its segments.
+    /// The format verbose_json with its segments.
     VerboseJson,
-    /// Times of words.
+    /// Word timestamps.
     Words,
-    /// stream=true.
+    /// Streaming with stream=true.
     Streaming,
-    /// Speech to English text.
+    /// Translation to English.
     Translations,
-    /// Codes, regions and names of languages, and languages that are none.
+    /// Codes, regions and names of languages, and unknown languages.
     Languages,
     /// Requests as well-known clients send them: the openai package, Open-WebUI, OpenClaw, n8n.
     Clients,
-    /// This server's table of errors.
+    /// This server's error codes.
     Errors,
     /// This server's headers and content types.
     Headers,
@@ -100,14 +100,16 @@ pub enum Group {
     Bazarr,
     /// whisper.cpp's /inference.
     WhisperCpp,
-    /// Other origins in a browser.
+    /// Cross-origin requests from browsers.
     Cors,
-    /// /v1/transcribe and what else a primary and a fallback have.
-    Tiers,
+    /// /v1/transcribe and the other endpoints of a primary and its fallback.
+    #[serde(rename = "tiers")]
+    #[value(name = "tiers")]
+    Escalation,
 }
 
 impl Group {
-    /// The groups that this one stands for.
+    /// The groups that this group consists of.
     fn parts(self) -> Vec<Self> {
         match self {
             Self::Openai => vec![
@@ -122,7 +124,7 @@ impl Group {
         }
     }
 
-    /// As on the command line.
+    /// The name on the command line.
     pub fn name(self) -> String {
         let value = self.to_possible_value();
         value.map_or_else(String::new, |value| value.get_name().to_owned())
@@ -146,15 +148,15 @@ impl Group {
             Self::Bazarr => bazarr::checks(),
             Self::WhisperCpp => whisper_cpp::checks(),
             Self::Cors => cors::checks(),
-            Self::Tiers => tiers::checks(),
+            Self::Escalation => escalation::checks(),
         }
     }
 }
 
-/// Checks a server, prints the table and writes what is to be kept.
+/// Checks a server, prints the table and writes the requested file.
 ///
 /// # Errors
-/// A file that cannot be written.
+/// A file cannot be written.
 pub async fn conformance(args: ConformanceArgs) -> anyhow::Result<Verdict> {
     let limit = Duration::from_secs(u64::from(args.limit_seconds));
     let Some((server, models)) = args.server.reach().await? else {
@@ -171,7 +173,7 @@ pub async fn conformance(args: ConformanceArgs) -> anyhow::Result<Verdict> {
     Ok(report.counts.verdict())
 }
 
-/// Those that are asked for, in the contract's order; all if none is.
+/// The requested groups in the order of the API; all if none is requested.
 fn groups(only: &[Group]) -> Vec<Group> {
     let asked: Vec<Group> = only.iter().flat_map(|group| group.parts()).collect();
     let all = Group::value_variants().iter().copied();
@@ -185,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openai_stands_for_what_openai_has_and_nothing_stands_for_all() {
+    fn openai_expands_to_its_groups_and_the_default_is_all_groups() {
         let openai = groups(&[Group::Openai, Group::Words]);
         assert_eq!(openai.len(), 6);
         assert!(!openai.contains(&Group::Health) && !openai.contains(&Group::Openai));
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn every_check_has_a_name_of_its_own_within_its_group() {
+    fn every_check_has_a_unique_name_within_its_group() {
         for group in groups(&[]) {
             let mut names: Vec<String> = (group.checks().into_iter())
                 .map(|check| check.name)

@@ -1,4 +1,4 @@
-//! `/v1/models`: what clients choose from.
+//! `/v1/models`, from which clients choose a model.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ async fn one(target: Arc<Target>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An id as a part of a path: some are names of repositories, with a slash.
+/// Encodes a model id for a path. Some ids are names of repositories and contain a slash.
 fn in_a_path(id: &str) -> String {
     let byte = |byte: u8| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -67,7 +67,7 @@ async fn unknown(target: Arc<Target>) -> anyhow::Result<()> {
     reply.ensure_status(404)?;
     let body = reply.json()?;
     let error = body["error"].as_object();
-    error.context("`error` is no object")?;
+    error.context("`error` is not an object")?;
     text(&body["error"], "message")?;
     equal(&body["error"], "type", "invalid_request_error")?;
     equal(&body["error"], "code", "model_not_found")
@@ -76,7 +76,7 @@ async fn unknown(target: Arc<Target>) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn an_id_with_a_slash_stays_one_part_of_the_path() {
+    fn an_id_with_a_slash_stays_one_segment_of_the_path() {
         assert_eq!(super::in_a_path("a/b c-1.en"), "a%2Fb%20c-1.en");
     }
 }

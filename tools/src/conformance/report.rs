@@ -1,4 +1,4 @@
-//! What came of the checks: as a table for people, as JSON for programs.
+//! Results of the checks: a table for people, JSON for programs.
 
 use std::fmt::Write;
 
@@ -8,16 +8,16 @@ use serde::{Serialize, Serializer};
 use super::Group;
 use crate::probe::outcome::{Counts, Outcome, one_line};
 
-/// A check and what came of it.
+/// A check and its result.
 #[derive(Clone, Debug)]
 pub struct Result {
-    /// The part of the contract.
+    /// Group of the check.
     pub group: Group,
-    /// The promise.
+    /// The promise that was checked.
     pub name: String,
-    /// What came of it.
+    /// Result of the check.
     pub outcome: Outcome,
-    /// How long it took.
+    /// Duration of the check.
     pub seconds: f64,
 }
 
@@ -34,22 +34,22 @@ impl Serialize for Result {
     }
 }
 
-/// Everything about a run.
+/// Results of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Of the program that checked.
+    /// Version of this program.
     pub version: &'static str,
-    /// The server.
+    /// Address of the server.
     pub url: String,
-    /// How the checks came out.
+    /// Number of checks by outcome.
     #[serde(flatten)]
     pub counts: Counts,
-    /// All of them.
+    /// All checks.
     pub checks: Vec<Result>,
 }
 
 impl Report {
-    /// Of a run that is over.
+    /// Creates the report of a finished run.
     pub fn of(url: &str, checks: Vec<Result>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -59,7 +59,7 @@ impl Report {
         }
     }
 
-    /// A block for each group, and a line that sums up.
+    /// A block of lines per group, and a summary.
     pub fn table(&self) -> String {
         let mut out = String::new();
         let names = self.checks.iter().map(|check| check.name.chars().count());
@@ -83,10 +83,12 @@ impl Report {
         out
     }
 
+    /// Returns the report as JSON.
+    ///
     /// # Errors
-    /// None that is known of.
+    /// The report cannot be serialised.
     pub fn json(&self) -> anyhow::Result<String> {
-        let json = serde_json::to_string_pretty(self).context("the report is no JSON")?;
+        let json = serde_json::to_string_pretty(self).context("cannot serialise the report")?;
         Ok(json + "\n")
     }
 }

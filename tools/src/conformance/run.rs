@@ -1,17 +1,17 @@
-//! Taking a server through the checks, one after the other.
+//! Executes the checks one after the other.
 
 use std::sync::Arc;
-// What is measured is another process: its clock is the real one.
+// Measures another process, so that the clock must be the real one.
 use std::time::{Duration, Instant};
 
 use super::Group;
 use super::check::{Check, Skip};
 use super::report::Result;
 use super::target::Target;
-use crate::probe::outcome::{MOST_TIMEOUTS, Outcome, too_slow};
+use crate::probe::outcome::{MAX_TIMEOUTS, Outcome, too_slow};
 use crate::probe::progress::Progress;
 
-/// Runs all checks of these groups; none takes longer than the limit, and none ends the run.
+/// Runs all checks of these groups. A check that exceeds the limit or panics does not end the run.
 pub async fn run(target: &Arc<Target>, groups: &[Group], limit: Duration) -> Vec<Result> {
     let mut progress = Progress::default();
     let mut results = Vec::new();
@@ -23,7 +23,7 @@ pub async fn run(target: &Arc<Target>, groups: &[Group], limit: Duration) -> Vec
             let name = check.name.clone();
             // Wall-clock time of another program's answers.
             let begin = Instant::now();
-            let (outcome, timed_out) = if timeouts < MOST_TIMEOUTS {
+            let (outcome, timed_out) = if timeouts < MAX_TIMEOUTS {
                 ask(check, target, limit).await
             } else {
                 (too_slow(), false)
@@ -42,9 +42,9 @@ pub async fn run(target: &Arc<Target>, groups: &[Group], limit: Duration) -> Vec
     results
 }
 
-/// What came of a check, and whether it ran out of time.
+/// Runs a check and returns its outcome and whether it timed out.
 async fn ask(check: Check, target: &Arc<Target>, limit: Duration) -> (Outcome, bool) {
-    // A task of its own: should a check panic, it is that check that failed.
+    // A separate task confines a panic to this check, which then counts as failed.
     let task = tokio::spawn(check.ask(Arc::clone(target)));
     let abort = task.abort_handle();
     match tokio::time::timeout(limit, task).await {
@@ -53,11 +53,11 @@ async fn ask(check: Check, target: &Arc<Target>, limit: Duration) -> (Outcome, b
             Some(Skip(why)) => (Outcome::Skip((*why).to_owned()), false),
             None => (Outcome::Fail(format!("{error:#}")), false),
         },
-        Ok(Err(_)) => (Outcome::Fail("the check itself broke".to_owned()), false),
+        Ok(Err(_)) => (Outcome::Fail("the check itself panicked".to_owned()), false),
         Err(_) => {
             abort.abort();
             let seconds = limit.as_secs();
-            let why = format!("it came to no end within {seconds} s");
+            let why = format!("not finished within {seconds} s");
             (Outcome::Fail(why), true)
         }
     }

@@ -1,4 +1,4 @@
-//! `stream=true`: the text as server-sent events, while it is made.
+//! `stream=true`: the text as server-sent events during transcription.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub fn checks() -> Vec<Check> {
     vec![
         Check::new("events: deltas, done and [DONE]", short),
         Check::new("the format text streams as well", text_format),
-        Check::new("a long file comes in several deltas", long),
+        Check::new("a long file is sent in several deltas", long),
         Check::new("include[]=logprobs adds logprobs to done", logprobs),
         Check::new("stream=false is a plain answer", not_streamed),
         Check::new("translations stream as well", translation),
@@ -43,7 +43,7 @@ fn read(reply: &Reply) -> anyhow::Result<Events> {
 async fn short(target: Arc<Target>) -> anyhow::Result<()> {
     let events = events(&target, &COMMAND, &[]).await?;
     says(text(&events.done, "text")?, &COMMAND)?;
-    ensure!(!events.deltas.is_empty(), "there is no delta");
+    ensure!(!events.deltas.is_empty(), "the stream has no delta");
     usage(&events.done, COMMAND.seconds).context("done")
 }
 
@@ -57,7 +57,7 @@ async fn long(target: Arc<Target>) -> anyhow::Result<()> {
     says(text(&events.done, "text")?, &LONG)?;
     ensure!(
         events.deltas.len() > 1,
-        "all {} s came as one delta",
+        "the text of all {} s is a single delta",
         LONG.seconds
     );
     Ok(())
@@ -78,7 +78,7 @@ async fn not_streamed(target: Arc<Target>) -> anyhow::Result<()> {
 
 async fn translation(target: Arc<Target>) -> anyhow::Result<()> {
     if target.english_only {
-        anyhow::bail!(Skip("the model knows English only"));
+        anyhow::bail!(Skip("the model supports English only"));
     }
     let events = read(&target.translate(&SPANISH, &[("stream", "true")]).await?)?;
     is_english(text(&events.done, "text")?)

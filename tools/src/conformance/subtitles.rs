@@ -1,16 +1,16 @@
-//! Reading SubRip and WebVTT strictly: numbers, times to the millisecond, in order, within the audio.
+//! Strict parsers of SubRip and WebVTT: numbers, times to the millisecond, in order, within the audio.
 
 use anyhow::{Context, bail, ensure};
 
 use crate::probe::speech::Speech;
 
-/// Codecs pad at the end.
+/// Codecs pad the end of the audio.
 const PADDING_SECONDS: f64 = 0.2;
 
 /// The text of SubRip subtitles.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The subtitles are invalid; the message names the first fault.
 pub fn srt(body: &str, speech: &Speech) -> anyhow::Result<String> {
     cues(body.trim_end(), ',', true, speech)
 }
@@ -18,21 +18,21 @@ pub fn srt(body: &str, speech: &Speech) -> anyhow::Result<String> {
 /// The text of WebVTT subtitles.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The subtitles are invalid; the message names the first fault.
 pub fn vtt(body: &str, speech: &Speech) -> anyhow::Result<String> {
     let body = body
         .strip_prefix("WEBVTT")
         .context("it does not begin with WEBVTT")?;
     let (_, cues_text) = body
         .split_once("\n\n")
-        .context("there is no empty line after WEBVTT")?;
+        .context("an empty line after WEBVTT is missing")?;
     cues(cues_text.trim_end(), '.', false, speech)
 }
 
 fn cues(body: &str, separator: char, numbered: bool, speech: &Speech) -> anyhow::Result<String> {
     let mut text = String::new();
     let mut last_end = 0.0;
-    ensure!(!body.is_empty(), "there is no cue");
+    ensure!(!body.is_empty(), "the subtitles contain no cue");
     for (number, cue) in (1..).zip(body.split("\n\n")) {
         let mut lines = cue.trim_start_matches('\n').lines();
         if numbered {
@@ -45,7 +45,7 @@ fn cues(body: &str, separator: char, numbered: bool, speech: &Speech) -> anyhow:
         let times = lines.next().unwrap_or_default();
         let (start, end) = times
             .split_once(" --> ")
-            .with_context(|| format!("{times:?} in place of two times"))?;
+            .with_context(|| format!("{times:?} instead of two times"))?;
         let (start, end) = (seconds(start, separator)?, seconds(end, separator)?);
         ensure!(
             last_end <= start + 0.001 && start <= end,
@@ -65,7 +65,7 @@ fn cues(body: &str, separator: char, numbered: bool, speech: &Speech) -> anyhow:
     Ok(text)
 }
 
-/// `HH:MM:SS,mmm` in seconds.
+/// Parses `HH:MM:SS,mmm` to seconds.
 fn seconds(clock: &str, separator: char) -> anyhow::Result<f64> {
     let digits = |part: &str, count: usize| {
         let fit = part.len() == count && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -80,7 +80,7 @@ fn seconds(clock: &str, separator: char) -> anyhow::Result<f64> {
     };
     match read() {
         Some(seconds) => Ok(seconds),
-        None => bail!("{clock:?} is no time of the form HH:MM:SS{separator}mmm"),
+        None => bail!("{clock:?} is not a time of the form HH:MM:SS{separator}mmm"),
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     use crate::probe::speech::COMMAND;
 
     #[test]
-    fn right_subtitles_give_their_text() {
+    fn valid_subtitles_give_their_text() {
         let body = "1\n00:00:00,000 --> 00:00:00,900\nTurn on\n\n2\n00:00:00,900 --> 00:00:01,780\nthe light\n\n";
         assert_eq!(srt(body, &COMMAND).unwrap(), "Turn on the light ");
         let body = "WEBVTT\n\n00:00:00.100 --> 00:00:01.780\nTurn on\n\n";
@@ -98,12 +98,12 @@ mod tests {
     }
 
     #[test]
-    fn wrong_subtitles_are_told_apart() {
+    fn invalid_subtitles_are_errors_of_their_kind() {
         for (body, complaint) in [
             ("", "no cue"),
             ("0\n00:00:00,000 --> 00:00:01,000\na", "number"),
-            ("1\n00:00:00.000 --> 00:00:01.000\na", "no time"),
-            ("1\n00:00,000 --> 00:01,000\na", "no time"),
+            ("1\n00:00:00.000 --> 00:00:01.000\na", "not a time"),
+            ("1\n00:00,000 --> 00:01,000\na", "not a time"),
             ("1\n00:00:01,000 --> 00:00:00,500\na", "backwards"),
             ("1\n00:00:00,000 --> 00:00:09,000\na", "beyond"),
             ("<html>", "number"),

@@ -1,4 +1,4 @@
-//! The server under test, and what checks ask it most.
+//! The server under test, and the requests that most checks send.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ pub use crate::probe::server::{Reply, TRANSCRIPTIONS, bearer, file};
 use crate::probe::server::{Server, is_english_only};
 use crate::probe::speech::Speech;
 
-/// Where translations are asked for.
+/// Path of OpenAI's translation endpoint.
 pub const TRANSLATIONS: &str = "/v1/audio/translations";
 
 /// The server under test.
 #[derive(Clone, Debug)]
 pub struct Target {
     server: Server,
-    /// The model that requests name.
+    /// Name of the model in requests.
     pub model: String,
-    /// The origin that it lets in.
+    /// Allowed origin, if one is configured.
     pub origin: Option<String>,
-    /// Whether its model knows English only, as far as its list of models tells.
+    /// Whether the model supports only English, judged by the list of models.
     pub english_only: bool,
 }
 
-/// All that any server can be asked.
+/// All requests of a [`Server`].
 impl Deref for Target {
     type Target = Server;
 
@@ -34,7 +34,7 @@ impl Deref for Target {
 }
 
 impl Target {
-    /// A server, and what checks depend on.
+    /// Creates a target from a server and the facts that checks depend on.
     pub fn new(
         server: Server,
         models: &[String],
@@ -49,7 +49,7 @@ impl Target {
         })
     }
 
-    /// Asks for a transcript of a recording, with these fields.
+    /// Requests the transcript of a recording with these fields.
     ///
     /// # Errors
     /// As [`Server::send`].
@@ -62,7 +62,7 @@ impl Target {
             .await
     }
 
-    /// Asks for a translation, likewise.
+    /// Requests the translation of a recording with these fields.
     ///
     /// # Errors
     /// As [`Server::send`].

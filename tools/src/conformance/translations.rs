@@ -1,4 +1,4 @@
-//! `/v1/audio/translations`: speech of any language as English text.
+//! `/v1/audio/translations`: English text of speech in any language.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub fn checks() -> Vec<Check> {
 
 async fn ask(target: &Target, format: &str) -> anyhow::Result<Reply> {
     if target.english_only {
-        bail!(Skip("the model knows English only"));
+        bail!(Skip("the model supports English only"));
     }
     let reply = target
         .translate(&SPANISH, &[("response_format", format)])
@@ -30,14 +30,14 @@ async fn ask(target: &Target, format: &str) -> anyhow::Result<Reply> {
     Ok(reply)
 }
 
-/// The recording is about music and friends; how a model puts it varies.
+/// The recording is about music and friends; models phrase the translation differently.
 pub fn is_english(said: &str) -> anyhow::Result<()> {
     let lower = said.to_lowercase();
     ensure!(
         ["music", "sing", "friends"]
             .iter()
             .any(|word| lower.contains(word)),
-        "{said:?} is no translation"
+        "{said:?} is not a translation"
     );
     Ok(())
 }
@@ -64,7 +64,7 @@ async fn verbose_json(target: Arc<Target>) -> anyhow::Result<()> {
         "duration is {duration} and the audio has {} s",
         SPANISH.seconds
     );
-    ensure!(!list(&body, "segments")?.is_empty(), "there is no segment");
+    ensure!(!list(&body, "segments")?.is_empty(), "`segments` is empty");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! `response_format=verbose_json`: everything that is known about the transcript.
+//! `response_format=verbose_json`: the transcript with all details.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use super::target::Target;
 use crate::probe::speech::{LONG, SENTENCE, Speech};
 use crate::probe::word_error_rate::normalise;
 
-/// What rounding to the millisecond may do.
+/// Maximum effect of rounding to the millisecond.
 const ROUNDING_SECONDS: f64 = 0.002;
-/// A segment's fields, all of them.
+/// All fields of a segment.
 const SEGMENT_FIELDS: [&str; 10] = [
     "id",
     "seek",
@@ -36,8 +36,8 @@ pub fn checks() -> Vec<Check> {
         ),
         Check::new("segments run on in time, within the audio", times),
         Check::new("the segments' texts are the text", joined),
-        Check::new("there are no words unless they are asked for", no_words),
-        Check::new("the temperature is told", temperature),
+        Check::new("words are absent unless they are requested", no_words),
+        Check::new("the temperature is reported", temperature),
     ]
 }
 
@@ -57,7 +57,7 @@ async fn whole(target: Arc<Target>) -> anyhow::Result<()> {
         SENTENCE.seconds
     );
     says(text(&body, "text")?, &SENTENCE)?;
-    ensure!(!list(&body, "segments")?.is_empty(), "there is no segment");
+    ensure!(!list(&body, "segments")?.is_empty(), "`segments` is empty");
     usage(&body, SENTENCE.seconds)
 }
 
@@ -70,12 +70,14 @@ async fn fields(target: Arc<Target>) -> anyhow::Result<()> {
 }
 
 fn has_ten_fields(segment: &Value, place: usize) -> anyhow::Result<()> {
-    let keys = segment.as_object().context("it is no object")?;
+    let keys = segment
+        .as_object()
+        .context("the segment is not an object")?;
     for field in SEGMENT_FIELDS {
-        ensure!(keys.contains_key(field), "there is no {field:?}");
+        ensure!(keys.contains_key(field), "{field:?} is missing");
     }
     equal(segment, "id", place)?;
-    ensure!(segment["seek"].is_u64(), "seek is no whole number");
+    ensure!(segment["seek"].is_u64(), "seek is not a whole number");
     ensure!(
         !text(segment, "text")?.trim().is_empty(),
         "the text is empty"
@@ -83,7 +85,7 @@ fn has_ten_fields(segment: &Value, place: usize) -> anyhow::Result<()> {
     let tokens = list(segment, "tokens")?;
     ensure!(
         !tokens.is_empty() && tokens.iter().all(Value::is_u64),
-        "tokens are no whole numbers, or none"
+        "tokens is empty or contains other values than whole numbers"
     );
     let temperature = number(segment, "temperature")?;
     ensure!(
@@ -105,12 +107,11 @@ fn has_ten_fields(segment: &Value, place: usize) -> anyhow::Result<()> {
 async fn times(target: Arc<Target>) -> anyhow::Result<()> {
     let body = verbose(&target, &LONG, &[]).await?;
     let last = last_end(list(&body, "segments")?, number(&body, "duration")?)?;
-    ensure!(last > 30.0, "nothing was transcribed after {last} s");
+    ensure!(last > 30.0, "the transcript ends at {last} s");
     Ok(())
 }
 
-/// The end of the last of some segments or words, whose times must run on and stay inside the audio. In
-/// seconds.
+/// Returns the end of the last segment or word, in seconds. Times must be in order and within the audio.
 pub fn last_end(spans: &[Value], duration: f64) -> anyhow::Result<f64> {
     let mut last = 0.0;
     for span in spans {
@@ -137,7 +138,7 @@ async fn joined(target: Arc<Target>) -> anyhow::Result<()> {
     let joined = normalise(&texts.join(" "));
     ensure!(
         joined == normalise(text(&body, "text")?),
-        "the segments say something else: {texts:?}"
+        "the segments' texts differ from the text: {texts:?}"
     );
     Ok(())
 }
@@ -145,8 +146,8 @@ async fn joined(target: Arc<Target>) -> anyhow::Result<()> {
 async fn no_words(target: Arc<Target>) -> anyhow::Result<()> {
     for more in [&[][..], &[("timestamp_granularities[]", "segment")]] {
         let body = verbose(&target, &SENTENCE, more).await?;
-        ensure!(body["words"].is_null(), "there are words");
-        ensure!(!list(&body, "segments")?.is_empty(), "there is no segment");
+        ensure!(body["words"].is_null(), "the body has `words`");
+        ensure!(!list(&body, "segments")?.is_empty(), "`segments` is empty");
     }
     Ok(())
 }
@@ -155,8 +156,8 @@ async fn temperature(target: Arc<Target>) -> anyhow::Result<()> {
     let body = verbose(&target, &SENTENCE, &[("temperature", "0.4")]).await?;
     for segment in list(&body, "segments")? {
         let told = number(segment, "temperature")?;
-        // Decoding again, where the text looked wrong, is hotter.
-        ensure!(told >= 0.399, "0.4 was asked for and {told} is told");
+        // Segments that were decoded again have a higher temperature.
+        ensure!(told >= 0.399, "0.4 was requested and {told} is reported");
     }
     Ok(())
 }

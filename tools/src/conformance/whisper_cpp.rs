@@ -1,4 +1,4 @@
-//! `/inference`, as clients of whisper.cpp's own server ask.
+//! `/inference`, as clients of whisper.cpp's server use it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `timestamp_granularities[]=word`: when each word is said.
+//! `timestamp_granularities[]=word`: the times of each word.
 
 use std::sync::Arc;
 
@@ -11,18 +11,21 @@ use super::target::Target;
 use super::verbose_json::last_end;
 use crate::probe::speech::{LONG, SENTENCE, Speech};
 
-/// What rounding to the millisecond may do.
+/// Maximum effect of rounding to the millisecond.
 const ROUNDING_SECONDS: f64 = 0.002;
 
 pub fn checks() -> Vec<Check> {
     vec![
-        Check::new("words have text, start and end, and say it all", words),
+        Check::new(
+            "words have text, start and end, and together are the text",
+            words,
+        ),
         Check::new("words run on in time, within the audio", times),
         Check::new(
             "word and segment give both, and words lie in segments",
             both,
         ),
-        Check::new("the field's name is taken without [] as well", bare_name),
+        Check::new("the field's name is accepted without [] too", bare_name),
     ]
 }
 
@@ -68,7 +71,7 @@ async fn words(target: Arc<Target>) -> anyhow::Result<()> {
 async fn times(target: Arc<Target>) -> anyhow::Result<()> {
     let body = ask(&target, &LONG, &[WORD]).await?;
     let last = last_end(list(&body, "words")?, number(&body, "duration")?)?;
-    ensure!(last > 30.0, "there is no word after {last} s");
+    ensure!(last > 30.0, "the last word ends at {last} s");
     Ok(())
 }
 
@@ -85,7 +88,7 @@ async fn both(target: Arc<Target>) -> anyhow::Result<()> {
         };
         ensure!(
             segments.iter().any(within),
-            "{} ({start} to {end}) lies in no segment",
+            "{} ({start} to {end}) is not within a segment",
             word["word"]
         );
     }

@@ -1,21 +1,21 @@
-//! The knee of the latency curve: beyond it, more clients cost more time than they bring throughput.
+//! The knee of the latency curve: beyond it, more clients increase latency more than throughput.
 //!
-//! It is where *power* is greatest, throughput divided by mean time in the system: L. Kleinrock, "Power
-//! and deterministic rules of thumb for probabilistic problems in computer communications", Proc. ICC
-//! 1979; R. Jain, "The Art of Computer Systems Performance Analysis" (1991), chapter 3, calls the same the
-//! knee capacity. Of a server that works on k requests at once, one as fast as the other, it is at k
-//! clients: fewer leave it idle, more only wait.
+//! It is the point of greatest *power*, which is throughput divided by mean time in the system: L. Kleinrock,
+//! "Power and deterministic rules of thumb for probabilistic problems in computer communications", Proc. ICC
+//! 1979. R. Jain, "The Art of Computer Systems Performance Analysis" (1991), chapter 3, calls it the knee
+//! capacity. For a server that works on k requests at once, all at the same speed, the knee is at k clients:
+//! fewer leave the server idle, more only wait.
 
 use serde::Serialize;
 
 /// A step of the curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
-    /// Clients that ask at once.
+    /// Number of concurrent clients.
     pub clients: usize,
-    /// Answers a second.
+    /// Answers per second.
     pub throughput: f64,
-    /// Mean time to an answer.
+    /// Mean time to an answer, in seconds.
     pub mean_seconds: f64,
 }
 
@@ -25,29 +25,29 @@ impl Point {
     }
 }
 
-/// Where it is.
+/// Position of the knee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Knee {
     /// Clients of the step with the greatest power.
     pub clients: usize,
-    /// Whether it could as well be elsewhere.
+    /// Whether the knee may be outside the measured range.
     pub bound: Bound,
 }
 
-/// Whether the steps go far enough on both sides.
+/// Whether the measured range contains the knee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
-    /// There are steps on both sides, or it is one client.
+    /// There are steps on both sides, or the knee is at one client.
     Within,
-    /// It is the first step: it may be lower.
+    /// The knee is at the first step: the true knee may be lower.
     AtMost,
-    /// It is the last: it may be higher.
+    /// The knee is at the last step: the true knee may be higher.
     AtLeast,
 }
 
-/// The knee of a curve whose points come by growing number of clients; none of fewer than two points.
-/// Where two steps are equal, fewer clients do.
+/// Finds the knee of a curve whose points are sorted by number of clients; `None` for fewer than two points.
+/// Of two steps with equal power, the one with fewer clients wins.
 pub fn knee(curve: &[Point]) -> Option<Knee> {
     let usable = |point: &Point| point.power().is_finite() && point.power() > 0.0;
     let curve: Vec<&Point> = curve.iter().filter(|point| usable(point)).collect();
@@ -80,7 +80,7 @@ mod tests {
 
     const STEPS: [usize; 5] = [1, 2, 4, 8, 16];
 
-    /// A server that works on so many at once, each in a second, asked in a closed loop.
+    /// A server that works on so many requests at once, each for a second, with clients in a closed loop.
     fn lanes(lanes: usize, clients: usize) -> Point {
         Point {
             clients,
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_at_the_number_of_lanes() {
+    fn the_knee_is_at_the_number_of_lanes() {
         for (count, bound) in [
             (1, Bound::Within),
             (2, Bound::Within),
@@ -112,16 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn throughput_that_hardly_grows_is_not_worth_its_wait() {
+    fn a_small_gain_of_throughput_does_not_outweigh_the_latency() {
         let point = |clients, throughput| Point {
             clients,
             throughput,
             mean_seconds: clients as f64 / throughput,
         };
-        // 25 % more for twice the clients: one client has the better of it.
+        // Twice the clients bring 25 % more throughput: one client has more power.
         let curve = [point(1, 4.0), point(2, 5.0), point(4, 5.1)];
         assert_eq!(found(&curve), Some((1, Bound::Within)));
-        // 60 % more is worth it.
+        // 60 % more throughput: two clients have more power.
         let curve = [point(1, 4.0), point(2, 6.4), point(4, 7.0)];
         assert_eq!(found(&curve), Some((2, Bound::Within)));
     }
@@ -140,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_step_of_the_curve_and_none_has_more_power(
+        fn the_knee_is_a_step_of_the_curve_and_none_has_more_power(
             values in prop::collection::vec((0.01_f64..100.0, 0.01_f64..100.0), 2..8)
         ) {
             let curve: Vec<Point> = values.iter().enumerate().map(|(index, value)| Point {

@@ -1,7 +1,7 @@
-//! `uttera-stt load URL`: how a running server does under load, with 1, 2, 4, 8 and 16 clients at once.
+//! `uttera-stt load URL`: measures a running server under load, by default with 1, 2, 4, 8 and 16 clients.
 //!
-//! [`run`] takes the steps; what came of one is a [`step`]. The [`report`] says where the [`knee`] is, and
-//! is printed as a [`table`] and kept as JSON and as a picture ([`plot`]).
+//! [`run`] executes the steps; a [`step`] holds the results of one. The [`report`] contains the [`knee`], and
+//! is printed as a [`table`] and written as JSON and as a picture ([`plot`]).
 
 pub mod knee;
 pub mod plot;
@@ -30,15 +30,15 @@ use crate::probe::server::is_english_only;
 use crate::probe::speech::{COMMAND, GERMAN, SENTENCE, SPANISH};
 use crate::probe::transcript::Endpoint;
 
-/// A step's length if nothing else is said.
-const USUAL_SECONDS: u32 = 20;
+/// Default duration of a step.
+const DEFAULT_SECONDS: u32 = 20;
 
 /// Arguments of `uttera-stt load`.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Clients at once, step by step.
+    /// Numbers of concurrent clients, one step each.
     #[arg(
         long,
         value_name = "N,…",
@@ -47,31 +47,32 @@ pub struct LoadArgs {
         value_parser = clap::value_parser!(u32).range(1..=4096)
     )]
     concurrency: Vec<u32>,
-    /// How long a step lasts: 20 if neither this nor --requests is given.
+    /// Duration of a step in seconds [default: 20, or unlimited with --requests].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     seconds: Option<u32>,
-    /// Requests of a step.
+    /// Number of requests of a step.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     requests: Option<u32>,
-    /// Send this file, by turns with others that are given; without any, short samples that are built in.
+    /// Send this file (repeatable; requests alternate between files). Without it, short built-in samples are
+    /// sent.
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The language of the files, as in "en"; detected if not given.
+    /// Language of the files, for example "en"; detected if not given.
     #[arg(long, value_name = "LANG", requires = "files")]
     language: Option<String>,
-    /// Which endpoint is asked.
+    /// Endpoint to test.
     #[arg(long, value_enum, default_value = "transcriptions")]
     endpoint: Endpoint,
-    /// End the run where more of a step's requests fail than so many percent.
+    /// End the run if more than this percentage of a step's requests fail.
     #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=100))]
     most_failed: u32,
-    /// A request that takes longer than this has failed.
+    /// Time limit of a request in seconds; a slower request has failed.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
     limit_seconds: u32,
-    /// Write the results into this file.
+    /// Write the results as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the curves into this file, as SVG.
+    /// Write the curves as SVG to this file.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
 }
@@ -80,7 +81,7 @@ pub struct LoadArgs {
 /// and gives its cause, the name of a signal for example; the report then covers the steps that are done.
 ///
 /// # Errors
-/// Files that cannot be read or written.
+/// A file cannot be read or written.
 pub async fn load(
     args: LoadArgs,
     interruption: impl Future<Output = &'static str>,
@@ -130,7 +131,7 @@ fn keep(report: &Report, args: &LoadArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Told before the work, not after it.
+/// Checks before the run that a file can be written.
 fn ensure_writable(path: &Path) -> anyhow::Result<()> {
     let opened = std::fs::File::options()
         .create(true)
@@ -140,7 +141,7 @@ fn ensure_writable(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The user's files, or short samples in the languages that the model knows.
+/// The user's files, or short samples in the languages that the model supports.
 fn recordings(args: &LoadArgs, english_only: bool) -> anyhow::Result<Vec<Recording>> {
     if args.files.is_empty() {
         let samples = [COMMAND, SENTENCE, SPANISH, GERMAN].into_iter();
@@ -160,7 +161,7 @@ fn recordings(args: &LoadArgs, english_only: bool) -> anyhow::Result<Vec<Recordi
 
 fn extent(args: &LoadArgs) -> Extent {
     let seconds = match (args.seconds, args.requests) {
-        (None, None) => Some(USUAL_SECONDS),
+        (None, None) => Some(DEFAULT_SECONDS),
         (seconds, _) => seconds,
     };
     let mut steps: Vec<usize> = (args.concurrency.iter())

@@ -1,4 +1,4 @@
-//! The report as a picture: throughput above, times below, over the number of clients.
+//! The report as a picture: throughput at the top, times below, by number of clients.
 
 use std::ops::Range;
 
@@ -12,23 +12,23 @@ use crate::probe::drawing::{COLOURS, Drawn, FAINT, INK, MUTED, Paper};
 
 const WIDTH: i32 = 760;
 const HEIGHT: i32 = 640;
-/// Where curves are; left of it are the scale's numbers, right of it what they are of.
+/// Horizontal range of the curves; the numbers of the scale are left of it, the names of the curves right.
 const ACROSS: Range<i32> = 90..590;
 const THROUGHPUT: Range<i32> = 90..270;
 const TIMES: Range<i32> = 340..580;
-/// Lines of a scale, above the one at 0.
+/// Number of grid lines above the one at 0.
 const GRID_LINES: i32 = 4;
 
-/// A curve: what it is of, and its value at each step where it has one.
+/// A curve: its name, and its value at each step, if the step has one.
 struct Curve {
     name: &'static str,
     values: Vec<Option<f64>>,
 }
 
-/// The picture as SVG.
+/// Renders the picture as SVG.
 ///
 /// # Errors
-/// It cannot be drawn.
+/// The backend cannot draw.
 pub fn render(report: &Report) -> anyhow::Result<String> {
     let mut svg = String::new();
     {
@@ -130,7 +130,7 @@ impl<'a> Picture<'a, '_> {
             .text("knee", (x + 6, down.start + 4), 12, MUTED, HPos::Left)
     }
 
-    /// A line from step to step, broken where a step has no value.
+    /// Draws a line from step to step, with gaps at steps without a value.
     fn draw(&self, curve: &Curve, down: &Range<i32>, top: f64, colour: RGBColor) -> Drawn<'a> {
         let points: Vec<Option<(i32, i32)>> = (curve.values.iter().enumerate())
             .map(|(index, value)| value.map(|value| (self.x(index), y(down, top, value))))
@@ -146,7 +146,7 @@ impl<'a> Picture<'a, '_> {
         Ok(())
     }
 
-    /// Steps double as a rule: each is as far from the next.
+    /// Steps usually double, so they are drawn at equal distances.
     fn x(&self, index: usize) -> i32 {
         let gaps = self.steps.len().saturating_sub(1).max(1) as i32;
         ACROSS.start + (ACROSS.end - ACROSS.start) * index as i32 / gaps
@@ -158,7 +158,7 @@ fn y(down: &Range<i32>, top: f64, value: f64) -> i32 {
     down.end - (height * value / top).round() as i32
 }
 
-/// The next of 1, 2, 4 and 8 times a power of ten, whose quarters are short numbers.
+/// Rounds up to the next 1, 2, 4 or 8 times a power of ten, so that quarters of it are short numbers.
 fn round_up(value: f64) -> f64 {
     if !value.is_finite() || value <= 0.0 {
         return 1.0;

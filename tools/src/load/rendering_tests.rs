@@ -1,4 +1,4 @@
-//! The report's three forms, of steps made up for the purpose.
+//! The report's three forms, rendered from invented steps.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn refused() -> Sample {
 fn steps() -> Vec<Step> {
     let at = |clients: usize, seconds: f64| {
         let samples = [sample(seconds, Some(false)), sample(seconds, Some(true))];
-        // Little's law: so many clients for so long each.
+        // Little's law: mean time is the number of clients divided by throughput.
         let together = 2.0 * seconds / clients as f64;
         Step::of(clients, &samples, together, false)
     };
@@ -70,12 +70,12 @@ fn report(steps: Vec<Step>, by_signal: bool) -> Report {
 }
 
 #[test]
-fn the_table_tells_times_routes_failures_and_the_knee() {
+fn the_table_shows_times_routes_failures_and_the_knee() {
     insta::assert_snapshot!("table", table::render(&report(steps(), false)));
 }
 
 #[test]
-fn a_run_that_was_ended_at_once_says_so() {
+fn a_run_that_ended_immediately_says_so() {
     let table = table::render(&report(Vec::new(), true));
     assert!(
         table.contains("ended early by a signal\nno knee"),
@@ -84,7 +84,7 @@ fn a_run_that_was_ended_at_once_says_so() {
 }
 
 #[test]
-fn advice_says_where_the_steps_do_not_go_far_enough() {
+fn the_advice_says_if_the_steps_do_not_go_far_enough() {
     let advice = |steps: &[Step]| report(steps.to_vec(), false).advice();
     let steps = steps();
     assert!(advice(&steps[..3]).ends_with("the knee is at 2 clients: MAX_CONCURRENCY=2"));
@@ -112,7 +112,7 @@ fn the_picture_has_both_panels_every_curve_and_the_knee() {
 }
 
 #[test]
-fn the_kept_report_has_what_the_table_has() {
+fn the_json_report_contains_what_the_table_shows() {
     let json: serde_json::Value =
         serde_json::from_str(&report(steps(), false).json().unwrap()).unwrap();
     assert_eq!(json["knee"]["clients"], 2);

@@ -1,4 +1,4 @@
-//! What a run found, as it is kept.
+//! Results of a run.
 
 use anyhow::Context;
 use serde::Serialize;
@@ -18,35 +18,35 @@ pub enum Ended {
     Finished,
     /// Too many requests failed.
     TooManyFailures,
-    /// By a signal; the step that was under way is not told.
+    /// A signal ended the run; the step in progress is not in the report.
     Signal,
 }
 
-/// Everything about a run.
+/// Results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Of the program that asked.
+    /// Version of this program.
     pub version: &'static str,
-    /// When it ended, in UTC.
+    /// When the run ended, in UTC.
     pub date: String,
-    /// The server.
+    /// Address of the server.
     pub url: String,
-    /// Where it was asked.
+    /// The tested endpoint.
     pub endpoint: Endpoint,
-    /// Its model, where it tells.
+    /// The server's model, if it reports one.
     pub model: Option<String>,
-    /// What it was asked.
+    /// The recordings that were sent.
     pub recordings: Vec<Recording>,
-    /// How it ended.
+    /// How the run ended.
     pub ended: Ended,
     /// The steps.
     pub steps: Vec<Step>,
-    /// Where more clients begin to cost more than they bring.
+    /// The knee of the latency curve.
     pub knee: Option<Knee>,
 }
 
 impl Report {
-    /// Of a run that is over.
+    /// Creates the report of a finished run.
     pub fn of(run: Run, model: Option<String>, by_signal: bool) -> Self {
         let curve: Vec<_> = run.steps.iter().filter_map(Step::point).collect();
         let ended = match run.steps.last() {
@@ -67,10 +67,10 @@ impl Report {
         }
     }
 
-    /// What to do about it.
+    /// The summary, with a recommendation for `MAX_CONCURRENCY`.
     pub fn advice(&self) -> String {
         let Some(Knee { clients, bound }) = self.knee else {
-            return "no knee: that takes two steps with transcripts".to_owned();
+            return "no knee: it requires two steps with transcripts".to_owned();
         };
         let knee = format!("the knee is at {}", counted(clients, "client"));
         match bound {
@@ -79,20 +79,24 @@ impl Report {
                 "{knee}, the first step: it may be lower, so begin with fewer (--concurrency 1,…)"
             ),
             Bound::AtLeast if self.ended == Ended::Finished => format!(
-                "{knee}, the last step: MAX_CONCURRENCY={clients} at least; more may be better still \
+                "{knee}, the last step: MAX_CONCURRENCY={clients} at least; more may be better \
                  (--concurrency …,{})",
                 clients * 2
             ),
             Bound::AtLeast => {
-                format!("{knee}, the last step that went well: MAX_CONCURRENCY={clients} at least")
+                format!(
+                    "{knee}, the last step without too many failures: MAX_CONCURRENCY={clients} at least"
+                )
             }
         }
     }
 
+    /// Returns the report as JSON.
+    ///
     /// # Errors
-    /// None that is known of.
+    /// The report cannot be serialised.
     pub fn json(&self) -> anyhow::Result<String> {
-        let json = serde_json::to_string_pretty(self).context("the report is no JSON")?;
+        let json = serde_json::to_string_pretty(self).context("cannot serialise the report")?;
         Ok(json + "\n")
     }
 }

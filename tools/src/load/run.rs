@@ -1,5 +1,5 @@
-//! A run: a warm-up, then one step after the other. In a step, each client sends its next request as soon
-//! as the last is answered (a closed loop).
+//! A run: a warm-up, then one step after the other. In a step, each client sends its next request as soon as
+//! the previous one is answered (a closed loop).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,45 +16,46 @@ use crate::probe::recording::Recording;
 use crate::probe::server::Server;
 use crate::probe::transcript::{Endpoint, Failure, Transcript, ask};
 
-/// A client that failed waits so long before it asks again, lest a server that refuses at once is only
-/// kept busy refusing.
+/// Pause of a client after a failed request. Without it, a server that rejects requests immediately would be
+/// kept busy with rejecting.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
-/// Fewer answers than this are judged as if they were so many: one failure of two is not yet a half.
-const FEWEST_JUDGED: usize = 10;
+/// Minimum number of requests for judging the failure rate. A step with fewer is judged as if it had so many,
+/// so that one failure out of two is not yet 50 %.
+const MIN_JUDGED_REQUESTS: usize = 10;
 
-/// How much is measured.
+/// How much to measure.
 #[derive(Clone, Debug)]
 pub struct Extent {
-    /// Clients at once, step by step.
+    /// Numbers of concurrent clients, one step each.
     pub steps: Vec<usize>,
-    /// A step sends no request after so long.
+    /// A step sends no more requests after this time.
     pub length: Option<Duration>,
-    /// Nor more requests than this.
+    /// Maximum number of requests of a step.
     pub requests: Option<usize>,
-    /// The whole run ends where more than so many percent of a step's requests fail.
+    /// The run ends if more than this percentage of a step's requests fail.
     pub most_failed_percent: usize,
-    /// Nothing is waited for longer than this.
+    /// Time limit of a request.
     pub limit: Duration,
 }
 
-/// A server, what it is asked, and what came of it so far.
+/// A server, the recordings to send, and the results so far.
 pub struct Run {
-    /// Who is asked.
+    /// The server under test.
     pub server: Server,
-    /// Where.
+    /// The tested endpoint.
     pub endpoint: Endpoint,
-    /// What; requests take turns with them.
+    /// The recordings; requests alternate between them.
     pub recordings: Vec<Recording>,
-    /// How much.
+    /// How much to measure.
     pub extent: Extent,
-    /// Steps that came to an end.
+    /// Finished steps.
     pub steps: Vec<Step>,
-    /// Where people see how far it is.
+    /// Display of the progress.
     pub progress: Progress,
 }
 
 impl Run {
-    /// Takes all steps, or those until too many requests fail.
+    /// Executes all steps, or the steps until too many requests fail.
     pub async fn measure(&mut self) {
         self.warm_up().await;
         for clients in self.extent.steps.clone() {
@@ -68,7 +69,7 @@ impl Run {
         self.progress.end();
     }
 
-    /// Each recording once. What the server says of their lengths is taken for those that nobody told.
+    /// Sends each recording once. Recordings of unknown length take the length that the server reports.
     async fn warm_up(&mut self) {
         self.progress.begin("warming up", self.recordings.len());
         let whole = match self.endpoint {
@@ -117,20 +118,20 @@ impl Run {
                 None => begin.elapsed().as_secs() as usize,
             };
             self.progress.at(done);
-            if self.too_many_failed(&samples, FEWEST_JUDGED) {
+            if self.too_many_failed(&samples, MIN_JUDGED_REQUESTS) {
                 stopped = true;
                 break;
             }
         }
-        // Those that are under way end with their tasks.
+        // Dropping the tasks cancels the requests in progress.
         drop(tasks);
         let seconds = begin.elapsed().as_secs_f64();
         let stopped = stopped || self.too_many_failed(&samples, 1);
         Step::of(clients, &samples, seconds, stopped)
     }
 
-    /// One request of each client that is not counted: connections are made, and a server that brings
-    /// up workers as work piles up has begun to.
+    /// Sends one uncounted request per client, so that connections exist and a server that starts workers on
+    /// demand has begun to do so.
     async fn all_at_once(&mut self, clients: usize) {
         let name = format!("{}, warming up", counted(clients, "client"));
         self.progress.begin(&name, clients);
@@ -144,7 +145,7 @@ impl Run {
         }
     }
 
-    /// All clients of a step; what comes of their requests arrives at the receiver.
+    /// Starts all clients of a step; the receiver gets the results of their requests.
     fn start(&self, clients: usize, begin: Instant) -> (JoinSet<()>, mpsc::Receiver<Sample>) {
         let (sender, receiver) = mpsc::channel(clients);
         let work = Arc::new(Work {
@@ -167,7 +168,7 @@ impl Run {
     }
 }
 
-/// What all clients of a step share.
+/// State that all clients of a step share.
 struct Work {
     client: Client,
     recordings: Vec<Recording>,
@@ -177,7 +178,7 @@ struct Work {
 }
 
 impl Work {
-    /// The next recording, unless the step is over.
+    /// The next recording; `None` once the step is over.
     fn next(&self) -> Option<&Recording> {
         if self.until.is_some_and(|until| Instant::now() >= until) {
             return None;
@@ -209,7 +210,7 @@ impl Work {
     }
 }
 
-/// One of those that ask.
+/// One of the concurrent clients.
 struct Client {
     server: Server,
     endpoint: Endpoint,
@@ -217,7 +218,7 @@ struct Client {
 }
 
 impl Client {
-    /// As most clients do: for the text alone.
+    /// Requests only the text, as most clients do.
     async fn ask(&self, recording: &Recording) -> Result<Transcript, Failure> {
         let plain = match self.endpoint {
             Endpoint::Transcriptions => Some(("response_format", "json")),

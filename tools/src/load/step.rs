@@ -1,4 +1,4 @@
-//! One step: what so many clients at once got, as it is kept.
+//! One step: the results with a fixed number of concurrent clients.
 
 use std::collections::BTreeMap;
 
@@ -8,34 +8,34 @@ use super::knee::Point;
 use crate::probe::statistics::{mean, percentile};
 use crate::probe::transcript::{Failure, FallbackUse, Work};
 
-/// What came of one request.
+/// Result of one request.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// From its first byte to the answer's last.
+    /// Time from the request's first byte to the answer's last, in seconds.
     pub seconds: f64,
-    /// What the server told of its work, or why there is no answer.
+    /// What the server reported about the work, or why there is no answer.
     pub answer: Result<Work, Failure>,
-    /// The recording's length in seconds, where it is known.
+    /// Length of the recording in seconds, if known.
     pub audio_seconds: Option<f64>,
 }
 
 /// Times of a step, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Times {
-    /// Of how many requests.
+    /// Number of requests.
     pub count: usize,
     /// Arithmetic mean.
     pub mean: f64,
     /// Median.
     pub p50: f64,
-    /// 95th percentile, the nearest rank.
+    /// 95th percentile (nearest rank).
     pub p95: f64,
-    /// 99th percentile, likewise.
+    /// 99th percentile (nearest rank).
     pub p99: f64,
 }
 
 impl Times {
-    /// None of nothing.
+    /// `None` if there are no values.
     fn of(milliseconds: &[f64]) -> Option<Self> {
         Some(Self {
             count: milliseconds.len(),
@@ -47,52 +47,52 @@ impl Times {
     }
 }
 
-/// Failures of one kind.
+/// Failures of the same kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failures {
-    /// How many.
+    /// Number of failures.
     pub count: usize,
-    /// What the first of them said.
+    /// Message of the first one.
     pub first: String,
 }
 
-/// What came of a step.
+/// Results of a step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Step {
-    /// Clients at once.
+    /// Number of concurrent clients.
     pub clients: usize,
-    /// From the first request to the last answer.
+    /// Time from the first request to the last answer, in seconds.
     pub seconds: f64,
-    /// Requests that came to an end.
+    /// Finished requests.
     pub requests: usize,
-    /// Those without a transcript.
+    /// Requests without a transcript.
     pub failed: usize,
-    /// Why, by kind.
+    /// Failures by kind.
     pub failures: BTreeMap<String, Failures>,
-    /// Whether it was ended because too many failed.
+    /// Whether the step ended early because too many requests failed.
     pub stopped: bool,
-    /// Transcripts a second.
+    /// Transcripts per second.
     pub requests_per_second: f64,
-    /// Seconds of audio transcribed in a second; none where some recording's length is not known.
+    /// Seconds of audio transcribed per second; `None` if the length of a recording is unknown.
     pub audio_seconds_per_second: Option<f64>,
-    /// Until the client had its transcript.
+    /// Time until the client received its transcript.
     pub end_to_end_ms: Option<Times>,
-    /// The same as the server has it: `X-Total-ms`.
+    /// The same time as reported by the server: `X-Total-ms`.
     pub server_total_ms: Option<Times>,
-    /// Waiting for a lane: `X-Queue-Wait-ms`.
+    /// Time in the queue: `X-Queue-Wait-ms`.
     pub queue_wait_ms: Option<Times>,
     /// `X-Primary-Infer-ms`.
     pub primary_infer_ms: Option<Times>,
-    /// `X-Fallback-Infer-ms`, where the fallback was asked.
+    /// `X-Fallback-Infer-ms`, of answers for which the fallback was used.
     pub fallback_infer_ms: Option<Times>,
-    /// Answers by `X-Route`.
+    /// Number of answers by `X-Route`.
     pub routes: BTreeMap<String, usize>,
-    /// None where no answer tells.
+    /// Use of the fallback; `None` if no answer reports it.
     pub fallback: Option<FallbackUse>,
 }
 
 impl Step {
-    /// Of samples that took so long together.
+    /// Summarises samples that together took this time.
     pub fn of(clients: usize, samples: &[Sample], seconds: f64, stopped: bool) -> Self {
         let good: Vec<(&Sample, &Work)> = (samples.iter())
             .filter_map(|sample| Some((sample, sample.answer.as_ref().ok()?)))
@@ -125,7 +125,7 @@ impl Step {
         }
     }
 
-    /// As the curve has it; none of a step that was ended early or brought nothing.
+    /// The step as a point of the curve; `None` if it ended early or has no transcripts.
     pub fn point(&self) -> Option<Point> {
         let times = self.end_to_end_ms.filter(|_| !self.stopped)?;
         Some(Point {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_headers_tell_is_summed_up_and_the_fallbacks_time_only_where_it_was_asked() {
+    fn headers_are_summarised_and_the_fallbacks_time_only_where_it_was_used() {
         let work = |used, fallback_infer_ms| Work {
             queue_wait_ms: Some(5.0),
             fallback_infer_ms: Some(fallback_infer_ms),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_without_a_transcript_is_no_point_of_the_curve() {
+    fn a_step_without_a_transcript_is_not_a_point_of_the_curve() {
         let step = Step::of(1, &[bad(503, "busy")], 1.0, false);
         assert_eq!((step.point(), step.audio_seconds_per_second), (None, None));
         assert!(Step::of(1, &[], 0.0, false).requests_per_second.abs() < 1e-9);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_nobody_knows_leaves_the_sum_unknown() {
+    fn an_unknown_length_leaves_the_sum_unknown() {
         let unknown = Sample {
             audio_seconds: None,
             ..good(1.0, Work::default())

@@ -1,4 +1,4 @@
-//! The report as text: a row for each step.
+//! The report as a table with a row per step.
 
 use std::fmt::Write;
 
@@ -20,10 +20,10 @@ const HEADS: [&str; 10] = [
     "fallback",
     "fallback used",
 ];
-/// What is not known.
+/// Stands for an unknown value.
 const UNKNOWN: &str = "-";
 
-/// The whole report.
+/// Renders the whole report.
 pub fn render(report: &Report) -> String {
     let mut out = heading(report);
     let knee = report.knee.map(|knee| knee.clients);
@@ -58,7 +58,7 @@ fn heading(report: &Report) -> String {
     let model = report.model.as_deref().unwrap_or("unknown");
     format!(
         "uttera-stt load {}, {}{}, model {}, {}\n\
-         recordings: {count}, together {seconds:.1} s; times in ms: median/95th/99th percentile\n",
+         recordings: {count}, {seconds:.1} s in total; times in ms: median/95th/99th percentile\n",
         report.version,
         report.url,
         report.endpoint.path(),
@@ -110,7 +110,7 @@ fn aligned(row: &[String; 10], widths: &[usize; 10]) -> String {
     cells.collect::<Vec<_>>().join("  ")
 }
 
-/// What does not fit into a row.
+/// Notes on a step that do not fit in a row.
 fn notes(step: &Step) -> String {
     let mut out = String::new();
     let at = counted(step.clients, "client");

@@ -1,16 +1,16 @@
-//! Arguments of all commands that ask a running server.
+//! Arguments that all commands share which test a running server.
 
 use clap::Args;
 
 use super::server::{self, Server};
 
-/// Which server, and as whom.
+/// The server to test, and the key for it.
 #[derive(Clone, Debug, Args)]
 pub struct ServerArgs {
-    /// The server: http://host:9005, with or without /v1.
+    /// Address of the server: http://host:9005, with or without /v1.
     #[arg(value_parser = server::address)]
     pub url: String,
-    /// The key that it wants, as a bearer.
+    /// API key, sent as a bearer token.
     #[arg(
         long,
         value_name = "KEY",
@@ -21,10 +21,11 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// The server, and the models that it lists. None where nobody answers, which is told.
+    /// Connects to the server and lists its models. Prints the reason and returns `None` if the server cannot
+    /// be reached.
     ///
     /// # Errors
-    /// There is no client.
+    /// The HTTP client cannot be created.
     pub async fn reach(&self) -> anyhow::Result<Option<(Server, Vec<String>)>> {
         let server = Server::new(self.url.clone(), self.key.clone())?;
         match server.reach().await {

@@ -1,16 +1,16 @@
-//! What pictures have in common: colours, lines and texts.
+//! Colours, lines and texts that all pictures share.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// Of what is to be read first.
+/// Colour of the main text.
 pub const INK: RGBColor = RGBColor(38, 42, 48);
-/// Of grids.
+/// Colour of grid lines.
 pub const FAINT: RGBColor = RGBColor(222, 225, 229);
-/// Of what explains.
+/// Colour of explanations.
 pub const MUTED: RGBColor = RGBColor(110, 117, 125);
-/// Of what is compared; told apart by people who see few colours as well.
+/// Colours of the curves and bars; they can be told apart by people with colour blindness as well.
 pub const COLOURS: [RGBColor; 6] = [
     RGBColor(68, 119, 170),
     RGBColor(204, 121, 61),
@@ -20,29 +20,29 @@ pub const COLOURS: [RGBColor; 6] = [
     RGBColor(110, 120, 130),
 ];
 
-/// Where a picture is drawn.
+/// The area of a picture.
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-/// What drawing comes to.
+/// Result of a drawing operation.
 pub type Drawn<'a> =
     Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
-/// What a picture is drawn on.
+/// The surface on which a picture is drawn.
 pub struct Paper<'a>(pub Area<'a>);
 
 impl<'a> Paper<'a> {
-    /// A line through these points.
+    /// Draws a line through these points.
     ///
     /// # Errors
-    /// Where the area cannot be drawn on.
+    /// The backend cannot draw.
     pub fn line(&self, points: &[(i32, i32)], colour: RGBColor, width: u32) -> Drawn<'a> {
         let style = colour.stroke_width(width);
         self.0.draw(&PathElement::new(points.to_vec(), style))
     }
 
-    /// A text at this place, which is its middle line.
+    /// Draws a text whose middle line is at this position.
     ///
     /// # Errors
-    /// Where the area cannot be drawn on.
+    /// The backend cannot draw.
     pub fn text(
         &self,
         text: &str,

@@ -1,10 +1,10 @@
-//! What the commands share that ask a running server: [`bench`](crate::bench),
+//! What the commands that test a running server share: [`bench`](crate::bench),
 //! [`conformance`](crate::conformance), [`smoke`](crate::smoke) and [`load`](crate::load).
 //!
-//! A [`server`] is asked through one kind of [`client`] for a [`transcript`] of a [`recording`], the
-//! user's or [`speech`] that is built in. What it wrote is scored by [`word_error_rate`], its times by
-//! [`statistics`]. An [`outcome`] and an exit status say what came of it, [`progress`] how far it is, and
-//! [`drawing`] has what pictures have in common.
+//! A command sends a [`recording`], the user's file or built-in [`speech`], to a [`server`] through a
+//! [`client`] and receives a [`transcript`]. [`word_error_rate`] scores the text, [`statistics`] summarises
+//! the times. An [`outcome`] is the result of a check, [`progress`] displays how far a run has come, and
+//! [`drawing`] holds what the pictures share.
 
 pub mod args;
 pub mod client;
@@ -18,7 +18,7 @@ pub mod statistics;
 pub mod transcript;
 pub mod word_error_rate;
 
-/// The time, in UTC and to the second, as reports have it.
+/// The current time for reports: UTC, to the second.
 pub fn now() -> String {
     let now = time::OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(0).unwrap_or(now);
@@ -26,7 +26,7 @@ pub fn now() -> String {
     now.format(format).unwrap_or_default()
 }
 
-/// So many things, as people say it.
+/// A count with its noun, such as "1 client" or "2 clients".
 pub fn counted(count: usize, thing: &str) -> String {
     let ending = if count == 1 { "" } else { "s" };
     format!("{count} {thing}{ending}")

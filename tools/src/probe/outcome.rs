@@ -1,22 +1,22 @@
-//! What came of a check, and of all of them.
+//! Results of one check and of a whole run.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// What came of a check.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The promise is kept.
+    /// The server keeps the promise.
     Pass,
-    /// It is not, and this is what is wrong.
+    /// The server does not keep the promise, for this reason.
     Fail(String),
-    /// It does not apply here, and this is why.
+    /// The check does not apply to this server, for this reason.
     Skip(String),
 }
 
 impl Outcome {
-    /// As tables and files have it.
+    /// The word for tables and files.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -25,7 +25,7 @@ impl Outcome {
         }
     }
 
-    /// What is wrong, or why it does not apply.
+    /// The reason why the check failed or does not apply.
     pub fn why(&self) -> Option<&str> {
         match self {
             Self::Pass => None,
@@ -34,24 +34,24 @@ impl Outcome {
     }
 }
 
-/// A server that lets so many checks run out of time would do so with the rest.
-pub const MOST_TIMEOUTS: usize = 3;
+/// After so many timeouts, the remaining checks are skipped, because they would time out as well.
+pub const MAX_TIMEOUTS: usize = 3;
 
-/// Of a check that comes after those.
+/// The outcome of a check that is not run because too many earlier checks timed out.
 pub fn too_slow() -> Outcome {
     Outcome::Fail(format!(
-        "not tried: {MOST_TIMEOUTS} checks before this one ran out of time"
+        "not tried: {MAX_TIMEOUTS} checks before this one timed out"
     ))
 }
 
-/// What came of it all; the program's exit status follows.
+/// Result of the whole run; it determines the program's exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Every check passed or did not apply.
     Passed,
-    /// At least one failed.
+    /// At least one check failed.
     Failed,
-    /// Nobody answers there.
+    /// The server cannot be reached.
     Unreachable,
 }
 
@@ -65,7 +65,7 @@ impl From<Verdict> for std::process::ExitCode {
     }
 }
 
-/// How many checks came out in which way.
+/// Number of checks by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Checks that passed.
@@ -77,7 +77,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Of these words of outcomes.
+    /// Counts the words of outcomes.
     pub fn of<'a>(words: impl Iterator<Item = &'a str>) -> Self {
         let mut counts = Self::default();
         for word in words {
@@ -90,7 +90,7 @@ impl Counts {
         counts
     }
 
-    /// Whether the server does what it should.
+    /// Whether the server passed.
     pub fn verdict(&self) -> Verdict {
         if self.failed == 0 {
             Verdict::Passed
@@ -111,7 +111,8 @@ impl fmt::Display for Counts {
     }
 }
 
-/// A foreign server's words must not break the table, nor speak to the terminal.
+/// Puts a server's text on one line without control characters, so that it cannot break the table or control
+/// the terminal.
 pub fn one_line(text: &str) -> String {
     text.split_whitespace()
         .collect::<Vec<_>>()
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_wrote_stays_on_its_line() {
+    fn a_servers_text_stays_on_one_line() {
         assert_eq!(one_line("a\n\x1b[2J  b\t"), "a [2J b");
     }
 }

@@ -1,10 +1,10 @@
-//! How far a run is, on standard error: a bar on a terminal, lines elsewhere.
+//! Progress of a run on standard error: a bar on a terminal, lines elsewhere.
 
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// What is under way.
+/// Displays the current part of a run.
 pub struct Progress {
     bar: ProgressBar,
     on_terminal: bool,
@@ -21,7 +21,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// A part begins that has so many steps.
+    /// Begins a part with this number of steps.
     pub fn begin(&mut self, what: &str, steps: usize) {
         self.bar.finish_and_clear();
         if !self.on_terminal {
@@ -37,27 +37,27 @@ impl Progress {
             .enable_steady_tick(std::time::Duration::from_millis(500));
     }
 
-    /// One step more is done.
+    /// Marks one more step as done.
     pub fn step(&self) {
         self.bar.inc(1);
     }
 
-    /// So many steps are done.
+    /// Sets the number of steps that are done.
     pub fn at(&self, steps: usize) {
         self.bar.set_position(steps as u64);
     }
 
-    /// A line that stays.
+    /// Prints a line above the bar.
     pub fn say(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
-    /// A line of the result, on standard output.
+    /// Prints a line of the result to standard output.
     pub fn print(&self, line: &str) {
         self.bar.suspend(|| println!("{line}"));
     }
 
-    /// Nothing is under way any more.
+    /// Removes the bar.
     pub fn end(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -1,4 +1,4 @@
-//! A recording that a server is asked about: one that is built in, or a file of the user's.
+//! A recording to send to a server: a built-in one, or the user's file.
 
 use std::path::Path;
 
@@ -9,34 +9,35 @@ use serde::Serialize;
 use super::speech::Speech;
 use super::word_error_rate::Score;
 
-/// Small models mishear a word now and then. A transcript of something else is far beyond this.
-const MOST_WRONG_WORDS: f64 = 0.34;
+/// Maximum word error rate of an acceptable transcript. Small models mishear single words; the transcript of
+/// other audio is far above this limit.
+const MAX_WORD_ERROR_RATE: f64 = 0.34;
 
-/// A recording and what is said in it.
+/// A recording and the text spoken in it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Recording {
-    /// The file's name, by which systems may tell its format.
+    /// File name, from which a server may detect the format.
     pub name: String,
-    /// ISO 639-1; `None`: to be detected.
+    /// ISO 639-1 code; `None`: the server detects the language.
     pub language: Option<String>,
-    /// Its length in seconds; 0 where nobody told.
+    /// Length in seconds; 0 if unknown.
     pub seconds: f64,
-    /// The words that are spoken, where they are known.
+    /// The spoken text, if known.
     #[serde(skip)]
     pub text: Option<String>,
-    /// The file.
+    /// Content of the file.
     #[serde(skip)]
     pub audio: Bytes,
 }
 
 impl Recording {
-    /// A file of the user's, of which nothing is known.
+    /// Reads the user's file, whose text and language are unknown.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     pub fn of_file(path: &Path) -> anyhow::Result<Self> {
         let audio = std::fs::read(path).with_context(|| path.display().to_string())?;
-        let name = path.file_name().context("a file is expected")?;
+        let name = path.file_name().context("not a file")?;
         Ok(Self {
             name: name.to_string_lossy().into_owned(),
             language: None,
@@ -46,15 +47,19 @@ impl Recording {
         })
     }
 
-    /// Fails unless a text has the recording's words; where they are unknown, unless it has any.
+    /// Checks that a transcript matches the recording's text, or that it is not empty if the text is unknown.
     ///
     /// # Errors
-    /// It has others.
+    /// The transcript does not match.
     pub fn ensure_heard(&self, text: &str) -> anyhow::Result<()> {
         if let Some(reference) = &self.text {
             return ensure_words(text, reference, &self.name);
         }
-        ensure!(!text.trim().is_empty(), "nothing is heard in {}", self.name);
+        ensure!(
+            !text.trim().is_empty(),
+            "the transcript of {} is empty",
+            self.name
+        );
         Ok(())
     }
 }
@@ -71,15 +76,15 @@ impl From<Speech> for Recording {
     }
 }
 
-/// Fails unless a text has these words, or nearly.
+/// Checks that a transcript matches a reference, apart from a few misheard words.
 ///
 /// # Errors
-/// It has others.
+/// The transcript does not match.
 pub fn ensure_words(text: &str, reference: &str, name: &str) -> anyhow::Result<()> {
     let rate = Score::of(reference, text).rate();
     let shown: String = text.chars().take(120).collect();
     ensure!(
-        rate <= MOST_WRONG_WORDS,
+        rate <= MAX_WORD_ERROR_RATE,
         "{shown:?} is not what is said in {name}"
     );
     Ok(())
@@ -102,7 +107,10 @@ mod tests {
         };
         unknown.ensure_heard("Thanks for watching!").unwrap();
         let error = unknown.ensure_heard(" \n").unwrap_err();
-        assert_eq!(error.to_string(), "nothing is heard in en-command.wav");
+        assert_eq!(
+            error.to_string(),
+            "the transcript of en-command.wav is empty"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A server that is asked: where it is, with which key, and what it answered. Whatever it does, an answer
-//! is bounded in size; its time is bounded by who asks.
+//! A server under test: its address, the key for it, and its answers. The size of an answer is limited here;
+//! the caller limits its time.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use serde_json::Value;
 
 use super::client;
 
-/// Where transcripts are asked for.
+/// Path of OpenAI's transcription endpoint.
 pub const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
 
-/// A server that says nothing at all for so long is not there.
+/// A server that does not answer within this time counts as unreachable.
 const REACH_LIMIT: Duration = Duration::from_secs(10);
-/// An answer of this size comes to no end.
-const LARGEST_ANSWER: usize = 4 << 20;
+/// Maximum size of an answer, in bytes. A larger one counts as endless.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// A server and the key that it wants.
+/// A server and the key for it.
 #[derive(Clone, Debug)]
 pub struct Server {
     client: Client,
@@ -29,39 +29,39 @@ pub struct Server {
     key: Option<String>,
 }
 
-/// What the server answered.
+/// A server's answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The status.
+    /// HTTP status.
     pub status: u16,
-    /// The headers.
+    /// Headers of the answer.
     pub headers: HeaderMap,
-    /// The body, to its end.
+    /// The complete body.
     pub body: Bytes,
 }
 
 impl Server {
-    /// `url` as [`address`] gives it. An empty key is none.
+    /// Creates a server from a `url` as returned by [`address`]. An empty key means no key.
     ///
     /// # Errors
-    /// There is no client.
+    /// The HTTP client cannot be created.
     pub fn new(url: String, key: Option<String>) -> anyhow::Result<Self> {
         Ok(Self::with_client(client::client()?, url, key))
     }
 
-    /// The same, over connections that are there already.
+    /// The same with an existing client and its connections.
     pub fn with_client(client: Client, url: String, key: Option<String>) -> Self {
         let key = key.filter(|key| !key.is_empty());
         Self { client, url, key }
     }
 
-    /// The models that it lists; none where it does not say.
+    /// Lists the server's models; empty if its answer contains none.
     ///
     /// # Errors
-    /// Nobody answers; any answer at all is one.
+    /// The server does not answer. Any answer counts, whatever its status.
     pub async fn reach(&self) -> anyhow::Result<Vec<String>> {
         let request = self.get("/v1/models").timeout(REACH_LIMIT);
-        let response = request.send().await.map_err(told)?;
+        let response = request.send().await.map_err(without_url)?;
         let models = read(response, &Method::GET).await.ok();
         let models = models.and_then(|reply| reply.json().ok());
         let models = models.as_ref().and_then(|models| models["data"].as_array());
@@ -70,28 +70,28 @@ impl Server {
         Ok(ids.map(str::to_owned).collect())
     }
 
-    /// Its address, without `/v1`.
+    /// Address without `/v1`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The same for reports, which people show to others: without user and password.
+    /// Address for reports, which people share: without user name and password.
     pub fn shown_url(&self) -> String {
         let Ok(mut url) = reqwest::Url::parse(&self.url) else {
             return String::new();
         };
-        // Fails only for addresses without a host, of which there are none here.
+        // Fails only for addresses without a host, which `address` rejects.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.as_str().trim_end_matches('/').to_owned()
     }
 
-    /// Whether it was given a key to use.
+    /// Whether there is a key.
     pub fn has_key(&self) -> bool {
         self.key.is_some()
     }
 
-    /// A request with the key, where there is one.
+    /// A request with the key, if there is one.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.bare_request(method, path);
         match &self.key {
@@ -115,19 +115,19 @@ impl Server {
         self.request(Method::POST, path)
     }
 
-    /// Sends a request and reads the answer to its end.
+    /// Sends a request and reads the complete answer.
     ///
     /// # Errors
-    /// No answer, or one that comes to no end.
+    /// The server does not answer, or its answer does not end.
     pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Reply> {
         let (client, request) = request.build_split();
-        let request = request.context("no request")?;
+        let request = request.context("cannot build the request")?;
         let method = request.method().clone();
-        let response = client.execute(request).await.map_err(told)?;
+        let response = client.execute(request).await.map_err(without_url)?;
         read(response, &method).await
     }
 
-    /// Sends a form.
+    /// Sends a form with POST.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -136,43 +136,43 @@ impl Server {
     }
 }
 
-/// A server's address as people give it: without `/v1` and slashes at its end.
+/// Normalises a server's address: removes `/v1` and trailing slashes.
 ///
 /// # Errors
-/// It is none, or of another protocol.
+/// The text is not a URL, or not of HTTP or HTTPS.
 pub fn address(text: &str) -> Result<String, String> {
     let url = text.trim_end_matches('/');
     let url = url.strip_suffix("/v1").unwrap_or(url);
     match reqwest::Url::parse(url) {
         Ok(parsed) if matches!(parsed.scheme(), "http" | "https") => Ok(url.to_owned()),
-        Ok(_) | Err(_) => Err("http://HOST:PORT is expected".to_owned()),
+        Ok(_) | Err(_) => Err("expected http://HOST:PORT".to_owned()),
     }
 }
 
-/// Whether a model knows English only: Whisper's models of this kind have `.en` at the end of their
-/// names, before what says how they are quantised.
+/// Whether a model supports English only. The names of such Whisper models end in `.en`, before the suffix
+/// for the quantisation.
 pub fn is_english_only(model: &str) -> bool {
     let rest = model.split_once(".en").map(|(_, rest)| rest);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
-/// A part that is a file.
+/// A form part with a file.
 pub fn file(audio: Bytes, name: &str) -> Part {
     let length = audio.len() as u64;
     Part::stream_with_length(audio, length).file_name(name.to_owned())
 }
 
-/// Reads a body, at most so much of it.
+/// Reads a body up to the size limit.
 async fn read(response: reqwest::Response, method: &Method) -> anyhow::Result<Reply> {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let mut body = Vec::new();
     let mut stream = response.bytes_stream();
     while let Some(bytes) = stream.next().await {
-        let bytes = bytes.map_err(told)?;
+        let bytes = bytes.map_err(without_url)?;
         body.extend_from_slice(&bytes);
         ensure!(
-            body.len() <= LARGEST_ANSWER,
-            "the answer to {method} has no end: more than {LARGEST_ANSWER} bytes"
+            body.len() <= MAX_ANSWER_BYTES,
+            "the answer to {method} does not end: more than {MAX_ANSWER_BYTES} bytes"
         );
     }
     Ok(Reply {
@@ -182,13 +182,13 @@ async fn read(response: reqwest::Response, method: &Method) -> anyhow::Result<Re
     })
 }
 
-/// The client library's error without the address: that is the same for all.
-fn told(error: reqwest::Error) -> anyhow::Error {
+/// Removes the address from the client library's error, because it is the same for all requests.
+fn without_url(error: reqwest::Error) -> anyhow::Error {
     error.without_url().into()
 }
 
 impl Reply {
-    /// A header's value; empty if there is none.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value
@@ -196,49 +196,49 @@ impl Reply {
             .unwrap_or_default()
     }
 
-    /// Fails unless the answer has this status.
+    /// Checks the status.
     ///
     /// # Errors
-    /// Another status; the body's beginning is told.
+    /// The answer has another status; the message contains the beginning of the body.
     pub fn ensure_status(&self, status: u16) -> anyhow::Result<()> {
         ensure!(
             self.status == status,
-            "status {} in place of {status}: {}",
+            "status {} instead of {status}: {}",
             self.status,
             self.beginning()
         );
         Ok(())
     }
 
-    /// Fails unless the content type begins like this.
+    /// Checks that the content type begins with `expected`.
     ///
     /// # Errors
-    /// Another content type, or none.
+    /// The answer has another content type, or none.
     pub fn ensure_type(&self, expected: &str) -> anyhow::Result<()> {
         let found = self.header("content-type").to_ascii_lowercase();
         let essence = found.split(';').next().unwrap_or_default().trim();
         ensure!(
             essence == expected,
-            "content type {found:?} in place of {expected}"
+            "content type {found:?} instead of {expected}"
         );
         Ok(())
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     ///
     /// # Errors
-    /// It is none.
+    /// The body is not JSON.
     pub fn json(&self) -> anyhow::Result<Value> {
         match serde_json::from_slice(&self.body) {
             Ok(body) => Ok(body),
-            Err(_) => bail!("the body is no JSON: {}", self.beginning()),
+            Err(_) => bail!("the body is not JSON: {}", self.beginning()),
         }
     }
 
-    /// A good answer's body as JSON.
+    /// Parses the body of a successful answer as JSON.
     ///
     /// # Errors
-    /// Another status than 200, or no JSON.
+    /// The status is not 200, or the body is not JSON.
     pub fn good_json(&self) -> anyhow::Result<Value> {
         self.ensure_status(200)?;
         self.ensure_type("application/json")?;
@@ -248,18 +248,18 @@ impl Reply {
     /// The body as text.
     ///
     /// # Errors
-    /// It is not UTF-8.
+    /// The body is not UTF-8.
     pub fn text(&self) -> anyhow::Result<&str> {
         std::str::from_utf8(&self.body).context("the body is not UTF-8")
     }
 
-    /// Enough of the body to know it again, on one line.
+    /// The beginning of the body on one line, enough to recognise the answer.
     pub fn beginning(&self) -> String {
         client::beginning(&self.body)
     }
 }
 
-/// A header that says the key is this.
+/// Adds a key as bearer token.
 pub fn bearer(request: RequestBuilder, key: &str) -> RequestBuilder {
     request.header(AUTHORIZATION, format!("Bearer {key}"))
 }
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_taken_with_and_without_its_version() {
+    fn an_address_is_accepted_with_and_without_its_version() {
         for url in [
             "http://a:1",
             "http://a:1/",

@@ -1,29 +1,30 @@
-//! The recordings that the server is asked about: those of `samples/`, which are built in.
+//! The built-in recordings, which are those of `samples/`.
 
 use bytes::Bytes;
 
-/// A recording and what is said in it.
+/// A built-in recording and the text spoken in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Speech {
-    /// The file's name.
+    /// File name.
     pub name: &'static str,
-    /// The file.
+    /// Content of the file.
     pub audio: &'static [u8],
-    /// Its length in seconds.
+    /// Length in seconds.
     pub seconds: f64,
-    /// ISO 639-1.
+    /// ISO 639-1 code.
     pub language: &'static str,
-    /// The words.
+    /// The spoken text.
     pub text: &'static str,
 }
 
 impl Speech {
-    /// The file, not copied.
+    /// Content of the file, without copying it.
     pub fn bytes(&self) -> Bytes {
         Bytes::from_static(self.audio)
     }
 
-    /// Headerless 16-bit samples of 16 kHz, as Bazarr sends them: the files have the plainest header.
+    /// Headerless 16-bit samples at 16 kHz, as Bazarr sends them. Works because the files have the minimal
+    /// WAV header.
     pub fn samples(&self) -> Bytes {
         self.bytes().slice(WAV_HEADER_BYTES..)
     }
@@ -31,7 +32,7 @@ impl Speech {
 
 const WAV_HEADER_BYTES: usize = 44;
 
-/// A short command.
+/// A short command in English.
 pub const COMMAND: Speech = Speech {
     name: "en-command.wav",
     audio: include_bytes!("../../../samples/en-command.wav"),
@@ -39,7 +40,7 @@ pub const COMMAND: Speech = Speech {
     language: "en",
     text: "Turn on the kitchen light.",
 };
-/// Two sentences of seven seconds.
+/// Two sentences in English, seven seconds long.
 pub const SENTENCE: Speech = Speech {
     name: "en-sentence.wav",
     audio: include_bytes!("../../../samples/en-sentence.wav"),
@@ -47,7 +48,7 @@ pub const SENTENCE: Speech = Speech {
     language: "en",
     text: "Good morning. The train to the city leaves at half past eight, so please bring a warm coat and something to eat.",
 };
-/// Spanish.
+/// A sentence in Spanish.
 pub const SPANISH: Speech = Speech {
     name: "es-sentence.wav",
     audio: include_bytes!("../../../samples/es-sentence.wav"),
@@ -55,7 +56,7 @@ pub const SPANISH: Speech = Speech {
     language: "es",
     text: "Hola. Me gusta la música y también me gusta cantar con mis amigos.",
 };
-/// German.
+/// A sentence in German.
 pub const GERMAN: Speech = Speech {
     name: "de-sentence.wav",
     audio: include_bytes!("../../../samples/de-sentence.wav"),
@@ -63,7 +64,7 @@ pub const GERMAN: Speech = Speech {
     language: "de",
     text: "Guten Tag. Ich komme aus Deutschland und ich wohne in Berlin.",
 };
-/// Longer than one window of Whisper; Opus in Ogg, as voice notes are.
+/// A text longer than one window of Whisper, as Opus in Ogg like a voice note.
 pub const LONG: Speech = Speech {
     name: "en-long.ogg",
     audio: include_bytes!("../../../samples/en-long.ogg"),
@@ -72,17 +73,17 @@ pub const LONG: Speech = Speech {
     text: "I live in a small house near the river. In the morning the kettle begins to sing, and someone opens the curtains in the front room. The radio tells us about the weather, and the dog waits by the door. At noon the house is quiet, because everyone is at work or at school. In the afternoon the children come home and play with their friends. They drink some water and ask for something to eat. In the evening we cook dinner together and listen to music. After dinner my father reads a book, and my mother writes a long letter. At night the wind moves the trees in the garden. The moon is bright, and it is time to go to bed. Tomorrow we will begin again.",
 };
 
-/// A WAV file of two silent seconds.
+/// A WAV file with two seconds of silence.
 pub fn silence() -> Bytes {
     wav(&silence_samples(2.0))
 }
 
-/// So many seconds of 16-bit samples of 16 kHz, all zero.
+/// Silence: 16-bit samples at 16 kHz, all zero.
 pub fn silence_samples(seconds: f64) -> Vec<u8> {
     vec![0; (seconds * 16_000.0) as usize * 2]
 }
 
-/// A WAV file of 16-bit samples of 16 kHz.
+/// A WAV file with these 16-bit samples at 16 kHz.
 pub fn wav(samples: &[u8]) -> Bytes {
     let length = samples.len() as u32;
     let mut file = COMMAND.audio[..WAV_HEADER_BYTES].to_vec();

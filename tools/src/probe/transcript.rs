@@ -1,4 +1,4 @@
-//! One transcript: how it is asked for at either endpoint, what came, and of what kind a failure is.
+//! Requests a transcript at either endpoint, parses the answer, and classifies failures.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use serde_json::Value;
 use super::recording::Recording;
 use super::server::{Reply, Server, TRANSCRIPTIONS, file};
 
-/// Where transcripts are asked for.
+/// The endpoints that transcribe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Endpoint {
-    /// `/v1/audio/transcriptions`, OpenAI's.
+    /// `/v1/audio/transcriptions`, OpenAI's endpoint.
     Transcriptions,
-    /// `/v1/transcribe`, that of a primary and its fallback.
+    /// `/v1/transcribe`, the endpoint that a primary calls at its fallback.
     Transcribe,
 }
 
 impl Endpoint {
-    /// Its path.
+    /// Path of the endpoint.
     pub fn path(self) -> &'static str {
         match self {
             Self::Transcriptions => TRANSCRIPTIONS,
@@ -31,7 +31,7 @@ impl Endpoint {
         }
     }
 
-    /// A request's form: the recording, and the fields that clients of this endpoint send.
+    /// The form of a request: the recording, and the fields that clients of this endpoint send.
     fn form(self, recording: &Recording, fields: &[(&str, &str)]) -> Form {
         let name = recording.name.rsplit('/').next().unwrap_or_default();
         let audio = file(recording.audio.clone(), name);
@@ -45,20 +45,20 @@ impl Endpoint {
     }
 }
 
-/// What a server wrote, and what it told about the work.
+/// A server's transcript, and what its headers report about the work.
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
-    /// The text.
+    /// The transcribed text.
     pub text: String,
-    /// The language, as a code or by its name, where the reply has it.
+    /// Language as a code or a name, if the reply contains it.
     pub language: Option<String>,
-    /// The audio's length in seconds, likewise.
+    /// Length of the audio in seconds, if the reply contains it.
     pub duration: Option<f64>,
-    /// The headers.
+    /// What the headers report.
     pub work: Work,
 }
 
-/// What the headers tell about the work; a server may send none of them.
+/// What the headers report about the work; a server may send none of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Work {
     /// `X-Queue-Wait-ms`.
@@ -73,7 +73,7 @@ pub struct Work {
     pub route: Option<String>,
     /// `X-Fallback-Used`.
     pub fallback_used: Option<bool>,
-    /// `X-Fallback-Error`: the fallback failed, and this is the primary's answer.
+    /// `X-Fallback-Error`: why the fallback failed; the transcript is then the primary's.
     pub fallback_error: Option<String>,
 }
 
@@ -96,43 +96,43 @@ impl Work {
     }
 }
 
-/// How often the fallback was asked, by transcripts that tell.
+/// How often the fallback was used, counted from the transcripts whose headers report it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FallbackUse {
-    /// Transcripts that tell.
+    /// Transcripts whose headers report it.
     pub told: usize,
-    /// Those of the fallback.
+    /// Transcripts made by the fallback.
     pub used: usize,
-    /// Those of the primary, since the fallback failed.
+    /// Transcripts made by the primary because the fallback failed.
     pub failed: usize,
 }
 
 impl FallbackUse {
-    /// One transcript more.
+    /// Counts one more transcript.
     pub fn add(&mut self, work: &Work) {
         self.told += usize::from(work.fallback_used.is_some());
         self.used += usize::from(work.fallback_used == Some(true));
         self.failed += usize::from(work.fallback_error.is_some());
     }
 
-    /// In percent of the transcripts that tell; none where none does.
+    /// Transcripts made by the fallback in percent of those whose headers report it; `None` if no headers do.
     pub fn percent(self) -> Option<f64> {
         (self.told > 0).then(|| 100.0 * self.used as f64 / self.told as f64)
     }
 }
 
-/// Of what kind a failure is: what is counted together.
+/// The kind of a failure; failures of the same kind are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureKind {
-    /// There is no connection.
+    /// The connection could not be made.
     Unreachable,
-    /// The connection ended before the answer did.
+    /// The connection ended before the end of the answer.
     BrokenOff,
-    /// No answer in time.
+    /// The answer did not arrive in time.
     TimedOut,
-    /// Another status than 200.
+    /// The status is not 200.
     Status(u16),
-    /// 200 with something that is no transcript.
+    /// The status is 200, but the body is not a transcript.
     NoTranscript,
 }
 
@@ -152,9 +152,9 @@ impl fmt::Display for FailureKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What it is counted as.
+    /// Kind for counting.
     pub kind: FailureKind,
-    /// What happened, in the server's words where it has any.
+    /// What happened, in the server's words if it sent any.
     pub message: String,
 }
 
@@ -167,10 +167,10 @@ impl Failure {
     }
 }
 
-/// Sends a recording with these fields and waits for its transcript, at most as long as the limit.
+/// Sends a recording with these fields and waits for the transcript, up to `limit`.
 ///
 /// # Errors
-/// There is none.
+/// There is no transcript, for the reason in the [`Failure`].
 pub async fn ask(
     server: &Server,
     endpoint: Endpoint,
@@ -222,7 +222,7 @@ fn transcript(reply: &Reply) -> Result<Transcript, Failure> {
     })
 }
 
-/// What bodies call the audio's length; of `usage`, it is in whole seconds.
+/// Finds the audio's length in seconds, under any of its names. In `usage` it is in whole seconds.
 fn duration(body: &Value) -> Option<f64> {
     let told = body["duration"].as_f64();
     told.or_else(|| body["usage"]["seconds"].as_f64())
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_taken_where_they_make_sense() {
+    fn headers_are_parsed_and_invalid_ones_ignored() {
         let headers = [
             ("x-queue-wait-ms", "12"),
             ("x-primary-infer-ms", "many"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_transcript_fails_with_its_kind_and_the_servers_words() {
+    fn an_answer_without_a_transcript_fails_with_its_kind_and_the_servers_message() {
         let refused = transcript(&reply(429, &[], "slow down")).unwrap_err();
         assert_eq!(refused.kind, FailureKind::Status(429));
         assert_eq!(refused.to_string(), "429 Too Many Requests: slow down");

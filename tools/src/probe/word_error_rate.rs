@@ -1,8 +1,8 @@
-//! Word error rate: edits over words of the reference.
+//! Word error rate: edits divided by words of the reference.
 
 use serde::Serialize;
 
-/// Lower case, letters and digits and apostrophes only, split into words.
+/// Lower-cases a text, keeps letters, digits and apostrophes, and splits it into words.
 pub fn normalise(text: &str) -> Vec<String> {
     let lower = text.to_lowercase().replace('’', "'");
     let kept: String = lower
@@ -18,37 +18,37 @@ pub fn normalise(text: &str) -> Vec<String> {
     kept.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Edits and words, to be summed over many clips.
+/// Edits and words, which can be summed over many clips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Score {
-    /// Words put in, left out or replaced.
+    /// Inserted, deleted and substituted words.
     pub edits: usize,
     /// Words of the reference.
     pub words: usize,
 }
 
 impl Score {
-    /// Of one text.
+    /// Scores one text.
     pub fn of(reference: &str, hypothesis: &str) -> Self {
         let mut score = Self::default();
         score.add(reference, hypothesis);
         score
     }
 
-    /// Adds another text's.
+    /// Adds the score of another text.
     pub fn add(&mut self, reference: &str, hypothesis: &str) {
         let (reference, hypothesis) = (normalise(reference), normalise(hypothesis));
         self.edits += distance(&reference, &hypothesis);
         self.words += reference.len();
     }
 
-    /// Edits for each word of the reference.
+    /// Edits per word of the reference.
     pub fn rate(self) -> f64 {
         self.edits as f64 / self.words.max(1) as f64
     }
 }
 
-/// Levenshtein's distance in words.
+/// Levenshtein distance in words.
 fn distance(a: &[String], b: &[String]) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, word) in a.iter().enumerate() {
@@ -62,8 +62,8 @@ fn distance(a: &[String], b: &[String]) -> usize {
     row[b.len()]
 }
 
-/// Edits that turn the reference into what was said, each charged to a word of the reference: as many
-/// entries as the reference has words. What was said too much counts for the word before it.
+/// Assigns each edit between the reference and the transcript to a word of the reference. The result has one
+/// entry per word of the reference; an inserted word counts for the word before it.
 pub fn align(reference: &[String], said: &[String]) -> Vec<usize> {
     let cost = alignment_costs(reference, said);
     let columns = said.len() + 1;
@@ -92,7 +92,7 @@ pub fn align(reference: &[String], said: &[String]) -> Vec<usize> {
     errors
 }
 
-/// The cheapest way to every pair of positions, row by row of the reference.
+/// Costs of the cheapest alignment up to each pair of positions, row by row of the reference.
 fn alignment_costs(reference: &[String], said: &[String]) -> Vec<u32> {
     let (rows, columns) = (reference.len() + 1, said.len() + 1);
     let mut cost = vec![0_u32; rows * columns];
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_are_charged_to_words_of_the_reference() {
+    fn edits_are_assigned_to_words_of_the_reference() {
         let aligned = |reference: &str, said: &str| align(&normalise(reference), &normalise(said));
         assert_eq!(aligned("a b c", "a b c"), [0, 0, 0]);
         assert_eq!(aligned("a b c", "a x c"), [0, 1, 0]);

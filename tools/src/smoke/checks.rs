@@ -1,4 +1,4 @@
-//! The checks: health, metrics, and a transcript of each item.
+//! The checks: health, metrics, and the transcript of each item.
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -8,24 +8,28 @@ use crate::probe::server::{Reply, Server};
 use crate::probe::transcript::{Endpoint, Failure, FailureKind, Transcript};
 use uttera_stt_client::language;
 
-/// What a server says of itself.
+/// Checks `/health` and returns a summary of what the server reports.
 ///
 /// # Errors
-/// It says nothing, or that it is not well.
+/// The server does not answer or reports a problem.
 pub async fn health(server: &Server) -> anyhow::Result<String> {
     let mut reply = server.send(server.get("/health")).await?;
     if reply.status == 404 {
         reply = server.send(server.get("/v1/health")).await?;
     }
     let body = reply.good_json()?;
-    ensure!(body.is_object(), "it is no object: {}", reply.beginning());
-    ensure!(body["ok"] != Value::Bool(false), "it is not ok: {body}");
+    ensure!(
+        body.is_object(),
+        "the body is not an object: {}",
+        reply.beginning()
+    );
+    ensure!(body["ok"] != Value::Bool(false), "`ok` is false: {body}");
     let told = ["status", "ok", "model", "version"].into_iter();
     let told = told.filter_map(|key| Some(format!("{key} {}", plain(body.get(key)?)?)));
     Ok(told.collect::<Vec<_>>().join(", "))
 }
 
-/// As people read it: text without its quotes.
+/// A value for people: a text without its quotes.
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -34,10 +38,10 @@ fn plain(value: &Value) -> Option<String> {
     }
 }
 
-/// How many series there are for Prometheus; none where there is no such page.
+/// Checks `/metrics` and returns the number of Prometheus series; `None` if the server has no such page.
 ///
 /// # Errors
-/// The page is not what it should be.
+/// The page is not valid.
 pub async fn metrics(server: &Server) -> anyhow::Result<Option<usize>> {
     let reply = server.send(server.get("/metrics")).await?;
     if reply.status == 404 {
@@ -58,23 +62,23 @@ fn series(reply: &Reply) -> anyhow::Result<usize> {
         number.with_context(|| format!("a line without a value: {}", shown()))?;
         count += 1;
     }
-    ensure!(count > 0, "there is no series on the page");
+    ensure!(count > 0, "the page contains no series");
     Ok(count)
 }
 
-/// Whether a server has an endpoint: what it says to a GET of a path that takes POST only.
+/// Whether a server has an endpoint, judged by its answer to a GET of a path that accepts only POST.
 ///
 /// # Errors
-/// No answer.
+/// The server does not answer.
 pub async fn is_there(server: &Server, endpoint: Endpoint) -> anyhow::Result<bool> {
     let reply = server.send(server.get(endpoint.path())).await?;
     Ok(reply.status != 404)
 }
 
-/// Fails unless this is what was said, in the language that it was said in.
+/// Checks that a transcript matches the recording and its language.
 ///
 /// # Errors
-/// It is something else, or there is none.
+/// The transcript or its language does not match, or there is no transcript.
 pub fn judge(item: &Item, answer: &Result<Transcript, Failure>) -> anyhow::Result<()> {
     let transcript = match answer {
         Ok(transcript) => transcript,
@@ -89,7 +93,7 @@ pub fn judge(item: &Item, answer: &Result<Transcript, Failure>) -> anyhow::Resul
     };
     ensure!(
         language::parse(told) == language::parse(expected),
-        "the language is said to be {told:?} in place of {expected:?}"
+        "the reported language is {told:?} instead of {expected:?}"
     );
     Ok(())
 }
@@ -123,13 +127,13 @@ mod tests {
             judge(&item(), &Ok(answer(COMMAND.text, language))).unwrap();
         }
         let wrong = judge(&item(), &Ok(answer(COMMAND.text, Some("german")))).unwrap_err();
-        assert!(wrong.to_string().contains("\"german\" in place of \"en\""));
+        assert!(wrong.to_string().contains("\"german\" instead of \"en\""));
         let wrong = judge(&item(), &Ok(answer("Thanks for watching!", Some("en")))).unwrap_err();
         assert!(wrong.to_string().contains("not what is said"));
     }
 
     #[test]
-    fn a_refused_key_is_told_with_where_keys_come_from() {
+    fn a_rejected_key_is_reported_with_the_variable_for_keys() {
         let refused = |status| {
             Err(Failure {
                 kind: FailureKind::Status(status),
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn series_are_counted_and_other_pages_are_none() {
+    fn series_are_counted_and_other_pages_fail() {
         let page = |body: &'static str| Reply {
             status: 200,
             headers: reqwest::header::HeaderMap::new(),

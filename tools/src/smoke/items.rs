@@ -1,4 +1,4 @@
-//! What a smoke test says to a server: short and long speech that is built in, or files of the user's.
+//! The recordings of a smoke test: short and long built-in speech, or the user's files.
 
 use std::path::PathBuf;
 
@@ -7,24 +7,24 @@ use anyhow::ensure;
 use crate::probe::recording::Recording;
 use crate::probe::speech::{COMMAND, SENTENCE, SPANISH, Speech, silence_samples, wav};
 
-/// The long recording has its sentences so often: it is cut into pieces more than once.
+/// How often the long recording repeats its sentences; enough to be cut into several chunks.
 const LONG_REPEATS: usize = 6;
-/// Between them.
+/// Pause between two sentences.
 const PAUSE_SECONDS: f64 = 0.6;
 
-/// A transcript that is asked for.
+/// A transcript to request.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// What is tried.
+    /// Description of the item.
     pub name: String,
-    /// What is sent; its language is named in the request, where there is one.
+    /// Recording to send. If it has a language, the request names it.
     pub recording: Recording,
-    /// The code of the language that the reply must have.
+    /// Code of the language that the reply must report.
     pub expected_language: Option<String>,
 }
 
 impl Item {
-    /// With its language told to the server.
+    /// An item whose request names the language.
     fn forced(name: impl Into<String>, recording: Recording) -> Self {
         Self {
             name: name.into(),
@@ -33,7 +33,7 @@ impl Item {
         }
     }
 
-    /// With its language left to the server.
+    /// An item whose language the server detects.
     fn detected(name: impl Into<String>, recording: Recording) -> Self {
         Self {
             name: name.into(),
@@ -46,7 +46,7 @@ impl Item {
     }
 }
 
-/// Speech that is built in; in English only, where the model knows no other language.
+/// The built-in items; only English ones if the model supports only English.
 pub fn built_in(english_only: bool) -> Vec<Item> {
     let spanish = Item::forced("language forced, Spanish", SPANISH.into());
     let mut items = vec![
@@ -61,10 +61,10 @@ pub fn built_in(english_only: bool) -> Vec<Item> {
     items
 }
 
-/// Files of the user's, each with its language forced, where it is given, and detected.
+/// Items for the user's files: each with its language forced, if it is given, and detected.
 ///
 /// # Errors
-/// One cannot be read, or is empty.
+/// A file cannot be read or is empty.
 pub fn of_files(files: &[PathBuf], language: Option<&str>) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
     for file in files {
@@ -83,7 +83,7 @@ pub fn of_files(files: &[PathBuf], language: Option<&str>) -> anyhow::Result<Vec
     Ok(items)
 }
 
-/// Two of the samples over and over.
+/// Two of the samples, repeated.
 fn long() -> Recording {
     let parts = [SENTENCE, COMMAND];
     let pause = silence_samples(PAUSE_SECONDS);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_knows_english_only_is_asked_in_english_only() {
+    fn an_english_only_model_gets_only_english_items() {
         let spoken = |english_only| -> Vec<Option<String>> {
             let items = built_in(english_only).into_iter();
             items.map(|item| item.expected_language).collect()

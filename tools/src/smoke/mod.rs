@@ -1,7 +1,7 @@
-//! `uttera-stt smoke URL`: whether a running server does its work, in a minute or so.
+//! `uttera-stt smoke URL`: checks within about a minute that a running server works.
 //!
-//! [`items`] is what is said to it, [`checks`] what is asked of the answers; each is told on a line of its
-//! own as it is done, and kept in the [`report`].
+//! [`items`] are the recordings to send, [`checks`] judge the answers; each result is printed on a line as
+//! soon as it is known, and collected in the [`report`].
 
 pub mod checks;
 pub mod items;
@@ -18,7 +18,7 @@ use items::Item;
 use report::{Entry, Report};
 
 use crate::probe::args::ServerArgs;
-use crate::probe::outcome::{MOST_TIMEOUTS, Outcome, Verdict, too_slow};
+use crate::probe::outcome::{MAX_TIMEOUTS, Outcome, Verdict, too_slow};
 use crate::probe::progress::Progress;
 use crate::probe::server::{Server, is_english_only};
 use crate::probe::transcript::{self, Endpoint, FailureKind, FallbackUse};
@@ -28,24 +28,24 @@ use crate::probe::transcript::{self, Endpoint, FailureKind, FallbackUse};
 pub struct SmokeArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Send this file, and others that are given; without any, speech that is built in.
+    /// Send this file (repeatable). Without it, built-in speech is sent.
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The language of the files, as in "en"; without it, it is only detected.
+    /// Language of the files, for example "en". Without it, language detection is tested alone.
     #[arg(long, value_name = "LANG", requires = "files")]
     language: Option<String>,
-    /// A check that takes longer than this has failed.
+    /// Time limit of a check in seconds; a slower check has failed.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
     limit_seconds: u32,
-    /// Write the results into this file.
+    /// Write the results as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// Checks a server, prints a line for each check and writes what is to be kept.
+/// Checks a server, prints a line per check and writes the requested file.
 ///
 /// # Errors
-/// Files that cannot be read or written.
+/// A file cannot be read or written.
 pub async fn smoke(args: SmokeArgs) -> anyhow::Result<Verdict> {
     let files = items::of_files(&args.files, args.language.as_deref())?;
     let Some((server, models)) = args.server.reach().await? else {
@@ -65,11 +65,11 @@ pub async fn smoke(args: SmokeArgs) -> anyhow::Result<Verdict> {
         entries: Vec::new(),
         progress: Progress::default(),
     };
-    run.progress.begin("looking at the server", 2);
+    run.progress.begin("health and metrics", 2);
     run.about_the_server().await;
     let endpoints = run.endpoints().await;
     let transcripts = endpoints.len() * items.len();
-    run.progress.begin("having speech transcribed", transcripts);
+    run.progress.begin("transcripts", transcripts);
     for endpoint in endpoints {
         for item in &items {
             run.transcript(endpoint, item).await;
@@ -86,7 +86,7 @@ pub async fn smoke(args: SmokeArgs) -> anyhow::Result<Verdict> {
     Ok(report.counts.verdict())
 }
 
-/// A run and what came of it so far.
+/// A run and its results so far.
 struct Run {
     server: Server,
     limit: Duration,
@@ -109,22 +109,22 @@ impl Run {
         let metrics = within(self.limit, checks::metrics(&self.server)).await;
         let (outcome, heard) = match metrics {
             Ok(Some(count)) => (Outcome::Pass, Some(format!("{count} series"))),
-            Ok(None) => (Outcome::Skip("there is no /metrics".to_owned()), None),
+            Ok(None) => (Outcome::Skip("the server has no /metrics".to_owned()), None),
             Err(error) => (failed(&error), None),
         };
         self.done(None, "metrics", &outcome, heard, begin);
     }
 
-    /// Those that the server has. OpenAI's is asked for in any case where it is the only one: some servers
-    /// say 404 to a GET of what they take with POST.
+    /// The endpoints that the server has. If only OpenAI's is left, it is tested in any case, because some
+    /// servers answer a GET with 404 where they accept only POST.
     async fn endpoints(&self) -> Vec<Endpoint> {
-        let there = |endpoint| async move {
+        let exists = |endpoint| async move {
             let asked = checks::is_there(&self.server, endpoint);
             within(self.limit, asked).await.unwrap_or(false)
         };
         match (
-            there(Endpoint::Transcribe).await,
-            there(Endpoint::Transcriptions).await,
+            exists(Endpoint::Transcribe).await,
+            exists(Endpoint::Transcriptions).await,
         ) {
             (true, true) => vec![Endpoint::Transcriptions, Endpoint::Transcribe],
             (true, false) => vec![Endpoint::Transcribe],
@@ -134,7 +134,7 @@ impl Run {
 
     async fn transcript(&mut self, endpoint: Endpoint, item: &Item) {
         let begin = Instant::now();
-        if self.timeouts >= MOST_TIMEOUTS {
+        if self.timeouts >= MAX_TIMEOUTS {
             return self.done(Some(endpoint), &item.name, &too_slow(), None, begin);
         }
         let language = item.recording.language.as_deref();
@@ -143,7 +143,7 @@ impl Run {
             .into_iter()
             .collect();
         if endpoint == Endpoint::Transcriptions {
-            // The format that names the language.
+            // The format whose reply contains the language.
             fields.push(("response_format", "verbose_json"));
         }
         let asked = transcript::ask(&self.server, endpoint, &item.recording, &fields, self.limit);
@@ -191,5 +191,5 @@ async fn within<T>(
 ) -> anyhow::Result<T> {
     let seconds = limit.as_secs();
     let asked = tokio::time::timeout(limit, asked).await;
-    asked.with_context(|| format!("it came to no end within {seconds} s"))?
+    asked.with_context(|| format!("not finished within {seconds} s"))?
 }

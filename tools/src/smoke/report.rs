@@ -1,4 +1,4 @@
-//! What came of the checks: a line each as they are done, and all of it as JSON.
+//! Results of the checks: a line each as soon as it is done, and all of them as JSON.
 
 use anyhow::Context;
 use serde::Serialize;
@@ -6,29 +6,29 @@ use serde::Serialize;
 use crate::probe::outcome::{Counts, Outcome, one_line};
 use crate::probe::transcript::{Endpoint, FallbackUse};
 
-/// As much of a text is shown.
+/// Maximum number of characters of a transcript in a line.
 const SHOWN_CHARACTERS: usize = 60;
 
-/// A check and what came of it.
+/// A check and its result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
-    /// Where a transcript was asked for; none of a check that is about something else.
+    /// Endpoint of a transcript; `None` for other checks.
     pub endpoint: Option<Endpoint>,
-    /// What was tried.
+    /// Description of the check.
     #[serde(rename = "check")]
     pub name: String,
     /// `pass`, `fail` or `skip`.
     pub outcome: &'static str,
-    /// What is wrong, or why it does not apply.
+    /// Reason why it failed or does not apply.
     pub why: Option<String>,
-    /// What the server wrote.
+    /// The server's text.
     pub heard: Option<String>,
-    /// How long it took.
+    /// Duration of the check.
     pub seconds: f64,
 }
 
 impl Entry {
-    /// Of a check that took so long.
+    /// Creates the entry of a finished check.
     pub fn new(
         endpoint: Option<Endpoint>,
         name: &str,
@@ -46,7 +46,7 @@ impl Entry {
         }
     }
 
-    /// One line, whatever the server wrote.
+    /// The entry on one line, whatever the server's text contains.
     pub fn line(&self) -> String {
         let place = self.endpoint.map_or("", Endpoint::path);
         let what = format!("{place} {}", self.name);
@@ -74,33 +74,33 @@ fn shown(text: &str) -> String {
 fn fallback_line(fallback: FallbackUse) -> String {
     let FallbackUse { told, used, failed } = fallback;
     match fallback.percent() {
-        None => "fallback: no transcript tells (X-Fallback-Used)".to_owned(),
+        None => "fallback: unknown, no answer has X-Fallback-Used".to_owned(),
         Some(percent) => format!(
             "fallback: asked for {used} of {told} transcripts ({percent:.0} %), {failed} failed"
         ),
     }
 }
 
-/// Everything about a run.
+/// Results of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Of the program that asked.
+    /// Version of this program.
     pub version: &'static str,
-    /// The server.
+    /// Address of the server.
     pub url: String,
-    /// Its model, where it tells.
+    /// The server's model, if it reports one.
     pub model: Option<String>,
-    /// How the checks came out.
+    /// Number of checks by outcome.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Of all transcripts.
+    /// Use of the fallback in all transcripts.
     pub fallback: FallbackUse,
     /// All checks.
     pub checks: Vec<Entry>,
 }
 
 impl Report {
-    /// Of a run that is over.
+    /// Creates the report of a finished run.
     pub fn of(url: &str, model: Option<String>, fallback: FallbackUse, checks: Vec<Entry>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -112,16 +112,18 @@ impl Report {
         }
     }
 
-    /// What there is to say at the end.
+    /// The last lines of the output.
     pub fn summary(&self) -> String {
         let Self { url, counts, .. } = self;
         format!("{}\n{url}: {counts}\n", fallback_line(self.fallback))
     }
 
+    /// Returns the report as JSON.
+    ///
     /// # Errors
-    /// None that is known of.
+    /// The report cannot be serialised.
     pub fn json(&self) -> anyhow::Result<String> {
-        let json = serde_json::to_string_pretty(self).context("the report is no JSON")?;
+        let json = serde_json::to_string_pretty(self).context("cannot serialise the report")?;
         Ok(json + "\n")
     }
 }
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_what_was_heard_or_what_is_wrong() {
+    fn a_line_shows_the_transcript_or_what_is_wrong() {
         let long = format!("a\n\x1b[2J{}", "b".repeat(99));
         let line = entry(&Outcome::Pass, &long).line();
         assert!(line.starts_with("pass  /v1/transcribe short  "), "{line}");
@@ -153,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn the_fallbacks_share_is_of_transcripts_that_tell() {
+    fn the_fallbacks_share_is_of_transcripts_that_report_it() {
         let mut fallback = FallbackUse::default();
-        assert!(fallback_line(fallback).contains("no transcript tells"));
+        assert!(fallback_line(fallback).contains("no answer has X-Fallback-Used"));
         for used in [None, Some(true), Some(false), Some(false)] {
             fallback.add(&Work {
                 fallback_used: used,

@@ -1,6 +1,5 @@
 //! `/v1/transcribe`, `/v1/health`, `/v1/metrics` and the `stt_` series, as clients of a primary and a
-//! fallback ask for them. Whether this node has a fallback is its own affair: what is promised holds
-//! with and without.
+//! fallback use them. The checks hold with and without a configured fallback.
 
 use std::sync::Arc;
 
@@ -19,12 +18,12 @@ const PATH: &str = "/v1/transcribe";
 
 pub fn checks() -> Vec<Check> {
     vec![
-        Check::new("/v1/transcribe has the text and how sure it is", replied),
+        Check::new("/v1/transcribe has the text and its confidence", replied),
         Check::new("/v1/transcribe has every header", headers),
         Check::new("a forced language is not tested", forced),
         Check::new("a request without audio is 400 with X-Error-Type", no_audio),
         Check::new(
-            "bytes that are no audio are 400 with X-Error-Type",
+            "bytes that are not audio are 400 with X-Error-Type",
             no_sound,
         ),
         Check::new("/v1/health says ok", health),
@@ -64,10 +63,10 @@ async fn replied(target: Arc<Target>) -> anyhow::Result<()> {
     flag(&body, "fallback_used")?;
     ensure!(
         body.get("language_probability").is_some(),
-        "there is no language_probability"
+        "language_probability is missing"
     );
     let segments = list(&body, "segments")?;
-    let first = segments.first().context("there are no segments")?;
+    let first = segments.first().context("`segments` is empty")?;
     number(first, "avg_logprob")?;
     for key in [
         "queue_wait_ms",
@@ -78,25 +77,25 @@ async fn replied(target: Arc<Target>) -> anyhow::Result<()> {
         let millis = &body["timings"][key];
         ensure!(
             millis.is_u64(),
-            "timings.{key} is {millis}, no whole number"
+            "timings.{key} is {millis}, not a whole number"
         );
     }
     Ok(())
 }
 
-/// Whole milliseconds.
+/// Parses a header of whole milliseconds.
 fn millis(reply: &Reply, name: &str) -> anyhow::Result<u64> {
     let value = reply.header(name);
     value
         .parse()
-        .with_context(|| format!("{name} is {value:?}, no whole number"))
+        .with_context(|| format!("{name} is {value:?}, not a whole number"))
 }
 
 fn is_flag(reply: &Reply, name: &str) -> anyhow::Result<bool> {
     let value = reply.header(name);
     value
         .parse()
-        .with_context(|| format!("{name} is {value:?}, neither true nor false"))
+        .with_context(|| format!("{name} is {value:?}, not a boolean"))
 }
 
 async fn headers(target: Arc<Target>) -> anyhow::Result<()> {
@@ -106,7 +105,7 @@ async fn headers(target: Arc<Target>) -> anyhow::Result<()> {
     millis(&reply, "X-Fallback-Infer-ms")?;
     ensure!(
         parts <= millis(&reply, "X-Total-ms")? + 5,
-        "X-Total-ms is less than its parts"
+        "X-Total-ms is less than the sum of its parts"
     );
     equal(&body, "request_id", reply.header("X-Req-Id"))?;
     equal(&body, "model", reply.header("X-Final-Model"))?;
@@ -132,7 +131,7 @@ async fn forced(target: Arc<Target>) -> anyhow::Result<()> {
 
 fn explained(reply: &Reply) -> anyhow::Result<()> {
     for name in ["X-Req-Id", "X-Error-Type", "X-Error-Message"] {
-        ensure!(!reply.header(name).is_empty(), "{name} is not there");
+        ensure!(!reply.header(name).is_empty(), "{name} is missing");
     }
     Ok(())
 }
@@ -159,10 +158,10 @@ async fn figures(target: Arc<Target>) -> anyhow::Result<()> {
     let body = target.send(target.get("/v1/metrics")).await?.good_json()?;
     ensure!(
         body.get("server_commit").is_some(),
-        "there is no server_commit"
+        "server_commit is missing"
     );
     for key in ["counters", "latency_ms", "queue", "gpu"] {
-        ensure!(body[key].is_object(), "{key} is no object");
+        ensure!(body[key].is_object(), "{key} is not an object");
     }
     for result in ["used", "skipped", "failed"] {
         number(&body["counters"]["fallback_total"], result)?;
@@ -200,7 +199,7 @@ async fn series(target: Arc<Target>) -> anyhow::Result<()> {
         "fallback_infer",
         "queue_wait",
     ] {
-        // The seconds that people look for.
+        // The bucket of one second, which dashboards use.
         counted(&page, &format!("stt_{stage}_seconds_bucket{{le=\"1\"}}"))?;
     }
     let before = counted(&page, &requests)?;
