@@ -3,9 +3,8 @@
 use crate::domain::chunk::AudioChunk;
 use crate::domain::ids::ChunkIndex;
 use crate::domain::job::Progress;
-use crate::domain::transcript::{
-    ChunkDone, ChunkTranscript, Merger, Removed, Route, Segment, Timings,
-};
+use crate::domain::merger::Merger;
+use crate::domain::transcript::{ChunkDone, ChunkTranscript, Removed, Route, Segment, Timings};
 use crate::request::transcription::intake::OpenChunk;
 use crate::text::hallucination::guard;
 use crate::text::missed_speech::{self, Again};
