@@ -54,7 +54,7 @@ async fn a_text_that_is_not_trusted_is_the_larger_models_and_says_so() {
         ("x-fallback-used", "true"),
         ("x-final-model", "base"),
         ("x-conf-below", "logprob"),
-        // The small model knows English only.
+        // The primary's model knows English only.
         ("x-lang-check-applicable", "false"),
     ] {
         assert_eq!(header(&response, name), Some(expected), "{name}");
@@ -81,7 +81,7 @@ async fn a_text_that_is_not_trusted_is_the_larger_models_and_says_so() {
     assert!(reply["confidence"].as_f64().expect("a number") > 0.3);
     assert!(reply["segments"][0]["avg_logprob"].is_f64());
     assert!(reply["timings"]["fallback_infer_ms"].as_u64() > Some(0));
-    // The same on OpenAI's path, with all that its formats tell.
+    // The same on OpenAI's path, with all fields of its formats.
     let fields = [
         ("response_format", "verbose_json"),
         ("timestamp_granularities[]", "word"),
@@ -150,7 +150,7 @@ async fn what_is_trusted_and_what_is_silent_goes_nowhere() {
     assert_eq!(result(&primary, "skipped").await.to_string(), "1");
 }
 
-/// A 502 with everything that there is to know, the small model's text among it.
+/// Asserts a 502 with all headers and the primary's text.
 async fn check_failed(response: Response, kind: &str) {
     assert_eq!(response.status(), 502);
     assert_eq!(header(&response, "x-error-type"), Some(kind));
@@ -181,7 +181,7 @@ async fn check_failed(response: Response, kind: &str) {
     assert_eq!(body["primary"]["model"], "tiny.en");
 }
 
-/// On OpenAI's path the reply is fine all the same.
+/// Asserts that OpenAI's path returns 200 nevertheless.
 async fn check_fine_without(primary: &Server) {
     let response = primary.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(response.status(), 200);
@@ -238,7 +238,7 @@ async fn a_fallback_that_hangs_is_waited_for_so_long_while_the_lane_is_free() {
 
 #[tokio::test]
 async fn a_fallback_that_refuses_is_told_as_such() {
-    // One request now and then.
+    // One request from time to time.
     let limited = fallback(&[("RATE_LIMIT_RPS", "0.01"), ("RATE_LIMIT_BURST", "1")]).await;
     let primary = primary(&limited, &[]).await;
     let response = transcribe(&primary, &[]).await;
@@ -334,7 +334,7 @@ async fn a_larger_model_of_this_node_has_a_worker_while_it_is_needed() {
     server
         .until("its worker goes", || async { server.workers().len() == 1 })
         .await;
-    // And comes again.
+    // The fallback is running again.
     let response = server.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(header(&response, "x-fallback-used"), Some("true"));
     drop(server);
@@ -429,7 +429,7 @@ async fn refusals_say_in_headers_what_is_wrong_and_figures_are_there_as_json() {
     .await;
     let reply = body(fine.expect("an answer")).await;
     assert_eq!(reply["fallback_used"], false);
-    // Health is open, figures are not.
+    // Health is open, metrics require a key.
     let health: Value = body(server.get("/v1/health").await).await;
     assert_eq!(
         (&health["ok"], &health["role"]),

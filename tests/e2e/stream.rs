@@ -138,7 +138,7 @@ async fn what_fails_before_the_first_word_has_its_status_as_without_a_stream() {
 
 #[tokio::test]
 async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
-    // Workers that stand still are given up after some seconds; the second time, the chunk is.
+    // A stopped worker is given up after some seconds, and the chunk after the second time.
     let settings = [("COLD_LANE_TIMEOUT_SECONDS", "3")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = server.long_file(10);

@@ -121,7 +121,7 @@ impl Lane {
             LaneMessage::Run(lease) => self.run(myself, lease),
             LaneMessage::Abort(lease) => self.abort(lease),
             LaneMessage::WorkWaits(lease) => self.work_waits(myself, lease),
-            LaneMessage::LanguageHeard(lease, language) => self.language_heard(lease, language),
+            LaneMessage::LanguageDetected(lease, language) => self.language_heard(lease, language),
             LaneMessage::Finished(lease, outcome) => self.finished(myself, lease, outcome)?,
             LaneMessage::EngineExited(exit) => return Err(self.engine_exited(exit).into()),
             LaneMessage::DispatcherReplaced(dispatcher) => {
@@ -265,7 +265,7 @@ impl Lane {
 
     fn language_heard(&self, lease: LeaseId, language: DetectedLanguage) {
         let lane = self.arguments.lane;
-        let heard = DispatcherMessage::LanguageHeard {
+        let heard = DispatcherMessage::LanguageDetected {
             lane,
             lease,
             language,

@@ -65,7 +65,7 @@ pub enum TranscriptionMessage {
     /// From the decoding task: all audio is decoded, or decoding failed.
     DecodeEnded(Result<DecodedAudio, DecodeError>),
     /// From the Dispatcher: a lane detected a chunk's language.
-    LanguageHeard {
+    LanguageDetected {
         /// The chunk.
         index: ChunkIndex,
         /// The language.
@@ -238,7 +238,7 @@ impl Actor for Transcription {
             TranscriptionMessage::Silence(position) => state.silence_passed(position),
             TranscriptionMessage::DecodeEnded(Ok(audio)) => state.all_decoded(&myself, audio),
             TranscriptionMessage::DecodeEnded(Err(error)) => state.fail(error.into()),
-            TranscriptionMessage::LanguageHeard { index, language } => {
+            TranscriptionMessage::LanguageDetected { index, language } => {
                 state.language_heard(&myself, index, language)
             }
             TranscriptionMessage::ChunkEnded { index, outcome } => {
@@ -287,8 +287,8 @@ fn decoded(progress: DecodeProgress) -> TranscriptionMessage {
 fn owner(transcription: ActorRef<TranscriptionMessage>) -> ChunkOwner {
     ChunkOwner::new(move |index, news| {
         let message = match news {
-            ChunkNews::LanguageHeard(language) => {
-                TranscriptionMessage::LanguageHeard { index, language }
+            ChunkNews::LanguageDetected(language) => {
+                TranscriptionMessage::LanguageDetected { index, language }
             }
             ChunkNews::Ended(outcome) => TranscriptionMessage::ChunkEnded { index, outcome },
         };
