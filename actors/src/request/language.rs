@@ -1,4 +1,4 @@
-//! The language of a request: which one its chunks get, and which one the client hears of.
+//! The language of a request: the one that its chunks get, and the one that the client receives.
 //!
 //! Unless the client names a language, the first chunk with speech decides, and the other chunks wait until its
 //! language is detected, long before its text is complete. If the detection is uncertain, they wait for the
@@ -15,10 +15,10 @@ const CONVINCING: f32 = 0.8;
 /// Chunks without words before the likeliest guess is accepted.
 const MOST_TRIES: usize = 4;
 
-/// A language as the client hears of it.
+/// A language as the client receives it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ReportedLanguage {
-    /// ISO 639-1.
+    /// ISO 639-1 code.
     pub(crate) code: String,
     /// Its probability, if it was detected.
     pub(crate) probability: Option<f32>,
@@ -33,13 +33,13 @@ impl ReportedLanguage {
     }
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct RequestLanguage {
     /// The client's choice.
     given: Option<String>,
     hold: LanguageHold,
-    /// What the client has heard, once it has.
+    /// The language that the client has received, if any.
     reported: Option<ReportedLanguage>,
 }
 
@@ -79,8 +79,8 @@ impl RequestLanguage {
         self.hold.heard(index, language)
     }
 
-    /// Records the language of a chunk with its text, and returns what the client is to hear of it. The engine
-    /// has the last word: a model of one language detects no other.
+    /// Records the language of a chunk with its text, and returns the language to send to the client. The engine's
+    /// language overrides all others, because a model of one language detects no other.
     pub(crate) fn learn(
         &mut self,
         index: ChunkIndex,
@@ -115,7 +115,7 @@ impl RequestLanguage {
     }
 
     /// Records the fallback's language for a chunk whose language this node had detected as `own`, or could not
-    /// detect. Returns what the client is to hear of it.
+    /// detect. Returns the language to send to the client.
     pub(crate) fn correct(
         &mut self,
         index: ChunkIndex,
@@ -344,7 +344,7 @@ mod tests {
         assert!(language.may_go(FIRST));
         let own = text("hallo", "nl", Some(0.75));
         assert!(language.learn(FIRST, &own).is_some());
-        // The client has heard of the language already; only the transcript tells the better one.
+        // The client has received a language already; only the transcript contains the better one.
         assert_eq!(
             language.correct(FIRST, Some(&own), &text("hallo", "de", Some(0.9))),
             None

@@ -86,16 +86,16 @@ impl FinishedWork {
 /// The finished work of a request, from and for an equal request.
 #[derive(Debug)]
 pub(crate) struct Resume {
-    /// Whether the request can be recognised when it comes again.
+    /// Whether an equal request can be recognised later.
     is_kept: bool,
-    /// What was finished when an equal request was here before.
+    /// The finished work of an earlier equal request.
     before: FinishedWork,
-    /// What is finished, for when it comes again.
+    /// The finished work of this request, for a later equal one.
     finished: FinishedWork,
 }
 
 impl Resume {
-    /// `is_kept`: whether the request can be recognised when it comes again.
+    /// `is_kept`: whether an equal request can be recognised later.
     pub(crate) fn new(is_kept: bool, before: FinishedWork) -> Self {
         Self {
             is_kept,
@@ -109,7 +109,7 @@ impl Resume {
         self.before.take(chunk)
     }
 
-    /// Records the length that the next chunk was to have.
+    /// Records the target length of the next chunk.
     pub(crate) fn record_cut(&mut self, target: Duration) {
         if self.is_kept {
             self.finished.cut(target);
