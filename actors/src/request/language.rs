@@ -345,7 +345,7 @@ mod tests {
         assert!(language.may_go(FIRST));
         let own = text("hallo", "nl", Some(0.75));
         assert!(language.learn(FIRST, &own).is_some());
-        // The client has heard of the language already; only the transcript tells the better one.
+        // The client has received a language already; only the transcript contains the better one.
         assert_eq!(
             language.correct(FIRST, Some(&own), &text("hallo", "de", Some(0.9))),
             None
