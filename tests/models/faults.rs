@@ -9,7 +9,7 @@ use uttera_stt::models::{GgmlFile, ModelError, ModelStore, Verdict};
 
 use test_support::import_folder::ImportFolder;
 
-/// The error with its causes, as a person would see it.
+/// The error with its causes, as users see it.
 fn whole(error: &ModelError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -41,7 +41,7 @@ fn a_well_formed_folder_is_imported() {
         bench.store().verify("small-test").unwrap().verdict,
         Verdict::AsWritten
     );
-    // Once more: nothing to do, and no error.
+    // A second run has nothing to do and is no error.
     assert_eq!(bench.import().unwrap(), path);
 }
 

@@ -14,8 +14,8 @@ use crate::PATIENCE;
 /// Names under which Chromium is installed.
 const NAMES: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
 
-/// Sends the clip, as a page would that lets people speak, and tells the page's own server what came
-/// of it. The picture comes last: the page is not loaded before.
+/// Sends the clip as a page with speech input would, and reports the result to the page's own server. The picture comes
+/// last, because the page counts as loaded only after it.
 const PAGE: &str = r#"<!doctype html>
 <title>A page of another origin</title>
 <script>
@@ -47,7 +47,7 @@ const PAGE: &str = r#"<!doctype html>
 pub struct Browser(PathBuf);
 
 impl Browser {
-    /// Chromium, unless there is none: then says so.
+    /// Chromium, if it is installed; otherwise prints that the test is skipped.
     pub fn find() -> Option<Self> {
         let folders = std::env::var_os("PATH").unwrap_or_default();
         let found = std::env::split_paths(&folders)
@@ -59,7 +59,7 @@ impl Browser {
         found.map(Self)
     }
 
-    /// Opens the page under this origin and gives what its script saw of the server.
+    /// Opens the page under this origin and returns the server's answers as its script saw them.
     pub async fn visit(&self, page: &Page, origin: &str, server: &str, key: &str) -> Value {
         let profile = tempfile::tempdir().expect("a folder");
         let browser = Command::new(&self.0)
@@ -76,7 +76,7 @@ impl Browser {
                 "--no-proxy-server",
             ])
             .arg(format!("--user-data-dir={}", profile.path().display()))
-            // Ends when the page is loaded.
+            // The command ends when the page is loaded.
             .arg("--dump-dom")
             .arg(format!("{origin}/page?server={server}&key={key}"))
             .env("HOME", profile.path())
@@ -134,12 +134,12 @@ impl Page {
         Self { port, seen }
     }
 
-    /// Where it is.
+    /// The page's address.
     pub fn origin(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The same place by another name: to a browser, another origin.
+    /// The page's address with another host name, which is another origin for a browser.
     pub fn other_origin(&self) -> String {
         format!("http://localhost:{}", self.port)
     }

@@ -16,14 +16,14 @@ pub const COMMANDS: [(&str, &str); 2] = [
     ("MIN_WORDS_FOR_CONF", "10"),
 ];
 
-/// A small node before this one. Unless the settings say otherwise, it passes everything on.
+/// A primary for this fallback. By default it passes everything on.
 pub async fn primary(fallback: &Server, settings: &[(&str, &str)]) -> Server {
     let mut all = vec![("FALLBACK_URL", fallback.url.as_str()), ALWAYS];
     all.extend_from_slice(settings);
     Server::ready(&model("tiny.en").await, &all).await
 }
 
-/// The larger one.
+/// The fallback.
 pub async fn fallback(settings: &[(&str, &str)]) -> Server {
     Server::ready(&model("base").await, settings).await
 }

@@ -7,9 +7,9 @@ use uttera_stt::models::{ModelError, ModelStore};
 
 use crate::small_model::SmallModel;
 
-/// A store and a folder to import, both to be thrown away.
+/// A temporary store and a temporary folder to import.
 pub struct ImportFolder {
-    /// Holds the folder to import and the store.
+    /// Contains the folder to import and the store.
     pub dir: TempDir,
 }
 

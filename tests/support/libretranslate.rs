@@ -9,42 +9,42 @@ use serde_json::{Value, json};
 use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
-/// Languages that it has.
+/// The supported languages.
 const LANGUAGES: &[&str] = &["de", "en", "es", "fr", "ja", "nb", "zh-Hans", "zh-Hant"];
 
-/// What it does when it is asked.
+/// The reaction to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
-    /// What its documentation says.
+    /// Behaves as documented.
     Works,
-    /// It wants this key.
+    /// Requires this key.
     WantsKey(&'static str),
-    /// It takes far longer than anybody waits.
+    /// Takes longer than every time limit.
     Slow,
-    /// It breaks down, with a page for people.
+    /// Fails with an HTML page.
     BreaksDown,
-    /// It says no, as its documentation has it, with this status.
+    /// Returns a documented error with this status.
     SaysNo(u16),
-    /// It says that all is well, and yet that it is not.
+    /// Returns an error with status 200.
     ErrorWithSuccess,
-    /// What it says is no JSON.
+    /// Answers with something other than JSON.
     NoJson,
-    /// It forgets the texts.
+    /// Omits the translations.
     NoTexts,
-    /// It forgets one text.
+    /// Omits one translation.
     OneTextLess,
-    /// It leads elsewhere: to itself, where it would work.
+    /// Redirects to itself, where the call would succeed.
     Redirects,
 }
 
-/// The server; it ends with this.
+/// The server, which ends when this is dropped.
 pub struct StandIn {
     server: MockServer,
     behaviour: Arc<Mutex<Behaviour>>,
 }
 
 impl StandIn {
-    /// Starts one that works.
+    /// Starts a server that behaves as documented.
     pub async fn start() -> Self {
         let server = MockServer::start().await;
         let behaviour = Arc::new(Mutex::new(Behaviour::Works));
@@ -60,12 +60,12 @@ impl StandIn {
         Self { server, behaviour }
     }
 
-    /// As for `LIBRETRANSLATE_URL`.
+    /// The value for `LIBRETRANSLATE_URL`.
     pub fn url(&self) -> String {
         self.server.uri()
     }
 
-    /// Changes what it does from now on.
+    /// Changes the reaction to later calls.
     pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().expect("no panic while locked") = behaviour;
     }
@@ -78,7 +78,7 @@ impl StandIn {
     }
 }
 
-/// What the stand-in makes of a text.
+/// The stand-in's translation of a text.
 pub fn translated(text: &str, target: &str) -> String {
     format!("[{target}] {text}")
 }
@@ -123,7 +123,7 @@ fn no(status: u16, error: &str) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_json(json!({"error": error}))
 }
 
-/// A text for a text, a list for a list.
+/// Returns a text for a text and a list for a list.
 fn translate(question: &Value) -> Result<Value, String> {
     let field = |name: &str| {
         let value = question[name].as_str().filter(|value| !value.is_empty());

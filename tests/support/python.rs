@@ -6,12 +6,12 @@ use std::process::Command;
 
 use crate::repository;
 
-/// The interpreter of an environment with this one requirement, made if it is not there or is
-/// another one's.
+/// The interpreter of an environment with this requirement. Creates the environment if it is missing or has another
+/// requirement.
 pub fn environment(name: &str, requirement: &str) -> PathBuf {
     let target = repository().join("target");
     fs::create_dir_all(&target).expect("a folder");
-    // Tests run in processes of their own: one makes it, the others wait.
+    // Each test runs in its own process: one creates it, the others wait.
     let lock = File::create(target.join(format!("{name}.lock"))).expect("creates");
     lock.lock().expect("locks");
     let venv = target.join(name);
@@ -37,7 +37,7 @@ pub fn environment(name: &str, requirement: &str) -> PathBuf {
     python
 }
 
-/// Runs a command; a test that cannot have what it needs fails, and says why.
+/// Runs a command; if it fails, the test fails with the reason.
 pub fn run(command: &mut Command) {
     let output = command
         .output()

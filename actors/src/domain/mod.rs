@@ -5,6 +5,5 @@ pub mod chunk;
 pub mod error;
 pub mod ids;
 pub mod job;
-pub mod merger;
 pub mod transcript;
 pub mod translation;

@@ -1,4 +1,4 @@
-//! Segments and transcripts, and the merging of a request's chunks into one transcript.
+//! Segments, the results of chunks, and transcripts.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! Merges the results of a request's chunks, which may arrive in any order.
+//! Merges the results of a request's chunks.
 
 use std::collections::BTreeMap;
 
