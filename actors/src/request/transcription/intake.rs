@@ -1,4 +1,4 @@
-//! The audio of a request: how far decoding is, and which chunks are decoded and not transcribed yet.
+//! The audio of a request: the state of decoding, and the chunks that are decoded and not transcribed yet.
 
 use std::collections::{BTreeMap, VecDeque};
 

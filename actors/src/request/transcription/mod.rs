@@ -123,7 +123,7 @@ pub struct TranscriptionArguments {
 pub struct TranscriptionState {
     id: JobId,
     job: Job,
-    /// Dropped before the client hears the end: the client's next request must not find this one still in the
+    /// Dropped before the client receives the result: the client's next request must not find this one still in the
     /// accounts.
     slot: Option<AdmissionSlot>,
     subscribers: Arc<Subscribers>,
