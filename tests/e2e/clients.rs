@@ -28,7 +28,7 @@ async fn is_the_command(response: Response) {
     assert_eq!(words(&found), words(&sample_text("en-command.wav")));
 }
 
-/// Bare samples, as Bazarr makes them with ffmpeg.
+/// Raw samples, as Bazarr creates them with ffmpeg.
 fn bare_samples(name: &str) -> Vec<u8> {
     let made = Command::new("ffmpeg")
         .args(["-v", "error", "-i"])
@@ -38,7 +38,7 @@ fn bare_samples(name: &str) -> Vec<u8> {
     made.expect("ffmpeg runs").stdout
 }
 
-/// A voice note of a messenger.
+/// A voice note as messengers send it.
 fn voice_note(folder: &Path) -> Vec<u8> {
     let path = folder.join("note.ogg");
     let status = Command::new("ffmpeg")
@@ -81,7 +81,7 @@ async fn open_webui_sends_a_form_with_an_empty_key_or_json_with_base64(server: &
     });
     let request = server.client.post(format!("{}{PATH}", server.url));
     is_the_command(request.json(&body).send().await.expect("an answer")).await;
-    // It shows `error.message` of whatever is not 200.
+    // The client shows `error.message` for every status except 200.
     let request = server.client.post(format!("{}{PATH}", server.url));
     let request = request.json(&json!({"model": "whisper-1", "input_audio": {"data": "%"}}));
     refused(
@@ -141,7 +141,7 @@ async fn a_form_may_have_any_order_no_types_and_unknown_fields(server: &Server) 
     };
     let mut body = field("timestamp_granularities[]", "segment").into_bytes();
     body.extend(field("colour", "blue").bytes());
-    // No file name and no type.
+    // Without file name and type.
     body.extend(b"--b\r\nContent-Disposition: form-data; name=file\r\n\r\n");
     body.extend(&audio);
     body.extend(b"\r\n");
@@ -252,7 +252,7 @@ async fn asr_gives_every_output_format_and_rejects_unknown_ones(server: &Server)
         refused(empty, 400, "missing_file", Some(name)).await;
         refused(server.get(path).await, 405, "method_not_allowed", None).await;
     }
-    // No sample at all.
+    // Without any samples.
     let form = Form::new().part("audio_file", Part::bytes(Vec::new()));
     let none = server.post("/asr?encode=false", form).await;
     refused(none, 400, "audio_decode_error", Some("file")).await;

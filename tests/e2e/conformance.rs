@@ -25,7 +25,7 @@ async fn conformance(arguments: &[&str]) -> Output {
     command.output().await.expect("runs")
 }
 
-/// A run's results as the file has them, and its exit status.
+/// The results file of a run, and the exit status.
 async fn results(arguments: &[&str]) -> (Value, Option<i32>) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("results.json");
@@ -36,7 +36,7 @@ async fn results(arguments: &[&str]) -> (Value, Option<i32>) {
     (json, output.status.code())
 }
 
-/// The checks that came out like this, with why.
+/// The checks with this outcome, and the reasons.
 fn with_outcome(results: &Value, outcome: &str) -> BTreeSet<(String, String)> {
     let checks = results["checks"].as_array().expect("checks").iter();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -78,7 +78,7 @@ async fn this_server_with_a_model_of_many_languages_keeps_all_promises() {
     assert_eq!(code, Some(0));
 }
 
-/// Serves what the handler answers, on a port of its own, until the test ends.
+/// Serves the handler on a free port until the test ends.
 fn serve<H, R>(handler: H) -> String
 where
     H: Fn(HttpRequest, Bytes) -> R + Clone + Send + 'static,
@@ -96,7 +96,7 @@ where
     format!("http://{address}")
 }
 
-/// The real server's answer to the same request.
+/// Forwards the request to the real server and returns its answer.
 async fn forward(url: &str, request: &HttpRequest, body: Bytes) -> (HttpResponse, Bytes) {
     let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes());
     let method = method.expect("a method");
@@ -126,7 +126,7 @@ fn endless() -> HttpResponse {
     HttpResponse::Ok().streaming(Box::pin(stream))
 }
 
-/// The server at `url`, but for a few answers.
+/// The server at `url`, with a few modified answers.
 async fn almost(url: String, request: HttpRequest, body: Bytes) -> HttpResponse {
     let path = request.path().to_owned();
     if path == "/livez" {

@@ -54,7 +54,7 @@ async fn a_doubtful_text_is_replaced_by_the_fallbacks_and_the_reply_says_so() {
         ("x-fallback-used", "true"),
         ("x-final-model", "base"),
         ("x-conf-below", "logprob"),
-        // The small model knows English only.
+        // The primary's model knows English only.
         ("x-lang-check-applicable", "false"),
     ] {
         assert_eq!(header(&response, name), Some(expected), "{name}");
@@ -81,7 +81,7 @@ async fn a_doubtful_text_is_replaced_by_the_fallbacks_and_the_reply_says_so() {
     assert!(reply["confidence"].as_f64().expect("a number") > 0.3);
     assert!(reply["segments"][0]["avg_logprob"].is_f64());
     assert!(reply["timings"]["fallback_infer_ms"].as_u64() > Some(0));
-    // The same on OpenAI's path, with all that its formats tell.
+    // The same on OpenAI's path, with all fields of its formats.
     let fields = [
         ("response_format", "verbose_json"),
         ("timestamp_granularities[]", "word"),
@@ -150,7 +150,7 @@ async fn trusted_texts_and_silence_are_not_escalated() {
     assert_eq!(result(&primary, "skipped").await.to_string(), "1");
 }
 
-/// A 502 with everything that there is to know, the small model's text among it.
+/// Asserts a 502 with all headers and the primary's text.
 async fn check_failed(response: Response, kind: &str) {
     assert_eq!(response.status(), 502);
     assert_eq!(header(&response, "x-error-type"), Some(kind));
@@ -181,7 +181,7 @@ async fn check_failed(response: Response, kind: &str) {
     assert_eq!(body["primary"]["model"], "tiny.en");
 }
 
-/// On OpenAI's path the reply is fine all the same.
+/// Asserts that OpenAI's path returns 200 nevertheless.
 async fn check_fine_without(primary: &Server) {
     let response = primary.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(response.status(), 200);
@@ -224,7 +224,7 @@ async fn a_hanging_fallback_is_awaited_up_to_its_timeout_without_holding_a_lane(
     signal(fallback.pid(), "STOP");
     let hanging = transcribe(&patient, &[]);
     let others = async {
-        patient.log_line("the text is not trusted").await;
+        patient.log_line("the text is doubtful").await;
         let free = || async { !patient.is_busy().await };
         patient.until("the lane is free", free).await;
         assert_eq!(patient.log_lines("the fallback failed").len(), 0);
@@ -296,7 +296,7 @@ async fn only_the_doubtful_chunks_of_a_long_file_are_escalated() {
     assert_eq!(header(&response, "x-final-model"), Some("base+tiny.en"));
     assert_eq!(header(&response, "x-conf-below"), Some("langprob"));
     assert_eq!(asked(&other).await.to_string(), "1");
-    let passed_on = primary.log_lines("the text is not trusted");
+    let passed_on = primary.log_lines("the text is doubtful");
     assert!(
         passed_on.len() == 1 && passed_on[0].contains("chunk=0"),
         "{passed_on:?}"
@@ -334,7 +334,7 @@ async fn a_fallback_model_of_this_node_has_a_worker_while_it_is_needed() {
     server
         .until("its worker goes", || async { server.workers().len() == 1 })
         .await;
-    // And comes again.
+    // The fallback is running again.
     let response = server.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(header(&response, "x-fallback-used"), Some("true"));
     drop(server);
@@ -429,7 +429,7 @@ async fn errors_name_their_type_in_a_header_and_figures_are_served_as_json() {
     .await;
     let reply = body(fine.expect("an answer")).await;
     assert_eq!(reply["fallback_used"], false);
-    // Health is open, figures are not.
+    // Health is open, metrics require a key.
     let health: Value = body(server.get("/v1/health").await).await;
     assert_eq!(
         (&health["ok"], &health["role"]),

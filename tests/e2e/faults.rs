@@ -43,7 +43,7 @@ async fn audio_on_which_two_workers_crash_is_refused_and_the_next_request_works(
         for _ in 0..2 {
             server.until_a_lane_has_work().await;
             let last = server.workers()[0];
-            // A SEGV from outside would be taken by Rust's own handler the first time.
+            // Rust's own handler would handle the first SEGV from outside.
             signal(last, "ABRT");
         }
     };
@@ -205,7 +205,7 @@ async fn while_the_model_loads_requests_get_503_with_retry_after() {
     let started = || async { !server.workers().is_empty() };
     server.until("the worker is there", started).await;
     let worker = server.workers()[0];
-    // Held in the middle of its load.
+    // Stopped while it loads the model.
     signal(worker, "STOP");
     let response = server.transcribe(&sample("en-command.wav"), &[]).await;
     assert_eq!(response.status(), 503);
@@ -245,7 +245,7 @@ async fn a_second_sigterm_ends_running_requests() {
     let draining = || async { server.health().await["status"] == "draining" };
     server.until("it drains", draining).await;
     assert_eq!(server.terminate().await, Some(0));
-    // Told, or finished in the meantime; not cut off.
+    // The answer is an error, or the finished text; the connection is not cut off.
     let response = request.await.expect("no panic").expect("an answer");
     assert!(
         [503, 200].contains(&response.status().as_u16()),
@@ -280,7 +280,7 @@ async fn a_server_that_is_open_to_the_network_without_keys_says_so() {
     assert!(!keyed.log().join("\n").contains("anyone who"));
 }
 
-/// Every file and folder below, as text.
+/// All files and folders below a folder, as text.
 fn walk(folder: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(folder) else {

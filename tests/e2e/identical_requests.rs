@@ -19,7 +19,7 @@ async fn joined(server: &Server, from: &str) -> f64 {
     server.metric(&series).await
 }
 
-/// Chunks that one run of the file takes, and its text.
+/// Number of chunks of one run of the file, and its text.
 async fn alone(server: &Server, file: &Path) -> (usize, String) {
     let before = server.chunks_handed_out();
     let text = text(server.transcribe(file, &[]).await).await;
@@ -36,7 +36,7 @@ async fn identical_uploads_at_the_same_time_share_one_run() {
     let first = server.transcribe(&file, &[]);
     let others = async {
         server.until_a_lane_has_work().await;
-        // One more, as other formats are made of the same work.
+        // One more request, because other formats share the same work.
         let streamed = [("stream", "true")];
         let streamed = async {
             let response = server.transcribe(&file, &streamed).await;
@@ -108,7 +108,7 @@ async fn a_cached_result_serves_its_own_key_only_and_no_store_caches_nothing() {
         let request = request.multipart(form(&sample("en-command.wav"), &[]));
         async { request.send().await.expect("an answer") }
     };
-    // Nothing is kept of the first; each key does the work once after that.
+    // Nothing of the first request is kept; after that, the work is done once for each key.
     for (key, caching, work) in [
         ("one", "no-store", 1),
         ("one", "max-age=0", 1),
@@ -135,12 +135,12 @@ async fn the_first_client_may_leave_and_the_second_gets_the_whole_text() {
     assert!(matches!(first.event().await, Some(Line::Event(_))));
     let second = server.transcribe(&file, &[]);
     let leaving = async {
-        server.log_line("joining it").await;
+        server.log_line("joining an equal request").await;
         drop(first);
     };
     let (second, ()) = tokio::join!(second, leaving);
     let second = text(second).await;
-    // The streamed one has shorter chunks, so the words may differ a little.
+    // The streamed request has shorter chunks, so a few words may differ.
     assert_alike(&second, &expected);
     let taken = server.chunks_handed_out() - before;
     assert!(taken < 4 * chunks, "{taken} chunks, {chunks} alone");
@@ -165,8 +165,8 @@ async fn a_retry_resumes_the_work_of_a_client_that_left() {
     server.until("the client is seen to have left", gone).await;
     let again = text(server.transcribe(&file, &[]).await).await;
     assert_alike(&again, &expected);
-    // The chunk that ran when the client left is done again, and no other: where the machine is slower
-    // now, the rest comes in more of them.
+    // Only the chunk that was running when the client left is transcribed again. If the machine is slower now, the
+    // rest has more chunks.
     let taken = server.chunks_handed_out() - before;
     assert!(
         taken <= chunks + chunks / 3,
@@ -184,7 +184,7 @@ async fn results_are_cached_only_if_configured() {
         let file = sample("en-sentence.wav");
         let before = server.chunks_handed_out();
         let first = text(server.transcribe(&file, &[]).await).await;
-        // In another format: it is made of the same.
+        // In another format, which shares the same work.
         let fields = [("response_format", "verbose_json")];
         let again = server.transcribe(&file, &fields).await;
         assert_eq!(again.headers()["x-route"], "HOT");

@@ -47,7 +47,7 @@ impl Users {
         statuses
     }
 
-    /// Waits until so many requests more were answered.
+    /// Waits until this number of further requests is answered.
     async fn until_more_answers(&self, server: &Server, more: usize) {
         let goal = self.answered.load(Ordering::SeqCst) + more;
         let reached = || async { self.answered.load(Ordering::SeqCst) >= goal };
@@ -89,7 +89,7 @@ async fn keys_are_exchanged_under_load_and_no_request_is_lost() {
         }
         users.until_more_answers(&server, USERS).await;
         (*users.key.lock().expect("no panic")).clone_from(&new);
-        // Each had one with the old key under way, and then one with the new key.
+        // Each user had one running request with the old key, and then one with the new key.
         users.until_more_answers(&server, 2 * USERS).await;
         keys.write(&second);
         hang_up(&server, &format!("{RELOADED} keys=\"laptop-{}\"", turn + 1)).await;
@@ -157,7 +157,7 @@ async fn the_settings_file_is_read_again_and_never_opens_the_server() {
     assert_eq!(status(&server, "second-secret").await, 200);
 }
 
-/// A file of keys that cannot be used, and what is said of it.
+/// An invalid key file, and the expected message.
 const BROKEN: &[(&str, &str)] = &[
     ("", "contains no key"),
     ("# laptop secret\n", "contains no key"),
@@ -197,7 +197,7 @@ async fn a_closed_terminal_drains_the_server_however_many_signals_follow() {
     let model = model("tiny.en").await;
     let (mut server, terminal) = Server::start_at_terminal(&model, &[]).await;
     server.until_ready().await;
-    // With the terminal there, it is about keys.
+    // While the terminal is open, SIGHUP reloads the keys.
     signal(server.pid(), "HUP");
     server.log_line("the keys were reloaded").await;
     let running = server.start_long_request().await;
@@ -303,7 +303,7 @@ async fn a_keys_priority_decides_which_request_is_first() {
             .multipart(form(&sample(file), &[]));
         async { request.send().await.expect("an answer").status() }
     };
-    // The only lane stands still over the first, so that the others wait together.
+    // The only worker is stopped during the first request, so that the others wait together.
     let worker = server.workers()[0];
     signal(worker, "STOP");
     let second = async {
@@ -324,7 +324,7 @@ async fn a_keys_priority_decides_which_request_is_first() {
         [first, second, third].map(|status| status.as_u16()),
         [200; 3]
     );
-    let handed_out = server.log_lines("chunk handed out");
+    let handed_out = server.log_lines("chunk assigned");
     let place = |id: &str| handed_out.iter().position(|line| line.contains(id));
     assert!(place("from-voice") < place("from-batch"), "{handed_out:#?}");
 }

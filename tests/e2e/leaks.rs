@@ -7,7 +7,7 @@ use test_support::wav::{write_silence, write_speech};
 use test_support::{Server, form, model, sample, sample_text, words};
 use tokio::task::JoinSet;
 
-/// Words of the secret that no other clip has.
+/// Words of the secret that occur in no other clip.
 fn secret_words() -> Vec<String> {
     let mut secret = words(&sample_text("en-sentence.wav"));
     secret.extend(words(PROMPT));
@@ -16,10 +16,10 @@ fn secret_words() -> Vec<String> {
     secret
 }
 
-/// Given with the secret: it must not be taken for what came before another clip.
+/// The prompt of the secret, which must not affect another clip.
 const PROMPT: &str = "Zanzibar, xylophone, Quetzalcoatl.";
 
-/// Clips that a model is tempted to fill with whatever it still has in mind.
+/// Clips in which a model with remaining state would be likely to hallucinate.
 fn listeners(folder: &Path) -> Vec<PathBuf> {
     let silence = folder.join("silence.wav");
     write_silence(&silence, 3000);
@@ -40,7 +40,7 @@ async fn text(server: &Server, file: &Path) -> String {
     body["text"].as_str().expect("text").to_owned()
 }
 
-/// Speaks the secret to the end, or leaves before.
+/// Sends the secret and waits for the answer, or leaves before.
 async fn speak(server: &Server, turn: usize) {
     let file = sample("en-sentence.wav");
     match turn % 3 {
@@ -81,7 +81,7 @@ async fn check_that_no_text_leaks(model: &Path, more: &[PathBuf], turns: usize) 
     let secret = secret_words();
     for turn in 0..turns {
         speak(&server, turn).await;
-        // All at once, so that the cold lane gets some of them.
+        // All at once, so that the cold lane gets some of the requests.
         let mut asked = JoinSet::new();
         for (file, expected) in files
             .iter()

@@ -12,7 +12,7 @@ use tokio::process::Command;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-/// A run that keeps its results as `load.json` and `load.svg` in a folder.
+/// A run that writes `load.json` and `load.svg` to a folder.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command
@@ -54,7 +54,7 @@ async fn run(arguments: &[&str], key: Option<&str>) -> Run {
     results(folder.path(), output)
 }
 
-/// A server that gives these answers to POSTs, each so often, and then the last.
+/// A server that answers POST requests with these answers, each this many times, and then with the last.
 async fn answers(first: &[(u64, ResponseTemplate)], then: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
     for (times, response) in first {
@@ -73,7 +73,7 @@ fn good() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({"text": "words", "duration": 2.5}))
 }
 
-/// One file, so that the warm-up is two requests: one for the file, one for the client.
+/// A single file, so that the warm-up has two requests: one for the file, one for the client.
 fn one_client<'a>(url: &'a str, file: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let file = file.to_str().expect("UTF-8");
     let arguments = [url, "--concurrency", "1", "--file", file];
@@ -107,11 +107,11 @@ async fn this_server_is_measured_step_by_step() {
         assert!(p99 <= seconds * 1000.0, "{step}");
         let throughput = number(&step["requests_per_second"]) * seconds;
         assert!((throughput - 4.0).abs() < 1e-6, "{step}");
-        // Two of each of the English samples.
+        // Two requests for each English sample.
         let audio = number(&step["audio_seconds_per_second"]) * seconds;
         assert!((audio - 2.0 * (1.784 + 7.534)).abs() < 1e-6, "{step}");
         assert_eq!(step["routes"]["HOT"], 4, "{step}");
-        // Where the time went: four had a lane, and none a fallback.
+        // The timings: four requests had a lane, none used a fallback.
         let [waited, worked] = ["queue_wait_ms", "primary_infer_ms"].map(|name| &step[name]);
         assert_eq!((&waited["count"], &worked["count"]), (&json!(4), &json!(4)));
         assert!(number(&worked["p50"]) > 0.0, "{step}");
@@ -135,7 +135,7 @@ async fn this_server_is_measured_step_by_step() {
         run.table
     );
     assert!(run.svg.starts_with("<svg") && run.svg.contains("knee"));
-    // Each of them was worked on, though they are the same: two files, and a warm-up of each step.
+    // The server did the work of each request, although they are equal: two files, and a warm-up for each step.
     let asked = 2 + (1 + 4) + (2 + 4) + (4 + 4);
     assert!(
         server.chunks_handed_out() >= asked,
@@ -167,7 +167,7 @@ async fn a_primary_and_its_fallback_are_both_measured() {
     let run = run(&one_client(&primary_node.url, &command, &more), None).await;
     assert_eq!(run.output.status.code(), Some(0), "{:?}", run.output);
     let step = &run.json["steps"][0];
-    // Commands are short: every other request.
+    // Commands are short, and they are every second request.
     assert_eq!(step["fallback"], json!({"told": 4, "used": 2, "failed": 0}));
     for (name, count) in [
         ("queue_wait_ms", 4),
@@ -228,7 +228,7 @@ async fn the_figures_in_a_primarys_headers_are_shown() {
     for cell in ["7/7/7", "80/80/80", "600/600/600", "100 %"] {
         assert!(cells.contains(&cell.to_owned()), "{cells:?}");
     }
-    // The file's length is what the server said in the warm-up.
+    // The file's length comes from the server's answer in the warm-up.
     assert_eq!(run.json["recordings"][0]["seconds"], 2.5);
     let requests = server.received_requests().await.expect("recorded");
     for request in requests

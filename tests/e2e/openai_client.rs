@@ -7,11 +7,11 @@ use test_support::libretranslate::{Behaviour, StandIn};
 use test_support::{PATIENCE, Server, model, repository, sample, sample_text, words};
 use tokio::process::Command;
 
-/// The client's version that the tests are made for.
+/// The client version that the tests use.
 const CLIENT: &str = "openai==3.57.0";
 const KEY: &str = "sesame";
 
-/// The client, ready to be asked.
+/// The client, ready for checks.
 struct Client {
     python: PathBuf,
     url: String,
@@ -29,7 +29,7 @@ impl Client {
         }
     }
 
-    /// Runs one check of the script and gives what it tells.
+    /// Runs one check of the script and returns its output.
     async fn check(&self, name: &str) -> Value {
         let script = repository().join("tests/support/openai_client.py");
         let run = Command::new(&self.python)

@@ -31,7 +31,7 @@ async fn publish(directory: &RedisDirectory, load_score: f64) -> Result<(), Dire
         load_score,
         accepts_requests: true,
     };
-    // Far beyond what a call may take: a call that hangs must fail, whatever its limit is.
+    // Far beyond the limit of a call: a hanging call must fail by itself.
     let call = timeout(PATIENCE, directory.publish(record, TTL));
     call.await.expect("an end")
 }
@@ -81,7 +81,7 @@ async fn a_new_record_replaces_the_old_one_over_the_same_connection() {
     assert_eq!(publisher(&server), first);
 }
 
-/// Which connection's last command was SET, by the server's number for it.
+/// The id of the connection whose last command was SET.
 fn publisher(server: &RedisServer) -> String {
     let list: String = server.ask(&["CLIENT", "LIST"]);
     let mut lines = list.lines().filter(|line| line.contains(" cmd=set "));
@@ -125,7 +125,7 @@ async fn a_redis_that_hangs_is_an_error_and_works_again_when_it_goes_on() {
     assert!(refused.contains("in time"), "{refused}");
     directory.withdraw().await.expect_err("no answer");
     server.resume().await;
-    // What was sent while it hung is still done, after which our calls have the last word.
+    // Redis still executes the commands that it received while it was stopped; later calls override them.
     server
         .until("what came late is done", |server| {
             let counts: String = server.ask(&["INFO", "commandstats"]);
@@ -265,7 +265,7 @@ async fn a_connection_with_an_answer_outstanding_is_closed_so_that_no_late_one_i
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("redis://{}", listener.local_addr().expect("an address"));
     let directory = directory(&url);
-    // Once the time is up:
+    // After the time limit:
     let (refused, mut first) = tokio::join!(refusal(&directory), async {
         let mut first = accept(&listener).await;
         assert!(read_command(&mut first).await.contains("SET"));
@@ -273,7 +273,7 @@ async fn a_connection_with_an_answer_outstanding_is_closed_so_that_no_late_one_i
     });
     assert!(refused.contains("no answer in time"), "{refused}");
     until_closed(&mut first).await;
-    // And where the caller does not wait for it:
+    // If the caller does not wait for it:
     let mut second = tokio::select! {
         _ = publish(&directory, 0.5) => panic!("there was no reply"),
         second = async {
@@ -308,12 +308,11 @@ async fn read_command(connection: &mut TcpStream) -> String {
 async fn until_closed(connection: &mut TcpStream) {
     let mut rest = Vec::new();
     let read = timeout(PATIENCE, connection.read_to_end(&mut rest)).await;
-    // Reset or ended, it is closed either way.
+    // The connection is closed, by a reset or normally.
     let _ = read.expect("the end");
 }
 
-/// Set in the process that this test starts of itself: the trusted certificates are read from the
-/// environment.
+/// Set in the child process of this test, because the trusted certificates are read from the environment.
 const TLS_URL: &str = "UTTERA_TEST_TLS_URL";
 
 #[tokio::test]
@@ -354,7 +353,7 @@ async fn tls_works_with_a_trusted_certificate_and_refuses_any_other() {
         .expect("starts");
     assert!(trusting.status.success(), "{trusting:?}");
     assert_eq!(load_score(&server), Some(0.25));
-    // Plain where TLS is expected.
+    // Plain text where TLS is expected.
     refusal(&directory(&format!("rediss://127.0.0.1:{}", server.port()))).await;
 }
 

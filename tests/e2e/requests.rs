@@ -40,7 +40,7 @@ async fn every_format_of_a_real_transcript_is_right(server: &Server) {
                 let body: Value = serde_json::from_str(&body).expect("JSON");
                 body["text"].as_str().expect("text").to_owned()
             }
-            // Times and numbers of cues are no words of the text.
+            // Times and cue numbers are not part of the text.
             "srt" | "vtt" => body
                 .lines()
                 .filter(|line| !line.contains("-->") && *line != "WEBVTT")

@@ -18,7 +18,7 @@ const KEY: &str = "sesame";
 
 fn client(server: &Server) -> Client {
     let client = Client::builder(&server.url).api_key(KEY);
-    // Requests are alike, and each is to be worked on.
+    // The requests are equal, but the server must work on each.
     let client = client.header("cache-control", "no-store");
     client.build().expect("a client")
 }
@@ -169,7 +169,7 @@ async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
     );
     let figures = client.metrics().await.expect("figures");
     let counters = &figures["counters"];
-    // A 502 may be over soon: the client tried again.
+    // A 502 may be temporary, so the client retried.
     let failed = client.statistics().outcomes.server_error;
     assert_eq!(counters["requests_total"]["/v1/transcribe"], 1 + failed);
     let expected = json!({"used": 1, "skipped": 0, "failed": failed});
@@ -298,7 +298,7 @@ async fn a_pool_loses_nothing_when_a_server_dies_and_finds_it_when_it_is_back() 
             Ok::<_, Error>((name, reply.text))
         }
     };
-    // Each has one, and the first dies over its own.
+    // Each server has one request, and the first one dies during its own.
     let long = tokio::spawn(ask("en-long.ogg"));
     first.until_a_lane_has_work().await;
     first.child.kill().expect("lives");

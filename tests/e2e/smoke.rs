@@ -12,7 +12,7 @@ use tokio::process::Command;
 use wiremock::matchers::{any, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-/// Runs it without a key, or with one that only the environment has.
+/// Runs the command without a key, or with a key in the environment.
 async fn smoke(arguments: &[&str], key: Option<&str>) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(program());
@@ -26,7 +26,7 @@ async fn smoke(arguments: &[&str], key: Option<&str>) -> Output {
     command.output().await.expect("runs")
 }
 
-/// A run's results as the file has them, its exit status, and what it printed.
+/// The results file of a run, the exit status, and the output.
 async fn results(arguments: &[&str], key: Option<&str>) -> (Value, Option<i32>, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("results.json");
@@ -38,7 +38,7 @@ async fn results(arguments: &[&str], key: Option<&str>) -> (Value, Option<i32>, 
     (json, output.status.code(), printed)
 }
 
-/// The check at OpenAI's endpoint, or the one about the server, of this name.
+/// The check of this name, for OpenAI's endpoint or for the server.
 fn check<'a>(results: &'a Value, name: &str) -> &'a Value {
     let mut checks = results["checks"].as_array().expect("checks").iter();
     let found = checks.find(|check| check["check"] == name && check["endpoint"] != "transcribe");
@@ -104,7 +104,7 @@ async fn the_share_of_escalated_requests_is_shown() {
     let arguments = [&primary_node.url, "--file", command, "--file", sentence];
     let (told, status, printed) = results(&arguments, None).await;
     assert_eq!(status, Some(0), "{printed}");
-    // One of two, at both endpoints.
+    // One of two requests, on both endpoints.
     let expected = json!({"told": 4, "used": 2, "failed": 0});
     assert_eq!(told["fallback"], expected, "{printed}");
     let line = "fallback: asked for 2 of 4 transcripts (50 %), 0 failed";

@@ -143,7 +143,7 @@ async fn a_failure_before_the_first_word_has_the_status_of_a_plain_reply(server:
 
 #[tokio::test]
 async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
-    // Workers that stand still are given up after some seconds; the second time, the chunk is.
+    // A stopped worker is given up after some seconds, and the chunk after the second time.
     let settings = [("COLD_LANE_TIMEOUT_SECONDS", "3")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = server.long_file(10);

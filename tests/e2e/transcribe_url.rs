@@ -23,7 +23,7 @@ async fn files_come_out_in_every_format_and_one_that_fails_harms_no_other() {
     let output = run_with(folder, &arguments, &key);
     assert!(output.status.success(), "{}", err(&output));
     assert_eq!(words(&out(&output)), words(&sample_text("en-command.wav")));
-    // As it is without a server.
+    // Like the result without a server.
     assert!(out(&output).ends_with(".\n") && !out(&output).contains("\n\n"));
 
     for (format, begin) in [("srt", "1\n00:00:00,"), ("vtt", "WEBVTT\n"), ("json", "{")] {

@@ -7,7 +7,7 @@ use stt_actors::ports::{MemoryKind, MemorySample, VramProbe};
 use test_support::nvml_driver::{Driver, TWO_GPUS, probe};
 use uttera_stt::nvml::NvmlProbe;
 
-/// Longer than the probe waits between two starts of the library.
+/// Longer than the probe's wait between two starts of the library.
 const NEXT_START: Duration = Duration::from_secs(31);
 
 fn free_and_total(probe: &NvmlProbe) -> (u64, u64) {
@@ -50,7 +50,7 @@ fn the_index_chooses_the_gpu_and_processes_on_others_do_not_count() {
     let driver = Driver::installed();
     let sample = driver.probe(1).sample(&[100, 101, 102]).expect("a sample");
     assert_eq!((sample.free, sample.total), (1000, 8000));
-    // 100 only draws here; that is where Vulkan shows.
+    // Process 100 uses this GPU only for graphics, which is where Vulkan appears.
     assert_eq!(sample.used_by_process, [(100, 77), (102, 500)]);
 }
 
@@ -130,7 +130,7 @@ fn a_call_that_fails_for_a_moment_is_an_error_once_and_needs_no_new_start() {
         "nvmlDeviceGetComputeRunningProcesses_v3",
         "nvmlDeviceGetGraphicsRunningProcesses_v3",
     ] {
-        // Timeout, and a code that this wrapper does not know.
+        // A timeout, and a code that the wrapper does not know.
         for code in [10, 1234] {
             driver.fails(function, code);
             assert!(error(&probe).contains("cannot "), "{function}");
@@ -158,7 +158,7 @@ async fn a_lost_gpu_is_found_again_by_a_new_start() {
             let told = error(&probe);
             assert_eq!(driver.starts(), (starts, starts), "{function} {code}");
             driver.says(TWO_GPUS);
-            // The next start is not due yet, and so the answer stands.
+            // The next start is not due yet, so the error stays.
             assert_eq!(error(&probe), told);
             tokio::time::advance(NEXT_START).await;
             assert_eq!(free_and_total(&probe), (20_000, 24_000), "{function}");

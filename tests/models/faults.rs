@@ -9,7 +9,7 @@ use uttera_stt::models::{GgmlFile, ModelError, ModelStore, Verdict};
 
 use test_support::import_folder::ImportFolder;
 
-/// The error with its causes, as a person would see it.
+/// The error with its causes, as users see it.
 fn whole(error: &ModelError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -41,7 +41,7 @@ fn a_well_formed_folder_is_imported() {
         bench.store().verify("small-test").unwrap().verdict,
         Verdict::AsWritten
     );
-    // Once more: nothing to do, and no error.
+    // A second run has nothing to do and is no error.
     assert_eq!(bench.import().unwrap(), path);
 }
 
@@ -110,7 +110,7 @@ fn a_variable_that_is_missing_or_there_twice_is_refused() {
     let mut model = SmallModel::new();
     let twice = model.variables[3].clone();
     model.variables.push(twice);
-    assert!(import_error(&model).contains("there twice"));
+    assert!(import_error(&model).contains("exists twice"));
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn integer_weights_need_scales_that_can_divide() {
         model
     };
     assert!(ImportFolder::new(&quantised(10.0)).import().is_ok());
-    assert!(import_error(&quantised(0.0)).contains("zero or no number"));
-    assert!(import_error(&quantised(f32::NAN)).contains("zero or no number"));
+    assert!(import_error(&quantised(0.0)).contains("zero or a value that is not a number"));
+    assert!(import_error(&quantised(f32::NAN)).contains("zero or a value that is not a number"));
     let mut model = quantised(10.0);
     model.variables.pop();
     assert!(import_error(&model).contains("weight_scale is missing"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use uttera_stt::models::{ModelError, ModelStore, Silent};
 
-/// Nothing listens there.
+/// An address that refuses connections.
 const CLOSED: &str = "http://127.0.0.1:9";
 
 fn store(dir: &Path) -> ModelStore {

@@ -12,7 +12,7 @@ use test_support::{PATIENCE, until};
 use wiremock::matchers::header;
 use wiremock::{Mock, MockServer};
 
-/// Names and values.
+/// Names and values of environment variables.
 type Variables<'a> = &'a [(&'a str, &'a str)];
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a_refusal_is_status_5_with_the_servers_words() {
     }
 }
 
-/// A server that takes a request and does this with the connection.
+/// A server that reads a request and handles the connection with this function.
 fn raw_server(then: impl FnOnce(&mut std::net::TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -236,7 +236,7 @@ async fn the_key_is_sent_and_whispers_comes_before_openais() {
     }
 }
 
-/// The arguments of all processes that mention this.
+/// The command lines of all processes that contain this text.
 fn command_lines(part: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
     let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
@@ -267,7 +267,7 @@ async fn the_key_is_in_no_command_line_and_a_signal_leaves_no_files() {
             .is_some_and(|all| all.len() == 1)
     };
     until("the request", asked).await;
-    // Its address may have a password: it is seen no more than the key.
+    // The address may contain a password, so it must be hidden like the key.
     let temporary = script.temporary();
     let temporary = temporary.to_str().expect("UTF-8");
     let curls = command_lines(temporary);
@@ -296,7 +296,7 @@ async fn the_recording_is_removed_only_if_that_is_wished_and_the_text_is_there()
     let recording = script.here().join("a.wav");
     script.run(&server.uri(), &["a.wav"]).await;
     assert!(recording.exists());
-    // A text that cannot be written is not there.
+    // If the text cannot be written, the recording is kept.
     let mut full = script.command(&server.uri(), &["a.wav", "--remove"]);
     let device = std::fs::File::options().write(true).open("/dev/full");
     let status = full.stdout(device.expect("is there")).status().await;

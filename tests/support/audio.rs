@@ -21,9 +21,9 @@ use crate::waiting::patiently;
 /// The chunks of a stream.
 #[derive(Debug)]
 pub struct Decoded {
-    /// Its chunks, in order.
+    /// The chunks, in order.
     pub chunks: Vec<AudioChunk>,
-    /// The duration that the file says it has.
+    /// The duration that the container states.
     pub claimed: Option<Duration>,
     /// The number of samples at 16 kHz.
     pub samples: u64,
@@ -59,7 +59,7 @@ pub fn decoder() -> Decoder {
     Decoder::new(DecoderLimits::default(), VoiceActivity::default())
 }
 
-/// Opens a file, with voice activity detection where the decoder has it.
+/// Opens a file, with voice activity detection if the decoder has it.
 pub async fn open(decoder: &Decoder, path: &Path) -> Result<Box<dyn ChunkStream>, DecodeError> {
     let options = DecodeOptions {
         voice_activity: true,
@@ -67,7 +67,7 @@ pub async fn open(decoder: &Decoder, path: &Path) -> Result<Box<dyn ChunkStream>
     decoder.open(&AudioSource::file(path), options).await
 }
 
-/// Chunks as long as they may be.
+/// Requests the longest chunks.
 pub const TARGET: Duration = Duration::from_secs(28);
 
 /// The next chunk after any silence.
@@ -101,7 +101,7 @@ pub async fn decode_with(decoder: &Decoder, path: &Path) -> Result<Decoded, Deco
     })
 }
 
-/// The same with the default limits.
+/// Decodes all of a file with the default limits.
 pub async fn decode(path: &Path) -> Result<Decoded, DecodeError> {
     decode_with(&decoder(), path).await
 }

@@ -76,7 +76,7 @@ impl Browser {
                 "--no-proxy-server",
             ])
             .arg(format!("--user-data-dir={}", profile.path().display()))
-            // Ends when the page is loaded.
+            // The command ends when the page is loaded.
             .arg("--dump-dom")
             .arg(format!("{origin}/page?server={server}&key={key}"))
             .env("HOME", profile.path())

@@ -62,7 +62,7 @@ impl Events {
         }
     }
 
-    /// Reads on to the end: the deltas, and the last event before `[DONE]`.
+    /// Reads to the end. Returns the deltas, and the last event before `[DONE]`.
     pub async fn rest(&mut self) -> (Vec<String>, Value) {
         let mut deltas = Vec::new();
         loop {

@@ -9,14 +9,14 @@ use serde_json::Value;
 
 /// A client whose requests do not share work, even if they are identical.
 pub fn client() -> Client {
-    // Plain HTTP, but the client library asks for a provider.
+    // The client library requires a provider even for plain HTTP.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))]);
     let builder = Client::builder().default_headers(headers);
     builder.build().expect("a client")
 }
 
-/// A form with a file as clients send it, and fields.
+/// A form with a file and fields.
 pub fn form(file: &Path, fields: &[(&str, &str)]) -> Form {
     let bytes = std::fs::read(file).expect("the file is there");
     let name = file

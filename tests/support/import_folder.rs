@@ -9,7 +9,7 @@ use crate::small_model::SmallModel;
 
 /// A store and a folder to import, both temporary.
 pub struct ImportFolder {
-    /// Holds the folder to import and the store.
+    /// Contains the folder to import and the store.
     pub dir: TempDir,
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{Server, signal};
 
-/// A file of keys in a folder of its own.
+/// A key file in its own folder.
 pub struct KeysFile {
     _folder: tempfile::TempDir,
     /// The file.

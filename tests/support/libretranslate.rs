@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
-/// Languages that it has.
+/// The supported languages.
 const LANGUAGES: &[&str] = &["de", "en", "es", "fr", "ja", "nb", "zh-Hans", "zh-Hant"];
 
 /// Its reaction to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
-    /// What its documentation says.
+    /// Behaves as documented.
     Works,
-    /// It wants this key.
+    /// Requires this key.
     WantsKey(&'static str),
     /// It takes far longer than any timeout.
     Slow,
@@ -37,14 +37,14 @@ pub enum Behaviour {
     Redirects,
 }
 
-/// The server; it ends with this.
+/// The server, which ends when this is dropped.
 pub struct StandIn {
     server: MockServer,
     behaviour: Arc<Mutex<Behaviour>>,
 }
 
 impl StandIn {
-    /// Starts one that works.
+    /// Starts a server that behaves as documented.
     pub async fn start() -> Self {
         let server = MockServer::start().await;
         let behaviour = Arc::new(Mutex::new(Behaviour::Works));
@@ -60,12 +60,12 @@ impl StandIn {
         Self { server, behaviour }
     }
 
-    /// As for `LIBRETRANSLATE_URL`.
+    /// The value for `LIBRETRANSLATE_URL`.
     pub fn url(&self) -> String {
         self.server.uri()
     }
 
-    /// Changes what it does from now on.
+    /// Changes the reaction to later calls.
     pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().expect("no thread panicked") = behaviour;
     }
@@ -123,7 +123,7 @@ fn no(status: u16, error: &str) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_json(json!({"error": error}))
 }
 
-/// A text for a text, a list for a list.
+/// Returns a text for a text and a list for a list.
 fn translate(question: &Value) -> Result<Value, String> {
     let field = |name: &str| {
         let value = question[name].as_str().filter(|value| !value.is_empty());

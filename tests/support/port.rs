@@ -4,9 +4,9 @@ use tokio::net::TcpSocket;
 
 /// A free port, held until this is dropped: the kernel gives it only to a process that asks for its number.
 pub struct HeldPort {
-    /// The port, for a setting.
+    /// The port number as the value of a setting.
     pub number: String,
-    /// Bound, but not listening: servers' sockets may have the same address beside it, one at a time.
+    /// Bound, but not listening, so that one server at a time may use the same address.
     _socket: TcpSocket,
 }
 
@@ -24,7 +24,7 @@ impl HeldPort {
         }
     }
 
-    /// As a setting.
+    /// The setting with the port.
     pub fn setting(&self) -> (&str, &str) {
         ("PORT", &self.number)
     }

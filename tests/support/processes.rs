@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Sends a signal by its name.
+/// Sends the signal with this name.
 pub fn signal(pid: u32, name: &str) {
     let signal: Signal = format!("SIG{name}").parse().expect("a signal");
     kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is there");
@@ -32,7 +32,7 @@ pub fn lives(pid: u32) -> bool {
     !stat.is_empty() && !stat.contains(") Z")
 }
 
-/// The memory that a process has, in KiB.
+/// Memory of a process, in KiB.
 pub fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -11,7 +11,7 @@ use crate::repository;
 pub fn environment(name: &str, requirement: &str) -> PathBuf {
     let target = repository().join("target");
     fs::create_dir_all(&target).expect("a folder");
-    // Tests run in processes of their own: one makes it, the others wait.
+    // Each test runs in its own process: one creates it, the others wait.
     let lock = File::create(target.join(format!("{name}.lock"))).expect("creates");
     lock.lock().expect("locks");
     let venv = target.join(name);

@@ -9,7 +9,7 @@ pub fn sample(name: &str) -> PathBuf {
     repository().join("samples").join(name)
 }
 
-/// The corpus of real speech, where there is one.
+/// The corpus of real speech, if it is available.
 pub fn corpus() -> Option<PathBuf> {
     std::env::var_os("STT_CORPUS")
         .filter(|path| !path.is_empty())

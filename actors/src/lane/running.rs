@@ -41,7 +41,7 @@ impl Running {
         let is_aborted = Arc::clone(&aborted);
         let listener = lane.clone();
         let heard: LanguageHeard = Box::new(move |language| {
-            let _ = listener.cast(LaneMessage::LanguageHeard(id, language));
+            let _ = listener.cast(LaneMessage::LanguageDetected(id, language));
         });
         let task = spawn(async move {
             let outcome = if is_aborted.load(Ordering::Acquire) {

@@ -101,7 +101,7 @@ impl Actor for Dispatcher {
             DispatcherMessage::LaneReady { lane, kind, actor } => {
                 state.lane_ready(lane, kind, actor);
             }
-            DispatcherMessage::LanguageHeard {
+            DispatcherMessage::LanguageDetected {
                 lane,
                 lease,
                 language,
@@ -162,7 +162,7 @@ impl DispatcherState {
         if let Some(key) = self.queue.chunk_of(lane, lease)
             && let Some(owner) = self.owners.get(&key.job)
         {
-            (owner.tell).tell(key.index, ChunkNews::LanguageHeard(language));
+            (owner.tell).tell(key.index, ChunkNews::LanguageDetected(language));
         }
     }
 

@@ -39,7 +39,7 @@ pub enum DispatcherMessage {
         actor: ActorRef<LaneMessage>,
     },
     /// From a lane: its engine detected the language of the chunk.
-    LanguageHeard {
+    LanguageDetected {
         /// The lane.
         lane: LaneId,
         /// The lease.
@@ -91,7 +91,7 @@ pub enum LaneMessage {
     /// From the Dispatcher: work waits for this lane while it runs a cancelled chunk.
     WorkWaits(LeaseId),
     /// From the chunk's task: the engine detected the language.
-    LanguageHeard(LeaseId, DetectedLanguage),
+    LanguageDetected(LeaseId, DetectedLanguage),
     /// From the chunk's task: the text or the error.
     Finished(LeaseId, Result<ChunkTranscript, EngineError>),
     /// From the task that watches the engine: it ended.
@@ -110,7 +110,7 @@ pub enum LaneMessage {
 #[derive(Clone, Debug)]
 pub enum ChunkNews {
     /// The engine detected its language.
-    LanguageHeard(DetectedLanguage),
+    LanguageDetected(DetectedLanguage),
     /// The last report: the text with its origin, or the error.
     Ended(Result<ChunkDone, SttError>),
 }
