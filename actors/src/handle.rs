@@ -298,7 +298,7 @@ impl Drop for TranscriptStream {
             self.events.close();
             if let Some(transcription) = &self.transcription {
                 // It may have ended already.
-                let _ = transcription.cast(TranscriptionMessage::ListenerLeft);
+                let _ = transcription.cast(TranscriptionMessage::SubscriberLeft);
             }
         }
     }

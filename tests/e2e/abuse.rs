@@ -1,4 +1,4 @@
-//! Rejected requests cost almost nothing, in any number.
+//! Rejected requests cost next to nothing, however many there are.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -157,11 +157,11 @@ async fn oversized_bodies_cost_no_inference_and_little_memory() {
         let body = if tells_its_length {
             Body::from(bytes)
         } else {
-            let buffers: Vec<_> = (0..bytes.len())
+            let parts: Vec<_> = (0..bytes.len())
                 .step_by(65_536)
                 .map(|from| Ok::<_, std::io::Error>(bytes.slice(from..from + 65_536)))
                 .collect();
-            Body::wrap_stream(futures::stream::iter(buffers))
+            Body::wrap_stream(futures::stream::iter(parts))
         };
         let request = client.post(format!("{}{path}", server.url));
         let request = request.header("content-type", kind).body(body);

@@ -1,4 +1,4 @@
-//! `uttera-stt bench` as a program: its output, its files, and that it leaves nothing behind.
+//! `uttera-stt bench` from outside: its output and files, and that it leaves no process behind.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -32,7 +32,7 @@ fn processes_in(folder: &Path) -> Vec<u32> {
 }
 
 #[tokio::test]
-async fn a_run_is_told_and_kept_and_a_broken_peer_does_not_end_it() {
+async fn a_run_is_shown_and_saved_and_a_broken_peer_does_not_end_it() {
     let (model, weights) = (model("tiny.en").await, voice_activity().await);
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path().canonicalize().expect("a path");
@@ -128,7 +128,7 @@ async fn a_signal_ends_the_run_and_all_that_it_started() {
 }
 
 #[test]
-fn what_cannot_be_measured_fails_the_run_with_its_reason() {
+fn a_system_that_cannot_be_measured_fails_the_run_with_its_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let systems = folder.path().join("systems.json");
     let ours = r#"[{"name": "ours", "command": ["/nowhere/ours"], "ours": true}]"#;

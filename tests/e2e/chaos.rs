@@ -18,7 +18,7 @@ const KILLS: usize = 30;
 /// Minimum age of a worker before it is killed. If the longest file takes longer on this machine, that time counts.
 const LEAST_AGE: Duration = Duration::from_secs(2);
 
-/// The requests of a client: mostly commands, some sentences, a few files of several chunks.
+/// What a client sends: mostly commands, some sentences, a few files of several chunks.
 fn file_of(client: usize) -> &'static str {
     match client % 10 {
         0 => "en-long.ogg",
@@ -98,7 +98,7 @@ async fn kill_workers(server: &Server, least_age: Duration) -> usize {
     killed
 }
 
-/// The largest number of workers that died on the same chunk.
+/// How often the chunk with the most lost workers lost one.
 fn most_deaths(server: &Server) -> usize {
     let mut deaths: HashMap<String, usize> = HashMap::new();
     for line in server.log() {
@@ -156,7 +156,7 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
         }
     }
     println!(
-        "{killed} workers killed; answers by lane: {routes:?}; most deaths on one chunk: {}",
+        "{killed} workers killed; answers by lane: {routes:?}; most deaths of one chunk: {}",
         most_deaths(&server)
     );
     assert_eq!(killed, KILLS);

@@ -1,5 +1,5 @@
-//! `uttera-stt conformance` as a program: on this server, on one with a few wrong answers, on a hostile one, and
-//! on none.
+//! `uttera-stt conformance` from outside: against this server, one with a few wrong replies, one with the worst
+//! replies, and none.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -187,8 +187,8 @@ async fn a_server_with_a_few_wrong_answers_fails_exactly_those_checks() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_its_worst_ends_no_run() {
-    // POST requests get no answer; GET requests get HTML, an endless body, or a broken one.
+async fn a_server_with_the_worst_replies_does_not_end_a_run() {
+    // What is sent gets no answer at all; what is asked for, HTML, an endless body, or a broken one.
     let worst = serve(|request: HttpRequest, _body| async move {
         if request.method() == Method::POST {
             std::future::pending::<()>().await;
@@ -221,7 +221,7 @@ async fn a_server_that_does_its_worst_ends_no_run() {
 }
 
 #[tokio::test]
-async fn without_a_server_the_exit_status_is_2() {
+async fn an_unreachable_server_is_exit_status_2() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);

@@ -1,4 +1,4 @@
-//! CORS: requests from pages of other origins, over HTTP and in a real browser.
+//! Access for pages of other origins (CORS), over HTTP and with a real browser.
 
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Method, Response};
@@ -93,7 +93,7 @@ async fn without_the_setting_there_is_no_header_at_all() {
 }
 
 #[tokio::test]
-async fn pages_of_the_configured_origins_may_do_what_others_may_not() {
+async fn only_pages_of_configured_origins_get_cors_headers() {
     let settings = [
         (
             "CORS_ALLOW_ORIGINS",

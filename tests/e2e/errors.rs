@@ -84,7 +84,7 @@ async fn a_translation_to_another_language_names_the_missing_setting() {
 }
 
 #[tokio::test]
-async fn too_large_is_told_before_and_while_reading_with_both_sizes() {
+async fn an_oversized_body_is_rejected_before_and_while_it_is_read_with_both_sizes() {
     let server = Server::ready(&model("tiny.en").await, &[("MAX_UPLOAD_MB", "0.5")]).await;
     let big = vec![0_u8; 3 * 1024 * 1024];
     let part = Part::bytes(big.clone()).file_name("a.wav");

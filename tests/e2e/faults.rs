@@ -68,7 +68,7 @@ async fn a_stopped_worker_is_killed_after_the_limit_and_the_chunk_is_tried_again
 }
 
 #[tokio::test]
-async fn sigterm_finishes_what_runs_and_leaves_nothing_behind() {
+async fn sigterm_finishes_running_requests_and_leaves_no_processes_or_files() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     let request = server.start_long_request().await;
     let workers = server.workers();
@@ -143,7 +143,7 @@ async fn a_model_that_is_missing_leaves_the_server_up_with_the_reason_until_it_c
     let file = folder.path().join("ggml-tiny.en.bin");
     let server = Server::start(&file, &[]).await;
     let failed = || async { server.health().await["hot_worker_error"].is_string() };
-    server.until("the reason is reported", failed).await;
+    server.until("the health page has the reason", failed).await;
     let health = server.health().await;
     assert_eq!(health["status"], "degraded");
     assert_eq!(health["hot_worker_loaded"], false);
@@ -175,12 +175,12 @@ async fn a_broken_model_file_is_refused_with_the_reason_and_no_crash() {
     std::fs::write(&file, &whole[..whole.len() / 2]).expect("writes");
     let server = Server::start(&file, &[]).await;
     let failed = || async { server.health().await["hot_worker_error"].is_string() };
-    server.until("the reason is reported", failed).await;
+    server.until("the health page has the reason", failed).await;
     assert_eq!(server.get("/livez").await.status(), 200);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_takes_its_work_and_its_file_with_it() {
+async fn a_client_that_leaves_cancels_its_work_and_its_file_is_removed() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     {
         let file = sample("en-long.ogg");
@@ -200,7 +200,7 @@ async fn a_client_that_leaves_takes_its_work_and_its_file_with_it() {
 }
 
 #[tokio::test]
-async fn while_the_model_loads_requests_are_told_so_and_when_to_come_back() {
+async fn while_the_model_loads_requests_get_503_with_retry_after() {
     let server = Server::start(&model("tiny.en").await, &[]).await;
     let started = || async { !server.workers().is_empty() };
     server.until("the worker is there", started).await;
@@ -238,7 +238,7 @@ async fn sigterm_while_the_model_loads_ends_everything_at_once() {
 }
 
 #[tokio::test]
-async fn a_second_sigterm_ends_what_would_still_take_long() {
+async fn a_second_sigterm_ends_running_requests() {
     let mut server = Server::ready(&model("base").await, &[]).await;
     let request = server.start_long_request().await;
     signal(server.pid(), "TERM");

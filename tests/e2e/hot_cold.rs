@@ -129,12 +129,12 @@ async fn a_burst_brings_a_cold_worker_that_shares_the_work_and_leaves_when_it_is
 }
 
 #[tokio::test]
-async fn a_cold_worker_that_is_killed_leaves_its_piece_to_the_hot_one_and_the_header_says_so() {
+async fn the_hot_worker_takes_over_the_chunk_of_a_killed_cold_worker_and_the_header_says_so() {
     let server = Server::ready(&model("tiny.en").await, ONE_COLD).await;
     let hot = server.workers();
     let requests = burst(&server, 16, "en-sentence.wav");
     let lane_of_cold = || async {
-        // A ready worker gets its chunk at once.
+        // A worker that is up gets a chunk at once.
         server
             .log()
             .iter()
@@ -160,7 +160,7 @@ async fn a_cold_worker_that_is_killed_leaves_its_piece_to_the_hot_one_and_the_he
 }
 
 #[tokio::test]
-async fn no_worker_outlives_a_server_that_was_killed_be_it_loading_busy_or_stopped() {
+async fn no_loading_busy_or_stopped_worker_outlives_a_killed_server() {
     let settings = [
         ("COLD_POOL_SIZE", "3"),
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
@@ -198,7 +198,7 @@ async fn sigterm_with_a_full_queue_finishes_it_and_leaves_no_worker() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_before_the_body_is_read_and_says_when_to_come_back() {
+async fn a_full_queue_rejects_requests_before_the_body_is_read_with_retry_after() {
     let settings = [("MAX_QUEUE_SECONDS", "1.5"), ("COLD_POOL_SIZE", "0")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let worker = server.workers()[0];
@@ -272,7 +272,7 @@ async fn the_hot_model_is_freed_when_idle_and_the_next_request_brings_it_back() 
 }
 
 #[tokio::test]
-async fn a_worker_is_replaced_after_its_number_of_chunks_without_an_effect_on_requests() {
+async fn a_worker_is_replaced_after_its_number_of_chunks_without_an_interruption() {
     let settings = [("WORKER_MAX_CHUNKS", "2")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let mut seen = Vec::new();
@@ -289,7 +289,7 @@ async fn a_worker_is_replaced_after_its_number_of_chunks_without_an_effect_on_re
 }
 
 #[tokio::test]
-async fn a_model_file_that_vanishes_is_told_and_the_node_recovers_when_it_is_back() {
+async fn a_model_file_that_vanishes_is_reported_and_the_node_recovers_when_it_is_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("ggml-tiny.en.bin");
     std::fs::copy(model("tiny.en").await, &file).expect("copies");
@@ -320,7 +320,7 @@ async fn a_model_file_that_vanishes_is_told_and_the_node_recovers_when_it_is_bac
 }
 
 #[tokio::test]
-async fn a_slow_uploader_holds_its_place_and_gives_it_back_when_it_leaves() {
+async fn a_slow_upload_holds_an_admission_slot_and_releases_it_when_the_client_leaves() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let address = server.url.trim_start_matches("http://").to_owned();
     let slow = tokio::net::TcpStream::connect(&address)

@@ -1,4 +1,4 @@
-//! Repeated uploads to a real server: during the first one, after its client has left, and after the answer.
+//! Identical uploads to a real server: while the first one runs, after its client left, and after the reply.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ async fn alone(server: &Server, file: &Path) -> (usize, String) {
 }
 
 #[tokio::test]
-async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
+async fn identical_uploads_at_the_same_time_share_one_run() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
     let file = server.long_file(5);
@@ -68,7 +68,7 @@ async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
 }
 
 #[tokio::test]
-async fn another_key_is_another_client_and_other_options_are_other_work() {
+async fn requests_with_another_key_or_other_options_do_not_share_a_run() {
     let keys = [("API_KEYS", "one,two")];
     let mut server = Server::ready(&model("tiny.en").await, &keys).await;
     server.share_work();
@@ -94,7 +94,7 @@ async fn another_key_is_another_client_and_other_options_are_other_work() {
 }
 
 #[tokio::test]
-async fn what_is_kept_of_one_key_is_not_for_another_and_no_store_keeps_nothing() {
+async fn a_cached_result_serves_its_own_key_only_and_no_store_caches_nothing() {
     let settings = [("API_KEYS", "one,two"), ("RESULT_CACHE_SECONDS", "600")];
     let mut server = Server::ready(&model("tiny.en").await, &settings).await;
     server.share_work();
@@ -125,7 +125,7 @@ async fn what_is_kept_of_one_key_is_not_for_another_and_no_store_keeps_nothing()
 }
 
 #[tokio::test]
-async fn the_first_client_may_leave_and_the_second_gets_all_of_it() {
+async fn the_first_client_may_leave_and_the_second_gets_the_whole_text() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
     let file = server.long_file(5);
@@ -147,7 +147,7 @@ async fn the_first_client_may_leave_and_the_second_gets_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_retry_after_the_client_gave_up_goes_on_where_it_was() {
+async fn a_retry_resumes_the_work_of_a_client_that_left() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
     let file = server.long_file(5);
@@ -176,7 +176,7 @@ async fn a_retry_after_the_client_gave_up_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn results_are_kept_if_the_operator_says_so_and_not_otherwise() {
+async fn results_are_cached_only_if_configured() {
     for (seconds, chunks) in [("0", 2), ("600", 1)] {
         let settings = [("RESULT_CACHE_SECONDS", seconds)];
         let mut server = Server::ready(&model("tiny.en").await, &settings).await;

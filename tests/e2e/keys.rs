@@ -1,4 +1,4 @@
-//! Keys of a real server: names, rotation under load, and faults of the key file.
+//! Keys of a real server: names, rotation under load, and faults of their file.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -83,7 +83,7 @@ async fn keys_are_exchanged_under_load_and_no_request_is_lost() {
         );
         keys.write(&format!("{first}{second}"));
         hang_up(&server, RELOADED).await;
-        // The users still have the old key, and the keys are read again repeatedly.
+        // The server does not know yet, and the keys in force are read again and again.
         for _ in 0..20 {
             signal(server.pid(), "HUP");
         }
@@ -193,7 +193,7 @@ async fn a_broken_file_keeps_the_keys_in_force_and_says_so_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_closed_terminal_stops_the_server_and_what_runs_is_finished_however_often_it_is_told() {
+async fn a_closed_terminal_drains_the_server_however_many_signals_follow() {
     let model = model("tiny.en").await;
     let (mut server, terminal) = Server::start_at_terminal(&model, &[]).await;
     server.until_ready().await;
@@ -290,7 +290,7 @@ async fn logs_and_metrics_have_names_and_nothing_has_a_key() {
 }
 
 #[tokio::test]
-async fn a_keys_priority_decides_who_comes_first() {
+async fn a_keys_priority_decides_which_request_is_first() {
     let keys = KeysFile::new("usual s-1\nbatch s-2 priority=low\nvoice s-3 priority=high\n");
     let settings = [("API_KEYS_FILE", keys.name())];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
@@ -329,7 +329,7 @@ async fn a_keys_priority_decides_who_comes_first() {
     assert!(place("from-voice") < place("from-batch"), "{handed_out:#?}");
 }
 
-/// Waits until this number of chunks waits for the lane.
+/// Waits until this many chunks wait for the lane.
 async fn until_queued(server: &Server, chunks: u64) {
     let waiting = || async {
         let health = server.health().await;

@@ -1,4 +1,4 @@
-//! One client's speech never reaches another client: on no lane, not after errors, not after cancellation.
+//! One client's words never reach another: not on any lane, not after errors, not after cancelled requests.
 
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,7 @@ async fn speak(server: &Server, turn: usize) {
             let request = request.multipart(form(&file, &[("prompt", PROMPT)]));
             let handed_out = server.chunks_handed_out();
             let request = tokio::spawn(request.send());
-            // While its chunk is in a lane, or still waits for one.
+            // While its chunk is in a lane, or while it waits for one.
             let far_enough = || async {
                 server.chunks_handed_out() > handed_out || (leaves == 2 && server.is_busy().await)
             };
@@ -64,8 +64,8 @@ async fn speak(server: &Server, turn: usize) {
     }
 }
 
-/// Asserts that other clients' texts, after and during the secret, equal those of a server that never received it.
-async fn assert_no_leak(model: &Path, more: &[PathBuf], turns: usize) {
+/// Every listener's text after and beside the secret is that of a server that never heard it.
+async fn check_that_no_text_leaks(model: &Path, more: &[PathBuf], turns: usize) {
     let settings = [
         ("COLD_POOL_SIZE", "1"),
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
@@ -116,13 +116,13 @@ async fn assert_no_leak(model: &Path, more: &[PathBuf], turns: usize) {
 }
 
 #[tokio::test]
-async fn no_text_leaks_on_an_english_model() {
+async fn no_text_leaks_between_requests_on_an_english_model() {
     let command = sample("en-command.wav");
-    assert_no_leak(&model("tiny.en").await, &[command], 6).await;
+    check_that_no_text_leaks(&model("tiny.en").await, &[command], 6).await;
 }
 
 #[tokio::test]
-async fn no_text_leaks_across_languages() {
+async fn no_text_leaks_between_requests_across_languages() {
     let spanish = sample("es-sentence.wav");
-    assert_no_leak(&model("base").await, &[spanish], 2).await;
+    check_that_no_text_leaks(&model("base").await, &[spanish], 2).await;
 }

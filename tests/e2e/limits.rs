@@ -128,7 +128,7 @@ async fn behind_a_trusted_proxy_each_address_has_a_bucket() {
 }
 
 #[tokio::test]
-async fn from_anybody_else_the_header_means_nothing() {
+async fn the_header_of_an_untrusted_peer_is_ignored() {
     let settings = [
         ("RATE_LIMIT_RPS", "0.001"),
         ("RATE_LIMIT_BURST", "1"),
@@ -144,8 +144,8 @@ async fn from_anybody_else_the_header_means_nothing() {
 }
 
 #[tokio::test]
-async fn an_allowance_of_audio_is_charged_by_its_real_length_wherever_it_was_transcribed() {
-    // The command is 1.8 s long.
+async fn an_audio_allowance_is_charged_by_real_duration_also_for_shared_work() {
+    // The command has 1.8 s.
     let lines = "once k-1\ntwice k-2 audio_seconds_per_day=3\nany k-3 audio_seconds_per_day=0\n";
     let keys = KeysFile::new(lines);
     let settings = [
@@ -204,7 +204,7 @@ async fn a_stream_and_a_search_for_the_language_are_charged_as_well() {
 }
 
 #[tokio::test]
-async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
+async fn cancelled_work_is_charged_as_far_as_it_was_done() {
     let settings = [("API_KEYS", "one,two"), ("MAX_AUDIO_SECONDS_PER_DAY", "1")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = server.long_file(10);
@@ -252,7 +252,7 @@ async fn a_request_that_joins_running_work_is_charged_as_well() {
 }
 
 #[tokio::test]
-async fn a_text_whose_second_opinion_failed_is_charged() {
+async fn a_text_whose_escalation_failed_is_charged() {
     let settings = [
         ("API_KEYS", "one"),
         ("MAX_AUDIO_SECONDS_PER_DAY", "1"),
@@ -280,7 +280,7 @@ async fn until_charged(server: &Server, key: &str) {
 }
 
 #[tokio::test]
-async fn beyond_the_connections_that_there_may_be_health_is_told_and_work_refused() {
+async fn beyond_the_connection_limit_health_is_served_and_work_is_rejected() {
     let settings = [("MAX_CONNECTIONS", "4")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     // The connections that waited for readiness count as well.
@@ -352,7 +352,7 @@ const FORM: &str =
     "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\nRIFF";
 
 #[tokio::test]
-async fn an_upload_that_stops_is_ended_on_every_path_and_so_is_a_silent_connection() {
+async fn a_stalled_upload_times_out_on_every_path_and_so_does_a_silent_connection() {
     let server = Server::ready(&model("base").await, &[]).await;
     let before = server.inferences().await;
     let stopping = STOPPING.iter().map(|(path, kind, begin)| {

@@ -1,4 +1,4 @@
-//! `uttera-stt load` as a program: on this server, on servers that return errors, and ended by a signal.
+//! `uttera-stt load` from outside: against this server, against servers that reject requests, and ended by a signal.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -157,14 +157,14 @@ fn row(table: &str, clients: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_pair_is_measured_in_both_tiers() {
-    let larger = fallback(&[]).await;
-    let small = primary(&larger, &COMMANDS).await;
+async fn a_primary_and_its_fallback_are_both_measured() {
+    let fallback_node = fallback(&[]).await;
+    let primary_node = primary(&fallback_node, &COMMANDS).await;
     let sentence = sample("en-sentence.wav");
     let more = ["--endpoint", "transcribe", "--requests", "4", "--file"];
     let more = [&more[..], &[sentence.to_str().expect("UTF-8")]].concat();
     let command = sample("en-command.wav");
-    let run = run(&one_client(&small.url, &command, &more), None).await;
+    let run = run(&one_client(&primary_node.url, &command, &more), None).await;
     assert_eq!(run.output.status.code(), Some(0), "{:?}", run.output);
     let step = &run.json["steps"][0];
     // Commands are short, and they are every second request.
@@ -182,12 +182,12 @@ async fn a_pair_is_measured_in_both_tiers() {
     let cells = row(&run.table, &step["clients"]);
     assert!(!cells.contains(&"-".to_owned()), "{cells:?}");
     assert_eq!(cells[9], "50 %", "{cells:?}");
-    // The warm-up requests were passed on too: a command, a sentence, and the client's own one.
-    assert!(small.log_lines("the text is doubtful").len() >= 3);
+    // Those of the warm-up went the same way: a command, a sentence, and the client's one.
+    assert!(primary_node.log_lines("the text is not trusted").len() >= 3);
 }
 
 #[tokio::test]
-async fn what_the_headers_of_a_primary_tell_is_told() {
+async fn the_figures_in_a_primarys_headers_are_shown() {
     let answer = good()
         .insert_header("X-Queue-Wait-ms", "7")
         .insert_header("X-Primary-Infer-ms", "80")
@@ -273,7 +273,7 @@ async fn failures_are_counted_by_kind() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_ends_the_run() {
+async fn a_server_that_rejects_everything_ends_the_run() {
     let server = answers(&[], ResponseTemplate::new(429).set_body_string("no")).await;
     let url = server.uri();
     let run = run(&[&url, "--concurrency", "1,2", "--requests", "500"], None).await;
@@ -294,7 +294,7 @@ async fn a_server_that_refuses_ends_the_run() {
 }
 
 #[tokio::test]
-async fn a_request_without_an_answer_is_given_up() {
+async fn a_request_without_a_reply_times_out() {
     let stalled = good().set_delay(Duration::from_secs(3600));
     let server = answers(&[(2, good())], stalled).await;
     let (url, file) = (server.uri(), sample("en-command.wav"));
@@ -305,8 +305,8 @@ async fn a_request_without_an_answer_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_the_run_and_the_steps_done_are_told() {
-    // The warm-up of one file and one client, a step of three requests, and none after that.
+async fn a_signal_ends_the_run_and_the_finished_steps_are_shown() {
+    // The warm-up of one file and one client, a step of three, and then nothing more.
     let stalled = good().set_delay(Duration::from_secs(3600));
     let server = answers(&[(5, good())], stalled).await;
     let (url, file) = (server.uri(), sample("en-command.wav"));
@@ -355,7 +355,7 @@ async fn a_signal_ends_the_run_and_the_steps_done_are_told() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_told_before_anything_is_sent() {
+async fn impossible_arguments_are_rejected_before_any_request() {
     let server = answers(&[], good()).await;
     let url = server.uri();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

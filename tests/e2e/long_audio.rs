@@ -1,5 +1,5 @@
-//! Long, silent and noisy audio on a real server: the text, the order of requests, cancellation when a client leaves,
-//! and the memory for hours of audio.
+//! A real server with long, silent and noisy audio: which text is written, which request waits, what a client
+//! that leaves cancels, and how much memory hours of audio take.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

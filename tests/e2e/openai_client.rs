@@ -114,8 +114,8 @@ async fn the_official_client_gets_translations() {
 }
 
 #[tokio::test]
-async fn the_official_client_comes_again_when_it_is_told_to() {
-    // The model is added after the client was rejected once.
+async fn the_official_client_retries_when_the_server_says() {
+    // The model comes when the client was turned away once.
     let folder = tempfile::tempdir().expect("a folder");
     let late = folder.path().join("ggml-tiny.en.bin");
     let settings = [("API_KEYS", KEY), ("COLD_START_TIME_SECONDS", "1")];
@@ -127,13 +127,13 @@ async fn the_official_client_comes_again_when_it_is_told_to() {
     let seen = check.await.expect("no panic");
     let text = seen["text"].as_str().expect("a text");
     assert_eq!(words(text), words(&sample_text("en-command.wav")));
-    // Each time, the client slept exactly as long as the server requested.
+    // It slept each time exactly as long as the server said.
     assert_eq!(seen["slept"], seen["told"], "{seen}");
     assert_ne!(seen["told"].as_array().map(Vec::len), Some(0));
 }
 
 #[tokio::test]
-async fn the_official_client_tries_again_what_may_pass_and_nothing_else() {
+async fn the_official_client_retries_temporary_errors_only() {
     let stand_in = StandIn::start().await;
     let url = stand_in.url();
     let settings = [("API_KEYS", KEY), ("LIBRETRANSLATE_URL", url.as_str())];

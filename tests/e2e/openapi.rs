@@ -1,5 +1,5 @@
-//! `/openapi.json` against the running server: schemathesis generates requests from the document and checks that it
-//! describes each answer.
+//! `/openapi.json` against the running server: schemathesis makes requests from the document and checks that it
+//! allows each reply.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +12,7 @@ const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 /// The checks for every answer.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
 
-/// Runs a command; if it fails, the test fails with the reason.
+/// Runs a command, and panics with its messages when it fails.
 fn run(command: &mut Command) -> String {
     let output = command.output().expect("starts");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();

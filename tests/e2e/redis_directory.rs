@@ -1,4 +1,4 @@
-//! The node directory with a real Redis: its records, and its errors if Redis fails.
+//! The node directory against a real Redis: its record, and its errors when Redis has a fault.
 
 use std::path::Path;
 use std::process::Command;
@@ -152,7 +152,7 @@ async fn calls_made_while_one_hangs_end_as_well() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_without_it_and_the_right_one_works_at_once() {
+async fn a_wrong_password_is_reported_without_it_and_the_right_one_works_at_once() {
     let mut server = RedisServer::start_with_password("hunter2").await;
     let port = server.port();
     let wrong = directory(&format!("redis://:hunter22@127.0.0.1:{port}"));
@@ -186,7 +186,7 @@ async fn an_unneeded_password_and_a_missing_database_are_reported() {
 }
 
 #[tokio::test]
-async fn a_full_redis_is_told_and_has_the_record_when_there_is_room() {
+async fn a_full_redis_is_reported_and_gets_the_record_when_it_has_room() {
     let server = RedisServer::start().await;
     let directory = directory(&server.url());
     server.set_option("maxmemory", "1");
@@ -197,7 +197,7 @@ async fn a_full_redis_is_told_and_has_the_record_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_replica_is_told_and_has_the_record_when_it_is_a_master_again() {
+async fn a_replica_is_reported_and_gets_the_record_when_it_is_a_master_again() {
     let server = RedisServer::start().await;
     let directory = directory(&server.url());
     publish(&directory, 0.25).await.expect("published");
@@ -210,7 +210,7 @@ async fn a_replica_is_told_and_has_the_record_when_it_is_a_master_again() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_only_set_and_delete_is_enough() {
+async fn the_permissions_to_set_and_delete_are_enough() {
     let server = RedisServer::start().await;
     let rules = ["ACL", "SETUSER", "node", "on", ">hunter2", "~stt:nodes:*"];
     let url = format!("redis://node:hunter2@127.0.0.1:{}", server.port());
@@ -235,11 +235,11 @@ async fn a_unix_socket_works() {
 }
 
 #[tokio::test]
-async fn hosts_that_are_not_there_are_told_by_their_address() {
+async fn unreachable_hosts_are_reported_with_their_address() {
     let port = free_port();
     let refused = refusal(&directory(&format!("redis://u:hunter2@127.0.0.1:{port}"))).await;
     assert!(refused.contains(&format!("127.0.0.1:{port}")), "{refused}");
-    // Reserved for documentation: there is no route to it, or no answer from it.
+    // Reserved for documentation: either there is no route, or no host replies.
     refusal(&directory("redis://u:hunter2@192.0.2.1")).await;
     refusal(&directory("redis://u:hunter2@nowhere.invalid")).await;
     refusal(&directory("unix:///nowhere/redis.sock?pass=hunter2")).await;
@@ -275,7 +275,7 @@ async fn a_connection_with_an_answer_outstanding_is_closed_so_that_no_late_one_i
     until_closed(&mut first).await;
     // If the caller does not wait for it:
     let mut second = tokio::select! {
-        _ = publish(&directory, 0.5) => panic!("the server never answered"),
+        _ = publish(&directory, 0.5) => panic!("there was no reply"),
         second = async {
             let mut second = accept(&listener).await;
             assert!(read_command(&mut second).await.contains("SET"));
@@ -297,7 +297,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     accepted.expect("a connection").expect("accepted").0
 }
 
-/// Commands are short enough to arrive in one read.
+/// The commands are short: one read gets a whole one.
 async fn read_command(connection: &mut TcpStream) -> String {
     let mut bytes = [0; 1024];
     let read = timeout(PATIENCE, connection.read(&mut bytes)).await;

@@ -1,4 +1,4 @@
-//! A real server and a real Redis: the records for routers, and the effect of a failing Redis.
+//! A real server and a real Redis: the record that routers read, and faults of Redis.
 
 use serde_json::Value;
 use test_support::redis_server::{RedisServer, free_port};
@@ -146,7 +146,7 @@ async fn redis_may_stop_hang_restart_and_refuse_and_no_request_notices() {
 }
 
 #[tokio::test]
-async fn a_redis_that_was_never_there_is_told_once_and_the_node_works_and_ends_cleanly() {
+async fn an_unreachable_redis_is_logged_once_and_the_node_works_and_ends_cleanly() {
     let url = format!("redis://:secret-word@127.0.0.1:{}/0", free_port());
     let mut server = registered(&url, &[]).await;
     server.until_ready().await;

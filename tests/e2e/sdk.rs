@@ -91,10 +91,10 @@ async fn every_reply_has_its_types() {
 
 #[tokio::test]
 async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
-    let larger = fallback(&[("API_KEYS", KEY)]).await;
+    let fallback_node = fallback(&[("API_KEYS", KEY)]).await;
     let keys = [("API_KEYS", KEY), ("FALLBACK_API_KEY", KEY)];
-    let small = primary(&larger, &keys).await;
-    let client = client(&small);
+    let primary_node = primary(&fallback_node, &keys).await;
+    let client = client(&primary_node);
     let name = "en-sentence.wav";
     let said = words(&sample_text(name));
     let options = TranscribeOptions {
@@ -136,11 +136,11 @@ async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
         (&headers.fallback_error, &headers.error_type),
         (&None, &None)
     );
-    assert!(!larger.log_lines("of-a-pair").is_empty());
+    assert!(!fallback_node.log_lines("of-a-pair").is_empty());
 
-    drop(larger);
+    drop(fallback_node);
     let error = client.transcribe(sample(name), &options).await;
-    let error = error.expect_err("no server is asked");
+    let error = error.expect_err("no fallback is running");
     let status = error.status().expect("a status");
     assert_eq!(
         (status.status, status.code.as_deref()),
@@ -177,7 +177,7 @@ async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_told_in_its_words() {
+async fn an_error_of_the_server_is_shown_in_its_words() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
     let attempts = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&attempts);
@@ -313,7 +313,7 @@ async fn a_pool_loses_nothing_when_a_server_dies_and_finds_it_when_it_is_back() 
     assert_eq!(nodes[0].statistics.outcomes.succeeded, 0, "{nodes:?}");
     assert_eq!(nodes[1].statistics.outcomes.succeeded, 2, "{nodes:?}");
 
-    // Until a request finds that the server is gone.
+    // Until the pool notices that it is gone.
     while pool.nodes()[0].standing != Standing::Ejected {
         ask("en-command.wav").await.expect("the other one does it");
     }

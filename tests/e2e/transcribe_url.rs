@@ -1,4 +1,4 @@
-//! `uttera-stt transcribe --url`: a real server does the work of the local tree.
+//! `uttera-stt transcribe --url`: a real server gives the results of a local run.
 
 use serde_json::Value;
 use test_support::command_line::{err, out, run, run_with};

@@ -2,8 +2,8 @@
 
 pub use uttera_stt_tools::probe::word_error_rate::{Score, align, normalise};
 
-/// Whether two texts differ in few words only. The cuts of chunks depend on the machine's current speed, and a few words
-/// depend on the cuts.
+/// Whether two transcripts agree but for a few words. The machine's speed decides where the audio is cut,
+/// and the cuts decide a few words.
 pub fn are_alike(one: &str, other: &str) -> bool {
     Score::of(one, other).rate() < 0.15
 }

@@ -26,11 +26,10 @@ use crate::domain::ids::{LaneId, LaneKind, LeaseId, WorkerId};
 use crate::domain::transcript::ChunkTranscript;
 use crate::lane::exit::{LaneExit, LaneFailure};
 use crate::lane::idle::{IdleTimer, Verdict};
-use crate::lane::recycling::{RecyclingLimits, RecyclingPolicy};
+use crate::lane::recycling::{RecyclingLimits, RecyclingPolicy, new_engine_is_sooner};
 use crate::lane::running::Running;
 use crate::ports::{DetectedLanguage, Engine, EngineInfo, EngineLauncher};
 use crate::queue::messages::{DispatcherMessage, LaneMessage, LaunchedEngine, Lease, Retire};
-use crate::status::cost::Cost;
 use crate::status::{EngineAccount, NodeStatus};
 use crate::task::{caught, spawn};
 
@@ -255,7 +254,7 @@ impl Lane {
         let (cost, start) = (status.cost(), status.measured_start());
         let pays = running.lease == lease
             && running.is_aborted()
-            && replacing_pays(cost, start, running.elapsed());
+            && new_engine_is_sooner(cost, start, running.elapsed());
         if pays {
             info!(worker = %self.arguments.worker, "ending a worker that is busy with cancelled work");
             self.leave(myself, LaneExit::Abandoned, Retire::AfterLease);
@@ -393,14 +392,4 @@ impl Lane {
         }
         myself.stop(why.map(|why| why.as_str().to_owned()));
     }
-}
-
-/// Whether a new engine is ready before this one notices an abort. The encoder pass is the fixed part of a
-/// chunk's cost and comes first. A start may take half as long again as usual.
-fn replacing_pays(cost: Option<Cost>, start: Option<Duration>, worked: Duration) -> bool {
-    let (Some(cost), Some(start)) = (cost, start) else {
-        return false;
-    };
-    let rest_of_pass = cost.fixed - worked.as_secs_f64();
-    rest_of_pass > 1.5 * start.as_secs_f64()
 }

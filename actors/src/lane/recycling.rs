@@ -2,6 +2,9 @@
 //! releases all of it.
 
 use std::fmt;
+use std::time::Duration;
+
+use crate::status::cost::Cost;
 
 /// When an engine is replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +67,20 @@ impl RecyclingPolicy {
     }
 }
 
+/// Whether a new engine is ready before this one notices an abort. The encoder pass is the fixed part of a
+/// chunk's cost and comes first. A start may take half as long again as usual.
+pub(super) fn new_engine_is_sooner(
+    cost: Option<Cost>,
+    start: Option<Duration>,
+    worked: Duration,
+) -> bool {
+    let (Some(cost), Some(start)) = (cost, start) else {
+        return false;
+    };
+    let rest_of_pass = cost.fixed - worked.as_secs_f64();
+    rest_of_pass > 1.5 * start.as_secs_f64()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +101,19 @@ mod tests {
         );
         let mut unlimited = RecyclingPolicy::new(RecyclingLimits::default());
         assert!((0..1000).all(|_| unlimited.chunk_done(Some(u64::MAX)).is_none()));
+    }
+
+    #[test]
+    fn a_new_engine_is_sooner_only_if_its_start_ends_before_the_encoder_pass() {
+        let cost = Some(Cost {
+            fixed: 10.0,
+            slope: 0.1,
+        });
+        let seconds = Duration::from_secs;
+        assert!(new_engine_is_sooner(cost, Some(seconds(2)), seconds(6)));
+        assert!(!new_engine_is_sooner(cost, Some(seconds(2)), seconds(8)));
+        assert!(!new_engine_is_sooner(cost, Some(seconds(7)), seconds(0)));
+        assert!(!new_engine_is_sooner(cost, None, seconds(0)));
+        assert!(!new_engine_is_sooner(None, Some(seconds(2)), seconds(0)));
     }
 }

@@ -86,6 +86,18 @@ pub struct Position {
     pub decode_seconds: f64,
 }
 
+impl Position {
+    fn of(stream: &dyn ChunkStream, waited: Duration) -> Self {
+        let so_far = samples_to_seconds(stream.decoded_samples());
+        let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
+        Self {
+            known: so_far.max(claimed),
+            settled: samples_to_seconds(stream.settled_samples()),
+            decode_seconds: waited.as_secs_f64(),
+        }
+    }
+}
+
 /// A report of the decoding task.
 #[derive(Debug)]
 pub(crate) enum DecodeProgress {
@@ -151,13 +163,7 @@ pub(crate) async fn decode(
         let begin = Instant::now();
         let next = stream.next(target).await?;
         waited += begin.elapsed();
-        let so_far = samples_to_seconds(stream.decoded_samples());
-        let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
-        let position = Position {
-            known: so_far.max(claimed),
-            settled: samples_to_seconds(stream.settled_samples()),
-            decode_seconds: waited.as_secs_f64(),
-        };
+        let position = Position::of(stream.as_ref(), waited);
         let progress = match next {
             Some(Decoded::Chunk(chunk)) => {
                 let claimed = stream.claimed_duration();

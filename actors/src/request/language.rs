@@ -1,4 +1,4 @@
-//! The language of a request: which one its chunks get, and which one the client hears of.
+//! The language of a request: the one that its chunks get, and the one that is reported to the client.
 //!
 //! Unless the client names a language, the first chunk with speech decides, and the other chunks wait until its
 //! language is detected, long before its text is complete. If the detection is uncertain, they wait for the
@@ -15,10 +15,10 @@ const CONVINCING: f32 = 0.8;
 /// Chunks without words before the likeliest guess is accepted.
 const MOST_TRIES: usize = 4;
 
-/// A language as the client hears of it.
+/// A language as it is reported to the client.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ReportedLanguage {
-    /// ISO 639-1.
+    /// ISO 639-1 code.
     pub(crate) code: String,
     /// Its probability, if it was detected.
     pub(crate) probability: Option<f32>,
@@ -33,20 +33,20 @@ impl ReportedLanguage {
     }
 }
 
-/// See the module.
+/// Decides and reports the language of one request.
 #[derive(Debug)]
 pub(crate) struct RequestLanguage {
-    /// The client's choice.
+    /// The language that the client gave.
     given: Option<String>,
     hold: LanguageHold,
-    /// What the client has heard, once it has.
+    /// The language that was reported to the client.
     reported: Option<ReportedLanguage>,
 }
 
 impl RequestLanguage {
-    /// `given`: by the client. `known`: without a detection, because the model knows no other language or an
-    /// earlier equal request decided. `multilingual`: every chunk has a language of its own. A detection below
-    /// `least` waits for the text, however high other limits are.
+    /// `given`: by the client. `known`: without a detection, because the model supports no other language or an
+    /// earlier equal request decided. `multilingual`: each chunk's language is detected separately. `least`: a
+    /// lower bound for the probability from which a language is accepted before there is any text.
     pub(crate) fn new(
         given: Option<String>,
         known: Option<String>,
@@ -79,8 +79,9 @@ impl RequestLanguage {
         self.hold.heard(index, language)
     }
 
-    /// Records the language of a chunk with its text, and returns what the client is to hear of it. The engine
-    /// has the last word: a model of one language detects no other.
+    /// Records the language of a chunk with its text. Returns the language to report to the client, if this
+    /// decides it. The engine's language counts even if another one was known: a model of one language
+    /// detects no other.
     pub(crate) fn learn(
         &mut self,
         index: ChunkIndex,
@@ -114,8 +115,8 @@ impl RequestLanguage {
         }
     }
 
-    /// Records the fallback's language for a chunk whose language this node had detected as `own`, or could not
-    /// detect. Returns what the client is to hear of it.
+    /// Records the fallback's language for a chunk. `own`: this node's text of the chunk, if there is one.
+    /// Returns the language to report to the client, if this decides it.
     pub(crate) fn correct(
         &mut self,
         index: ChunkIndex,
@@ -160,7 +161,7 @@ impl RequestLanguage {
     }
 }
 
-/// Which language chunks get: a plain decision.
+/// Decides the language that chunks get.
 #[derive(Debug)]
 enum LanguageHold {
     /// Given by the client, or decided.
@@ -344,7 +345,7 @@ mod tests {
         assert!(language.may_go(FIRST));
         let own = text("hallo", "nl", Some(0.75));
         assert!(language.learn(FIRST, &own).is_some());
-        // The client has heard of the language already; only the transcript tells the better one.
+        // The client has received a language already; only the transcript contains the better one.
         assert_eq!(
             language.correct(FIRST, Some(&own), &text("hallo", "de", Some(0.9))),
             None

@@ -83,19 +83,19 @@ impl FinishedWork {
     }
 }
 
-/// The finished work of a request, from and for an equal request.
+/// The finished work that a request takes over from an earlier, equal request, and leaves for a later one.
 #[derive(Debug)]
 pub(crate) struct Resume {
-    /// Whether the request can be recognised when it comes again.
+    /// Whether finished work is kept: a later request can be recognised as equal.
     is_kept: bool,
-    /// What was finished when an equal request was here before.
+    /// Work of an earlier, equal request that was not taken over yet.
     before: FinishedWork,
-    /// What is finished, for when it comes again.
+    /// Work that this request finished.
     finished: FinishedWork,
 }
 
 impl Resume {
-    /// `is_kept`: whether the request can be recognised when it comes again.
+    /// `is_kept`: whether a later request can be recognised as equal. `before`: work of an earlier one.
     pub(crate) fn new(is_kept: bool, before: FinishedWork) -> Self {
         Self {
             is_kept,
@@ -104,12 +104,12 @@ impl Resume {
         }
     }
 
-    /// The text of a chunk, if exactly this audio was transcribed before.
+    /// Removes and returns the earlier request's text of a chunk with exactly this audio.
     pub(crate) fn take(&mut self, chunk: &AudioChunk) -> Option<ChunkDone> {
         self.before.take(chunk)
     }
 
-    /// Records the length that the next chunk was to have.
+    /// Records the target length of the next chunk.
     pub(crate) fn record_cut(&mut self, target: Duration) {
         if self.is_kept {
             self.finished.cut(target);
@@ -123,7 +123,7 @@ impl Resume {
         }
     }
 
-    /// Takes all finished work. `language`: the one that was decided.
+    /// Takes all finished work. `language`: the language that was decided for the request.
     pub(crate) fn take_finished(&mut self, language: Option<&str>) -> FinishedWork {
         let before = std::mem::take(&mut self.before);
         std::mem::take(&mut self.finished).kept(before, language)

@@ -113,7 +113,7 @@ impl Subscribers {
     }
 
     /// Sends an event to all subscribers.
-    pub(crate) fn tell(&self, event: &Event) {
+    pub(crate) fn send(&self, event: &Event) {
         let mut inner = self.lock();
         inner.history.record(event);
         for subscriber in &inner.subscribers {
@@ -151,16 +151,16 @@ impl Subscribers {
 
     /// Whether no subscriber is left. Then the transcription ends, and `finished` is kept for an equal
     /// request.
-    pub(crate) fn is_deserted(&self, finished: impl FnOnce() -> FinishedWork) -> bool {
+    pub(crate) fn is_abandoned(&self, finished: impl FnOnce() -> FinishedWork) -> bool {
         let mut inner = self.lock();
         inner
             .subscribers
             .retain(|subscriber| !subscriber.events.is_closed());
-        let deserted = inner.subscribers.is_empty();
-        if deserted && inner.ending.is_none() {
+        let is_abandoned = inner.subscribers.is_empty();
+        if is_abandoned && inner.ending.is_none() {
             inner.ending = Some(Ending::Undelivered(finished()));
         }
-        deserted
+        is_abandoned
     }
 
     /// Takes what the transcription left at its end; `None`: it still runs.

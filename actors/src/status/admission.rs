@@ -392,7 +392,7 @@ mod tests {
         assert!((slot.ahead().load.audio_seconds() - 5000.0).abs() < 1e-6);
     }
 
-    /// A snapshot of a node with so many requests and one lane.
+    /// A snapshot of a node with this many requests and one lane.
     fn snapshot(requests: usize) -> Snapshot {
         let status = Arc::new(NodeStatus::default());
         status.set_queue(0, 1, 0);

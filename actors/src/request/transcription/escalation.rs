@@ -1,9 +1,9 @@
 //! The escalation of a request: which of its texts go to the fallback, and which text is kept.
 //!
-//! Every chunk is judged by itself, so that of a long file only the doubtful chunks go. If the language itself
-//! is doubtful, the chunk that decides it goes first and the others wait for the fallback's language. A failure
-//! of the fallback costs nothing that was there before, and after the first one no more chunks of this request
-//! go.
+//! Each chunk is judged separately, so that only the doubtful chunks of a long file are escalated. If the
+//! language is doubtful, the chunk that decides it is escalated first, and the others wait for the fallback's
+//! language. If the fallback fails, the texts of this node are kept, and no more chunks of the request are
+//! escalated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::fallback::policy::{EscalationPolicy, words};
 use crate::ports::FallbackText;
 use crate::request::transcription::intake::OpenChunk;
 
-/// See the module.
+/// The escalation of one request.
 #[derive(Default)]
 pub(super) struct Escalating {
     /// The tests of a text; `None`: there is no fallback.
@@ -24,13 +24,13 @@ pub(super) struct Escalating {
     words: usize,
     /// Texts with words that wait until it is known whether the request has enough of them.
     short: Vec<(OpenChunk, ChunkTranscript)>,
-    /// Chunks at the fallback, with this node's text or why there is none.
+    /// Chunks at the fallback, with this node's text or error.
     sent: BTreeMap<ChunkIndex, (OpenChunk, Result<ChunkTranscript, SttError>)>,
     /// Chunks whose language is doubtful.
     doubtful_languages: BTreeSet<ChunkIndex>,
     /// Whether some of the text is this node's.
     has_own_text: bool,
-    /// The fallback's model, if some of the text is its.
+    /// The fallback's model, if it wrote some of the text.
     model: Option<String>,
     /// Seconds that chunks spent at the fallback.
     seconds: f64,
@@ -44,7 +44,7 @@ pub(super) struct Judged {
     pub(super) weaknesses: Weaknesses,
 }
 
-/// The end of a chunk's stay at the fallback.
+/// The outcome of a chunk's escalation.
 pub(super) enum FallbackEnd {
     /// The fallback's text, and this node's if there is one.
     Better {
@@ -77,12 +77,12 @@ impl Escalating {
         !self.sent.is_empty() || !self.short.is_empty()
     }
 
-    /// Whether the fallback has chunks for which this node has no text: their words are still to come.
+    /// Whether the fallback has chunks for which this node has no text, so that their words are not counted yet.
     pub(super) fn misses_words(&self) -> bool {
         self.sent.values().any(|(_, own)| own.is_err())
     }
 
-    /// Looks at the language of a new text. Returns whether its language waits for the fallback's.
+    /// Tests the language of a new text. Returns whether it is doubtful and waits for the fallback's language.
     pub(super) fn doubts_language(&mut self, index: ChunkIndex, text: &ChunkTranscript) -> bool {
         self.so_far.language_was_tested |=
             self.policy.is_some() && text.language_probability.is_some();
@@ -123,7 +123,7 @@ impl Escalating {
         self.words += words;
         let few = self.words < policy.min_words;
         if few && !is_last && !self.is_language_doubtful(chunk.audio.index) {
-            // There are few of these: their memory is not worth a decoder that waits for it.
+            // Few chunks are held here, so they do not count in the memory budget: decoding goes on.
             chunk.permit = None;
             self.short.push((chunk, text));
             return Vec::new();

@@ -1,4 +1,4 @@
-//! The audio of a request: how far decoding is, and which chunks are decoded and not transcribed yet.
+//! The audio of a request: the state of decoding, and the chunks that are decoded and not transcribed yet.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,11 +13,11 @@ pub(super) struct OpenChunk {
     pub(super) audio: AudioChunk,
     /// Seconds of the time line that are done with it: its own and the silence before it.
     pub(super) covers: f64,
-    /// The chunk's share of the memory. A part uses the share of its chunk.
+    /// The chunk's share of the memory budgets. A part uses the share of its chunk.
     pub(super) permit: Option<ChunkPermit>,
 }
 
-/// See the module.
+/// The audio of one request.
 #[derive(Default)]
 pub(super) struct Intake {
     decoded: Option<DecodedAudio>,
@@ -30,7 +30,7 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    /// Records how far decoding is. Returns the seconds for which it has become certain what is speech.
+    /// Records the state of decoding. Returns the seconds that became final since the last report.
     pub(super) fn advance(&mut self, position: Position) -> f64 {
         let settled = position.settled.max(self.position.settled);
         let newly_settled = settled - self.position.settled;
@@ -53,9 +53,9 @@ impl Intake {
         newly_settled
     }
 
-    /// Admission assumed a short request, because the body was not read yet. With the first chunk this returns
-    /// the remaining work of a request that turns out to be long, for a second look at the wait; otherwise, and
-    /// for all later chunks, `None`.
+    /// The remaining work of a long request when its first chunk is decoded, for a second estimate of the wait:
+    /// admission assumed a short request, because the body was not read yet. `None` for a short request and for
+    /// all later chunks.
     pub(super) fn work_of_a_long_request(&mut self, first_chunk_seconds: f64) -> Option<Left> {
         let is_first = !std::mem::replace(&mut self.length_was_checked, true);
         let known = self.position.known;
@@ -67,7 +67,7 @@ impl Intake {
         })
     }
 
-    /// The remaining work; `None` until something is decoded: the request then counts as admission assumed.
+    /// The remaining work; `None` until something is decoded. Until then admission's assumption counts.
     pub(super) fn remaining_work(&self) -> Option<Left> {
         let Position { known, settled, .. } = self.position;
         if self.decoded.is_none() && settled <= 0.0 {
@@ -92,7 +92,7 @@ impl Intake {
         self.held_back.push_back(chunk);
     }
 
-    /// The held back chunks, in order, up to the first one that must still wait.
+    /// Takes the chunks that were held back, in order, up to the first one that must still wait.
     pub(super) fn release(&mut self, mut may_go: impl FnMut(ChunkIndex) -> bool) -> Vec<OpenChunk> {
         let mut released = Vec::new();
         while let Some(chunk) = self.held_back.pop_front() {
@@ -130,7 +130,7 @@ impl Intake {
         self.position.known
     }
 
-    /// Seconds that were spent waiting for the decoder.
+    /// Seconds spent waiting for the decoder.
     pub(super) fn decode_seconds(&self) -> f64 {
         self.position.decode_seconds
     }
@@ -143,7 +143,7 @@ pub(super) mod tests {
     use super::*;
     use crate::domain::chunk::SAMPLE_RATE;
 
-    /// A chunk of so many seconds, which covers as much of the time line.
+    /// A chunk of this length, which covers as much of the time line.
     pub(in crate::request::transcription) fn chunk(number: usize, seconds: u32) -> OpenChunk {
         let samples = (seconds * SAMPLE_RATE) as usize;
         let start = (number * samples) as u64;
@@ -183,7 +183,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_the_first_chunk_of_a_long_file_asks_for_a_second_look() {
+    fn only_the_first_chunk_of_a_long_file_asks_for_a_second_estimate() {
         let mut intake = Intake::default();
         intake.advance(position(3600.0, 30.0));
         let left = intake.work_of_a_long_request(25.0).expect("it is long");

@@ -1,12 +1,12 @@
 //! A Transcription: one request, from its first decoded sample to its last segment.
 //!
-//! It runs the decoder in a task of its own, gives chunks to the Dispatcher, checks and merges their texts and
+//! It runs the decoder in a separate task, sends chunks to the Dispatcher, checks and merges their texts, and
 //! sends events to every subscriber. Only a few chunks are outstanding at a time, so memory does not grow with
 //! the length of the audio. If the language must be detected, the first chunk with speech decides it and the
-//! other chunks wait for it.
+//! other chunks wait.
 //!
-//! Its decisions are made by plain structs that know no actor: [`Intake`] (audio and open chunks),
-//! [`RequestLanguage`], [`Texts`] and [`Escalating`]. [`steps`] carries them out.
+//! Plain structs without actors make its decisions: [`Intake`] (audio and open chunks), [`RequestLanguage`],
+//! [`Texts`] and [`Escalating`]. [`steps`] carries them out.
 //!
 //! Supervised by [`Transcriptions`](crate::request::transcriptions). It ends with its last event, or when the
 //! last client leaves: its finished chunks are then kept for a while.
@@ -53,18 +53,18 @@ pub enum TranscriptionMessage {
     Decoded {
         /// The audio.
         chunk: AudioChunk,
-        /// The length that was asked for.
+        /// The target length that the decoder was given.
         target: Duration,
-        /// Its share of the memory, released when the chunk is done.
+        /// Its share of the memory budgets, released when the chunk is done.
         permit: ChunkPermit,
-        /// How far decoding is.
+        /// The state of decoding after the chunk.
         position: Position,
     },
     /// From the decoding task: only silence since its last message.
     Silence(Position),
     /// From the decoding task: all audio is decoded, or decoding failed.
     DecodeEnded(Result<DecodedAudio, DecodeError>),
-    /// From the Dispatcher: a lane has detected a chunk's language.
+    /// From the Dispatcher: a lane detected a chunk's language.
     LanguageDetected {
         /// The chunk.
         index: ChunkIndex,
@@ -75,31 +75,31 @@ pub enum TranscriptionMessage {
     ChunkEnded {
         /// The chunk.
         index: ChunkIndex,
-        /// The text and how it was made, or why there is none.
+        /// The text and the lane that made it, or the error.
         outcome: Result<ChunkDone, SttError>,
     },
     /// From the task that calls the fallback: its result for a chunk.
     FallbackEnded {
         /// The chunk.
         index: ChunkIndex,
-        /// The text, or why there is none.
+        /// The text, or the error.
         outcome: Result<FallbackText, FallbackError>,
-        /// How long it took.
+        /// Duration of the call.
         seconds: f64,
     },
-    /// From [`Transcriptions`](crate::request::transcriptions): a new Dispatcher took over.
+    /// From [`Transcriptions`](crate::request::transcriptions): the Dispatcher was replaced.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
-    /// A subscriber has left.
-    ListenerLeft,
-    /// The server no longer waits for this request.
+    /// A subscriber left.
+    SubscriberLeft,
+    /// From [`Transcriptions`](crate::request::transcriptions): end with this error.
     Cancel(SttError),
 }
 
 /// Arguments of a Transcription.
 pub struct TranscriptionArguments {
-    /// Names the request inside the tree.
+    /// Identifies the request inside the tree.
     pub id: JobId,
-    /// The work.
+    /// The request.
     pub job: Job,
     /// Its admission slot, held until the request ends.
     pub slot: AdmissionSlot,
@@ -109,13 +109,13 @@ pub struct TranscriptionArguments {
     pub before: FinishedWork,
     /// Opens the audio.
     pub decoder: Arc<dyn AudioDecoder>,
-    /// Decoded chunks that all requests together may hold.
+    /// Limits the decoded chunks of all requests together.
     pub chunk_budget: Arc<Semaphore>,
-    /// Takes chunks to lanes.
+    /// The queue for chunks.
     pub dispatcher: ActorRef<DispatcherMessage>,
-    /// Passes doubtful texts on to the fallback; `None`: there is none.
+    /// The fallback for doubtful texts; `None`: texts are not escalated.
     pub escalator: Option<Escalator>,
-    /// The state of the node.
+    /// The node's status.
     pub status: Arc<NodeStatus>,
 }
 
@@ -123,7 +123,7 @@ pub struct TranscriptionArguments {
 pub struct TranscriptionState {
     id: JobId,
     job: Job,
-    /// Dropped before the client hears the end: the client's next request must not find this one still in the
+    /// Dropped before the client receives the result: the client's next request must not find this one still in the
     /// accounts.
     slot: Option<AdmissionSlot>,
     subscribers: Arc<Subscribers>,
@@ -174,7 +174,7 @@ impl Actor for Transcription {
             escalator,
             status,
         } = arguments;
-        // Translations are not passed on.
+        // Translations are not escalated.
         let escalator = escalator.filter(|_| job.escalates && job.options.task == Task::Transcribe);
         let source = job.source.clone();
         let budget = ChunkBudget::new(Arc::clone(&status), chunk_budget);
@@ -189,7 +189,7 @@ impl Actor for Transcription {
             let report = |progress| myself.cast(decoded(progress)).is_ok();
             let decoding = decode(decoder.as_ref(), &source, options, lengths, budget, report);
             let ended = (caught(decoding).await)
-                .unwrap_or_else(|| Err(DecodeError::Unavailable("a panic".to_owned())));
+                .unwrap_or_else(|| Err(DecodeError::Unavailable("it panicked".to_owned())));
             let _ = myself.cast(TranscriptionMessage::DecodeEnded(ended));
         });
         let least = escalator
@@ -253,12 +253,12 @@ impl Actor for Transcription {
                 state.dispatcher_replaced(&myself, dispatcher);
                 Outcome::GoesOn
             }
-            // Checked below after every message: a client that left before it had the stream sends no message.
-            TranscriptionMessage::ListenerLeft => Outcome::GoesOn,
+            // Checked below after every message: a client that left before it got the stream sends no message.
+            TranscriptionMessage::SubscriberLeft => Outcome::GoesOn,
             TranscriptionMessage::Cancel(reason) => state.fail(reason),
         };
         state.update_accounts();
-        if outcome == Outcome::Ended || state.is_deserted() {
+        if outcome == Outcome::Ended || state.is_abandoned() {
             myself.stop(None);
         }
         Ok(())
@@ -296,7 +296,7 @@ fn owner(transcription: ActorRef<TranscriptionMessage>) -> ChunkOwner {
     })
 }
 
-/// The language of a model that knows no other.
+/// The language of a model that supports only one.
 fn only_language(status: &NodeStatus) -> Option<String> {
     let engine = status.snapshot().last_engine?;
     (!engine.multilingual).then(|| "en".to_owned())

@@ -3,16 +3,15 @@
 use crate::domain::chunk::AudioChunk;
 use crate::domain::ids::ChunkIndex;
 use crate::domain::job::Progress;
-use crate::domain::transcript::{
-    ChunkDone, ChunkTranscript, Merger, Removed, Route, Segment, Timings,
-};
+use crate::domain::transcript::{ChunkDone, ChunkTranscript, Removed, Route, Segment, Timings};
 use crate::request::transcription::intake::OpenChunk;
 use crate::text::hallucination::guard;
+use crate::text::merger::Merger;
 use crate::text::missed_speech::{self, Again};
 use crate::text::second_pass::SecondPass;
 use crate::text::segment_split;
 
-/// See the module.
+/// The texts of one request.
 #[derive(Default)]
 pub(super) struct Texts {
     /// Whether hallucinated text is removed.
@@ -21,24 +20,24 @@ pub(super) struct Texts {
     removed: Vec<Removed>,
     /// Chunks of which parts are transcribed again.
     second_passes: Vec<(OpenChunk, SecondPass)>,
-    /// Parts so far.
+    /// Number of the next part.
     next_part: usize,
     route: Route,
     route_is_reported: bool,
     inference_seconds: f64,
-    /// Until a lane took the first chunk.
+    /// The wait until a lane took the first chunk.
     queue_wait_seconds: Option<f64>,
     chunks_done: usize,
     seconds_done: f64,
     reported: Progress,
 }
 
-/// An engine's text after the checks that every text goes through.
+/// An engine's text after the checks that every text undergoes.
 pub(super) struct CheckedText {
     pub(super) transcript: ChunkTranscript,
-    /// Text that was removed as hallucinated, with times of the chunk.
+    /// Text that was removed as hallucinated; times count from the chunk's first sample.
     pub(super) removed: Vec<Removed>,
-    /// Whether an earlier equal request made it.
+    /// Whether the text is from an earlier, equal request.
     pub(super) reused: bool,
 }
 
@@ -51,8 +50,7 @@ impl Texts {
         }
     }
 
-    /// Checks an engine's text: removes hallucinations and cuts the silence around segments, over which whisper
-    /// stretches them.
+    /// Checks an engine's text: removes hallucinations, and the silence over which whisper stretches segments.
     pub(super) fn check(&mut self, audio: &AudioChunk, done: ChunkDone) -> CheckedText {
         let ChunkDone {
             mut transcript,
@@ -80,14 +78,14 @@ impl Texts {
         }
     }
 
-    /// Records how long the first chunk waited. `seconds_in_tree`: since the request began; `working_seconds`:
-    /// the part of it in which the chunk was decoded and transcribed.
+    /// Records the wait of the first chunk. `seconds_in_tree`: since the request began; `working_seconds`: the
+    /// part of it in which the chunk was decoded and transcribed.
     pub(super) fn record_wait(&mut self, seconds_in_tree: f64, working_seconds: f64) {
         let wait = (seconds_in_tree - working_seconds).max(0.0);
         self.queue_wait_seconds.get_or_insert(wait);
     }
 
-    /// Records the removed text of a chunk, and returns the speech for which whisper wrote nothing or too little.
+    /// Records the removed text of a chunk. Returns the speech that has no text, or too little.
     pub(super) fn find_missed(
         &mut self,
         audio: &AudioChunk,
@@ -112,8 +110,8 @@ impl Texts {
         parts
     }
 
-    /// Records the text of a part; `None`: its transcription failed, which costs nothing that was there before.
-    /// Returns the chunk with its text if this was its last part.
+    /// Records the text of a part; `None`: its transcription failed, and the first text stays. Returns the chunk
+    /// with its text if this was its last part.
     pub(super) fn part_ended(
         &mut self,
         index: ChunkIndex,
@@ -128,7 +126,7 @@ impl Texts {
         Some((chunk, pass.finish()))
     }
 
-    /// Whether a second pass is under way.
+    /// Whether a second pass is running.
     pub(super) fn has_second_pass(&self) -> bool {
         !self.second_passes.is_empty()
     }
@@ -139,7 +137,7 @@ impl Texts {
         transcript.segments = segment_split::settle(segments, audio);
     }
 
-    /// Records a chunk's final text. Returns the segments that are now in their place.
+    /// Records a chunk's final text. Returns the segments that are final now.
     pub(super) fn settle(&mut self, chunk: OpenChunk, transcript: ChunkTranscript) -> Vec<Segment> {
         self.chunks_done += 1;
         self.seconds_done += chunk.covers;
@@ -157,7 +155,7 @@ impl Texts {
         self.seconds_done
     }
 
-    /// The progress, if it has changed since it was last reported.
+    /// The progress, if it changed since the last report.
     pub(super) fn progress_to_report(&mut self, seconds_known: f64) -> Option<Progress> {
         let progress = Progress {
             chunks_done: self.chunks_done,
@@ -293,7 +291,7 @@ mod tests {
         let indices: Vec<_> = parts.iter().map(|part| part.index).collect();
         assert_eq!(indices, [ChunkIndex::Part(0), ChunkIndex::Part(1)]);
         assert!(texts.part_ended(ChunkIndex::Part(7), None).is_none());
-        // A failed part costs nothing.
+        // After a failed part the first text stays.
         assert!(texts.part_ended(indices[0], None).is_none());
         assert!(texts.has_second_pass());
         let (ended, transcript) = texts.part_ended(indices[1], None).expect("the last part");

@@ -1,5 +1,5 @@
-//! The steps of a Transcription: what it does with each message, by the decisions of its plain structs. The
-//! steps from a chunk's text to the client are in [`texts`].
+//! The steps of a Transcription: how it handles each message, by the decisions of its plain structs. The steps
+//! from a chunk's text to the client are in [`texts`].
 
 mod texts;
 
@@ -42,7 +42,7 @@ impl TranscriptionState {
         if let Err(rejection) = self.check_length(chunk.audio.duration_seconds()) {
             return self.fail(rejection);
         }
-        // Also asked for a chunk that is finished already: it may be the one that decides the language.
+        // Asked even for a chunk that is already finished, because that one may decide the language.
         let may_go = self.language.may_go(chunk.audio.index);
         if let Some(done) = self.resume.take(&chunk.audio) {
             return self.chunk_done(myself, chunk, done);
@@ -105,7 +105,7 @@ impl TranscriptionState {
         let Some(slot) = &self.slot else { return };
         let known = self.intake.seconds_known();
         let scheduling = slot.scheduling_key(known, known - self.texts.seconds_done());
-        // If the Dispatcher is gone, its successor will be announced and gets the chunk again.
+        // If the Dispatcher is gone, the chunk is sent to its successor (`DispatcherReplaced`).
         let _ = self.dispatcher.cast(DispatcherMessage::Enqueue {
             job: self.id,
             request,
@@ -172,7 +172,7 @@ impl TranscriptionState {
     fn chunk_failed(&mut self, myself: &Myself, chunk: OpenChunk, error: SttError) -> Outcome {
         match self.escalating.judge_failure(error) {
             Ok(error) => {
-                warn!(request_id = %self.job.request_id, chunk = %chunk.audio.index, %error, "the engine failed: asking the fallback");
+                warn!(request_id = %self.job.request_id, chunk = %chunk.audio.index, %error, "the engine failed: escalating the chunk");
                 self.escalate(myself, chunk, Err(error));
                 Outcome::GoesOn
             }
@@ -183,8 +183,8 @@ impl TranscriptionState {
 
 /// The end of the request.
 impl TranscriptionState {
-    /// The length of the audio, when every chunk has a text of this node or of the fallback, or waits for a
-    /// judgement that needs no more words.
+    /// The length of the audio, when all words of the request are known: every chunk is transcribed, by this
+    /// node or by the fallback.
     fn finished_seconds(&self) -> Option<f64> {
         let is_open = self.texts.has_second_pass() || self.escalating.misses_words();
         self.intake.finished_seconds().filter(|_| !is_open)
@@ -251,10 +251,10 @@ impl TranscriptionState {
         subscribers.end(result, || self.take_finished());
     }
 
-    /// Whether the last client has left.
-    pub(super) fn is_deserted(&mut self) -> bool {
+    /// Whether the last subscriber left.
+    pub(super) fn is_abandoned(&mut self) -> bool {
         let subscribers = Arc::clone(&self.subscribers);
-        subscribers.is_deserted(|| self.take_finished())
+        subscribers.is_abandoned(|| self.take_finished())
     }
 
     fn take_finished(&mut self) -> FinishedWork {

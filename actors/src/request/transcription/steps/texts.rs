@@ -1,4 +1,4 @@
-//! What happens to the text of a chunk: checks, second passes, escalation, and its way to the client.
+//! The steps from a chunk's text to the client: checks, second passes, escalation, and events.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ impl TranscriptionState {
         self.end_if_done(myself)
     }
 
-    /// The checks that every text of an engine goes through, with their records.
+    /// Checks an engine's text, and records what was removed.
     fn check(&mut self, audio: &AudioChunk, done: ChunkDone) -> CheckedText {
         self.resume.record_done(audio, &done);
         let checked = self.texts.check(audio, done);
@@ -123,7 +123,7 @@ impl TranscriptionState {
         }
         Texts::split(&chunk.audio, &mut transcript);
         if !transcript.segments.is_empty() {
-            // Not reported before if only a second pass found text.
+            // The language is not reported yet if only a second pass found text.
             let reported = self.language.report(ReportedLanguage {
                 code: transcript.language.clone(),
                 probability: transcript.language_probability,
@@ -131,7 +131,7 @@ impl TranscriptionState {
             self.send_language(reported);
         }
         for segment in self.texts.settle(chunk, transcript) {
-            self.subscribers.tell(&Event::Segment(segment));
+            self.subscribers.send(&Event::Segment(segment));
         }
         self.report_progress();
     }
@@ -139,27 +139,27 @@ impl TranscriptionState {
     pub(super) fn send_language(&self, language: Option<ReportedLanguage>) {
         if let Some(ReportedLanguage { code, probability }) = language {
             self.subscribers
-                .tell(&Event::Language { code, probability });
+                .send(&Event::Language { code, probability });
         }
     }
 
     fn report_route(&mut self) {
         if let Some(route) = self.texts.route_to_report() {
-            self.subscribers.tell(&Event::Route(route));
+            self.subscribers.send(&Event::Route(route));
         }
     }
 
     pub(super) fn report_progress(&mut self) {
         let known = self.intake.seconds_known();
         if let Some(progress) = self.texts.progress_to_report(known) {
-            self.subscribers.tell(&Event::Progress(progress));
+            self.subscribers.send(&Event::Progress(progress));
         }
     }
 }
 
 /// Escalation.
 impl TranscriptionState {
-    /// Keeps this node's text of a chunk, or passes the chunk on.
+    /// Keeps this node's text of a chunk, or escalates the chunk.
     fn judge(&mut self, myself: &Myself, chunk: OpenChunk, text: ChunkTranscript) {
         let is_last = self.finished_seconds().is_some();
         let judged = self.escalating.judge(chunk, text, is_last);
@@ -197,7 +197,7 @@ impl TranscriptionState {
         let is_possible = self.escalating.is_possible();
         let escalator = self.escalator.as_ref().filter(|_| is_possible);
         let Some((to, slot)) = escalator.zip(self.slot.as_ref()) else {
-            // The fallback has failed before: this chunk then has a text of this node.
+            // The fallback failed before. A chunk without a text of this node does not get here.
             if let Ok(text) = own {
                 self.settle_own(chunk, text);
             }
@@ -245,7 +245,7 @@ impl TranscriptionState {
         let Some(end) = self.escalating.end(index, outcome, seconds) else {
             return Outcome::GoesOn;
         };
-        // Reported by now, unless no lane could do anything.
+        // The route was reported earlier, unless no lane finished a chunk.
         self.report_route();
         match end {
             Ok((chunk, FallbackEnd::Better { text, own })) => {
@@ -268,7 +268,7 @@ impl TranscriptionState {
         own: Option<&ChunkTranscript>,
     ) {
         if text.language.is_empty() {
-            // Not every other server names the language.
+            // Some servers do not return the language.
             let known = own.map(|own| own.language.as_str());
             let known = known.or_else(|| self.language.code()).unwrap_or_default();
             known.clone_into(&mut text.language);
