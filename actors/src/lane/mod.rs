@@ -191,8 +191,8 @@ impl Lane {
 
     /// Asks the Dispatcher whether the lane may end. There is no answer if a chunk is on its way to this lane;
     /// then the lane asks again after its next idle time.
-    fn leave(&mut self, myself: &ActorRef<LaneMessage>, why: LaneExit, when: Retire) {
-        self.leaving = Some(why);
+    fn leave(&mut self, myself: &ActorRef<LaneMessage>, exit: LaneExit, when: Retire) {
+        self.leaving = Some(exit);
         let _ = self.arguments.dispatcher.cast(DispatcherMessage::Retire {
             lane: self.arguments.lane,
             when,
@@ -323,8 +323,8 @@ impl Lane {
     /// Dispatcher are lost.
     fn free_again(&mut self, myself: &ActorRef<LaneMessage>, to_new_dispatcher: bool) {
         match (self.leaving, to_new_dispatcher) {
-            (Some(why @ (LaneExit::Recycled | LaneExit::Abandoned)), true) => {
-                self.leave(myself, why, Retire::AfterLease);
+            (Some(exit @ (LaneExit::Recycled | LaneExit::Abandoned)), true) => {
+                self.leave(myself, exit, Retire::AfterLease);
             }
             (Some(LaneExit::Recycled | LaneExit::Abandoned), false) => {}
             (Some(LaneExit::Idle) | None, _) => {
@@ -380,7 +380,7 @@ impl Lane {
         }
     }
 
-    async fn stop(&mut self, myself: &ActorRef<LaneMessage>, why: Option<LaneExit>) {
+    async fn stop(&mut self, myself: &ActorRef<LaneMessage>, exit: Option<LaneExit>) {
         if let Phase::Up { engine, .. } = &self.phase {
             let grace = self.arguments.stop_grace;
             let worker = &self.arguments.worker;
@@ -390,6 +390,6 @@ impl Lane {
                 warn!(%worker, "worker cannot be stopped");
             }
         }
-        myself.stop(why.map(|why| why.as_str().to_owned()));
+        myself.stop(exit.map(|exit| exit.as_str().to_owned()));
     }
 }

@@ -158,11 +158,13 @@ impl Actor for ColdPool {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(who, reason) => state.worker_failed(&who, Some(&reason)),
-            SupervisionEvent::ActorTerminated(who, _, reason) => {
+            SupervisionEvent::ActorFailed(child, reason) => {
+                state.worker_failed(&child, Some(&reason))
+            }
+            SupervisionEvent::ActorTerminated(child, _, reason) => {
                 match LaneExit::from_reason(reason.as_deref()) {
-                    Some(why) => state.worker_left(&who, why),
-                    None => state.worker_failed(&who, None),
+                    Some(exit) => state.worker_left(&child, exit),
+                    None => state.worker_failed(&child, None),
                 }
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
@@ -297,14 +299,14 @@ impl ColdPoolState {
         self.publish_counts();
     }
 
-    fn worker_left(&mut self, who: &ActorCell, why: LaneExit) {
-        if let Some(worker) = self.remove(who) {
-            info!(worker = %worker.name, reason = ?why, active = self.active(), "a cold worker left");
+    fn worker_left(&mut self, child: &ActorCell, exit: LaneExit) {
+        if let Some(worker) = self.remove(child) {
+            info!(worker = %worker.name, reason = ?exit, active = self.active(), "a cold worker left");
         }
     }
 
-    fn worker_failed(&mut self, who: &ActorCell, reason: Option<&ActorProcessingErr>) {
-        let Some(worker) = self.remove(who) else {
+    fn worker_failed(&mut self, child: &ActorCell, reason: Option<&ActorProcessingErr>) {
+        let Some(worker) = self.remove(child) else {
             return;
         };
         let finished = self.arguments.status.finished_chunks(LaneKind::Cold);
@@ -333,8 +335,8 @@ impl ColdPoolState {
         }
     }
 
-    fn remove(&mut self, who: &ActorCell) -> Option<Worker> {
-        let worker = self.workers.remove(&who.get_id())?;
+    fn remove(&mut self, child: &ActorCell) -> Option<Worker> {
+        let worker = self.workers.remove(&child.get_id())?;
         if self.arguments.demand.awaits_freed_memory() {
             self.last_change = Instant::now();
         }

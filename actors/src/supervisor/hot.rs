@@ -36,8 +36,8 @@ struct HotChild {
 }
 
 impl HotLane {
-    pub(super) fn is(&self, who: ActorId) -> bool {
-        (self.child.as_ref()).is_some_and(|child| child.actor.get_id() == who)
+    pub(super) fn is(&self, ended: ActorId) -> bool {
+        (self.child.as_ref()).is_some_and(|child| child.actor.get_id() == ended)
     }
 
     pub(super) fn actor(&self) -> Option<&ActorRef<LaneMessage>> {
@@ -100,8 +100,8 @@ impl SupervisorState {
         if self.phase == Phase::Stopping {
             return Ok(());
         }
-        if let Some(why) = failure.lane_exit() {
-            return self.hot_left(myself, why).await;
+        if let Some(exit) = failure.lane_exit() {
+            return self.hot_left(myself, exit).await;
         }
         self.hot_failed(myself, failure);
         Ok(())
@@ -110,7 +110,7 @@ impl SupervisorState {
     async fn hot_left(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
-        why: LaneExit,
+        exit: LaneExit,
     ) -> Result<(), SpawnErr> {
         let status = &self.arguments.status;
         if let Some(info) = status.snapshot().last_engine {
@@ -118,8 +118,8 @@ impl SupervisorState {
         }
         // Checked after the status is set: every request that is admitted from now on sees it and sends `Wake`.
         let wanted = status.requests() > 0;
-        info!(reason = ?why, wanted, "the hot worker released its memory");
-        if why.is_replaced() || wanted {
+        info!(reason = ?exit, wanted, "the hot worker released its memory");
+        if exit.is_replaced() || wanted {
             self.start_hot(myself).await?;
         }
         Ok(())

@@ -195,13 +195,13 @@ impl Actor for Supervisor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(who, reason) => {
+            SupervisionEvent::ActorFailed(ended, reason) => {
                 let failure = Failure::Error(&reason);
-                state.child_gone(&myself, &who, failure).await?;
+                state.child_gone(&myself, &ended, failure).await?;
             }
-            SupervisionEvent::ActorTerminated(who, _, reason) => {
+            SupervisionEvent::ActorTerminated(ended, _, reason) => {
                 let failure = Failure::Ended(reason.as_deref());
-                state.child_gone(&myself, &who, failure).await?;
+                state.child_gone(&myself, &ended, failure).await?;
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
         }
@@ -279,34 +279,34 @@ impl SupervisorState {
     async fn child_gone(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
-        who: &ActorCell,
+        ended: &ActorCell,
         failure: Failure<'_>,
     ) -> Result<(), SpawnErr> {
-        let who = who.get_id();
-        if self.hot.is(who) {
+        let ended = ended.get_id();
+        if self.hot.is(ended) {
             return self.hot_gone(myself, failure).await;
         }
         if self.phase == Phase::Stopping {
             // The Supervisor stopped it.
             return Ok(());
         }
-        if self.dispatcher.get_id() == who {
+        if self.dispatcher.get_id() == ended {
             error!(reason = %failure, "the dispatcher failed; replacing it");
             self.replace_dispatcher(myself).await?;
-        } else if self.transcriptions.get_id() == who {
+        } else if self.transcriptions.get_id() == ended {
             error!(reason = %failure, "the transcriptions failed; replacing them");
             self.replace_transcriptions(myself).await?;
-        } else if self.cold_pool.get_id() == who {
+        } else if self.cold_pool.get_id() == ended {
             error!(reason = %failure, "the cold pool failed; replacing it");
             let gone = DispatcherMessage::ColdLanesGone {
                 up_to: LaneId::next(),
             };
             let _ = self.dispatcher.cast(gone);
             self.cold_pool = children::cold_pool(myself, &self.arguments, &self.dispatcher).await?;
-        } else if (self.translations.as_ref()).is_some_and(|child| child.get_id() == who) {
+        } else if (self.translations.as_ref()).is_some_and(|child| child.get_id() == ended) {
             error!(reason = %failure, "the translations actor failed; replacing it");
             self.translations = children::translations(myself, &self.arguments).await?;
-        } else if self.side_child_gone(who) {
+        } else if self.side_child_gone(ended) {
             warn!(reason = %failure, "a child failed; replacing it after a pause");
             // The timer ends with the actor.
             drop(myself.send_after(SIDE_CHILD_PAUSE, || SupervisorMessage::StartSideChildren));
@@ -314,10 +314,10 @@ impl SupervisorState {
         Ok(())
     }
 
-    fn side_child_gone(&mut self, who: ActorId) -> bool {
-        let watcher = self.vram_watcher.take_if(|child| child.get_id() == who);
-        let registrar = self.registrar.take_if(|child| child.get_id() == who);
-        let fallback = (self.fallback_model).take_if(|child| child.actor.get_id() == who);
+    fn side_child_gone(&mut self, ended: ActorId) -> bool {
+        let watcher = self.vram_watcher.take_if(|child| child.get_id() == ended);
+        let registrar = self.registrar.take_if(|child| child.get_id() == ended);
+        let fallback = (self.fallback_model).take_if(|child| child.actor.get_id() == ended);
         watcher.is_some() || registrar.is_some() || fallback.is_some()
     }
 

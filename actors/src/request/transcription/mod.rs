@@ -5,8 +5,8 @@
 //! the length of the audio. If the language must be detected, the first chunk with speech decides it and the
 //! other chunks wait.
 //!
-//! Plain structs without actors make its decisions: [`Intake`] (audio and open chunks), [`RequestLanguage`],
-//! [`Texts`] and [`Escalating`]. [`steps`] carries them out.
+//! Plain structs without actors make its decisions: `Intake` (audio and open chunks), `RequestLanguage`,
+//! `Texts` and `Escalating`. `steps` carries them out.
 //!
 //! Supervised by [`Transcriptions`](crate::request::transcriptions). It ends with its last event, or when the
 //! last client leaves: its finished chunks are then kept for a while.
