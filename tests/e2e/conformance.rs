@@ -188,7 +188,7 @@ async fn a_server_with_a_few_wrong_answers_fails_exactly_those_checks() {
 
 #[tokio::test]
 async fn a_server_with_the_worst_replies_does_not_end_a_run() {
-    // What is sent gets no answer at all; what is asked for, HTML, an endless body, or a broken one.
+    // POST requests get no answer; GET requests get HTML, an endless body, or a broken one.
     let worst = serve(|request: HttpRequest, _body| async move {
         if request.method() == Method::POST {
             std::future::pending::<()>().await;

@@ -238,7 +238,7 @@ async fn a_hanging_fallback_is_awaited_up_to_its_timeout_without_holding_a_lane(
 
 #[tokio::test]
 async fn a_fallback_that_rejects_requests_is_reported_as_such() {
-    // One request now and then.
+    // One request from time to time.
     let limited = fallback(&[("RATE_LIMIT_RPS", "0.01"), ("RATE_LIMIT_BURST", "1")]).await;
     let primary = primary(&limited, &[]).await;
     let response = transcribe(&primary, &[]).await;

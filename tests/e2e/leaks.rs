@@ -64,7 +64,7 @@ async fn speak(server: &Server, turn: usize) {
     }
 }
 
-/// Every listener's text after and beside the secret is that of a server that never heard it.
+/// Asserts that other clients' texts, after and during the secret, equal those of a server that never received it.
 async fn check_that_no_text_leaks(model: &Path, more: &[PathBuf], turns: usize) {
     let settings = [
         ("COLD_POOL_SIZE", "1"),

@@ -145,7 +145,7 @@ async fn the_header_of_an_untrusted_peer_is_ignored() {
 
 #[tokio::test]
 async fn an_audio_allowance_is_charged_by_real_duration_also_for_shared_work() {
-    // The command has 1.8 s.
+    // The command is 1.8 s long.
     let lines = "once k-1\ntwice k-2 audio_seconds_per_day=3\nany k-3 audio_seconds_per_day=0\n";
     let keys = KeysFile::new(lines);
     let settings = [

@@ -182,7 +182,7 @@ async fn a_primary_and_its_fallback_are_both_measured() {
     let cells = row(&run.table, &step["clients"]);
     assert!(!cells.contains(&"-".to_owned()), "{cells:?}");
     assert_eq!(cells[9], "50 %", "{cells:?}");
-    // Those of the warm-up went the same way: a command, a sentence, and the client's one.
+    // The warm-up requests were passed on too: a command, a sentence, and the client's own one.
     assert!(primary_node.log_lines("the text is doubtful").len() >= 3);
 }
 
@@ -306,7 +306,7 @@ async fn a_request_without_a_reply_times_out() {
 
 #[tokio::test]
 async fn a_signal_ends_the_run_and_the_finished_steps_are_shown() {
-    // The warm-up of one file and one client, a step of three, and then nothing more.
+    // The warm-up of one file and one client, a step of three requests, and none after that.
     let stalled = good().set_delay(Duration::from_secs(3600));
     let server = answers(&[(5, good())], stalled).await;
     let (url, file) = (server.uri(), sample("en-command.wav"));

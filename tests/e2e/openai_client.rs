@@ -115,7 +115,7 @@ async fn the_official_client_gets_translations() {
 
 #[tokio::test]
 async fn the_official_client_retries_when_the_server_says() {
-    // The model comes when the client was turned away once.
+    // The model is added after the client was rejected once.
     let folder = tempfile::tempdir().expect("a folder");
     let late = folder.path().join("ggml-tiny.en.bin");
     let settings = [("API_KEYS", KEY), ("COLD_START_TIME_SECONDS", "1")];

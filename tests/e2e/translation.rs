@@ -263,7 +263,7 @@ async fn whatever_goes_wrong_there_is_a_502_and_never_the_untranslated_text() {
 
 #[tokio::test]
 async fn an_unreachable_server_is_reported_as_such() {
-    // A port that was free just now.
+    // A port that was free a moment ago.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
