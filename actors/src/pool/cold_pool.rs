@@ -159,7 +159,7 @@ impl Actor for ColdPool {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(child, reason) => {
-                state.worker_failed(&child, Some(&reason))
+                state.worker_failed(&child, Some(&reason));
             }
             SupervisionEvent::ActorTerminated(child, _, reason) => {
                 match LaneExit::from_reason(reason.as_deref()) {
