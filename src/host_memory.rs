@@ -65,7 +65,7 @@ impl VramProbe for HostMemoryProbe {
             .map_err(|e| ProbeError(format!("{} cannot be read: {e}", path.display())))?;
         let field = |name: &str| {
             meminfo_bytes(&text, name)
-                .ok_or_else(|| ProbeError(format!("{} tells no {name}", path.display())))
+                .ok_or_else(|| ProbeError(format!("{} has no {name}", path.display())))
         };
         let (mut free, mut total) = (field("MemAvailable")?, field("MemTotal")?);
         for allowance in self.allowances() {

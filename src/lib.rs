@@ -1,6 +1,7 @@
-//! The edges of uttera-stt: HTTP, audio, engines, models, settings.
+//! The edges of uttera-stt: command line, settings, HTTP, audio, engines and models, and the clients of
+//! Redis, LibreTranslate and a fallback node.
 //!
-//! The supervision tree itself is the crate `stt-actors`; [`serve`] puts everything together.
+//! The supervision tree is the crate `stt-actors`. [`serve`] composes it with the edges.
 
 pub mod audio;
 pub mod cli;
@@ -24,5 +25,5 @@ mod priority;
 mod shutdown;
 mod tls;
 
-/// Whether this build can use a GPU: by cargo feature of the same name.
+/// Whether this build supports a GPU (cargo feature `cuda` or `vulkan`).
 pub const BUILT_FOR_GPU: bool = cfg!(any(feature = "cuda", feature = "vulkan"));

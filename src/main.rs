@@ -1,4 +1,4 @@
-//! The program: see [`uttera_stt::cli`].
+//! The program; [`uttera_stt::cli`] has all of it.
 
 use std::process::ExitCode;
 

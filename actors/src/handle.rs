@@ -1,4 +1,4 @@
-//! The handle: the only thing that the server's edges know of the tree.
+//! The handle: the only part of the tree that the rest of the server knows.
 //!
 //! It hides every actor reference and turns every failure of an actor into a typed error.
 
@@ -26,12 +26,11 @@ use crate::status::load::WaitEstimate;
 use crate::status::snapshot::{HotState, Snapshot};
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 
-/// How long the tree may take to start a transcription. It takes microseconds; this bounds what a
-/// client waits if it never answers.
+/// Time limit for starting a transcription. It takes microseconds; the limit bounds how long a client waits if
+/// the tree does not answer.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client waits for a translation beyond its time limit, in case that the tree does not
-/// answer.
+/// How much longer than its time limit a translation is awaited, in case the tree does not answer.
 const TRANSLATION_MARGIN: Duration = Duration::from_secs(5);
 
 /// The tree could not be started.
@@ -39,12 +38,12 @@ const TRANSLATION_MARGIN: Duration = Duration::from_secs(5);
 #[error("the supervision tree could not be started: {0}")]
 pub struct StartError(String);
 
-/// The running tree, for as many users as there are.
+/// The running tree. Clones refer to the same tree.
 #[derive(Clone)]
 pub struct Stt {
     pub(crate) supervisor: ActorRef<SupervisorMessage>,
     pub(crate) status: Arc<NodeStatus>,
-    /// Somebody else does what this node's model cannot.
+    /// Whether a fallback can transcribe while this node cannot.
     has_fallback: bool,
     /// `None`: no translator is configured.
     translations: Option<Translations>,
@@ -57,7 +56,7 @@ struct Translations {
     pending: TaskTracker,
 }
 
-/// Resolves when the tree has ended.
+/// The end of the tree.
 pub struct TreeEnded(JoinHandle<()>);
 
 impl TreeEnded {
@@ -69,7 +68,7 @@ impl TreeEnded {
 }
 
 impl Stt {
-    /// Starts the tree. It is up at once; the model loads meanwhile: see [`Self::ready`].
+    /// Starts the tree. It returns before the model is loaded: see [`Self::ready`].
     pub async fn start(ports: Ports, config: TreeConfig) -> Result<(Self, TreeEnded), StartError> {
         let status = NodeStatus::new(config.drain_cap, config.start_estimate, config.max_queue);
         let status = Arc::new(status);
@@ -112,16 +111,16 @@ impl Stt {
         })
     }
 
-    /// Takes a place for a request, or refuses it: before its body is read, so that refused work
-    /// costs nothing. Asks no actor. The place is given back when it is dropped.
+    /// Admits a request, or rejects it before its body is read, so that a rejected request costs nothing. Sends no
+    /// message that is awaited. Dropping the admission frees its slot.
     pub fn admit(&self, admission_request: AdmissionRequest) -> Result<Admission, SttError> {
-        // Taken first and looked at then: many that come at once cannot all see the last one free.
+        // The slot is taken before the check, so that concurrent requests cannot all see the last one free.
         let slot = self.status.take_slot(admission_request);
         let snapshot = self.snapshot();
-        refuse_unable(&snapshot, self.has_fallback)?;
+        reject_if_unable(&snapshot, self.has_fallback)?;
         let wait_estimate = admission::decide(&snapshot, slot.ahead(), self.status.max_queue())?;
         if matches!(snapshot.hot, HotState::Asleep(_)) {
-            // The model loads while the upload comes. A tree that has ended says so at submit.
+            // The model loads during the upload. If the tree has ended, `submit` reports it.
             let _ = self.supervisor.cast(SupervisorMessage::Wake);
         }
         Ok(Admission {
@@ -130,7 +129,7 @@ impl Stt {
         })
     }
 
-    /// Starts a transcription in its place and gives its events. Dropping the stream ends it.
+    /// Starts a transcription and returns its events. Dropping the stream cancels it.
     pub async fn submit(
         &self,
         admission: Admission,
@@ -157,7 +156,7 @@ impl Stt {
         })
     }
 
-    /// Why the tree did not take a request: it is leaving, or something is wrong.
+    /// Why the tree did not start a request: it is shutting down, or it failed.
     fn lost(&self, what: &'static str) -> SttError {
         let snapshot = self.snapshot();
         if snapshot.draining {
@@ -166,12 +165,12 @@ impl Stt {
         SttError::Internal(what)
     }
 
-    /// The tree's state, now. Asks no actor.
+    /// The current status of the node. Asks no actor.
     pub fn snapshot(&self) -> Snapshot {
         self.status.snapshot()
     }
 
-    /// Waits until the first engine is up, or is known not to come up: then the reason.
+    /// Waits until the first engine is loaded. The error says why it cannot be.
     pub async fn ready(&self) -> Result<EngineInfo, String> {
         let mut hot = self.status.subscribe_hot();
         loop {
@@ -187,22 +186,22 @@ impl Stt {
         }
     }
 
-    /// Takes nothing new, lets what runs finish within `grace`, ends the rest, then stops the tree:
-    /// [`TreeEnded`] tells when. A second call cuts the grace short.
+    /// Rejects new requests, lets running ones finish within `grace`, cancels the rest, then stops the tree:
+    /// await [`TreeEnded`]. A second call cuts the grace short.
     pub fn drain(&self, grace: Duration) {
-        // A tree that has ended needs no draining.
+        // If the tree has ended, there is nothing to drain.
         let _ = self.supervisor.cast(SupervisorMessage::Drain { grace });
     }
 }
 
-/// Refuses while no lane can do anything soon, and nobody else does it.
-fn refuse_unable(snapshot: &Snapshot, has_fallback: bool) -> Result<(), SttError> {
+/// Rejects requests while no lane will be ready soon and there is no fallback.
+fn reject_if_unable(snapshot: &Snapshot, has_fallback: bool) -> Result<(), SttError> {
     if snapshot.draining {
         return Err(snapshot.draining_refusal());
     }
     match &snapshot.hot {
         HotState::Ready(_) | HotState::Asleep(_) | HotState::Restarting { .. } => Ok(()),
-        // Cold workers that are up go on without it.
+        // Cold workers that are ready continue without the hot lane.
         HotState::Failed { .. } if snapshot.lanes() > 0 || has_fallback => Ok(()),
         HotState::Starting => Err(not_ready(snapshot, "the model is loading")),
         HotState::Failed { reason } => Err(not_ready(snapshot, reason)),
@@ -244,7 +243,7 @@ impl PendingTranslation {
     }
 }
 
-/// A request's place in the queue: to be given with the request, or dropped.
+/// An admitted request: pass it to [`Stt::submit`], or drop it.
 #[derive(Debug)]
 pub struct Admission {
     slot: AdmissionSlot,
@@ -252,17 +251,17 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// What was before it at its admission.
+    /// The wait that was estimated at the admission.
     pub fn wait_estimate(&self) -> WaitEstimate {
         self.wait_estimate
     }
 }
 
-/// A transcription's events. Dropping it cancels what is left of the work, unless somebody
-/// else waits for the same.
+/// The events of a transcription. Dropping the stream cancels the transcription, unless another client waits for
+/// the same one.
 pub struct TranscriptStream {
     events: mpsc::UnboundedReceiver<Result<Event, SttError>>,
-    /// `None`: there is nothing to cancel.
+    /// `None`: the result was cached, and there is nothing to cancel.
     transcription: Option<ActorRef<TranscriptionMessage>>,
     ended: bool,
 }
@@ -286,18 +285,20 @@ impl TranscriptStream {
                 return Ok(transcript);
             }
         }
-        Err(SttError::Internal("the transcription ended without an end"))
+        Err(SttError::Internal(
+            "the transcription ended without a result",
+        ))
     }
 }
 
 impl Drop for TranscriptStream {
     fn drop(&mut self) {
         if !self.ended {
-            // Seen as gone by whoever looks, before the word of it arrives.
+            // Closed first: the transcription may check for listeners before the message arrives.
             self.events.close();
             if let Some(transcription) = &self.transcription {
-                // It may be gone already.
-                let _ = transcription.cast(TranscriptionMessage::ListenerLeft);
+                // It may have ended already.
+                let _ = transcription.cast(TranscriptionMessage::SubscriberLeft);
             }
         }
     }

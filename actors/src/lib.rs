@@ -2,27 +2,46 @@
 //!
 //! ```text
 //! Supervisor                 restarts children, starts and stops them in order
-//!  ├─ Dispatcher             the one shared work queue: brings chunks and lanes together
+//!  ├─ Dispatcher             owns the shared work queue: gives chunks to lanes
 //!  ├─ Transcriptions         supervises the requests
 //!  │   └─ Transcription × n  one request: decode → chunks → merge → events
-//!  ├─ HotWorker              the lane whose engine is always loaded
-//!  ├─ ColdPool               decides how many cold workers there should be
-//!  │   └─ ColdWorker × n     a lane that comes with the work and goes without
-//!  ├─ FallbackModel          a larger model for texts that are not trusted, where one is named
+//!  ├─ HotWorker              the lane whose engine stays loaded
+//!  ├─ ColdPool               decides how many cold workers there are
+//!  │   └─ ColdWorker × n     a lane that starts when work piles up and ends when it is idle
+//!  ├─ FallbackModel          a second model on this node, for texts that are not trusted
 //!  │   ├─ Dispatcher         its queue
-//!  │   └─ ColdPool           its worker, which comes with the work and goes without
+//!  │   └─ ColdPool           its worker, started on demand
 //!  ├─ Translations           translates transcripts, where a translator is configured
 //!  ├─ VramWatcher            samples the memory that workers need
-//!  └─ Registrar              keeps this node's record where routers look
+//!  └─ Registrar              publishes this node's record for routers
 //! ```
 //!
-//! Everything outside is behind the traits of [`ports`]; everyone outside uses [`Stt`]. What the
-//! actors decide is decided in plain structs and functions, which are tested without an actor in
-//! sight: who is next ([`waiting`], [`work_queue`]), how many workers there are ([`pool_sizing`],
-//! [`reaper`], [`memory`], [`cost`], [`restart_budget`]), how audio is cut ([`chunk_length`]), what
-//! becomes of a text ([`hallucination`], [`missed_speech`], [`pauses`]), and what is kept for a request
-//! that comes again ([`finished_work`], [`cache`]). What others may know is in
-//! [`status`], and what follows from it in [`snapshot`].
+//! The rest of the server uses [`Stt`], and the tree uses the rest of the server through the traits of
+//! [`ports`]. Decisions are plain structs and functions with tests of their own; actors carry them out.
+//!
+//! The code is divided into rooms. A room uses only rooms above it in this table; the test `tests/rooms.rs`
+//! checks that, and prints the actual list:
+//!
+//! | room | contains | uses |
+//! |---|---|---|
+//! | [`domain`] | what travels: audio, jobs, transcripts, errors, ids | – |
+//! | [`ports`] | the traits to the outside: engines, decoders, memory, directory, fallback, translator | `domain` |
+//! | `task` | tasks beside an actor | – |
+//! | [`metrics`] | metrics of single events | `domain` |
+//! | [`status`] | the node's status: numbers, estimates, admission slots | these |
+//! | [`text`] | what happens to a chunk's text: hallucinations, missed speech, splitting, word times | these |
+//! | [`translation`] | the Translations actor | these |
+//! | [`queue`] | the Dispatcher, the order of waiting chunks, retries, and the messages of lanes | `status` |
+//! | [`registrar`] | the Registrar | `status` |
+//! | [`lane`] | one worker around one engine: idle time, recycling, restarts | `queue`, `status` |
+//! | [`pool`] | the ColdPool and the VramWatcher: demand, size, memory | `lane`, `queue`, `status` |
+//! | [`fallback`] | which texts escalate, and where to | `pool`, `lane`, `queue`, `status`, `text` |
+//! | [`request`] | one request: decoding, language, texts, escalation, subscribers, caches | `fallback`, `queue`, `status`, `text` |
+//! | [`config`] | the configuration of a tree | `fallback`, `pool`, `lane` |
+//! | [`supervisor`] | the Supervisor: start, restart, shutdown | all of them |
+//! | [`handle`] | [`Stt`] | `supervisor`, `request`, `config`, `status` |
+//!
+//! Every room may use `domain`, `ports`, `task` and `metrics`, as far as these are above it.
 
 mod task;
 

@@ -1,12 +1,12 @@
-//! The tree's own metrics: what cannot be read from a snapshot, because every single event counts.
-//! Everything else is exported from [`Snapshot`](crate::Snapshot) by the server.
+//! Metrics of single events inside the tree. The server exports everything else from
+//! [`Snapshot`](crate::Snapshot).
 
 use std::time::Duration;
 
 use crate::domain::ids::LaneKind;
 use crate::domain::transcript::{ChunkTranscript, Reason};
 
-/// Histogram of seconds that an engine worked on one chunk, without any waiting. Label `op`.
+/// Histogram of the seconds that an engine worked on one chunk, without waiting. Label `op`.
 pub const INFERENCE_DURATION_SECONDS: &str = "uttera_stt_inference_duration_seconds";
 
 /// All values of its label `op`: the two kinds of lane, and the translator.
@@ -16,35 +16,35 @@ pub const INFERENCE_OPS: [&str; 3] = [
     "libretranslate",
 ];
 
-/// Counts text that was taken out because whisper made it up. Label `reason`.
+/// Counts removals of hallucinated text. Label `reason`.
 pub const HALLUCINATIONS_TOTAL: &str = "uttera_stt_hallucinations_total";
 
-/// Counts passes of the encoder, those that detect a language included.
+/// Counts encoder passes, including those that detect a language.
 pub const ENCODER_PASSES_TOTAL: &str = "uttera_stt_encoder_passes_total";
 
-/// Counts chunks that were decoded again with the model's whole window, since what came of the part
-/// that the audio needs looked wrong. Label `reason`.
+/// Counts chunks that were decoded again with the model's whole window, because the result of the shorter window
+/// looked wrong. Label `reason`.
 pub const REDECODED_TOTAL: &str = "uttera_stt_redecoded_chunks_total";
 
-/// Counts requests that had less work than others, since the same one was here before. Label `from`.
+/// Counts requests that reused the work of an identical request. Label `from`.
 pub const JOINED_REQUESTS_TOTAL: &str = "uttera_stt_joined_requests_total";
 
-/// What a request went on from that was here before.
+/// The work that a request reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinedFrom {
-    /// The same one, which still runs.
+    /// A transcription that was still running.
     Running,
-    /// What was finished of it when its client left.
+    /// The finished part of a request whose client had left.
     Abandoned,
-    /// Its result.
+    /// A cached result.
     Cache,
 }
 
 impl JoinedFrom {
-    /// All there are.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::Running, Self::Abandoned, Self::Cache];
 
-    /// As in the label.
+    /// The value of the label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -54,7 +54,7 @@ impl JoinedFrom {
     }
 }
 
-/// The value of the label `op` for a lane's work.
+/// The value of the label `op` for this kind of lane.
 pub fn inference_op(lane: LaneKind) -> &'static str {
     match lane {
         LaneKind::Hot => INFERENCE_OPS[0],
@@ -62,7 +62,7 @@ pub fn inference_op(lane: LaneKind) -> &'static str {
     }
 }
 
-/// A chunk was transcribed.
+/// Records a transcribed chunk.
 pub(crate) fn record_inference(lane: LaneKind, transcript: &ChunkTranscript) {
     metrics::histogram!(INFERENCE_DURATION_SECONDS, "op" => inference_op(lane))
         .record(transcript.inference_seconds);
@@ -72,18 +72,18 @@ pub(crate) fn record_inference(lane: LaneKind, transcript: &ChunkTranscript) {
     }
 }
 
-/// The translator has translated a transcript.
+/// Records a translated transcript.
 pub(crate) fn record_translation(took: Duration) {
     let [_, _, op] = INFERENCE_OPS;
     metrics::histogram!(INFERENCE_DURATION_SECONDS, "op" => op).record(took.as_secs_f64());
 }
 
-/// A request came again.
+/// Records a request that reused earlier work.
 pub(crate) fn record_joined(from: JoinedFrom) {
     metrics::counter!(JOINED_REQUESTS_TOTAL, "from" => from.as_str()).increment(1);
 }
 
-/// Text was taken out.
+/// Records a removal of hallucinated text.
 pub(crate) fn record_hallucination(reason: Reason) {
     metrics::counter!(HALLUCINATIONS_TOTAL, "reason" => reason.as_str()).increment(1);
 }

@@ -1,9 +1,9 @@
 //! The Registrar: keeps this node's record in the directory where routers look for nodes.
 //!
-//! It publishes at every tick, and at once when the node begins or ceases to take requests: ready,
-//! saturated, draining. The record lives a few ticks only, so that a node that dies is forgotten;
-//! at a clean end it is taken away. Publishing runs in a task of its own, one at a time and with a
-//! time limit: a directory that is slow or away delays nothing and nobody.
+//! It publishes every tick, and immediately when the node starts or stops accepting requests (ready, saturated,
+//! draining). The record expires after a few ticks, so that a crashed node disappears; a clean shutdown removes
+//! it. Publishing runs in a task, one at a time and with a time limit, so that a slow or unreachable directory
+//! delays nothing else.
 //!
 //! Supervised by the Supervisor, which stops it last.
 
@@ -19,31 +19,31 @@ use crate::ports::{DirectoryError, NodeDirectory, NodeRecord};
 use crate::status::NodeStatus;
 use crate::task::caught;
 
-/// One attempt to publish or to withdraw may take this long.
+/// Time limit for publishing or removing the record once.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(3);
-/// Trouble that goes on is told this often.
-const TELL_AGAIN_AFTER: Duration = Duration::from_secs(600);
-/// Different troubles that are remembered as told.
-const TROUBLES: usize = 8;
+/// An error that persists is logged this often.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Number of different errors that are remembered as logged.
+const MOST_LOGGED: usize = 8;
 
-/// What the Registrar hears.
+/// Messages that the Registrar handles.
 #[derive(Debug)]
 pub enum RegistrarMessage {
-    /// From its own timer.
+    /// From its own timer: publish.
     Tick,
-    /// The node begins or ceases to take requests.
+    /// The node starts or stops accepting requests.
     RoutingChanged,
-    /// From the publishing task.
+    /// From the publishing task: the result.
     Published(Result<(), DirectoryError>),
 }
 
-/// What a Registrar is made from.
+/// Arguments of the Registrar.
 pub struct RegistrarArguments {
-    /// Where the record goes.
+    /// Receives the record.
     pub directory: Arc<dyn NodeDirectory>,
     /// Time between two ticks (`COLD_POOL_MANAGER_INTERVAL`).
     pub interval: Duration,
-    /// What the record says.
+    /// The content of the record.
     pub status: Arc<NodeStatus>,
 }
 
@@ -53,10 +53,10 @@ pub struct RegistrarState {
     ttl: Duration,
     _watch: AbortOnDropHandle<()>,
     publishing: Option<AbortOnDropHandle<()>>,
-    /// Something changed while the last record was on its way.
+    /// The status changed while the last record was being published.
     publish_again: bool,
-    /// Troubles that were told since the last success, and when.
-    told: Vec<(DirectoryError, Instant)>,
+    /// Errors that were logged since the last success, and when.
+    logged: Vec<(DirectoryError, Instant)>,
 }
 
 /// The actor.
@@ -95,7 +95,7 @@ impl Actor for Registrar {
             _watch: AbortOnDropHandle::new(watch),
             publishing: None,
             publish_again: false,
-            told: Vec::new(),
+            logged: Vec::new(),
         })
     }
 
@@ -124,7 +124,7 @@ impl Actor for Registrar {
 }
 
 impl RegistrarState {
-    /// A tick that finds the last attempt still on its way lets it be; a change does not.
+    /// Publishes the record. If another attempt is running, a change is published after it, and a tick is skipped.
     fn publish(&mut self, myself: &ActorRef<RegistrarMessage>, changed: bool) {
         if self.publishing.is_some() {
             self.publish_again |= changed;
@@ -152,41 +152,41 @@ impl RegistrarState {
         self.publishing = None;
         match result {
             Ok(()) => {
-                if !std::mem::take(&mut self.told).is_empty() {
+                if !std::mem::take(&mut self.logged).is_empty() {
                     info!("the node is registered again");
                 }
             }
-            Err(error) => self.tell(error),
+            Err(error) => self.log_once(error),
         }
         if std::mem::take(&mut self.publish_again) {
             self.publish(myself, false);
         }
     }
 
-    /// Each trouble once, and then rarely: it is tried again every tick.
-    fn tell(&mut self, error: DirectoryError) {
-        self.told.retain(|(_, at)| at.elapsed() < TELL_AGAIN_AFTER);
-        let is_told = self.told.iter().any(|(told, _)| *told == error);
-        if !is_told && self.told.len() < TROUBLES {
-            warn!(%error, "the node cannot be registered; trying on");
-            self.told.push((error, Instant::now()));
+    /// Logs each error once and then rarely, since every tick tries again.
+    fn log_once(&mut self, error: DirectoryError) {
+        self.logged.retain(|(_, at)| at.elapsed() < LOG_AGAIN_AFTER);
+        let is_logged = self.logged.iter().any(|(logged, _)| *logged == error);
+        if !is_logged && self.logged.len() < MOST_LOGGED {
+            warn!(%error, "the node cannot be registered; retrying");
+            self.logged.push((error, Instant::now()));
         }
     }
 
     async fn withdraw(&mut self) {
-        // One that is on its way must not arrive after the removal; it has its own limit.
+        // A running attempt, which has a time limit, must not arrive after the removal.
         if let Some(publishing) = self.publishing.take() {
             let _ = publishing.await;
         }
         match attempt(self.arguments.directory.withdraw()).await {
-            Ok(()) => info!("the node is not registered any more"),
-            // The record ends by itself in a moment.
+            Ok(()) => info!("the node is no longer registered"),
+            // The record expires by itself.
             Err(error) => warn!(%error, "the node's record could not be removed"),
         }
     }
 }
 
-/// max(2, ⌊3 · interval + 1⌋) seconds: three ticks may be lost.
+/// Lifetime of the record: max(2, ⌊3 · interval + 1⌋) seconds, so that three ticks may be lost.
 fn ttl(interval: Duration) -> Duration {
     let seconds = (3.0 * interval.as_secs_f64() + 1.0).floor();
     Duration::from_secs((seconds as u64).max(2))
@@ -197,8 +197,8 @@ async fn attempt(
 ) -> Result<(), DirectoryError> {
     match tokio::time::timeout(ATTEMPT_LIMIT, caught(operation)).await {
         Ok(Some(result)) => result,
-        Ok(None) => Err(DirectoryError("a panic".to_owned())),
-        Err(_elapsed) => Err(DirectoryError("it gives no answer in time".to_owned())),
+        Ok(None) => Err(DirectoryError("the directory panicked".to_owned())),
+        Err(_elapsed) => Err(DirectoryError("no answer in time".to_owned())),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Panics in tasks beside an actor. An actor's own panic reaches its supervisor; that of a task it
-//! spawned would only mean that a message never comes.
+//! Tasks beside an actor. The panic of an actor reaches its supervisor, but the panic of a task that it spawned
+//! would only mean that a message never arrives.
 
 use std::panic::AssertUnwindSafe;
 use tokio::task::JoinHandle;
@@ -7,13 +7,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use futures::FutureExt;
 
-/// Runs a future to its end; `None` if it panicked (the panic hook has told the log by then).
+/// Runs a future; `None`: it panicked, and the panic hook has logged it.
 pub async fn caught<F: Future>(future: F) -> Option<F::Output> {
-    // Whatever the future had borrowed is behind locks or gone with it.
+    // State that the future shares with others is behind locks; the rest is dropped with it.
     AssertUnwindSafe(future).catch_unwind().await.ok()
 }
 
-/// A task that ends with its handle.
+/// Spawns a task that ends when its handle is dropped.
 pub(crate) fn spawn<F>(future: F) -> AbortOnDropHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,

@@ -146,7 +146,7 @@ fn the_parser_finds_paths_and_skips_comments_strings_and_tests() {
         /* crate::block /* crate::nested */ */
         fn f() -> char {
             let text = "crate::text \" // crate::escaped";
-            let raw = r#"crate::raw "quoted""#;
+            let raw = r#"crate::raw "quoted" "#;
             crate::epsilon::g(text, raw);
             '"'
         }
@@ -212,14 +212,14 @@ fn arrows(root: &Path) -> Arrows {
     let mut arrows = Arrows::new();
     for file in rust_files(root) {
         let module = module_path(root, &file);
-        let Some(room) = module.first().cloned() else {
+        let Some(own) = module.first().cloned() else {
             continue;
         };
         let code = without_tests(&without_comments(&read(&file)));
         let module: Vec<&str> = module.iter().map(String::as_str).collect();
         let mut used = used_rooms(&code, &module);
-        used.remove(&room);
-        arrows.entry(room).or_default().extend(used);
+        used.remove(&own);
+        arrows.entry(own).or_default().extend(used);
     }
     assert!(!arrows.is_empty(), "no sources under {}", root.display());
     arrows

@@ -101,15 +101,15 @@ impl AudioDecoder for Decoder {
             .await
             .map_err(|error| DecodeError::Unavailable(format!("opening the audio: {error}")))??;
         let source = match inspected {
-            Looked::Short(file) => Source::Short(ShortSource::new(file), self.ffmpeg.clone()),
-            Looked::At(Inspected::NoSamples) => {
+            Kind::Short(file) => Source::Short(ShortSource::new(file), self.ffmpeg.clone()),
+            Kind::Header(Inspected::NoSamples) => {
                 return Err(DecodeError::Empty("a WAV header without sound".into()));
             }
-            Looked::At(Inspected::Pcm(wav)) if wav.claimed_duration() > self.ffmpeg.max_audio => {
+            Kind::Header(Inspected::Pcm(wav)) if wav.claimed_duration() > self.ffmpeg.max_audio => {
                 return Err(stream::too_long(self.ffmpeg.max_audio));
             }
-            Looked::At(Inspected::Pcm(wav)) => Source::Wav(wav),
-            Looked::At(Inspected::Other(file)) => {
+            Kind::Header(Inspected::Pcm(wav)) => Source::Wav(wav),
+            Kind::Header(Inspected::Other(file)) => {
                 Source::Ffmpeg(FfmpegSource::new(self.ffmpeg.clone(), file))
             }
         };
@@ -129,15 +129,16 @@ impl AudioDecoder for Decoder {
     }
 }
 
-/// Result of inspecting a file.
-enum Looked {
+/// What a file contains, as far as its beginning tells.
+enum Kind {
     /// Short, and possibly a format of [`compressed`].
     Short(File),
-    At(Inspected),
+    /// Any other length or format, with the content of its WAV header.
+    Header(Inspected),
 }
 
 /// Opens the file and determines which source reads it. Blocks.
-fn inspect(path: &Path) -> Result<Looked, DecodeError> {
+fn inspect(path: &Path) -> Result<Kind, DecodeError> {
     // Clients must not see the path, which is the server's.
     let unreadable = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => DecodeError::Unavailable("the audio file no longer exists".into()),
@@ -153,8 +154,8 @@ fn inspect(path: &Path) -> Result<Looked, DecodeError> {
     }
     let mut file = File::open(path).map_err(unreadable)?;
     if compressed::is_candidate(&mut file).map_err(unreadable)? {
-        return Ok(Looked::Short(file));
+        return Ok(Kind::Short(file));
     }
     let inspected = wav::inspect(file).map_err(unreadable)?;
-    Ok(Looked::At(inspected))
+    Ok(Kind::Header(inspected))
 }

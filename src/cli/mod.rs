@@ -28,36 +28,35 @@ use transcribe::TranscribeArgs;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {
-    /// File of settings (default: CONFIG_PATH, else .env here or in the parent folder).
+    /// Settings file (default: CONFIG_PATH, else .env here or in the parent folder).
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// Set a variable: --set MAX_UPLOAD_MB=16. Beats the environment and the file.
+    /// Set a variable, for example --set MAX_UPLOAD_MB=16. Overrides the environment and the file.
     #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = parse_pair)]
     set: Vec<(String, String)>,
-    /// The model: a catalogue name, a ggml file or a CTranslate2 folder (WHISPER_MODEL).
+    /// Model: a catalogue name, a ggml file or a CTranslate2 folder (WHISPER_MODEL).
     #[arg(long, global = true)]
     model: Option<String>,
-    /// Print the settings in force, secrets hidden, and exit.
+    /// Print the effective settings without secrets, and exit.
     #[arg(long, global = true)]
     print_config: bool,
-    /// What to do; serve if not given.
+    /// Subcommand; serve if not given.
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// What to do.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve over HTTP until SIGTERM or Ctrl-C.
     Serve {
-        /// Address to bind (HOST).
+        /// Address to listen on (HOST).
         #[arg(long)]
         host: Option<String>,
-        /// Port to bind (PORT).
+        /// Port to listen on (PORT).
         #[arg(long)]
         port: Option<String>,
-        /// What the node is among others: its port, its address and its usual file of settings follow
-        /// from it.
+        /// Role of the node; it sets the default port, address and settings file.
         #[arg(long, value_enum, default_value_t)]
         role: Role,
     },
@@ -73,9 +72,9 @@ enum Command {
     Load(LoadArgs),
     /// List, fetch, import, convert and verify models.
     Models(ModelsArgs),
-    /// Check the settings and exit: 0 if they can be used.
+    /// Check the settings and exit; exit status 0 if they are valid.
     CheckConfig,
-    /// Started by the server.
+    /// Worker process; the server starts it.
     #[command(hide = true)]
     Worker,
 }
@@ -83,15 +82,15 @@ enum Command {
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        Some(_) | None => Err("NAME=VALUE is expected".to_owned()),
+        Some(_) | None => Err("expected NAME=VALUE".to_owned()),
     }
 }
 
-/// Runs what the command line says.
+/// Runs the command line's subcommand.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let local = local_option(&cli);
     match cli.command {
-        // These ask another server: the settings here have no part in it.
+        // These test another server and do not use the settings of this machine.
         Some(Command::Conformance(args)) => {
             run_to_end(conformance::conformance(args)).map(ExitCode::from)
         }
@@ -104,7 +103,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// An option that says something about the settings here, if one is given.
+/// An option about the settings of this machine, if one is given.
 fn local_option(cli: &Cli) -> Option<&'static str> {
     let given = [
         ("--config", cli.config.is_some()),
@@ -116,7 +115,7 @@ fn local_option(cli: &Cli) -> Option<&'static str> {
     found.map(|(name, _)| name)
 }
 
-/// Commands that the settings are for.
+/// Runs the subcommands that use the settings of this machine.
 fn run_here(cli: Cli) -> anyhow::Result<()> {
     if matches!(cli.command, Some(Command::Worker)) {
         engine::cpu::check().map_err(anyhow::Error::msg)?;
@@ -177,7 +176,7 @@ async fn load_test(args: LoadArgs) -> anyhow::Result<Verdict> {
     load::load(args, signals.next()).await
 }
 
-/// The settings, and a way to read them again from where they came.
+/// Loads the settings, and returns a function that loads them again from the same sources.
 fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     let mut pairs = cli.set.clone();
     let mut own = |name: &str, value: &Option<String>| {
@@ -197,7 +196,7 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     }
     let sources = Sources::of_process(role, cli.config.as_deref(), pairs.clone())?;
     let loaded = Settings::load(&sources)?;
-    // The same file, be it that another one would be found by then.
+    // Reload from the same file, even if the search would then find another one.
     let file = sources.file.map(|(path, _)| path);
     let reload = move || {
         let sources = Sources::of_process(role, file.as_deref(), pairs.clone())?;
@@ -206,7 +205,7 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     Ok((loaded, Arc::new(reload)))
 }
 
-/// The settings of this command line, for another process of this program.
+/// The command line's settings as arguments for another process of this program.
 fn passed_on(cli: &Cli) -> anyhow::Result<Vec<String>> {
     let mut arguments = Vec::new();
     if let Some(config) = &cli.config {
@@ -245,12 +244,12 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
             }
         }
     }
-    println!("the settings can be used");
+    println!("the settings are valid");
     Ok(())
 }
 
-/// Runs a future on a runtime of its own. Blocking work that it leaves behind, a model's conversion
-/// say, writes to temporary files only and is not waited for.
+/// Runs a future on a new runtime. Does not wait for blocking work that the future leaves behind, such as a
+/// model's conversion, which writes to temporary files only.
 fn run_to_end<F, T>(future: F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
@@ -258,7 +257,7 @@ where
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot be started")?;
+        .context("cannot start the runtime")?;
     let result = runtime.block_on(future);
     runtime.shutdown_background();
     result

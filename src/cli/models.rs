@@ -1,4 +1,4 @@
-//! `uttera-stt models …`: the same store, by hand.
+//! `uttera-stt models …`: manages the model store.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,23 +15,23 @@ use crate::shutdown::StopSignals;
 /// Arguments of `uttera-stt models`.
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
-    /// What to do.
+    /// Subcommand.
     #[command(subcommand)]
     pub action: Action,
 }
 
-/// What to do with models.
+/// Subcommands of `uttera-stt models`.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Show all models: size, memory need, languages, and which are on disk.
+    /// List all models with size, memory use, languages, and whether they are on disk.
     List,
-    /// Fetch the published files of models over HTTPS, or from UTTERA_MODEL_MIRROR.
+    /// Download the published files of models over HTTPS, or from UTTERA_MODEL_MIRROR.
     Pull {
         /// Catalogue names, for example base.en or large-v3-turbo-q5_0; silero-vad for the weights of
         /// the voice activity detector.
         #[arg(required_unless_present = "all")]
         names: Vec<String>,
-        /// Fetch every model of the catalogue.
+        /// Download every model of the catalogue.
         #[arg(long, conflicts_with = "names")]
         all: bool,
     },
@@ -43,24 +43,24 @@ pub enum Action {
         #[arg(long)]
         name: Option<String>,
     },
-    /// Check models on disk: structure, and checksum where it is known.
+    /// Verify models on disk: structure, and checksum if it is known.
     Verify {
-        /// A name or file; all on disk by default.
+        /// Name or file (default: all models on disk).
         name: Option<String>,
     },
     /// Print the models folder, or the file of a model.
     Path {
-        /// A name or file.
+        /// Name or file.
         name: Option<String>,
     },
-    /// Write a model with another number format for its weights.
+    /// Convert a model to another data type.
     Convert {
-        /// A name, ggml file or CTranslate2 folder.
+        /// Name, ggml file or CTranslate2 folder.
         name: String,
         /// f32, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.
         #[arg(long = "type", value_name = "TYPE")]
         compute: ComputeType,
-        /// Where to write it (default: the models folder, where it is found again).
+        /// Output file (default: in the models folder, where the server finds it).
         #[arg(long)]
         output: Option<PathBuf>,
     },
@@ -70,7 +70,7 @@ pub enum Action {
 pub fn command(args: ModelsArgs, store: &ModelStore) -> anyhow::Result<()> {
     let done = run(args.action, store, &mut io::stdout().lock());
     done.or_else(|error| match error.downcast_ref::<io::Error>() {
-        // The reader has seen enough: `models list | head`.
+        // The reader closed the pipe, as in `models list | head`.
         Some(broken) if broken.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         _ => Err(error),
     })
@@ -88,7 +88,8 @@ fn run(action: Action, store: &ModelStore, out: &mut impl Write) -> anyhow::Resu
         Action::Path { name: None } => print_path(out, store.dir()),
         Action::Path { name: Some(name) } if name == VOICE_ACTIVITY_NAME => {
             let path = store.voice_activity();
-            let hint = "it is not there: `uttera-stt models pull silero-vad` fetches it";
+            let hint =
+                "the weights are not on disk; `uttera-stt models pull silero-vad` downloads them";
             print_path(out, &path.context(hint)?)
         }
         Action::Path { name: Some(name) } => {
@@ -143,7 +144,7 @@ fn list(store: &ModelStore, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Size in binary units with one decimal where that says something.
+/// A size in binary units; GiB have one decimal.
 fn human(bytes: u64) -> String {
     let mib = bytes as f64 / (1024.0 * 1024.0);
     if mib < 1024.0 {
@@ -172,7 +173,7 @@ fn pull(
     let result = runtime.block_on(async {
         let mut signals = StopSignals::listen()?;
         for name in names {
-            // Dropping the work ends the download; what arrived is kept and continued next time.
+            // Dropping the future ends the download; the next run continues the partial file.
             let file = tokio::select! {
                 file = pull_one(store, name, &bar) => file?,
                 signal = signals.next() => anyhow::bail!("ended by {signal}"),
@@ -181,7 +182,7 @@ fn pull(
         }
         anyhow::Ok(())
     });
-    // A name resolution that hangs sits on a thread that nothing can stop: do not wait for it.
+    // Do not wait for a hanging name resolution, whose thread cannot be stopped.
     runtime.shutdown_background();
     result
 }

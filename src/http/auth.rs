@@ -10,8 +10,8 @@ use crate::http::AppState;
 use crate::http::caller::{Caller, PresentedKey};
 use crate::http::reply::error::ApiError;
 
-/// Rejects a request without a valid key, if keys are configured, and one that exceeds the limits. `OPTIONS`
-/// needs no key: browsers send none with it.
+/// Rejects a request without a valid key, if keys are configured, and one that exceeds the limits.
+/// `OPTIONS` needs no key: browsers send none with it.
 pub async fn require_key<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,

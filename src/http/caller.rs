@@ -1,5 +1,5 @@
-//! The caller of a request: its API key and its address. They are determined once, when the request arrives, so
-//! that reloading the keys does not affect it.
+//! The caller of a request: its API key and its address. They are determined once, when the request
+//! arrives, so that reloading the keys does not affect it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -106,7 +106,8 @@ impl Caller {
         }
     }
 
-    /// The owner of shared work: identical requests share it if they have the same key, or if there are no keys.
+    /// The owner of shared work: identical requests share it if they have the same key, or if there are
+    /// no keys.
     pub fn owner(&self) -> Client {
         Client::new(
             self.valid_key()

@@ -1,7 +1,7 @@
 //! CORS: which pages of other origins may use the API. None, unless `CORS_ALLOW_ORIGINS` is set.
 //!
-//! Preflights are answered before keys are checked, because browsers send no key with them. Errors have the CORS
-//! headers as well, so that a page can read the reason.
+//! Preflights are answered before keys are checked, because browsers send no key with them. Errors have
+//! the CORS headers as well, so that a page can read the reason.
 
 use actix_cors::{Cors, CorsError};
 use actix_web::body::{EitherBody, MessageBody};
@@ -53,8 +53,8 @@ pub fn middleware(origins: &Origins) -> Condition<Cors> {
     Condition::new(is_on, cors)
 }
 
-/// Corrects the library's responses: removes headers that it sends even to origins that are not allowed, and
-/// gives its errors the API's format.
+/// Corrects the library's responses: removes headers that it sends even to origins that are not
+/// allowed, and gives its errors the API's format.
 pub async fn normalize<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,

@@ -1,5 +1,5 @@
-//! The HTTP API. A handler in [`routes`] checks a request, sends a message through [`Stt`], awaits the reply and
-//! renders it.
+//! The HTTP API. A handler in [`routes`] checks a request, sends a message through [`Stt`], awaits the
+//! reply and renders it.
 
 mod auth;
 mod body;
@@ -38,8 +38,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const MAX_IDLE: Duration = KEEP_ALIVE.saturating_add(HEADER_TIMEOUT);
 /// How often idle connections are looked for.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a client whose body was rejected unread may go on sending before it is disconnected. If this were
-/// shorter, a client with a large upload would see a reset instead of the error.
+/// How long a client whose body was rejected unread may go on sending before it is disconnected. If
+/// this were shorter, a client with a large upload would see a reset instead of the error.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long responses may take to be sent once the actor tree has stopped.

@@ -107,6 +107,21 @@ struct LogLine {
 }
 
 impl LogLine {
+    /// Starts the clock, also for [`ArrivalTime`].
+    fn start(request: &ServiceRequest, id: RequestId) -> Self {
+        let started_at = Instant::now();
+        request.extensions_mut().insert(ArrivalTime(started_at));
+        Self {
+            id,
+            method: request.method().to_string(),
+            path: request.path().to_owned(),
+            pattern: request.match_pattern(),
+            caller: Caller::identify(request),
+            started_at,
+            written: false,
+        }
+    }
+
     fn write(&mut self, status: u16, work: Option<&WorkSummary>, error: Option<&ApiError>) {
         self.written = true;
         self.record(status, error);
@@ -199,17 +214,7 @@ pub async fn log_request<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = RequestId::from_client(&request).unwrap_or_else(RequestId::random);
     request.extensions_mut().insert(id.clone());
-    let started_at = Instant::now();
-    request.extensions_mut().insert(ArrivalTime(started_at));
-    let mut line = LogLine {
-        id: id.clone(),
-        method: request.method().to_string(),
-        path: request.path().to_owned(),
-        pattern: request.match_pattern(),
-        caller: Caller::identify(&request),
-        started_at,
-        written: false,
-    };
+    let mut line = LogLine::start(&request, id.clone());
     let mut response = match next.call(request).await {
         Ok(response) => response,
         // The API's errors are responses; this is one of the framework.
@@ -218,6 +223,24 @@ pub async fn log_request<B: MessageBody + 'static>(
             return Err(error);
         }
     };
+    add_headers(&mut response, &id);
+    let (streamed, work, error) = {
+        let extensions = response.response().extensions();
+        (
+            extensions.get::<StreamedLogLine>().cloned(),
+            extensions.get::<WorkSummary>().cloned(),
+            extensions.get::<ApiError>().cloned(),
+        )
+    };
+    match streamed {
+        Some(streamed) => streamed.take_over(line),
+        None => line.write(response.status().as_u16(), work.as_ref(), error.as_ref()),
+    }
+    Ok(response)
+}
+
+/// Adds the request id and, for an admitted request, its queue position and estimated wait.
+fn add_headers<B>(response: &mut ServiceResponse<B>, id: &RequestId) {
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
@@ -232,21 +255,4 @@ pub async fn log_request<B: MessageBody + 'static>(
         headers.insert(X_QUEUE_POSITION, wait_estimate.position.into());
         headers.insert(X_QUEUE_ETA_MS, millis.into());
     }
-    let streamed = response
-        .response()
-        .extensions()
-        .get::<StreamedLogLine>()
-        .cloned();
-    if let Some(streamed) = streamed {
-        streamed.take_over(line);
-        return Ok(response);
-    }
-    let work = response
-        .response()
-        .extensions()
-        .get::<WorkSummary>()
-        .cloned();
-    let error = response.response().extensions().get::<ApiError>().cloned();
-    line.write(response.status().as_u16(), work.as_ref(), error.as_ref());
-    Ok(response)
 }

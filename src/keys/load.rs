@@ -154,7 +154,7 @@ mod tests {
             (&["sesame1"], "a sesame1\n"),
         ] {
             let (_folder, settings) = settings(list, Some(file));
-            let error = load(&settings).expect_err("refused").to_string();
+            let error = load(&settings).expect_err("rejected").to_string();
             assert!(error.starts_with("API_KEYS_FILE: "), "{error}");
             assert!(!error.contains("sesame"), "{error}");
         }

@@ -56,12 +56,12 @@ struct AtStart {
 }
 
 fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
-    let refuse = |reason: &dyn std::fmt::Display| {
+    let reject = |reason: &dyn std::fmt::Display| {
         error!(%reason, "the keys could not be reloaded; the current keys stay valid");
     };
     let loaded = match reload() {
         Ok(loaded) => loaded,
-        Err(error) => return refuse(&error),
+        Err(error) => return reject(&error),
     };
     let is_new = |warning: &&String| !at_start.warnings.contains(warning);
     for warning in loaded.warnings.iter().filter(is_new) {
@@ -75,7 +75,7 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     });
     let keys = match keys {
         Ok(keys) => keys,
-        Err(error) => return refuse(&error),
+        Err(error) => return reject(&error),
     };
     warn_of(&loaded.settings);
     let names: Vec<String> = keys.names().map(ToString::to_string).collect();

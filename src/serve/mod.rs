@@ -166,7 +166,7 @@ async fn warn_of_language(stt: Stt, language: String) {
         warn!(
             language,
             model = engine.model,
-            "DEFAULT_LANGUAGE: the model supports only English; requests that name no language are rejected"
+            "DEFAULT_LANGUAGE: the model knows English only; requests that name no language are rejected"
         );
     }
 }

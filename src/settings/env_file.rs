@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_line_but_not_its_text() {
-        let (line, what) = parse("A=1\nnonsense\n").expect_err("refused");
+        let (line, what) = parse("A=1\nnonsense\n").expect_err("rejected");
         assert!(line == 2 && !what.contains("nonsense"), "{what}");
         assert!(parse("A=\"open\n").is_err());
     }

@@ -128,7 +128,7 @@ fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), 
                 value: value.trim().to_owned(),
                 origin,
                 allowed: format!(
-                    "the model {} (WHISPER_MODEL) supports only English",
+                    "the model {} (WHISPER_MODEL) knows English only",
                     settings.whisper_model
                 ),
             })

@@ -44,7 +44,7 @@ fn the_command_line_beats_the_environment_beats_the_file() {
 
 #[test]
 fn an_invalid_value_is_one_line_with_variable_value_and_what_is_allowed() {
-    let error = load(&[("PORT", "many")]).expect_err("refused").to_string();
+    let error = load(&[("PORT", "many")]).expect_err("rejected").to_string();
     assert_eq!(
         error,
         "PORT=many (test.env) is invalid: expected a port from 0 to 65535"
@@ -111,11 +111,11 @@ fn a_default_language_that_the_named_model_does_not_support_stops_the_start() {
         assert_eq!(load(model, language), Ok(()), "{model}");
     }
     let error = load("tiny.en-q5_1", "German")
-        .expect_err("refused")
+        .expect_err("rejected")
         .to_string();
     assert_eq!(
         error,
-        "DEFAULT_LANGUAGE=German (test.env) is invalid: the model tiny.en-q5_1 (WHISPER_MODEL) supports only English"
+        "DEFAULT_LANGUAGE=German (test.env) is invalid: the model tiny.en-q5_1 (WHISPER_MODEL) knows English only"
     );
 }
 
@@ -206,7 +206,7 @@ fn secrets_are_never_shown() {
         !shown.contains("sesame") && shown.contains("***"),
         "{shown}"
     );
-    let error = load(&[("REDIS_URL", "pass:secretly")]).expect_err("refused");
+    let error = load(&[("REDIS_URL", "pass:secretly")]).expect_err("rejected");
     assert!(!error.to_string().contains("secretly"), "{error}");
 }
 
@@ -233,8 +233,8 @@ fn the_documentation_has_every_variable_with_its_default() {
             default => format!("`{default}`"),
         };
         let row = format!("| `{}` | {default} | {}", variable.name, variable.meaning);
-        let place = page.find(&row).unwrap_or_else(|| panic!("no row {row}"));
-        assert_eq!(place < later, variable.in_effect, "{}", variable.name);
+        let position = page.find(&row).unwrap_or_else(|| panic!("no row {row}"));
+        assert_eq!(position < later, variable.in_effect, "{}", variable.name);
     }
 }
 

@@ -107,12 +107,12 @@ const COUNT: usize = {
 /// Concatenates the subjects. Loops by index, since iterators are not available in a constant.
 const fn joined() -> [Variable; COUNT] {
     let mut all = [SUBJECTS[0][0]; COUNT];
-    let (mut place, mut subject) = (0, 0);
+    let (mut index, mut subject) = (0, 0);
     while subject < SUBJECTS.len() {
         let mut row = 0;
         while row < SUBJECTS[subject].len() {
-            all[place] = SUBJECTS[subject][row];
-            place += 1;
+            all[index] = SUBJECTS[subject][row];
+            index += 1;
             row += 1;
         }
         subject += 1;

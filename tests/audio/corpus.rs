@@ -1,5 +1,5 @@
-//! Real files. Runs where `STT_CORPUS` names a folder with `codecs/`, `codecs.tsv` and `broken/`;
-//! passes without.
+//! Decoding of real files. Runs if `STT_CORPUS` names a folder with `codecs/`, `codecs.tsv` and `broken/`, and passes
+//! otherwise.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,7 +19,7 @@ fn corpus() -> Option<PathBuf> {
     corpus
 }
 
-/// Seconds of sound in a file of `codecs/`, where the table names the speech alone.
+/// Seconds of audio in a file of `codecs/`, for which the table lists only the speech.
 fn seconds_of(name: &str, listed: f64) -> f64 {
     match name {
         "silence35_speech_silence35.flac" => listed + 70.0,
@@ -27,15 +27,15 @@ fn seconds_of(name: &str, listed: f64) -> f64 {
     }
 }
 
-/// By how much an encoder's padding makes a file longer.
+/// Extra length of a file due to the encoder's padding.
 fn tolerance(name: &str) -> f64 {
-    // Whole blocks, and fragments that do not say where the padding is.
+    // Complete blocks, and fragments without information on the padding.
     if matches!(name, "adpcm_ima.wav" | "video_fragmented.mp4") {
         return 0.2;
     }
     let extension = Path::new(name).extension().and_then(|text| text.to_str());
     match extension {
-        // No index and no length: the padding of the encoder is part of the sound.
+        // Without index and length, the encoder's padding is part of the audio.
         Some("mp3" | "mp2" | "aac" | "ts" | "avi" | "wma" | "amr" | "3gp" | "ac3") => 0.2,
         Some("wav" | "flac" | "aiff" | "au" | "caf" | "tta" | "wv") => 0.001,
         _ => 0.1,
@@ -68,12 +68,12 @@ async fn every_codec_is_decoded_in_full() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-/// What a file of `broken/` must give.
+/// The expected result for a file of `broken/`.
 enum Expected {
     Empty,
     Undecodable,
     NoAudioStream,
-    /// Seconds of sound, roughly.
+    /// Approximate seconds of audio.
     Partial(f64),
 }
 

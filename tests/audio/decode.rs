@@ -1,4 +1,4 @@
-//! Decoding, seen from outside: what is taken, and that all of its sound comes out.
+//! Decoding from outside: accepted files, and that all of their audio is decoded.
 
 #![allow(clippy::unwrap_used)]
 
@@ -46,7 +46,7 @@ async fn wav_of_any_width_rate_and_channel_count_is_read() {
     for spec in specs {
         let path = files.path("tone.wav");
         write_tone(&path, spec, 2);
-        // WAV is this process's own work.
+        // This process decodes WAV itself.
         let tone = decode_with(&without_ffmpeg(), &path).await.unwrap();
         assert_eq!(tone.samples, 32_000, "{spec:?}");
         assert_eq!(tone.claimed, Some(Duration::from_secs(2)));
@@ -54,7 +54,7 @@ async fn wav_of_any_width_rate_and_channel_count_is_read() {
     }
 }
 
-/// A decoder on a machine that has no ffmpeg.
+/// A decoder on a machine without ffmpeg.
 fn without_ffmpeg() -> Decoder {
     Decoder::new(
         DecoderLimits {
@@ -115,7 +115,7 @@ async fn flac_that_is_damaged_or_not_short_is_left_to_ffmpeg() {
     bytes[middle..middle + 50].fill(0x5a);
     let damaged = files.write("damaged.flac", bytes);
     let long = files.tone("long.flac", 140.0, "");
-    // A prime: to resample it exactly takes a filter of its size.
+    // A prime number, so that exact resampling needs a filter of that size.
     let odd = files.tone("odd.flac", 8.0, "-ar 64007");
     for path in [damaged, long, odd] {
         let error = decode_with(&without_ffmpeg(), &path).await.err();
@@ -242,7 +242,7 @@ async fn fifty_milliseconds_are_enough() {
 }
 
 #[tokio::test]
-async fn what_is_there_of_a_cut_off_file_is_used() {
+async fn a_truncated_file_is_decoded_as_far_as_it_goes() {
     let files = Files::new();
     let wav = files.path("tone.wav");
     write_tone(&wav, spec(2, 16_000, 16), 4);
@@ -250,7 +250,7 @@ async fn what_is_there_of_a_cut_off_file_is_used() {
     let ogg = files.tone("tone.ogg", 4.0, "-c:a libopus");
     for path in [wav, mp3, ogg] {
         let mut bytes = std::fs::read(&path).unwrap();
-        // An odd length: in the middle of a sample.
+        // An odd length, in the middle of a sample.
         bytes.truncate((bytes.len() / 2) | 1);
         std::fs::write(&path, bytes).unwrap();
         let seconds = decode(&path).await.unwrap().seconds();

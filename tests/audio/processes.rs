@@ -1,4 +1,4 @@
-//! The ffmpeg processes: how they are limited, what their deaths mean, and that none is left over.
+//! The ffmpeg processes: their limits, the meaning of their exits, and that none is left over.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use test_support::{patiently, until};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 
-/// Long enough that ffmpeg cannot be done while only the first chunk was taken.
+/// Long enough that ffmpeg cannot finish while only the first chunk was read.
 fn long_file(files: &Files) -> PathBuf {
     files.made("long.flac", "-f lavfi -i anoisesrc=r=16000:a=0.1:d=200")
 }
@@ -112,7 +112,7 @@ async fn a_slow_listener_is_not_a_stall() {
     while let Some(chunk) = patiently(next_chunk(stream.as_mut())).await.unwrap() {
         samples += chunk.samples.len();
         if !paused {
-            // The pause is what is tested: longer than ffmpeg may be silent.
+            // The tested pause, longer than ffmpeg's limit for silence.
             tokio::time::sleep(stall + Duration::from_millis(500)).await;
             paused = true;
         }
@@ -253,7 +253,7 @@ async fn a_caller_who_asks_again_loses_nothing() {
         let mut stream = open(&decoder, &path).await.unwrap();
         let mut samples = 0;
         loop {
-            // Gives up again and again, at times in the middle of a block.
+            // Stops repeatedly, sometimes in the middle of a block.
             let patience = Duration::from_micros(200);
             match tokio::time::timeout(patience, next_chunk(stream.as_mut())).await {
                 Err(_) => {}

@@ -1,5 +1,4 @@
-//! Decoding, seen from outside: what is refused, in which words, and that a file cannot reach
-//! beyond itself.
+//! Decoding from outside: rejected files, the messages, and that a file cannot refer to other files.
 
 #![allow(clippy::unwrap_used)]
 
@@ -78,8 +77,8 @@ async fn a_movie_whose_sound_is_in_another_file_is_refused() {
     let files = Files::new();
     let victim = files.tone("victim.mov", 2.0, "-c:a pcm_s16le");
     let mut bytes = std::fs::read(files.tone("movie.mov", 1.0, "-c:a pcm_s16le")).unwrap();
-    // The 12 bytes of the reference to the file itself give way to one to the victim, and all the
-    // boxes around it grow.
+    // Replace the 12 bytes of the reference to the file itself by a reference to the victim, and enlarge all surrounding
+    // boxes.
     let entry = alias_to(&victim);
     for name in [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"] {
         let size = bytes.windows(4).rposition(|four| four == name).unwrap() - 4;
@@ -115,7 +114,7 @@ async fn texts_images_and_noise_are_refused() {
 }
 
 #[tokio::test]
-async fn a_file_without_sound_is_told_from_a_broken_one() {
+async fn a_file_without_an_audio_track_is_distinguished_from_a_broken_one() {
     let files = Files::new();
     let empty = refusal(&files.write("empty.wav", "")).await;
     assert!(matches!(empty, DecodeError::Empty(_)), "{empty:?}");
@@ -142,7 +141,7 @@ async fn too_long_audio_is_refused_without_decoding_all_of_it() {
     );
     let wav = files.path("long.wav");
     write_tone(&wav, spec(1, 16_000, 16), 6);
-    // A bomb: an hour of silence in a few kilobytes.
+    // A decompression bomb: an hour of silence in a few kilobytes.
     let bomb = files.made("bomb.flac", "-f lavfi -i anullsrc=r=8000:cl=mono -t 3600");
     for path in [&wav, &bomb] {
         let refused = decode_with(&decoder, path)
@@ -158,7 +157,7 @@ async fn too_long_audio_is_refused_without_decoding_all_of_it() {
     }
 }
 
-/// A header that two parsers read differently: an odd chunk without the byte that pads it.
+/// A header that two parsers read differently: an odd chunk without its padding byte.
 #[tokio::test]
 async fn a_header_that_asks_for_gigabytes_is_refused_and_costs_nothing() {
     let files = Files::new();

@@ -1,5 +1,4 @@
-//! The voice activity detector with its real weights: what it hears, what it does not, and what the
-//! chunker makes of that.
+//! The voice activity detector with its real weights, and the chunks that follow from it.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,8 +10,8 @@ use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::silero::{Weights, WeightsError};
 use uttera_stt::audio::vad::{BLOCK, DetectSpeech, SpeechDetector};
 
-/// The probabilities in every sixth frame of the sample, as an independent implementation of the
-/// published network in 64-bit arithmetic gives them.
+/// The probabilities in every sixth frame of the sample, computed by an independent implementation of the published
+/// network in 64-bit arithmetic.
 const REFERENCE: [f64; 10] = [
     0.0180, 0.9967, 1.0000, 0.9953, 0.9879, 1.0000, 1.0000, 0.9998, 0.0269, 0.0197,
 ];
@@ -21,7 +20,7 @@ async fn weights() -> Arc<Weights> {
     Arc::new(Weights::load(&voice_activity().await).expect("loads"))
 }
 
-/// A file as samples, with ffmpeg's filters.
+/// Decodes a file with ffmpeg's filters.
 fn decoded(path: &Path, filters: &str) -> Vec<i16> {
     let output = Command::new("ffmpeg")
         .args(["-v", "error", "-i"])
@@ -52,7 +51,7 @@ fn passed_seconds(weights: &Arc<Weights>, samples: &[i16]) -> f64 {
 }
 
 #[tokio::test]
-async fn the_network_computes_what_its_authors_published() {
+async fn the_network_computes_the_published_probabilities() {
     let mut detector = SpeechDetector::new(weights().await);
     let samples = decoded(&sample("en-command.wav"), "anull");
     let found: Vec<u8> = samples
@@ -115,7 +114,7 @@ async fn silence_noise_and_tones_are_no_speech() {
 }
 
 #[tokio::test]
-async fn of_the_corpus_speech_is_kept_and_music_is_not() {
+async fn speech_of_the_corpus_is_kept_and_music_is_not() {
     let Some(corpus) = corpus() else { return };
     let weights = weights().await;
     let files = |table: &str| -> Vec<String> {
@@ -138,7 +137,7 @@ async fn of_the_corpus_speech_is_kept_and_music_is_not() {
         passed += passed_seconds(&weights, &samples);
     }
     println!("{passed:.1} s of {all:.1} s without speech would be transcribed");
-    // Laughter among it, which is a voice.
+    // The audio includes laughter, which is a voice.
     assert!(passed < 0.02 * all, "{passed} s of {all} s");
 }
 

@@ -1,4 +1,4 @@
-//! Requests that are refused cost next to nothing, however many of them come.
+//! Rejected requests cost next to nothing, however many there are.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use test_support::{Server, model, refused, resident_kib, sample};
 const PATH: &str = "/v1/audio/transcriptions";
 const WRONG_KEYS: usize = 10_000;
 const CONNECTIONS: usize = 8;
-/// What a server may have taken in for good after all of it, in KiB: buffers of connections and files.
+/// Maximum growth of a server's memory after all requests, in KiB: buffers of connections and files.
 const MOST_MEMORY_KIB: u64 = 16 * 1024;
-/// The same without bodies: the table of addresses.
+/// Maximum growth after requests without bodies: the table of addresses.
 const MOST_MEMORY_OF_HEADS_KIB: u64 = 6 * 1024;
 
-/// Has several connections send so many requests, each made from its number; gives how often each
-/// status came.
+/// Sends this number of requests over several connections, each built from its number. Returns how often each
+/// status was received.
 async fn send_all<F, R>(count: usize, send: F) -> Vec<(u16, usize)>
 where
     F: Fn(Client, usize) -> R,
@@ -43,7 +43,7 @@ where
     same.map(|same| (same[0], same.len())).collect()
 }
 
-/// What the server has grown by since, in KiB.
+/// Growth of the server's memory since then, in KiB.
 fn grown(server: &Server, before: u64) -> u64 {
     resident_kib(server.pid()).saturating_sub(before)
 }
@@ -64,7 +64,7 @@ async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
     let bytes = std::fs::read(&file).expect("reads");
     let send = |client: Client, number: usize| {
         let request = client.post(&url).bearer_auth(format!("wrong-{number}"));
-        // Half of them from one address, the others each from another; some with a body.
+        // Half of the requests come from one address, the others each from a different one; some have a body.
         let request = match number % 2 {
             0 => request,
             _ => request.header(
@@ -83,14 +83,14 @@ async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
         panic!("{statuses:?}");
     };
     assert_eq!(unauthorized + limited, WRONG_KEYS);
-    // From the one address a handful, from each of the others its one.
+    // A few from the one address, and one from each of the others.
     let elsewhere = WRONG_KEYS / 2;
     assert!(unauthorized >= elsewhere + 20, "{unauthorized}");
     assert!(unauthorized < elsewhere + elsewhere / 2, "{unauthorized}");
     assert!((server.inferences().await - before).abs() < 1e-9);
     let grown = grown(&server, memory);
     assert!(grown < MOST_MEMORY_OF_HEADS_KIB, "{grown} KiB");
-    // Whoever has the right key is let in at once, from the same address.
+    // A request with the right key is accepted at once, from the same address.
     until_limited(&server, &file).await;
     let right = server.transcribe_with("right-key", &file).await;
     assert_eq!(right.status(), 200);
@@ -98,7 +98,7 @@ async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
     assert!(!page.contains("wrong-"), "{page}");
 }
 
-/// Sends wrong keys until one is answered with a 429: the bucket may have got a token meanwhile.
+/// Sends wrong keys until one gets a 429, because the bucket may have received a token meanwhile.
 async fn until_limited(server: &Server, file: &Path) {
     const MOST: usize = 5;
     for _ in 0..MOST {
@@ -111,7 +111,7 @@ async fn until_limited(server: &Server, file: &Path) {
     panic!("{MOST} wrong keys were let try");
 }
 
-/// Files that uploads have left below a folder.
+/// Number of upload files below a folder.
 fn uploads(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -152,16 +152,16 @@ async fn oversized_bodies_cost_no_inference_and_little_memory() {
         let (path, body) = paths[number % paths.len()];
         let kind = ["multipart/form-data; boundary=x", "application/json"][body];
         let bytes = bodies[body].clone();
-        // Half of them do not say how long they are.
+        // Half of the uploads have no Content-Length.
         let tells_its_length = (number / paths.len()).is_multiple_of(2);
         let body = if tells_its_length {
             Body::from(bytes)
         } else {
-            let pieces: Vec<_> = (0..bytes.len())
+            let parts: Vec<_> = (0..bytes.len())
                 .step_by(65_536)
                 .map(|from| Ok::<_, std::io::Error>(bytes.slice(from..from + 65_536)))
                 .collect();
-            Body::wrap_stream(futures::stream::iter(pieces))
+            Body::wrap_stream(futures::stream::iter(parts))
         };
         let request = client.post(format!("{}{path}", server.url));
         let request = request.header("content-type", kind).body(body);
@@ -172,7 +172,7 @@ async fn oversized_bodies_cost_no_inference_and_little_memory() {
         let found = statuses.iter().find(|(other, _)| *other == status);
         found.map_or(0, |(_, count)| *count)
     };
-    // Together they may fill the room on disk that uploads have, which is four times the largest.
+    // Together they may fill the disk space for uploads, which is four times the maximum upload size.
     assert_eq!(of(413) + of(507), BODIES, "{statuses:?}");
     assert!(of(413) > BODIES / 2, "{statuses:?}");
     assert!((server.inferences().await - before).abs() < 1e-9);

@@ -1,4 +1,4 @@
-//! `uttera-stt bench` from outside: what it prints and keeps, and that nothing of it stays behind.
+//! `uttera-stt bench` from outside: its output and files, and that it leaves no process behind.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use uttera_stt::settings::variables::VARIABLES;
 
 use test_support::{model, program, signal, until, voice_activity};
 
-/// The program in a folder of its own: all that it starts has the same working folder.
+/// The program in its own folder, which is also the working folder of all processes that it starts.
 fn bench(folder: &Path) -> Command {
     let mut command = Command::new(program());
     for variable in VARIABLES {
@@ -20,7 +20,7 @@ fn bench(folder: &Path) -> Command {
     command
 }
 
-/// Processes whose working folder is this one's, by id.
+/// Ids of the processes with this working folder.
 fn processes_in(folder: &Path) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -32,7 +32,7 @@ fn processes_in(folder: &Path) -> Vec<u32> {
 }
 
 #[tokio::test]
-async fn a_run_is_told_and_kept_and_a_broken_peer_does_not_end_it() {
+async fn a_run_is_shown_and_saved_and_a_broken_peer_does_not_end_it() {
     let (model, weights) = (model("tiny.en").await, voice_activity().await);
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path().canonicalize().expect("a path");
@@ -112,7 +112,7 @@ async fn a_signal_ends_the_run_and_all_that_it_started() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
-    // This program, the shell and what that started.
+    // This program, the shell and the shell's children.
     until("the start of the system", async || {
         processes_in(&folder).len() == 4
     })
@@ -128,7 +128,7 @@ async fn a_signal_ends_the_run_and_all_that_it_started() {
 }
 
 #[test]
-fn what_cannot_be_measured_fails_the_run_with_its_reason() {
+fn a_system_that_cannot_be_measured_fails_the_run_with_its_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let systems = folder.path().join("systems.json");
     let ours = r#"[{"name": "ours", "command": ["/nowhere/ours"], "ours": true}]"#;

@@ -1,5 +1,5 @@
-//! Load and killing on real processes and a real model: nothing is lost, and every text is what an
-//! undisturbed server gives.
+//! Load while workers are killed, with real processes and a real model: nothing is lost, and every text is that of
+//! an undisturbed server.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,15 +11,14 @@ use serde_json::Value;
 use test_support::wer::are_alike;
 use test_support::{Server, form, model, sample, signal};
 
-/// Requests that run at any time.
+/// Number of concurrent requests.
 const CLIENTS: usize = 40;
-/// Workers that are killed.
+/// Number of workers to kill.
 const KILLS: usize = 30;
-/// A worker is left alone until it is so old, or until it could have done the longest file if that takes
-/// longer on this machine.
+/// Minimum age of a worker before it is killed. If the longest file takes longer on this machine, that time counts.
 const LEAST_AGE: Duration = Duration::from_secs(2);
 
-/// What a client sends: mostly commands, some sentences, a few files of several pieces.
+/// What a client sends: mostly commands, some sentences, a few files of several chunks.
 fn file_of(client: usize) -> &'static str {
     match client % 10 {
         0 => "en-long.ogg",
@@ -28,7 +27,7 @@ fn file_of(client: usize) -> &'static str {
     }
 }
 
-/// Text and lanes of an answer; anything but a 200 is a request lost.
+/// Text and lanes of an answer. Every status except 200 is a lost request.
 async fn ask(client: &Client, url: &str, file: &str) -> Result<(String, String), String> {
     let request = client.post(format!("{url}/v1/audio/transcriptions"));
     let sent = request.multipart(form(&sample(file), &[])).send().await;
@@ -45,7 +44,7 @@ async fn ask(client: &Client, url: &str, file: &str) -> Result<(String, String),
     Ok((text, route.unwrap_or_default()))
 }
 
-/// What an undisturbed server answers.
+/// The answers of an undisturbed server.
 async fn undisturbed(server: &Server) -> HashMap<&'static str, String> {
     let mut texts = HashMap::new();
     for client in 0..CLIENTS {
@@ -60,7 +59,7 @@ async fn undisturbed(server: &Server) -> HashMap<&'static str, String> {
     texts
 }
 
-/// Numbers that are the same in every run.
+/// A random number generator with the same sequence in every run.
 struct Random(u64);
 
 impl Random {
@@ -73,7 +72,7 @@ impl Random {
     }
 }
 
-/// Once a second, a random worker that has lived for long enough. Gives how many it killed.
+/// Kills a random worker of sufficient age every second. Returns the number of killed workers.
 async fn kill_workers(server: &Server, least_age: Duration) -> usize {
     let mut seen: HashMap<u32, Instant> = HashMap::new();
     let mut random = Random(42);
@@ -99,12 +98,12 @@ async fn kill_workers(server: &Server, least_age: Duration) -> usize {
     killed
 }
 
-/// How often the most unlucky piece of audio lost its worker.
+/// How often the chunk with the most lost workers lost one.
 fn most_deaths(server: &Server) -> usize {
     let mut deaths: HashMap<String, usize> = HashMap::new();
     for line in server.log() {
-        if let Some((_, piece)) = line.split_once("the chunk is tried again ") {
-            *deaths.entry(piece.to_owned()).or_default() += 1;
+        if let Some((_, chunk)) = line.split_once("retrying the chunk ") {
+            *deaths.entry(chunk.to_owned()).or_default() += 1;
         }
     }
     deaths.into_values().max().unwrap_or(0)
@@ -128,7 +127,7 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
             tokio::spawn(async move {
                 let file = file_of(client);
                 let mut routes = Vec::new();
-                // One after the other until the killing is over: there is always work.
+                // One request after the other until the last kill, so that there is always work.
                 loop {
                     let (text, route) = ask(&http, &url, file).await?;
                     if !are_alike(&text, &expected[file]) {
@@ -157,7 +156,7 @@ async fn forty_clients_lose_nothing_while_thirty_workers_are_killed() {
         }
     }
     println!(
-        "{killed} workers killed; answers by lane: {routes:?}; most deaths of one piece: {}",
+        "{killed} workers killed; answers by lane: {routes:?}; most deaths of one chunk: {}",
         most_deaths(&server)
     );
     assert_eq!(killed, KILLS);

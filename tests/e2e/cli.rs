@@ -1,4 +1,4 @@
-//! The program at the command line.
+//! The program on the command line.
 
 use std::process::Command;
 
@@ -62,7 +62,7 @@ async fn a_language_that_the_model_does_not_know_is_refused_before_any_work() {
 }
 
 #[tokio::test]
-async fn two_results_in_one_place_are_refused_before_any_work() {
+async fn two_results_with_the_same_path_are_rejected_before_any_work() {
     let model = model("tiny.en").await;
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["a.wav", "a.mp3"] {
@@ -110,7 +110,7 @@ fn the_settings_in_force_are_printed_without_secrets() {
 }
 
 #[test]
-fn check_config_tells_what_will_not_work() {
+fn check_config_reports_settings_that_will_not_work() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join(".env"), "WISPER_MODEL=base\n").expect("writes");
     let output = run(folder.path(), &["check-config"]);
@@ -125,7 +125,7 @@ fn check_config_tells_what_will_not_work() {
 }
 
 #[test]
-fn a_worker_started_by_hand_says_what_it_is_for() {
+fn a_worker_started_by_hand_explains_itself() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = Command::new(program())
         .arg("worker")
@@ -135,14 +135,14 @@ fn a_worker_started_by_hand_says_what_it_is_for() {
         .expect("runs");
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        err(&output).contains("started by the server"),
+        err(&output).contains("only the server starts"),
         "{}",
         err(&output)
     );
 }
 
 #[test]
-fn a_port_in_use_is_told_with_its_settings() {
+fn a_port_in_use_is_reported_with_its_settings() {
     let folder = tempfile::tempdir().expect("a folder");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = taken.local_addr().expect("bound").port().to_string();

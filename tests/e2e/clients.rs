@@ -1,5 +1,4 @@
-//! The requests of programs that people point at this server, with the fields, names and types that those
-//! programs send.
+//! Requests of other programs that use this server, with the fields, names and types that they send.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Response;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
-use test_support::{Server, model, refused, sample, sample_text, words};
+use test_support::{Server, checks, model, refused, sample, sample_text, words};
 
 const PATH: &str = "/v1/audio/transcriptions";
 
@@ -29,7 +28,7 @@ async fn is_the_command(response: Response) {
     assert_eq!(words(&found), words(&sample_text("en-command.wav")));
 }
 
-/// Bare samples, as Bazarr makes them with ffmpeg.
+/// Raw samples, as Bazarr creates them with ffmpeg.
 fn bare_samples(name: &str) -> Vec<u8> {
     let made = Command::new("ffmpeg")
         .args(["-v", "error", "-i"])
@@ -39,7 +38,7 @@ fn bare_samples(name: &str) -> Vec<u8> {
     made.expect("ffmpeg runs").stdout
 }
 
-/// A voice note of a messenger.
+/// A voice note as messengers send it.
 fn voice_note(folder: &Path) -> Vec<u8> {
     let path = folder.join("note.ogg");
     let status = Command::new("ffmpeg")
@@ -53,8 +52,19 @@ fn voice_note(folder: &Path) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn open_webui_sends_a_form_with_an_empty_key_or_json_with_base64() {
+async fn programs_are_served_with_an_english_model() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
+    checks! {
+        &server;
+        open_webui_sends_a_form_with_an_empty_key_or_json_with_base64,
+        open_webui_sends_the_parts_of_one_file_at_once,
+        openclaw_sends_voice_notes_as_octets_with_an_instruction_for_a_prompt,
+        a_form_may_have_any_order_no_types_and_unknown_fields,
+        asr_gives_every_output_format_and_rejects_unknown_ones,
+    }
+}
+
+async fn open_webui_sends_a_form_with_an_empty_key_or_json_with_base64(server: &Server) {
     let form = Form::new()
         .text("model", "whisper-1")
         .text("language", "en")
@@ -71,7 +81,7 @@ async fn open_webui_sends_a_form_with_an_empty_key_or_json_with_base64() {
     });
     let request = server.client.post(format!("{}{PATH}", server.url));
     is_the_command(request.json(&body).send().await.expect("an answer")).await;
-    // It shows `error.message` of whatever is not 200.
+    // The client shows `error.message` for every status except 200.
     let request = server.client.post(format!("{}{PATH}", server.url));
     let request = request.json(&json!({"model": "whisper-1", "input_audio": {"data": "%"}}));
     refused(
@@ -83,9 +93,7 @@ async fn open_webui_sends_a_form_with_an_empty_key_or_json_with_base64() {
     .await;
 }
 
-#[tokio::test]
-async fn open_webui_sends_the_parts_of_one_file_at_once() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn open_webui_sends_the_parts_of_one_file_at_once(server: &Server) {
     let parts = (0..4).map(|_| async {
         let form = Form::new()
             .text("model", "whisper-1")
@@ -95,9 +103,7 @@ async fn open_webui_sends_the_parts_of_one_file_at_once() {
     futures::future::join_all(parts).await;
 }
 
-#[tokio::test]
-async fn openclaw_sends_voice_notes_as_octets_with_an_instruction_for_a_prompt() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn openclaw_sends_voice_notes_as_octets_with_an_instruction_for_a_prompt(server: &Server) {
     let note = Part::bytes(voice_note(server.folder()))
         .file_name("voice.ogg")
         .mime_str("application/octet-stream")
@@ -128,16 +134,14 @@ async fn n8n_asks_for_the_models_first_and_for_its_fixed_name_then() {
     is_the_command(request.send().await.expect("an answer")).await;
 }
 
-#[tokio::test]
-async fn a_form_is_read_in_any_order_without_types_and_with_what_nobody_knows() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn a_form_may_have_any_order_no_types_and_unknown_fields(server: &Server) {
     let audio = std::fs::read(sample("en-command.wav")).expect("is there");
     let field = |name: &str, value: &str| {
         format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
     };
     let mut body = field("timestamp_granularities[]", "segment").into_bytes();
     body.extend(field("colour", "blue").bytes());
-    // No file name and no type.
+    // Without file name and type.
     body.extend(b"--b\r\nContent-Disposition: form-data; name=file\r\n\r\n");
     body.extend(&audio);
     body.extend(b"\r\n");
@@ -152,8 +156,16 @@ async fn a_form_is_read_in_any_order_without_types_and_with_what_nobody_knows() 
 }
 
 #[tokio::test]
-async fn bazarr_asks_for_the_language_and_for_subtitles_of_bare_samples() {
+async fn programs_are_served_with_a_multilingual_model() {
     let server = Server::ready(&model("base").await, &[]).await;
+    checks! {
+        &server;
+        bazarr_asks_for_the_language_and_for_subtitles_of_bare_samples,
+        whisper_cpps_own_path_takes_its_fields,
+    }
+}
+
+async fn bazarr_asks_for_the_language_and_for_subtitles_of_bare_samples(server: &Server) {
     let audio = || {
         let samples = Part::bytes(bare_samples("es-sentence.wav"));
         Form::new().part("audio_file", samples.file_name("audio_file"))
@@ -183,9 +195,7 @@ async fn bazarr_asks_for_the_language_and_for_subtitles_of_bare_samples() {
     assert!(english.contains("music"), "{english}");
 }
 
-#[tokio::test]
-async fn asr_gives_every_output_and_refuses_what_it_does_not_know() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn asr_gives_every_output_format_and_rejects_unknown_ones(server: &Server) {
     let post = async |query: &str, name: &str| {
         let form = Form::new().part("audio_file", file(name, "speech.wav"));
         server.post(&format!("/asr?{query}"), form).await
@@ -242,15 +252,13 @@ async fn asr_gives_every_output_and_refuses_what_it_does_not_know() {
         refused(empty, 400, "missing_file", Some(name)).await;
         refused(server.get(path).await, 405, "method_not_allowed", None).await;
     }
-    // No sample at all.
+    // Without any samples.
     let form = Form::new().part("audio_file", Part::bytes(Vec::new()));
     let none = server.post("/asr?encode=false", form).await;
     refused(none, 400, "audio_decode_error", Some("file")).await;
 }
 
-#[tokio::test]
-async fn whisper_cpps_own_path_takes_its_fields() {
-    let server = Server::ready(&model("base").await, &[]).await;
+async fn whisper_cpps_own_path_takes_its_fields(server: &Server) {
     let form = |fields: &[(&'static str, &'static str)]| {
         let form = Form::new().part("file", file("de-sentence.wav", "speech.wav"));
         fields

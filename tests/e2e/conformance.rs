@@ -1,5 +1,5 @@
-//! `uttera-stt conformance` from outside: on this server, on one that answers a few things wrongly, on one
-//! that does its worst, and on none.
+//! `uttera-stt conformance` from outside: against this server, one with a few wrong replies, one with the worst
+//! replies, and none.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -25,7 +25,7 @@ async fn conformance(arguments: &[&str]) -> Output {
     command.output().await.expect("runs")
 }
 
-/// A run's results as the file has them, and its exit status.
+/// The results file of a run, and the exit status.
 async fn results(arguments: &[&str]) -> (Value, Option<i32>) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("results.json");
@@ -36,7 +36,7 @@ async fn results(arguments: &[&str]) -> (Value, Option<i32>) {
     (json, output.status.code())
 }
 
-/// The checks that came out like this, with why.
+/// The checks with this outcome, and the reasons.
 fn with_outcome(results: &Value, outcome: &str) -> BTreeSet<(String, String)> {
     let checks = results["checks"].as_array().expect("checks").iter();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -78,7 +78,7 @@ async fn this_server_with_a_model_of_many_languages_keeps_all_promises() {
     assert_eq!(code, Some(0));
 }
 
-/// Serves what the handler answers, on a port of its own, until the test ends.
+/// Serves the handler on a free port until the test ends.
 fn serve<H, R>(handler: H) -> String
 where
     H: Fn(HttpRequest, Bytes) -> R + Clone + Send + 'static,
@@ -96,7 +96,7 @@ where
     format!("http://{address}")
 }
 
-/// The real server's answer to the same request.
+/// Forwards the request to the real server and returns its answer.
 async fn forward(url: &str, request: &HttpRequest, body: Bytes) -> (HttpResponse, Bytes) {
     let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes());
     let method = method.expect("a method");
@@ -126,7 +126,7 @@ fn endless() -> HttpResponse {
     HttpResponse::Ok().streaming(Box::pin(stream))
 }
 
-/// The server at `url`, but for a few answers.
+/// The server at `url`, with a few modified answers.
 async fn almost(url: String, request: HttpRequest, body: Bytes) -> HttpResponse {
     let path = request.path().to_owned();
     if path == "/livez" {
@@ -187,8 +187,8 @@ async fn a_server_with_a_few_wrong_answers_fails_exactly_those_checks() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_its_worst_ends_no_run() {
-    // What is sent gets no answer at all; what is asked for, HTML, an endless body, or a broken one.
+async fn a_server_with_the_worst_replies_does_not_end_a_run() {
+    // POST requests get no answer; GET requests get HTML, an endless body, or a broken one.
     let worst = serve(|request: HttpRequest, _body| async move {
         if request.method() == Method::POST {
             std::future::pending::<()>().await;
@@ -221,7 +221,7 @@ async fn a_server_that_does_its_worst_ends_no_run() {
 }
 
 #[tokio::test]
-async fn where_nobody_answers_the_status_is_2() {
+async fn an_unreachable_server_is_exit_status_2() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);

@@ -1,13 +1,13 @@
-//! Word error rate on real speech, where the corpus is there (`STT_CORPUS`).
+//! Word error rate on real speech, if the corpus is available (`STT_CORPUS`).
 
 use serde_json::Value;
 use test_support::wer::Score;
 use test_support::{Server, corpus, model};
 
-/// Every so many-th English clip: enough to notice a decoder that has gone wrong.
+/// Uses every n-th English clip: enough to detect a faulty decoder.
 const EVERY: usize = 8;
-/// Far above what the models reach (base: 6.7 % of all English clips), far below what a
-/// wrong sample rate, a wrong prompt or a lost suppression gives.
+/// Far above the error rate of the models (base: 6.7 % of all English clips), and far below that with a wrong
+/// sample rate, a wrong prompt or a missing suppression.
 const BASE_BOUND: f64 = 0.16;
 const TINY_BOUND: f64 = 0.20;
 

@@ -1,4 +1,4 @@
-//! What browsers are told about pages of other origins (CORS), over HTTP and by a real browser.
+//! Access for pages of other origins (CORS), over HTTP and with a real browser.
 
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Method, Response};
@@ -10,7 +10,7 @@ const PATH: &str = "/v1/audio/transcriptions";
 const PAGE: &str = "https://chat.example";
 const STRANGER: &str = "https://chat.example.evil.example";
 
-/// A request as the page of an origin makes it.
+/// A request as a page of this origin sends it.
 async fn ask(server: &Server, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
     let mut request = server
         .client
@@ -33,7 +33,7 @@ async fn preflight(server: &Server, origin: &str, method: &str) -> Response {
     ask(server, Method::OPTIONS, PATH, &headers).await
 }
 
-/// A transcription with a key, for the page of an origin.
+/// A transcription with a key, from a page of this origin.
 async fn transcribe(server: &Server, origin: &str, fields: &[(&str, &str)]) -> Response {
     let request = server.client.post(format!("{}{PATH}", server.url));
     let request = request.bearer_auth("sesame").header("origin", origin);
@@ -93,7 +93,7 @@ async fn without_the_setting_there_is_no_header_at_all() {
 }
 
 #[tokio::test]
-async fn pages_of_the_configured_origins_may_do_what_others_may_not() {
+async fn only_pages_of_configured_origins_get_cors_headers() {
     let settings = [
         (
             "CORS_ALLOW_ORIGINS",
@@ -104,7 +104,7 @@ async fn pages_of_the_configured_origins_may_do_what_others_may_not() {
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     for origin in [PAGE, "http://localhost:3000"] {
-        // Without a key, which browsers do not send.
+        // Without a key, because browsers send none with preflights.
         for method in ["GET", "POST", "HEAD", "OPTIONS"] {
             let response = preflight(&server, origin, method).await;
             assert_eq!(response.status(), 200, "{method}");
@@ -184,7 +184,7 @@ async fn strangers_get_nothing(server: &Server) {
         assert_eq!(cors_headers(response.headers()), Vec::<&str>::new());
         let body: Value = response.json().await.expect("JSON");
         assert_eq!(body["error"]["code"], "cors_refused");
-        // Who only says so and is no browser is served.
+        // A client that sends an origin but is no browser is served.
         let response = transcribe(server, stranger, &[]).await;
         assert_eq!(response.status(), 200);
         assert_eq!(cors_headers(response.headers()), Vec::<&str>::new());
@@ -192,7 +192,7 @@ async fn strangers_get_nothing(server: &Server) {
     }
     let response = preflight(server, PAGE, "DELETE").await;
     assert_eq!(response.status(), 400);
-    // No page, no headers for pages.
+    // Without an origin, there are no CORS headers.
     let response = server.get("/health").await;
     assert_eq!(cors_headers(response.headers()), Vec::<&str>::new());
 }
@@ -233,11 +233,11 @@ async fn a_real_browser_lets_the_page_of_a_configured_origin_read_the_answer_and
     assert!(seen["request_id"].is_string(), "{seen}");
     let text = seen["body"]["text"].as_str().expect("text");
     assert_eq!(words(text), words(&sample_text("en-command.wav")));
-    // A refusal can be read as well.
+    // The page can read an error as well.
     let seen = browser.visit(&page, &origin, &server.url, "wrong").await;
     assert_eq!(seen["status"], 401, "{seen}");
     assert_eq!(seen["body"]["error"]["code"], "invalid_api_key");
-    // The same page under another name is of another origin.
+    // The same page under another host name has another origin.
     let seen = browser
         .visit(&page, &page.other_origin(), &server.url, "sesame")
         .await;

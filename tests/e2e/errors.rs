@@ -84,14 +84,14 @@ async fn a_translation_to_another_language_names_the_missing_setting() {
 }
 
 #[tokio::test]
-async fn too_large_is_told_before_and_while_reading_with_both_sizes() {
+async fn an_oversized_body_is_rejected_before_and_while_it_is_read_with_both_sizes() {
     let server = Server::ready(&model("tiny.en").await, &[("MAX_UPLOAD_MB", "0.5")]).await;
     let big = vec![0_u8; 3 * 1024 * 1024];
     let part = Part::bytes(big.clone()).file_name("a.wav");
     let response = server.post(PATH, Form::new().part("file", part)).await;
     let message = refused(response, 413, "upload_too_large", None).await;
     assert!(message.contains("524288"), "{message}");
-    // In chunks, without a length that could be looked at before.
+    // Chunked, without a Content-Length to check first.
     let mut head =
         b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n".to_vec();
     head.extend_from_slice(&big);
@@ -126,7 +126,7 @@ async fn a_big_uploader_sees_the_refusal_and_not_a_reset() {
                 "POST {PATH} HTTP/1.1\r\nHost: x\r\n{key}\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {length}\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).expect("sends");
-            // Goes on sending like any simple client, until all is sent or the server closes.
+            // Continues to send like a simple client, until everything is sent or the server closes the connection.
             let block = vec![b'x'; 1024 * 1024];
             let mut reader = stream.try_clone().expect("clones");
             let sender = std::thread::spawn(move || {
@@ -177,7 +177,7 @@ async fn keys_are_asked_for_before_anything_else_and_never_logged() {
     assert!(!server.log().join("\n").contains("sesame"));
 }
 
-/// What each broken file gets: a refusal, or the text of what a player would play.
+/// The expected result for each broken file: an error, or the text of the part that a player would play.
 const BROKEN: &[(&str, Option<&str>)] = &[
     ("empty.wav", Some("audio_decode_error")),
     ("text.mp3", Some("audio_decode_error")),

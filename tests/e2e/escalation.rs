@@ -1,5 +1,5 @@
-//! Two tiers with real processes and real models: tiny.en passes on to base what it does not trust itself
-//! with, and base is killed, stopped, limited and locked.
+//! Escalation with real processes and real models: tiny.en passes doubtful texts on to base, and base is
+//! killed, stopped, limited and locked.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ async fn result(primary: &Server, result: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_text_that_is_not_trusted_is_the_larger_models_and_says_so() {
+async fn a_doubtful_text_is_replaced_by_the_fallbacks_and_the_reply_says_so() {
     let fallback = fallback(&[("API_KEYS", "between-us")]).await;
     let primary = primary(&fallback, &[("FALLBACK_API_KEY", "between-us")]).await;
     let response = transcribe(&primary, &[]).await;
@@ -54,7 +54,7 @@ async fn a_text_that_is_not_trusted_is_the_larger_models_and_says_so() {
         ("x-fallback-used", "true"),
         ("x-final-model", "base"),
         ("x-conf-below", "logprob"),
-        // The small model knows English only.
+        // The primary's model knows English only.
         ("x-lang-check-applicable", "false"),
     ] {
         assert_eq!(header(&response, name), Some(expected), "{name}");
@@ -81,7 +81,7 @@ async fn a_text_that_is_not_trusted_is_the_larger_models_and_says_so() {
     assert!(reply["confidence"].as_f64().expect("a number") > 0.3);
     assert!(reply["segments"][0]["avg_logprob"].is_f64());
     assert!(reply["timings"]["fallback_infer_ms"].as_u64() > Some(0));
-    // The same on OpenAI's path, with all that its formats tell.
+    // The same on OpenAI's path, with all fields of its formats.
     let fields = [
         ("response_format", "verbose_json"),
         ("timestamp_granularities[]", "word"),
@@ -94,13 +94,13 @@ async fn a_text_that_is_not_trusted_is_the_larger_models_and_says_so() {
     assert!(words.len() > 3 && words[0]["end"].as_f64() > words[0]["start"].as_f64());
     assert_eq!(asked(&fallback).await.to_string(), "2");
     assert_eq!(result(&primary, "used").await.to_string(), "2");
-    // The larger model's requests are found by the id that the client was told.
+    // The fallback logs the request under the id in the client's reply.
     let id = reply["request_id"].as_str().expect("an id");
     assert!(!fallback.log_lines(id).is_empty());
 }
 
 #[tokio::test]
-async fn a_streams_last_event_tells_whose_text_it_is() {
+async fn the_last_event_of_a_stream_names_the_model() {
     let fallback = fallback(&[]).await;
     let primary = primary(&fallback, &[]).await;
     let stream = async || {
@@ -131,7 +131,7 @@ async fn a_streams_last_event_tells_whose_text_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_trusted_and_what_is_silent_goes_nowhere() {
+async fn trusted_texts_and_silence_are_not_escalated() {
     let fallback = fallback(&[]).await;
     let primary = primary(&fallback, &NEVER).await;
     let response = transcribe(&primary, &[]).await;
@@ -150,7 +150,7 @@ async fn what_is_trusted_and_what_is_silent_goes_nowhere() {
     assert_eq!(result(&primary, "skipped").await.to_string(), "1");
 }
 
-/// A 502 with everything that there is to know, the small model's text among it.
+/// Asserts a 502 with all headers and the primary's text.
 async fn check_failed(response: Response, kind: &str) {
     assert_eq!(response.status(), 502);
     assert_eq!(header(&response, "x-error-type"), Some(kind));
@@ -181,7 +181,7 @@ async fn check_failed(response: Response, kind: &str) {
     assert_eq!(body["primary"]["model"], "tiny.en");
 }
 
-/// On OpenAI's path the reply is fine all the same.
+/// Asserts that OpenAI's path returns 200 nevertheless.
 async fn check_fine_without(primary: &Server) {
     let response = primary.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(response.status(), 200);
@@ -195,7 +195,7 @@ async fn check_fine_without(primary: &Server) {
 }
 
 #[tokio::test]
-async fn a_fallback_that_is_killed_costs_nothing_that_is_there_and_is_used_when_it_is_back() {
+async fn a_killed_fallback_loses_no_text_and_is_used_again_after_a_restart() {
     let port = HeldPort::new();
     let fallback = fallback(&[port.setting()]).await;
     let primary = primary(&fallback, &[]).await;
@@ -217,14 +217,14 @@ async fn a_fallback_that_is_killed_costs_nothing_that_is_there_and_is_used_when_
 }
 
 #[tokio::test]
-async fn a_fallback_that_hangs_is_waited_for_so_long_while_the_lane_is_free() {
+async fn a_hanging_fallback_is_awaited_up_to_its_timeout_without_holding_a_lane() {
     let fallback = fallback(&[]).await;
     let patient = primary(&fallback, &[("FALLBACK_TIMEOUT_S", "120")]).await;
     let primary = primary(&fallback, &[("FALLBACK_TIMEOUT_S", "3")]).await;
     signal(fallback.pid(), "STOP");
     let hanging = transcribe(&patient, &[]);
     let others = async {
-        patient.log_line("the text is not trusted").await;
+        patient.log_line("the text is doubtful").await;
         let free = || async { !patient.is_busy().await };
         patient.until("the lane is free", free).await;
         assert_eq!(patient.log_lines("the fallback failed").len(), 0);
@@ -237,8 +237,8 @@ async fn a_fallback_that_hangs_is_waited_for_so_long_while_the_lane_is_free() {
 }
 
 #[tokio::test]
-async fn a_fallback_that_refuses_is_told_as_such() {
-    // One request now and then.
+async fn a_fallback_that_rejects_requests_is_reported_as_such() {
+    // One request from time to time.
     let limited = fallback(&[("RATE_LIMIT_RPS", "0.01"), ("RATE_LIMIT_BURST", "1")]).await;
     let primary = primary(&limited, &[]).await;
     let response = transcribe(&primary, &[]).await;
@@ -280,10 +280,10 @@ async fn a_given_language_is_passed_on_and_a_detected_one_is_tested() {
 }
 
 #[tokio::test]
-async fn of_a_long_file_only_what_is_weak_is_passed_on() {
+async fn only_the_doubtful_chunks_of_a_long_file_are_escalated() {
     let file = sample("en-long.ogg");
-    // Wherever a machine's speed has it cut: the piece in which the language is heard is doubted, and the
-    // others have it from the other model, which is tried by its words alone.
+    // The machine's speed decides where the file is cut. The chunk in which the language is detected is doubtful
+    // in any case; the others take the language of the fallback, whose text is judged by its words alone.
     let other = Server::ready(&model("tiny.en").await, &[]).await;
     let settings = [
         ("FALLBACK_URL", other.url.as_str()),
@@ -296,7 +296,7 @@ async fn of_a_long_file_only_what_is_weak_is_passed_on() {
     assert_eq!(header(&response, "x-final-model"), Some("base+tiny.en"));
     assert_eq!(header(&response, "x-conf-below"), Some("langprob"));
     assert_eq!(asked(&other).await.to_string(), "1");
-    let passed_on = primary.log_lines("the text is not trusted");
+    let passed_on = primary.log_lines("the text is doubtful");
     assert!(
         passed_on.len() == 1 && passed_on[0].contains("chunk=0"),
         "{passed_on:?}"
@@ -306,18 +306,18 @@ async fn of_a_long_file_only_what_is_weak_is_passed_on() {
     let text = reply["text"].as_str().expect("text");
     let wrong = Score::of(&sample_text("en-long.ogg"), text).rate();
     assert!(wrong <= 0.1, "{text}");
-    // What is weak is the first piece's, whose times the other model told.
+    // Only the first chunk was doubtful: its times are the fallback's.
     let ends = reply["segments"].as_array().expect("segments").iter();
     let ends: Vec<_> = ends.map(|segment| segment["end"].as_f64()).collect();
     assert!(ends.is_sorted() && ends.last().copied().flatten() > Some(30.0));
 }
 
 #[tokio::test]
-async fn a_larger_model_of_this_node_has_a_worker_while_it_is_needed() {
-    let larger = model("base").await;
+async fn a_fallback_model_of_this_node_has_a_worker_while_it_is_needed() {
+    let fallback_model = model("base").await;
     let settings = [
         ALWAYS,
-        ("FALLBACK_MODEL", larger.to_str().expect("UTF-8")),
+        ("FALLBACK_MODEL", fallback_model.to_str().expect("UTF-8")),
         ("COLD_WORKER_IDLE_TIMEOUT", "1"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
@@ -334,7 +334,7 @@ async fn a_larger_model_of_this_node_has_a_worker_while_it_is_needed() {
     server
         .until("its worker goes", || async { server.workers().len() == 1 })
         .await;
-    // And comes again.
+    // The fallback is running again.
     let response = server.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(header(&response, "x-fallback-used"), Some("true"));
     drop(server);
@@ -376,7 +376,7 @@ async fn a_node_without_a_working_model_passes_everything_on() {
         assert!(header(&response, name).is_some(), "{name}");
     }
     assert_eq!(body(response).await["primary"], Value::Null);
-    // OpenAI's clients hear what is wrong here.
+    // OpenAI's clients get the error of this node.
     let response = primary.transcribe(&sample(SAMPLE), &[]).await;
     assert_eq!(response.status(), 503);
     assert!(header(&response, "x-fallback-error").is_some());
@@ -384,7 +384,7 @@ async fn a_node_without_a_working_model_passes_everything_on() {
 }
 
 #[tokio::test]
-async fn two_nodes_that_name_each_other_come_to_an_end() {
+async fn two_nodes_that_are_each_others_fallback_do_not_loop() {
     let port = HeldPort::new();
     let first = fallback(&[port.setting()]).await;
     let second = primary(&first, &[]).await;
@@ -399,7 +399,7 @@ async fn two_nodes_that_name_each_other_come_to_an_end() {
 }
 
 #[tokio::test]
-async fn refusals_say_in_headers_what_is_wrong_and_figures_are_there_as_json() {
+async fn errors_name_their_type_in_a_header_and_figures_are_served_as_json() {
     let settings = [("API_KEYS", "sesame"), ("SERVER_COMMIT", "prod-7")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let response = transcribe(&server, &[]).await;
@@ -429,7 +429,7 @@ async fn refusals_say_in_headers_what_is_wrong_and_figures_are_there_as_json() {
     .await;
     let reply = body(fine.expect("an answer")).await;
     assert_eq!(reply["fallback_used"], false);
-    // Health is open, figures are not.
+    // Health is open, metrics require a key.
     let health: Value = body(server.get("/v1/health").await).await;
     assert_eq!(
         (&health["ok"], &health["role"]),

@@ -1,4 +1,4 @@
-//! A real server with a real model while things go wrong.
+//! Faults of a real server with a real model.
 
 use serde_json::Value;
 use test_support::wer::assert_alike;
@@ -43,7 +43,7 @@ async fn audio_on_which_two_workers_crash_is_refused_and_the_next_request_works(
         for _ in 0..2 {
             server.until_a_lane_has_work().await;
             let last = server.workers()[0];
-            // A SEGV from outside would be taken by Rust's own handler the first time.
+            // Rust's own handler would handle the first SEGV from outside.
             signal(last, "ABRT");
         }
     };
@@ -68,7 +68,7 @@ async fn a_stopped_worker_is_killed_after_the_limit_and_the_chunk_is_tried_again
 }
 
 #[tokio::test]
-async fn sigterm_finishes_what_runs_and_leaves_nothing_behind() {
+async fn sigterm_finishes_running_requests_and_leaves_no_processes_or_files() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     let request = server.start_long_request().await;
     let workers = server.workers();
@@ -143,7 +143,7 @@ async fn a_model_that_is_missing_leaves_the_server_up_with_the_reason_until_it_c
     let file = folder.path().join("ggml-tiny.en.bin");
     let server = Server::start(&file, &[]).await;
     let failed = || async { server.health().await["hot_worker_error"].is_string() };
-    server.until("the reason is told", failed).await;
+    server.until("the health page has the reason", failed).await;
     let health = server.health().await;
     assert_eq!(health["status"], "degraded");
     assert_eq!(health["hot_worker_loaded"], false);
@@ -175,12 +175,12 @@ async fn a_broken_model_file_is_refused_with_the_reason_and_no_crash() {
     std::fs::write(&file, &whole[..whole.len() / 2]).expect("writes");
     let server = Server::start(&file, &[]).await;
     let failed = || async { server.health().await["hot_worker_error"].is_string() };
-    server.until("the reason is told", failed).await;
+    server.until("the health page has the reason", failed).await;
     assert_eq!(server.get("/livez").await.status(), 200);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_takes_its_work_and_its_file_with_it() {
+async fn a_client_that_leaves_cancels_its_work_and_its_file_is_removed() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     {
         let file = sample("en-long.ogg");
@@ -200,12 +200,12 @@ async fn a_client_that_leaves_takes_its_work_and_its_file_with_it() {
 }
 
 #[tokio::test]
-async fn while_the_model_loads_requests_are_told_so_and_when_to_come_back() {
+async fn while_the_model_loads_requests_get_503_with_retry_after() {
     let server = Server::start(&model("tiny.en").await, &[]).await;
     let started = || async { !server.workers().is_empty() };
     server.until("the worker is there", started).await;
     let worker = server.workers()[0];
-    // Held in the middle of its load.
+    // Stopped while it loads the model.
     signal(worker, "STOP");
     let response = server.transcribe(&sample("en-command.wav"), &[]).await;
     assert_eq!(response.status(), 503);
@@ -238,14 +238,14 @@ async fn sigterm_while_the_model_loads_ends_everything_at_once() {
 }
 
 #[tokio::test]
-async fn a_second_sigterm_ends_what_would_still_take_long() {
+async fn a_second_sigterm_ends_running_requests() {
     let mut server = Server::ready(&model("base").await, &[]).await;
     let request = server.start_long_request().await;
     signal(server.pid(), "TERM");
     let draining = || async { server.health().await["status"] == "draining" };
     server.until("it drains", draining).await;
     assert_eq!(server.terminate().await, Some(0));
-    // Told, or finished in the meantime; not cut off.
+    // The answer is an error, or the finished text; the connection is not cut off.
     let response = request.await.expect("no panic").expect("an answer");
     assert!(
         [503, 200].contains(&response.status().as_u16()),
@@ -255,7 +255,7 @@ async fn a_second_sigterm_ends_what_would_still_take_long() {
 }
 
 #[tokio::test]
-async fn a_prompt_of_any_length_harms_nobody() {
+async fn a_prompt_of_any_length_is_harmless() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let worker = server.workers();
     for prompt in [
@@ -280,7 +280,7 @@ async fn a_server_that_is_open_to_the_network_without_keys_says_so() {
     assert!(!keyed.log().join("\n").contains("anyone who"));
 }
 
-/// Every file and folder below, as text.
+/// All files and folders below a folder, as text.
 fn walk(folder: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(folder) else {

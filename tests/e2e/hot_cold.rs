@@ -1,5 +1,5 @@
-//! Hot and cold workers of a real server: the pool comes with the work and goes without it, the
-//! queue is bounded, and the hot model can sleep.
+//! Hot and cold workers of a real server: the pool grows and shrinks with the work, the queue is bounded, and
+//! the hot model can be freed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use test_support::{Server, is_stopped, lives, model, sample, sample_text, signal, words};
 use tokio::task::JoinHandle;
 
-/// One cold worker at most, which goes soon.
+/// At most one cold worker, with a short idle limit.
 const ONE_COLD: &[(&str, &str)] = &[
     ("COLD_POOL_SIZE", "1"),
     ("COLD_WORKER_IDLE_TIMEOUT", "1"),
@@ -18,7 +18,7 @@ const ONE_COLD: &[(&str, &str)] = &[
     ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
 ];
 
-/// Sends so many requests at once.
+/// Sends this number of requests at once.
 fn burst(server: &Server, count: usize, name: &str) -> Vec<JoinHandle<Response>> {
     let requests = (0..count).map(|_| {
         let url = format!("{}/v1/audio/transcriptions", server.url);
@@ -43,7 +43,7 @@ fn queue(response: &Response) -> (u64, u64) {
 async fn the_queue_headers_tell_the_requests_ahead_and_the_wait_that_they_mean() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let worker = server.workers()[0];
-    // Nothing gets done: each request finds all before it.
+    // The worker is stopped: each request finds all earlier ones in the queue.
     signal(worker, "STOP");
     let mut requests = Vec::new();
     let mut drain_estimates = Vec::new();
@@ -52,7 +52,7 @@ async fn the_queue_headers_tell_the_requests_ahead_and_the_wait_that_they_mean()
         let estimate = &health["smart_routing"]["queue_drain_estimate_seconds"];
         drain_estimates.push(1000.0 * estimate.as_f64().expect("a number"));
         requests.extend(burst(&server, 1, "en-command.wav"));
-        // Decoded: until then the estimate takes the file for longer than it is.
+        // Wait until the audio is decoded: before that, the estimate assumes a longer file.
         let waiting = || async { decoded(&server).await == admitted };
         server.until("its audio is in the queue", waiting).await;
     }
@@ -64,7 +64,7 @@ async fn the_queue_headers_tell_the_requests_ahead_and_the_wait_that_they_mean()
         positions.push(position);
         waits.push(wait);
     }
-    // The lane is free for the first; the second waits for it, with none in the queue ahead.
+    // The lane is free for the first request; the second waits for it, with none ahead in the queue.
     assert_eq!(positions, [0, 0, 1, 2, 3]);
     assert_eq!(waits[0], 0);
     for (wait, estimate) in waits.iter().zip(&drain_estimates) {
@@ -77,11 +77,11 @@ async fn the_queue_headers_tell_the_requests_ahead_and_the_wait_that_they_mean()
     assert!(waits.is_sorted_by(|one, next| one < next), "{waits:?}");
 }
 
-/// Requests whose audio is decoded and not transcribed yet.
+/// Number of chunks that are decoded and not transcribed yet.
 async fn decoded(server: &Server) -> usize {
     let health = server.health().await;
     let seconds = health["smart_routing"]["queue_audio_seconds"].as_f64();
-    // The command has 1.8 s.
+    // The command is 1.8 s long.
     (seconds.expect("a number") / 1.784).round() as usize
 }
 
@@ -129,12 +129,12 @@ async fn a_burst_brings_a_cold_worker_that_shares_the_work_and_leaves_when_it_is
 }
 
 #[tokio::test]
-async fn a_cold_worker_that_is_killed_leaves_its_piece_to_the_hot_one_and_the_header_says_so() {
+async fn the_hot_worker_takes_over_the_chunk_of_a_killed_cold_worker_and_the_header_says_so() {
     let server = Server::ready(&model("tiny.en").await, ONE_COLD).await;
     let hot = server.workers();
     let requests = burst(&server, 16, "en-sentence.wav");
     let lane_of_cold = || async {
-        // A worker that is up gets its piece at once.
+        // A worker that is up gets a chunk at once.
         server
             .log()
             .iter()
@@ -160,7 +160,7 @@ async fn a_cold_worker_that_is_killed_leaves_its_piece_to_the_hot_one_and_the_he
 }
 
 #[tokio::test]
-async fn no_worker_outlives_a_server_that_was_killed_be_it_loading_busy_or_stopped() {
+async fn no_loading_busy_or_stopped_worker_outlives_a_killed_server() {
     let settings = [
         ("COLD_POOL_SIZE", "3"),
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
@@ -171,7 +171,7 @@ async fn no_worker_outlives_a_server_that_was_killed_be_it_loading_busy_or_stopp
     server.until("the pool grows", two_cold).await;
     let workers = server.workers();
     signal(workers[0], "STOP");
-    // The kernel wakes a stopped process whose parent ends; one that stops just after that sleeps on.
+    // The kernel wakes a stopped process whose parent ends, but not one that stops just after that.
     let stopped = || async { is_stopped(workers[0]) };
     server.until("it has stopped", stopped).await;
     signal(server.pid(), "KILL");
@@ -198,11 +198,11 @@ async fn sigterm_with_a_full_queue_finishes_it_and_leaves_no_worker() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_before_the_body_is_read_and_says_when_to_come_back() {
+async fn a_full_queue_rejects_requests_before_the_body_is_read_with_retry_after() {
     let settings = [("MAX_QUEUE_SECONDS", "1.5"), ("COLD_POOL_SIZE", "0")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let worker = server.workers()[0];
-    // Nothing gets done: what is let in now stays.
+    // The worker is stopped: admitted requests stay in the queue.
     signal(worker, "STOP");
     let mut kept = Vec::new();
     let full = loop {
@@ -226,7 +226,7 @@ async fn a_full_queue_refuses_before_the_body_is_read_and_says_when_to_come_back
     let body: Value = full.json().await.expect("JSON");
     assert_eq!(body["error"]["code"], "overloaded");
     assert_eq!(body["error"]["type"], "server_error");
-    // Only the head is sent, and answered.
+    // The client sends only the head and gets an answer.
     let address = server.url.trim_start_matches("http://").to_owned();
     let head_alone = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).expect("connects");
@@ -244,7 +244,7 @@ async fn a_full_queue_refuses_before_the_body_is_read_and_says_when_to_come_back
     for request in kept {
         assert_eq!(request.await.expect("no panic").status(), 200);
     }
-    // Nothing of it is left in the accounts, and the next one is let in.
+    // Its slot was returned, and the next request is admitted.
     let again = server.transcribe(&sample("en-command.wav"), &[]).await;
     assert_eq!(again.status(), 200);
     assert_eq!(header(&again, "x-queue-position"), "0");
@@ -272,7 +272,7 @@ async fn the_hot_model_is_freed_when_idle_and_the_next_request_brings_it_back() 
 }
 
 #[tokio::test]
-async fn a_worker_is_replaced_after_its_number_of_pieces_and_nobody_notices() {
+async fn a_worker_is_replaced_after_its_number_of_chunks_without_an_interruption() {
     let settings = [("WORKER_MAX_CHUNKS", "2")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let mut seen = Vec::new();
@@ -289,14 +289,14 @@ async fn a_worker_is_replaced_after_its_number_of_pieces_and_nobody_notices() {
 }
 
 #[tokio::test]
-async fn a_model_file_that_vanishes_is_told_and_the_node_recovers_when_it_is_back() {
+async fn a_model_file_that_vanishes_is_reported_and_the_node_recovers_when_it_is_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("ggml-tiny.en.bin");
     std::fs::copy(model("tiny.en").await, &file).expect("copies");
     let server = Server::ready(&file, &[]).await;
     let away = folder.path().join("elsewhere");
     std::fs::rename(&file, &away).expect("moves");
-    // The loaded one goes on.
+    // The loaded model continues.
     let response = server.transcribe(&sample("en-command.wav"), &[]).await;
     assert_eq!(response.status(), 200);
     let request = server.start_long_request().await;
@@ -311,7 +311,7 @@ async fn a_model_file_that_vanishes_is_told_and_the_node_recovers_when_it_is_bac
     let reason = health["hot_worker_error"].as_str().expect("a reason");
     assert!(reason.contains("ggml-tiny.en.bin"), "{reason}");
     server
-        .log_line("cannot transcribe; trying again now and then")
+        .log_line("cannot transcribe; retrying periodically")
         .await;
     std::fs::rename(&away, &file).expect("moves back");
     server.until_ready().await;
@@ -320,7 +320,7 @@ async fn a_model_file_that_vanishes_is_told_and_the_node_recovers_when_it_is_bac
 }
 
 #[tokio::test]
-async fn a_slow_uploader_holds_its_place_and_gives_it_back_when_it_leaves() {
+async fn a_slow_upload_holds_an_admission_slot_and_releases_it_when_the_client_leaves() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let address = server.url.trim_start_matches("http://").to_owned();
     let slow = tokio::net::TcpStream::connect(&address)
@@ -341,8 +341,7 @@ async fn a_slow_uploader_holds_its_place_and_gives_it_back_when_it_leaves() {
 #[tokio::test]
 async fn uploads_that_find_no_room_on_the_disk_are_refused_until_there_is_room() {
     let Some(disk) = SmallDisk::mount() else {
-        // Without the right to mount, the bound on all uploads stands in for the disk's: see the
-        // tests of `UploadStore`.
+        // Without permission to mount, the tests of `UploadStore` cover the limit on all uploads instead.
         eprintln!("not checked: this user may not mount a small disk");
         return;
     };
@@ -350,7 +349,7 @@ async fn uploads_that_find_no_room_on_the_disk_are_refused_until_there_is_room()
     let model = model("tiny.en").await;
     let server = Server::ready(&model, &[("TMPDIR", &place)]).await;
     let filler = disk.path().join("filler");
-    // All that there is.
+    // The whole disk.
     let mut file = std::fs::File::create(&filler).expect("creates");
     while file.write_all(&[0; 4096]).is_ok() {}
     drop(file);
@@ -359,13 +358,13 @@ async fn uploads_that_find_no_room_on_the_disk_are_refused_until_there_is_room()
     assert!(refused.headers().contains_key("retry-after"));
     let body: Value = refused.json().await.expect("JSON");
     assert_eq!(body["error"]["code"], "insufficient_storage");
-    server.log_line("an upload cannot be stored").await;
+    server.log_line("storing an upload failed").await;
     std::fs::remove_file(&filler).expect("removes");
     let response = server.transcribe(&sample("en-sentence.wav"), &[]).await;
     assert_eq!(response.status(), 200);
 }
 
-/// A disk of 2 MB that is gone with this value.
+/// A disk of 2 MB, removed when this value is dropped.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -387,7 +386,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the server may still hold a file of it.
+        // A lazy unmount, because the server may still have a file open.
         let _ = std::process::Command::new("umount")
             .arg("-l")
             .arg(self.path())

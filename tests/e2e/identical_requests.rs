@@ -1,5 +1,4 @@
-//! Uploads that come again on a real server: while the first one is worked on, after its client gave
-//! up, and after the answer.
+//! Identical uploads to a real server: while the first one runs, after its client left, and after the reply.
 
 use std::path::Path;
 
@@ -20,7 +19,7 @@ async fn joined(server: &Server, from: &str) -> f64 {
     server.metric(&series).await
 }
 
-/// Chunks that one run of the file takes, and its text.
+/// Number of chunks of one run of the file, and its text.
 async fn alone(server: &Server, file: &Path) -> (usize, String) {
     let before = server.chunks_handed_out();
     let text = text(server.transcribe(file, &[]).await).await;
@@ -28,7 +27,7 @@ async fn alone(server: &Server, file: &Path) -> (usize, String) {
 }
 
 #[tokio::test]
-async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
+async fn identical_uploads_at_the_same_time_share_one_run() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
     let file = server.long_file(5);
@@ -37,7 +36,7 @@ async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
     let first = server.transcribe(&file, &[]);
     let others = async {
         server.until_a_lane_has_work().await;
-        // One more, as other formats are made of the same work.
+        // One more request, because other formats share the same work.
         let streamed = [("stream", "true")];
         let streamed = async {
             let response = server.transcribe(&file, &streamed).await;
@@ -69,7 +68,7 @@ async fn the_same_upload_sent_while_the_first_one_runs_is_worked_on_once() {
 }
 
 #[tokio::test]
-async fn another_key_is_another_client_and_other_options_are_other_work() {
+async fn requests_with_another_key_or_other_options_do_not_share_a_run() {
     let keys = [("API_KEYS", "one,two")];
     let mut server = Server::ready(&model("tiny.en").await, &keys).await;
     server.share_work();
@@ -95,7 +94,7 @@ async fn another_key_is_another_client_and_other_options_are_other_work() {
 }
 
 #[tokio::test]
-async fn what_is_kept_of_one_key_is_not_for_another_and_no_store_keeps_nothing() {
+async fn a_cached_result_serves_its_own_key_only_and_no_store_caches_nothing() {
     let settings = [("API_KEYS", "one,two"), ("RESULT_CACHE_SECONDS", "600")];
     let mut server = Server::ready(&model("tiny.en").await, &settings).await;
     server.share_work();
@@ -109,7 +108,7 @@ async fn what_is_kept_of_one_key_is_not_for_another_and_no_store_keeps_nothing()
         let request = request.multipart(form(&sample("en-command.wav"), &[]));
         async { request.send().await.expect("an answer") }
     };
-    // Nothing is kept of the first; each key does the work once after that.
+    // Nothing of the first request is kept; after that, the work is done once for each key.
     for (key, caching, work) in [
         ("one", "no-store", 1),
         ("one", "max-age=0", 1),
@@ -126,7 +125,7 @@ async fn what_is_kept_of_one_key_is_not_for_another_and_no_store_keeps_nothing()
 }
 
 #[tokio::test]
-async fn the_first_client_may_leave_and_the_second_gets_all_of_it() {
+async fn the_first_client_may_leave_and_the_second_gets_the_whole_text() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
     let file = server.long_file(5);
@@ -136,19 +135,19 @@ async fn the_first_client_may_leave_and_the_second_gets_all_of_it() {
     assert!(matches!(first.event().await, Some(Line::Event(_))));
     let second = server.transcribe(&file, &[]);
     let leaving = async {
-        server.log_line("joining it").await;
+        server.log_line("joining an equal request").await;
         drop(first);
     };
     let (second, ()) = tokio::join!(second, leaving);
     let second = text(second).await;
-    // The streamed one has shorter chunks, so the words may differ a little.
+    // The streamed request has shorter chunks, so a few words may differ.
     assert_alike(&second, &expected);
     let taken = server.chunks_handed_out() - before;
     assert!(taken < 4 * chunks, "{taken} chunks, {chunks} alone");
 }
 
 #[tokio::test]
-async fn a_retry_after_the_client_gave_up_goes_on_where_it_was() {
+async fn a_retry_resumes_the_work_of_a_client_that_left() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
     let file = server.long_file(5);
@@ -166,8 +165,8 @@ async fn a_retry_after_the_client_gave_up_goes_on_where_it_was() {
     server.until("the client is seen to have left", gone).await;
     let again = text(server.transcribe(&file, &[]).await).await;
     assert_alike(&again, &expected);
-    // The chunk that ran when the client left is done again, and no other: where the machine is slower
-    // now, the rest comes in more of them.
+    // Only the chunk that was running when the client left is transcribed again. If the machine is slower now, the
+    // rest has more chunks.
     let taken = server.chunks_handed_out() - before;
     assert!(
         taken <= chunks + chunks / 3,
@@ -177,7 +176,7 @@ async fn a_retry_after_the_client_gave_up_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn results_are_kept_if_the_operator_says_so_and_not_otherwise() {
+async fn results_are_cached_only_if_configured() {
     for (seconds, chunks) in [("0", 2), ("600", 1)] {
         let settings = [("RESULT_CACHE_SECONDS", seconds)];
         let mut server = Server::ready(&model("tiny.en").await, &settings).await;
@@ -185,7 +184,7 @@ async fn results_are_kept_if_the_operator_says_so_and_not_otherwise() {
         let file = sample("en-sentence.wav");
         let before = server.chunks_handed_out();
         let first = text(server.transcribe(&file, &[]).await).await;
-        // In another format: it is made of the same.
+        // In another format, which shares the same work.
         let fields = [("response_format", "verbose_json")];
         let again = server.transcribe(&file, &fields).await;
         assert_eq!(again.headers()["x-route"], "HOT");

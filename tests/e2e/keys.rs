@@ -1,4 +1,4 @@
-//! Keys of a real server: names, exchange under load, and what goes wrong with their file.
+//! Keys of a real server: names, rotation under load, and faults of their file.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -19,7 +19,7 @@ async fn status(server: &Server, key: &str) -> u16 {
     response.status().as_u16()
 }
 
-/// Somebody who sends one request after the other, with the key that he was last told.
+/// Users that send one request after the other, with the most recent key.
 #[derive(Clone)]
 struct Users {
     key: Arc<Mutex<String>>,
@@ -47,7 +47,7 @@ impl Users {
         statuses
     }
 
-    /// Waits until so many requests more were answered.
+    /// Waits until this number of further requests is answered.
     async fn until_more_answers(&self, server: &Server, more: usize) {
         let goal = self.answered.load(Ordering::SeqCst) + more;
         let reached = || async { self.answered.load(Ordering::SeqCst) >= goal };
@@ -83,13 +83,13 @@ async fn keys_are_exchanged_under_load_and_no_request_is_lost() {
         );
         keys.write(&format!("{first}{second}"));
         hang_up(&server, RELOADED).await;
-        // Nobody is told yet, and what is in force is read again and again.
+        // The server does not know yet, and the keys in force are read again and again.
         for _ in 0..20 {
             signal(server.pid(), "HUP");
         }
         users.until_more_answers(&server, USERS).await;
         (*users.key.lock().expect("no panic")).clone_from(&new);
-        // Each had one with the old key under way, and then one with the new key.
+        // Each user had one running request with the old key, and then one with the new key.
         users.until_more_answers(&server, 2 * USERS).await;
         keys.write(&second);
         hang_up(&server, &format!("{RELOADED} keys=\"laptop-{}\"", turn + 1)).await;
@@ -157,7 +157,7 @@ async fn the_settings_file_is_read_again_and_never_opens_the_server() {
     assert_eq!(status(&server, "second-secret").await, 200);
 }
 
-/// A file of keys that cannot be used, and what is said of it.
+/// An invalid key file, and the expected message.
 const BROKEN: &[(&str, &str)] = &[
     ("", "contains no key"),
     ("# laptop secret\n", "contains no key"),
@@ -193,11 +193,11 @@ async fn a_broken_file_keeps_the_keys_in_force_and_says_so_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_closed_terminal_stops_the_server_and_what_runs_is_finished_however_often_it_is_told() {
+async fn a_closed_terminal_drains_the_server_however_many_signals_follow() {
     let model = model("tiny.en").await;
     let (mut server, terminal) = Server::start_at_terminal(&model, &[]).await;
     server.until_ready().await;
-    // With the terminal there, it is about keys.
+    // While the terminal is open, SIGHUP reloads the keys.
     signal(server.pid(), "HUP");
     server.log_line("the keys were reloaded").await;
     let running = server.start_long_request().await;
@@ -290,7 +290,7 @@ async fn logs_and_metrics_have_names_and_nothing_has_a_key() {
 }
 
 #[tokio::test]
-async fn a_keys_priority_decides_who_comes_first() {
+async fn a_keys_priority_decides_which_request_is_first() {
     let keys = KeysFile::new("usual s-1\nbatch s-2 priority=low\nvoice s-3 priority=high\n");
     let settings = [("API_KEYS_FILE", keys.name())];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
@@ -303,7 +303,7 @@ async fn a_keys_priority_decides_who_comes_first() {
             .multipart(form(&sample(file), &[]));
         async { request.send().await.expect("an answer").status() }
     };
-    // The only lane stands still over the first, so that the others wait together.
+    // The only worker is stopped during the first request, so that the others wait together.
     let worker = server.workers()[0];
     signal(worker, "STOP");
     let second = async {
@@ -324,16 +324,16 @@ async fn a_keys_priority_decides_who_comes_first() {
         [first, second, third].map(|status| status.as_u16()),
         [200; 3]
     );
-    let handed_out = server.log_lines("chunk handed out");
+    let handed_out = server.log_lines("chunk assigned");
     let place = |id: &str| handed_out.iter().position(|line| line.contains(id));
     assert!(place("from-voice") < place("from-batch"), "{handed_out:#?}");
 }
 
-/// Waits until so many pieces of audio wait for the lane.
-async fn until_queued(server: &Server, pieces: u64) {
+/// Waits until this many chunks wait for the lane.
+async fn until_queued(server: &Server, chunks: u64) {
     let waiting = || async {
         let health = server.health().await;
-        health["smart_routing"]["queue_depth"].as_u64() >= Some(pieces)
+        health["smart_routing"]["queue_depth"].as_u64() >= Some(chunks)
     };
     server.until("audio waits", waiting).await;
 }

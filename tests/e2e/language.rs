@@ -1,4 +1,4 @@
-//! The language that a request says is spoken, and the server's default, on real models.
+//! The language of a request, and the server's default language, on real models.
 
 use serde_json::Value;
 use test_support::{Server, model, refused, sample, sample_text, words};
@@ -6,7 +6,7 @@ use test_support::{Server, model, refused, sample, sample_text, words};
 #[tokio::test]
 async fn a_model_that_knows_english_only_refuses_other_languages_before_any_work() {
     let settings = [("DEFAULT_LANGUAGE", "de")];
-    // A file: nothing but the model itself tells what it knows.
+    // A model file: only the model itself shows which languages it knows.
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     server.log_line("the model knows English only").await;
     let file = sample("en-command.wav");

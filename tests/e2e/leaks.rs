@@ -1,4 +1,4 @@
-//! What one client says never reaches another: not on any lane, not after errors, not after cancels.
+//! One client's words never reach another: not on any lane, not after errors, not after cancelled requests.
 
 use std::path::{Path, PathBuf};
 
@@ -7,19 +7,19 @@ use test_support::wav::{write_silence, write_speech};
 use test_support::{Server, form, model, sample, sample_text, words};
 use tokio::task::JoinSet;
 
-/// Words of the secret that no other clip has.
+/// Words of the secret that occur in no other clip.
 fn secret_words() -> Vec<String> {
     let mut secret = words(&sample_text("en-sentence.wav"));
     secret.extend(words(PROMPT));
-    // What anybody may say proves nothing.
+    // Common words prove nothing.
     secret.retain(|word| word.len() > 4);
     secret
 }
 
-/// Given with the secret: it must not be taken for what came before another clip.
+/// The prompt of the secret, which must not affect another clip.
 const PROMPT: &str = "Zanzibar, xylophone, Quetzalcoatl.";
 
-/// Clips that a model is tempted to fill with whatever it still has in mind.
+/// Clips in which a model with remaining state would be likely to hallucinate.
 fn listeners(folder: &Path) -> Vec<PathBuf> {
     let silence = folder.join("silence.wav");
     write_silence(&silence, 3000);
@@ -40,7 +40,7 @@ async fn text(server: &Server, file: &Path) -> String {
     body["text"].as_str().expect("text").to_owned()
 }
 
-/// Speaks the secret to the end, or leaves before.
+/// Sends the secret and waits for the answer, or leaves before.
 async fn speak(server: &Server, turn: usize) {
     let file = sample("en-sentence.wav");
     match turn % 3 {
@@ -54,7 +54,7 @@ async fn speak(server: &Server, turn: usize) {
             let request = request.multipart(form(&file, &[("prompt", PROMPT)]));
             let handed_out = server.chunks_handed_out();
             let request = tokio::spawn(request.send());
-            // While its piece is in a lane, or while it still waits for one.
+            // While its chunk is in a lane, or while it waits for one.
             let far_enough = || async {
                 server.chunks_handed_out() > handed_out || (leaves == 2 && server.is_busy().await)
             };
@@ -64,8 +64,8 @@ async fn speak(server: &Server, turn: usize) {
     }
 }
 
-/// Every listener's text after and beside the secret is that of a server that never heard it.
-async fn nobody_overhears(model: &Path, more: &[PathBuf], turns: usize) {
+/// Asserts that other clients' texts, after and during the secret, equal those of a server that never received it.
+async fn check_that_no_text_leaks(model: &Path, more: &[PathBuf], turns: usize) {
     let settings = [
         ("COLD_POOL_SIZE", "1"),
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
@@ -81,7 +81,7 @@ async fn nobody_overhears(model: &Path, more: &[PathBuf], turns: usize) {
     let secret = secret_words();
     for turn in 0..turns {
         speak(&server, turn).await;
-        // All at once, so that the cold lane gets some of them.
+        // All at once, so that the cold lane gets some of the requests.
         let mut asked = JoinSet::new();
         for (file, expected) in files
             .iter()
@@ -116,13 +116,13 @@ async fn nobody_overhears(model: &Path, more: &[PathBuf], turns: usize) {
 }
 
 #[tokio::test]
-async fn nobody_overhears_anybody_on_an_english_model() {
+async fn no_text_leaks_between_requests_on_an_english_model() {
     let command = sample("en-command.wav");
-    nobody_overhears(&model("tiny.en").await, &[command], 6).await;
+    check_that_no_text_leaks(&model("tiny.en").await, &[command], 6).await;
 }
 
 #[tokio::test]
-async fn nobody_overhears_anybody_across_languages() {
+async fn no_text_leaks_between_requests_across_languages() {
     let spanish = sample("es-sentence.wav");
-    nobody_overhears(&model("base").await, &[spanish], 2).await;
+    check_that_no_text_leaks(&model("base").await, &[spanish], 2).await;
 }

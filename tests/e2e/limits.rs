@@ -1,4 +1,4 @@
-//! Limits of a real server: rates, allowances, connections, and uploads that stop.
+//! Limits of a real server: rates, allowances, connections, and stalled uploads.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,13 +12,13 @@ use test_support::{Server, model, refused, sample, signal};
 
 const PATH: &str = "/v1/audio/transcriptions";
 
-/// `Retry-After` of a refusal, in seconds.
+/// `Retry-After` of an error, in seconds.
 fn retry_after(response: &Response) -> u64 {
     let value = response.headers()[RETRY_AFTER].to_str().expect("ASCII");
     value.parse().expect("whole seconds")
 }
 
-/// Sends the head of a huge upload and none of it, and gives the first line of the answer.
+/// Sends only the head of a huge upload, and returns the first line of the answer.
 fn knock(url: &str, path: &str, headers: &[&str]) -> String {
     let mut stream = connect(url);
     let headers = headers.join("\r\n");
@@ -63,7 +63,7 @@ async fn each_key_has_a_bucket_and_only_work_takes_from_it() {
     assert!((1..=50).contains(&wait), "{wait}");
     let message = refused(third, 429, "rate_limit_exceeded", None).await;
     assert!(message.contains("RATE_LIMIT_RPS"), "{message}");
-    // On every path, and before the body is read.
+    // On every path, before the body is read.
     for path in [
         PATH,
         "/v1/audio/translations",
@@ -92,7 +92,7 @@ async fn each_key_has_a_bucket_and_only_work_takes_from_it() {
     assert!((refusals - 7.0).abs() < 1e-9, "{refusals}");
 }
 
-/// The status of a request for work that says to come from there.
+/// The status of a request with this `X-Forwarded-For`.
 async fn status_from(server: &Server, forwarded_for: &str) -> u16 {
     let request = server.client.post(format!("{}{PATH}", server.url));
     let request = request.header("x-forwarded-for", forwarded_for).body("x");
@@ -111,11 +111,11 @@ async fn behind_a_trusted_proxy_each_address_has_a_bucket() {
     for (from, expected) in [
         ("192.0.2.1", 415),
         ("192.0.2.1", 429),
-        // What the client wrote itself stands before what the proxy added.
+        // The client's own entry is left of the proxy's.
         ("198.51.100.7, 192.0.2.1", 429),
         ("192.0.2.2, 10.1.2.3", 415),
         ("192.0.2.2", 429),
-        // A network of IPv6 is one client.
+        // An IPv6 network counts as one client.
         ("2001:db8::1", 415),
         ("2001:db8::2", 429),
         ("2001:db8:0:1::1", 415),
@@ -128,7 +128,7 @@ async fn behind_a_trusted_proxy_each_address_has_a_bucket() {
 }
 
 #[tokio::test]
-async fn from_anybody_else_the_header_means_nothing() {
+async fn the_header_of_an_untrusted_peer_is_ignored() {
     let settings = [
         ("RATE_LIMIT_RPS", "0.001"),
         ("RATE_LIMIT_BURST", "1"),
@@ -144,8 +144,8 @@ async fn from_anybody_else_the_header_means_nothing() {
 }
 
 #[tokio::test]
-async fn an_allowance_of_audio_is_charged_by_its_real_length_whoever_did_the_work() {
-    // The command has 1.8 s.
+async fn an_audio_allowance_is_charged_by_real_duration_also_for_shared_work() {
+    // The command is 1.8 s long.
     let lines = "once k-1\ntwice k-2 audio_seconds_per_day=3\nany k-3 audio_seconds_per_day=0\n";
     let keys = KeysFile::new(lines);
     let settings = [
@@ -163,7 +163,7 @@ async fn an_allowance_of_audio_is_charged_by_its_real_length_whoever_did_the_wor
     let message = refused(spent, 429, "insufficient_quota", None).await;
     assert!(message.contains("midnight UTC, in "), "{message}");
 
-    // What comes out of the cache is charged like what goes through the model, and so is a stream.
+    // A cached result and a stream are charged like any other request.
     let before = server.inferences().await;
     for expected in [200, 200, 429] {
         let response = server.transcribe_with("k-2", &file).await;
@@ -173,7 +173,7 @@ async fn an_allowance_of_audio_is_charged_by_its_real_length_whoever_did_the_wor
     for _ in 0..3 {
         assert_eq!(server.transcribe_with("k-3", &file).await.status(), 200);
     }
-    // The body of what is refused is not waited for.
+    // The server does not wait for the body of a rejected request.
     let url = server.url.clone();
     let knocking =
         tokio::task::spawn_blocking(move || knock(&url, "/asr", &["Authorization: Bearer k-1"]));
@@ -190,7 +190,7 @@ async fn a_stream_and_a_search_for_the_language_are_charged_as_well() {
         ("one", PATH, &[("stream", "true")][..]),
         ("two", "/detect-language", &[]),
     ] {
-        // By their real length.
+        // Charged by their real length.
         for expected in [200, 200, 429] {
             let request = server.client.post(format!("{}{path}", server.url));
             let request = request
@@ -204,7 +204,7 @@ async fn a_stream_and_a_search_for_the_language_are_charged_as_well() {
 }
 
 #[tokio::test]
-async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
+async fn cancelled_work_is_charged_as_far_as_it_was_done() {
     let settings = [("API_KEYS", "one,two"), ("MAX_AUDIO_SECONDS_PER_DAY", "1")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = server.long_file(10);
@@ -213,13 +213,13 @@ async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
         let request = request.bearer_auth(key);
         request.multipart(test_support::form(&file, fields)).send()
     };
-    // Somebody reads the beginning and leaves before the end.
+    // A client reads the beginning and leaves before the end.
     let mut events = Events::of(send("one", &[("stream", "true")]).await.expect("an answer"));
     let first = events.event().await;
     assert!(matches!(first, Some(Line::Event(_))), "{first:?}");
     drop(events);
     until_charged(&server, "one").await;
-    // Somebody leaves while nothing has come yet. The one lane has done the first two chunks by then.
+    // A client leaves before any text has arrived. The only lane has done the first two chunks by then.
     let goal = server.chunks_handed_out() + 3;
     let worked = || async { server.chunks_handed_out() >= goal };
     tokio::select! {
@@ -230,16 +230,16 @@ async fn work_that_is_given_up_is_charged_as_far_as_it_was_done() {
 }
 
 #[tokio::test]
-async fn whoever_shares_work_that_runs_is_charged_as_well() {
+async fn a_request_that_joins_running_work_is_charged_as_well() {
     let settings = [("API_KEYS", "one"), ("MAX_AUDIO_SECONDS_PER_DAY", "3")];
     let mut server = Server::ready(&model("tiny.en").await, &settings).await;
     server.share_work();
     let file = sample("en-command.wav");
-    // The only lane stands still until both wait for the same.
+    // The only worker is stopped until both requests wait for the same work.
     let worker = server.workers()[0];
     signal(worker, "STOP");
     let release = async {
-        server.log_line("joining it").await;
+        server.log_line("joining an equal request").await;
         signal(worker, "CONT");
     };
     let (first, second, ()) = tokio::join!(
@@ -252,11 +252,11 @@ async fn whoever_shares_work_that_runs_is_charged_as_well() {
 }
 
 #[tokio::test]
-async fn a_text_whose_second_opinion_failed_is_charged() {
+async fn a_text_whose_escalation_failed_is_charged() {
     let settings = [
         ("API_KEYS", "one"),
         ("MAX_AUDIO_SECONDS_PER_DAY", "1"),
-        // Every text is doubted, and nobody is there to ask.
+        // Every text is doubtful, and no fallback is reachable.
         ("CONF_LOGPROB_THRESHOLD", "1"),
         ("MIN_WORDS_FOR_CONF", "0"),
         ("FALLBACK_URL", "http://127.0.0.1:9"),
@@ -270,7 +270,7 @@ async fn a_text_whose_second_opinion_failed_is_charged() {
     until_charged(&server, "one").await;
 }
 
-/// Waits until a client's work is over, and expects its allowance to be used up.
+/// Waits until a client's work has ended, and asserts that its allowance is used up.
 async fn until_charged(server: &Server, key: &str) {
     let idle = || async { !server.is_busy().await };
     server.until("its work is given up", idle).await;
@@ -280,10 +280,10 @@ async fn until_charged(server: &Server, key: &str) {
 }
 
 #[tokio::test]
-async fn beyond_the_connections_that_there_may_be_health_is_told_and_work_refused() {
+async fn beyond_the_connection_limit_health_is_served_and_work_is_rejected() {
     let settings = [("MAX_CONNECTIONS", "4")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    // Those of the client that waited for readiness count as well.
+    // The connections that waited for readiness count as well.
     let url = server.url.clone();
     let mut held = tokio::task::spawn_blocking(move || {
         let ask = |path: &str| {
@@ -306,7 +306,7 @@ async fn beyond_the_connections_that_there_may_be_health_is_told_and_work_refuse
         for path in ["/health", "/livez", "/readyz", "/metrics"] {
             let (mut stream, line) = ask(path);
             assert!(line.starts_with("HTTP/1.1 200"), "{path}: {line}");
-            // The place is needed for the next who asks.
+            // Wait until the server closes it, because the next question needs the connection.
             let mut rest = String::new();
             stream.read_to_string(&mut rest).expect("it is closed");
             assert!(rest.contains("connection: close"), "{path}: {rest}");
@@ -321,7 +321,7 @@ async fn beyond_the_connections_that_there_may_be_health_is_told_and_work_refuse
     assert!(retry_after(&refusal) >= 1);
     let message = refused(refusal, 503, "overloaded", None).await;
     assert!(message.contains("MAX_CONNECTIONS"), "{message}");
-    // A place that is given back is there for the next.
+    // A closed connection makes room for the next one.
     held.pop();
     let welcome = || async {
         let request = reqwest::Client::new().get(format!("{}/v1/models", server.url));
@@ -330,7 +330,7 @@ async fn beyond_the_connections_that_there_may_be_health_is_told_and_work_refuse
     server.until("there is a place", welcome).await;
 }
 
-/// What is sent of an upload that stops, and where.
+/// The sent part of an upload that stops, and its path.
 const STOPPING: &[(&str, &str, &str)] = &[
     (PATH, "multipart/form-data; boundary=x", FORM),
     (
@@ -352,7 +352,7 @@ const FORM: &str =
     "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\nRIFF";
 
 #[tokio::test]
-async fn an_upload_that_stops_is_ended_on_every_path_and_so_is_a_silent_connection() {
+async fn a_stalled_upload_times_out_on_every_path_and_so_does_a_silent_connection() {
     let server = Server::ready(&model("base").await, &[]).await;
     let before = server.inferences().await;
     let stopping = STOPPING.iter().map(|(path, kind, begin)| {

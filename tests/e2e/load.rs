@@ -1,4 +1,4 @@
-//! `uttera-stt load` from outside: on this server, on servers that refuse, and ended by a signal.
+//! `uttera-stt load` from outside: against this server, against servers that reject requests, and ended by a signal.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tokio::process::Command;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-/// A run that keeps its results as `load.json` and `load.svg` in a folder.
+/// A run that writes `load.json` and `load.svg` to a folder.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command
@@ -54,7 +54,7 @@ async fn run(arguments: &[&str], key: Option<&str>) -> Run {
     results(folder.path(), output)
 }
 
-/// A server that gives these answers to POSTs, each so often, and then the last.
+/// A server that answers POST requests with these answers, each this many times, and then with the last.
 async fn answers(first: &[(u64, ResponseTemplate)], then: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
     for (times, response) in first {
@@ -73,7 +73,7 @@ fn good() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({"text": "words", "duration": 2.5}))
 }
 
-/// One file, so that the warm-up is two requests: one for the file, one for the client.
+/// A single file, so that the warm-up has two requests: one for the file, one for the client.
 fn one_client<'a>(url: &'a str, file: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let file = file.to_str().expect("UTF-8");
     let arguments = [url, "--concurrency", "1", "--file", file];
@@ -107,11 +107,11 @@ async fn this_server_is_measured_step_by_step() {
         assert!(p99 <= seconds * 1000.0, "{step}");
         let throughput = number(&step["requests_per_second"]) * seconds;
         assert!((throughput - 4.0).abs() < 1e-6, "{step}");
-        // Two of each of the English samples.
+        // Two requests for each English sample.
         let audio = number(&step["audio_seconds_per_second"]) * seconds;
         assert!((audio - 2.0 * (1.784 + 7.534)).abs() < 1e-6, "{step}");
         assert_eq!(step["routes"]["HOT"], 4, "{step}");
-        // Where the time went: four had a lane, and none a fallback.
+        // The timings: four requests had a lane, none used a fallback.
         let [waited, worked] = ["queue_wait_ms", "primary_infer_ms"].map(|name| &step[name]);
         assert_eq!((&waited["count"], &worked["count"]), (&json!(4), &json!(4)));
         assert!(number(&worked["p50"]) > 0.0, "{step}");
@@ -135,7 +135,7 @@ async fn this_server_is_measured_step_by_step() {
         run.table
     );
     assert!(run.svg.starts_with("<svg") && run.svg.contains("knee"));
-    // Each of them was worked on, though they are the same: two files, and a warm-up of each step.
+    // The server did the work of each request, although they are equal: two files, and a warm-up for each step.
     let asked = 2 + (1 + 4) + (2 + 4) + (4 + 4);
     assert!(
         server.chunks_handed_out() >= asked,
@@ -157,17 +157,17 @@ fn row(table: &str, clients: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_pair_is_measured_in_both_tiers() {
-    let larger = fallback(&[]).await;
-    let small = primary(&larger, &COMMANDS).await;
+async fn a_primary_and_its_fallback_are_both_measured() {
+    let fallback_node = fallback(&[]).await;
+    let primary_node = primary(&fallback_node, &COMMANDS).await;
     let sentence = sample("en-sentence.wav");
     let more = ["--endpoint", "transcribe", "--requests", "4", "--file"];
     let more = [&more[..], &[sentence.to_str().expect("UTF-8")]].concat();
     let command = sample("en-command.wav");
-    let run = run(&one_client(&small.url, &command, &more), None).await;
+    let run = run(&one_client(&primary_node.url, &command, &more), None).await;
     assert_eq!(run.output.status.code(), Some(0), "{:?}", run.output);
     let step = &run.json["steps"][0];
-    // Commands are short: every other request.
+    // Commands are short, and they are every second request.
     assert_eq!(step["fallback"], json!({"told": 4, "used": 2, "failed": 0}));
     for (name, count) in [
         ("queue_wait_ms", 4),
@@ -182,12 +182,12 @@ async fn a_pair_is_measured_in_both_tiers() {
     let cells = row(&run.table, &step["clients"]);
     assert!(!cells.contains(&"-".to_owned()), "{cells:?}");
     assert_eq!(cells[9], "50 %", "{cells:?}");
-    // Those of the warm-up went the same way: a command, a sentence, and the client's one.
-    assert!(small.log_lines("the text is not trusted").len() >= 3);
+    // The warm-up requests were passed on too: a command, a sentence, and the client's own one.
+    assert!(primary_node.log_lines("the text is doubtful").len() >= 3);
 }
 
 #[tokio::test]
-async fn what_the_headers_of_a_primary_tell_is_told() {
+async fn the_figures_in_a_primarys_headers_are_shown() {
     let answer = good()
         .insert_header("X-Queue-Wait-ms", "7")
         .insert_header("X-Primary-Infer-ms", "80")
@@ -228,7 +228,7 @@ async fn what_the_headers_of_a_primary_tell_is_told() {
     for cell in ["7/7/7", "80/80/80", "600/600/600", "100 %"] {
         assert!(cells.contains(&cell.to_owned()), "{cells:?}");
     }
-    // The file's length is what the server said in the warm-up.
+    // The file's length comes from the server's answer in the warm-up.
     assert_eq!(run.json["recordings"][0]["seconds"], 2.5);
     let requests = server.received_requests().await.expect("recorded");
     for request in requests
@@ -273,7 +273,7 @@ async fn failures_are_counted_by_kind() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_ends_the_run() {
+async fn a_server_that_rejects_everything_ends_the_run() {
     let server = answers(&[], ResponseTemplate::new(429).set_body_string("no")).await;
     let url = server.uri();
     let run = run(&[&url, "--concurrency", "1,2", "--requests", "500"], None).await;
@@ -294,7 +294,7 @@ async fn a_server_that_refuses_ends_the_run() {
 }
 
 #[tokio::test]
-async fn a_request_without_an_answer_is_given_up() {
+async fn a_request_without_a_reply_times_out() {
     let stalled = good().set_delay(Duration::from_secs(3600));
     let server = answers(&[(2, good())], stalled).await;
     let (url, file) = (server.uri(), sample("en-command.wav"));
@@ -305,8 +305,8 @@ async fn a_request_without_an_answer_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_the_run_and_the_steps_done_are_told() {
-    // The warm-up of one file and one client, a step of three, and then nothing more.
+async fn a_signal_ends_the_run_and_the_finished_steps_are_shown() {
+    // The warm-up of one file and one client, a step of three requests, and none after that.
     let stalled = good().set_delay(Duration::from_secs(3600));
     let server = answers(&[(5, good())], stalled).await;
     let (url, file) = (server.uri(), sample("en-command.wav"));
@@ -355,14 +355,14 @@ async fn a_signal_ends_the_run_and_the_steps_done_are_told() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_told_before_anything_is_sent() {
+async fn impossible_arguments_are_rejected_before_any_request() {
     let server = answers(&[], good()).await;
     let url = server.uri();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}", listener.local_addr().expect("an address"));
+    let unreachable = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let cases: [(&[&str], i32, &str); 5] = [
-        (&[&nobody], 2, "cannot be reached"),
+        (&[&unreachable], 2, "cannot be reached"),
         (&["nonsense"], 2, "http://HOST:PORT"),
         (&[&url, "--concurrency", "1,0"], 2, "--concurrency"),
         (&[&url, "--file", "/nowhere/a.wav"], 1, "/nowhere/a.wav"),

@@ -1,5 +1,5 @@
-//! A real server with long, silent and noisy audio: what is written and what is not, who waits for
-//! whom, what a client that leaves takes along, and how much memory hours take.
+//! A real server with long, silent and noisy audio: which text is written, which request waits, what a client
+//! that leaves cancels, and how much memory hours of audio take.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use test_support::{
     voice_activity, words,
 };
 
-/// A file that ffmpeg makes in the server's folder.
+/// A file that ffmpeg creates in the server's folder.
 fn made(server: &Server, name: &str, arguments: &str) -> PathBuf {
     let path = server.folder().join(name);
     let status = Command::new("ffmpeg")
@@ -25,7 +25,7 @@ fn made(server: &Server, name: &str, arguments: &str) -> PathBuf {
     path
 }
 
-/// A sample with so many seconds of silence on both sides.
+/// A sample with this many seconds of silence on both sides.
 fn in_silence(server: &Server, name: &str, seconds: u32) -> PathBuf {
     let millis = seconds * 1000;
     let source = sample(name);
@@ -52,13 +52,13 @@ async fn silence_around_speech_is_not_transcribed_and_times_stay_true() {
     let fields = [("response_format", "verbose_json")];
     let found = body(server.transcribe(&file, &fields).await).await;
     assert_eq!(words(text(&found)), words(&sample_text("en-command.wav")));
-    // The sample has 1.8 s, with some silence of its own.
+    // The sample is 1.8 s long and contains some silence.
     let segment = &found["segments"][0];
     let (start, end) = (segment["start"].as_f64(), segment["end"].as_f64());
     assert!((89.8..90.4).contains(&start.expect("a start")), "{segment}");
     assert!((91.0..92.0).contains(&end.expect("an end")), "{segment}");
     assert!((found["duration"].as_f64().expect("a number") - 181.8).abs() < 0.3);
-    // Three minutes, and one chunk of it.
+    // Three minutes, but one chunk.
     assert_eq!(server.chunks_handed_out(), 1);
 }
 
@@ -78,7 +78,7 @@ async fn silence_and_noise_are_an_empty_transcript_and_take_no_lane() {
         assert!((found["duration"].as_f64().expect("a number") - 40.0).abs() < 0.1);
     }
     assert_eq!(server.chunks_handed_out(), 0);
-    // Each of the two guards can be switched off; then whisper is heard on noise.
+    // Each of the two guards can be switched off; then Whisper transcribes noise.
     let file = made(
         &server,
         "noise.flac",
@@ -138,7 +138,7 @@ async fn four_hours_of_silence_in_a_small_file_are_no_trouble_and_more_is_refuse
 
 #[tokio::test]
 async fn a_command_is_answered_while_a_long_file_runs_and_the_file_is_whole_in_the_end() {
-    // One lane, so that the order of its work is the order of the queue.
+    // One lane, so that the order of work is the order of the queue.
     let settings = [("COLD_POOL_SIZE", "0")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = server.long_file(10);
@@ -166,12 +166,11 @@ async fn a_command_is_answered_while_a_long_file_runs_and_the_file_is_whole_in_t
     );
 }
 
-/// Chunks of a long file that wait while the only lane works on another of it.
+/// Number of waiting chunks of a long file while the only lane works on another one.
 const CHUNKS_OF_A_FILE_THAT_WAIT: u64 = 2;
 
-/// A command that comes while the only lane works on a long file, chunks of which wait, is what the
-/// lane takes next. The worker stands still until the command is in the queue, so that nothing depends
-/// on who is faster.
+/// If a command arrives while the only lane works on a long file with waiting chunks, the lane takes the command next.
+/// The worker is stopped until the command is in the queue, so that the test does not depend on timing.
 async fn a_command_is_next(server: &Server, id: &str) {
     let workers = server.workers();
     for worker in &workers {
@@ -185,7 +184,7 @@ async fn a_command_is_next(server: &Server, id: &str) {
     let release = async {
         let queued = || async { depth().await > Some(CHUNKS_OF_A_FILE_THAT_WAIT) };
         server.until("the command waits", queued).await;
-        // A line in the log behind those of all that was handed out so far.
+        // A log line after those of all chunks that were assigned so far.
         let mark = format!("mark-{id}");
         let none = server
             .transcribe_as(&mark, &sample("samples.tsv"), &[])
@@ -202,7 +201,7 @@ async fn a_command_is_next(server: &Server, id: &str) {
     assert_eq!(words(text(&found)), words(&sample_text("en-command.wav")));
     let log = server.log();
     let mut later = log.iter().skip_while(|line| !line.contains(&mark));
-    let next = later.find(|line| line.contains("chunk handed out"));
+    let next = later.find(|line| line.contains("chunk assigned"));
     let next = next.expect("the command was handed out");
     assert!(next.contains(id), "before the command came: {next}");
 }
@@ -232,14 +231,14 @@ async fn a_client_that_leaves_a_long_file_takes_all_of_it_along_and_the_lane_is_
     assert!((left - 3.0).abs() < 1e-9, "{left}");
     let uploads = uploads(&server);
     assert!(uploads.is_empty(), "{uploads:?}");
-    // The lane's next chunk is the command's.
+    // The lane's next chunk is the command.
     let before = server.chunks_handed_out();
     let found = body(server.transcribe(&sample("en-command.wav"), &[]).await).await;
     assert_eq!(words(text(&found)), words(&sample_text("en-command.wav")));
     assert_eq!(server.chunks_handed_out() - before, 1);
 }
 
-/// Uploads that are on the disk.
+/// Number of uploads on disk.
 fn uploads(server: &Server) -> Vec<PathBuf> {
     let mut folders = vec![server.folder().to_owned()];
     let mut found = Vec::new();
@@ -260,7 +259,7 @@ fn uploads(server: &Server) -> Vec<PathBuf> {
 async fn a_language_that_changes_is_followed_where_the_client_says_so() {
     let server = Server::ready(&model("base").await, &[]).await;
     let (english, spanish) = (sample("en-sentence.wav"), sample("es-sentence.wav"));
-    // Long silence between them, so that they are two chunks.
+    // A long silence in between, so that they are two chunks.
     let arguments = format!(
         "-i {} -i {} -filter_complex [0]apad=pad_dur=14[a];[a][1]concat=n=2:v=0:a=1",
         english.display(),
@@ -274,7 +273,7 @@ async fn a_language_that_changes_is_followed_where_the_client_says_so() {
     }
 }
 
-/// The server with an engine that answers at once.
+/// A server whose engine answers at once.
 struct NullEngine {
     child: Child,
     url: String,
@@ -290,7 +289,7 @@ impl NullEngine {
             .stderr(Stdio::null())
             .spawn()
             .expect("the example is built with the tests");
-        // Plain HTTP, but the client library wants to know.
+        // The client library requires a provider even for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut url = String::new();
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
@@ -301,7 +300,7 @@ impl NullEngine {
         }
     }
 
-    /// Sends a file, and gives the most memory in MiB that the server and its decoder held meanwhile.
+    /// Sends a file, and returns the peak memory of the server and its decoder meanwhile, in MiB.
     async fn peak_memory(&self, file: &Path) -> u64 {
         let form = test_support::form(file, &[("language", "en")]);
         let request = reqwest::Client::new()
@@ -309,7 +308,7 @@ impl NullEngine {
             .multipart(form);
         let answer = tokio::spawn(request.send());
         let mut peak = 0;
-        // Looking now and then is all that can be done from outside.
+        // From outside, the test can only sample the memory.
         let answered = async || {
             let pid = self.child.id();
             let all = children(pid, "-i").into_iter().chain([pid]);
@@ -355,7 +354,7 @@ async fn an_hour_takes_no_more_memory_than_ten_seconds() {
             .status();
         assert!(status.expect("ffmpeg runs").success());
     }
-    // The first request of a process is not like the next ones.
+    // The first request of a process uses more memory than later ones.
     server.peak_memory(&short).await;
     let of_seconds = server.peak_memory(&short).await;
     let of_an_hour = server.peak_memory(&long).await;

@@ -1,4 +1,4 @@
-//! The built program, asked over HTTP and at the command line.
+//! The built program over HTTP and on the command line.
 
 mod abuse;
 mod bench;

@@ -1,4 +1,4 @@
-//! `/metrics` and `/health` against the contract: names, types, labels, and what they say.
+//! `/metrics` and `/health` against the contract: names, types, labels and values.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 use test_support::{Server, model, sample};
 
-/// A page's series: name with labels, and value.
+/// The series of a page: name with labels, and value.
 fn series(page: &str) -> BTreeMap<&str, f64> {
     let lines = page
         .lines()
@@ -19,7 +19,7 @@ fn series(page: &str) -> BTreeMap<&str, f64> {
         .collect()
 }
 
-/// Every series' name and labels, with neither buckets nor what depends on the machine.
+/// Names and labels of all series, without buckets and without parts that depend on the machine.
 fn names(page: &str) -> Vec<String> {
     let mut names: Vec<_> = series(page)
         .into_keys()
@@ -40,7 +40,7 @@ async fn every_series_of_the_contract_is_there_at_the_first_scrape() {
         .to_owned();
     assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
     let page = response.text().await.expect("a body");
-    // Waiting for readiness has asked /readyz: those 503s are no series of the contract.
+    // The 503s of /readyz while the test waited for readiness are not part of the contract.
     let names: Vec<_> = names(&page)
         .into_iter()
         .filter(|name| !name.contains("status=\"503\""))
@@ -135,7 +135,7 @@ async fn requests_are_counted_where_they_belong_and_no_label_carries_what_a_clie
     is(value("uttera_stt_errors_total{type=\"validation\"}"), 4.0);
     let audio =
         "uttera_stt_audio_seconds_total{endpoint=\"/v1/audio/transcriptions\",route=\"HOT\"}";
-    // Twice 1.7 s or so: whole seconds of the sum, not the sum of whole seconds.
+    // Twice about 1.7 s: the rounded sum, not the sum of rounded values.
     assert!(value(audio) >= 3.0, "{}", value(audio));
     let inference = "uttera_stt_inference_duration_seconds_count{op=\"whisper_transcribe_hot\"}";
     is(value(inference), 2.0);

@@ -7,11 +7,11 @@ use test_support::libretranslate::{Behaviour, StandIn};
 use test_support::{PATIENCE, Server, model, repository, sample, sample_text, words};
 use tokio::process::Command;
 
-/// The client's version that the tests are made for.
+/// The client version that the tests use.
 const CLIENT: &str = "openai==3.57.0";
 const KEY: &str = "sesame";
 
-/// The client, ready to be asked.
+/// The client, ready for checks.
 struct Client {
     python: PathBuf,
     url: String,
@@ -29,7 +29,7 @@ impl Client {
         }
     }
 
-    /// Runs one check of the script and gives what it tells.
+    /// Runs one check of the script and returns its output.
     async fn check(&self, name: &str) -> Value {
         let script = repository().join("tests/support/openai_client.py");
         let run = Command::new(&self.python)
@@ -114,8 +114,8 @@ async fn the_official_client_gets_translations() {
 }
 
 #[tokio::test]
-async fn the_official_client_comes_again_when_it_is_told_to() {
-    // The model comes when the client was turned away once.
+async fn the_official_client_retries_when_the_server_says() {
+    // The model is added after the client was rejected once.
     let folder = tempfile::tempdir().expect("a folder");
     let late = folder.path().join("ggml-tiny.en.bin");
     let settings = [("API_KEYS", KEY), ("COLD_START_TIME_SECONDS", "1")];
@@ -127,13 +127,13 @@ async fn the_official_client_comes_again_when_it_is_told_to() {
     let seen = check.await.expect("no panic");
     let text = seen["text"].as_str().expect("a text");
     assert_eq!(words(text), words(&sample_text("en-command.wav")));
-    // It slept exactly as long as it was told to, each time.
+    // It slept each time exactly as long as the server said.
     assert_eq!(seen["slept"], seen["told"], "{seen}");
     assert_ne!(seen["told"].as_array().map(Vec::len), Some(0));
 }
 
 #[tokio::test]
-async fn the_official_client_tries_again_what_may_pass_and_nothing_else() {
+async fn the_official_client_retries_temporary_errors_only() {
     let stand_in = StandIn::start().await;
     let url = stand_in.url();
     let settings = [("API_KEYS", KEY), ("LIBRETRANSLATE_URL", url.as_str())];

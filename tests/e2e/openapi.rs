@@ -1,5 +1,5 @@
-//! `/openapi.json` against the running server: schemathesis makes requests from it and looks whether each
-//! answer is one that the document promises.
+//! `/openapi.json` against the running server: schemathesis makes requests from the document and checks that it
+//! allows each reply.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use test_support::{Server, model, repository, sample};
 
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
-/// What every answer is held to.
+/// The checks for every answer.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
 
-/// Runs a command; a test that cannot have what it needs fails, and says why.
+/// Runs a command, and panics with its messages when it fails.
 fn run(command: &mut Command) -> String {
     let output = command.output().expect("starts");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -21,7 +21,7 @@ fn run(command: &mut Command) -> String {
     told
 }
 
-/// Schemathesis, in an environment of its own that is kept between runs.
+/// Schemathesis, in its own environment, which is kept between runs.
 fn schemathesis() -> PathBuf {
     let venv = repository().join("target/schemathesis-venv");
     let ready = venv.join(".ready");
@@ -58,7 +58,7 @@ async fn no_answer_is_one_that_the_document_does_not_know() {
     });
     let told = told.await.expect("ends");
     assert!(!told.contains("nresolvable"), "{told}");
-    // Requests that are right were among them: their answers were looked at as well.
+    // Some requests were valid, so their answers were checked as well.
     let done = "uttera_stt_requests_total{endpoint=\"/v1/audio/transcriptions\",method=\"POST\",status=\"200\"}";
     assert!(server.metric(done).await > 0.0, "{told}");
 }

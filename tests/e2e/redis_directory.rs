@@ -1,4 +1,4 @@
-//! The node directory against a real Redis: what it writes, and what it says of a Redis in trouble.
+//! The node directory against a real Redis: its record, and its errors when Redis has a fault.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,7 +31,7 @@ async fn publish(directory: &RedisDirectory, load_score: f64) -> Result<(), Dire
         load_score,
         accepts_requests: true,
     };
-    // Far beyond what a call may take: a call that hangs must fail, whatever its limit is.
+    // Far beyond the limit of a call: a hanging call must fail by itself.
     let call = timeout(PATIENCE, directory.publish(record, TTL));
     call.await.expect("an end")
 }
@@ -81,7 +81,7 @@ async fn a_new_record_replaces_the_old_one_over_the_same_connection() {
     assert_eq!(publisher(&server), first);
 }
 
-/// Which connection's last command was SET, by the server's number for it.
+/// The id of the connection whose last command was SET.
 fn publisher(server: &RedisServer) -> String {
     let list: String = server.ask(&["CLIENT", "LIST"]);
     let mut lines = list.lines().filter(|line| line.contains(" cmd=set "));
@@ -125,7 +125,7 @@ async fn a_redis_that_hangs_is_an_error_and_works_again_when_it_goes_on() {
     assert!(refused.contains("in time"), "{refused}");
     directory.withdraw().await.expect_err("no answer");
     server.resume().await;
-    // What was sent while it hung is still done, after which our calls have the last word.
+    // Redis still executes the commands that it received while it was stopped; later calls override them.
     server
         .until("what came late is done", |server| {
             let counts: String = server.ask(&["INFO", "commandstats"]);
@@ -152,7 +152,7 @@ async fn calls_made_while_one_hangs_end_as_well() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_without_it_and_the_right_one_works_at_once() {
+async fn a_wrong_password_is_reported_without_it_and_the_right_one_works_at_once() {
     let mut server = RedisServer::start_with_password("hunter2").await;
     let port = server.port();
     let wrong = directory(&format!("redis://:hunter22@127.0.0.1:{port}"));
@@ -176,7 +176,7 @@ async fn a_wrong_password_is_told_without_it_and_the_right_one_works_at_once() {
 }
 
 #[tokio::test]
-async fn a_password_nobody_asked_for_and_a_database_that_is_not_there_are_told() {
+async fn an_unneeded_password_and_a_missing_database_are_reported() {
     let server = RedisServer::start().await;
     let port = server.port();
     let refused = refusal(&directory(&format!("redis://u:hunter2@127.0.0.1:{port}"))).await;
@@ -186,7 +186,7 @@ async fn a_password_nobody_asked_for_and_a_database_that_is_not_there_are_told()
 }
 
 #[tokio::test]
-async fn a_full_redis_is_told_and_has_the_record_when_there_is_room() {
+async fn a_full_redis_is_reported_and_gets_the_record_when_it_has_room() {
     let server = RedisServer::start().await;
     let directory = directory(&server.url());
     server.set_option("maxmemory", "1");
@@ -197,7 +197,7 @@ async fn a_full_redis_is_told_and_has_the_record_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_replica_is_told_and_has_the_record_when_it_is_a_master_again() {
+async fn a_replica_is_reported_and_gets_the_record_when_it_is_a_master_again() {
     let server = RedisServer::start().await;
     let directory = directory(&server.url());
     publish(&directory, 0.25).await.expect("published");
@@ -210,7 +210,7 @@ async fn a_replica_is_told_and_has_the_record_when_it_is_a_master_again() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_only_set_and_delete_is_enough() {
+async fn the_permissions_to_set_and_delete_are_enough() {
     let server = RedisServer::start().await;
     let rules = ["ACL", "SETUSER", "node", "on", ">hunter2", "~stt:nodes:*"];
     let url = format!("redis://node:hunter2@127.0.0.1:{}", server.port());
@@ -235,11 +235,11 @@ async fn a_unix_socket_works() {
 }
 
 #[tokio::test]
-async fn hosts_that_are_not_there_are_told_by_their_address() {
+async fn unreachable_hosts_are_reported_with_their_address() {
     let port = free_port();
     let refused = refusal(&directory(&format!("redis://u:hunter2@127.0.0.1:{port}"))).await;
     assert!(refused.contains(&format!("127.0.0.1:{port}")), "{refused}");
-    // Set aside for documentation: either there is no way there, or nobody answers.
+    // Reserved for documentation: either there is no route, or no host replies.
     refusal(&directory("redis://u:hunter2@192.0.2.1")).await;
     refusal(&directory("redis://u:hunter2@nowhere.invalid")).await;
     refusal(&directory("unix:///nowhere/redis.sock?pass=hunter2")).await;
@@ -265,7 +265,7 @@ async fn a_connection_with_an_answer_outstanding_is_closed_so_that_no_late_one_i
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("redis://{}", listener.local_addr().expect("an address"));
     let directory = directory(&url);
-    // Once the time is up:
+    // After the time limit:
     let (refused, mut first) = tokio::join!(refusal(&directory), async {
         let mut first = accept(&listener).await;
         assert!(read_command(&mut first).await.contains("SET"));
@@ -273,9 +273,9 @@ async fn a_connection_with_an_answer_outstanding_is_closed_so_that_no_late_one_i
     });
     assert!(refused.contains("no answer in time"), "{refused}");
     until_closed(&mut first).await;
-    // And where the caller does not wait for it:
+    // If the caller does not wait for it:
     let mut second = tokio::select! {
-        _ = publish(&directory, 0.5) => panic!("nobody answered"),
+        _ = publish(&directory, 0.5) => panic!("there was no reply"),
         second = async {
             let mut second = accept(&listener).await;
             assert!(read_command(&mut second).await.contains("SET"));
@@ -297,7 +297,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     accepted.expect("a connection").expect("accepted").0
 }
 
-/// Our commands are short: they come in one piece.
+/// The commands are short: one read gets a whole one.
 async fn read_command(connection: &mut TcpStream) -> String {
     let mut bytes = [0; 1024];
     let read = timeout(PATIENCE, connection.read(&mut bytes)).await;
@@ -308,12 +308,11 @@ async fn read_command(connection: &mut TcpStream) -> String {
 async fn until_closed(connection: &mut TcpStream) {
     let mut rest = Vec::new();
     let read = timeout(PATIENCE, connection.read_to_end(&mut rest)).await;
-    // Reset or ended, it is closed either way.
+    // The connection is closed, by a reset or normally.
     let _ = read.expect("the end");
 }
 
-/// Set in the process that this test starts of itself: the trusted certificates are read from the
-/// environment.
+/// Set in the child process of this test, because the trusted certificates are read from the environment.
 const TLS_URL: &str = "UTTERA_TEST_TLS_URL";
 
 #[tokio::test]
@@ -354,11 +353,11 @@ async fn tls_works_with_a_trusted_certificate_and_refuses_any_other() {
         .expect("starts");
     assert!(trusting.status.success(), "{trusting:?}");
     assert_eq!(load_score(&server), Some(0.25));
-    // Plain where TLS is expected.
+    // Plain text where TLS is expected.
     refusal(&directory(&format!("rediss://127.0.0.1:{}", server.port()))).await;
 }
 
-/// A certificate for 127.0.0.1 that nobody has signed, and its key.
+/// A self-signed certificate for 127.0.0.1, and its key.
 fn make_certificate(folder: &Path) -> (String, String) {
     let path = |name: &str| folder.join(name).display().to_string();
     let (certificate, key) = (path("certificate.pem"), path("key.pem"));

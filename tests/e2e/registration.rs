@@ -1,4 +1,4 @@
-//! A real server and a real Redis: what routers find, and what trouble with Redis does.
+//! A real server and a real Redis: the record that routers read, and faults of Redis.
 
 use serde_json::Value;
 use test_support::redis_server::{RedisServer, free_port};
@@ -9,7 +9,7 @@ fn record(redis: &RedisServer, key: &str) -> Option<Value> {
     Some(serde_json::from_str(&text).expect("JSON"))
 }
 
-/// A server that registers itself there as `node-1`.
+/// A server that registers itself in this Redis as `node-1`.
 async fn registered(url: &str, more: &[(&str, &str)]) -> Server {
     let mut settings = vec![
         ("REDIS_URL", url),
@@ -58,10 +58,10 @@ async fn routers_find_the_node_follow_its_state_and_forget_it_when_it_leaves() {
     assert_eq!(found["port"], port);
     assert!(found["ts"].is_f64() && found["load_score"].is_number());
     assert!((1..=2).contains(&redis.ttl(KEY)));
-    // It is renewed.
+    // The record is renewed.
     let renewed = || async { record(&redis, KEY).is_some_and(|now| now["ts"] != found["ts"]) };
     server.until("it is renewed", renewed).await;
-    // Work shows.
+    // The record shows the work.
     let request = server.start_long_request().await;
     let loaded =
         || async { record(&redis, KEY).is_some_and(|now| now["load_score"].as_f64() > Some(0.0)) };
@@ -119,12 +119,12 @@ async fn redis_may_stop_hang_restart_and_refuse_and_no_request_notices() {
     server
         .until("registered again", || async { there(&redis) })
         .await;
-    // Another password from now on.
+    // The password changes.
     redis.stop();
     redis.restart_with_password(Some("sesame")).await;
     server.log_line("password").await;
     works().await;
-    // Told once a time of trouble, however many ticks it had.
+    // Logged once per outage, independent of the number of ticks.
     let told = |text: &str| {
         server
             .log()
@@ -146,7 +146,7 @@ async fn redis_may_stop_hang_restart_and_refuse_and_no_request_notices() {
 }
 
 #[tokio::test]
-async fn a_redis_that_was_never_there_is_told_once_and_the_node_works_and_ends_cleanly() {
+async fn an_unreachable_redis_is_logged_once_and_the_node_works_and_ends_cleanly() {
     let url = format!("redis://:secret-word@127.0.0.1:{}/0", free_port());
     let mut server = registered(&url, &[]).await;
     server.until_ready().await;

@@ -1,12 +1,22 @@
-//! A real server with a real model: what good requests get.
+//! A real server with a real model: replies to valid requests.
 
 use serde_json::Value;
 use test_support::wav::write_silence;
-use test_support::{Server, children, form, model, sample, sample_text, words};
+use test_support::{Server, checks, children, form, model, sample, sample_text, words};
 
 #[tokio::test]
-async fn every_format_of_a_real_transcript_is_right() {
+async fn an_english_model_answers_as_documented() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
+    checks! {
+        &server;
+        every_format_of_a_real_transcript_is_right,
+        a_request_id_is_echoed_and_a_dangerous_one_is_not,
+        health_models_and_head_answer_as_the_contract_says,
+        fifty_milliseconds_are_valid_and_say_nothing,
+    }
+}
+
+async fn every_format_of_a_real_transcript_is_right(server: &Server) {
     let file = sample("en-command.wav");
     let expected = words(&sample_text("en-command.wav"));
     for (format, content_type) in [
@@ -30,7 +40,7 @@ async fn every_format_of_a_real_transcript_is_right() {
                 let body: Value = serde_json::from_str(&body).expect("JSON");
                 body["text"].as_str().expect("text").to_owned()
             }
-            // Times and numbers of cues are no words of the text.
+            // Times and cue numbers are not part of the text.
             "srt" | "vtt" => body
                 .lines()
                 .filter(|line| !line.contains("-->") && *line != "WEBVTT")
@@ -44,8 +54,17 @@ async fn every_format_of_a_real_transcript_is_right() {
 }
 
 #[tokio::test]
-async fn verbose_json_tells_the_truth_about_a_detected_language_and_its_segments() {
+async fn a_multilingual_model_answers_as_documented() {
     let server = Server::ready(&model("base").await, &[]).await;
+    checks! {
+        &server;
+        verbose_json_tells_the_truth_about_a_detected_language_and_its_segments,
+        audio_beyond_one_window_is_whole_and_its_times_run_on,
+        words_lie_in_their_segments_in_order_and_are_those_of_the_text,
+    }
+}
+
+async fn verbose_json_tells_the_truth_about_a_detected_language_and_its_segments(server: &Server) {
     let file = sample("es-sentence.wav");
     let response = server
         .transcribe(&file, &[("response_format", "verbose_json")])
@@ -82,9 +101,7 @@ async fn verbose_json_tells_the_truth_about_a_detected_language_and_its_segments
     assert!(english.contains(&"music".to_owned()), "{english:?}");
 }
 
-#[tokio::test]
-async fn audio_beyond_one_window_is_whole_and_its_times_run_on() {
-    let server = Server::ready(&model("base").await, &[]).await;
+async fn audio_beyond_one_window_is_whole_and_its_times_run_on(server: &Server) {
     let file = sample("en-long.ogg");
     let fields = [("response_format", "verbose_json"), ("language", "en-GB")];
     let body: Value = server
@@ -110,9 +127,7 @@ async fn audio_beyond_one_window_is_whole_and_its_times_run_on() {
     );
 }
 
-#[tokio::test]
-async fn words_lie_in_their_segments_in_order_and_are_those_of_the_text() {
-    let server = Server::ready(&model("base").await, &[]).await;
+async fn words_lie_in_their_segments_in_order_and_are_those_of_the_text(server: &Server) {
     let file = sample("en-long.ogg");
     let fields = [
         ("response_format", "verbose_json"),
@@ -149,9 +164,7 @@ async fn words_lie_in_their_segments_in_order_and_are_those_of_the_text() {
     assert_eq!(all("logprobs").len(), tokens.sum::<usize>());
 }
 
-#[tokio::test]
-async fn a_request_id_is_echoed_and_a_dangerous_one_is_not() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn a_request_id_is_echoed_and_a_dangerous_one_is_not(server: &Server) {
     let ask = |id: &'static str| {
         let request = server.client.get(format!("{}/livez", server.url));
         request.header("x-request-id", id).send()
@@ -162,9 +175,7 @@ async fn a_request_id_is_echoed_and_a_dangerous_one_is_not() {
     assert_ne!(replaced.headers()["x-request-id"], "with blank");
 }
 
-#[tokio::test]
-async fn health_models_and_head_answer_as_the_contract_says() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn health_models_and_head_answer_as_the_contract_says(server: &Server) {
     let health = server.health().await;
     assert_eq!(health["status"], "ok");
     assert_eq!(health["model"], "tiny.en");
@@ -199,9 +210,7 @@ async fn health_models_and_head_answer_as_the_contract_says() {
     assert_eq!(children(server.pid(), "worker").len(), 1);
 }
 
-#[tokio::test]
-async fn fifty_milliseconds_are_valid_and_say_nothing() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn fifty_milliseconds_are_valid_and_say_nothing(server: &Server) {
     let file = server.folder().join("short.wav");
     write_silence(&file, 50);
     let response = server.transcribe(&file, &[]).await;

@@ -1,4 +1,4 @@
-//! The roles of a primary and a fallback, started from files of settings as their users have them.
+//! The roles of a primary and a fallback, started from settings files like those of their users.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use test_support::command_line::{err, out, run};
 use test_support::models::ct2_folder;
 use test_support::{Server, repository, sample, sample_text, words};
 
-/// As the users of the Python pair have it: a GPU and all. `@` stands for what differs here.
+/// Settings of users of the Python pair, including a GPU. `@` stands for values that differ here.
 const PRIMARY: &str = "\
 # Model & device
 CT2_SMALL_PATH=@MODEL
@@ -83,7 +83,7 @@ async fn the_pair_runs_from_its_users_own_files_and_folders() {
         .replace("@FALLBACK", &fallback.url);
     let primary = start("primary", &file, models.path()).await;
     assert!(primary.log_line("address=").await.contains("0.0.0.0"));
-    primary.log_line("this build knows the CPU only").await;
+    primary.log_line("this build supports only the CPU").await;
     for (server, role) in [(&primary, "primary"), (&fallback, "fallback")] {
         let health: Value = server.get("/v1/health").await.json().await.expect("JSON");
         assert_eq!(
@@ -113,10 +113,10 @@ async fn the_pair_runs_from_its_users_own_files_and_folders() {
     for server in [&primary, &fallback] {
         assert_eq!(imported(server), 1, "{}", server.log().join("\n"));
     }
-    // Neither key works at the other's door.
+    // The key of one node is invalid at the other.
     let figures = json(&fallback, "/v1/metrics", "primary_key_abc").await;
     assert_eq!(figures["error"]["code"], "invalid_api_key");
-    // The folders were converted once, and are there as files from now on.
+    // The folders were converted once, and the files are kept.
     drop(primary);
     let again = start("primary", &file, models.path()).await;
     assert_eq!(imported(&again), 0, "{}", again.log().join("\n"));
@@ -137,7 +137,7 @@ fn the_examples_of_settings_can_be_used() {
         let printed = run(nowhere.path(), &arguments);
         let said = out(&printed);
         assert!(printed.status.success(), "{role}: {}", err(&printed));
-        // The role's, and the file's.
+        // The default of the role, and the value of the file.
         let port = format!("PORT={port}");
         let limit = match role {
             "primary" => "RATE_LIMIT_RPS=15",

@@ -18,7 +18,7 @@ const KEY: &str = "sesame";
 
 fn client(server: &Server) -> Client {
     let client = Client::builder(&server.url).api_key(KEY);
-    // Requests are alike, and each is to be worked on.
+    // The requests are equal, but the server must work on each.
     let client = client.header("cache-control", "no-store");
     client.build().expect("a client")
 }
@@ -91,10 +91,10 @@ async fn every_reply_has_its_types() {
 
 #[tokio::test]
 async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
-    let larger = fallback(&[("API_KEYS", KEY)]).await;
+    let fallback_node = fallback(&[("API_KEYS", KEY)]).await;
     let keys = [("API_KEYS", KEY), ("FALLBACK_API_KEY", KEY)];
-    let small = primary(&larger, &keys).await;
-    let client = client(&small);
+    let primary_node = primary(&fallback_node, &keys).await;
+    let client = client(&primary_node);
     let name = "en-sentence.wav";
     let said = words(&sample_text(name));
     let options = TranscribeOptions {
@@ -136,11 +136,11 @@ async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
         (&headers.fallback_error, &headers.error_type),
         (&None, &None)
     );
-    assert!(!larger.log_lines("of-a-pair").is_empty());
+    assert!(!fallback_node.log_lines("of-a-pair").is_empty());
 
-    drop(larger);
+    drop(fallback_node);
     let error = client.transcribe(sample(name), &options).await;
-    let error = error.expect_err("nobody is asked");
+    let error = error.expect_err("no fallback is running");
     let status = error.status().expect("a status");
     assert_eq!(
         (status.status, status.code.as_deref()),
@@ -169,7 +169,7 @@ async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
     );
     let figures = client.metrics().await.expect("figures");
     let counters = &figures["counters"];
-    // A 502 may be over soon: the client tried again.
+    // A 502 may be temporary, so the client retried.
     let failed = client.statistics().outcomes.server_error;
     assert_eq!(counters["requests_total"]["/v1/transcribe"], 1 + failed);
     let expected = json!({"used": 1, "skipped": 0, "failed": failed});
@@ -177,7 +177,7 @@ async fn a_pairs_reply_has_its_types_and_so_has_its_failure() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_told_in_its_words() {
+async fn an_error_of_the_server_is_shown_in_its_words() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
     let attempts = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&attempts);
@@ -269,7 +269,7 @@ async fn a_stream_gives_the_text_while_it_is_made() {
     let wrong = Score::of(&sample_text("en-long.ogg"), &done.text).rate();
     assert!(wrong <= 0.1, "{}", done.text);
 
-    // Whoever stops listening ends the work.
+    // Dropping the stream cancels the work.
     let audio = Audio::file(server.long_file(10));
     let mut events = speech.stream(audio, &options()).await.expect("begins");
     events.next().await.expect("more").expect("an event");
@@ -298,7 +298,7 @@ async fn a_pool_loses_nothing_when_a_server_dies_and_finds_it_when_it_is_back() 
             Ok::<_, Error>((name, reply.text))
         }
     };
-    // Each has one, and the first dies over its own.
+    // Each server has one request, and the first one dies during its own.
     let long = tokio::spawn(ask("en-long.ogg"));
     first.until_a_lane_has_work().await;
     first.child.kill().expect("lives");
@@ -313,7 +313,7 @@ async fn a_pool_loses_nothing_when_a_server_dies_and_finds_it_when_it_is_back() 
     assert_eq!(nodes[0].statistics.outcomes.succeeded, 0, "{nodes:?}");
     assert_eq!(nodes[1].statistics.outcomes.succeeded, 2, "{nodes:?}");
 
-    // Until somebody notices that it is gone.
+    // Until the pool notices that it is gone.
     while pool.nodes()[0].standing != Standing::Ejected {
         ask("en-command.wav").await.expect("the other one does it");
     }

@@ -1,5 +1,5 @@
-//! `uttera-stt smoke` from outside: on this server, with a wrong key, on servers that answer rubbish or
-//! nothing, and on none.
+//! `uttera-stt smoke` from outside: against this server, with a wrong key, against servers with malformed or no
+//! replies, and against none.
 
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
@@ -12,7 +12,7 @@ use tokio::process::Command;
 use wiremock::matchers::{any, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-/// Runs it without a key, or with one that only the environment has.
+/// Runs the command without a key, or with a key in the environment.
 async fn smoke(arguments: &[&str], key: Option<&str>) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(program());
@@ -26,7 +26,7 @@ async fn smoke(arguments: &[&str], key: Option<&str>) -> Output {
     command.output().await.expect("runs")
 }
 
-/// A run's results as the file has them, its exit status, and what it printed.
+/// The results file of a run, the exit status, and the output.
 async fn results(arguments: &[&str], key: Option<&str>) -> (Value, Option<i32>, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("results.json");
@@ -38,7 +38,7 @@ async fn results(arguments: &[&str], key: Option<&str>) -> (Value, Option<i32>, 
     (json, output.status.code(), printed)
 }
 
-/// The check at OpenAI's endpoint, or the one about the server, of this name.
+/// The check of this name, for OpenAI's endpoint or for the server.
 fn check<'a>(results: &'a Value, name: &str) -> &'a Value {
     let mut checks = results["checks"].as_array().expect("checks").iter();
     let found = checks.find(|check| check["check"] == name && check["endpoint"] != "transcribe");
@@ -52,7 +52,7 @@ fn why<'a>(results: &'a Value, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn this_server_passes_and_what_it_heard_is_told() {
+async fn this_server_passes_and_its_transcripts_are_shown() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", "secret")]).await;
     let (results, status, printed) = results(&[&server.url], Some("secret")).await;
     assert_eq!(
@@ -79,7 +79,7 @@ async fn this_server_passes_and_what_it_heard_is_told() {
         if found["endpoint"].is_null() {
             continue;
         }
-        // The same at the endpoint of two tiers.
+        // The same at the endpoint of escalation.
         let begin = format!("pass  /v1/transcribe {name}  ");
         let line = printed.lines().find(|line| line.starts_with(&begin));
         let line = line.unwrap_or_else(|| panic!("{begin} in {printed}"));
@@ -96,22 +96,22 @@ async fn this_server_passes_and_what_it_heard_is_told() {
 }
 
 #[tokio::test]
-async fn how_often_a_pairs_larger_model_is_asked_is_told() {
-    let larger = fallback(&[]).await;
-    let small = primary(&larger, &COMMANDS).await;
+async fn the_share_of_escalated_requests_is_shown() {
+    let fallback_node = fallback(&[]).await;
+    let primary_node = primary(&fallback_node, &COMMANDS).await;
     let files = ["en-command.wav", "en-sentence.wav"].map(sample);
     let [command, sentence] = [&files[0], &files[1]].map(|file| file.to_str().expect("UTF-8"));
-    let arguments = [&small.url, "--file", command, "--file", sentence];
+    let arguments = [&primary_node.url, "--file", command, "--file", sentence];
     let (told, status, printed) = results(&arguments, None).await;
     assert_eq!(status, Some(0), "{printed}");
-    // One of two, at both endpoints.
+    // One of two requests, on both endpoints.
     let expected = json!({"told": 4, "used": 2, "failed": 0});
     assert_eq!(told["fallback"], expected, "{printed}");
     let line = "fallback: asked for 2 of 4 transcripts (50 %), 0 failed";
     assert!(printed.contains(line), "{printed}");
-    // Where it is away, one endpoint has the small model's word and the other an error.
-    drop(larger);
-    let arguments = [&small.url, "--file", command];
+    // Where it is away, one endpoint has the primary's text and the other an error.
+    drop(fallback_node);
+    let arguments = [&primary_node.url, "--file", command];
     let (told, status, printed) = results(&arguments, None).await;
     assert_eq!(status, Some(1), "{printed}");
     let expected = json!({"told": 1, "used": 0, "failed": 1});
@@ -121,7 +121,7 @@ async fn how_often_a_pairs_larger_model_is_asked_is_told() {
 }
 
 #[tokio::test]
-async fn files_of_the_users_take_the_place_of_the_samples() {
+async fn the_users_files_replace_the_samples() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let (command, note) = (sample("en-command.wav"), sample("en-long.ogg"));
     let files = [
@@ -153,7 +153,7 @@ async fn files_of_the_users_take_the_place_of_the_samples() {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_told_as_one() {
+async fn a_wrong_key_is_reported_as_such() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", "secret")]).await;
     let (results, status, printed) = results(&[&server.url], Some("not-it")).await;
     assert_eq!(status, Some(1));
@@ -169,7 +169,7 @@ async fn a_wrong_key_is_told_as_one() {
 }
 
 #[tokio::test]
-async fn rubbish_is_told_on_a_clear_line_each() {
+async fn each_malformed_reply_is_reported_on_one_line() {
     let server = MockServer::start().await;
     let page = "<html>\n\x1b[2J<h1>It works!</h1></html>";
     Mock::given(any())
@@ -273,7 +273,7 @@ async fn a_server_that_never_answers_ends_no_run() {
 }
 
 #[tokio::test]
-async fn where_nobody_answers_the_status_is_2() {
+async fn an_unreachable_server_is_exit_status_2() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);

@@ -6,7 +6,7 @@ use reqwest::Response;
 use serde_json::Value;
 use test_support::events::{Events, Line};
 use test_support::wer::Score;
-use test_support::{Server, form, model, sample, sample_text, signal, words};
+use test_support::{Server, checks, form, model, sample, sample_text, signal, words};
 
 const STREAM: (&str, &str) = ("stream", "true");
 
@@ -16,8 +16,19 @@ async fn text(response: Response) -> String {
 }
 
 #[tokio::test]
-async fn the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply() {
+async fn streams_of_an_undisturbed_server() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
+    checks! {
+        &server;
+        the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply,
+        silence_is_no_delta_and_an_empty_text,
+        a_failure_before_the_first_word_has_the_status_of_a_plain_reply,
+        the_text_of_a_long_file_streams_while_most_of_it_is_waiting,
+        a_client_that_leaves_a_stream_cancels_its_work,
+    }
+}
+
+async fn the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply(server: &Server) {
     for name in ["en-command.wav", "en-sentence.wav", "en-long.ogg"] {
         for format in ["json", "text"] {
             let fields = [STREAM, ("response_format", format)];
@@ -38,9 +49,7 @@ async fn the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply() {
     assert!((server.metric(requests).await - 3.0).abs() < 1e-9);
 }
 
-#[tokio::test]
-async fn silence_is_no_delta_and_an_empty_text() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn silence_is_no_delta_and_an_empty_text(server: &Server) {
     let path = server.folder().join("silent.wav");
     let status = Command::new("ffmpeg")
         .args([
@@ -65,9 +74,7 @@ async fn silence_is_no_delta_and_an_empty_text() {
     );
 }
 
-#[tokio::test]
-async fn the_text_of_a_long_file_comes_while_most_of_it_is_still_to_be_done() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn the_text_of_a_long_file_streams_while_most_of_it_is_waiting(server: &Server) {
     let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     let first = events.event().await;
@@ -120,9 +127,7 @@ async fn a_clip_is_streamed_while_another_lane_works_on_a_long_file() {
     assert_eq!(long.status(), 200);
 }
 
-#[tokio::test]
-async fn what_fails_before_the_first_word_has_its_status_as_without_a_stream() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn a_failure_before_the_first_word_has_the_status_of_a_plain_reply(server: &Server) {
     let broken = server.folder().join("broken.wav");
     std::fs::write(&broken, b"this is no audio").expect("writes");
     let refused = server.transcribe(&broken, &[STREAM]).await;
@@ -138,7 +143,7 @@ async fn what_fails_before_the_first_word_has_its_status_as_without_a_stream() {
 
 #[tokio::test]
 async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
-    // Workers that stand still are given up after some seconds; the second time, the chunk is.
+    // A stopped worker is given up after some seconds, and the chunk after the second time.
     let settings = [("COLD_LANE_TIMEOUT_SECONDS", "3")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = server.long_file(10);
@@ -180,7 +185,7 @@ async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
 }
 
 #[tokio::test]
-async fn comments_keep_a_stream_open_on_which_nothing_else_comes() {
+async fn comments_keep_an_idle_stream_open() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
@@ -209,9 +214,7 @@ async fn comments_keep_a_stream_open_on_which_nothing_else_comes() {
     assert!(!rest.is_empty() && !done["text"].as_str().expect("text").is_empty());
 }
 
-#[tokio::test]
-async fn a_client_that_leaves_a_stream_takes_its_work_along() {
-    let server = Server::ready(&model("tiny.en").await, &[]).await;
+async fn a_client_that_leaves_a_stream_cancels_its_work(server: &Server) {
     let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     assert!(matches!(events.event().await, Some(Line::Event(_))));

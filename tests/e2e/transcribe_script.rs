@@ -31,7 +31,7 @@ async fn speech_comes_back_as_text_with_the_key_that_the_server_wants() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_told_in_its_words() {
+async fn an_error_of_the_server_is_shown_in_its_words() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", "secret")]).await;
     let script = Script::new();
     script.file("a.wav", b"no sound at all");

@@ -1,4 +1,4 @@
-//! `uttera-stt transcribe --url`: a real server does what the local tree would.
+//! `uttera-stt transcribe --url`: a real server gives the results of a local run.
 
 use serde_json::Value;
 use test_support::command_line::{err, out, run, run_with};
@@ -23,7 +23,7 @@ async fn files_come_out_in_every_format_and_one_that_fails_harms_no_other() {
     let output = run_with(folder, &arguments, &key);
     assert!(output.status.success(), "{}", err(&output));
     assert_eq!(words(&out(&output)), words(&sample_text("en-command.wav")));
-    // As it is without a server.
+    // Like the result without a server.
     assert!(out(&output).ends_with(".\n") && !out(&output).contains("\n\n"));
 
     for (format, begin) in [("srt", "1\n00:00:00,"), ("vtt", "WEBVTT\n"), ("json", "{")] {
@@ -106,19 +106,26 @@ async fn a_key_is_taken_from_the_environment_and_shown_nowhere() {
 #[tokio::test]
 async fn the_next_server_does_it_where_one_is_not_there() {
     let server = server().await;
-    let nobody = {
+    let unreachable = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         format!("http://{}", listener.local_addr().expect("bound"))
     };
     let file = sample("en-command.wav");
     let file = file.to_str().expect("UTF-8");
-    let arguments = ["transcribe", file, "--url", &nobody, "--url", &server.url];
+    let arguments = [
+        "transcribe",
+        file,
+        "--url",
+        &unreachable,
+        "--url",
+        &server.url,
+    ];
     let output = run_with(server.folder(), &arguments, &[("UTTERA_API_KEY", KEY)]);
     assert!(output.status.success(), "{}", err(&output));
     assert_eq!(words(&out(&output)), words(&sample_text("en-command.wav")));
     let told = err(&output);
     assert!(
-        told.contains(&nobody) && told.contains("trying again"),
+        told.contains(&unreachable) && told.contains("trying again"),
         "{told}"
     );
 }
@@ -127,17 +134,29 @@ async fn the_next_server_does_it_where_one_is_not_there() {
 fn options_that_do_not_fit_are_refused_before_any_work() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::copy(sample("en-command.wav"), folder.path().join("a.wav")).expect("copies");
-    let nobody = ["transcribe", "a.wav", "--url", "http://127.0.0.1:1"];
+    let remote = ["transcribe", "a.wav", "--url", "http://127.0.0.1:1"];
     for (more, why) in [
-        (&["--model", "tiny"][..], "--model is about this machine"),
-        (&["--set", "VAD_MODEL=off"], "--set is about this machine"),
-        (&["--config", "x.env"], "--config is about this machine"),
-        (&["--stream", "--format", "srt"], "--format txt only"),
+        (
+            &["--model", "tiny"][..],
+            "--model applies to this machine only",
+        ),
+        (
+            &["--set", "VAD_MODEL=off"],
+            "--set applies to this machine only",
+        ),
+        (
+            &["--config", "x.env"],
+            "--config applies to this machine only",
+        ),
+        (
+            &["--stream", "--format", "srt"],
+            "--stream requires --format txt",
+        ),
         (&["--stream", "--beside"], "cannot be used with"),
         (&["--limit-seconds", "0"], "0 is not in"),
         (&["--url", "ftp://a"], "must begin with http"),
     ] {
-        let output = run(folder.path(), &[&nobody[..], more].concat());
+        let output = run(folder.path(), &[&remote[..], more].concat());
         assert!(!output.status.success());
         assert!(err(&output).contains(why), "{more:?}: {}", err(&output));
         assert!(!err(&output).contains("a.wav"), "{}", err(&output));

@@ -1,5 +1,4 @@
-//! Translations by a real server and a real model: whisper's own, and those of a stand-in for
-//! LibreTranslate.
+//! Translations by a real server and a real model: Whisper's own, and those by a stand-in for LibreTranslate.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +18,7 @@ async fn translate(server: &Server, file: &Path, fields: &[(&str, &str)]) -> Res
     server.post(PATH, form(file, fields)).await
 }
 
-/// A second of nothing.
+/// A second of silence.
 fn silence(server: &Server) -> PathBuf {
     let path = server.folder().join("silence.wav");
     write_silence(&path, 1000);
@@ -61,7 +60,7 @@ async fn every_format_is_in_the_target_language() {
             _ => body,
         };
         assert!(text.contains("[zh-Hant]"), "{format}: {text}");
-        // What the stand-in was given is what was said.
+        // The stand-in received the spoken text.
         for word in &said {
             assert!(words(&text).contains(word), "{format}: {text}");
         }
@@ -78,7 +77,7 @@ async fn every_format_is_in_the_target_language() {
         assert_eq!(call.get("api_key"), None);
     }
     assert_eq!(server.metric(CALLS).await.to_string(), "5");
-    // Where each segment may be in a language of its own, each is asked for on its own.
+    // If segments may have different languages, each is translated separately.
     let fields = [("to_language", "zh"), ("multilingual", "true")];
     assert_eq!(translate(&server, &file, &fields).await.status(), 200);
     let calls = stand_in.calls().await;
@@ -97,12 +96,12 @@ async fn every_segment_is_translated_and_the_text_is_the_segments() {
     let stand_in = StandIn::start().await;
     let url = stand_in.url();
     let settings = [("LIBRETRANSLATE_URL", url.as_str())];
-    // One that cannot translate by itself.
+    // A model that cannot translate by itself.
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = sample("en-long.ogg");
     let verbose = ("response_format", "verbose_json");
     let fields = [verbose, ("to_language", "German"), ("language", "en-GB")];
-    // Both have the same segments, unless the machine was busier for one of them.
+    // Both have the same segments, unless the machine was busier during one of them.
     let mut tries = 0;
     let (original, body) = loop {
         let original: Value =
@@ -147,7 +146,7 @@ async fn every_segment_is_translated_and_the_text_is_the_segments() {
     )
     .await;
     let srt = srt.text().await.expect("a body");
-    // All in one call, as a list.
+    // All texts in one call, as a list.
     let calls = stand_in.calls().await;
     assert_eq!(calls.len(), tries + 1);
     let sent = |call: &Value| call["q"].as_array().map(Vec::len);
@@ -155,7 +154,7 @@ async fn every_segment_is_translated_and_the_text_is_the_segments() {
     assert_eq!(Some(srt.matches("[de] ").count()), sent(&calls[tries]));
 }
 
-/// The segments' texts, without the mark of the stand-in's work.
+/// The texts of the segments, without the stand-in's mark.
 fn said(body: &Value) -> Vec<String> {
     let texts = segments(body).iter().map(|segment| &segment["text"]);
     texts
@@ -179,7 +178,7 @@ async fn nothing_is_asked_where_there_is_nothing_to_translate() {
     let url = stand_in.url();
     let settings = [("LIBRETRANSLATE_URL", url.as_str())];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    // English by default, and English it is.
+    // The target is English by default, and the text is English.
     let response = translate(&server, &sample("en-command.wav"), &[]).await;
     assert_eq!(mode(&response), Some("libretranslate"));
     let body: Value = response.json().await.expect("JSON");
@@ -195,7 +194,7 @@ async fn nothing_is_asked_where_there_is_nothing_to_translate() {
     );
     assert_eq!(stand_in.calls().await, Vec::<Value>::new());
     assert_eq!(server.metric(CALLS).await.to_string(), "0");
-    // A plain transcription is nobody's translation.
+    // A plain transcription has no translation mode.
     let response = server.transcribe(&sample("en-command.wav"), &[]).await;
     assert_eq!(mode(&response), None);
 }
@@ -263,14 +262,14 @@ async fn whatever_goes_wrong_there_is_a_502_and_never_the_untranslated_text() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_told_as_such() {
-    // A port that was free just now.
+async fn an_unreachable_server_is_reported_as_such() {
+    // A port that was free a moment ago.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let settings = [
         ("LIBRETRANSLATE_URL", url.as_str()),
-        // Whoever set this did not mean what people say.
+        // This proxy must not get the text.
         ("http_proxy", "http://127.0.0.1:1"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
@@ -298,7 +297,7 @@ async fn the_lane_is_free_meanwhile_and_a_client_that_leaves_ends_the_call() {
         .multipart(form(&file, &[("to_language", "de")]));
     let client = tokio::spawn(request.send());
     let (mut call, _) = listener.accept().await.expect("a call");
-    // It is never answered; the server's one worker has time for others.
+    // The call is never answered, and the only worker is free for other requests.
     assert_eq!(server.transcribe(&file, &[]).await.status(), 200);
     client.abort();
     let mut asked = Vec::new();

@@ -1,4 +1,4 @@
-//! The GPU probe through the real wrapper, on a stand-in for NVIDIA's library that is built here.
+//! The GPU probe through the real wrapper, with a stand-in for NVIDIA's library that the test builds.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use stt_actors::ports::{MemoryKind, MemorySample, VramProbe};
 use test_support::nvml_driver::{Driver, TWO_GPUS, probe};
 use uttera_stt::nvml::NvmlProbe;
 
-/// Longer than the probe waits between two starts of the library.
+/// Longer than the probe's wait between two starts of the library.
 const NEXT_START: Duration = Duration::from_secs(31);
 
 fn free_and_total(probe: &NvmlProbe) -> (u64, u64) {
@@ -15,13 +15,13 @@ fn free_and_total(probe: &NvmlProbe) -> (u64, u64) {
     (sample.free, sample.total)
 }
 
-/// What people are told.
+/// The messages.
 fn error(probe: &NvmlProbe) -> String {
     probe.sample(&[100]).expect_err("no sample").to_string()
 }
 
 #[test]
-fn a_sample_tells_the_gpus_memory_and_what_each_process_asked_about_holds() {
+fn a_sample_has_the_gpus_memory_and_that_of_each_queried_process() {
     let driver = Driver::installed();
     let probe = driver.probe(0);
     assert_eq!(probe.kind(), MemoryKind::Vram);
@@ -50,7 +50,7 @@ fn the_index_chooses_the_gpu_and_processes_on_others_do_not_count() {
     let driver = Driver::installed();
     let sample = driver.probe(1).sample(&[100, 101, 102]).expect("a sample");
     assert_eq!((sample.free, sample.total), (1000, 8000));
-    // 100 only draws here; that is where Vulkan shows.
+    // Process 100 uses this GPU only for graphics, which is where Vulkan appears.
     assert_eq!(sample.used_by_process, [(100, 77), (102, 500)]);
 }
 
@@ -130,7 +130,7 @@ fn a_call_that_fails_for_a_moment_is_an_error_once_and_needs_no_new_start() {
         "nvmlDeviceGetComputeRunningProcesses_v3",
         "nvmlDeviceGetGraphicsRunningProcesses_v3",
     ] {
-        // Timeout, and a code that this wrapper does not know.
+        // A timeout, and a code that the wrapper does not know.
         for code in [10, 1234] {
             driver.fails(function, code);
             assert!(error(&probe).contains("cannot "), "{function}");
@@ -158,7 +158,7 @@ async fn a_lost_gpu_is_found_again_by_a_new_start() {
             let told = error(&probe);
             assert_eq!(driver.starts(), (starts, starts), "{function} {code}");
             driver.says(TWO_GPUS);
-            // The next start is not due yet, and so the answer stands.
+            // The next start is not due yet, so the error stays.
             assert_eq!(error(&probe), told);
             tokio::time::advance(NEXT_START).await;
             assert_eq!(free_and_total(&probe), (20_000, 24_000), "{function}");
@@ -211,7 +211,7 @@ async fn a_driver_that_does_not_start_yet_is_tried_again_now_and_then() {
 }
 
 #[test]
-fn the_first_library_that_starts_is_used_and_a_broken_one_is_told_before_a_missing_one() {
+fn the_first_library_that_starts_is_used_and_a_broken_one_is_reported_before_a_missing_one() {
     let (older, driver) = (Driver::installed(), Driver::installed());
     older.fails("nvmlInit_v2", 18);
     let nowhere = Path::new("/nowhere/libnvidia-ml.so.1");
@@ -234,7 +234,7 @@ fn a_file_that_is_no_library_is_an_error() {
 }
 
 #[test]
-fn a_library_that_lacks_what_is_needed_is_an_error() {
+fn a_library_without_a_required_function_is_an_error() {
     for function in [
         "nvmlInit_v2",
         "nvmlShutdown",

@@ -1,4 +1,4 @@
-//! Worker processes behind the engine port: the real one, and programs that only pretend.
+//! Worker processes behind the engine port: the real program, and stand-ins.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ async fn launch_as(
     launcher.launch(&WorkerId::new(kind, 1)).await
 }
 
-/// A program that does this in place of a worker.
+/// A program with this script in place of a worker.
 fn pretend(folder: &Path, script: &str) -> PathBuf {
     let path = folder.join("worker.sh");
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("writes");
@@ -68,7 +68,7 @@ fn request() -> ChunkRequest {
     }
 }
 
-/// Nobody asks for the language.
+/// Ignores the language.
 fn unheard() -> LanguageHeard {
     Box::new(drop)
 }
@@ -92,7 +92,7 @@ async fn a_worker_transcribes_alike_every_time_and_stops_when_asked() {
         words("turn on the kitchen light")
     );
     assert_eq!(first.segments, again.segments);
-    // One window, and no pass for the language of a model that knows only one.
+    // One window, and no pass for language detection on an English-only model.
     assert_eq!(first.encoder_passes, 1);
     let pid = engine.info().process_id.expect("a process");
     assert_eq!(
@@ -107,7 +107,7 @@ fn niceness(process: u32) -> Vec<i32> {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("lives");
     let of_thread = |thread: std::fs::DirEntry| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).expect("reads");
-        // Behind the name, which may hold anything: the 17th field from there.
+        // The name may contain anything, so count from behind it: the 17th field.
         let (_, fields) = stat.rsplit_once(')').expect("a name");
         fields.split_whitespace().nth(16).expect("is there").parse()
     };
@@ -121,7 +121,7 @@ async fn a_cold_worker_steps_back_with_all_its_threads_and_the_hot_one_does_not(
     let model = model("tiny.en").await;
     for kind in [LaneKind::Hot, LaneKind::Cold] {
         let engine = launch_as(kind, program(), &model).await.expect("launches");
-        // Its threads for a chunk are there.
+        // Its threads for a chunk exist.
         engine
             .transcribe(request(), unheard())
             .await
@@ -147,7 +147,7 @@ async fn text_that_looks_wrong_is_decoded_again_with_the_whole_window() {
         .await
         .expect("transcribes");
     assert_eq!((plain.doubt, plain.encoder_passes), (None, 1));
-    // Nobody says anything: whatever whisper makes of it is a guess, or nothing.
+    // Silence: Whisper's text is doubtful, or empty.
     let silence = ChunkRequest {
         audio: AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; 48_000])),
         ..request()
@@ -158,7 +158,7 @@ async fn text_that_looks_wrong_is_decoded_again_with_the_whole_window() {
         .expect("transcribes");
     assert!(doubted.doubt.is_some(), "{doubted:?}");
     assert_eq!(doubted.encoder_passes, 2);
-    // And leaves nothing behind.
+    // Nothing is left behind.
     let again = engine
         .transcribe(request(), unheard())
         .await
@@ -193,7 +193,7 @@ async fn detecting_the_language_costs_no_pass_of_its_own_and_changes_nothing_els
         (None, 1)
     );
     assert_eq!(forced.segments, detected.segments);
-    // Of 51,865 tokens: not what an empty row of logits says.
+    // Of 51,865 tokens, so not the value of an empty row of logits.
     assert!(forced.segments[0].no_speech_prob > 1e-4, "{forced:?}");
     let unknown = ChunkRequest {
         language: Some("xx".to_owned()),
@@ -217,7 +217,7 @@ async fn an_aborted_chunk_ends_as_aborted_and_the_next_one_works() {
         .expect("launches");
     let running = Arc::clone(&engine);
     let chunk = tokio::spawn(async move { running.transcribe(request(), unheard()).await });
-    // An abort that comes before the work begins is none.
+    // An abort before the work begins has no effect.
     let aborted = async || {
         engine.abort();
         chunk.is_finished()
@@ -247,7 +247,7 @@ async fn an_abort_before_or_after_the_language_is_heard_leaves_nothing_behind() 
             tokio::task::yield_now().await;
             engine.abort();
         }
-        // Too late for the abort is as good.
+        // The abort may also come too late.
         let result = chunk.await.expect("no panic");
         assert!(
             matches!(result, Ok(_) | Err(EngineError::Aborted)),
@@ -263,7 +263,7 @@ async fn an_abort_before_or_after_the_language_is_heard_leaves_nothing_behind() 
 }
 
 #[tokio::test]
-async fn a_worker_killed_from_outside_is_told_from_one_that_crashed() {
+async fn an_external_kill_is_distinguished_from_a_crash() {
     for (name, counts) in [("KILL", false), ("ABRT", true)] {
         let engine = launch(program(), &model("tiny.en").await)
             .await
@@ -290,7 +290,7 @@ async fn a_dropped_engine_leaves_no_process() {
 }
 
 #[tokio::test]
-async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
+async fn earlier_work_of_an_engine_does_not_affect_later_work() {
     let model = model("base").await;
     let fresh = launch(program(), &model).await.expect("launches");
     let silence = || ChunkRequest {
@@ -301,7 +301,7 @@ async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
         language: Some("en".to_owned()),
         ..request()
     };
-    // Sampled at a temperature: whatever a random generator kept from before would show.
+    // Sampling at a temperature would reveal remaining state of a random number generator.
     let sampled = || ChunkRequest {
         temperature: 0.9,
         language: Some("en".to_owned()),
@@ -345,7 +345,7 @@ async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
         tokio::task::yield_now().await;
         used.abort();
     });
-    // Too late for the abort is as good: the secret was spoken.
+    // The abort may also come too late, after the secret was transcribed.
     assert!(matches!(aborted, Ok(_) | Err(EngineError::Aborted)));
     assert_eq!(
         used.transcribe(sampled(), unheard())
@@ -364,10 +364,10 @@ async fn nothing_of_what_an_engine_did_before_is_in_what_it_does_next() {
 }
 
 #[tokio::test]
-async fn a_model_for_which_there_is_no_memory_is_told_from_a_model_that_is_broken() {
+async fn a_lack_of_memory_for_a_model_is_distinguished_from_a_broken_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = model("base").await;
-    // The real worker, with address space for the program and not for the model.
+    // The real worker, with enough address space for the program but not for the model.
     let script = format!("ulimit -v 220000; exec {} worker", program().display());
     let refused = launch(&pretend(folder.path(), &script), &model).await.err();
     assert!(

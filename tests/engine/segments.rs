@@ -1,4 +1,4 @@
-//! What the engine tells of segments besides their text is true: by a real model, on real speech.
+//! The fields of segments besides their text, from a real model on real speech.
 
 use std::sync::atomic::AtomicBool;
 
@@ -39,7 +39,7 @@ fn transcribe(model: &mut Model, samples: Vec<f32>, temperature: f32) -> ChunkTr
     done.expect("transcribes")
 }
 
-/// What holds for every segment, whatever was said.
+/// Properties of every segment, independent of the text.
 fn assert_true(segments: &[Segment], seconds: f64) {
     let mut last = 0.0;
     for segment in segments {
@@ -71,7 +71,7 @@ fn assert_true(segments: &[Segment], seconds: f64) {
 }
 
 #[tokio::test]
-async fn every_field_is_what_it_says() {
+async fn every_field_has_the_documented_meaning() {
     let mut model = load(Options::default()).await;
     let samples = speech("en-sentence.wav");
     let seconds = samples.len() as f64 / SAMPLES_OF_A_SECOND as f64;
@@ -88,7 +88,7 @@ async fn every_field_is_what_it_says() {
         first.no_speech_prob > 1e-6 && first.no_speech_prob < 0.5,
         "{first:?}"
     );
-    // A temperature that was asked for is the one that is used.
+    // The requested temperature is used.
     let warm = transcribe(&mut model, samples, 0.3);
     assert_true(&warm.segments, seconds);
     let used = warm.segments.iter().map(|segment| segment.temperature);
@@ -96,13 +96,13 @@ async fn every_field_is_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_second_window_has_its_own_place_and_its_own_probability_of_silence() {
+async fn a_second_window_has_its_own_offset_and_its_own_no_speech_probability() {
     let options = Options {
         window: Window::Full,
         ..Options::default()
     };
     let mut model = load(options).await;
-    // The last sentence is cut: whisper begins anew where the last whole one ended.
+    // The last sentence is cut, so whisper starts the next window at the end of the last complete one.
     let sentence = speech("en-sentence.wav");
     let cut = &sentence[..sentence.len() * 45 / 100];
     let samples = [&sentence[..], &sentence, &sentence, cut].concat();
@@ -113,7 +113,7 @@ async fn a_second_window_has_its_own_place_and_its_own_probability_of_silence() 
     assert!(first.seek == 0 && last.seek > 2000, "{}", last.seek);
     let begins = last.seek as f64 / 100.0;
     assert!(last.start >= begins && last.words[0].start >= begins);
-    // What the model says of the same audio alone.
+    // The model's text of the same audio alone.
     let rest = samples[last.seek as usize * SAMPLES_OF_A_SECOND / 100..].to_vec();
     let alone = &transcribe(&mut model, rest, 0.0).segments[0];
     let (here, alone) = (last.no_speech_prob, alone.no_speech_prob);
@@ -147,7 +147,7 @@ fn assert_words_are_where_they_are_said(model: &mut Model) {
             .expect(text)
     };
     assert!(said("kitchen").end < after - f64::from(pause));
-    // The first word after a pause may begin in it, by the model's account alone.
+    // By the model's own times, the first word after a pause may begin within the pause.
     assert!(
         (said("morning").start - (after + 0.2)).abs() < 0.5,
         "{words:?}"

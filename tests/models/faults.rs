@@ -1,4 +1,4 @@
-//! Damaged, foreign and contended model files: each must end in an error that says what is wrong.
+//! Damaged, foreign and contended model files: each is an error that names the cause.
 #![allow(clippy::unwrap_used)]
 
 use std::error::Error;
@@ -9,7 +9,7 @@ use uttera_stt::models::{GgmlFile, ModelError, ModelStore, Verdict};
 
 use test_support::import_folder::ImportFolder;
 
-/// The error with its causes, as a person would see it.
+/// The error with its causes, as users see it.
 fn whole(error: &ModelError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -41,7 +41,7 @@ fn a_well_formed_folder_is_imported() {
         bench.store().verify("small-test").unwrap().verdict,
         Verdict::AsWritten
     );
-    // Once more: nothing to do, and no error.
+    // A second run has nothing to do and is no error.
     assert_eq!(bench.import().unwrap(), path);
 }
 
@@ -110,7 +110,7 @@ fn a_variable_that_is_missing_or_there_twice_is_refused() {
     let mut model = SmallModel::new();
     let twice = model.variables[3].clone();
     model.variables.push(twice);
-    assert!(import_error(&model).contains("there twice"));
+    assert!(import_error(&model).contains("exists twice"));
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn integer_weights_need_scales_that_can_divide() {
         model
     };
     assert!(ImportFolder::new(&quantised(10.0)).import().is_ok());
-    assert!(import_error(&quantised(0.0)).contains("zero or no number"));
-    assert!(import_error(&quantised(f32::NAN)).contains("zero or no number"));
+    assert!(import_error(&quantised(0.0)).contains("zero or a value that is not a number"));
+    assert!(import_error(&quantised(f32::NAN)).contains("zero or a value that is not a number"));
     let mut model = quantised(10.0);
     model.variables.pop();
     assert!(import_error(&model).contains("weight_scale is missing"));
@@ -203,7 +203,7 @@ fn a_changed_byte_in_a_weight_is_found_by_verify() {
 }
 
 #[test]
-fn other_formats_are_recognised_and_refused_with_what_to_do() {
+fn other_formats_are_recognised_and_rejected_with_instructions() {
     let dir = tempfile::tempdir().unwrap();
     let store = ModelStore::new(dir.path().to_owned());
     let cases: [(&str, &[u8], &str); 7] = [
@@ -254,7 +254,7 @@ fn only_folders_are_imported() {
 }
 
 #[test]
-fn what_is_not_there_is_said_by_name_or_path() {
+fn a_missing_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let store = ModelStore::new(dir.path().join("none-yet"));
     let text = |model: &str| store.resolve(model, None).unwrap_err().to_string();

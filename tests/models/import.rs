@@ -8,7 +8,7 @@ use std::path::Path;
 use test_support::models::{ct2_folder, models_dir, resolved, store, transcribe_command};
 use uttera_stt::models::{ComputeType, GgmlFile, ModelStore, Verdict, find};
 
-/// What the import of the two wheels gives. A published file of the same model is as good.
+/// Checksum of the import from the two wheels. A published file of the same model is accepted as well.
 const TINY_EN_SHA256: &str = "49b35c0f0fa5e8fe48396546d4c3308e7cc3e8a50589273a99710c76fd373fdf";
 const BASE_SHA256: &str = "c0db470711f9496ec80feedb59b0916f10a0c301218e7254a61e7d3d1890dc6d";
 
@@ -124,8 +124,8 @@ fn eight_bit_folders_of_ctranslate2_are_imported() {
     }
 }
 
-/// Eight bits a weight: the error is at most half a step, and a step is at most 1/127 of the largest
-/// weight. Compared over the last matrix of the file, as whole rows of the f16 data.
+/// With eight bits per weight, the error is at most half a step, and a step is at most 1/127 of the largest weight.
+/// Compares the last matrix of the file with the f16 data.
 fn assert_close(reference: &Path, imported: &Path) {
     let (a, b) = (fs::read(reference).unwrap(), fs::read(imported).unwrap());
     let marker = b"decoder.blocks.3.mlp.0.weight";
@@ -174,14 +174,14 @@ fn a_32_bit_folder_gives_the_same_16_bit_model_and_a_32_bit_one() {
     assert_eq!(file.weights_name(), "f32");
     assert_ne!(half.path, single.path);
     assert_understands(&single.path);
-    // The source was made of 16-bit numbers, so nothing was lost on the way.
+    // The source had 16-bit weights, so nothing was lost.
     let imported = ct2_folder("float16");
     let path = store.import(&imported, Some("from-halves")).unwrap();
     assert!(fs::read(path).unwrap() == fs::read(half.path).unwrap());
 }
 
 #[test]
-fn a_list_of_tokens_does_in_place_of_a_tokenizer() {
+fn a_token_list_replaces_a_missing_tokenizer() {
     let source = ct2_folder("int8");
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("folder");

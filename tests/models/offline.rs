@@ -1,4 +1,4 @@
-//! Without a network: an answer within seconds that says exactly what to do.
+//! Without a network: an error within seconds that says what to do.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use uttera_stt::models::{ModelError, ModelStore, Silent};
 
-/// Nothing listens there.
+/// An address that refuses connections.
 const CLOSED: &str = "http://127.0.0.1:9";
 
 fn store(dir: &Path) -> ModelStore {
@@ -14,7 +14,7 @@ fn store(dir: &Path) -> ModelStore {
 }
 
 #[tokio::test]
-async fn no_network_is_said_within_seconds_with_what_to_do() {
+async fn a_missing_network_is_reported_within_seconds_with_instructions() {
     let dir = tempfile::tempdir().unwrap();
     let started = Instant::now();
     let error = store(dir.path())
@@ -39,7 +39,7 @@ async fn no_network_is_said_within_seconds_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_folder_without_the_file_is_named_with_what_to_do() {
+async fn a_folder_without_the_file_is_named_with_instructions() {
     let dir = tempfile::tempdir().unwrap();
     let mirror = dir.path().join("mirror");
     let error = ModelStore::new(dir.path().join("models"))

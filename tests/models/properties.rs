@@ -1,4 +1,4 @@
-//! Whatever the bytes: the parsers answer, and take no more memory than the bytes allow.
+//! The parsers end on any bytes, and take no more memory than the bytes allow.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::OnceLock;
@@ -8,19 +8,19 @@ use proptest::prelude::*;
 use test_support::small_model::SmallModel;
 use uttera_stt::models::fuzzing;
 
-/// A well-formed CTranslate2 file and the offsets of its headers.
+/// A valid CTranslate2 file and the offsets of its headers.
 fn folder() -> &'static (Vec<u8>, Vec<usize>) {
     static FILE: OnceLock<(Vec<u8>, Vec<usize>)> = OnceLock::new();
     FILE.get_or_init(|| SmallModel::new().bytes_and_headers())
 }
 
-/// The ggml file that is made from it.
+/// The ggml file converted from it.
 fn ggml() -> &'static Vec<u8> {
     static FILE: OnceLock<Vec<u8>> = OnceLock::new();
     FILE.get_or_init(|| fuzzing::import(&folder().0).unwrap())
 }
 
-/// Values that lengths and counts break at.
+/// Extreme values for lengths and counts.
 fn nasty_number() -> impl Strategy<Value = u32> {
     prop_oneof![
         Just(0),
@@ -67,7 +67,7 @@ proptest! {
         for (place, value) in changes {
             overwrite(&mut bytes, headers[place.index(headers.len())], value);
         }
-        // Some changes leave a good model, for example one in a scalar that is not read.
+        // Some changes leave a valid model, for example in a scalar that is not read.
         if let Ok(file) = fuzzing::import(&bytes) {
             prop_assert!(file.len() <= 4 * bytes.len());
         }
@@ -79,7 +79,7 @@ proptest! {
         value in nasty_number(),
     ) {
         let mut bytes = ggml().clone();
-        // The first part holds the header, the second the filters, the vocabulary, the first tensors.
+        // The first part contains the header, the second the filters, the vocabulary and the first tensors.
         let at = if place < 1024 { place % 48 } else { 48 + 80 * 201 * 4 + place };
         overwrite(&mut bytes, at, value);
         let _ = fuzzing::convert(&bytes);

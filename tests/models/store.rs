@@ -1,5 +1,5 @@
-//! What the store keeps: imports and conversions, made once, made again when their source changed, and
-//! made by one when several want them.
+//! Imports and conversions in the store: made once, made again when their source changed, and made by one of
+//! several processes that need them.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -98,7 +98,11 @@ fn an_import_never_replaces_another_model() {
     let bench = ImportFolder::new(&SmallModel::new());
     let store = bench.store();
     fs::create_dir_all(store.dir()).unwrap();
-    fs::write(store.dir().join("ggml-small-test.bin"), b"somebody else's").unwrap();
+    fs::write(
+        store.dir().join("ggml-small-test.bin"),
+        b"another program's",
+    )
+    .unwrap();
     assert!(matches!(
         bench.import().unwrap_err(),
         ModelError::Exists { .. }
@@ -110,7 +114,7 @@ fn an_import_never_replaces_another_model() {
 }
 
 #[test]
-fn two_who_want_the_same_model_at_once_both_get_it() {
+fn two_requests_for_the_same_model_at_once_both_get_it() {
     let bench = ImportFolder::new(&SmallModel::new());
     let folder = bench.folder();
     let results: Vec<_> = std::thread::scope(|scope| {

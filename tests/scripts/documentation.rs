@@ -57,7 +57,7 @@ fn links(prose: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The paths among the words in backticks: `src/serve.rs` of `src/serve.rs`, `scripts/build` of `scripts/build --cpu any`.
+/// The paths in backticks; of a command such as `scripts/build --cpu any`, its first word.
 fn paths(prose: &str) -> Vec<&str> {
     let code = prose.split('`').skip(1).step_by(2);
     let words = code.filter_map(|code| code.split_whitespace().next());

@@ -1,4 +1,4 @@
-//! `scripts/models-from-wheels` with a stand-in for pip: what is wrong with a download is said, and leaves nothing.
+//! `scripts/models-from-wheels` with a stand-in for pip: a faulty download causes a clear error and leaves nothing behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use test_support::models::{ct2_folder, models_dir};
 use test_support::{PATIENCE, lives, model, program, repository, signal, voice_activity};
 use uttera_stt::models::{ModelStore, Verdict};
 
-/// What the import of the tiny.en wheel gives.
+/// Checksum of the import from the tiny.en wheel.
 const TINY_EN_SHA256: &str = "49b35c0f0fa5e8fe48396546d4c3308e7cc3e8a50589273a99710c76fd373fdf";
-/// The only member that is read of the voice activity detector's wheel.
+/// The only member that the script reads from the voice activity detector's wheel.
 const WEIGHTS: &str = "silero_vad/data/silero_vad_16k.safetensors";
 
-/// What the stand-ins for pip begin with: `wheel` writes a wheel with one member into the folder for downloads.
+/// The beginning of each stand-in for pip: `wheel` writes a wheel with one member into the download folder.
 const PIP: &str = r#"
 import os, pathlib, shutil, subprocess, sys, time, zipfile
 dest = pathlib.Path(sys.argv[sys.argv.index("--dest") + 1])
@@ -24,7 +24,7 @@ def wheel(name, member, data):
         archive.writestr(member, data)
 "#;
 
-/// A models folder, and a pip that does what a test says.
+/// A models folder, and a scripted pip.
 struct Stage {
     folder: TempDir,
 }
@@ -39,7 +39,7 @@ impl Stage {
         Self { folder }
     }
 
-    /// As where Python has no pip.
+    /// As on a machine without pip.
     fn without_pip() -> Self {
         let stage = Self::new("");
         fs::remove_file(stage.path("pip/__main__.py")).expect("removes");
@@ -56,7 +56,7 @@ impl Stage {
             .args(["--program".as_ref(), program().as_os_str()])
             .args(["--models".as_ref(), self.path("models").as_os_str()])
             .args(arguments)
-            // Before the real one.
+            // Earlier in PATH than the real one.
             .env("PYTHONPATH", self.folder.path())
             .env("STAGE", self.folder.path())
             .stdin(Stdio::null())
@@ -69,7 +69,7 @@ impl Stage {
         self.command(arguments).output().expect("runs")
     }
 
-    /// Runs it, and gives the reason why it failed.
+    /// Runs the script, which must fail, and returns the reason.
     fn failure(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -181,7 +181,7 @@ pid.with_suffix(".new").rename(pid)
 child.wait()
 "#;
 
-/// Waits for a condition.
+/// Waits until a condition holds.
 fn until(what: &str, condition: impl Fn() -> bool) {
     let begin = Instant::now();
     while !condition() {

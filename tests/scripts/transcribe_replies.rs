@@ -1,4 +1,4 @@
-//! `scripts/transcribe.sh` and what a server answers: every character comes through, and nothing else does.
+//! Replies to `scripts/transcribe.sh`: every character of a text comes through, and nothing else does.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use test_support::transcribe_script::{Script, answer, told, with_answer};
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer};
 
-/// A string in JSON, every UTF-16 unit of it as an escape.
+/// A JSON string in which every UTF-16 unit is escaped.
 fn all_escaped(text: &str) -> String {
     let mut json = String::from('"');
     for unit in text.encode_utf16() {
@@ -19,7 +19,7 @@ fn all_escaped(text: &str) -> String {
     json + "\""
 }
 
-/// Bodies with this text, as one server or another writes them.
+/// Bodies with this text, in the formats of different servers.
 fn bodies(text: &str) -> [String; 4] {
     let plain = serde_json::to_string(text).expect("JSON");
     let words =
@@ -63,7 +63,7 @@ fn any_text_comes_out_as_it_went_in() {
 }
 
 #[tokio::test]
-async fn every_escape_of_json_is_resolved_and_half_a_pair_is_replaced() {
+async fn every_json_escape_is_resolved_and_an_unpaired_surrogate_is_replaced() {
     let escapes = [
         (r#"\"\\\/\b\f\n\r\t"#, "\"\\/\u{8}\u{c}\n\r\t"),
         (r"\u00e9\u00C9\u20ac\uD83D\uDE00", "éÉ€😀"),
@@ -102,7 +102,7 @@ async fn the_text_of_hours_comes_through() {
 }
 
 #[tokio::test]
-async fn what_is_no_transcript_is_status_7_and_keeps_the_recording() {
+async fn a_reply_without_a_transcript_is_status_7_and_keeps_the_recording() {
     let cases = [
         ("application/json", ""),
         ("application/json", "{}"),
@@ -143,7 +143,7 @@ async fn the_answer_goes_into_a_file_and_json_stays_as_it_is() {
     let kept = std::fs::read_to_string(script.here().join(out)).expect("is there");
     assert_eq!(kept, "wörds\n");
 
-    // A server that knows plain text only.
+    // A server that supports only plain text.
     let (script, server) = with_answer(200, "text/plain; charset=utf-8", "w\\u00f6rds").await;
     let printed = script.run(&server.uri(), &["a.wav"]).await;
     assert_eq!(String::from_utf8_lossy(&printed.stdout), "w\\u00f6rds\n");

@@ -1,4 +1,4 @@
-//! `scripts/transcribe.sh` and what it asks: any file, any address, keys that nobody sees, and every way to fail.
+//! Requests of `scripts/transcribe.sh`: any file, any address, hidden keys, and every way to fail.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use test_support::{PATIENCE, until};
 use wiremock::matchers::header;
 use wiremock::{Mock, MockServer};
 
-/// Names and values.
+/// Names and values of environment variables.
 type Variables<'a> = &'a [(&'a str, &'a str)];
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a_refusal_is_status_5_with_the_servers_words() {
     }
 }
 
-/// A server that takes a request and does this with the connection.
+/// A server that reads a request and handles the connection with this function.
 fn raw_server(then: impl FnOnce(&mut std::net::TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -57,11 +57,11 @@ fn raw_server(then: impl FnOnce(&mut std::net::TcpStream) + Send + 'static) -> S
 }
 
 #[tokio::test]
-async fn where_nobody_answers_or_the_answer_breaks_off_the_status_is_4() {
+async fn an_unreachable_server_or_a_reply_that_breaks_off_is_status_4() {
     let script = Script::new();
     script.file("a.wav", b"sound");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}", listener.local_addr().expect("an address"));
+    let unreachable = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let hangs_up = raw_server(|_| ());
     let breaks_off = raw_server(|stream| {
@@ -70,7 +70,7 @@ async fn where_nobody_answers_or_the_answer_breaks_off_the_status_is_4() {
         let all = format!("{head}{{\"text\":\"half of\"}}");
         stream.write_all(all.as_bytes()).expect("writes");
     });
-    for url in [nobody, hangs_up, breaks_off] {
+    for url in [unreachable, hangs_up, breaks_off] {
         let output = script.run(&url, &["a.wav", "--remove"]).await;
         let (status, words) = told(&output);
         assert_eq!(status, Some(4), "{output:?}");
@@ -94,7 +94,7 @@ async fn a_server_that_takes_too_long_is_status_6() {
 }
 
 #[tokio::test]
-async fn wrong_usage_is_status_2_and_what_is_no_file_is_status_3() {
+async fn wrong_usage_is_status_2_and_a_missing_file_is_status_3() {
     let (script, server) = with_answer(200, "application/json", r#"{"text":"words"}"#).await;
     let wrong: [&[&str]; 9] = [
         &[],
@@ -130,7 +130,7 @@ async fn wrong_usage_is_status_2_and_what_is_no_file_is_status_3() {
 }
 
 #[tokio::test]
-async fn files_of_any_name_are_sent_and_the_server_is_told_their_kind_only() {
+async fn files_of_any_name_are_sent_and_the_server_gets_only_their_extension() {
     let names = [
         ("voice note.ogg", "audio.ogg"),
         ("a;type=text,b\"c\\d'.m4a", "audio.m4a"),
@@ -236,7 +236,7 @@ async fn the_key_is_sent_and_whispers_comes_before_openais() {
     }
 }
 
-/// The arguments of all processes that mention this.
+/// The command lines of all processes that contain this text.
 fn command_lines(part: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
     let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
@@ -245,7 +245,7 @@ fn command_lines(part: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn nobody_sees_the_key_among_the_processes_and_a_signal_leaves_nothing_behind() {
+async fn the_key_is_in_no_command_line_and_a_signal_leaves_no_files() {
     let script = Script::new();
     script.file("a.wav", b"sound");
     let stalled = MockServer::start().await;
@@ -267,7 +267,7 @@ async fn nobody_sees_the_key_among_the_processes_and_a_signal_leaves_nothing_beh
             .is_some_and(|all| all.len() == 1)
     };
     until("the request", asked).await;
-    // Its address may have a password: it is seen no more than the key.
+    // The address may contain a password, so it must be hidden like the key.
     let temporary = script.temporary();
     let temporary = temporary.to_str().expect("UTF-8");
     let curls = command_lines(temporary);
@@ -296,7 +296,7 @@ async fn the_recording_is_removed_only_if_that_is_wished_and_the_text_is_there()
     let recording = script.here().join("a.wav");
     script.run(&server.uri(), &["a.wav"]).await;
     assert!(recording.exists());
-    // A text that cannot be written is not there.
+    // If the text cannot be written, the recording is kept.
     let mut full = script.command(&server.uri(), &["a.wav", "--remove"]);
     let device = std::fs::File::options().write(true).open("/dev/full");
     let status = full.stdout(device.expect("is there")).status().await;

@@ -1,4 +1,4 @@
-//! Helpers of the audio tests: samples made on the spot, and streams read to their end.
+//! Helpers of the audio tests: generated samples, and reading streams to their end.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use stt_actors::domain::chunk::{AudioChunk, AudioSource};
 use stt_actors::domain::error::DecodeError;
 use stt_actors::domain::ids::ChunkIndex;
-use stt_actors::ports::Decoded as Piece;
+use stt_actors::ports::Decoded as Part;
 use stt_actors::ports::{AudioDecoder, ChunkStream, DecodeOptions};
 use tempfile::TempDir;
 use uttera_stt::audio::vad::VoiceActivity;
@@ -18,12 +18,12 @@ use uttera_stt::audio::{Decoder, DecoderLimits};
 
 use crate::waiting::patiently;
 
-/// All that a stream gave.
+/// The chunks of a stream.
 #[derive(Debug)]
 pub struct Decoded {
-    /// Its chunks, in order.
+    /// The chunks, in order.
     pub chunks: Vec<AudioChunk>,
-    /// The duration that the file says it has.
+    /// The duration that the container states.
     pub claimed: Option<Duration>,
     /// The number of samples at 16 kHz.
     pub samples: u64,
@@ -59,7 +59,7 @@ pub fn decoder() -> Decoder {
     Decoder::new(DecoderLimits::default(), VoiceActivity::default())
 }
 
-/// Opens a file, with voice activity detection where the decoder has it.
+/// Opens a file, with voice activity detection if the decoder has it.
 pub async fn open(decoder: &Decoder, path: &Path) -> Result<Box<dyn ChunkStream>, DecodeError> {
     let options = DecodeOptions {
         voice_activity: true,
@@ -67,15 +67,15 @@ pub async fn open(decoder: &Decoder, path: &Path) -> Result<Box<dyn ChunkStream>
     decoder.open(&AudioSource::file(path), options).await
 }
 
-/// Chunks as long as they may be.
+/// Requests the longest chunks.
 pub const TARGET: Duration = Duration::from_secs(28);
 
-/// The next chunk, whatever silence is before it.
+/// The next chunk after any silence.
 pub async fn next_chunk(stream: &mut dyn ChunkStream) -> Result<Option<AudioChunk>, DecodeError> {
     loop {
         match stream.next(TARGET).await? {
-            Some(Piece::Chunk(chunk)) => return Ok(Some(chunk)),
-            Some(Piece::Silence) => {}
+            Some(Part::Chunk(chunk)) => return Ok(Some(chunk)),
+            Some(Part::Silence) => {}
             None => return Ok(None),
         }
     }
@@ -101,12 +101,12 @@ pub async fn decode_with(decoder: &Decoder, path: &Path) -> Result<Decoded, Deco
     })
 }
 
-/// The same with the default limits.
+/// Decodes all of a file with the default limits.
 pub async fn decode(path: &Path) -> Result<Decoded, DecodeError> {
     decode_with(&decoder(), path).await
 }
 
-/// Why a file is refused; the words must not name a place on this machine.
+/// The reason why a file is rejected. Its text must not contain a path of this machine.
 pub async fn refusal(path: &Path) -> DecodeError {
     match decode(path).await {
         Err(error) => {
@@ -120,7 +120,7 @@ pub async fn refusal(path: &Path) -> DecodeError {
     }
 }
 
-/// Refused as undecodable: in which words.
+/// The message of a file that is rejected as undecodable.
 pub async fn assert_undecodable(path: &Path) -> String {
     match refusal(path).await {
         DecodeError::Undecodable(why) => why,
@@ -190,7 +190,7 @@ pub fn readers_of(path: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Whether no process `id` is left, a zombie neither.
+/// Whether no process `id` is left, not even a zombie.
 pub fn is_gone(id: i32) -> bool {
     !Path::new(&format!("/proc/{id}")).exists()
 }

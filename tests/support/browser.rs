@@ -1,4 +1,4 @@
-//! A real browser, where there is one, and a page that uses the server from another origin.
+//! A real browser, if one is installed, and a page that uses the server from another origin.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,8 +14,8 @@ use crate::PATIENCE;
 /// Names under which Chromium is installed.
 const NAMES: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
 
-/// Sends the clip, as a page would that lets people speak, and tells the page's own server what came
-/// of it. The picture comes last: the page is not loaded before.
+/// Sends the clip as a page with a microphone would, and posts the result to the page's own server. The picture
+/// is served last: until then the page is not loaded.
 const PAGE: &str = r#"<!doctype html>
 <title>A page of another origin</title>
 <script>
@@ -47,7 +47,7 @@ const PAGE: &str = r#"<!doctype html>
 pub struct Browser(PathBuf);
 
 impl Browser {
-    /// Chromium, unless there is none: then says so.
+    /// An installed Chromium. Says so if there is none.
     pub fn find() -> Option<Self> {
         let folders = std::env::var_os("PATH").unwrap_or_default();
         let found = std::env::split_paths(&folders)
@@ -59,7 +59,7 @@ impl Browser {
         found.map(Self)
     }
 
-    /// Opens the page under this origin and gives what its script saw of the server.
+    /// Opens the page under this origin and returns what its script saw of the server.
     pub async fn visit(&self, page: &Page, origin: &str, server: &str, key: &str) -> Value {
         let profile = tempfile::tempdir().expect("a folder");
         let browser = Command::new(&self.0)
@@ -76,7 +76,7 @@ impl Browser {
                 "--no-proxy-server",
             ])
             .arg(format!("--user-data-dir={}", profile.path().display()))
-            // Ends when the page is loaded.
+            // The command ends when the page is loaded.
             .arg("--dump-dom")
             .arg(format!("{origin}/page?server={server}&key={key}"))
             .env("HOME", profile.path())
@@ -108,7 +108,7 @@ struct State {
 }
 
 impl Page {
-    /// Serves the page on a free port, from a runtime; its script sends this clip.
+    /// Serves the page on a free port; its script sends this clip. Needs a runtime.
     pub fn serve(clip: &Path) -> Self {
         let state = State {
             clip: std::fs::read(clip).expect("the clip is there"),
@@ -134,12 +134,12 @@ impl Page {
         Self { port, seen }
     }
 
-    /// Where it is.
+    /// Its origin.
     pub fn origin(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The same place by another name: to a browser, another origin.
+    /// The same server by another name, which is another origin to a browser.
     pub fn other_origin(&self) -> String {
         format!("http://localhost:{}", self.port)
     }

@@ -1,4 +1,4 @@
-//! The program at the command line, in a folder and an environment of its own.
+//! The program on the command line, in its own folder and environment.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -12,7 +12,7 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     run_with(folder, arguments, &[])
 }
 
-/// The same with these environment variables.
+/// Runs the program to its end, with these environment variables.
 pub fn run_with(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(program());
     for variable in VARIABLES {
@@ -24,12 +24,12 @@ pub fn run_with(folder: &Path, arguments: &[&str], environment: &[(&str, &str)])
     command.output().expect("the program runs")
 }
 
-/// What it wrote to standard output.
+/// The standard output.
 pub fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What it wrote to standard error.
+/// The standard error.
 pub fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

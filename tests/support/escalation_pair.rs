@@ -1,14 +1,14 @@
-//! A small node before a larger one, both real.
+//! A primary node and its fallback, both real.
 
 use reqwest::Response;
 
 use crate::{Server, model};
 
-/// Where clients of two tiers ask.
+/// The endpoint of escalation.
 pub const PATH: &str = "/v1/transcribe";
-/// No text is as certain as this.
+/// Every text is less certain than this.
 pub const ALWAYS: (&str, &str) = ("CONF_LOGPROB_THRESHOLD", "1");
-/// Any text is.
+/// Every text is more certain than this.
 pub const NEVER: [(&str, &str); 2] = [("CONF_LOGPROB_THRESHOLD", "0"), ("MIN_WORDS_FOR_CONF", "0")];
 /// `en-command.wav` has fewer words, the other English samples have more.
 pub const COMMANDS: [(&str, &str); 2] = [
@@ -16,14 +16,14 @@ pub const COMMANDS: [(&str, &str); 2] = [
     ("MIN_WORDS_FOR_CONF", "10"),
 ];
 
-/// A small node before this one. Unless the settings say otherwise, it passes everything on.
+/// A primary for this fallback. Unless the settings say otherwise, it escalates every text.
 pub async fn primary(fallback: &Server, settings: &[(&str, &str)]) -> Server {
     let mut all = vec![("FALLBACK_URL", fallback.url.as_str()), ALWAYS];
     all.extend_from_slice(settings);
     Server::ready(&model("tiny.en").await, &all).await
 }
 
-/// The larger one.
+/// A fallback.
 pub async fn fallback(settings: &[(&str, &str)]) -> Server {
     Server::ready(&model("base").await, settings).await
 }

@@ -1,18 +1,18 @@
-//! Server-sent events, read as they come.
+//! Reads server-sent events as they arrive.
 
 use reqwest::Response;
 use serde_json::Value;
 
 use crate::PATIENCE;
 
-/// One thing in a stream.
+/// One element of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Line {
     /// `data:` with JSON.
     Event(Value),
     /// `data: [DONE]`.
     Done,
-    /// A comment, which keeps proxies patient.
+    /// A comment, which keeps proxies from closing the connection.
     Comment(String),
 }
 
@@ -24,7 +24,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Of a reply that must be one.
+    /// Reads the events of a streamed reply.
     pub fn of(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -34,7 +34,7 @@ impl Events {
         }
     }
 
-    /// The next one; `None` at the end of the body.
+    /// The next element; `None` at the end of the body.
     pub async fn next(&mut self) -> Option<Line> {
         loop {
             if let Some(end) = self.read.windows(2).position(|pair| pair == b"\n\n") {
@@ -52,7 +52,7 @@ impl Events {
         }
     }
 
-    /// The next that is no comment.
+    /// The next element that is not a comment.
     pub async fn event(&mut self) -> Option<Line> {
         loop {
             match self.next().await {
@@ -62,7 +62,7 @@ impl Events {
         }
     }
 
-    /// Reads on to the end: the deltas, and the last event before `[DONE]`.
+    /// Reads to the end. Returns the deltas, and the last event before `[DONE]`.
     pub async fn rest(&mut self) -> (Vec<String>, Value) {
         let mut deltas = Vec::new();
         loop {

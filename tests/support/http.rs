@@ -7,16 +7,16 @@ use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Response};
 use serde_json::Value;
 
-/// A client whose requests are worked on each by itself, though they be the same.
+/// A client whose requests do not share work, even if they are identical.
 pub fn client() -> Client {
-    // Plain HTTP, but the client library asks for a provider.
+    // The client library requires a provider even for plain HTTP.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))]);
     let builder = Client::builder().default_headers(headers);
     builder.build().expect("a client")
 }
 
-/// A form with a file as clients send it, and fields.
+/// A form with a file and fields.
 pub fn form(file: &Path, fields: &[(&str, &str)]) -> Form {
     let bytes = std::fs::read(file).expect("the file is there");
     let name = file
@@ -31,7 +31,7 @@ pub fn form(file: &Path, fields: &[(&str, &str)]) -> Form {
     form
 }
 
-/// Checks the shape of an error and gives its message.
+/// Checks the shape of an error and returns its message.
 pub async fn refused(response: Response, status: u16, code: &str, param: Option<&str>) -> String {
     let got = response.status().as_u16();
     let body: Value = response.json().await.expect("JSON");

@@ -1,4 +1,4 @@
-//! A place to import a small model, to be thrown away.
+//! A temporary folder with a small model to import, and a store.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,9 @@ use uttera_stt::models::{ModelError, ModelStore};
 
 use crate::small_model::SmallModel;
 
-/// A store and a folder to import, both to be thrown away.
+/// A store and a folder to import, both temporary.
 pub struct ImportFolder {
-    /// Holds the folder to import and the store.
+    /// Contains the folder to import and the store.
     pub dir: TempDir,
 }
 

@@ -1,10 +1,10 @@
-//! Files of keys, and having them read again.
+//! Key files, and reloading them.
 
 use std::path::PathBuf;
 
 use crate::{Server, signal};
 
-/// A file of keys in a folder of its own.
+/// A key file in its own folder.
 pub struct KeysFile {
     _folder: tempfile::TempDir,
     /// The file.
@@ -24,7 +24,7 @@ impl KeysFile {
         file
     }
 
-    /// As the documentation says: a new file in place of the old one, never half a file.
+    /// Replaces the file as the documentation says: by renaming a new one, so that no reader sees half a file.
     pub fn write(&self, text: &str) {
         let new = self.path.with_extension("new");
         std::fs::write(&new, text).expect("writes");
@@ -37,7 +37,7 @@ impl KeysFile {
     }
 }
 
-/// Sends SIGHUP and waits until the log has one line more with this text. Gives that line.
+/// Sends SIGHUP and waits until the log has one more line with this text. Returns that line.
 pub async fn hang_up(server: &Server, text: &str) -> String {
     let before = server.log_lines(text).len();
     signal(server.pid(), "HUP");

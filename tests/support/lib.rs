@@ -1,4 +1,4 @@
-//! What the tests share: starting servers and asking them, stand-ins for other services, and test data.
+//! Shared code of the tests: starting servers and sending requests, stand-ins for other services, and test data.
 
 pub mod audio;
 pub mod browser;
@@ -34,7 +34,7 @@ pub use samples::{corpus, sample, sample_text, words};
 pub use server::Server;
 pub use waiting::{patiently, until};
 
-/// Anything that takes longer than this has failed.
+/// A test fails if a condition takes longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The repository's root folder.
@@ -48,10 +48,22 @@ pub fn program() -> &'static Path {
     &PROGRAM
 }
 
-/// A program that Cargo builds with the tests, by its path from the folder above that of the tests.
-/// (Cargo names the path itself only to test binaries, when they are compiled.)
+/// A program that Cargo builds with the tests, by its path relative to the parent of the tests' folder. (Cargo gives the
+/// path itself only to test binaries, at compile time.)
 pub fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let folder = test.ancestors().nth(2).expect("two folders above a test");
     folder.join(name)
+}
+
+/// Runs checks, one after the other, on a server that they share. Prints the name of each, so that the output of a
+/// failed test ends with the check that failed.
+#[macro_export]
+macro_rules! checks {
+    ($server:expr; $($check:ident),+ $(,)?) => {
+        $(
+            eprintln!("checking: {}", stringify!($check));
+            $check($server).await;
+        )+
+    };
 }

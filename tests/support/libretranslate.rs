@@ -1,6 +1,6 @@
-//! A stand-in for a LibreTranslate server, made from its documented API: `POST /translate` with
-//! `q`, `source`, `target`, `format` and `api_key`. It translates by putting the target's code
-//! before each text, and misbehaves on demand.
+//! A stand-in for a LibreTranslate server after its documented API: `POST /translate` with `q`, `source`,
+//! `target`, `format` and `api_key`. It translates by putting the target's code before each text, and fails on
+//! demand.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,42 +9,42 @@ use serde_json::{Value, json};
 use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
-/// Languages that it has.
+/// The supported languages.
 const LANGUAGES: &[&str] = &["de", "en", "es", "fr", "ja", "nb", "zh-Hans", "zh-Hant"];
 
-/// What it does when it is asked.
+/// Its reaction to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
-    /// What its documentation says.
+    /// Behaves as documented.
     Works,
-    /// It wants this key.
+    /// Requires this key.
     WantsKey(&'static str),
-    /// It takes far longer than anybody waits.
+    /// It takes far longer than any timeout.
     Slow,
-    /// It breaks down, with a page for people.
+    /// It fails with an HTML page.
     BreaksDown,
-    /// It says no, as its documentation has it, with this status.
+    /// It replies with this status and a documented error.
     SaysNo(u16),
-    /// It says that all is well, and yet that it is not.
+    /// It replies with status 200 and an error.
     ErrorWithSuccess,
-    /// What it says is no JSON.
+    /// It replies with something else than JSON.
     NoJson,
-    /// It forgets the texts.
+    /// It leaves out the texts.
     NoTexts,
-    /// It forgets one text.
+    /// It leaves out one text.
     OneTextLess,
-    /// It leads elsewhere: to itself, where it would work.
+    /// It redirects to a path of its own that works.
     Redirects,
 }
 
-/// The server; it ends with this.
+/// The server, which ends when this is dropped.
 pub struct StandIn {
     server: MockServer,
     behaviour: Arc<Mutex<Behaviour>>,
 }
 
 impl StandIn {
-    /// Starts one that works.
+    /// Starts a server that behaves as documented.
     pub async fn start() -> Self {
         let server = MockServer::start().await;
         let behaviour = Arc::new(Mutex::new(Behaviour::Works));
@@ -60,14 +60,14 @@ impl StandIn {
         Self { server, behaviour }
     }
 
-    /// As for `LIBRETRANSLATE_URL`.
+    /// The value for `LIBRETRANSLATE_URL`.
     pub fn url(&self) -> String {
         self.server.uri()
     }
 
-    /// Changes what it does from now on.
+    /// Changes the reaction to later calls.
     pub fn behave(&self, behaviour: Behaviour) {
-        *self.behaviour.lock().expect("nobody panicked") = behaviour;
+        *self.behaviour.lock().expect("no thread panicked") = behaviour;
     }
 
     /// The bodies of all calls so far.
@@ -78,7 +78,7 @@ impl StandIn {
     }
 }
 
-/// What the stand-in makes of a text.
+/// The stand-in's translation of a text.
 pub fn translated(text: &str, target: &str) -> String {
     format!("[{target}] {text}")
 }
@@ -87,7 +87,7 @@ struct Responder(Arc<Mutex<Behaviour>>);
 
 impl Respond for Responder {
     fn respond(&self, request: &Request) -> ResponseTemplate {
-        let behaviour = *self.0.lock().expect("nobody panicked");
+        let behaviour = *self.0.lock().expect("no thread panicked");
         let question: Value = request.body_json().expect("JSON");
         let fine = match translate(&question) {
             Ok(texts) => texts,
@@ -123,7 +123,7 @@ fn no(status: u16, error: &str) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_json(json!({"error": error}))
 }
 
-/// A text for a text, a list for a list.
+/// Returns a text for a text and a list for a list.
 fn translate(question: &Value) -> Result<Value, String> {
     let field = |name: &str| {
         let value = question[name].as_str().filter(|value| !value.is_empty());

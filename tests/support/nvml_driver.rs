@@ -1,4 +1,4 @@
-//! A stand-in for NVIDIA's driver library, built by the tests, whose state they write.
+//! A stand-in for NVIDIA's driver library, which the tests build and whose state they write.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,18 +17,18 @@ pub const TWO_GPUS: &str = "\
     compute 1 102 500\n\
     graphics 1 100 77\n";
 
-/// A folder for the stand-in and its state.
+/// The folder of the stand-in and its state.
 pub struct Driver(TempDir);
 
 impl Driver {
-    /// Not yet installed.
+    /// A folder without the stand-in.
     pub fn missing() -> Self {
         let driver = Self(tempfile::tempdir().expect("a folder"));
         driver.says(TWO_GPUS);
         driver
     }
 
-    /// Built, with two GPUs.
+    /// An installed stand-in with two GPUs.
     pub fn installed() -> Self {
         let driver = Self::missing();
         driver.install(&[]);
@@ -54,7 +54,7 @@ impl Driver {
         assert!(status.success());
     }
 
-    /// Where the library is, once it is installed.
+    /// The path of the library, once it is installed.
     pub fn library(&self) -> PathBuf {
         self.0.path().join("libnvidia-ml.so.1")
     }
@@ -64,17 +64,17 @@ impl Driver {
         self.0.path().join("state")
     }
 
-    /// Writes that file.
+    /// Writes the file with the answers.
     pub fn says(&self, state: &str) {
         std::fs::write(self.state(), state).expect("writes");
     }
 
-    /// The library answers as ever, but this function with this code.
+    /// Makes one function fail with this code.
     pub fn fails(&self, function: &str, code: u32) {
         self.says(&format!("{TWO_GPUS}fail {function} {code}\n"));
     }
 
-    /// How often the library was started and shut down.
+    /// Numbers of starts and shutdowns of the library.
     pub fn starts(&self) -> (usize, usize) {
         let calls = self.0.path().join("state.calls");
         let calls = std::fs::read_to_string(calls).unwrap_or_default();
@@ -88,7 +88,7 @@ impl Driver {
     }
 }
 
-/// A probe that knows these places alone.
+/// A probe that looks in these files only.
 pub fn probe(libraries: &[&Path], device_index: u32) -> NvmlProbe {
     NvmlProbe::new(device_index)
         .with_visible_devices(None)

@@ -43,7 +43,7 @@ def refusal(kind, call):
 
 
 def formats():
-    """Every reply format has its type; the text is told, the same in all of them."""
+    """Every reply format has its type, and all have the same text."""
     api = client()
     plain = transcribe(api)
     assert type(plain).__name__ == "Transcription", plain
@@ -191,7 +191,7 @@ def words():
 
 
 def patience():
-    """Comes again when it is told to; tells how long it slept, and how long it was told to."""
+    """Retries as the server says; returns how long it slept, and how long the server asked for."""
     slept, told = [], []
     sleep = time.sleep
     time.sleep = lambda seconds: (slept.append(seconds), sleep(seconds))

@@ -1,13 +1,12 @@
-//! A port for servers that come and go, one after the other.
+//! A port for several servers, one after the other.
 
 use tokio::net::TcpSocket;
 
-/// A free port of this machine's. While this lives, nobody is given it who does not ask for it by its
-/// number, also when no server has it.
+/// A free port, held until this is dropped: the kernel gives it only to a process that asks for its number.
 pub struct HeldPort {
-    /// The port, for a setting.
+    /// The port number as the value of a setting.
     pub number: String,
-    /// Bound, but not listening: servers' sockets may have the same address beside it, one at a time.
+    /// Bound, but not listening, so that one server at a time may use the same address.
     _socket: TcpSocket,
 }
 
@@ -25,7 +24,7 @@ impl HeldPort {
         }
     }
 
-    /// As a setting.
+    /// The setting with the port.
     pub fn setting(&self) -> (&str, &str) {
         ("PORT", &self.number)
     }

@@ -1,15 +1,15 @@
-//! Processes, as `/proc` shows them.
+//! Information on processes from `/proc`.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Sends a signal by its name.
+/// Sends the signal with this name.
 pub fn signal(pid: u32, name: &str) {
     let signal: Signal = format!("SIG{name}").parse().expect("a signal");
     kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is there");
 }
 
-/// Living children of a process with this argument.
+/// Running children of a process that have this argument.
 pub fn children(parent: u32, argument: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("/proc");
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -26,13 +26,13 @@ pub fn children(parent: u32, argument: &str) -> Vec<u32> {
     .collect()
 }
 
-/// Whether a process lives.
+/// Whether a process is running.
 pub fn lives(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z")
 }
 
-/// The memory that a process has, in KiB.
+/// Memory of a process, in KiB.
 pub fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -40,7 +40,7 @@ pub fn resident_kib(pid: u32) -> u64 {
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// Whether a process was stopped and did not go on yet.
+/// Whether a process is stopped.
 pub fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.contains(") T")

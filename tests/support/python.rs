@@ -1,4 +1,4 @@
-//! Python environments for tests: made once with pip, kept in the build's folder.
+//! Python environments for tests, made once with pip and kept in the build folder.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -6,12 +6,12 @@ use std::process::Command;
 
 use crate::repository;
 
-/// The interpreter of an environment with this one requirement, made if it is not there or is
-/// another one's.
+/// The interpreter of an environment with this one requirement. Makes the environment if it is missing or has
+/// another requirement.
 pub fn environment(name: &str, requirement: &str) -> PathBuf {
     let target = repository().join("target");
     fs::create_dir_all(&target).expect("a folder");
-    // Tests run in processes of their own: one makes it, the others wait.
+    // Each test runs in its own process: one creates it, the others wait.
     let lock = File::create(target.join(format!("{name}.lock"))).expect("creates");
     lock.lock().expect("locks");
     let venv = target.join(name);
@@ -37,7 +37,7 @@ pub fn environment(name: &str, requirement: &str) -> PathBuf {
     python
 }
 
-/// Runs a command; a test that cannot have what it needs fails, and says why.
+/// Runs a command, and panics with its messages when it fails.
 pub fn run(command: &mut Command) {
     let output = command
         .output()

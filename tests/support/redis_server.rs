@@ -1,5 +1,5 @@
-//! A real Redis of a test's own: on a free port, with its files in a folder to be thrown away, and
-//! ended when dropped.
+//! A real Redis for one test, on a free port, with its files in a temporary folder. It ends when it is
+//! dropped.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,31 +14,31 @@ use tempfile::TempDir;
 
 use crate::waiting::until_or_show;
 
-/// Free ports are found by asking; another process may be faster.
+/// Attempts to find a free port, because another process may take it first.
 const ATTEMPTS: usize = 5;
 
-/// Runs, is paused, or is stopped; keeps its port through all of it, and nothing else.
+/// A Redis that can be paused, stopped and restarted on the same port.
 pub struct RedisServer {
     port: u16,
     password: Option<String>,
-    /// Given to the program with every start.
+    /// The arguments of every start.
     options: Vec<String>,
     process: Option<Child>,
     folder: TempDir,
 }
 
 impl RedisServer {
-    /// Starts one that is open to everybody here.
+    /// Starts one without a password.
     pub async fn start() -> Self {
         Self::start_with(None, &[]).await
     }
 
-    /// Starts one that wants this password.
+    /// Starts one with this password.
     pub async fn start_with_password(password: &str) -> Self {
         Self::start_with(Some(password), &[]).await
     }
 
-    /// Starts one with options as on its command line.
+    /// Starts a Redis with these command-line options.
     pub async fn start_with(password: Option<&str>, options: &[&str]) -> Self {
         let mut server = Self {
             port: 0,
@@ -56,12 +56,12 @@ impl RedisServer {
         panic!("redis-server does not start:\n{}", server.log());
     }
 
-    /// The port on 127.0.0.1, the same over restarts.
+    /// The port on 127.0.0.1, which stays the same after restarts.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// To be had by anybody who knows the password.
+    /// Its URL, with the password.
     pub fn url(&self) -> String {
         match &self.password {
             Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
@@ -74,47 +74,47 @@ impl RedisServer {
         self.folder.path().join("redis.sock")
     }
 
-    /// Ends it and forgets its data.
+    /// Ends Redis and discards its data.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // By force: one that is paused hears nothing else, and there is nothing to save.
+            // With SIGKILL, because a paused process handles no other signal, and there is nothing to save.
             process.kill().expect("it was running");
             process.wait().expect("it ended");
         }
     }
 
-    /// Starts it again, empty, on the same port.
+    /// Restarts Redis, empty, on the same port.
     pub async fn restart(&mut self) {
         self.stop();
         assert!(self.try_start().await, "no restart:\n{}", self.log());
     }
 
-    /// The same with another password, or none.
+    /// Restarts Redis with another password, or without one.
     pub async fn restart_with_password(&mut self, password: Option<&str>) {
         self.password = password.map(str::to_owned);
         self.restart().await;
     }
 
-    /// From now on it takes connections (the kernel does) and bytes, and answers nothing.
+    /// Pauses Redis: the kernel still accepts connections and data, but there are no answers.
     pub async fn pause(&self) {
         self.signal(Signal::SIGSTOP);
         self.until("it is paused", |server| server.state() == Some('T'))
             .await;
     }
 
-    /// Ends a pause: what has arrived meanwhile is answered now.
+    /// Ends a pause: Redis answers what arrived meanwhile.
     pub async fn resume(&self) {
         self.signal(Signal::SIGCONT);
         self.until("it runs again", |server| server.state() != Some('T'))
             .await;
     }
 
-    /// The text at a key.
+    /// The value of a key.
     pub fn get(&self, key: &str) -> Option<String> {
         self.ask(&["GET", key])
     }
 
-    /// Seconds that a key still has to live; -1: for ever, -2: there is none.
+    /// Remaining lifetime of a key in seconds; -1: unlimited, -2: the key does not exist.
     pub fn ttl(&self, key: &str) -> i64 {
         self.ask(&["TTL", key])
     }
@@ -129,7 +129,7 @@ impl RedisServer {
         self.ask::<()>(&["CONFIG", "SET", name, value]);
     }
 
-    /// Sends any command and gives its answer.
+    /// Sends a command and returns the answer.
     pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::Cmd::new();
         command.arg(words);
@@ -142,7 +142,7 @@ impl RedisServer {
         until_or_show(what, async || condition(self), || self.log()).await;
     }
 
-    /// Starts the process and waits until it answers. False: it ended, as it does without its port.
+    /// Starts the process and waits until it answers. Returns false if it ended, for example because the port is in use.
     async fn try_start(&mut self) -> bool {
         let folder = self.folder.path();
         let mut command = Command::new("redis-server");
@@ -168,7 +168,7 @@ impl RedisServer {
             {
                 running = Some(false);
             } else if self.process_id().is_ok_and(|id| id == process.id()) {
-                // Another process may have the port by now, and be a Redis as well.
+                // Another process may have taken the port, and may be a Redis as well.
                 running = Some(true);
             }
             running.is_some()
@@ -204,7 +204,7 @@ impl RedisServer {
         kill(self.running(), signal).expect("it is running");
     }
 
-    /// As in /proc: `T` is stopped by a signal.
+    /// The state in /proc: `T` means stopped by a signal.
     fn state(&self) -> Option<char> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.running())).ok()?;
         stat.rsplit(')').next()?.trim_start().chars().next()

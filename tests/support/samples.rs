@@ -9,19 +9,19 @@ pub fn sample(name: &str) -> PathBuf {
     repository().join("samples").join(name)
 }
 
-/// The corpus of real speech, where there is one.
+/// The corpus of real speech, if it is available.
 pub fn corpus() -> Option<PathBuf> {
     std::env::var_os("STT_CORPUS")
         .filter(|path| !path.is_empty())
         .map(PathBuf::from)
 }
 
-/// Lower-case words without punctuation: what must be equal between two transcripts.
+/// Lower-case words without punctuation, for the comparison of two transcripts.
 pub fn words(text: &str) -> Vec<String> {
     wer::normalise(text)
 }
 
-/// The text that the repository says a sample has.
+/// The known text of a sample.
 pub fn sample_text(name: &str) -> String {
     let table = std::fs::read_to_string(sample("samples.tsv")).expect("the table");
     let row = table

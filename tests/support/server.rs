@@ -26,25 +26,25 @@ use crate::waiting::{until, until_or_show};
 pub struct Server {
     /// The process.
     pub child: Child,
-    /// The base URL, without a slash at the end.
+    /// The base URL without a trailing slash.
     pub url: String,
-    /// The HTTP client of [`Self::get`] and its kind.
+    /// The HTTP client for [`Self::get`] and the other requests.
     pub client: Client,
     log: Arc<Mutex<Vec<String>>>,
     folder: tempfile::TempDir,
 }
 
 impl Server {
-    /// Starts one on a free port and waits until it listens. It may not be ready yet.
+    /// Starts a server on a free port and waits until it listens. It may not be ready yet.
     pub async fn start(model: &Path, settings: &[(&str, &str)]) -> Self {
         let environment = usual(model, settings);
         Self::start_as(&["serve"], &[], &environment).await
     }
 
-    /// The same at a terminal of its own, which is closed when what is given besides is dropped.
+    /// Starts a server on its own terminal, which closes when the second value is dropped.
     pub async fn start_at_terminal(model: &Path, settings: &[(&str, &str)]) -> (Self, OwnedFd) {
         let terminal = openpty(None, None).expect("a terminal");
-        // The server is not to hold its own end.
+        // The server must not keep the test's end open.
         let close = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
         fcntl(&terminal.master, close).expect("it is there");
         let mut command = Command::new("setsid");
@@ -54,7 +54,7 @@ impl Server {
         (server, terminal.master)
     }
 
-    /// The same with these arguments, and with these files in the folder in which it is started.
+    /// Starts a server with these arguments, and with these files in its working folder.
     pub async fn start_as(
         arguments: &[&str],
         files: &[(&str, &str)],
@@ -79,7 +79,7 @@ impl Server {
         ];
         let mut environment = BTreeMap::from(usual);
         environment.extend(settings);
-        // Two levels down: a file of settings in the parent folder would be read.
+        // Two levels down, because the server also reads a settings file in the parent folder.
         let working = folder.path().join("run/here");
         std::fs::create_dir_all(&working).expect("makes");
         for (name, text) in files {
@@ -118,12 +118,12 @@ impl Server {
         let listening = server.log_line("the model is loading").await;
         let address = listening.split("address=").nth(1).expect("an address");
         let address = address.split_whitespace().next().expect("an address");
-        // An address that takes connections to any of its own is asked as its own.
+        // A server that listens on all addresses gets its requests on 127.0.0.1.
         server.url = format!("http://{}", address.replace("0.0.0.0", "127.0.0.1"));
         server
     }
 
-    /// The same, able to transcribe.
+    /// The same, and waits until it can transcribe.
     pub async fn ready(model: &Path, settings: &[(&str, &str)]) -> Self {
         let server = Self::start(model, settings).await;
         server.until_ready().await;
@@ -136,17 +136,17 @@ impl Server {
         self.until("the server is ready", ready).await;
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// A place of this server's own.
+    /// A folder of this server's own.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// All lines of its log so far.
+    /// All lines of the log so far.
     pub fn log(&self) -> Vec<String> {
         self.log
             .lock()
@@ -154,7 +154,7 @@ impl Server {
             .clone()
     }
 
-    /// The first line of the log with this text, as soon as there is one.
+    /// Waits for a line of the log with this text and returns the first one.
     pub async fn log_line(&self, text: &str) -> String {
         let logged = || async { !self.log_lines(text).is_empty() };
         self.until(&format!("a log line with {text:?}"), logged)
@@ -162,7 +162,7 @@ impl Server {
         self.log_lines(text).swap_remove(0)
     }
 
-    /// Waits for a condition.
+    /// Waits until a condition holds.
     pub async fn until<F, R>(&self, what: &str, condition: F)
     where
         F: Fn() -> R,
@@ -182,7 +182,7 @@ impl Server {
         self.get("/health").await.json().await.expect("JSON")
     }
 
-    /// The reply to a form.
+    /// Sends a form and returns the reply.
     pub async fn post(&self, path: &str, form: Form) -> Response {
         let request = self
             .client
@@ -191,13 +191,13 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
-    /// A transcription of a file, with these fields.
+    /// Transcribes a file with these fields.
     pub async fn transcribe(&self, file: &Path, fields: &[(&str, &str)]) -> Response {
         self.post("/v1/audio/transcriptions", form(file, fields))
             .await
     }
 
-    /// A transcription under a request id of the client's.
+    /// Transcribes a file with this request id.
     pub async fn transcribe_as(&self, id: &str, file: &Path, fields: &[(&str, &str)]) -> Response {
         let request = self
             .client
@@ -207,7 +207,7 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
-    /// A transcription of a file, with this key.
+    /// Transcribes a file with this key.
     pub async fn transcribe_with(&self, key: &str, file: &Path) -> Response {
         let request = self
             .client
@@ -217,7 +217,7 @@ impl Server {
         request.send().await.expect("an answer")
     }
 
-    /// How many pieces of audio engines have worked on.
+    /// The number of chunks that engines have transcribed.
     pub async fn inferences(&self) -> f64 {
         let mut sum = 0.0;
         for op in ["whisper_transcribe_hot", "whisper_transcribe_cold"] {
@@ -234,12 +234,12 @@ impl Server {
         log
     }
 
-    /// Requests that are the same share their work from now on, as those of usual clients do.
+    /// From now on, identical requests share their work, as those of usual clients do.
     pub fn share_work(&mut self) {
         self.client = Client::new();
     }
 
-    /// A recording of some minutes: the long sample so many times.
+    /// A recording of some minutes: the long sample this many times.
     pub fn long_file(&self, times: u32) -> PathBuf {
         let path = self.folder().join(format!("long-{times}.flac"));
         let repeats = (times - 1).to_string();
@@ -254,7 +254,7 @@ impl Server {
         path
     }
 
-    /// Sends a file that takes a while, in a task of its own, and waits until a chunk of it runs.
+    /// Sends a long file in its own task, and waits until a chunk of it runs.
     pub async fn start_long_request(&self) -> JoinHandle<reqwest::Result<Response>> {
         let request = self
             .client
@@ -266,40 +266,40 @@ impl Server {
         running
     }
 
-    /// Processes that this server started and that live.
+    /// The running worker processes of this server.
     pub fn workers(&self) -> Vec<u32> {
         children(self.pid(), "worker")
     }
 
-    /// Whether a request is admitted and not over, be it that its upload still comes.
+    /// Whether a request is admitted and not finished. Its upload may still be running.
     pub async fn is_busy(&self) -> bool {
         let health = self.health().await;
         health["smart_routing"]["queue_audio_seconds"].as_f64() > Some(0.0)
     }
 
-    /// How often a lane has been given a chunk.
+    /// The number of chunks handed to lanes.
     pub fn chunks_handed_out(&self) -> usize {
         let log = self.log();
         log.iter()
-            .filter(|line| line.contains("chunk handed out"))
+            .filter(|line| line.contains("chunk assigned"))
             .count()
     }
 
-    /// Waits until a lane is given a chunk, from now on.
+    /// Waits until a lane gets another chunk.
     pub async fn until_a_lane_has_work(&self) {
         let before = self.chunks_handed_out();
         let given = || async { self.chunks_handed_out() > before };
         self.until("a lane has work", given).await;
     }
 
-    /// The whole page of metrics.
+    /// The page of metrics.
     pub async fn metrics(&self) -> String {
         let response = self.get("/metrics").await;
         assert_eq!(response.status(), 200);
         response.text().await.expect("a body")
     }
 
-    /// The value of one series, `name` or `name{labels}`, as it stands on the page.
+    /// The value of a series, `name` or `name{labels}`.
     pub async fn metric(&self, series: &str) -> f64 {
         let page = self.metrics().await;
         let line = page.lines().find(|line| {
@@ -311,13 +311,13 @@ impl Server {
         value.parse().expect("a number")
     }
 
-    /// Asks it to stop and gives its exit code.
+    /// Asks it to stop and returns its exit code.
     pub async fn terminate(&mut self) -> Option<i32> {
         signal(self.pid(), "TERM");
         self.exit_code().await
     }
 
-    /// Waits for its end.
+    /// Waits until it ends and returns its exit code.
     pub async fn exit_code(&mut self) -> Option<i32> {
         let mut status = None;
         let ended = async || {
@@ -336,12 +336,12 @@ impl Drop for Server {
     }
 }
 
-/// What a server is started with, unless a test is about something else.
+/// The default settings of a server in tests.
 fn usual<'a>(model: &'a Path, settings: &[(&'a str, &'a str)]) -> BTreeMap<&'a str, &'a str> {
     let mut environment = BTreeMap::from([
-        // One worker, unless a test is about more.
+        // One worker, unless a test needs more.
         ("COLD_POOL_SIZE", "0"),
-        // Tests run side by side, one on each core.
+        // Tests run in parallel, one on each core.
         ("WHISPER_THREADS", "1"),
         ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
     ]);

@@ -1,29 +1,29 @@
-//! A complete CTranslate2 Whisper folder of the smallest size the importer accepts, made from scratch:
-//! for tests of the parser, which are about structure. Real models are tested with real folders.
+//! A complete CTranslate2 Whisper folder of the smallest size that the importer accepts, for tests of the parser.
+//! Other tests use real folders.
 
 use std::path::Path;
 
 /// Width of the model: one head of 32.
 pub const WIDTH: u32 = 32;
-/// Tokens of an English-only model, special ones included.
+/// Number of tokens of an English-only model, including special ones.
 pub const VOCABULARY: u32 = 51_864;
-/// Tokens in the vocabulary file.
+/// Number of tokens in the vocabulary file.
 pub const TEXT_TOKENS: usize = 50_256;
 
-/// One variable of the file.
+/// A variable of the file.
 #[derive(Clone)]
 pub struct Variable {
-    /// Its name, as CTranslate2 has it.
+    /// The name in CTranslate2.
     pub name: String,
-    /// Its dimensions.
+    /// The dimensions.
     pub shape: Vec<u32>,
-    /// 0 f32, 1 i8, 2 i16, 3 i32, 4 f16, 5 bf16.
+    /// The data type: 0 f32, 1 i8, 2 i16, 3 i32, 4 f16, 5 bf16.
     pub kind: u8,
-    /// Its values in little-endian order.
+    /// The values in little-endian order.
     pub data: Vec<u8>,
 }
 
-/// The file, field by field, so that tests can put anything into it.
+/// The fields of the file, which tests can change.
 #[derive(Clone)]
 pub struct SmallModel {
     /// The version of the file format.
@@ -32,12 +32,12 @@ pub struct SmallModel {
     pub spec: String,
     /// The weights.
     pub variables: Vec<Variable>,
-    /// Pairs of a second name and the variable that it means.
+    /// Pairs of an alias and the name of its variable.
     pub aliases: Vec<(String, String)>,
 }
 
 impl SmallModel {
-    /// A well-formed model with 16-bit floats.
+    /// A valid model with 16-bit floats.
     pub fn new() -> Self {
         let mut model = Self {
             version: 6,
@@ -58,7 +58,7 @@ impl SmallModel {
         model.halves("encoder/conv1/bias", &[WIDTH]);
         model.halves("encoder/conv2/weight", &[WIDTH, WIDTH, 3]);
         model.halves("encoder/conv2/bias", &[WIDTH]);
-        // As in real folders: the embeddings are the alias of the output projection, or the reverse.
+        // As in real folders, one of embeddings and output projection is an alias of the other.
         model.halves("decoder/projection/weight", &[VOCABULARY, WIDTH]);
         model.aliases.push((
             "decoder/embeddings/weight".into(),
@@ -117,7 +117,7 @@ impl SmallModel {
         });
     }
 
-    /// Adds a variable with values that tell one place from another.
+    /// Adds a variable with a different value at each index.
     fn halves(&mut self, name: &str, shape: &[u32]) {
         let count: u32 = shape.iter().product();
         let seed = self.variables.len() as u32 * 31;
@@ -135,7 +135,7 @@ impl SmallModel {
         });
     }
 
-    /// A variable to be changed.
+    /// A variable, for changes.
     pub fn find(&mut self, name: &str) -> Option<&mut Variable> {
         self.variables
             .iter_mut()
@@ -147,7 +147,7 @@ impl SmallModel {
         self.bytes_and_headers().0
     }
 
-    /// The file, and the offsets of all bytes that are not weights.
+    /// The file's bytes, and the offsets of all bytes that are not weights.
     pub fn bytes_and_headers(&self) -> (Vec<u8>, Vec<usize>) {
         let mut out = Vec::new();
         let mut headers = Vec::new();
@@ -187,7 +187,7 @@ impl SmallModel {
     }
 }
 
-/// Distinct tokens in the printable alphabet, one a line.
+/// Distinct tokens of printable characters, one per line.
 pub fn vocabulary() -> String {
     let tokens: Vec<String> = (0..TEXT_TOKENS).map(|i| format!("Ġt{i}")).collect();
     tokens.join("\n")

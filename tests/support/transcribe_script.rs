@@ -1,4 +1,4 @@
-//! `scripts/transcribe.sh` as a child process that finds curl, coreutils and bash, and nothing else.
+//! `scripts/transcribe.sh` as a child process with access only to curl, coreutils and bash.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use crate::repository;
 
-/// All that it may need.
+/// The tools that it may use.
 const TOOLS: [&str; 12] = [
     "bash", "curl", "cat", "cut", "dirname", "head", "mkdir", "mktemp", "mv", "rm", "tail", "tr",
 ];
@@ -22,7 +22,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// Makes the folder, with links to the tools.
+    /// Creates the folder with links to the tools.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["bin", "tmp", "here"] {
@@ -38,30 +38,30 @@ impl Script {
         Self { folder }
     }
 
-    /// Where it runs.
+    /// Its working folder.
     pub fn here(&self) -> PathBuf {
         self.folder.path().join("here")
     }
 
-    /// Where it puts what it needs for a while.
+    /// Its folder for temporary files.
     pub fn temporary(&self) -> PathBuf {
         self.folder.path().join("tmp")
     }
 
-    /// How much it has left behind.
+    /// The number of temporary files that it has left.
     pub fn leftovers(&self) -> usize {
         let entries = std::fs::read_dir(self.folder.path().join("tmp"));
         entries.expect("is there").count()
     }
 
-    /// A file for it.
+    /// Writes a file into the working folder.
     pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.here().join(name);
         std::fs::write(&path, bytes).expect("writes");
         path
     }
 
-    /// Ready to run against a server.
+    /// The command that runs the script against a server.
     pub fn command(&self, url: &str, arguments: &[&str]) -> Command {
         let script = repository().join("scripts/transcribe.sh");
         let mut command = Command::new(script);
@@ -78,12 +78,12 @@ impl Script {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs the script to its end.
     pub async fn run(&self, url: &str, arguments: &[&str]) -> Output {
         self.run_with(url, arguments, &[]).await
     }
 
-    /// The same, with these variables.
+    /// Runs the script to its end, with these variables.
     pub async fn run_with(
         &self,
         url: &str,
@@ -98,18 +98,18 @@ impl Script {
     }
 }
 
-/// What it said, its exit status in front.
+/// Its exit status and its messages.
 pub fn told(output: &Output) -> (Option<i32>, String) {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), words)
 }
 
-/// A reply of a stand-in server.
+/// A reply for a stand-in server.
 pub fn answer(status: u16, kind: &str, body: impl Into<Vec<u8>>) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_raw(body, kind)
 }
 
-/// A stand-in server that gives this reply to every POST request.
+/// A stand-in server with this reply to every POST request.
 pub async fn server(response: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(method("POST"))
@@ -119,7 +119,7 @@ pub async fn server(response: ResponseTemplate) -> MockServer {
     server
 }
 
-/// A script with a recording `a.wav`, and a server that gives this answer.
+/// A script with a recording `a.wav`, and a server with this answer.
 pub async fn with_answer(status: u16, kind: &str, body: &str) -> (Script, MockServer) {
     let script = Script::new();
     script.file("a.wav", b"sound");

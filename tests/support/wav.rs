@@ -1,4 +1,4 @@
-//! WAV files made on the spot.
+//! Generated WAV files.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub fn spec(channels: u16, sample_rate: u32, bits_per_sample: u16) -> WavSpec {
     }
 }
 
-/// Writes samples, those of all channels by turns.
+/// Writes samples with interleaved channels.
 pub fn write_wav<S: Sample>(path: &Path, spec: WavSpec, samples: impl IntoIterator<Item = S>) {
     let mut writer = WavWriter::create(path, spec).expect("the file can be made");
     for sample in samples {

@@ -1,8 +1,7 @@
-//! A chunk: a piece of a request's audio, and its place on the request's time line.
+//! A chunk: a part of a request's audio, and its position on the request's time line.
 //!
-//! A chunk is made of *stretches* of the time line. Mostly it is one; where a long silence inside
-//! was left out there are more. Times inside a chunk count through its samples, and map back to the
-//! time line exactly.
+//! A chunk consists of *stretches* of the time line: usually one, more where a long silence was left
+//! out. Times inside a chunk count its samples, and map back to the time line exactly.
 
 use std::fmt;
 use std::ops::Range;
@@ -27,22 +26,22 @@ pub fn samples_to_seconds(samples: u64) -> f64 {
     samples as f64 / f64::from(SAMPLE_RATE)
 }
 
-/// A piece of a request's audio, at most [`MAX_CHUNK`] long: the unit of work.
+/// A part of a request's audio, at most [`MAX_CHUNK`] long: the unit of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AudioChunk {
-    /// Its number within the request.
+    /// The chunk's number within the request.
     pub index: ChunkIndex,
-    /// What it consists of, in samples of the request's own time line at [`SAMPLE_RATE`]: at least
-    /// one stretch, in order, none empty, without overlap. Their lengths add up to the samples.
+    /// The stretches of the request's time line, in samples at [`SAMPLE_RATE`]: at least one, in
+    /// order, none empty, without overlap. Their lengths add up to the length of `samples`.
     pub stretches: Arc<[Range<u64>]>,
     /// 16 kHz mono.
     pub samples: Arc<[i16]>,
-    /// How much each moment sounds like speech.
+    /// The probability of speech at each moment.
     pub speech: SpeechTrack,
 }
 
 impl AudioChunk {
-    /// A chunk of one stretch that begins at `start_sample`, and of which nothing is known.
+    /// A chunk of one stretch that begins at `start_sample`, without a speech track.
     pub fn contiguous(number: usize, start_sample: u64, samples: Arc<[i16]>) -> Self {
         let end = start_sample + samples.len() as u64;
         Self {
@@ -53,22 +52,22 @@ impl AudioChunk {
         }
     }
 
-    /// Where it begins on the time line, in samples.
+    /// The start on the time line, in samples.
     pub fn start_sample(&self) -> u64 {
         self.stretches.first().map_or(0, |stretch| stretch.start)
     }
 
-    /// Where it ends on the time line, in samples.
+    /// The end on the time line, in samples.
     pub fn end_sample(&self) -> u64 {
         self.stretches.last().map_or(0, |stretch| stretch.end)
     }
 
-    /// Length in seconds, without what was left out.
+    /// The length in seconds, without the silence that was left out.
     pub fn duration_seconds(&self) -> f64 {
         samples_to_seconds(self.samples.len() as u64)
     }
 
-    /// The same place and number, without the audio: for those who only want to know when.
+    /// The same number and position, without the audio and the speech track.
     pub(crate) fn without_audio(self) -> Self {
         Self {
             samples: Arc::from([]),
@@ -77,8 +76,9 @@ impl AudioChunk {
         }
     }
 
-    /// The part between two moments of this chunk, in seconds, as a chunk of its own with this number,
-    /// and the moment of this chunk at which it begins: that of the frame which `part` begins in.
+    /// Cuts out the audio between two times of this chunk (in seconds) as a chunk with this `index`.
+    /// Also returns the time in this chunk at which the part begins: the start of the
+    /// [`SPEECH_FRAME`] that contains `part.start`.
     pub fn part(&self, index: ChunkIndex, part: &Range<f64>) -> (Self, f64) {
         let frame_seconds = samples_to_seconds(SPEECH_FRAME as u64);
         let frame = |seconds: f64| (seconds.max(0.0) / frame_seconds) as usize;
@@ -106,20 +106,20 @@ impl AudioChunk {
         (chunk, samples_to_seconds(start as u64))
     }
 
-    /// The moment of the time line, in seconds, at which something begins that begins at `seconds`
-    /// in the chunk: at a seam, after the silence that was left out.
+    /// Maps a start time in the chunk to the time line; both in seconds. At a seam between two
+    /// stretches, this is the time after the silence that was left out.
     pub fn begins_at(&self, seconds: f64) -> f64 {
         self.moment_of(seconds, |within, length| within < length)
     }
 
-    /// The moment of the time line, in seconds, at which something ends that ends at `seconds` in
-    /// the chunk: at a seam, before the silence that was left out.
+    /// Maps an end time in the chunk to the time line; both in seconds. At a seam between two
+    /// stretches, this is the time before the silence that was left out.
     pub fn ends_at(&self, seconds: f64) -> f64 {
         self.moment_of(seconds, |within, length| within <= length)
     }
 
-    /// The moment in the first stretch that takes in `seconds`, or the end of the last one. Counted
-    /// in whole samples, so that a seam is a seam.
+    /// Maps `seconds` into the first stretch that accepts them, or to the end of the last stretch.
+    /// Counts in whole samples, so that rounding never moves a time across a seam.
     fn moment_of(&self, seconds: f64, takes: impl Fn(u64, u64) -> bool) -> f64 {
         let mut within = (seconds.max(0.0) * f64::from(SAMPLE_RATE)).round() as u64;
         for stretch in self.stretches.iter() {
@@ -133,31 +133,31 @@ impl AudioChunk {
     }
 }
 
-/// Half, in 255ths.
+/// Probability 0.5, in 255ths: from here on a frame counts as speech.
 const MORE_LIKELY_THAN_NOT: u8 = 128;
-/// A fifth, in 255ths: what is less is no speech, as far as anybody can tell.
+/// Probability 0.2, in 255ths: below this a frame is certainly not speech.
 const POSSIBLE: u8 = 51;
 
-/// Probability of speech over a chunk's samples, a value for every [`SPEECH_FRAME`] of them, in
-/// 255ths. Empty where nobody has looked.
+/// The probability of speech over a chunk's samples: one value for each [`SPEECH_FRAME`], in 255ths.
+/// Empty if voice activity was not measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpeechTrack(Arc<[u8]>);
 
 impl SpeechTrack {
     const PER_SECOND: f64 = SAMPLE_RATE as f64 / SPEECH_FRAME as f64;
 
-    /// From probabilities in 255ths.
+    /// Takes probabilities in 255ths.
     pub fn new(values: impl Into<Arc<[u8]>>) -> Self {
         Self(values.into())
     }
 
-    /// Whether somebody has looked.
+    /// Whether voice activity was measured.
     pub fn is_known(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// The part of a stretch of the chunk, in seconds, from the first to the last moment at which
-    /// somebody speaks; all of it where nobody does, or where it is not known.
+    /// Shrinks a range of the chunk, in seconds, to the first and last speech in it. Returns the whole
+    /// range if it contains no speech, or if voice activity was not measured.
     pub fn tightened(&self, start: f64, end: f64) -> (f64, f64) {
         let spoken = self.0.iter().enumerate().filter_map(|(frame, &value)| {
             let (from, to) = (
@@ -175,17 +175,17 @@ impl SpeechTrack {
         })
     }
 
-    /// The longest stretch between two moments of the chunk, in seconds, in which nobody speaks;
-    /// `None` if there is none, or nobody has looked.
+    /// The longest silence between two times of the chunk, in seconds; `None` if there is none, or if
+    /// voice activity was not measured.
     pub fn longest_pause(&self, start: f64, end: f64) -> Option<Range<f64>> {
         let silent = self.silent(start, end).into_iter();
-        // Of equals the first.
+        // The first one of several equally long ones.
         let longest = silent.rev().max_by_key(ExactSizeIterator::len)?;
         Some(Self::seconds(&longest))
     }
 
-    /// Stretches of so many seconds and more between two moments of the chunk in which nobody speaks,
-    /// while somebody does before and after.
+    /// Silences of at least `least` seconds between two times of the chunk, with speech before and
+    /// after.
     pub fn pauses(&self, start: f64, end: f64, least: f64) -> Vec<Range<f64>> {
         let (start, end) = self.tightened(start, end);
         let silent = self.silent(start, end).into_iter();
@@ -200,17 +200,17 @@ impl SpeechTrack {
         frames.start as f64 / Self::PER_SECOND..frames.end as f64 / Self::PER_SECOND
     }
 
-    /// Runs of frames between two moments in which nobody speaks.
+    /// Runs of frames without speech between two times, in seconds.
     fn silent(&self, start: f64, end: f64) -> Vec<Range<usize>> {
         let frame =
             |seconds: f64| ((seconds.max(0.0) * Self::PER_SECOND) as usize).min(self.0.len());
         let mut runs = Vec::new();
         let mut begin = None;
-        for place in frame(start)..frame(end) {
-            if self.0[place] >= MORE_LIKELY_THAN_NOT {
-                runs.extend(begin.take().map(|begin| begin..place));
+        for index in frame(start)..frame(end) {
+            if self.0[index] >= MORE_LIKELY_THAN_NOT {
+                runs.extend(begin.take().map(|begin| begin..index));
             } else {
-                begin.get_or_insert(place);
+                begin.get_or_insert(index);
             }
         }
         runs.extend(begin.map(|begin| begin..frame(end)));
@@ -222,12 +222,13 @@ impl SpeechTrack {
         Self(self.0[first.min(end)..end].into())
     }
 
-    /// Seconds of speech between two moments of the chunk, in seconds; `None` where it is not known.
+    /// Seconds of speech between two times of the chunk, in seconds; `None` if voice activity was not
+    /// measured.
     pub fn seconds_of_speech(&self, start: f64, end: f64) -> Option<f64> {
         self.seconds_above(MORE_LIKELY_THAN_NOT, start, end)
     }
 
-    /// The same, with all that may be speech.
+    /// The same, counting everything that may be speech.
     pub fn seconds_of_possible_speech(&self, start: f64, end: f64) -> Option<f64> {
         self.seconds_above(POSSIBLE, start, end)
     }
@@ -247,16 +248,16 @@ impl SpeechTrack {
     }
 }
 
-/// An upload, or a file of the user's, that shall be transcribed.
+/// A file to transcribe: an upload, or a file of the user's.
 #[derive(Clone)]
 pub struct AudioSource {
     path: PathBuf,
-    /// Whatever must live as long as the file is needed: the guard that removes an upload.
+    /// Removes an uploaded file when the last clone of this source is dropped.
     _guard: Option<Arc<dyn Send + Sync>>,
 }
 
 impl AudioSource {
-    /// A file that belongs to somebody else and is left alone.
+    /// A file that is not removed afterwards.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -264,7 +265,7 @@ impl AudioSource {
         }
     }
 
-    /// A file whose `guard` removes it when the last user of this source is gone.
+    /// A file that `guard` removes when the last clone of this source is dropped.
     pub fn guarded(path: impl Into<PathBuf>, guard: Arc<dyn Send + Sync>) -> Self {
         Self {
             path: path.into(),
@@ -272,7 +273,7 @@ impl AudioSource {
         }
     }
 
-    /// Where the bytes are.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn at_a_seam_an_end_is_before_the_silence_and_a_beginning_after_it() {
+    fn at_a_seam_an_end_maps_before_the_silence_and_a_start_after_it() {
         let chunk = chunk(&[16_000..32_000, 160_000..176_000]);
         assert_eq!(
             (chunk.start_sample(), chunk.end_sample()),
@@ -308,13 +309,13 @@ mod tests {
         assert!((chunk.ends_at(1.0) - 2.0).abs() < 1e-9);
         assert!((chunk.begins_at(1.0) - 10.0).abs() < 1e-9);
         assert!((chunk.begins_at(1.5) - 10.5).abs() < 1e-9);
-        // What whisper says beyond the audio is its end.
+        // A time after the end of the audio maps to the end.
         assert!((chunk.begins_at(7.0) - 11.0).abs() < 1e-9);
         assert!((chunk.ends_at(7.0) - 11.0).abs() < 1e-9);
     }
 
     #[test]
-    fn speech_is_counted_within_the_asked_time_and_unknown_without_a_track() {
+    fn speech_is_counted_within_the_given_times_and_unknown_without_a_track() {
         assert_eq!(SpeechTrack::default().seconds_of_speech(0.0, 1.0), None);
         let track = SpeechTrack::new(vec![0, 127, 128, 255]);
         let frames = |start, end| {
@@ -324,12 +325,12 @@ mod tests {
         assert_eq!(frames(0.0, 0.031), 0);
         assert_eq!(frames(0.065, 9.0), 2);
         assert_eq!(frames(0.0, 0.07), 1);
-        // Times that make no sense are looked at where they begin.
+        // An end before the start, and a start after the audio: the last frame counts.
         assert_eq!(frames(5.0, 2.0), 1);
     }
 
     #[test]
-    fn a_stretch_is_tightened_to_the_speech_in_it() {
+    fn a_range_is_tightened_to_the_speech_in_it() {
         let mut values = vec![0; 100];
         values[10..20].fill(250);
         values[40..50].fill(250);
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_pause_is_found_within_the_asked_time() {
+    fn the_longest_pause_is_found_within_the_given_times() {
         let mut values = vec![250; 100];
         values[10..15].fill(0);
         values[30..50].fill(0);
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_knows_its_place_across_a_seam() {
+    fn a_part_across_a_seam_maps_to_the_right_times() {
         let mut whole = chunk(&[16_384..32_768, 163_840..180_224]);
         whole.speech = SpeechTrack::new((0..64).collect::<Vec<u8>>());
         let (part, begins) = whole.part(ChunkIndex::Part(7), &(0.6..1.5));
@@ -379,8 +380,8 @@ mod tests {
     }
 
     proptest! {
-        /// Merging is the inverse of cutting: every moment of a chunk maps to the moment of the time
-        /// line that its sample came from, and order is kept.
+        /// Merging is the inverse of cutting: every time in a chunk maps to the time on the time line
+        /// that its sample came from, and the order is kept.
         #[test]
         fn every_sample_maps_back_to_where_it_was_cut_from(
             gaps_and_lengths in prop::collection::vec((0_u64..50_000, 1_u64..50_000), 1..6),

@@ -1,5 +1,5 @@
-//! Everything that can go wrong with a request, in one typed enum. How each case looks to an HTTP
-//! client is the server's business.
+//! Errors of requests, decoders, engines, fallbacks and translators. The HTTP layer decides how each
+//! one looks to a client.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,64 +9,64 @@ use thiserror::Error;
 /// Why a request has no transcript.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SttError {
-    /// The audio is at fault, or the decoder is not there: see the variant.
+    /// The audio is invalid, or the decoder is not available: see the variant.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// No engine can work yet: the model is loading, or could not be loaded.
+    /// No engine is ready: the model is loading, or could not be loaded.
     #[error("no model is loaded: {reason}")]
     NotReady {
-        /// What is going on, for people.
+        /// The state of the engine, for people.
         reason: String,
-        /// When trying again makes sense.
+        /// When a retry is likely to succeed.
         retry_after: Duration,
     },
-    /// More work is waiting than the queue takes.
+    /// The estimated wait exceeds the limit of the queue.
     #[error("too much work is waiting; try again in {} s", retry_after.as_secs())]
     Overloaded {
-        /// When enough of it will be done.
+        /// When the queue is estimated to be short enough.
         retry_after: Duration,
     },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining {
-        /// When another one may be up in its place.
+        /// When a restarted server is estimated to be ready.
         retry_after: Duration,
     },
-    /// A chunk of this audio crashed two workers; it will not get a third.
-    #[error("this audio crashed two workers and is refused ({last})")]
+    /// A chunk of this audio crashed two workers. It is not tried on a third one.
+    #[error("this audio crashed two workers and is rejected ({last})")]
     Poison {
-        /// The second death.
+        /// How the second worker ended.
         last: EngineExit,
     },
-    /// Two workers gave no answer in time for one chunk.
-    #[error("the workers gave no answer in time, twice")]
+    /// Two workers exceeded the time limit for one chunk.
+    #[error("two workers exceeded the time limit for one chunk")]
     Timeout,
-    /// Workers kept being ended from outside while they worked on this.
-    #[error("the worker was lost {deaths} times while working on this; the last one {last}")]
+    /// Workers were killed from outside, repeatedly, while they worked on this request.
+    #[error("the worker was lost {deaths} times during this request; the last one {last}")]
     WorkerLost {
-        /// How often.
+        /// The number of workers that were lost.
         deaths: u32,
-        /// The last death.
+        /// How the last worker ended.
         last: EngineExit,
     },
-    /// The engine lives, but could not do a chunk, and again not on the retry.
+    /// The engine is running, but failed to transcribe a chunk, and so did the retry.
     #[error("the engine failed: {0}")]
     Engine(String),
-    /// This node could not do it, and the larger model could not either.
-    #[error("{primary}; and the fallback failed: {fallback}")]
+    /// Both this node's model and the fallback failed.
+    #[error("{primary}; the fallback failed too: {fallback}")]
     Fallback {
-        /// What went wrong here.
+        /// The error of this node's model.
         primary: Box<SttError>,
-        /// What went wrong there.
+        /// The error of the fallback.
         fallback: FallbackError,
     },
-    /// A fault of the tree itself: an actor that is gone or gave no answer.
+    /// A fault of the tree itself: an actor ended or did not answer.
     #[error("internal error: {0}")]
     Internal(&'static str),
 }
 
 impl SttError {
-    /// Whether an engine is to blame, so that another one may do better.
+    /// Whether an engine failed, so that another engine may succeed.
     pub fn is_engines_fault(&self) -> bool {
         matches!(
             self,
@@ -79,56 +79,56 @@ impl SttError {
     }
 }
 
-/// Why audio could not be decoded. All but [`DecodeError::Unavailable`] are the client's to mend.
+/// Why audio could not be decoded. All but [`DecodeError::Unavailable`] are client errors.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
-    /// No bytes, or a header without a single sample.
+    /// The file has no bytes, or a header and no samples.
     #[error("the audio is empty: {0}")]
     Empty(String),
-    /// Not audio, or a format that the decoder does not take.
+    /// The file is not audio, or its format is not supported.
     #[error("the audio could not be decoded: {0}")]
     Undecodable(String),
-    /// A container (a video, say) that holds no sound.
+    /// The container (for example a video) has no audio stream.
     #[error("the file has no audio stream")]
     NoAudioStream,
-    /// Longer than the configured limit.
+    /// The audio is longer than the configured limit.
     #[error(
-        "the audio is longer than the {limit_seconds} s that this server takes (MAX_AUDIO_SECONDS)"
+        "the audio is longer than the limit of {limit_seconds} s on this server (MAX_AUDIO_SECONDS)"
     )]
     TooLong {
         /// The limit, in seconds.
         limit_seconds: u64,
     },
-    /// The decoder gave nothing for too long and was ended.
+    /// The decoder had no output for too long and was killed.
     #[error("decoding stalled: no output for {seconds} s")]
     Stalled {
-        /// How long it was silent.
+        /// The limit that was exceeded.
         seconds: u64,
     },
-    /// The server's own trouble: no ffmpeg, no file handles, a disk error.
+    /// A fault of the server: no ffmpeg, no file handles, a disk error.
     #[error("the decoder is not available: {0}")]
     Unavailable(String),
 }
 
-/// Why an engine could not be brought up.
+/// Why an engine could not be started.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum LaunchError {
-    /// The model is missing, broken or unknown.
+    /// The model is missing, corrupt or unknown.
     #[error("the model cannot be loaded: {0}")]
     Model(String),
-    /// There is no room for it in the memory of the GPU or of the machine.
+    /// The GPU or the machine has not enough free memory.
     #[error("there is not enough memory for the model: {0}")]
     OutOfMemory(String),
-    /// The worker process could not be started or did not behave.
+    /// The worker process could not be started, or broke the protocol.
     #[error("the worker could not be started: {0}")]
     Worker(String),
-    /// It ended while loading.
+    /// The worker ended while it loaded the model.
     #[error("the worker ended while loading: {0}")]
     Exited(EngineExit),
-    /// It said nothing for too long.
+    /// The worker was not ready in time.
     #[error("the worker was not ready within {seconds} s")]
     TimedOut {
-        /// The limit that was passed.
+        /// The limit that was exceeded.
         seconds: u64,
     },
 }
@@ -136,31 +136,31 @@ pub enum LaunchError {
 /// How an engine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineExit {
-    /// It was asked to.
+    /// The server stopped it.
     Stopped,
-    /// By a signal that code raises on itself: abort, segmentation fault, illegal instruction…
+    /// A signal that a process causes itself: abort, segmentation fault, illegal instruction.
     Crashed {
-        /// The signal's name, `SIGABRT`.
+        /// The signal's name, for example `SIGABRT`.
         signal: String,
     },
-    /// By a signal from outside: the out-of-memory killer, an operator.
+    /// A signal from outside: the out-of-memory killer, an operator.
     Killed {
-        /// The signal's name, `SIGKILL`.
+        /// The signal's name, for example `SIGKILL`.
         signal: String,
     },
-    /// There was no memory for what it did, on the GPU or in the machine.
+    /// An allocation failed on the GPU or in the machine's memory.
     OutOfMemory,
-    /// With an exit code, unasked.
+    /// It exited by itself with this code.
     Code(i32),
-    /// It sent what it should not, and was ended for it.
+    /// It sent an invalid message and was killed.
     Protocol(String),
-    /// It was silent on one chunk for too long, and was ended for it.
+    /// It exceeded the time limit for one chunk and was killed.
     TimedOut,
 }
 
 impl EngineExit {
-    /// Whether this death speaks against the chunk that was being worked on. A death from outside
-    /// says nothing about it.
+    /// Whether the chunk in work may be the cause, so that the exit counts against it. An exit that was
+    /// caused from outside does not count.
     pub fn counts_against_chunk(&self) -> bool {
         matches!(self, Self::Crashed { .. } | Self::TimedOut)
     }
@@ -175,18 +175,18 @@ impl fmt::Display for EngineExit {
             Self::OutOfMemory => f.write_str("ran out of memory"),
             Self::Code(code) => write!(f, "exited with code {code}"),
             Self::Protocol(what) => write!(f, "broke the protocol: {what}"),
-            Self::TimedOut => f.write_str("gave no answer in time"),
+            Self::TimedOut => f.write_str("did not answer in time"),
         }
     }
 }
 
-/// Why a chunk got no transcript.
+/// Why an engine did not transcribe a chunk.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum EngineError {
-    /// [`Engine::abort`] was heard.
+    /// The engine was aborted (`Engine::abort`).
     #[error("aborted")]
     Aborted,
-    /// The engine lives, but could not do this chunk.
+    /// The engine is running, but failed to transcribe this chunk.
     #[error("{0}")]
     Failed(String),
     /// The engine ended.
@@ -194,39 +194,39 @@ pub enum EngineError {
     Exited(EngineExit),
 }
 
-/// Why the larger model gave no text.
+/// Why the fallback returned no text.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum FallbackError {
-    /// Nobody is there.
+    /// The connection failed or broke.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
-    /// It took too long.
-    #[error("it gave no answer within {seconds} s")]
+    /// It exceeded the time limit.
+    #[error("it did not answer within {seconds} s")]
     TimedOut {
-        /// The limit that was passed.
+        /// The limit that was exceeded.
         seconds: u64,
     },
-    /// It did not want to.
+    /// It rejected the request.
     #[error("it answered {status}: {message}")]
     Refused {
-        /// As in HTTP.
+        /// The HTTP status.
         status: u16,
-        /// Its own words.
+        /// The message in its answer.
         message: String,
     },
-    /// It answered, and not as it should.
-    #[error("its answer makes no sense: {0}")]
+    /// Its answer does not have the expected form.
+    #[error("its answer is invalid: {0}")]
     BadAnswer(String),
-    /// So many pieces of audio are there already that this one was not sent.
-    #[error("too many pieces of audio wait for it")]
+    /// The limit of chunks that may wait for it is reached; this one was not sent.
+    #[error("too many chunks wait for it")]
     Overloaded,
-    /// The model of this node could not do it.
-    #[error("the larger model failed: {0}")]
+    /// The fallback model of this node failed.
+    #[error("the fallback model failed: {0}")]
     Model(String),
 }
 
 impl FallbackError {
-    /// As in the header `X-Error-Type`.
+    /// The value of the header `X-Error-Type`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "fallback_unreachable",
@@ -277,7 +277,7 @@ pub enum TranslationError {
     #[error(transparent)]
     Translator(#[from] TranslatorError),
     /// The time limit was exceeded.
-    #[error("it was not done within {} s", limit.as_secs_f64())]
+    #[error("it gave no translation within {} s", limit.as_secs_f64())]
     TimedOut {
         /// The limit for one transcript.
         limit: Duration,

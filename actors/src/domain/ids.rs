@@ -1,4 +1,4 @@
-//! Names of the things inside the tree: requests, chunks, lanes, leases and workers.
+//! Identifiers of requests, chunks, lanes, leases and workers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct JobId(u64);
 
 impl JobId {
-    /// A number that no other job of this process has.
+    /// A number that is unique in this process.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -22,33 +22,33 @@ impl fmt::Display for JobId {
     }
 }
 
-/// One lane, for as long as its engine lives.
+/// Identifies a lane, for as long as its engine lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId(pub u64);
 
 impl LaneId {
-    /// A number that no other lane of this process has; later lanes have larger ones.
+    /// A number that is unique in this process; later lanes have larger ones.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// What kind of lane. The order is the order of preference.
+/// The kind of a lane. The order is the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LaneKind {
-    /// Always there.
+    /// Always running.
     Hot,
     /// Started when work piles up.
     Cold,
 }
 
-/// The number of one handing-out of a chunk.
+/// Identifies a lease: one assignment of a chunk to a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub(crate) u64);
 
-/// The number of a chunk within its request. Parts sort before chunks: the client already waits for the
-/// chunk that they belong to.
+/// The number of a chunk within its request. Parts sort before whole chunks, because the client already
+/// waits for the chunk that they belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChunkIndex {
     /// A part of a chunk that is transcribed again. Parts are numbered separately, from 0.
@@ -58,14 +58,14 @@ pub enum ChunkIndex {
 }
 
 impl ChunkIndex {
-    /// The number, in whichever of the two numberings.
+    /// The number, without its kind.
     pub fn number(self) -> usize {
         match self {
             Self::Part(number) | Self::Whole(number) => number,
         }
     }
 
-    /// Whether it numbers a part.
+    /// Whether this is a part.
     pub fn is_part(self) -> bool {
         matches!(self, Self::Part(_))
     }
@@ -80,7 +80,7 @@ impl fmt::Display for ChunkIndex {
     }
 }
 
-/// A chunk's place: which request, which chunk of it.
+/// Identifies a chunk in the queue: its request and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkKey {
     /// The request.
@@ -107,7 +107,7 @@ impl WorkerId {
         Self::named(kind, word, generation)
     }
 
-    /// The `generation`-th engine of the larger model.
+    /// The `generation`-th engine of the fallback model.
     pub fn of_fallback(generation: u64) -> Self {
         Self::named(LaneKind::Cold, "fallback", generation)
     }
@@ -120,18 +120,18 @@ impl WorkerId {
         }
     }
 
-    /// Another engine of the same kind.
+    /// The id of another engine of the same kind.
     #[must_use]
     pub fn numbered(&self, generation: u64) -> Self {
         Self::named(self.kind, self.word, generation)
     }
 
-    /// The kind of lane that it is for.
+    /// The kind of lane that the engine belongs to.
     pub fn kind(&self) -> LaneKind {
         self.kind
     }
 
-    /// As in logs.
+    /// The name, as in logs.
     pub fn as_str(&self) -> &str {
         &self.name
     }

@@ -1,55 +1,57 @@
-//! What goes in: a job with its options; and the events that come back while it runs.
+//! A job with its options, and the events of its transcription.
 
 use std::sync::Arc;
 
 use crate::domain::chunk::{AudioSource, MAX_CHUNK};
 use crate::domain::transcript::{Route, Segment, Task, Transcript};
 
-/// Who sent a request, for fairness: a key's name, or the address that it came from.
+/// The sender of a request, for fairness: the name of an API key, or a network address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Client(Arc<str>);
 
 impl Client {
-    /// Equal names are one client.
+    /// Clients with equal names are the same client.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
 }
 
-/// How urgent a client's work is. It shifts a request's turn; it never keeps others out for good.
+/// The priority of a client's work. It moves a request forward or back in the queue; ageing keeps other
+/// requests from starving.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// After others.
+    /// After the others.
     Low,
-    /// As everybody's.
+    /// The default.
     #[default]
     Normal,
-    /// Before others.
+    /// Before the others.
     High,
 }
 
-/// How the audio is to be transcribed.
+/// How to transcribe the audio.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Transcribe or translate to English.
     pub task: Task,
-    /// ISO 639-1; `None`: detect.
+    /// ISO 639-1 code; `None`: detect the language.
     pub language: Option<String>,
-    /// Text that the model takes as what came before, given to every chunk.
+    /// Text that the model treats as the text before the audio, for every chunk.
     pub prompt: Option<String>,
-    /// 0: greedy with whisper's temperature ladder; else this temperature alone. Within 0–1.
+    /// 0: greedy, and again at rising temperatures if the text is bad, as whisper does; otherwise this
+    /// temperature only. Within 0–1.
     pub temperature: f32,
-    /// Leave out what does not sound like speech.
+    /// Do not transcribe audio without speech.
     pub voice_activity: bool,
-    /// Take out text that whisper made up ([`crate::text::hallucination`]).
+    /// Remove hallucinated text ([`crate::text::hallucination`]).
     pub hallucination_guard: bool,
-    /// More than one language may be spoken: each chunk's is detected on its own, where none is
-    /// given. Otherwise one is detected and held.
+    /// The audio may contain more than one language: unless `language` is given, detect the language
+    /// of each chunk. Otherwise detect one language and use it for all chunks.
     pub multilingual: bool,
 }
 
 impl Default for Options {
-    /// Transcribe, in whatever one language is spoken, with all that keeps silence silent.
+    /// Transcribe, detect one language, skip silence and remove hallucinated text.
     fn default() -> Self {
         Self {
             task: Task::default(),
@@ -63,85 +65,86 @@ impl Default for Options {
     }
 }
 
-/// What makes two requests the same, besides their options: whose they are, and their audio.
+/// Two requests with equal identity and equal options share one transcription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Whoever may hear what the other hears: a key's name, or one name for all where there are no
-    /// keys.
+    /// Requests share a transcription only within one owner: the name of an API key, or one name for
+    /// all requests if the server has no keys.
     pub owner: Client,
-    /// SHA-256 of the audio as it was sent.
+    /// SHA-256 of the uploaded file.
     pub digest: [u8; 32],
 }
 
-/// One request.
+/// A request to transcribe audio.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// The client's or our own request id, for logs.
+    /// The request id from the client or the server, for logs.
     pub request_id: Arc<str>,
     /// The audio.
     pub source: AudioSource,
-    /// How.
+    /// How to transcribe it.
     pub options: Options,
-    /// By which it is known if it is sent again; `None`: it is not looked for.
+    /// For finding an equal request; `None`: transcribe without looking for one.
     pub identity: Option<Identity>,
-    /// What this node's model is not trusted with may go to a larger one.
+    /// Whether doubtful texts may be escalated to the fallback.
     pub escalates: bool,
-    /// Somebody reads along: the first text shall come soon, in shorter chunks.
+    /// Whether the client receives text as it is made: the first chunks are shorter then.
     pub streamed: bool,
 }
 
-/// What a running transcription tells whoever submitted it.
+/// An event of a running transcription, for the caller that submitted it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The language, forced or detected; once, before the first segment.
     Language {
-        /// ISO 639-1.
+        /// ISO 639-1 code.
         code: String,
-        /// Where it was detected.
+        /// Its probability, if it was detected.
         probability: Option<f32>,
     },
-    /// The lanes that did the first chunk; once, before the first segment.
+    /// The lanes that transcribed the first chunk; once, before the first segment.
     Route(Route),
     /// A finished segment, in order.
     Segment(Segment),
-    /// How far it is.
+    /// The progress so far.
     Progress(Progress),
-    /// The end; nothing follows.
+    /// The result; the last event.
     Done(Transcript),
 }
 
-/// How much of a request is done.
+/// The progress of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Chunks with a result.
+    /// Number of finished chunks.
     pub chunks_done: usize,
-    /// Seconds of audio with a result, those of silence among them.
+    /// Seconds of audio that are finished, silence included.
     pub seconds_done: f64,
-    /// Seconds of audio known of: the container's claim, or what was decoded so far.
+    /// Length of the audio in seconds, as far as it is known: what the container states, or what was
+    /// decoded so far, whichever is longer.
     pub seconds_known: f64,
 }
 
-/// What the order of a request's work depends on.
+/// The values that decide the order of a request's chunks in the queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulingKey {
-    /// Whose it is.
+    /// The sender.
     pub client: Client,
-    /// How urgent that client's work is.
+    /// The sender's priority.
     pub priority: Priority,
-    /// Seconds of audio, as far as they are known.
+    /// Length of the audio in seconds, as far as it is known.
     pub total_seconds: f64,
-    /// Those that are not done yet.
+    /// Seconds of audio that are not transcribed yet.
     pub remaining_seconds: f64,
 }
 
 impl SchedulingKey {
-    /// Whether it is more than one chunk.
+    /// Whether the request is longer than one chunk.
     pub fn is_long(&self) -> bool {
         is_long(self.total_seconds)
     }
 }
 
-/// Whether so much audio is more than one chunk.
+/// Whether audio of this length is longer than one chunk.
 pub fn is_long(total_seconds: f64) -> bool {
     total_seconds > MAX_CHUNK.as_secs_f64()
 }

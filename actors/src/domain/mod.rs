@@ -1,5 +1,5 @@
-//! What travels through the tree: audio, jobs, transcripts, errors and the names of things. Nothing here
-//! knows an actor.
+//! The data that actors exchange: audio, jobs, transcripts, errors and identifiers. This module depends on
+//! no actor.
 
 pub mod chunk;
 pub mod error;

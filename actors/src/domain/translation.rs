@@ -1,4 +1,4 @@
-//! What travels to and from the translator.
+//! A translation job and its target language.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Where a Transcription has texts made that it does not trust: another node, or this node's larger
-//! model.
+//! The fallback to which a Transcription escalates doubtful texts: another node, or a second model on
+//! this node.
 
 pub mod model;
 pub mod policy;
@@ -15,51 +15,54 @@ use crate::fallback::policy::EscalationPolicy;
 use crate::ports::{FallbackNode, FallbackPort, FallbackRequest, FallbackText};
 use crate::task::caught;
 
-/// Who has the larger model.
+/// The running fallback.
 #[derive(Clone)]
 pub enum Fallback {
     /// Another node.
     Node(Arc<dyn FallbackNode>),
-    /// This one.
+    /// A second model on this node.
     Model(FallbackModelHandle),
 }
 
 impl Fallback {
-    /// Has a chunk transcribed. `scheduling`: when its turn is, where it has to wait for others of this
-    /// node. Dropping the future gives the request up.
+    /// Transcribes a chunk. `scheduling` decides its order in the queue of this node's fallback model.
+    /// Dropping the future cancels the request.
+    ///
+    /// # Errors
+    /// The fallback failed, exceeded its time limit or panicked.
     pub async fn transcribe(
         &self,
         request: FallbackRequest,
         scheduling: SchedulingKey,
     ) -> Result<FallbackText, FallbackError> {
-        let asking = async {
+        let call = async {
             match self {
                 Self::Node(node) => node.transcribe(request).await,
                 Self::Model(model) => model.transcribe(request, scheduling).await,
             }
         };
-        let panicked = || FallbackError::BadAnswer("a panic while it was asked".to_owned());
-        caught(asking).await.unwrap_or_else(|| Err(panicked()))
+        let panicked = || FallbackError::BadAnswer("the call panicked".to_owned());
+        caught(call).await.unwrap_or_else(|| Err(panicked()))
     }
 }
 
-/// When texts are had again, and where.
+/// Which texts are escalated, and to which fallback.
 #[derive(Clone)]
 pub struct Escalator {
-    /// Which texts are not trusted.
+    /// Decides which texts are doubtful.
     pub policy: EscalationPolicy,
-    /// Who makes better ones.
+    /// The fallback.
     pub fallback: Fallback,
-    /// How many chunks of all requests together may be there.
+    /// Limits the escalated chunks of all requests together.
     pub room: Arc<Semaphore>,
 }
 
-/// 61 MB of samples if each is as long as it may be.
+/// Maximum number of escalated chunks in memory: 61 MB of samples at the maximum length.
 const CHUNKS_AT_FALLBACK: usize = 64;
 
 impl Escalator {
-    /// `None` where there is nobody to escalate to. `model`: this node's larger model, where the
-    /// port has one.
+    /// `None` if there is no fallback. `model`: the handle of this node's fallback model, if the port is
+    /// one.
     pub(crate) fn new(
         policy: EscalationPolicy,
         port: Option<&FallbackPort>,

@@ -1,11 +1,10 @@
-//! The FallbackModel: a larger model on this node, for texts that are not trusted.
+//! The FallbackModel: a second model on this node, for doubtful texts.
 //!
-//! It owns a Dispatcher and a ColdPool of its own: the queue, the retries and the worker that comes with
-//! the work and goes without are those of every other chunk, only that no hot lane stands beside. Its
-//! worker's memory is that of the node.
+//! It owns a Dispatcher and a ColdPool without a hot lane: its chunks are queued and retried like all
+//! others, and its worker starts with the work and ends when idle. The worker shares the node's memory.
 //!
-//! Supervised by the Supervisor. If one of its children fails it fails as a whole and is replaced: what
-//! waited for it hears that it failed, and goes on with the text that there is.
+//! Supervised by the Supervisor. If one of its children fails, the FallbackModel fails and is replaced:
+//! the requests that waited for it get an error and keep the text that they have.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,53 +29,53 @@ use crate::text::hallucination::guard;
 
 type Outcome = Result<ChunkDone, SttError>;
 
-/// What the FallbackModel hears.
+/// Messages that the FallbackModel handles.
 #[derive(Debug)]
 pub enum FallbackModelMessage {
-    /// A chunk is to be transcribed.
+    /// Transcribe a chunk.
     Transcribe {
-        /// Names the chunk here.
+        /// Identifies the chunk in this queue.
         job: JobId,
-        /// The chunk and how to do it.
+        /// The chunk.
         request: Box<ChunkRequest>,
-        /// What its turn depends on.
+        /// The order in the queue.
         scheduling: SchedulingKey,
-        /// Hears the end; dropped if there is none.
+        /// Receives the result; dropped if the chunk is lost.
         reply: oneshot::Sender<Outcome>,
     },
-    /// Nobody waits for this chunk any more.
+    /// Remove a chunk from the queue: it is done, or its caller is gone.
     Withdraw(JobId),
-    /// From the Supervisor: stop the worker, then yourself.
+    /// From the Supervisor: stop the worker, then this actor.
     Stop,
 }
 
-/// What a FallbackModel is made from.
+/// Arguments of a FallbackModel.
 pub struct FallbackModelArguments {
-    /// Counts the FallbackModels of this tree, from 0.
+    /// Number of this FallbackModel in the tree, from 0.
     pub generation: u32,
     /// Starts its engine.
     pub launcher: Arc<dyn EngineLauncher>,
-    /// An engine silent for longer on one chunk is ended.
+    /// Time limit of an engine for one chunk.
     pub chunk_timeout: Duration,
-    /// How long a stopping engine may take before it is killed.
+    /// Time after which a stopping engine is killed.
     pub stop_grace: Duration,
-    /// The engine is replaced when it is worn out.
+    /// When the engine is replaced by a fresh one.
     pub recycling: RecyclingLimits,
-    /// Its workers' limits.
+    /// Limits of its worker pool.
     pub pool: PoolConfig,
-    /// Of the node that it is on.
+    /// Status of the node.
     pub node: Arc<NodeStatus>,
-    /// Whether a VramWatcher looks at the node's memory.
+    /// Whether a VramWatcher samples the node's memory.
     pub memory_is_watched: bool,
-    /// What must be free for its worker, in bytes.
+    /// Memory that must be free for its worker, in bytes.
     pub least_bytes: u64,
 }
 
-/// The actor's state.
+/// State of the FallbackModel.
 pub struct FallbackModelState {
     dispatcher: ActorRef<DispatcherMessage>,
     cold_pool: ActorRef<ColdPoolMessage>,
-    /// Its children end because they are told to.
+    /// Set while the children end as requested.
     stopping: bool,
 }
 
@@ -94,7 +93,7 @@ impl Actor for FallbackModel {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        // Of this queue alone: the node's own accounts are of work that its own lanes have to do.
+        // The status of this queue only: the node's status counts the work of the node's own lanes.
         let status = Arc::new(NodeStatus::default());
         let dispatcher = DispatcherArguments {
             generation: arguments.generation,
@@ -155,12 +154,12 @@ impl Actor for FallbackModel {
                 let _ = state.cold_pool.cast(ColdPoolMessage::Look);
             }
             FallbackModelMessage::Withdraw(job) => {
-                let _ = state.dispatcher.cast(DispatcherMessage::Withdraw(job));
+                let _ = state.dispatcher.cast(DispatcherMessage::Cancel(job));
             }
             FallbackModelMessage::Stop => {
                 state.stopping = true;
                 let _ = state.cold_pool.cast(ColdPoolMessage::Stop);
-                // It bounds its own end.
+                // The ColdPool limits the time that it takes to stop.
                 let _ = state.cold_pool.get_cell().wait(None).await;
                 myself.stop(None);
             }
@@ -177,7 +176,7 @@ impl Actor for FallbackModel {
         match event {
             SupervisionEvent::ActorFailed(_, reason) => Err(reason),
             SupervisionEvent::ActorTerminated(_, _, reason) if !state.stopping => {
-                let reason = reason.unwrap_or_else(|| "a child of it was ended".to_owned());
+                let reason = reason.unwrap_or_else(|| "one of its children ended".to_owned());
                 Err(reason.into())
             }
             SupervisionEvent::ActorTerminated(..)
@@ -196,7 +195,7 @@ impl Actor for FallbackModel {
     }
 }
 
-/// Has a chunk's end come to whoever waits, and its job forgotten.
+/// An owner that sends a chunk's outcome to `reply` and then removes the chunk from the queue.
 fn owner(
     model: ActorRef<FallbackModelMessage>,
     job: JobId,
@@ -209,24 +208,28 @@ fn owner(
         };
         let reply = reply.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(reply) = reply {
-            // Whoever waited may have left.
+            // The receiver may be gone.
             let _ = reply.send(outcome);
         }
         let _ = model.cast(FallbackModelMessage::Withdraw(job));
     })
 }
 
-/// Asks the FallbackModel, within a limit.
+/// Sends chunks to the FallbackModel and limits the time that they take.
 #[derive(Clone)]
 pub struct FallbackModelHandle {
     pub(crate) actor: ActorRef<FallbackModelMessage>,
-    /// The model's name, as users know it.
+    /// The model's public name.
     pub(crate) model: Arc<str>,
+    /// Time limit for one chunk, waiting included.
     pub(crate) limit: Duration,
 }
 
 impl FallbackModelHandle {
-    /// Has a chunk transcribed. Dropping the future takes it out of the queue.
+    /// Transcribes a chunk. Dropping the future removes the chunk from the queue.
+    ///
+    /// # Errors
+    /// The model failed, was lost in a restart, or exceeded the time limit.
     pub(crate) async fn transcribe(
         &self,
         request: FallbackRequest,
@@ -274,7 +277,7 @@ impl FallbackModelHandle {
     }
 }
 
-/// Takes a chunk out of the queue when nobody waits for it; harmless once it is done.
+/// Removes a chunk from the queue when dropped; without effect once the chunk is done.
 struct Withdrawal(ActorRef<FallbackModelMessage>, JobId);
 
 impl Drop for Withdrawal {

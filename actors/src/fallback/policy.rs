@@ -1,27 +1,26 @@
-//! Which texts are not trusted, and are had again from a larger model: a plain decision.
+//! Decides which texts are doubtful and are escalated to the fallback.
 //!
-//! Three tests, each where it applies: the confidence of the text, the probability of its language where
-//! that was detected, and the number of words. Where there is no text there was no speech, and nothing
-//! to test.
+//! Three tests: the confidence of the text, the probability of its language if that was detected, and the
+//! number of words. A chunk without text had no speech, and is not tested.
 
 use crate::domain::transcript::{ChunkTranscript, Weaknesses, confidence};
 
-/// Scripts without blanks between words: there a character counts as one.
-const WITHOUT_BLANKS: [&str; 7] = ["zh", "yue", "ja", "th", "lo", "km", "my"];
+/// Languages that are written without spaces between words: each character counts as a word.
+const WITHOUT_SPACES: [&str; 7] = ["zh", "yue", "ja", "th", "lo", "km", "my"];
 
-/// What a text has to be to be trusted.
+/// The thresholds below which a text is doubtful.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EscalationPolicy {
-    /// Least confidence, 0 to 1 (`CONF_LOGPROB_THRESHOLD`).
+    /// Minimum confidence of a text, 0 to 1 (`CONF_LOGPROB_THRESHOLD`).
     pub min_confidence: f32,
-    /// Least probability of a language that was detected (`CONF_LANGPROB_THRESHOLD`).
+    /// Minimum probability of a detected language, 0 to 1 (`CONF_LANGPROB_THRESHOLD`).
     pub min_language_probability: f32,
-    /// Fewest words of a whole request (`MIN_WORDS_FOR_CONF`).
+    /// Minimum number of words in a whole request (`MIN_WORDS_FOR_CONF`).
     pub min_words: usize,
 }
 
 impl EscalationPolicy {
-    /// What speaks against a text. `few_words`: all of its request has too few of them.
+    /// The tests that a text fails. `few_words`: the whole request has fewer words than `min_words`.
     pub fn weaknesses(&self, text: &ChunkTranscript, few_words: bool) -> Weaknesses {
         if words(text) == 0 {
             return Weaknesses::default();
@@ -34,7 +33,7 @@ impl EscalationPolicy {
         }
     }
 
-    /// Whether the language of a text was detected, and not with enough confidence.
+    /// Whether the language of a text was detected with too low a probability.
     pub fn doubts_language(&self, text: &ChunkTranscript) -> bool {
         let detected = text.language_probability;
         detected.is_some_and(|probability| probability < self.min_language_probability)
@@ -42,9 +41,9 @@ impl EscalationPolicy {
     }
 }
 
-/// Words of a text.
+/// Number of words of a text.
 pub fn words(text: &ChunkTranscript) -> usize {
-    let by_character = WITHOUT_BLANKS.contains(&text.language.as_str());
+    let by_character = WITHOUT_SPACES.contains(&text.language.as_str());
     let joined: String = text.segments.iter().map(|s| s.text.as_str()).collect();
     if by_character {
         return joined.chars().filter(|c| c.is_alphanumeric()).count();
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn each_test_applies_on_its_own() {
+    fn each_test_applies_independently() {
         let cases: [(f32, Option<f32>, bool, &[&str]); 6] = [
             (0.9, None, false, &[]),
             (0.5, None, false, &["logprob"]),
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_counted_as_their_script_has_them() {
+    fn words_are_counted_by_script() {
         let counted = |language: &str, said: &str| {
             let language = language.to_owned();
             words(&ChunkTranscript {
@@ -113,9 +112,9 @@ mod tests {
     }
 
     proptest! {
-        /// A language that was given is never held against a text, and silence is never doubted.
+        /// A given language never fails the test of languages, and a text without words fails no test.
         #[test]
-        fn what_does_not_apply_is_not_tested(confidence in 0.01_f32..1.0, few in any::<bool>()) {
+        fn tests_that_do_not_apply_do_not_fail(confidence in 0.01_f32..1.0, few in any::<bool>()) {
             let given = text(" a b c", confidence, None);
             prop_assert!(!POLICY.weaknesses(&given, few).langprob);
             let silence = text(" ...", confidence, Some(0.0));

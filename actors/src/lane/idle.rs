@@ -1,23 +1,23 @@
-//! When an idle worker ends: a plain decision on a clock that tests can pause.
+//! When an idle worker ends. Pure logic on a clock that tests can pause.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long cold workers may idle.
+/// How long cold workers may be idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdlePolicy {
-    /// The least (`COLD_WORKER_IDLE_TIMEOUT`).
+    /// Shortest limit (`COLD_WORKER_IDLE_TIMEOUT`).
     pub timeout: Duration,
-    /// Added for each slot that was free at the spawn (`COLD_WORKER_IDLE_STAGGER`).
+    /// Added for each free slot of the pool when the worker starts (`COLD_WORKER_IDLE_STAGGER`).
     pub stagger: Duration,
-    /// Slots (`COLD_POOL_SIZE`).
+    /// Slots of the pool (`COLD_POOL_SIZE`).
     pub pool_size: usize,
 }
 
 impl IdlePolicy {
-    /// The limit of a worker that is spawned beside `active_at_spawn` others. The first one idles
-    /// longest, so that a pool that grew in a burst winds down one by one, newest first.
+    /// The idle limit of a worker that starts beside `active_at_spawn` others. The first worker has the longest
+    /// limit, so that a pool that grew in a burst shrinks one worker at a time, newest first.
     pub fn limit(&self, active_at_spawn: usize) -> Duration {
         let free = self.pool_size.saturating_sub(active_at_spawn);
         let slots = u32::try_from(free).unwrap_or(u32::MAX);
@@ -26,15 +26,15 @@ impl IdlePolicy {
     }
 }
 
-/// Watches one worker's idleness.
+/// Measures how long one worker has been idle.
 #[derive(Clone, Copy, Debug)]
-pub struct Reaper {
+pub struct IdleTimer {
     limit: Duration,
     idle_since: Option<Instant>,
 }
 
-impl Reaper {
-    /// Of a worker that may idle for `limit`. It counts as busy until it is first said to idle.
+impl IdleTimer {
+    /// A timer for a worker that may be idle for `limit`. The worker counts as busy until [`Self::idle`].
     pub fn new(limit: Duration) -> Self {
         Self {
             limit,
@@ -42,19 +42,19 @@ impl Reaper {
         }
     }
 
-    /// The worker has nothing to do from now on. Returns how long until it is due.
+    /// Records that the worker is idle from now on. Returns the time until it is due.
     pub fn idle(&mut self, now: Instant) -> Duration {
         self.idle_since = Some(now);
         self.limit
     }
 
-    /// The worker has work.
+    /// Records that the worker has work.
     pub fn busy(&mut self) {
         self.idle_since = None;
     }
 
-    /// Whether it has idled for as long as it may. A timer that was set in an earlier idle time
-    /// comes too soon: then this says how much is left.
+    /// Compares the idle time with the limit. An alarm that was set in an earlier idle time is too early: then
+    /// the verdict says how much time is left.
     pub fn check(&self, now: Instant) -> Verdict {
         let Some(since) = self.idle_since else {
             return Verdict::Busy;
@@ -66,14 +66,14 @@ impl Reaper {
     }
 }
 
-/// What a look at the clock says.
+/// The result of [`IdleTimer::check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It works.
+    /// The worker has work.
     Busy,
-    /// It idles and may do so for as long.
+    /// The worker is idle and may stay so for this long.
     IdleFor(Duration),
-    /// It has idled long enough.
+    /// The worker has reached its limit.
     Due,
 }
 
@@ -99,19 +99,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_in_between_starts_the_clock_anew() {
-        let mut reaper = Reaper::new(10 * SECOND);
-        assert_eq!(reaper.check(Instant::now()), Verdict::Busy);
-        reaper.idle(Instant::now());
+        let mut idle_timer = IdleTimer::new(10 * SECOND);
+        assert_eq!(idle_timer.check(Instant::now()), Verdict::Busy);
+        idle_timer.idle(Instant::now());
         tokio::time::advance(9 * SECOND).await;
-        assert_eq!(reaper.check(Instant::now()), Verdict::IdleFor(SECOND));
-        reaper.busy();
+        assert_eq!(idle_timer.check(Instant::now()), Verdict::IdleFor(SECOND));
+        idle_timer.busy();
         tokio::time::advance(9 * SECOND).await;
-        assert_eq!(reaper.check(Instant::now()), Verdict::Busy);
-        reaper.idle(Instant::now());
+        assert_eq!(idle_timer.check(Instant::now()), Verdict::Busy);
+        idle_timer.idle(Instant::now());
         // The timer of the first idle time comes now.
         tokio::time::advance(SECOND).await;
-        assert_eq!(reaper.check(Instant::now()), Verdict::IdleFor(9 * SECOND));
+        assert_eq!(
+            idle_timer.check(Instant::now()),
+            Verdict::IdleFor(9 * SECOND)
+        );
         tokio::time::advance(9 * SECOND).await;
-        assert_eq!(reaper.check(Instant::now()), Verdict::Due);
+        assert_eq!(idle_timer.check(Instant::now()), Verdict::Due);
     }
 }

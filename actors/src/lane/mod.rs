@@ -1,11 +1,10 @@
-//! One lane: an actor's worth of logic around one engine, shared by the hot and the cold workers.
+//! A lane: the logic of one worker around one engine, shared by the hot and the cold workers.
 //!
-//! A lane lives exactly as long as its engine. It launches the engine, offers itself to the
-//! Dispatcher, runs one lease at a time, and when the engine ends unasked it fails, so that its
-//! supervisor decides what comes next. It goes by itself when it has been idle for long or its
-//! engine is worn out, but never without the Dispatcher's leave: a chunk may be on its way. Slow
-//! things (the load, a chunk) run in tasks of their own (`lane_task`) that end
-//! with the lane, so that its mailbox always moves.
+//! A lane lives exactly as long as its engine. It launches the engine, offers itself to the Dispatcher and runs
+//! one lease at a time. If the engine ends without being asked to, the lane fails, and its supervisor decides
+//! whether to restart it. A lane that is idle for too long or whose engine reached a recycling limit ends by
+//! itself, but only after the Dispatcher agreed, since a chunk may be on its way. Loading and transcribing
+//! run in tasks that end with the lane, so that its mailbox keeps moving.
 
 pub mod exit;
 pub mod idle;
@@ -22,55 +21,52 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use crate::lane::exit::{LaneExit, LaneFailure};
-use crate::lane::running::Running;
-use crate::queue::messages::{DispatcherMessage, LaneMessage, LaunchedEngine};
-use crate::status::cost::Cost;
-use crate::task::{caught, spawn};
-
 use crate::domain::error::{EngineError, EngineExit, LaunchError};
 use crate::domain::ids::{LaneId, LaneKind, LeaseId, WorkerId};
 use crate::domain::transcript::ChunkTranscript;
-use crate::lane::idle::{Reaper, Verdict};
-use crate::lane::recycling::{RecyclingLimits, RecyclingPolicy};
+use crate::lane::exit::{LaneExit, LaneFailure};
+use crate::lane::idle::{IdleTimer, Verdict};
+use crate::lane::recycling::{RecyclingLimits, RecyclingPolicy, new_engine_is_sooner};
+use crate::lane::running::Running;
 use crate::ports::{DetectedLanguage, Engine, EngineInfo, EngineLauncher};
-use crate::queue::messages::{Lease, Retire};
+use crate::queue::messages::{DispatcherMessage, LaneMessage, LaunchedEngine, Lease, Retire};
 use crate::status::{EngineAccount, NodeStatus};
+use crate::task::{caught, spawn};
 
-/// What every lane is made from.
+/// The arguments of a lane.
 #[derive(Clone)]
 pub struct LaneArguments {
-    /// Names the lane to the Dispatcher.
+    /// The lane in messages to the Dispatcher.
     pub lane: LaneId,
     /// Hot or cold.
     pub kind: LaneKind,
-    /// Names the engine in logs.
+    /// The engine in logs.
     pub worker: WorkerId,
     /// Starts the engine.
     pub launcher: Arc<dyn EngineLauncher>,
-    /// An engine silent for longer on one chunk is ended.
+    /// Time limit for one chunk; the engine is killed after it.
     pub chunk_timeout: Duration,
-    /// How long a stopping engine may take before it is killed.
+    /// Time that a stopping engine may take before it is killed.
     pub stop_grace: Duration,
-    /// The lane goes when it has been idle for so long; `None`: it stays.
+    /// The lane ends after being idle for this long; `None`: never.
     pub idle_limit: Option<Duration>,
-    /// The engine is replaced when it is worn out.
+    /// When the engine is replaced.
     pub recycling: RecyclingLimits,
-    /// Who hands out work.
+    /// Hands out the work.
     pub dispatcher: ActorRef<DispatcherMessage>,
-    /// Where rates are kept.
+    /// Keeps the measured rates.
     pub status: Arc<NodeStatus>,
 }
 
-/// A lane's state and logic. The actors around it only pass messages on.
+/// State and logic of a lane. The worker actors only pass messages to it.
 pub struct Lane {
     arguments: LaneArguments,
     phase: Phase,
-    reaper: Option<Reaper>,
-    timer_is_set: bool,
-    /// Why it wants to go, once it does.
+    idle_timer: Option<IdleTimer>,
+    alarm_is_set: bool,
+    /// Why it asked the Dispatcher to end.
     leaving: Option<LaneExit>,
-    /// A new Dispatcher came while a chunk of the old one's was running.
+    /// A new Dispatcher took over while a chunk of the old one was running.
     offer_when_free: bool,
 }
 
@@ -88,7 +84,7 @@ enum Phase {
 }
 
 impl Lane {
-    /// Begins to launch the engine; the result arrives as [`LaneMessage::Launched`].
+    /// Starts the engine; the result arrives as [`LaneMessage::Launched`].
     pub fn launch(arguments: LaneArguments, myself: ActorRef<LaneMessage>) -> Self {
         let launcher = Arc::clone(&arguments.launcher);
         let worker = arguments.worker.clone();
@@ -101,8 +97,8 @@ impl Lane {
             let _ = myself.cast(LaneMessage::Launched(result));
         });
         Self {
-            reaper: arguments.idle_limit.map(Reaper::new),
-            timer_is_set: false,
+            idle_timer: arguments.idle_limit.map(IdleTimer::new),
+            alarm_is_set: false,
             arguments,
             phase: Phase::Loading { _launch: launch },
             leaving: None,
@@ -110,9 +106,9 @@ impl Lane {
         }
     }
 
-    /// Handles one message of the actor around the lane, and ends that actor when the engine has
-    /// ended as asked. Gives what the engine says of itself when it has come up. An error ends the
-    /// actor as well: the engine is gone.
+    /// Handles one message of the worker's actor, and stops that actor once the engine has stopped as requested.
+    /// Returns the engine's description when it is loaded. An error, which ends the actor, means that the
+    /// engine is gone.
     pub async fn handle(
         &mut self,
         myself: &ActorRef<LaneMessage>,
@@ -124,7 +120,7 @@ impl Lane {
             LaneMessage::Run(lease) => self.run(myself, lease),
             LaneMessage::Abort(lease) => self.abort(lease),
             LaneMessage::WorkWaits(lease) => self.work_waits(myself, lease),
-            LaneMessage::LanguageHeard(lease, language) => self.language_heard(lease, language),
+            LaneMessage::LanguageDetected(lease, language) => self.language_heard(lease, language),
             LaneMessage::Finished(lease, outcome) => self.finished(myself, lease, outcome)?,
             LaneMessage::EngineExited(exit) => return Err(self.engine_exited(exit).into()),
             LaneMessage::DispatcherReplaced(dispatcher) => {
@@ -156,48 +152,47 @@ impl Lane {
             running: None,
         };
         self.offer(myself);
-        self.rest(myself);
+        self.start_idle_timer(myself);
         info
     }
 
-    /// Nothing runs: the time until the lane goes begins.
-    fn rest(&mut self, myself: &ActorRef<LaneMessage>) {
-        if let Some(reaper) = &mut self.reaper {
-            let due_in = reaper.idle(Instant::now());
-            self.look_again(myself, due_in);
+    /// Starts the idle timer: no chunk is running.
+    fn start_idle_timer(&mut self, myself: &ActorRef<LaneMessage>) {
+        if let Some(idle_timer) = &mut self.idle_timer {
+            let due_in = idle_timer.idle(Instant::now());
+            self.set_alarm(myself, due_in);
         }
     }
 
-    /// One timer at a time: it looks at the clock when it comes, and is set anew if it is too soon.
-    fn look_again(&mut self, myself: &ActorRef<LaneMessage>, after: Duration) {
-        if !std::mem::replace(&mut self.timer_is_set, true) {
+    /// Sets an alarm unless one is set. An alarm that turns out to be too early is set again.
+    fn set_alarm(&mut self, myself: &ActorRef<LaneMessage>, after: Duration) {
+        if !std::mem::replace(&mut self.alarm_is_set, true) {
             drop(myself.send_after(after, || LaneMessage::CheckIdle));
         }
     }
 
     fn check_idle(&mut self, myself: &ActorRef<LaneMessage>) {
-        self.timer_is_set = false;
-        let verdict = self.reaper.as_ref().map(|r| r.check(Instant::now()));
+        self.alarm_is_set = false;
+        let verdict = self.idle_timer.as_ref().map(|r| r.check(Instant::now()));
         match verdict {
-            Some(Verdict::Due) if self.is_about_to_be_needed() => self.rest(myself),
+            Some(Verdict::Due) if self.is_about_to_be_needed() => self.start_idle_timer(myself),
             Some(Verdict::Due) => self.leave(myself, LaneExit::Idle, Retire::IfIdle),
-            Some(Verdict::IdleFor(left)) => self.look_again(myself, left),
-            // It rests again after its chunk.
+            Some(Verdict::IdleFor(left)) => self.set_alarm(myself, left),
+            // The timer starts again after the chunk.
             Some(Verdict::Busy) | None => {}
         }
     }
 
-    /// The hot lane stays for a request that is still uploaded or decoded: it would be started
-    /// again at once.
+    /// Whether a request is being uploaded or decoded, for which the hot lane would be started again at once.
     fn is_about_to_be_needed(&self) -> bool {
         let admitted = self.arguments.status.requests() > 0;
         self.arguments.kind == LaneKind::Hot && admitted
     }
 
-    /// Asks the Dispatcher for leave. If a chunk is on its way here, there is no answer, and the
-    /// lane asks again after its next idle time.
-    fn leave(&mut self, myself: &ActorRef<LaneMessage>, why: LaneExit, when: Retire) {
-        self.leaving = Some(why);
+    /// Asks the Dispatcher whether the lane may end. There is no answer if a chunk is on its way to this lane;
+    /// then the lane asks again after its next idle time.
+    fn leave(&mut self, myself: &ActorRef<LaneMessage>, exit: LaneExit, when: Retire) {
+        self.leaving = Some(exit);
         let _ = self.arguments.dispatcher.cast(DispatcherMessage::Retire {
             lane: self.arguments.lane,
             when,
@@ -206,7 +201,7 @@ impl Lane {
     }
 
     fn offer(&self, myself: &ActorRef<LaneMessage>) {
-        // A Dispatcher that is gone has a successor that will be announced.
+        // If the Dispatcher is gone, the message about its successor follows.
         let _ = self
             .arguments
             .dispatcher
@@ -222,13 +217,13 @@ impl Lane {
             engine, running, ..
         } = &mut self.phase
         else {
-            warn!(worker = %self.arguments.worker, "a lease came before the engine was up");
+            warn!(worker = %self.arguments.worker, "a lease arrived before the engine was ready");
             return;
         };
         let limits = (self.arguments.chunk_timeout, self.arguments.stop_grace);
         *running = Some(Running::begin(engine, myself, lease, limits));
-        if let Some(reaper) = &mut self.reaper {
-            reaper.busy();
+        if let Some(idle_timer) = &mut self.idle_timer {
+            idle_timer.busy();
         }
     }
 
@@ -240,13 +235,13 @@ impl Lane {
         } = &self.phase
             && running.lease == lease
         {
-            debug!(worker = %self.arguments.worker, "aborting a chunk that nobody waits for");
+            debug!(worker = %self.arguments.worker, "aborting a chunk of a cancelled request");
             running.abort(engine.as_ref());
         }
     }
 
-    /// Nobody waits for the chunk that runs, but others do for the lane. An engine hears an abort
-    /// only after its encoder pass: if another one is up before that, this one goes at once.
+    /// The running chunk is cancelled, and other work waits for this lane. An engine notices an abort only after
+    /// its encoder pass: if a new engine would be ready before that, this lane ends immediately.
     fn work_waits(&mut self, myself: &ActorRef<LaneMessage>, lease: LeaseId) {
         let Phase::Up {
             running: Some(running),
@@ -259,9 +254,9 @@ impl Lane {
         let (cost, start) = (status.cost(), status.measured_start());
         let pays = running.lease == lease
             && running.is_aborted()
-            && replacing_pays(cost, start, running.elapsed());
+            && new_engine_is_sooner(cost, start, running.elapsed());
         if pays {
-            info!(worker = %self.arguments.worker, "ending a worker that is busy for nobody");
+            info!(worker = %self.arguments.worker, "ending a worker that is busy with cancelled work");
             self.leave(myself, LaneExit::Abandoned, Retire::AfterLease);
             self.report(lease, Err(EngineError::Aborted));
         }
@@ -269,7 +264,7 @@ impl Lane {
 
     fn language_heard(&self, lease: LeaseId, language: DetectedLanguage) {
         let lane = self.arguments.lane;
-        let heard = DispatcherMessage::LanguageHeard {
+        let heard = DispatcherMessage::LanguageDetected {
             lane,
             lease,
             language,
@@ -295,7 +290,7 @@ impl Lane {
         let Some(done) = running.take_if(|running| running.lease == lease) else {
             return Ok(());
         };
-        let worn_out = recycling.chunk_done(engine.resident_bytes());
+        let limit_reached = recycling.chunk_done(engine.resident_bytes());
         let exit = match &outcome {
             Err(EngineError::Exited(exit)) => Some(exit.clone()),
             Ok(_) | Err(EngineError::Aborted | EngineError::Failed(_)) => None,
@@ -309,14 +304,14 @@ impl Lane {
                 done.audio_seconds,
             );
         }
-        if let Some(recycling) = worn_out.filter(|_| exit.is_none()) {
+        if let Some(recycling) = limit_reached.filter(|_| exit.is_none()) {
             info!(worker = %self.arguments.worker, %recycling, "the worker is to be replaced");
-            // Asked for before the answer: the Dispatcher hands out nothing in between.
-            self.leave(myself, LaneExit::WornOut, Retire::AfterLease);
+            // Sent before the answer, so that the Dispatcher hands out no other chunk in between.
+            self.leave(myself, LaneExit::Recycled, Retire::AfterLease);
         }
         self.report(lease, outcome);
         if let Some(exit) = exit {
-            // The watcher says so as well, unless the process cannot even be killed.
+            // The exit watch reports it too, unless the process cannot be killed.
             return Err(LaneFailure::Exited(exit));
         }
         let to_new_dispatcher = std::mem::take(&mut self.offer_when_free);
@@ -324,16 +319,16 @@ impl Lane {
         Ok(())
     }
 
-    /// Nothing runs any more. A new Dispatcher does not know the lane yet, nor that it wants to go:
-    /// what the old one was asked is lost.
+    /// The chunk is done. A new Dispatcher knows neither this lane nor its wish to end: requests to the old
+    /// Dispatcher are lost.
     fn free_again(&mut self, myself: &ActorRef<LaneMessage>, to_new_dispatcher: bool) {
         match (self.leaving, to_new_dispatcher) {
-            (Some(why @ (LaneExit::WornOut | LaneExit::Abandoned)), true) => {
-                self.leave(myself, why, Retire::AfterLease);
+            (Some(exit @ (LaneExit::Recycled | LaneExit::Abandoned)), true) => {
+                self.leave(myself, exit, Retire::AfterLease);
             }
-            (Some(LaneExit::WornOut | LaneExit::Abandoned), false) => {}
+            (Some(LaneExit::Recycled | LaneExit::Abandoned), false) => {}
             (Some(LaneExit::Idle) | None, _) => {
-                self.rest(myself);
+                self.start_idle_timer(myself);
                 if to_new_dispatcher {
                     self.offer(myself);
                 }
@@ -352,8 +347,7 @@ impl Lane {
             });
     }
 
-    /// The chunk is given back before the lane goes, so that it is tried again with the true
-    /// cause of death on its account.
+    /// Returns the chunk to the queue before the lane ends, so that the retry counts the true cause.
     fn engine_exited(&mut self, exit: EngineExit) -> LaneFailure {
         warn!(worker = %self.arguments.worker, %exit, "worker ended");
         if let Phase::Up { running, .. } = &mut self.phase
@@ -371,14 +365,14 @@ impl Lane {
     ) {
         self.arguments.dispatcher = dispatcher;
         match &self.phase {
-            // It offers itself when the engine is up.
+            // The lane offers itself when the engine is ready.
             Phase::Loading { .. } => {}
             Phase::Up {
                 engine,
                 running: Some(_),
                 ..
             } => {
-                // The chunk belongs to a queue that is lost.
+                // The chunk belongs to a queue that is lost: its request enqueues it again.
                 engine.abort();
                 self.offer_when_free = true;
             }
@@ -386,7 +380,7 @@ impl Lane {
         }
     }
 
-    async fn stop(&mut self, myself: &ActorRef<LaneMessage>, why: Option<LaneExit>) {
+    async fn stop(&mut self, myself: &ActorRef<LaneMessage>, exit: Option<LaneExit>) {
         if let Phase::Up { engine, .. } = &self.phase {
             let grace = self.arguments.stop_grace;
             let worker = &self.arguments.worker;
@@ -396,17 +390,6 @@ impl Lane {
                 warn!(%worker, "worker cannot be stopped");
             }
         }
-        myself.stop(why.map(|why| why.as_str().to_owned()));
+        myself.stop(exit.map(|exit| exit.as_str().to_owned()));
     }
-}
-
-/// Whether another engine is up before this one hears of an abort: its pass through the encoder is
-/// the fixed part of what a chunk costs, and begins the work. Half as much again is allowed for
-/// what a start takes longer than usual.
-fn replacing_pays(cost: Option<Cost>, start: Option<Duration>, worked: Duration) -> bool {
-    let (Some(cost), Some(start)) = (cost, start) else {
-        return false;
-    };
-    let rest_of_pass = cost.fixed - worked.as_secs_f64();
-    rest_of_pass > 1.5 * start.as_secs_f64()
 }

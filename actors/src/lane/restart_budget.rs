@@ -1,48 +1,48 @@
-//! When an engine that keeps ending is brought back, and when to stop promising that it will be.
+//! How soon an engine that keeps failing is restarted, and from when on work does not wait for it any more.
 
 use std::time::Duration;
 
-/// Failures in a row, with no finished chunk in between, after which work no longer waits.
+/// Consecutive failures, with no finished chunk in between, after which work does not wait any more.
 const FAILURES_BEFORE_GIVING_UP: u32 = 5;
-/// The second failure in a row waits this long; each further one twice as long.
+/// Pause after the second consecutive failure; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-/// The longest wait: also how often a hopeless engine is tried again, so that a node recovers by
-/// itself when the cause is gone.
+/// Longest pause. An engine is retried this often for as long as it fails, so that a node recovers by itself
+/// when the cause is gone.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Counts failures in a row.
+/// Counts consecutive failures.
 #[derive(Debug, Default)]
 pub struct RestartBudget {
-    failures_in_a_row: u32,
+    consecutive_failures: u32,
 }
 
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restart {
-    /// How long to wait before the next try.
+    /// Pause before the next start.
     pub after: Duration,
-    /// Whether the budget is spent: work should be refused meanwhile rather than wait.
+    /// Whether the budget is spent: work should be discarded instead of waiting for the engine.
     pub budget_spent: bool,
 }
 
 impl RestartBudget {
-    /// Records a failure. `progressed`: a chunk was finished since the last one, so the engine is
-    /// not hopeless and the count starts anew.
+    /// Records a failure. `progressed`: a chunk was finished since the last failure, which resets the count.
     pub fn record_failure(&mut self, progressed: bool) -> Restart {
         if progressed {
-            self.failures_in_a_row = 0;
+            self.consecutive_failures = 0;
         }
-        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         Restart {
-            after: backoff(self.failures_in_a_row),
-            budget_spent: self.failures_in_a_row >= FAILURES_BEFORE_GIVING_UP,
+            after: backoff(self.consecutive_failures),
+            budget_spent: self.consecutive_failures >= FAILURES_BEFORE_GIVING_UP,
         }
     }
 }
 
-/// No wait after the first failure: a single death costs one reload and nothing more.
-fn backoff(failures_in_a_row: u32) -> Duration {
-    match failures_in_a_row {
+/// The pause after this many consecutive failures. There is none after the first: a single crash costs one
+/// reload.
+fn backoff(consecutive_failures: u32) -> Duration {
+    match consecutive_failures {
         0 | 1 => Duration::ZERO,
         n => FIRST_BACKOFF
             .saturating_mul(2_u32.saturating_pow(n - 2))
@@ -55,14 +55,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_single_death_is_mended_at_once() {
+    fn a_single_failure_is_followed_by_an_immediate_restart() {
         let restart = RestartBudget::default().record_failure(false);
         assert_eq!(restart.after, Duration::ZERO);
         assert!(!restart.budget_spent);
     }
 
     #[test]
-    fn failures_in_a_row_wait_longer_and_spend_the_budget() {
+    fn consecutive_failures_wait_longer_and_spend_the_budget() {
         let mut budget = RestartBudget::default();
         let restarts: Vec<_> = (0..40).map(|_| budget.record_failure(false)).collect();
         assert!(restarts.windows(2).all(|w| w[0].after <= w[1].after));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_chunk_gives_the_whole_budget_back() {
+    fn a_finished_chunk_restores_the_whole_budget() {
         let mut budget = RestartBudget::default();
         for _ in 0..10 {
             budget.record_failure(false);

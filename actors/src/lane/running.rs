@@ -1,4 +1,4 @@
-//! A lane's slow work, in tasks beside its actor.
+//! The task that runs one chunk on an engine, so that the mailbox of the lane keeps moving.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,19 +15,19 @@ use crate::ports::{ChunkRequest, Engine, LanguageHeard};
 use crate::queue::messages::{LaneMessage, Lease};
 use crate::task::{caught, spawn};
 
-/// A chunk that runs. Dropping it gives up waiting for the answer.
+/// A chunk on an engine. Dropping it abandons the answer.
 pub(crate) struct Running {
     pub(crate) lease: LeaseId,
     pub(crate) audio_seconds: f64,
     began: Instant,
-    /// Set before the engine is told, for a task that has not asked it yet.
+    /// Set before the engine is told to abort, for a task that has not started the chunk yet.
     aborted: Arc<AtomicBool>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Running {
-    /// Has the engine do it; the answer arrives as [`LaneMessage::Finished`]. `limits`: how long the
-    /// engine may be silent, and how long a killed one may take to end.
+    /// Starts the chunk; the answer arrives as [`LaneMessage::Finished`]. `limits`: time limit for the chunk,
+    /// and the time that a killed engine may take to end.
     pub(crate) fn begin(
         engine: &Arc<dyn Engine>,
         lane: &ActorRef<LaneMessage>,
@@ -38,18 +38,18 @@ impl Running {
         let aborted = Arc::new(AtomicBool::new(false));
         let (engine, lane) = (Arc::clone(engine), lane.clone());
         let (id, request) = (lease.id, lease.request);
-        let told = Arc::clone(&aborted);
+        let is_aborted = Arc::clone(&aborted);
         let listener = lane.clone();
         let heard: LanguageHeard = Box::new(move |language| {
-            let _ = listener.cast(LaneMessage::LanguageHeard(id, language));
+            let _ = listener.cast(LaneMessage::LanguageDetected(id, language));
         });
         let task = spawn(async move {
-            let outcome = if told.load(Ordering::Acquire) {
+            let outcome = if is_aborted.load(Ordering::Acquire) {
                 Err(EngineError::Aborted)
             } else {
                 caught(transcribe(engine.as_ref(), request, heard, limits))
                     .await
-                    .unwrap_or_else(|| Err(EngineError::Failed("a panic".to_owned())))
+                    .unwrap_or_else(|| Err(EngineError::Failed("the engine panicked".to_owned())))
             };
             let _ = lane.cast(LaneMessage::Finished(id, outcome));
         });
@@ -62,26 +62,25 @@ impl Running {
         }
     }
 
-    /// Whether it was told that nobody waits for it.
+    /// Whether [`Self::abort`] was called.
     pub(crate) fn is_aborted(&self) -> bool {
         self.aborted.load(Ordering::Acquire)
     }
 
-    /// How long the engine has been at it.
+    /// Time since the start of the chunk.
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Nobody waits for it any more.
+    /// Asks the engine to end the chunk early, because its request was cancelled.
     pub(crate) fn abort(&self, engine: &dyn Engine) {
         self.aborted.store(true, Ordering::Release);
         engine.abort();
     }
 }
 
-/// Runs one chunk with a bound on the engine's silence. After the bound the engine is told to die
-/// and the answer is its death, which [`LaneMessage::EngineExited`] reports as well: whichever
-/// comes first gives the chunk back.
+/// Runs one chunk within `limit`. After that the engine is killed and the answer is its exit, which
+/// [`LaneMessage::EngineExited`] reports as well: whichever arrives first returns the chunk to the queue.
 async fn transcribe(
     engine: &dyn Engine,
     request: ChunkRequest,
@@ -92,7 +91,7 @@ async fn transcribe(
         Ok(outcome) => outcome,
         Err(_elapsed) => {
             engine.kill_timed_out();
-            // A process that a driver holds cannot be killed; it is not waited for.
+            // A process that hangs in a driver cannot be killed: do not wait for it any longer.
             let exit = tokio::time::timeout(grace, engine.exited()).await;
             Err(EngineError::Exited(exit.unwrap_or(EngineExit::TimedOut)))
         }

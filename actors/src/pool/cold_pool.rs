@@ -1,14 +1,12 @@
 //! The ColdPool: decides how many cold workers there should be, and supervises them.
 //!
-//! At every tick it compares the work in hand with what a worker's start costs
-//! ([`pool_sizing`](crate::pool::sizing)) and starts at most one worker, never while another one
-//! still loads. Workers go by themselves when they have idled. One that fails is not replaced as
-//! such: if the work is still worth it, the next tick starts another, after a pause that grows with
-//! failures in a row. A worker for which there was no memory lowers the number of workers for a
-//! while ([`MemoryCap`]).
+//! Every tick it asks its [`DemandPolicy`] how many workers the work is worth, and starts at most one, never
+//! while another one is loading. Idle workers end by themselves. A worker that failed is not replaced as such:
+//! if the work is still worth it, a later tick starts another, after a pause that grows with consecutive
+//! failures. A worker that ran out of memory lowers the limit of the pool temporarily ([`MemoryCap`]).
 //!
-//! Supervised by the Supervisor. If it fails, its workers end with it, and its successor starts
-//! without any.
+//! Supervised by the Supervisor, or by the FallbackModel. If it fails, its workers end with it, and its
+//! successor starts without any.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,41 +30,41 @@ use crate::queue::messages::{DispatcherMessage, LaneMessage};
 use crate::status::NodeStatus;
 use crate::status::snapshot::Snapshot;
 
-/// What the ColdPool hears.
+/// Messages that the ColdPool handles.
 #[derive(Debug)]
 pub enum ColdPoolMessage {
-    /// From its own timer: compare and act.
+    /// From its own timer: check the demand.
     Tick,
-    /// Work has come: do not wait for the timer.
+    /// Work arrives: check the demand now.
     Look,
-    /// From a ColdWorker: the engine is up.
+    /// From a ColdWorker: its engine is loaded.
     WorkerReady {
-        /// Which worker.
+        /// The worker.
         worker: ActorId,
-        /// What was loaded.
+        /// The engine.
         info: EngineInfo,
     },
-    /// From the Supervisor: a new Dispatcher took over.
+    /// From its supervisor: a new Dispatcher took over.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
-    /// From the Supervisor: stop every worker, then yourself.
+    /// From its supervisor: stop every worker, then the pool.
     Stop,
 }
 
-/// What a ColdPool is made from.
+/// Arguments of the ColdPool.
 pub struct ColdPoolArguments {
     /// Its limits.
     pub config: PoolConfig,
-    /// How it judges the demand for workers.
+    /// Decides how many workers the work is worth.
     pub demand: DemandPolicy,
-    /// Of the node that it is on: its hot lane, and its memory.
+    /// Status of the node: its hot lane and its memory.
     pub node: Arc<NodeStatus>,
-    /// Whether a VramWatcher looks at the memory.
+    /// Whether a VramWatcher samples the memory.
     pub memory_is_watched: bool,
-    /// What must be free for a worker in any case, in bytes.
+    /// Memory that must always be free for a new worker, in bytes.
     pub least_bytes: u64,
-    /// What every worker's lane is made from; its names and its idle limit are filled in.
+    /// Template for the lanes of the workers; the pool sets names and the idle limit.
     pub lane: LaneArguments,
-    /// Where demand is read and the pool's own numbers are kept.
+    /// Status of the queue, which also keeps the pool's numbers.
     pub status: Arc<NodeStatus>,
 }
 
@@ -76,19 +74,19 @@ pub struct ColdPoolState {
     workers: HashMap<ActorId, Worker>,
     budget: RestartBudget,
     chunks_at_last_failure: u64,
-    /// No start before this.
+    /// No worker starts before this moment.
     not_before: Instant,
-    learned: MemoryCap,
-    /// When the last worker came up or went: what it took or gave is seen by a look after that only.
+    memory_cap: MemoryCap,
+    /// When the last worker became ready or ended: only later memory samples show the difference.
     last_change: Instant,
     short_of_memory: bool,
-    /// How the last worker failed, unless one came up since.
+    /// The failure of the last worker, unless one became ready since.
     last_failure: Option<LastFailure>,
 }
 
 struct LastFailure {
     reason: String,
-    /// It never came up.
+    /// The worker never became ready.
     at_launch: bool,
 }
 
@@ -113,7 +111,7 @@ impl Actor for ColdPool {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        // It ends with the actor.
+        // The timer ends with the actor.
         drop(myself.send_interval(arguments.config.interval, || ColdPoolMessage::Tick));
         let finished = arguments.status.finished_chunks(LaneKind::Cold);
         let state = ColdPoolState {
@@ -122,7 +120,7 @@ impl Actor for ColdPool {
             budget: RestartBudget::default(),
             chunks_at_last_failure: finished,
             not_before: Instant::now(),
-            learned: MemoryCap::default(),
+            memory_cap: MemoryCap::default(),
             last_change: Instant::now(),
             short_of_memory: false,
             last_failure: None,
@@ -139,7 +137,7 @@ impl Actor for ColdPool {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ColdPoolMessage::Tick => state.tick(&myself, 0).await?,
-            // It is on its way to the queue.
+            // The chunk is on its way to the queue.
             ColdPoolMessage::Look => state.tick(&myself, 1).await?,
             ColdPoolMessage::WorkerReady { worker, info } => state.worker_ready(worker, &info),
             ColdPoolMessage::DispatcherReplaced(dispatcher) => {
@@ -160,11 +158,13 @@ impl Actor for ColdPool {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(who, reason) => state.worker_failed(&who, Some(&reason)),
-            SupervisionEvent::ActorTerminated(who, _, reason) => {
+            SupervisionEvent::ActorFailed(child, reason) => {
+                state.worker_failed(&child, Some(&reason));
+            }
+            SupervisionEvent::ActorTerminated(child, _, reason) => {
                 match LaneExit::from_reason(reason.as_deref()) {
-                    Some(why) => state.worker_left(&who, why),
-                    None => state.worker_failed(&who, None),
+                    Some(exit) => state.worker_left(&child, exit),
+                    None => state.worker_failed(&child, None),
                 }
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
@@ -177,14 +177,14 @@ impl Actor for ColdPool {
         myself: ActorRef<Self::Msg>,
         _state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        // A parent's exit kills children without their `post_stop`: whatever is left is stopped.
+        // A parent's exit kills its children without their `post_stop`, so stop them first.
         myself.stop_children_and_wait(None, None).await;
         Ok(())
     }
 }
 
 impl ColdPoolState {
-    /// `coming`: chunks that are not in the queue yet.
+    /// `coming`: number of chunks on their way to the queue.
     async fn tick(
         &mut self,
         myself: &ActorRef<ColdPoolMessage>,
@@ -196,34 +196,34 @@ impl ColdPoolState {
             self.start(myself).await?;
         }
         if wanted > 0 && self.workers.is_empty() {
-            self.reject_stuck_work();
+            self.discard_stuck_work();
         }
         self.publish(wanted);
         Ok(())
     }
 
     fn wanted(&self, snapshot: &Snapshot) -> usize {
-        let cap = self.learned.cap(Instant::now());
+        let cap = self.memory_cap.cap(Instant::now());
         let config = &self.arguments.config;
         self.arguments.demand.wanted(snapshot, config, cap)
     }
 
-    /// Rejects waiting work for which no worker will start soon, unless another lane can do it.
-    fn reject_stuck_work(&self) {
+    /// Discards waiting work if no worker will start soon and no other lane can do it.
+    fn discard_stuck_work(&self) {
         let failure = self.last_failure.as_ref();
-        let rejection = self.arguments.demand.rejection(Obstacle {
+        let discards = self.arguments.demand.discards(Obstacle {
             last_failure: failure.map(|failure| failure.reason.as_str()),
             failed_at_launch: failure.is_some_and(|failure| failure.at_launch),
             pause: self.not_before.saturating_duration_since(Instant::now()),
             short_of_memory: self.short_of_memory,
         });
-        if let Some(reason) = rejection {
-            let rejection = SttError::NotReady {
+        if let Some(reason) = discards {
+            let error = SttError::NotReady {
                 reason,
                 retry_after: self.arguments.status.snapshot().start_time(),
             };
-            let reject = DispatcherMessage::RefuseWaiting(rejection);
-            let _ = self.arguments.lane.dispatcher.cast(reject);
+            let discard = DispatcherMessage::DiscardWaiting(error);
+            let _ = self.arguments.lane.dispatcher.cast(discard);
         }
     }
 
@@ -250,7 +250,7 @@ impl ColdPoolState {
             info!(
                 free_bytes = memory.free_bytes,
                 need_bytes = memory.need_bytes,
-                "there is work for one more worker, but no memory"
+                "one more worker would pay, but too little memory is free"
             );
         }
         self.short_of_memory = short;
@@ -294,19 +294,19 @@ impl ColdPoolState {
         worker.ready = true;
         self.last_failure = None;
         self.arguments.status.record_start(info.load_time);
-        self.learned.disprove(active);
+        self.memory_cap.worker_fits_beside(active);
         self.last_change = Instant::now();
         self.publish_counts();
     }
 
-    fn worker_left(&mut self, who: &ActorCell, why: LaneExit) {
-        if let Some(worker) = self.remove(who) {
-            info!(worker = %worker.name, reason = ?why, active = self.active(), "a cold worker left");
+    fn worker_left(&mut self, child: &ActorCell, exit: LaneExit) {
+        if let Some(worker) = self.remove(child) {
+            info!(worker = %worker.name, reason = ?exit, active = self.active(), "a cold worker left");
         }
     }
 
-    fn worker_failed(&mut self, who: &ActorCell, reason: Option<&ActorProcessingErr>) {
-        let Some(worker) = self.remove(who) else {
+    fn worker_failed(&mut self, child: &ActorCell, reason: Option<&ActorProcessingErr>) {
+        let Some(worker) = self.remove(child) else {
             return;
         };
         let finished = self.arguments.status.finished_chunks(LaneKind::Cold);
@@ -314,7 +314,7 @@ impl ColdPoolState {
         self.chunks_at_last_failure = finished;
         let pause = self.budget.record_failure(progressed).after;
         self.not_before = Instant::now() + pause;
-        let reason_text = reason.map_or_else(|| "it was ended".to_owned(), ToString::to_string);
+        let reason_text = reason.map_or_else(|| "it was stopped".to_owned(), ToString::to_string);
         warn!(worker = %worker.name, reason = reason_text, pause_seconds = pause.as_secs_f64(),
             "a cold worker failed");
         self.last_failure = Some(LastFailure {
@@ -322,25 +322,25 @@ impl ColdPoolState {
             at_launch: !worker.ready,
         });
         if self.workers.is_empty() {
-            self.reject_stuck_work();
+            self.discard_stuck_work();
         }
         if lacked_memory(reason) {
             let active = self.active();
-            let hold: Duration = self.learned.learn(active, Instant::now());
+            let hold: Duration = self.memory_cap.lower_to(active, Instant::now());
             warn!(
                 cap = active,
                 seconds = hold.as_secs(),
-                "the pool is kept smaller: there was no memory for one more worker"
+                "the pool stays smaller for a while: a worker ran out of memory"
             );
         }
     }
 
-    fn remove(&mut self, who: &ActorCell) -> Option<Worker> {
-        let worker = self.workers.remove(&who.get_id())?;
+    fn remove(&mut self, child: &ActorCell) -> Option<Worker> {
+        let worker = self.workers.remove(&child.get_id())?;
         if self.arguments.demand.awaits_freed_memory() {
             self.last_change = Instant::now();
         }
-        // The lane gives its chunk back itself, unless it failed in a way that it could not.
+        // The lane returns its chunk itself, unless it failed before it could.
         let gone = DispatcherMessage::LaneGone(worker.lane);
         let _ = self.arguments.lane.dispatcher.cast(gone);
         self.publish_counts();
@@ -369,7 +369,7 @@ impl ColdPoolState {
         self.arguments.lane.dispatcher = dispatcher;
     }
 
-    /// All at once, so that many slow workers take no longer than one.
+    /// Stops all workers at the same time, so that many slow ones take no longer than one.
     async fn stop_workers(&mut self) {
         let within = self.arguments.lane.stop_grace * 3;
         for worker in self.workers.values() {

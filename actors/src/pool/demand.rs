@@ -7,7 +7,7 @@ use crate::pool::PoolConfig;
 use crate::pool::sizing::{Demand, PoolLimits};
 use crate::status::snapshot::{HotState, Snapshot};
 
-/// Without a hot lane, waiting work is rejected when the pause after a failed worker is longer than this.
+/// Without a hot lane, waiting work is discarded when the pause after a failed worker is longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How a pool judges the demand for workers.
@@ -17,7 +17,7 @@ pub enum DemandPolicy {
     /// for the hot lane.
     BesideHotLane,
     /// The pool's workers are the only lanes: every chunk wants one, and work that no worker can do soon is
-    /// rejected.
+    /// discarded.
     OnlyLanes,
 }
 
@@ -47,7 +47,7 @@ impl DemandPolicy {
             Self::BesideHotLane => {
                 let limits = PoolLimits {
                     size: config.size,
-                    learned: memory_cap,
+                    memory_cap,
                 };
                 limits.wanted(Demand {
                     work_seconds: snapshot.work_seconds(snapshot.remaining),
@@ -74,8 +74,8 @@ impl DemandPolicy {
         self == Self::OnlyLanes
     }
 
-    /// Why waiting work is rejected while the pool has no worker; `None`: it waits.
-    pub(super) fn rejection(self, obstacle: Obstacle<'_>) -> Option<String> {
+    /// The reason to discard waiting work while the pool has no worker; `None`: the work waits.
+    pub(super) fn discards(self, obstacle: Obstacle<'_>) -> Option<String> {
         if self == Self::BesideHotLane {
             return None;
         }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_rejected_only_where_no_other_lane_can_do_it_and_no_worker_comes_soon() {
+    fn work_is_discarded_only_where_no_other_lane_can_do_it_and_no_worker_comes_soon() {
         let failed = Obstacle {
             last_failure: Some("broken"),
             ..NO_OBSTACLE
@@ -161,14 +161,14 @@ mod tests {
             short_of_memory: true,
             ..failed
         };
-        let rejection = |obstacle| DemandPolicy::OnlyLanes.rejection(obstacle);
-        assert_eq!(rejection(NO_OBSTACLE), None);
-        assert_eq!(rejection(failed), None);
-        assert_eq!(rejection(at_launch).as_deref(), Some("broken"));
-        assert_eq!(rejection(long_pause).as_deref(), Some("broken"));
-        assert!(rejection(no_memory).is_some_and(|reason| reason.contains("memory")));
+        let discards = |obstacle| DemandPolicy::OnlyLanes.discards(obstacle);
+        assert_eq!(discards(NO_OBSTACLE), None);
+        assert_eq!(discards(failed), None);
+        assert_eq!(discards(at_launch).as_deref(), Some("broken"));
+        assert_eq!(discards(long_pause).as_deref(), Some("broken"));
+        assert!(discards(no_memory).is_some_and(|reason| reason.contains("memory")));
         for obstacle in [at_launch, long_pause, no_memory] {
-            assert_eq!(DemandPolicy::BesideHotLane.rejection(obstacle), None);
+            assert_eq!(DemandPolicy::BesideHotLane.discards(obstacle), None);
         }
     }
 }

@@ -1,50 +1,49 @@
-//! What the pool remembers of a worker for which there was no memory.
+//! Temporary pool limit after a worker ran out of memory.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the first lesson holds. Whatever else uses the memory does so for minutes.
+/// How long the first limit holds. Other programs use the memory for minutes.
 const FIRST_HOLD: Duration = Duration::from_secs(5 * 60);
-/// A lesson that had to be learned again holds twice as long, up to this.
+/// Each further limit holds twice as long, up to this.
 const LONGEST_HOLD: Duration = Duration::from_secs(60 * 60);
 
-/// The number of workers beyond which memory was short.
+/// A temporary limit on the number of workers.
 #[derive(Debug)]
 pub struct MemoryCap {
-    lesson: Option<(usize, Instant)>,
+    limit: Option<(usize, Instant)>,
     hold: Duration,
 }
 
 impl Default for MemoryCap {
     fn default() -> Self {
         Self {
-            lesson: None,
+            limit: None,
             hold: FIRST_HOLD,
         }
     }
 }
 
 impl MemoryCap {
-    /// There was no room for one more beside `active` workers. Returns how long this will be
-    /// believed.
-    pub fn learn(&mut self, active: usize, now: Instant) -> Duration {
+    /// Sets the limit after a worker ran out of memory beside `active` others. Returns how long it holds.
+    pub fn lower_to(&mut self, active: usize, now: Instant) -> Duration {
         let hold = self.hold;
-        self.lesson = Some((active, now + hold));
+        self.limit = Some((active, now + hold));
         self.hold = (hold * 2).min(LONGEST_HOLD);
         hold
     }
 
-    /// One more than was thought possible came up beside `active` others: the lesson is void.
-    pub fn disprove(&mut self, active: usize) {
-        if self.lesson.is_none_or(|(cap, _)| active >= cap) {
+    /// A worker became ready beside `active` others: lifts a limit that is not larger.
+    pub fn worker_fits_beside(&mut self, active: usize) {
+        if self.limit.is_none_or(|(cap, _)| active >= cap) {
             *self = Self::default();
         }
     }
 
-    /// The most workers, as far as is known now.
+    /// The limit, while it holds.
     pub fn cap(&self, now: Instant) -> Option<usize> {
-        self.lesson
+        self.limit
             .filter(|(_, until)| now < *until)
             .map(|(cap, _)| cap)
     }
@@ -55,22 +54,22 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_lesson_holds_for_a_while_longer_each_time_and_until_it_is_disproved() {
+    async fn a_limit_holds_longer_each_time_and_until_one_more_worker_fits() {
         let mut learned = MemoryCap::default();
         assert_eq!(learned.cap(Instant::now()), None);
-        let first = learned.learn(2, Instant::now());
+        let first = learned.lower_to(2, Instant::now());
         assert_eq!(learned.cap(Instant::now()), Some(2));
         tokio::time::advance(first).await;
         assert_eq!(learned.cap(Instant::now()), None);
-        assert_eq!(learned.learn(2, Instant::now()), first * 2);
-        // A worker below the cap says nothing about it.
-        learned.disprove(1);
+        assert_eq!(learned.lower_to(2, Instant::now()), first * 2);
+        // A worker below the limit says nothing about it.
+        learned.worker_fits_beside(1);
         assert_eq!(learned.cap(Instant::now()), Some(2));
-        learned.disprove(2);
+        learned.worker_fits_beside(2);
         assert_eq!(learned.cap(Instant::now()), None);
-        assert_eq!(learned.learn(2, Instant::now()), first);
+        assert_eq!(learned.lower_to(2, Instant::now()), first);
         for _ in 0..20 {
-            assert!(learned.learn(2, Instant::now()) <= LONGEST_HOLD);
+            assert!(learned.lower_to(2, Instant::now()) <= LONGEST_HOLD);
         }
     }
 }

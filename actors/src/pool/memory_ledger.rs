@@ -1,34 +1,32 @@
-//! What a worker needs of memory, learned from the workers that run, and whether one more fits.
+//! How much memory a worker needs, measured on running workers, and whether one more fits.
 
 use crate::ports::{MemoryKind, MemorySample};
 use crate::status::snapshot::MemorySnapshot;
 
-/// Room for what a worker takes beyond what was seen so far.
+/// Safety factor on the measured need of a worker.
 const HEADROOM: f64 = 1.2;
-/// How fast a need that is not seen any more is forgotten, per sample: by half in about an hour. A
-/// higher one counts at once: a worker holds its peak for the length of a chunk only, and much less
-/// while it idles.
+/// Weight of a lower measurement, per sample: the need halves in about an hour. A higher measurement counts
+/// immediately: a worker reaches its peak only during a chunk, and holds much less while idle.
 const FORGETTING: f64 = 0.0002;
-/// What is only inferred from free memory is not believed below this part of the configured
-/// minimum.
+/// A need that is only inferred from free memory is at least the configured minimum divided by this.
 const LEAST_INFERRED: u64 = 2;
 
-/// How much memory workers need and how much there is.
+/// Memory that workers need, and memory that is free.
 #[derive(Clone, Debug)]
 pub struct MemoryLedger {
     kind: MemoryKind,
-    /// Needed until something was measured; 0 on a GPU: nothing is ever checked.
+    /// Need of a worker until one was measured, in bytes; 0 on a GPU: memory is not checked.
     minimum: u64,
     measured: Option<f64>,
     last: Option<MemorySample>,
     engines_at_last: usize,
-    /// The most that was free while there were so many engines: an engine takes its memory step by
-    /// step and counts as up in the end.
+    /// Most free memory since the number of engines changed: an engine allocates step by step and counts as
+    /// ready only at the end.
     most_free: u64,
 }
 
 impl MemoryLedger {
-    /// Nothing seen yet. `minimum` is `MIN_COLD_VRAM_GB` in bytes; it speaks of GPUs only.
+    /// A ledger without samples. `minimum` is `MIN_COLD_VRAM_GB` in bytes and applies to GPUs only.
     pub fn new(kind: MemoryKind, minimum: u64) -> Self {
         Self {
             kind,
@@ -40,7 +38,7 @@ impl MemoryLedger {
         }
     }
 
-    /// Takes a sample in, at a moment when `engines` engines are up.
+    /// Adds a sample that was taken while `engines` engines were ready.
     pub fn observe(&mut self, sample: MemorySample, engines: usize) {
         let largest = sample.used_by_process.iter().map(|(_, used)| *used).max();
         let seen = largest.or_else(|| self.drop_in_free(&sample, engines));
@@ -60,13 +58,13 @@ impl MemoryLedger {
         self.last = Some(sample);
     }
 
-    /// No sample could be taken: what is free is unknown from now on.
+    /// Records that sampling failed: free memory is unknown until the next sample.
     pub fn lose_sight(&mut self) {
         self.last = None;
     }
 
-    /// Where a driver does not tell what a process holds (WSL, containers): what free memory fell
-    /// by while exactly one engine came up. Other programs blur this.
+    /// The need inferred where a driver does not report memory per process (WSL, containers): how much free
+    /// memory fell while exactly one engine became ready. Other programs distort this.
     fn drop_in_free(&self, sample: &MemorySample, engines: usize) -> Option<u64> {
         self.last.as_ref()?;
         let one_more = engines == self.engines_at_last + 1;
@@ -74,33 +72,33 @@ impl MemoryLedger {
         one_more.then(|| fell.max(self.minimum / LEAST_INFERRED))
     }
 
-    /// Which memory this is about.
+    /// The kind of memory.
     pub fn kind(&self) -> MemoryKind {
         self.kind
     }
 
-    /// Free, in bytes; `None` while it is unknown.
+    /// Free memory in bytes; `None`: unknown.
     pub fn free(&self) -> Option<u64> {
         self.last.as_ref().map(|sample| sample.free)
     }
 
-    /// Of the device or the machine, in bytes.
+    /// Total memory of the GPU or the machine, in bytes.
     pub fn total(&self) -> Option<u64> {
         self.last.as_ref().map(|sample| sample.total)
     }
 
-    /// How busy the GPU was lately, in percent.
+    /// Recent utilization of the GPU, in percent.
     pub fn utilization_percent(&self) -> Option<u32> {
         self.last.as_ref()?.utilization_percent
     }
 
-    /// What one worker holds, rolling, in bytes.
+    /// Measured need of one worker, in bytes.
     pub fn measured(&self) -> Option<u64> {
         self.measured.map(|bytes| bytes as u64)
     }
 
-    /// What must be free for one more worker, in bytes: the measured use and some room, or the
-    /// configured minimum until something was measured.
+    /// Memory that must be free for one more worker, in bytes: the measured need with a safety factor, or the
+    /// configured minimum until a worker was measured.
     pub fn need(&self) -> Option<u64> {
         match (self.measured, self.kind) {
             (Some(measured), _) => Some((measured * HEADROOM) as u64),
@@ -109,8 +107,8 @@ impl MemoryLedger {
         }
     }
 
-    /// Whether one more worker fits. What is unknown is tried: a worker that does not fit fails at
-    /// its load, and the pool learns from that.
+    /// Whether one more worker fits. If free memory or need is unknown, the answer is yes: a worker that does not
+    /// fit fails while loading, and that limits the pool.
     pub fn fits_one_more(&self) -> bool {
         if self.kind == MemoryKind::Vram && self.minimum == 0 {
             return true;
@@ -121,7 +119,7 @@ impl MemoryLedger {
         }
     }
 
-    /// What is known of the memory now.
+    /// The current numbers.
     pub fn snapshot(&self) -> MemorySnapshot {
         MemorySnapshot {
             kind: self.kind,
@@ -153,7 +151,10 @@ mod tests {
     #[test]
     fn the_minimum_counts_until_a_worker_was_measured() {
         let mut memory = MemoryLedger::new(MemoryKind::Vram, 4 * GIB);
-        assert!(memory.fits_one_more(), "what is unknown is tried");
+        assert!(
+            memory.fits_one_more(),
+            "unknown memory does not stop a start"
+        );
         memory.observe(sample(3 * GIB, &[]), 0);
         assert!(!memory.fits_one_more());
         memory.observe(sample(3 * GIB, &[2 * GIB]), 1);
@@ -179,7 +180,7 @@ mod tests {
         memory.observe(sample(9 * GIB, &[GIB, GIB]), 2);
         let now = memory.measured().expect("measured");
         assert!(now > 29 * GIB / 10 && now < 3 * GIB);
-        // An hour of idling, in which the engine holds its weights only.
+        // An idle hour, in which the engine holds only its weights.
         for _ in 0..3600 {
             memory.observe(sample(9 * GIB, &[GIB, GIB]), 2);
         }
@@ -187,17 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_on_processes_the_fall_of_free_memory_tells() {
+    fn without_memory_per_process_the_need_is_inferred_from_free_memory() {
         let mut memory = MemoryLedger::new(MemoryKind::Vram, 4 * GIB);
         memory.observe(sample(10 * GIB, &[]), 0);
-        // It loads, step by step, and is up in the end.
+        // It loads step by step and is ready at the end.
         memory.observe(sample(8 * GIB, &[]), 0);
         memory.observe(sample(7 * GIB, &[]), 1);
         assert_eq!(memory.measured(), Some(3 * GIB));
-        // Somebody else's memory: no engine came up meanwhile.
+        // Memory of another program: no engine became ready meanwhile.
         memory.observe(sample(2 * GIB, &[]), 1);
         assert_eq!(memory.measured(), Some(3 * GIB));
-        // Another engine, and next to nothing is missing: that is not believed.
+        // Another engine became ready, but free memory hardly fell: the minimum bounds the estimate.
         let mut doubtful = MemoryLedger::new(MemoryKind::Vram, 4 * GIB);
         doubtful.observe(sample(9 * GIB, &[]), 0);
         doubtful.observe(sample(9 * GIB, &[]), 1);

@@ -1,4 +1,5 @@
-//! The cold workers: how many there should be, how many fit in memory, and the actors that start and stop them.
+//! The cold workers: how many the work is worth, how many fit into memory, and the actors that start and stop
+//! them.
 
 pub mod cold_pool;
 pub mod demand;
@@ -11,13 +12,13 @@ use std::time::Duration;
 
 use crate::lane::idle::IdlePolicy;
 
-/// The cold workers' limits.
+/// Limits of a pool of cold workers.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolConfig {
-    /// Most of them; 0: none.
+    /// Maximum number of workers; 0: none.
     pub size: usize,
-    /// Time between two looks at the demand (`COLD_POOL_MANAGER_INTERVAL`).
+    /// Time between two checks of the demand (`COLD_POOL_MANAGER_INTERVAL`).
     pub interval: Duration,
-    /// How long they may idle.
+    /// How long workers may be idle.
     pub idle: IdlePolicy,
 }

@@ -1,50 +1,50 @@
-//! How many lanes there should be: a plain decision from the work in hand.
+//! How many lanes the work is worth.
 //!
-//! A further worker pays if what it takes over is done sooner than by waiting: with `W` seconds of
-//! work and a start that takes `S` seconds, the N-th lane shortens the whole by `W/(N−1) − W/N` and
-//! is late by its start, during which the others go on. The largest N with `N·(N−1) < 2·W/S` is
-//! where one more stops to pay.
+//! One more worker pays if the work is done sooner with it than without: with `W` seconds of work and a start of
+//! `S` seconds, the N-th lane saves `W/(N−1) − W/N` seconds and loses its start, during which the other lanes
+//! continue. The result is the largest N with `N·(N−1) < 2·W/S`.
 
-/// What the decision looks at.
+/// The work and the cost of a start.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Demand {
-    /// Work in hand, in seconds of one lane: waiting, running and not yet decoded.
+    /// Remaining work, in seconds of one lane: waiting, running and not yet decoded.
     pub work_seconds: f64,
-    /// Pieces that the work comes in: a lane without one has nothing to do.
+    /// Number of chunks: more lanes than chunks are of no use.
     pub chunks: usize,
-    /// What a cold worker's start takes, in seconds.
+    /// Start time of a cold worker, in seconds.
     pub start_seconds: f64,
 }
 
-/// How many lanes the work is worth, the hot one included; 0 without work.
+/// The number of lanes that the work is worth, the hot one included; 0 without work.
 pub fn lanes_worth(demand: Demand) -> usize {
     if demand.chunks == 0 || demand.work_seconds <= 0.0 {
         return 0;
     }
-    // A start that takes no time at all would ask for any number of lanes.
+    // With a start time of zero, the number would be unlimited.
     let ratio = 2.0 * demand.work_seconds / demand.start_seconds.max(0.01);
     let mut lanes = (0.5 + (0.25 + ratio).sqrt()).floor();
-    // The root of the boundary itself is excluded, and rounding may be off by one.
+    // N must stay below the boundary, and the root may be rounded up.
     while lanes > 1.0 && lanes * (lanes - 1.0) >= ratio {
         lanes -= 1.0;
     }
     (lanes as usize).clamp(1, demand.chunks)
 }
 
-/// The most cold workers there may be.
+/// Limits on the number of cold workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// `COLD_POOL_SIZE`, or what the machine's cores are good for.
+    /// `COLD_POOL_SIZE`, or a default from the machine's cores.
     pub size: usize,
-    /// What a lack of memory has taught; `None`: nothing.
-    pub learned: Option<usize>,
+    /// Temporary limit after a worker ran out of memory.
+    pub memory_cap: Option<usize>,
 }
 
 impl PoolLimits {
-    /// Cold workers wanted for this demand.
+    /// The number of cold workers for this demand.
     pub fn wanted(self, demand: Demand) -> usize {
         let cold = lanes_worth(demand).saturating_sub(1);
-        cold.min(self.size).min(self.learned.unwrap_or(usize::MAX))
+        cold.min(self.size)
+            .min(self.memory_cap.unwrap_or(usize::MAX))
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn limits_hold_and_the_stricter_one_counts() {
         let much = demand(1e6, 500, 1.0);
-        let limits = |size, learned| PoolLimits { size, learned };
+        let limits = |size, memory_cap| PoolLimits { size, memory_cap };
         assert_eq!(limits(10, None).wanted(much), 10);
         assert_eq!(limits(10, Some(2)).wanted(much), 2);
         assert_eq!(limits(0, None).wanted(much), 0);

@@ -1,9 +1,11 @@
 //! The VramWatcher: samples the memory that decides how many workers fit.
 //!
-//! On a GPU that is its free memory, else the machine's. It also learns what a worker really takes
-//! ([`MemoryLedger`]). A sample may hang in a driver: it is taken on a thread of its own, one at a
-//! time, and while it hangs the memory is unknown. It ends when the Supervisor stops it; if it
-//! fails it is replaced, and what it knew is learned anew.
+//! That is the memory of the GPU, or of the machine where inference runs on the CPU. The watcher also measures
+//! how much a worker really needs ([`MemoryLedger`]). A sample may hang in a driver: it runs on a thread of its
+//! own, one at a time, and while it hangs, free memory counts as unknown.
+//!
+//! Supervised by the Supervisor, which stops it at the end and replaces it if it fails; its successor measures
+//! anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,30 +20,30 @@ use crate::status::NodeStatus;
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A sample that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A sample that takes longer counts as hung.
+const SAMPLE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the VramWatcher hears.
+/// Messages that the VramWatcher handles.
 #[derive(Debug)]
 pub enum VramWatcherMessage {
-    /// From its own timer.
+    /// From its own timer: take a sample.
     Tick,
     /// From the sampling thread.
     Sampled {
-        /// When the look began.
+        /// When sampling began.
         begun: Instant,
-        /// What it showed.
+        /// The sample, or why there is none.
         sample: Result<MemorySample, ProbeError>,
     },
 }
 
-/// What a VramWatcher is made from.
+/// Arguments of the VramWatcher.
 pub struct VramWatcherArguments {
-    /// Looks at the memory.
+    /// Samples the memory.
     pub probe: Arc<dyn VramProbe>,
-    /// Bytes that a worker is taken to need on a GPU until measured.
+    /// Need of a worker on a GPU until one was measured, in bytes.
     pub minimum_bytes: u64,
-    /// Where the result is kept.
+    /// Keeps the result.
     pub status: Arc<NodeStatus>,
 }
 
@@ -68,7 +70,7 @@ impl Actor for VramWatcher {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        // Both end with the actor.
+        // The timer ends with the actor.
         drop(myself.send_interval(INTERVAL, || VramWatcherMessage::Tick));
         let _ = myself.cast(VramWatcherMessage::Tick);
         let kind = arguments.probe.kind();
@@ -99,8 +101,11 @@ impl VramWatcherState {
     fn tick(&mut self, myself: &ActorRef<VramWatcherMessage>) {
         match self.sampling_since {
             None => self.begin_sample(myself),
-            Some(since) if since.elapsed() >= PATIENCE => {
-                self.unknown(Instant::now(), &ProbeError("it gives no answer".to_owned()));
+            Some(since) if since.elapsed() >= SAMPLE_LIMIT => {
+                self.unknown(
+                    Instant::now(),
+                    &ProbeError("no answer from the driver".to_owned()),
+                );
             }
             Some(_) => {}
         }
@@ -111,7 +116,7 @@ impl VramWatcherState {
         self.sampling_since = Some(begun);
         let (probe, watcher) = (Arc::clone(&self.probe), myself.clone());
         let (_, processes) = self.status.engines();
-        // Not waited for: a thread that a driver holds cannot be ended.
+        // Not awaited: a thread that hangs in a driver cannot be stopped.
         drop(tokio::task::spawn_blocking(move || {
             let call = std::panic::AssertUnwindSafe(|| probe.sample(&processes));
             let sample = std::panic::catch_unwind(call)
@@ -137,7 +142,7 @@ impl VramWatcherState {
 
     fn unknown(&mut self, begun: Instant, error: &ProbeError) {
         if !std::mem::replace(&mut self.failing, true) {
-            warn!(kind = ?self.ledger.kind(), %error, "free memory is unknown; workers are started without that check");
+            warn!(kind = ?self.ledger.kind(), %error, "free memory is unknown; workers start without that check");
         }
         self.ledger.lose_sight();
         self.status.set_memory(&self.ledger.snapshot(), begun);

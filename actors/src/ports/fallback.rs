@@ -1,4 +1,4 @@
-//! The seam to whoever has a larger model.
+//! The port to the fallback: another node, or a second model on this node.
 
 use std::sync::Arc;
 
@@ -9,52 +9,55 @@ use crate::domain::error::FallbackError;
 use crate::domain::transcript::ChunkTranscript;
 use crate::ports::EngineLauncher;
 
-/// A chunk whose text is not trusted, or for which there is none.
+/// A chunk to transcribe on the fallback, because its text is doubtful or its transcription failed.
 #[derive(Clone, Debug)]
 pub struct FallbackRequest {
     /// The client's request, for logs.
     pub request_id: Arc<str>,
-    /// What to transcribe.
+    /// The audio.
     pub audio: AudioChunk,
-    /// ISO 639-1; `None`: detect.
+    /// ISO 639-1 code; `None`: detect the language.
     pub language: Option<String>,
-    /// Text that the model is to take as what came before.
+    /// Text that the model treats as the text before the audio.
     pub prompt: Option<String>,
     /// As in [`ChunkRequest`](super::ChunkRequest).
     pub temperature: f32,
-    /// Take out text that whisper made up.
+    /// Remove hallucinated text.
     pub hallucination_guard: bool,
 }
 
-/// What the larger model made of it.
+/// The fallback's text of a chunk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FallbackText {
-    /// With times that count from the chunk's first sample.
+    /// The text; times count from the chunk's first sample.
     pub transcript: ChunkTranscript,
-    /// The model, as users know it.
+    /// The model's public name.
     pub model: String,
 }
 
-/// A node with a larger model.
+/// Another node that serves as the fallback.
 #[async_trait]
 pub trait FallbackNode: Send + Sync + 'static {
-    /// Has a chunk transcribed there. It ends within a limit of its own, whatever the node does;
-    /// dropping the future gives the request up.
+    /// Transcribes a chunk on the other node, within a time limit that the implementation enforces.
+    /// Dropping the future cancels the request.
+    ///
+    /// # Errors
+    /// The node cannot be reached, exceeds the limit, rejects the request or answers nonsense.
     async fn transcribe(&self, request: FallbackRequest) -> Result<FallbackText, FallbackError>;
 }
 
-/// Who has a larger model.
+/// The configured fallback.
 #[derive(Clone)]
 pub enum FallbackPort {
     /// Another node.
     Node(Arc<dyn FallbackNode>),
-    /// This one.
+    /// A second model on this node.
     Model {
-        /// Starts engines with it.
+        /// Starts engines with the model.
         launcher: Arc<dyn EngineLauncher>,
-        /// Its name, as users know it.
+        /// The model's public name.
         model: Arc<str>,
-        /// Memory that must be free before it is loaded, in bytes, as far as that is known.
+        /// Memory that must be free to load the model, in bytes: an estimate; 0 if there is none.
         least_bytes: u64,
     },
 }

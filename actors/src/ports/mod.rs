@@ -1,6 +1,5 @@
-//! The seams between the tree and the world: small traits, implemented at the edges of the server
-//! and by scripted stand-ins in this crate's tests. Nothing here knows HTTP, whisper, ffmpeg,
-//! Redis or NVML.
+//! The ports of the tree: traits that the server implements with whisper, ffmpeg, Redis, NVML and
+//! LibreTranslate, and that this crate's tests implement with scripted stand-ins.
 
 mod fallback;
 mod translator;
@@ -22,26 +21,29 @@ pub use translator::{Translator, TranslatorRequest};
 // ---------------------------------------------------------------------------------------------
 // Audio
 
-/// How audio is to be cut.
+/// How to cut audio into chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// Leave out what is not speech. Otherwise all of the audio comes, in one row of chunks.
+    /// Leave out silence. Otherwise the chunks contain all of the audio.
     pub voice_activity: bool,
 }
 
-/// What decoding a little further gave.
+/// The result of one decoding step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded {
     /// A chunk with speech.
     Chunk(AudioChunk),
-    /// Nothing but silence so far; there may be more.
+    /// Only silence since the last step; the audio goes on.
     Silence,
 }
 
 /// Opens audio of any format as a stream of chunks.
 #[async_trait]
 pub trait AudioDecoder: Send + Sync + 'static {
-    /// Starts decoding. What is plainly not audio is refused here or at the first chunk.
+    /// Starts decoding.
+    ///
+    /// # Errors
+    /// The source cannot be opened, or is not audio; the latter may also come with the first chunk.
     async fn open(
         &self,
         source: &AudioSource,
@@ -49,170 +51,185 @@ pub trait AudioDecoder: Send + Sync + 'static {
     ) -> Result<Box<dyn ChunkStream>, DecodeError>;
 }
 
-/// Audio being decoded. Dropping it ends the decoder and all it started.
+/// Audio that is being decoded. Dropping the stream ends the decoder and its processes.
 #[async_trait]
 pub trait ChunkStream: Send {
-    /// Waits for what the decoder needs of the machine before it can begin, which may take as long as
-    /// other requests do. Nothing that others wait for is to be held meanwhile.
+    /// Waits until the decoder may start, for example until the number of running decoders is below the
+    /// limit. That may take as long as other requests take, so the caller must hold no permit that other
+    /// requests wait for.
     async fn ready(&mut self) {}
 
-    /// Decodes on: the next chunk in order, of about the `target` length, or word that there was
-    /// none in a while; `None` at the end. After an error or `None` it is not called again.
+    /// Decodes further: returns the next chunk in order, with about the `target` length, or
+    /// [`Decoded::Silence`] after a while without speech; `None` at the end. Not called again after an
+    /// error or `None`.
+    ///
+    /// # Errors
+    /// The audio cannot be decoded, is too long, or the decoder failed.
     async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError>;
 
-    /// Samples decoded so far, silence included: after the end, the length of the audio.
+    /// Samples decoded so far, silence included; after the end, the length of the audio.
     fn decoded_samples(&self) -> u64;
 
-    /// Up to which sample it is settled what is in a chunk, given out already, and what is silence.
+    /// Number of samples from the start that are final: either part of a returned chunk, or silence.
     fn settled_samples(&self) -> u64;
 
-    /// The length that the container claims, where it does. A hint, not a promise.
+    /// The length that the container states, if it does. It may be wrong.
     fn claimed_duration(&self) -> Option<Duration>;
 }
 
 // ---------------------------------------------------------------------------------------------
 // Engines
 
-/// What an engine says of itself when its model is loaded.
+/// Facts about a loaded engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineInfo {
-    /// The model's name, as users know it (`base`, `tiny.en`).
+    /// The model's public name (`base`, `tiny.en`).
     pub model: String,
-    /// Whether the model knows languages besides English.
+    /// Whether the model supports languages besides English.
     pub multilingual: bool,
-    /// The worker's process id, where it is a process.
+    /// The worker's process id, if it is a process.
     pub process_id: Option<u32>,
-    /// From the start of the worker to readiness: the cost of one more of these.
+    /// Time from the start of the worker until it was ready: an estimate for the next start.
     pub load_time: Duration,
-    /// What its first clip took, where one was transcribed before it counted as ready.
+    /// The measurement of a test clip, if one was transcribed before the engine counted as ready.
     pub calibration: Option<Calibration>,
 }
 
-/// The work that a known clip took: the first point of the node's rates.
+/// The time that a test clip took: the first measurement for the node's rates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Calibration {
     /// Length of the clip, in seconds.
     pub audio_seconds: f64,
-    /// What the engine took for it, in seconds.
+    /// The engine's work on the clip, in seconds.
     pub inference_seconds: f64,
 }
 
-/// One chunk's work, complete in itself: nothing is remembered between two of these.
+/// A chunk to transcribe. An engine keeps no state between two requests.
 #[derive(Clone, Debug)]
 pub struct ChunkRequest {
     /// The client's request, for logs.
     pub request_id: Arc<str>,
-    /// What to transcribe.
+    /// The audio.
     pub audio: AudioChunk,
     /// Transcribe or translate to English.
     pub task: Task,
-    /// ISO 639-1; `None`: detect.
+    /// ISO 639-1 code; `None`: detect the language.
     pub language: Option<String>,
-    /// Text that the model is to take as what came before.
+    /// Text that the model treats as the text before the audio.
     pub prompt: Option<String>,
-    /// 0: greedy with whisper's temperature ladder; else this temperature alone.
+    /// 0: greedy, and again at rising temperatures if the text is bad, as whisper does; otherwise this
+    /// temperature only.
     pub temperature: f32,
 }
 
-/// A language that an engine has detected.
+/// A language that an engine detected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DetectedLanguage {
-    /// ISO 639-1.
+    /// ISO 639-1 code.
     pub code: String,
-    /// The model's own probability of it.
+    /// The model's probability of the language.
     pub probability: f32,
 }
 
-/// Who is told of the language of a chunk, at most once.
+/// Callback with the detected language of a chunk; called at most once.
 pub type LanguageHeard = Box<dyn FnOnce(DetectedLanguage) + Send>;
 
 /// Starts engines.
 #[async_trait]
 pub trait EngineLauncher: Send + Sync + 'static {
-    /// Brings one engine up, model loaded. Dropping the future ends what was started.
+    /// Starts an engine and loads its model. Dropping the future ends the worker.
+    ///
+    /// # Errors
+    /// The model cannot be loaded, or the worker failed.
     async fn launch(&self, worker: &WorkerId) -> Result<Arc<dyn Engine>, LaunchError>;
 }
 
-/// A loaded model, in a process of its own. Dropping the last handle ends it.
+/// A loaded model in a worker process. Dropping the last handle ends the process.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
-    /// What was loaded.
+    /// Facts about the engine.
     fn info(&self) -> &EngineInfo;
 
-    /// Transcribes one chunk; one at a time. Where the language is to be detected, `heard` is told
-    /// as soon as that is done, long before the text is.
+    /// Transcribes a chunk. Callers send one chunk at a time. If the language is to be detected, calls
+    /// `heard` as soon as it is known, long before the text is.
+    ///
+    /// # Errors
+    /// The engine failed, was aborted or ended.
     async fn transcribe(
         &self,
         request: ChunkRequest,
         heard: LanguageHeard,
     ) -> Result<ChunkTranscript, EngineError>;
 
-    /// Asks the running chunk to end early. Heard between an encoder pass and decoder steps.
+    /// Cancels the running chunk. The engine checks for this between an encoder pass and decoder steps.
     fn abort(&self);
 
-    /// Resolves once the engine has ended and its memory is free.
+    /// Resolves when the engine has ended and its memory is free.
     async fn exited(&self) -> EngineExit;
 
-    /// Ends it: politely, then by force after `grace`; resolves once it has ended.
+    /// Ends the engine, by force after `grace`. Resolves when it has ended.
     async fn stop(&self, grace: Duration) -> EngineExit;
 
-    /// Ends it at once because it was silent for too long on a chunk: from now on its exit is
-    /// [`EngineExit::TimedOut`].
+    /// Kills an engine that exceeded the time limit for a chunk. Its exit is
+    /// [`EngineExit::TimedOut`] from now on.
     fn kill_timed_out(&self);
 
-    /// Resident memory of the engine's process, in bytes, where it can be told at once.
+    /// Resident memory of the engine's process, in bytes; `None` if it cannot be read without blocking.
     fn resident_bytes(&self) -> Option<u64>;
 }
 
 // ---------------------------------------------------------------------------------------------
 // Memory
 
-/// Which memory decides how many engines fit.
+/// The memory that limits the number of engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryKind {
-    /// That of the GPU which the workers use.
+    /// Memory of the GPU that the workers use.
     Vram,
-    /// That of the machine, where inference runs on the CPU.
+    /// Memory of the machine, if inference runs on the CPU.
     Host,
 }
 
 /// Memory at one moment, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemorySample {
-    /// Free for a further engine.
+    /// Memory that is free for another engine.
     pub free: u64,
-    /// Of the device or the machine.
+    /// All memory of the GPU or the machine.
     pub total: u64,
-    /// How busy the GPU was lately, in percent, where its driver tells.
+    /// Recent utilization of the GPU, in percent, if its driver reports it.
     pub utilization_percent: Option<u32>,
-    /// What each of the processes asked about holds; one whose use cannot be told is left out.
+    /// Process ids and the memory that each process uses. Processes whose use is unknown are left out.
     pub used_by_process: Vec<(u32, u64)>,
 }
 
-/// Why there is no sample.
+/// Why memory could not be sampled.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct ProbeError(pub String);
 
-/// Looks at the memory that engines need.
+/// Samples the memory that engines need.
 pub trait VramProbe: Send + Sync + 'static {
-    /// Which memory this looks at.
+    /// The kind of memory that this probe samples.
     fn kind(&self) -> MemoryKind;
 
-    /// Looks now, also at what these processes hold. It may block for as long as a driver does: it
-    /// is called on a thread for that, one call at a time.
+    /// Takes a sample, including the memory that these processes use. May block for as long as the
+    /// driver does; the tree calls it on a blocking thread, one call at a time.
+    ///
+    /// # Errors
+    /// The driver or the operating system gave no figures.
     fn sample(&self, processes: &[u32]) -> Result<MemorySample, ProbeError>;
 }
 
 // ---------------------------------------------------------------------------------------------
 // Registration
 
-/// What routers are told of this node. Name, address and version are the directory's to add.
+/// The state that this node publishes for routers. The directory adds name, address and version.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NodeRecord {
-    /// Share of the routing cap that the work in hand takes, 0 to 1.
+    /// Estimated drain time over its cap for routing, 0 to 1.
     pub load_score: f64,
-    /// Whether new work should come here.
+    /// Whether routers should send requests to this node.
     pub accepts_requests: bool,
 }
 
@@ -221,12 +238,18 @@ pub struct NodeRecord {
 #[error("{0}")]
 pub struct DirectoryError(pub String);
 
-/// Where nodes make themselves known.
+/// A directory of nodes, for routers.
 #[async_trait]
 pub trait NodeDirectory: Send + Sync + 'static {
-    /// Puts the record there for `ttl`, in place of the one before.
+    /// Publishes this node's record, replacing the previous one. It expires after `ttl`.
+    ///
+    /// # Errors
+    /// The directory could not be written.
     async fn publish(&self, record: NodeRecord, ttl: Duration) -> Result<(), DirectoryError>;
 
-    /// Takes it away.
+    /// Removes this node's record.
+    ///
+    /// # Errors
+    /// The directory could not be written.
     async fn withdraw(&self) -> Result<(), DirectoryError>;
 }

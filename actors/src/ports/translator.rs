@@ -1,4 +1,4 @@
-//! The seam to the server that translates transcripts.
+//! The port to the server that translates transcripts.
 
 use std::sync::Arc;
 

@@ -1,13 +1,12 @@
 //! The Dispatcher: owns the one shared work queue.
 //!
-//! Transcriptions bring chunks, lanes offer themselves, and the Dispatcher brings them together,
-//! hands failed chunks out again and refuses hopeless ones. All decisions are
-//! [`WorkQueue`]'s; this actor carries them out and keeps the
-//! accounts of [`NodeStatus`].
+//! Transcriptions enqueue chunks, lanes offer themselves, and the Dispatcher gives chunks to lanes, retries
+//! failed chunks and discards those that no lane can do. [`WorkQueue`] makes all decisions; this actor carries
+//! them out and updates the queue's numbers in [`NodeStatus`].
 //!
-//! Supervised by the Supervisor. If it fails, its successor starts with an empty queue:
-//! transcriptions bring their open chunks again and lanes offer themselves anew, while answers to
-//! the old leases are stale.
+//! Supervised by the Supervisor, or by the FallbackModel. If it fails, its successor starts with an empty
+//! queue: transcriptions enqueue their open chunks again, lanes offer themselves again, and answers to old
+//! leases are stale.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,16 +24,16 @@ use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage, LaneMessa
 use crate::queue::work_queue::{Ended, Retirement, WorkQueue};
 use crate::status::NodeStatus;
 
-/// What a Dispatcher is made from.
+/// Arguments of the Dispatcher.
 #[derive(Debug)]
 pub struct DispatcherArguments {
-    /// Counts the Dispatchers of this tree, from 0.
+    /// Number of Dispatchers before this one in the tree.
     pub generation: u32,
-    /// Where the accounts are kept.
+    /// Keeps the queue's numbers.
     pub status: Arc<NodeStatus>,
 }
 
-/// Who waits for a request's chunks.
+/// The receiver of a request's results.
 #[derive(Debug)]
 struct Owner {
     tell: ChunkOwner,
@@ -47,8 +46,9 @@ pub struct DispatcherState {
     queue: WorkQueue,
     lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
     owners: HashMap<JobId, Owner>,
-    hopeless: Option<SttError>,
-    /// Cold lanes up to this number are gone, whatever they still have on the way.
+    /// The error for waiting work, while the hot lane will not be ready soon.
+    hot_lane_lost: Option<SttError>,
+    /// Cold lanes up to this number have ended. Messages that they sent before are ignored.
     cold_gone: Option<LaneId>,
     status: Arc<NodeStatus>,
 }
@@ -67,13 +67,13 @@ impl Actor for Dispatcher {
         _myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        // What the one before has left there is of no queue any more.
+        // The numbers of the previous Dispatcher describe a queue that is lost.
         arguments.status.set_queue(0, 0, 0);
         Ok(DispatcherState {
             queue: WorkQueue::new(arguments.generation),
             lanes: HashMap::new(),
             owners: HashMap::new(),
-            hopeless: None,
+            hot_lane_lost: None,
             cold_gone: None,
             status: arguments.status,
         })
@@ -92,16 +92,16 @@ impl Actor for Dispatcher {
                 scheduling,
                 owner,
             } => state.enqueue(job, request, scheduling, owner),
-            DispatcherMessage::Withdraw(job) => state.withdraw(job),
-            DispatcherMessage::WithdrawAll => {
+            DispatcherMessage::Cancel(job) => state.cancel(job),
+            DispatcherMessage::CancelAll => {
                 for job in state.owners.keys().copied().collect::<Vec<_>>() {
-                    state.withdraw(job);
+                    state.cancel(job);
                 }
             }
             DispatcherMessage::LaneReady { lane, kind, actor } => {
                 state.lane_ready(lane, kind, actor);
             }
-            DispatcherMessage::LanguageHeard {
+            DispatcherMessage::LanguageDetected {
                 lane,
                 lease,
                 language,
@@ -114,8 +114,8 @@ impl Actor for Dispatcher {
             DispatcherMessage::LaneGone(lane) => state.lane_gone(lane),
             DispatcherMessage::ColdLanesGone { up_to } => state.cold_lanes_gone(up_to),
             DispatcherMessage::Retire { lane, when, actor } => state.retire(lane, when, &actor),
-            DispatcherMessage::Hopeless(error) => state.hopeless = Some(error),
-            DispatcherMessage::RefuseWaiting(error) => state.refuse_waiting(&error),
+            DispatcherMessage::HotLaneLost(error) => state.hot_lane_lost = Some(error),
+            DispatcherMessage::DiscardWaiting(error) => state.discard_waiting(&error),
         }
         state.hand_out();
         Ok(())
@@ -137,11 +137,11 @@ impl DispatcherState {
         self.queue.enqueue(job, request, scheduling, Instant::now());
     }
 
-    fn withdraw(&mut self, job: JobId) {
+    fn cancel(&mut self, job: JobId) {
         self.owners.remove(&job);
-        for (lane, lease) in self.queue.withdraw(job) {
+        for (lane, lease) in self.queue.cancel(job) {
             if let Some(actor) = self.lanes.get(&lane) {
-                // A lane that is gone needs no telling.
+                // If the lane has ended, there is nothing to abort.
                 let _ = actor.cast(LaneMessage::Abort(lease));
             }
         }
@@ -154,7 +154,7 @@ impl DispatcherState {
         self.lanes.insert(lane, actor);
         self.queue.lane_ready(lane, kind);
         if kind == LaneKind::Hot {
-            self.hopeless = None;
+            self.hot_lane_lost = None;
         }
     }
 
@@ -162,7 +162,7 @@ impl DispatcherState {
         if let Some(key) = self.queue.chunk_of(lane, lease)
             && let Some(owner) = self.owners.get(&key.job)
         {
-            (owner.tell).tell(key.index, ChunkNews::LanguageHeard(language));
+            (owner.tell).tell(key.index, ChunkNews::LanguageDetected(language));
         }
     }
 
@@ -173,14 +173,14 @@ impl DispatcherState {
         outcome: Result<ChunkTranscript, EngineError>,
     ) {
         if let Err(error) = &outcome {
-            info!(lane = lane.0, %error, "a lane could not finish its chunk");
+            info!(lane = lane.0, %error, "a lane failed on its chunk");
         }
         let ended = self.queue.lease_ended(lane, lease, outcome);
         self.settle(ended);
         if !self.queue.knows(lane)
             && let Some(actor) = self.lanes.remove(&lane)
         {
-            // It wanted to go after this one. If its engine ended, it goes without being told.
+            // It wanted to end after this lease. If its engine ended, the lane ends without this message.
             let _ = actor.cast(LaneMessage::Retired);
         }
     }
@@ -191,14 +191,14 @@ impl DispatcherState {
                 self.lanes.remove(&lane);
                 let _ = actor.cast(LaneMessage::Retired);
             }
-            Retirement::AfterLease | Retirement::Refused => {}
+            Retirement::AfterLease | Retirement::Denied => {}
         }
     }
 
     fn lane_gone(&mut self, lane: LaneId) {
         self.lanes.remove(&lane);
-        // The lane itself reports how its engine ended before it goes. What is left for this
-        // message is a lane that failed without a word, which says nothing about its chunk.
+        // A lane reports the exit of its engine before it ends. A lane that still has a chunk here failed in a
+        // way that says nothing about the chunk.
         let ended = self.queue.lane_gone(lane, EngineExit::Stopped);
         self.settle(ended);
     }
@@ -212,22 +212,22 @@ impl DispatcherState {
         }
     }
 
-    /// Work waits for a lane that comes back, but not for one that does not.
-    fn refuse_what_is_hopeless(&mut self) {
-        if let Some(error) = self.hopeless.clone()
+    /// Discards waiting work if the hot lane will not be ready soon and there is no other lane.
+    fn discard_if_no_lane_is_left(&mut self) {
+        if let Some(error) = self.hot_lane_lost.clone()
             && self.queue.busy_and_idle() == (0, 0)
         {
-            self.refuse_waiting(&error);
+            self.discard_waiting(&error);
         }
     }
 
-    fn refuse_waiting(&mut self, error: &SttError) {
+    fn discard_waiting(&mut self, error: &SttError) {
         for key in self.queue.take_waiting() {
             self.tell_owner(key, Err(error.clone()));
         }
     }
 
-    /// Carries out what the end of a lease means.
+    /// Acts on the end of a lease.
     fn settle(&mut self, ended: Ended) {
         match ended {
             Ended::Done {
@@ -248,14 +248,14 @@ impl DispatcherState {
                 info!(
                     request_id = self.request_id(key),
                     chunk = %key.index,
-                    "the chunk is tried again"
+                    "retrying the chunk"
                 );
             }
-            Ended::Refused { key, error } => {
-                warn!(request_id = self.request_id(key), chunk = %key.index, %error, "the chunk is refused");
+            Ended::Discarded { key, error } => {
+                warn!(request_id = self.request_id(key), chunk = %key.index, %error, "the chunk is discarded");
                 self.tell_owner(key, Err(error));
             }
-            Ended::Stale => debug!("an answer came that nobody waits for"),
+            Ended::Stale => debug!("a stale answer is ignored"),
         }
     }
 
@@ -271,22 +271,22 @@ impl DispatcherState {
             .map_or("", |owner| &owner.request_id)
     }
 
-    /// Gives work to idle lanes and brings the accounts up to date.
+    /// Gives work to idle lanes and updates the status.
     fn hand_out(&mut self) {
         while let Some((lane, lease)) = self.queue.assign(Instant::now()) {
             let request = &lease.request;
             debug!(request_id = %request.request_id, chunk = %request.audio.index, lane = lane.0,
-                "chunk handed out");
+                "chunk assigned");
             let sent = self
                 .lanes
                 .get(&lane)
                 .is_some_and(|actor| actor.cast(LaneMessage::Run(lease)).is_ok());
             if !sent {
-                // Its mailbox is closed: it ended, and the Supervisor's word is on its way.
+                // Its mailbox is closed: the lane ended, and its supervisor's message is on the way.
                 self.lane_gone(lane);
             }
         }
-        self.refuse_what_is_hopeless();
+        self.discard_if_no_lane_is_left();
         for (lane, lease) in self.queue.held_up() {
             if let Some(actor) = self.lanes.get(&lane) {
                 let _ = actor.cast(LaneMessage::WorkWaits(lease));

@@ -11,116 +11,117 @@ use crate::domain::job::SchedulingKey;
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::ports::{ChunkRequest, DetectedLanguage, Engine};
 
-/// What the Dispatcher hears.
+/// Messages that the Dispatcher handles.
 #[derive(Debug)]
 pub enum DispatcherMessage {
-    /// A transcription brings a chunk.
+    /// From a Transcription or the FallbackModel: queue a chunk.
     Enqueue {
         /// The request.
         job: JobId,
-        /// The chunk and how to do it.
+        /// The chunk and the options.
         request: ChunkRequest,
-        /// What its turn depends on.
+        /// Decides when it is its turn.
         scheduling: SchedulingKey,
-        /// Who hears the result.
+        /// Receives the result.
         owner: ChunkOwner,
     },
-    /// A request is over or its client is gone: nobody waits for its chunks.
-    Withdraw(JobId),
-    /// The Transcriptions are gone, and with them everyone who waits.
-    WithdrawAll,
-    /// A lane's engine is up, or the lane offers itself to a new Dispatcher.
+    /// The request ended or its client left: drop its chunks.
+    Cancel(JobId),
+    /// From the Supervisor: the Transcriptions failed, so every request has ended.
+    CancelAll,
+    /// From a lane: its engine is loaded, or a new Dispatcher took over.
     LaneReady {
         /// The lane.
         lane: LaneId,
         /// Its kind.
         kind: LaneKind,
-        /// Where leases go.
+        /// Receives the leases.
         actor: ActorRef<LaneMessage>,
     },
-    /// A lane has heard the language of its chunk.
-    LanguageHeard {
+    /// From a lane: its engine detected the language of the chunk.
+    LanguageDetected {
         /// The lane.
         lane: LaneId,
-        /// Which handing-out.
+        /// The lease.
         lease: LeaseId,
         /// The language.
         language: DetectedLanguage,
     },
-    /// A lane answers.
+    /// From a lane: the answer to a lease.
     LeaseEnded {
         /// The lane.
         lane: LaneId,
-        /// Which handing-out.
+        /// The lease.
         lease: LeaseId,
-        /// The text, or why there is none.
+        /// The text or the error.
         outcome: Result<ChunkTranscript, EngineError>,
     },
-    /// A lane is no more.
+    /// From its supervisor: the lane ended.
     LaneGone(LaneId),
-    /// The cold lanes with a number up to this are no more: their supervisor failed.
+    /// From the Supervisor: the ColdPool failed, and its lanes ended with it.
     ColdLanesGone {
-        /// Given after the last of them.
+        /// A number above those of all these lanes.
         up_to: LaneId,
     },
-    /// A lane wants to go: it hears [`LaneMessage::Retired`] when it may.
+    /// From a lane that wants to end: [`LaneMessage::Retired`] follows when it may.
     Retire {
         /// The lane.
         lane: LaneId,
         /// When.
         when: Retire,
-        /// Who wants to go.
+        /// Receives the answer.
         actor: ActorRef<LaneMessage>,
     },
-    /// The hot lane will not come back soon. Whatever waits while there is no other lane is refused
-    /// with this; until the hot lane is ready again.
-    Hopeless(SttError),
-    /// What waits now is refused with this: no lane will come soon. What comes later is not.
-    RefuseWaiting(SttError),
+    /// From the Supervisor: the hot lane will not be ready soon. Until it is, waiting work is discarded with this
+    /// error while there is no other lane.
+    HotLaneLost(SttError),
+    /// From the ColdPool: no lane will be ready soon. Discards the work that waits now with this error.
+    DiscardWaiting(SttError),
 }
 
-/// What a lane hears.
+/// Messages that a lane handles.
 #[derive(Debug)]
 pub enum LaneMessage {
-    /// From the launch task.
+    /// From the launch task: the engine, or why it did not start.
     Launched(Result<LaunchedEngine, LaunchError>),
-    /// From the Dispatcher: do this.
+    /// From the Dispatcher: transcribe a chunk.
     Run(Lease),
-    /// From the Dispatcher: nobody waits for this one any more.
+    /// From the Dispatcher: the request of this lease was cancelled.
     Abort(LeaseId),
-    /// From the Dispatcher: this one runs for nobody, and work waits for the lane.
+    /// From the Dispatcher: work waits for this lane while it runs a cancelled chunk.
     WorkWaits(LeaseId),
-    /// From the lease's task: the language is known.
-    LanguageHeard(LeaseId, DetectedLanguage),
-    /// From the lease's task.
+    /// From the chunk's task: the engine detected the language.
+    LanguageDetected(LeaseId, DetectedLanguage),
+    /// From the chunk's task: the text or the error.
     Finished(LeaseId, Result<ChunkTranscript, EngineError>),
-    /// From the task that watches the engine.
+    /// From the task that watches the engine: it ended.
     EngineExited(EngineExit),
-    /// From its own timer: look whether it has been idle for too long.
+    /// From its own alarm: check whether the lane has been idle for too long.
     CheckIdle,
-    /// From the Dispatcher: nothing more comes; the lane may go, as it wanted.
+    /// From the Dispatcher: no more leases follow; the lane may end.
     Retired,
-    /// From the Supervisor: a new Dispatcher took over.
+    /// From its supervisor: a new Dispatcher took over.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
-    /// From the Supervisor: end the engine, then the lane.
+    /// From its supervisor: stop the engine, then the lane.
     Stop,
 }
 
-/// What becomes of a chunk.
+/// A report on a chunk.
 #[derive(Clone, Debug)]
 pub enum ChunkNews {
-    /// A lane has heard its language.
-    LanguageHeard(DetectedLanguage),
-    /// The text and how it came about, or why there is none. Nothing follows.
+    /// The engine detected its language.
+    LanguageDetected(DetectedLanguage),
+    /// The last report: the text with its origin, or the error.
     Ended(Result<ChunkDone, SttError>),
 }
 
-/// Who waits for a request's chunks, and how they are told.
+/// Receives the reports on a request's chunks.
 #[derive(Clone)]
 pub struct ChunkOwner(Arc<dyn Fn(ChunkIndex, ChunkNews) + Send + Sync>);
 
 impl ChunkOwner {
-    /// `tell` hears of each chunk by its number. An owner that is gone has its Withdraw on the way.
+    /// `tell` is called with the number of the chunk. If the owner has ended, its [`DispatcherMessage::Cancel`]
+    /// is on the way.
     pub fn new(tell: impl Fn(ChunkIndex, ChunkNews) + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
     }
@@ -136,21 +137,21 @@ impl fmt::Debug for ChunkOwner {
     }
 }
 
-/// A chunk, handed to a lane.
+/// A chunk that is given to a lane.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    /// Names this handing-out.
+    /// Identifies the lease.
     pub id: LeaseId,
     /// The work.
     pub request: ChunkRequest,
 }
 
-/// When a lane wants to go.
+/// When a lane wants to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retire {
-    /// If it has nothing to do: it has been idle for long.
+    /// Now, if it is idle: it reached its idle limit.
     IfIdle,
-    /// After what it does now: it shall be replaced.
+    /// After its current lease: it is to be replaced.
     AfterLease,
 }
 

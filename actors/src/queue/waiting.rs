@@ -1,16 +1,15 @@
 //! The order of waiting work: short requests first, with ageing.
 //!
-//! Every request that waits has a *turn*: the moment since which it waits, and a handicap that grows
-//! with the audio it still has before it. The earliest turn is the next. So a command passes a long
-//! file, and since the handicap is bounded, a long file's turn comes however many commands follow one
-//! another.
+//! Every waiting request has a *turn*: the time since which it waits, plus a handicap that grows with its
+//! remaining audio. The earliest turn is next. So a command overtakes a long file, and since the handicap is
+//! bounded, a long file progresses however many commands arrive.
 //!
-//! Among the requests of one client, equals come first in, first out: those that are one chunk, and
-//! those that are longer. Its second long file begins when its first one has nothing to hand out.
-//! When one of them is served, all of them wait anew from that moment: a long file gets one chunk at
-//! a time, and a client that sends a hundred requests at once takes turns with one that sends one.
+//! The requests of one client form two classes: those of a single chunk, and longer ones. Within a class the
+//! order is first in, first out: a client's second long file begins when its first one has no chunk waiting.
+//! When a request of a class is served, all requests of that class start waiting anew: a long file gets one
+//! chunk at a time, and a client that sends a hundred requests at once takes turns with one that sends one.
 //!
-//! What a lane failed on comes before all this: it had its turn.
+//! Chunks that a lane failed on come first: they had their turn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -21,14 +20,13 @@ use crate::domain::ids::{ChunkIndex, ChunkKey, JobId};
 use crate::domain::job::{Priority, SchedulingKey};
 use crate::queue::work_queue::Work;
 
-/// The most that a request's length sets it back behind a shorter one that comes later. A second of
-/// audio counts as a second of waiting.
+/// The largest handicap for a request's length. A second of remaining audio counts as a second of waiting.
 pub const LONGEST_HANDICAP: Duration = Duration::from_secs(60);
 
-/// What one step of priority is worth, as waiting.
+/// One step of priority, in waiting time.
 pub const PRIORITY_STEP: Duration = LONGEST_HANDICAP;
 
-/// By how many seconds later than it came its turn is.
+/// Seconds between the arrival of a request and its turn.
 fn handicap(key: &SchedulingKey) -> f64 {
     let longest = LONGEST_HANDICAP.as_secs_f64();
     let priority = match key.priority {
@@ -46,12 +44,12 @@ struct WaitingJob {
     chunks: BTreeMap<ChunkIndex, Work>,
 }
 
-/// All that waits for a lane.
+/// The chunks that wait for a lane.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    /// Turns are counted from here.
+    /// Turns are counted in seconds since this moment.
     epoch: Instant,
-    /// What lanes failed on, the latest first.
+    /// Chunks that lanes failed on, the latest first.
     retries: VecDeque<Work>,
     jobs: BTreeMap<JobId, WaitingJob>,
 }
@@ -65,7 +63,7 @@ impl Waiting {
         }
     }
 
-    /// Takes in a chunk, and what is known of its request by now.
+    /// Adds a chunk, with what is known of its request now.
     pub(crate) fn push(&mut self, work: Work, scheduling: SchedulingKey, now: Instant) {
         let job = self.jobs.entry(work.key.job).or_insert_with(|| WaitingJob {
             scheduling: scheduling.clone(),
@@ -76,12 +74,12 @@ impl Waiting {
         job.chunks.insert(work.key.index, work);
     }
 
-    /// Takes back what a lane failed on.
+    /// Adds a chunk that a lane failed on.
     pub(crate) fn push_retry(&mut self, work: Work) {
         self.retries.push_front(work);
     }
 
-    /// The next chunk of those that fit.
+    /// Removes and returns the next chunk that `fits` accepts.
     pub(crate) fn take(&mut self, fits: impl Fn(&Work) -> bool, now: Instant) -> Option<Work> {
         if let Some(place) = self.retries.iter().position(&fits) {
             return self.retries.remove(place);
@@ -94,23 +92,23 @@ impl Waiting {
         if job.chunks.is_empty() {
             self.jobs.remove(&id);
         }
-        for equal in self.jobs.values_mut() {
-            if equal.scheduling.client == client && equal.scheduling.is_long() == is_long {
-                equal.since = now;
+        for other in self.jobs.values_mut() {
+            if other.scheduling.client == client && other.scheduling.is_long() == is_long {
+                other.since = now;
             }
         }
         work
     }
 
-    /// The request whose turn it is. Numbers of requests grow, so that the first of a client's
-    /// equals that is met is the first that came.
+    /// The request whose turn it is. Ids of requests grow, so that the first request found of a client's class is
+    /// the oldest.
     fn next_job(&self, fits: &impl Fn(&Work) -> bool) -> Option<JobId> {
         let mut met = BTreeSet::new();
-        let first_of_equals = self.jobs.iter().filter(|(_, job)| {
+        let oldest_of_class = self.jobs.iter().filter(|(_, job)| {
             first_fitting(job, fits).is_some()
                 && met.insert((&job.scheduling.client, job.scheduling.is_long()))
         });
-        first_of_equals
+        oldest_of_class
             .map(|(&id, job)| (self.turn(job), id))
             .min_by(|(a, _), (b, _)| a.total_cmp(b))
             .map(|(_, id)| id)
@@ -121,13 +119,13 @@ impl Waiting {
         since.as_secs_f64() + handicap(&job.scheduling)
     }
 
-    /// Takes a request out.
-    pub(crate) fn withdraw(&mut self, job: JobId) {
+    /// Removes the chunks of a request.
+    pub(crate) fn cancel(&mut self, job: JobId) {
         self.jobs.remove(&job);
         self.retries.retain(|work| work.key.job != job);
     }
 
-    /// Takes out everything.
+    /// Removes and returns everything.
     pub(crate) fn take_all(&mut self) -> Vec<ChunkKey> {
         let jobs = std::mem::take(&mut self.jobs).into_values();
         let chunks = jobs.flat_map(|job| job.chunks.into_values());
@@ -135,7 +133,7 @@ impl Waiting {
         all.map(|work| work.key).collect()
     }
 
-    /// Those of the waiting chunks that fit.
+    /// Number of waiting chunks that `fits` accepts.
     pub(crate) fn count(&self, fits: impl Fn(&Work) -> bool) -> usize {
         let chunks = self.jobs.values().flat_map(|job| job.chunks.values());
         self.retries
@@ -145,7 +143,7 @@ impl Waiting {
             .count()
     }
 
-    /// Chunks that wait.
+    /// Number of waiting chunks.
     pub(crate) fn len(&self) -> usize {
         let waiting: usize = self.jobs.values().map(|job| job.chunks.len()).sum();
         waiting + self.retries.len()
@@ -169,7 +167,7 @@ mod tests {
     use crate::domain::transcript::Task;
     use crate::ports::ChunkRequest;
 
-    /// Waiting work on a clock of its own.
+    /// A queue with its own clock.
     struct Queue {
         waiting: Waiting,
         begin: Instant,
@@ -210,7 +208,7 @@ mod tests {
             self.waiting.push(Work::new(job, request), scheduling, now);
         }
 
-        /// Puts in a request of so many seconds, and gives its number.
+        /// Adds a request of this length and returns its id.
         fn request(&mut self, client: &str, seconds: f64) -> JobId {
             let job = JobId::next();
             self.put(job, 0, scheduling_key(client, seconds));
@@ -223,7 +221,7 @@ mod tests {
         }
 
         fn next(&mut self) -> JobId {
-            self.take().expect("something waits").job
+            self.take().expect("a chunk waits").job
         }
     }
 
@@ -244,7 +242,7 @@ mod tests {
         let first = queue.request("a", 8.0);
         let second = queue.request("a", 2.0);
         let of_another = queue.request("b", 2.0);
-        // One client's commands are equals; another client's is shorter than the first of them.
+        // Both commands of one client are of one class; the other client's is shorter than the first of them.
         let order = [queue.next(), queue.next(), queue.next(), queue.next()];
         assert_eq!(order, [of_another, first, second, file]);
     }
@@ -257,7 +255,7 @@ mod tests {
             queue.put(file, index, scheduling_key("a", 1800.0));
         }
         let mut served_at = Vec::new();
-        // One waits always.
+        // At least one command waits all the time.
         queue.request("b", 2.0);
         for second in 0..200 {
             queue.now = f64::from(second);
@@ -362,8 +360,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever waits comes out: in the order of its chunks within a request, and in the order
-        /// of arrival among one client's equals.
+        /// Every waiting chunk is served: chunks of a request in order, requests of a client's class in the order
+        /// of arrival.
         #[test]
         fn nothing_starves_and_equals_keep_their_order(
             requests in prop::collection::vec((0_usize..3, 1.0_f64..300.0, 1_usize..4, 0.0_f64..5.0), 1..25),
@@ -385,7 +383,7 @@ mod tests {
             let mut newest: BTreeMap<_, ChunkKey> = BTreeMap::new();
             for _ in 0..expected {
                 queue.now += 1.0;
-                let key = queue.take().expect("something waits");
+                let key = queue.take().expect("a chunk waits");
                 let before = newest.insert(kinds[&key.job].clone(), key);
                 prop_assert!(before < Some(key), "{:?} after {:?}", key, before);
             }

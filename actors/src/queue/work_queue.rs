@@ -1,10 +1,8 @@
-//! The decisions of the shared queue, without an actor around them: which lane takes which chunk,
-//! what a lane's answer means, what is tried again and what is refused. The order in which chunks
-//! wait is [`crate::queue::waiting`]'s.
+//! The decisions of the shared queue, as pure logic: which lane gets which chunk, what a lane's answer means,
+//! what is retried and what is discarded. [`crate::queue::waiting`] decides the order of waiting chunks.
 //!
-//! A chunk in a lane is a *lease*. Every lease has a number of its own, so an answer that comes
-//! after its lease was taken back (the lane was declared gone, the client left) is recognised and
-//! ignored, whoever sends it.
+//! A chunk in a lane is a *lease*. Every lease has a number of its own, so that an answer to a lease that was
+//! revoked (the lane ended, the client left) is recognised and ignored.
 
 use std::collections::BTreeMap;
 
@@ -18,54 +16,54 @@ use crate::ports::ChunkRequest;
 use crate::queue::messages::{Lease, Retire};
 use crate::queue::waiting::Waiting;
 
-/// Deaths by crash or silence after which a chunk is poison.
-const DEATHS_THAT_CONDEMN: u32 = 2;
-/// Deaths from outside, which say nothing about the chunk, after which it is given up.
-const DEATHS_FROM_OUTSIDE: u32 = 5;
-/// Failures of an engine that lives.
+/// Crashes and timeouts of engines after which the chunk counts as poison.
+const MOST_CRASHES: u32 = 2;
+/// Engines that were ended from outside, which says nothing about the chunk, before the chunk is discarded.
+const MOST_KILLS: u32 = 5;
+/// Errors of engines that keep running, after which the chunk is discarded.
 const ENGINE_FAILURES: u32 = 2;
 
-/// What the end of a lease means.
+/// The outcome of a lease.
 #[derive(Debug, PartialEq)]
 pub enum Ended {
-    /// The chunk is done.
+    /// The chunk is transcribed.
     Done {
-        /// Which.
+        /// The chunk.
         key: ChunkKey,
         /// Its text.
         transcript: ChunkTranscript,
-        /// Who did it.
+        /// The kind of lane that transcribed it.
         lane: LaneKind,
-        /// A cold lane had failed on it before.
+        /// Whether a cold lane failed on it before.
         cold_failed: bool,
     },
-    /// The chunk waits again, before those that were not tried yet.
+    /// The chunk waits for a retry, ahead of chunks that were not tried yet.
     Requeued(ChunkKey),
-    /// The chunk will not be tried again.
-    Refused {
-        /// Which.
+    /// The chunk failed too often and is not retried.
+    Discarded {
+        /// The chunk.
         key: ChunkKey,
-        /// Why.
+        /// The reason.
         error: SttError,
     },
-    /// Nobody waits for this answer any more.
+    /// The lease was revoked before: ignore the answer.
     Stale,
 }
 
-/// A chunk and what it has been through.
+/// A chunk with the failures so far.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) key: ChunkKey,
     request: ChunkRequest,
-    condemning_deaths: u32,
-    outside_deaths: u32,
+    crashes: u32,
+    kills: u32,
     engine_failures: u32,
-    /// A cold lane failed on it: it is the hot lane's now, as long as there is one.
+    /// A cold lane failed on it: only the hot lane may retry it, while there is one.
     cold_failed: bool,
 }
 
 impl Work {
-    /// A chunk that nobody has tried yet.
+    /// A chunk that was not tried yet.
     pub(crate) fn new(job: JobId, request: ChunkRequest) -> Self {
         Self {
             key: ChunkKey {
@@ -73,8 +71,8 @@ impl Work {
                 index: request.audio.index,
             },
             request,
-            condemning_deaths: 0,
-            outside_deaths: 0,
+            crashes: 0,
+            kills: 0,
             engine_failures: 0,
             cold_failed: false,
         }
@@ -90,24 +88,24 @@ enum LaneState {
     Idle,
     Busy {
         lease: LeaseId,
-        /// `None` once the request was withdrawn: the lane still works, for nobody.
+        /// `None` once the request is cancelled, while the lane still works on the chunk.
         work: Option<Work>,
-        /// The lane goes when this lease ends.
+        /// Whether the lane ends with this lease.
         last: bool,
-        /// It was told that work waits for it.
+        /// Whether the lane knows that other work waits for it.
         hurried: bool,
     },
 }
 
-/// What becomes of a lane that wants to go.
+/// The answer to a lane that wants to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retirement {
-    /// It gets nothing more.
+    /// It gets no more leases and may end.
     Granted,
-    /// It has a chunk, and goes when that is done.
+    /// It may end after its current lease.
     AfterLease,
-    /// It has a chunk, perhaps one that it does not know of yet, and stays.
-    Refused,
+    /// It has a lease, which may still be on the way, and stays.
+    Denied,
 }
 
 #[derive(Debug)]
@@ -116,7 +114,7 @@ struct Lane {
     state: LaneState,
 }
 
-/// The queue and the lanes that it feeds.
+/// The queue and its lanes.
 #[derive(Debug)]
 pub struct WorkQueue {
     waiting: Waiting,
@@ -125,8 +123,8 @@ pub struct WorkQueue {
 }
 
 impl WorkQueue {
-    /// An empty queue. Lease numbers of different `generation`s never meet, so that answers to a
-    /// queue that was lost are stale to the one that replaces it.
+    /// An empty queue. Queues of different `generation`s use different lease numbers, so that answers to a lost
+    /// queue are stale in its successor.
     pub fn new(generation: u32) -> Self {
         Self {
             waiting: Waiting::new(),
@@ -146,7 +144,7 @@ impl WorkQueue {
         self.waiting.push(Work::new(job, request), scheduling, now);
     }
 
-    /// A lane offers itself. One that is known already is left as it is.
+    /// Adds an idle lane; does nothing if the lane is known.
     pub fn lane_ready(&mut self, lane: LaneId, kind: LaneKind) {
         self.lanes.entry(lane).or_insert(Lane {
             kind,
@@ -154,8 +152,8 @@ impl WorkQueue {
         });
     }
 
-    /// Hands the next chunk to an idle lane: the hot one first, then the cold one that is up
-    /// longest, so that the younger ones become idle. To be called until it gives nothing.
+    /// Assigns the next chunk to an idle lane: to the hot one first, then to the oldest cold one, so that younger
+    /// ones become idle. Call it until it returns `None`.
     pub fn assign(&mut self, now: Instant) -> Option<(LaneId, Lease)> {
         let hot_is_up = self.lanes.values().any(|lane| lane.kind == LaneKind::Hot);
         let mut idle: Vec<(LaneKind, LaneId)> = (self.lanes.iter())
@@ -185,14 +183,14 @@ impl WorkQueue {
         None
     }
 
-    /// A lane wants to go. One that is not known has nothing that could be lost.
+    /// Answers a lane that wants to end. An unknown lane has no chunk and may end.
     pub fn retire(&mut self, lane: LaneId, when: Retire) -> Retirement {
         match self.lanes.get_mut(&lane).map(|lane| &mut lane.state) {
             Some(LaneState::Busy { last, .. }) if when == Retire::AfterLease => {
                 *last = true;
                 Retirement::AfterLease
             }
-            Some(LaneState::Busy { .. }) => Retirement::Refused,
+            Some(LaneState::Busy { .. }) => Retirement::Denied,
             Some(LaneState::Idle) | None => {
                 self.lanes.remove(&lane);
                 Retirement::Granted
@@ -200,8 +198,8 @@ impl WorkQueue {
         }
     }
 
-    /// A lane's answer. The lane is idle again unless its engine ended or it wanted to go: see
-    /// [`Self::knows`].
+    /// Takes a lane's answer. The lane is idle afterwards, unless its engine ended or it wanted to end: then
+    /// [`Self::knows`] is false.
     pub fn lease_ended(
         &mut self,
         lane: LaneId,
@@ -224,14 +222,14 @@ impl WorkQueue {
                 lane: kind,
                 cold_failed: work.cold_failed,
             },
-            // Nobody of ours aborts work that somebody waits for; try it again.
+            // The engine aborted without being asked to.
             Err(EngineError::Aborted) => self.engine_failed(kind, work, "aborted".to_owned()),
             Err(EngineError::Failed(reason)) => self.engine_failed(kind, work, reason),
             Err(EngineError::Exited(exit)) => self.engine_died(kind, work, exit),
         }
     }
 
-    /// A lane is no more, for whatever reason; its chunk, if any, was lost with `exit`.
+    /// Removes a lane that ended; `exit` counts for its chunk, if it had one.
     pub fn lane_gone(&mut self, lane: LaneId, exit: EngineExit) -> Ended {
         let Some(lane) = self.lanes.remove(&lane) else {
             return Ended::Stale;
@@ -244,7 +242,7 @@ impl WorkQueue {
         }
     }
 
-    /// Whether a lane of this number may get work.
+    /// Whether this lane may get work.
     pub fn knows(&self, lane: LaneId) -> bool {
         self.lanes.contains_key(&lane)
     }
@@ -255,7 +253,7 @@ impl WorkQueue {
         lanes.map(|(&id, _)| id).collect()
     }
 
-    /// How many lanes work on a chunk, and how many could take one.
+    /// Numbers of busy and of idle lanes.
     pub fn busy_and_idle(&self) -> (usize, usize) {
         let idle = self.lanes.values();
         let idle = idle.filter(|lane| matches!(lane.state, LaneState::Idle));
@@ -263,10 +261,9 @@ impl WorkQueue {
         (self.lanes.len() - idle, idle)
     }
 
-    /// Takes a request out: its waiting chunks are gone, and what lanes still do for it is for
-    /// nobody. Returns those lanes, so that they can be told.
-    pub fn withdraw(&mut self, job: JobId) -> Vec<(LaneId, LeaseId)> {
-        self.waiting.withdraw(job);
+    /// Cancels a request: removes its waiting chunks, and returns the lanes that still work on others.
+    pub fn cancel(&mut self, job: JobId) -> Vec<(LaneId, LeaseId)> {
+        self.waiting.cancel(job);
         let mut running = Vec::new();
         for (&id, lane) in &mut self.lanes {
             if let LaneState::Busy { lease, work, .. } = &mut lane.state
@@ -279,17 +276,17 @@ impl WorkQueue {
         running
     }
 
-    /// Empties the queue of all that waits, for the caller to refuse. Running work goes on.
+    /// Removes and returns all waiting chunks. Running chunks continue.
     pub fn take_waiting(&mut self) -> Vec<ChunkKey> {
         self.waiting.take_all()
     }
 
-    /// Chunks that wait.
+    /// Number of waiting chunks.
     pub fn depth(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Which chunk this lease is, if the lane still has it and somebody waits for it.
+    /// The chunk of this lease, unless the lease was revoked.
     pub fn chunk_of(&self, lane: LaneId, lease: LeaseId) -> Option<ChunkKey> {
         match &self.lanes.get(&lane)?.state {
             LaneState::Busy {
@@ -301,8 +298,8 @@ impl WorkQueue {
         }
     }
 
-    /// Lanes that work for nobody while work waits for them; as many as there are chunks, each told
-    /// once. To be asked after [`Self::assign`] gives nothing: then no idle lane can take it.
+    /// Lanes that run a cancelled chunk while work waits for them: at most one per waiting chunk, and each lane
+    /// only once. Call it after [`Self::assign`] returned `None`, when no idle lane can take the work.
     pub fn held_up(&mut self) -> Vec<(LaneId, LeaseId)> {
         let hot_is_up = self.lanes.values().any(|lane| lane.kind == LaneKind::Hot);
         let mut held_up = Vec::new();
@@ -322,8 +319,8 @@ impl WorkQueue {
         held_up
     }
 
-    /// The work of a lease, if it is the one that the lane has, and whether it was the lane's last;
-    /// the lane is idle afterwards.
+    /// Ends the lease, if the lane has it: returns its work and whether it is the lane's last. The lane is idle
+    /// afterwards.
     fn take_lease(
         &mut self,
         lane: LaneId,
@@ -349,7 +346,7 @@ impl WorkQueue {
         work.engine_failures += 1;
         work.cold_failed |= kind == LaneKind::Cold;
         if work.engine_failures >= ENGINE_FAILURES {
-            return Ended::Refused {
+            return Ended::Discarded {
                 key: work.key,
                 error: SttError::Engine(reason),
             };
@@ -360,24 +357,24 @@ impl WorkQueue {
     fn engine_died(&mut self, kind: LaneKind, mut work: Work, exit: EngineExit) -> Ended {
         work.cold_failed |= kind == LaneKind::Cold;
         if exit.counts_against_chunk() {
-            work.condemning_deaths += 1;
+            work.crashes += 1;
         } else {
-            work.outside_deaths += 1;
+            work.kills += 1;
         }
-        let error = if work.condemning_deaths >= DEATHS_THAT_CONDEMN {
+        let error = if work.crashes >= MOST_CRASHES {
             match exit {
                 EngineExit::TimedOut => SttError::Timeout,
                 last => SttError::Poison { last },
             }
-        } else if work.outside_deaths > DEATHS_FROM_OUTSIDE {
+        } else if work.kills > MOST_KILLS {
             SttError::WorkerLost {
-                deaths: work.outside_deaths,
+                deaths: work.kills,
                 last: exit,
             }
         } else {
             return self.requeue(work);
         };
-        Ended::Refused {
+        Ended::Discarded {
             key: work.key,
             error,
         }

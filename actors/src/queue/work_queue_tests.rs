@@ -1,4 +1,4 @@
-//! The queue's promises: nothing lost, nothing twice, in order, and a bound on tries.
+//! Properties of the queue: no chunk is lost or done twice, the order, and the limit on retries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn request(index: usize) -> ChunkRequest {
 /// Adds a chunk of a short request.
 fn put(queue: &mut WorkQueue, job: JobId, index: usize) {
     let scheduling = SchedulingKey {
-        client: Client::new("somebody"),
+        client: Client::new("client"),
         priority: Priority::Normal,
         total_seconds: 1.0,
         remaining_seconds: 1.0,
@@ -51,7 +51,7 @@ fn killed() -> EngineError {
     })
 }
 
-/// A queue with one chunk; each call of the closure runs it on a fresh lane and answers so.
+/// A queue with one chunk; each call of the closure runs it on a new lane with this answer.
 fn one_chunk() -> (WorkQueue, impl FnMut(&mut WorkQueue, EngineError) -> Ended) {
     let mut queue = WorkQueue::new(0);
     put(&mut queue, JobId::next(), 0);
@@ -71,7 +71,7 @@ fn one_chunk() -> (WorkQueue, impl FnMut(&mut WorkQueue, EngineError) -> Ended) 
 fn the_second_crash_makes_a_chunk_poison() {
     let (mut queue, mut run) = one_chunk();
     assert!(matches!(run(&mut queue, crash()), Ended::Requeued(_)));
-    let Ended::Refused { error, .. } = run(&mut queue, crash()) else {
+    let Ended::Discarded { error, .. } = run(&mut queue, crash()) else {
         panic!("not refused")
     };
     assert!(matches!(error, SttError::Poison { .. }));
@@ -79,14 +79,14 @@ fn the_second_crash_makes_a_chunk_poison() {
 }
 
 #[test]
-fn the_second_silence_is_a_timeout() {
+fn a_second_hang_is_a_timeout() {
     let (mut queue, mut run) = one_chunk();
     let silence = || EngineError::Exited(EngineExit::TimedOut);
     assert!(matches!(run(&mut queue, silence()), Ended::Requeued(_)));
     let ended = run(&mut queue, silence());
     assert!(matches!(
         ended,
-        Ended::Refused {
+        Ended::Discarded {
             error: SttError::Timeout,
             ..
         }
@@ -94,25 +94,25 @@ fn the_second_silence_is_a_timeout() {
 }
 
 #[test]
-fn five_deaths_from_outside_are_forgiven_and_the_sixth_is_not() {
+fn five_kills_from_outside_are_retried_and_the_sixth_is_not() {
     let (mut queue, mut run) = one_chunk();
     for _ in 0..5 {
         assert!(matches!(run(&mut queue, killed()), Ended::Requeued(_)));
     }
-    let Ended::Refused { error, .. } = run(&mut queue, killed()) else {
+    let Ended::Discarded { error, .. } = run(&mut queue, killed()) else {
         panic!("not refused")
     };
     assert!(matches!(error, SttError::WorkerLost { deaths: 6, .. }));
 }
 
 #[test]
-fn a_failure_of_a_living_engine_is_tried_once_more() {
+fn a_failure_of_a_running_engine_is_retried_once() {
     let (mut queue, mut run) = one_chunk();
     let failure = || EngineError::Failed("no".to_owned());
     assert!(matches!(run(&mut queue, failure()), Ended::Requeued(_)));
     assert!(matches!(
         run(&mut queue, failure()),
-        Ended::Refused {
+        Ended::Discarded {
             error: SttError::Engine(_),
             ..
         }
@@ -147,7 +147,7 @@ fn an_answer_to_a_lost_queue_is_stale_in_the_next_one() {
 }
 
 #[test]
-fn a_withdrawn_request_frees_its_lane_only_when_the_lane_answers() {
+fn a_cancelled_request_frees_its_lane_only_when_the_lane_answers() {
     let mut queue = WorkQueue::new(0);
     let (leaver, stayer) = (JobId::next(), JobId::next());
     queue.lane_ready(HOT, LaneKind::Hot);
@@ -155,7 +155,7 @@ fn a_withdrawn_request_frees_its_lane_only_when_the_lane_answers() {
     put(&mut queue, leaver, 1);
     put(&mut queue, stayer, 0);
     let (_, lease) = queue.assign(Instant::now()).expect("assigned");
-    assert_eq!(queue.withdraw(leaver), [(HOT, lease.id)]);
+    assert_eq!(queue.cancel(leaver), [(HOT, lease.id)]);
     assert_eq!((queue.depth(), queue.busy_and_idle()), (1, (1, 0)));
     assert!(queue.assign(Instant::now()).is_none());
     let late = queue.lease_ended(HOT, lease.id, Err(EngineError::Aborted));
@@ -167,7 +167,7 @@ fn a_withdrawn_request_frees_its_lane_only_when_the_lane_answers() {
 }
 
 #[test]
-fn a_lane_that_works_for_nobody_is_told_once_that_work_waits() {
+fn a_lane_with_a_cancelled_chunk_gets_one_notice_that_work_waits() {
     let mut queue = WorkQueue::new(0);
     let leaver = JobId::next();
     queue.lane_ready(HOT, LaneKind::Hot);
@@ -177,20 +177,20 @@ fn a_lane_that_works_for_nobody_is_told_once_that_work_waits() {
         queue.chunk_of(HOT, lease.id).map(|key| key.job),
         Some(leaver)
     );
-    queue.withdraw(leaver);
+    queue.cancel(leaver);
     assert_eq!(queue.chunk_of(HOT, lease.id), None);
     assert_eq!(queue.held_up(), []);
     put(&mut queue, JobId::next(), 0);
     assert_eq!(queue.held_up(), [(HOT, lease.id)]);
     assert_eq!(queue.held_up(), []);
-    // Two lanes work for nobody, and one chunk waits: one is enough.
+    // Two lanes run cancelled chunks, and one chunk waits: one notice is enough.
     let mut queue = WorkQueue::new(0);
     queue.lane_ready(HOT, LaneKind::Hot);
     queue.lane_ready(LaneId(2), LaneKind::Cold);
     put(&mut queue, leaver, 0);
     put(&mut queue, leaver, 1);
     while queue.assign(Instant::now()).is_some() {}
-    queue.withdraw(leaver);
+    queue.cancel(leaver);
     put(&mut queue, JobId::next(), 0);
     assert_eq!(queue.held_up().len(), 1);
 }
@@ -219,7 +219,7 @@ fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
             ..
         }
     ));
-    // The second cold lane is idle, and the chunk is not for it.
+    // The second cold lane is idle, but must not take the chunk.
     assert!(queue.assign(Instant::now()).is_none());
     queue.lease_ended(HOT, leases[0].1.id, Ok(ChunkTranscript::default()));
     let (lane, lease) = queue.assign(Instant::now()).expect("the hot lane takes it");
@@ -239,7 +239,7 @@ fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
 }
 
 #[test]
-fn while_the_hot_lane_is_down_a_cold_one_tries_again_and_others_pass_what_waits_for_hot() {
+fn while_the_hot_lane_is_down_a_cold_one_retries_and_others_pass_the_chunks_that_wait_for_it() {
     let mut queue = WorkQueue::new(0);
     let (first, second) = (LaneId(7), LaneId(8));
     queue.lane_ready(first, LaneKind::Cold);
@@ -249,8 +249,8 @@ fn while_the_hot_lane_is_down_a_cold_one_tries_again_and_others_pass_what_waits_
     queue.lease_ended(first, lease.id, Err(killed()));
     let (lane, again) = queue.assign(Instant::now()).expect("hot is down");
     assert_eq!(lane, second);
-    // Meanwhile the hot lane comes up, busy at once; what cold lanes failed on waits for it, and
-    // what comes behind does not.
+    // Meanwhile the hot lane starts and is busy at once; chunks on which cold lanes failed wait for it, and later
+    // ones do not.
     queue.lease_ended(second, again.id, Err(EngineError::Failed("no".to_owned())));
     queue.lane_ready(HOT, LaneKind::Hot);
     let (lane, _) = queue.assign(Instant::now()).expect("the hot lane");
@@ -264,14 +264,14 @@ fn while_the_hot_lane_is_down_a_cold_one_tries_again_and_others_pass_what_waits_
 }
 
 #[test]
-fn a_lane_goes_only_when_nothing_is_lost_with_it() {
+fn a_lane_ends_only_when_no_chunk_is_lost_with_it() {
     let mut queue = WorkQueue::new(0);
     queue.lane_ready(HOT, LaneKind::Hot);
     put(&mut queue, JobId::next(), 0);
     put(&mut queue, JobId::next(), 1);
     let (_, lease) = queue.assign(Instant::now()).expect("assigned");
-    // It thought that it was idle; the chunk was on its way.
-    assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Refused);
+    // The lane considered itself idle, but a chunk was on its way.
+    assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Denied);
     assert_eq!(
         queue.retire(HOT, Retire::AfterLease),
         Retirement::AfterLease
@@ -285,7 +285,7 @@ fn a_lane_goes_only_when_nothing_is_lost_with_it() {
     assert!(queue.assign(Instant::now()).is_some());
 }
 
-/// What may happen to a queue, in any order.
+/// Events of a queue, in any order.
 #[derive(Clone, Debug)]
 enum Step {
     Enqueue { job: usize },
@@ -308,7 +308,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Lane 0 is the hot one.
+/// Lane 0 is hot.
 fn kind(lane: u64) -> LaneKind {
     if lane == 0 {
         LaneKind::Hot
@@ -317,16 +317,16 @@ fn kind(lane: u64) -> LaneKind {
     }
 }
 
-/// A queue, and what must be true of it.
+/// A queue, and the expected state.
 struct Model {
     queue: WorkQueue,
     jobs: Vec<JobId>,
     next_index: usize,
-    /// Whose each chunk is.
+    /// The request of each chunk.
     job_of: BTreeMap<ChunkIndex, JobId>,
-    /// Chunks put in and neither done, refused nor withdrawn.
+    /// Chunks that are neither done, discarded nor cancelled.
     open: BTreeSet<ChunkKey>,
-    /// Chunks that were tried before: they may come before older ones again.
+    /// Chunks that were tried before: they may precede older ones.
     retried: BTreeSet<ChunkIndex>,
     leases: BTreeMap<u64, Lease>,
     tries: BTreeMap<ChunkIndex, usize>,
@@ -363,7 +363,7 @@ impl Model {
             }
             Step::Withdraw { job } => {
                 let job = self.jobs[job];
-                self.queue.withdraw(job);
+                self.queue.cancel(job);
                 self.open.retain(|key| key.job != job);
                 Ended::Stale
             }
@@ -381,7 +381,7 @@ impl Model {
             _ => Ok(ChunkTranscript::default()),
         };
         let ended = (self.queue).lease_ended(LaneId(lane), lease.id, outcome);
-        // The same answer once more changes nothing.
+        // A repeated answer changes nothing.
         let again = (self.queue).lease_ended(LaneId(lane), lease.id, Err(killed()));
         assert_eq!(again, Ended::Stale);
         ended
@@ -389,7 +389,7 @@ impl Model {
 
     fn settle(&mut self, ended: &Ended) {
         match ended {
-            Ended::Done { key, .. } | Ended::Refused { key, .. } => {
+            Ended::Done { key, .. } | Ended::Discarded { key, .. } => {
                 assert!(self.open.remove(key), "done or refused twice");
             }
             Ended::Requeued(key) => {
@@ -406,7 +406,7 @@ impl Model {
             let index = lease.request.audio.index;
             let tries = self.tries.entry(index).or_default();
             *tries += 1;
-            // Two that condemn, five from outside, two failures, and the one that works.
+            // Two crashes, five kills from outside, two failures, and the success.
             assert!(*tries <= 10, "a chunk is tried for ever");
             if !self.retried.contains(&index) {
                 let before = newest.insert(self.job_of[&index], index);
@@ -420,9 +420,8 @@ impl Model {
 }
 
 proptest! {
-    /// Every chunk that was put in is, in the end, exactly one of: done, refused, withdrawn, still
-    /// waiting or still in one lane; chunks of a request that were not tried before go out in order;
-    /// and no chunk is tried for ever.
+    /// In the end, every chunk is exactly one of: done, discarded, cancelled, waiting or in one lane. Chunks of a request
+    /// that were not tried before are assigned in order. No chunk is retried forever.
     #[test]
     fn nothing_is_lost_and_nothing_is_done_twice(steps in prop::collection::vec(step(), 0..150)) {
         let mut model = Model {
@@ -440,7 +439,7 @@ proptest! {
             model.settle(&ended);
             model.hand_out();
         }
-        // Whatever is still open comes out when a lane that never fails serves the queue.
+        // A lane that never fails finishes all open chunks.
         for lane in std::mem::take(&mut model.leases).into_keys() {
             let ended = model.queue.lane_gone(LaneId(lane), EngineExit::Stopped);
             model.settle(&ended);

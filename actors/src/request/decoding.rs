@@ -1,4 +1,4 @@
-//! A Transcription's decoding task: brings its chunks, a few at a time, as memory allows.
+//! The decoding task of a Transcription: reports chunks as the request's memory budget allows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::status::admission::outstanding_chunks;
 use crate::status::chunk_length::{streamed_length, target_length};
 use crate::status::cost::Cost;
 
-/// A decoded chunk's share of what its request and of what all requests may hold in memory.
+/// The share of a decoded chunk in the memory budgets of its request and of all requests.
 #[derive(Debug)]
 pub struct ChunkPermit {
     _of_request: OwnedSemaphorePermit,
@@ -22,7 +22,7 @@ pub struct ChunkPermit {
 }
 
 impl ChunkPermit {
-    /// Gives back what is everybody's.
+    /// Gives back the share in the budget of all requests.
     #[must_use]
     pub fn of_its_request_alone(mut self) -> Self {
         self.of_all = None;
@@ -30,22 +30,22 @@ impl ChunkPermit {
     }
 }
 
-/// What the decoding task says at the end.
+/// The result of the decoding task.
 #[derive(Debug)]
 pub struct DecodedAudio {
     /// Length of the audio in samples, silence included.
     pub samples: u64,
-    /// Seconds that were spent waiting for the decoder.
+    /// Seconds spent waiting for the decoder.
     pub decode_seconds: f64,
 }
 
-/// What a request may hold in memory: a few chunks beyond one for each lane, and its share of what
-/// all requests together may.
+/// The memory budget of a request: one chunk for each lane and a few more, within the budget of all
+/// requests.
 pub(crate) struct ChunkBudget {
     status: Arc<NodeStatus>,
     of_request: Arc<Semaphore>,
     of_all: Arc<Semaphore>,
-    /// Permits that `of_request` was made of.
+    /// Total number of permits in `of_request`.
     granted: usize,
 }
 
@@ -60,7 +60,7 @@ impl ChunkBudget {
         }
     }
 
-    /// Waits until one more chunk may be held. Lanes that came up meanwhile are counted in.
+    /// Waits until the budgets allow another chunk. Lanes that started in the meantime raise the budget.
     async fn permit(&mut self) -> Result<ChunkPermit, DecodeError> {
         let allowed = outstanding_chunks(self.status.lanes());
         if allowed > self.granted {
@@ -74,45 +74,58 @@ impl ChunkBudget {
     }
 }
 
-/// How far decoding is.
+/// The state of decoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Position {
-    /// Seconds of audio known of: the container's claim, or what was decoded so far.
+    /// Length of the audio in seconds, as far as it is known: what the container states, or what was
+    /// decoded so far, whichever is longer.
     pub known: f64,
-    /// Up to which second it is settled what is speech.
+    /// Seconds from the start that are final: either part of a chunk, or silence.
     pub settled: f64,
-    /// Seconds that were spent waiting for the decoder.
+    /// Seconds spent waiting for the decoder.
     pub decode_seconds: f64,
 }
 
-/// A report of the decoding task on the way.
+impl Position {
+    fn of(stream: &dyn ChunkStream, waited: Duration) -> Self {
+        let so_far = samples_to_seconds(stream.decoded_samples());
+        let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
+        Self {
+            known: so_far.max(claimed),
+            settled: samples_to_seconds(stream.settled_samples()),
+            decode_seconds: waited.as_secs_f64(),
+        }
+    }
+}
+
+/// A report of the decoding task.
 #[derive(Debug)]
 pub(crate) enum DecodeProgress {
     /// A chunk is decoded.
     Chunk {
         /// Its audio.
         chunk: AudioChunk,
-        /// The length that was asked for.
+        /// The target length that the decoder was given.
         target: Duration,
-        /// Its share of the memory, released when the chunk is done.
+        /// Its share of the memory budgets, released when the chunk is done.
         permit: ChunkPermit,
-        /// The state of decoding after it.
+        /// The state of decoding after the chunk.
         position: Position,
     },
-    /// Nothing but silence since the last report.
+    /// Only silence since the last report.
     Silence(Position),
 }
 
-/// How long chunks shall be.
+/// The target lengths of a request's chunks.
 pub(crate) struct Lengths {
-    /// Those of the same request when it was here before: only with them are the cuts the same.
+    /// Target lengths from an earlier, equal request: with them the audio is cut in the same places.
     pub(crate) before: Vec<Duration>,
-    /// Somebody reads along.
+    /// Whether the client receives text as it is made.
     pub(crate) streamed: bool,
 }
 
 impl Lengths {
-    /// That of a chunk of a request which, by its container's word, is so long in all.
+    /// The target length of chunk `index`. `claimed`: the length that the container states.
     fn of(&self, index: usize, claimed: Option<Duration>, cost: Option<Cost>) -> Duration {
         match self.before.get(index) {
             Some(before) => *before,
@@ -122,8 +135,10 @@ impl Lengths {
     }
 }
 
-/// Decodes the whole source, a chunk at a time as permits come back. `report` returns whether the request
-/// still runs.
+/// Decodes the whole source, one chunk for each permit. `report` returns whether the request still runs.
+///
+/// # Errors
+/// The audio cannot be decoded, the request ended, or the server stops.
 pub(crate) async fn decode(
     decoder: &dyn AudioDecoder,
     source: &AudioSource,
@@ -148,13 +163,7 @@ pub(crate) async fn decode(
         let begin = Instant::now();
         let next = stream.next(target).await?;
         waited += begin.elapsed();
-        let so_far = samples_to_seconds(stream.decoded_samples());
-        let claimed = stream.claimed_duration().map_or(0.0, |d| d.as_secs_f64());
-        let position = Position {
-            known: so_far.max(claimed),
-            settled: samples_to_seconds(stream.settled_samples()),
-            decode_seconds: waited.as_secs_f64(),
-        };
+        let position = Position::of(stream.as_ref(), waited);
         let progress = match next {
             Some(Decoded::Chunk(chunk)) => {
                 let claimed = stream.claimed_duration();

@@ -1,57 +1,56 @@
-//! Things that are kept for a while, in case that somebody comes back for them: a plain structure.
+//! A small cache with a time-to-live and a weight limit.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A few things, each with a key, a weight and a time at which it goes. The oldest make room for the
-/// newest.
+/// Values with a key, a weight and an expiry time. The oldest values are evicted to make room for new
+/// ones.
 #[derive(Debug)]
 pub struct ExpiringCache<K, T> {
-    /// In the order in which they came, which is that in which they go.
+    /// In order of insertion, which is the order of expiry.
     entries: Vec<Entry<K, T>>,
     keep: Duration,
-    most_weight: usize,
+    max_weight: usize,
 }
 
 #[derive(Debug)]
 struct Entry<K, T> {
     key: K,
-    thing: T,
+    value: T,
     weight: usize,
     until: Instant,
 }
 
 impl<K: PartialEq, T> ExpiringCache<K, T> {
-    /// A shelf that bears so much, and keeps each thing for `keep`.
-    pub fn new(keep: Duration, most_weight: usize) -> Self {
+    /// An empty cache that keeps each value for `keep`, up to `max_weight` in all.
+    pub fn new(keep: Duration, max_weight: usize) -> Self {
         Self {
             entries: Vec::new(),
             keep,
-            most_weight,
+            max_weight,
         }
     }
 
-    /// How long things are kept; zero: nothing is.
+    /// How long values are kept; zero: the cache stays empty.
     pub fn keep(&self) -> Duration {
         self.keep
     }
 
-    /// Puts something there, in place of what had the same key. What is too heavy for the whole shelf is
-    /// let go.
-    pub fn put(&mut self, key: K, thing: T, weight: usize, now: Instant) {
+    /// Inserts a value, replacing the one with the same key. A value heavier than the limit is dropped.
+    pub fn put(&mut self, key: K, value: T, weight: usize, now: Instant) {
         self.sweep(now);
         self.entries.retain(|entry| entry.key != key);
-        if self.keep.is_zero() || weight > self.most_weight {
+        if self.keep.is_zero() || weight > self.max_weight {
             return;
         }
-        while self.weight() + weight > self.most_weight {
+        while self.weight() + weight > self.max_weight {
             self.entries.remove(0);
         }
         let until = now + self.keep;
         self.entries.push(Entry {
             key,
-            thing,
+            value,
             weight,
             until,
         });
@@ -61,31 +60,31 @@ impl<K: PartialEq, T> ExpiringCache<K, T> {
         self.entries.iter().map(|entry| entry.weight).sum()
     }
 
-    /// What is there, for now.
+    /// The value with this key, if it has not expired.
     pub fn get(&mut self, key: &K, now: Instant) -> Option<&T> {
         self.sweep(now);
         let found = self.entries.iter().find(|entry| entry.key == *key);
-        found.map(|entry| &entry.thing)
+        found.map(|entry| &entry.value)
     }
 
-    /// Takes it away.
+    /// Removes and returns the value with this key, if it has not expired.
     pub fn take(&mut self, key: &K, now: Instant) -> Option<T> {
         self.sweep(now);
-        let place = self.entries.iter().position(|entry| entry.key == *key)?;
-        Some(self.entries.remove(place).thing)
+        let index = self.entries.iter().position(|entry| entry.key == *key)?;
+        Some(self.entries.remove(index).value)
     }
 
-    /// Lets go of what was kept long enough.
+    /// Drops expired values.
     pub fn sweep(&mut self, now: Instant) {
         self.entries.retain(|entry| now < entry.until);
     }
 
-    /// How many are there.
+    /// Number of values.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is there.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -98,7 +97,7 @@ mod tests {
     const KEEP: Duration = Duration::from_secs(60);
 
     #[test]
-    fn what_is_put_there_can_be_had_until_its_time_is_over() {
+    fn a_value_is_there_until_it_expires() {
         let now = Instant::now();
         let mut cache = ExpiringCache::new(KEEP, 10);
         cache.put("a", 1, 1, now);
@@ -111,21 +110,21 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room_and_one_key_has_one_place() {
+    fn the_oldest_values_are_evicted_and_a_key_has_one_value() {
         let now = Instant::now();
         let mut cache = ExpiringCache::new(KEEP, 5);
-        for (key, thing, weight) in [("a", 1, 2), ("b", 2, 3), ("b", 3, 2), ("c", 4, 3)] {
-            cache.put(key, thing, weight, now);
+        for (key, value, weight) in [("a", 1, 2), ("b", 2, 3), ("b", 3, 2), ("c", 4, 3)] {
+            cache.put(key, value, weight, now);
         }
         assert_eq!(cache.get(&"a", now), None);
         assert_eq!(cache.get(&"b", now), Some(&3));
         assert_eq!(cache.get(&"c", now), Some(&4));
         cache.put("d", 5, 6, now);
-        assert_eq!(cache.len(), 2, "too heavy for all of it");
+        assert_eq!(cache.len(), 2, "heavier than the limit");
     }
 
     #[test]
-    fn with_no_time_to_keep_anything_it_stays_empty() {
+    fn with_a_time_to_live_of_zero_the_cache_stays_empty() {
         let now = Instant::now();
         let mut cache = ExpiringCache::new(Duration::ZERO, 2);
         cache.put("a", 1, 1, now);

@@ -1,5 +1,5 @@
-//! One client's request: decoding, transcription, merging, events, and what is kept for a request that
-//! comes again.
+//! A client's request: decoding, transcription, merging and events, and the results that are kept for an
+//! equal request.
 
 pub mod decoding;
 pub mod expiring_cache;

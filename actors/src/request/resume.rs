@@ -1,68 +1,67 @@
-//! The finished part of a request whose client left: chunks with their texts, so that the same
-//! request, sent again, goes on where it was.
+//! The finished part of a request whose client disconnected: chunks with their texts, so that an equal
+//! request later resumes there.
 
 use std::time::Duration;
 
 use crate::domain::chunk::AudioChunk;
 use crate::domain::transcript::ChunkDone;
 
-/// What is finished of a request.
+/// The finished part of a request.
 #[derive(Clone, Debug, Default)]
 pub struct FinishedWork {
-    /// The lengths that the chunks were to have, by their number: the audio is cut in the same places
-    /// again only with them.
+    /// The target lengths of the chunks, by number: with them the audio is cut in the same places again.
     targets: Vec<Duration>,
-    /// The language that was decided for all of it; ISO 639-1.
+    /// ISO 639-1 code of the language that was decided for the request.
     language: Option<String>,
     chunks: Vec<(AudioChunk, ChunkDone)>,
 }
 
 impl FinishedWork {
-    /// Whether there is nothing of it.
+    /// Whether no chunk is finished.
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
-    /// How many chunks and parts of chunks are done.
+    /// Number of finished chunks and parts of chunks.
     pub fn len(&self) -> usize {
         self.chunks.len()
     }
 
-    /// The lengths that chunks were to have.
+    /// The target lengths of the chunks, by number.
     pub fn targets(&self) -> &[Duration] {
         &self.targets
     }
 
-    /// The language that was decided, if it had to be.
+    /// The language that was decided; `None` if it was given or is still open.
     pub fn language(&self) -> Option<&str> {
         self.language.as_deref()
     }
 
-    /// Tokens of its texts: what it takes of memory follows them.
+    /// Number of tokens in its texts, as a measure of the memory that it uses.
     pub fn tokens(&self) -> usize {
         let segments = (self.chunks.iter()).flat_map(|(_, done)| &done.transcript.segments);
         segments.map(|segment| segment.tokens.len()).sum()
     }
 
-    /// Notes the length that the next chunk was to have.
+    /// Records the target length of the next chunk.
     pub fn cut(&mut self, target: Duration) {
         self.targets.push(target);
     }
 
-    /// Notes a chunk's text, as the engine gave it.
+    /// Records a chunk's text, as the engine returned it.
     pub fn add(&mut self, chunk: &AudioChunk, done: ChunkDone) {
         self.chunks.push((chunk.clone().without_audio(), done));
     }
 
-    /// All that is worth keeping: with what was finished before and not met again, and with the
-    /// language that was decided.
+    /// The work to keep: adds the chunks in `before` that this request did not reach, and the language
+    /// that was decided.
     #[must_use]
     pub fn kept(mut self, before: Self, language: Option<&str>) -> Self {
         let met = self.targets.len();
         self.targets.extend(before.targets.into_iter().skip(met));
         self.chunks.extend(before.chunks);
         self.language = language.map(str::to_owned).or(before.language);
-        // Chunks that nobody has done may be of another length.
+        // Chunks after the last finished one may get another length.
         let whole = self.chunks.iter().map(|(chunk, _)| chunk.index);
         let last = whole.filter(|index| !index.is_part()).max();
         self.targets
@@ -70,17 +69,64 @@ impl FinishedWork {
         self
     }
 
-    /// The text of a chunk, if exactly this audio was done.
+    /// Removes and returns the text of a chunk with exactly this audio.
     pub fn take(&mut self, chunk: &AudioChunk) -> Option<ChunkDone> {
         let same = |other: &AudioChunk| {
             other.stretches == chunk.stretches && other.index.is_part() == chunk.index.is_part()
         };
-        let place = self.chunks.iter().position(|(other, _)| same(other))?;
-        let (_, done) = self.chunks.swap_remove(place);
+        let index = self.chunks.iter().position(|(other, _)| same(other))?;
+        let (_, done) = self.chunks.swap_remove(index);
         Some(ChunkDone {
             reused: true,
             ..done
         })
+    }
+}
+
+/// The finished work that a request takes over from an earlier, equal request, and leaves for a later one.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    /// Whether finished work is kept: a later request can be recognised as equal.
+    is_kept: bool,
+    /// Work of an earlier, equal request that was not taken over yet.
+    before: FinishedWork,
+    /// Work that this request finished.
+    finished: FinishedWork,
+}
+
+impl Resume {
+    /// `is_kept`: whether a later request can be recognised as equal. `before`: work of an earlier one.
+    pub(crate) fn new(is_kept: bool, before: FinishedWork) -> Self {
+        Self {
+            is_kept,
+            before,
+            finished: FinishedWork::default(),
+        }
+    }
+
+    /// Removes and returns the earlier request's text of a chunk with exactly this audio.
+    pub(crate) fn take(&mut self, chunk: &AudioChunk) -> Option<ChunkDone> {
+        self.before.take(chunk)
+    }
+
+    /// Records the target length of the next chunk.
+    pub(crate) fn record_cut(&mut self, target: Duration) {
+        if self.is_kept {
+            self.finished.cut(target);
+        }
+    }
+
+    /// Records an engine's result for a chunk.
+    pub(crate) fn record_done(&mut self, chunk: &AudioChunk, done: &ChunkDone) {
+        if self.is_kept {
+            self.finished.add(chunk, done.clone());
+        }
+    }
+
+    /// Takes all finished work. `language`: the language that was decided for the request.
+    pub(crate) fn take_finished(&mut self, language: Option<&str>) -> FinishedWork {
+        let before = std::mem::take(&mut self.before);
+        std::mem::take(&mut self.finished).kept(before, language)
     }
 }
 
@@ -116,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_met_again_is_kept_and_lengths_only_of_what_is_done() {
+    fn chunks_that_were_not_reached_are_kept_with_lengths_of_finished_chunks_only() {
         let seconds = Duration::from_secs;
         let mut before = FinishedWork::default();
         before.add(&chunk(2, 200, 100), done("c"));
@@ -134,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_audio_has_the_same_text_and_a_part_is_no_chunk() {
+    fn only_equal_audio_has_the_same_text_and_a_part_is_not_a_chunk() {
         let mut work = FinishedWork::default();
         work.add(&chunk(0, 0, 100), done("a"));
         work.add(&part(0), done("b"));

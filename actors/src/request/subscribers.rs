@@ -1,8 +1,7 @@
-//! Those who listen to one transcription: whoever submitted it, and whoever sent the same again while
-//! it runs.
+//! The subscribers of a transcription: the request that started it, and equal requests that joined later.
 //!
-//! Shared between the Transcription, which speaks, and its supervisor, which lets others in. A lock
-//! decides what two messages could not: whether somebody came before the end or after it.
+//! Shared between the Transcription, which sends events, and its supervisor, which adds subscribers. The
+//! lock decides whether a subscriber joined before or after the end, which two messages cannot.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,50 +13,51 @@ use crate::domain::transcript::{Route, Segment, Transcript};
 use crate::request::resume::FinishedWork;
 use crate::status::admission::AdmissionSlot;
 
-/// Where events go. Unbounded, and bounded by the length of the audio all the same: a handful of
-/// segments a chunk.
+/// Sends events to a subscriber. The channel is unbounded, but the length of the audio limits it: a few
+/// segments for each chunk.
 pub type EventSender = mpsc::UnboundedSender<Result<Event, SttError>>;
 
 /// What a transcription left when it ended.
 #[derive(Debug)]
 pub enum Ending {
-    /// Its text, which somebody has heard.
+    /// Its result, which at least one subscriber received.
     Done(Box<Transcript>),
-    /// What was finished, and not heard: it failed, or nobody listened any more.
-    Unheard(FinishedWork),
-    /// That was taken before.
+    /// The finished part: it failed, or no subscriber was left to receive the result.
+    Undelivered(FinishedWork),
+    /// The ending was taken before.
     Nothing,
 }
 
-/// The listeners.
+/// The subscribers of a transcription.
 #[derive(Debug)]
 pub struct Subscribers(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    listeners: Vec<Listener>,
-    told: Told,
+    subscribers: Vec<Subscriber>,
+    history: History,
     ending: Option<Ending>,
 }
 
 #[derive(Debug)]
-struct Listener {
+struct Subscriber {
     events: EventSender,
-    /// Of those who came later: there is no work in it. The first one's is the Transcription's.
+    /// The slot of a subscriber that joined later, without work in it. The slot of the first subscriber
+    /// belongs to the Transcription.
     slot: Option<AdmissionSlot>,
 }
 
-/// What a newcomer has missed.
+/// The events so far, for subscribers that join later.
 #[derive(Debug, Default)]
-struct Told {
+struct History {
     language: Option<Event>,
     route: Option<Route>,
     segments: Vec<Segment>,
     progress: Progress,
 }
 
-impl Told {
-    fn note(&mut self, event: &Event) {
+impl History {
+    fn record(&mut self, event: &Event) {
         match event {
             Event::Language { .. } => self.language = Some(event.clone()),
             Event::Route(route) => self.route = Some(*route),
@@ -77,17 +77,20 @@ impl Told {
 }
 
 impl Subscribers {
-    /// One listener.
+    /// Starts with one subscriber.
     pub fn new(events: EventSender) -> Self {
-        let first = Listener { events, slot: None };
+        let first = Subscriber { events, slot: None };
         Self(Mutex::new(Inner {
-            listeners: vec![first],
-            told: Told::default(),
+            subscribers: vec![first],
+            history: History::default(),
             ending: None,
         }))
     }
 
-    /// One more listener, who first hears what was told before; given back if it came too late.
+    /// Adds a subscriber and sends it the events so far.
+    ///
+    /// # Errors
+    /// Returns the arguments if the transcription has ended.
     pub(crate) fn join(
         &self,
         events: EventSender,
@@ -97,69 +100,70 @@ impl Subscribers {
         if inner.ending.is_some() {
             return Err((events, slot));
         }
-        for event in inner.told.events() {
+        for event in inner.history.events() {
             let _ = events.send(Ok(event));
         }
-        // Its work is in the accounts already.
+        // The first subscriber's slot accounts for the work.
         slot.clear();
-        inner.listeners.push(Listener {
+        inner.subscribers.push(Subscriber {
             events,
             slot: Some(slot),
         });
         Ok(())
     }
 
-    /// Tells all.
-    pub(crate) fn tell(&self, event: &Event) {
+    /// Sends an event to all subscribers.
+    pub(crate) fn send(&self, event: &Event) {
         let mut inner = self.lock();
-        inner.told.note(event);
-        for listener in &inner.listeners {
-            // That somebody listens no more is noticed after every message.
-            let _ = listener.events.send(Ok(event.clone()));
+        inner.history.record(event);
+        for subscriber in &inner.subscribers {
+            // A closed channel is noticed after each message that the Transcription handles.
+            let _ = subscriber.events.send(Ok(event.clone()));
         }
     }
 
-    /// The segments that were told.
+    /// The segments that were sent.
     pub(crate) fn segments(&self) -> Vec<Segment> {
-        self.lock().told.segments.clone()
+        self.lock().history.segments.clone()
     }
 
-    /// Tells all the end. Their places are given back before they hear it: the next request of
-    /// theirs must not find this one still in the accounts. Unless somebody hears a text, `finished` is
-    /// kept for who comes back.
+    /// Sends the result to all subscribers. Frees each one's slot first, so that the client's next request
+    /// does not find this one in the accounts. Unless a subscriber receives a transcript, `finished` is
+    /// kept for an equal request.
     pub(crate) fn end(
         &self,
         result: Result<Transcript, SttError>,
         finished: impl FnOnce() -> FinishedWork,
     ) {
         let mut inner = self.lock();
-        let mut is_heard = false;
-        for listener in std::mem::take(&mut inner.listeners) {
-            drop(listener.slot);
+        let mut is_delivered = false;
+        for subscriber in std::mem::take(&mut inner.subscribers) {
+            drop(subscriber.slot);
             let last = result.clone().map(Event::Done);
-            is_heard |= listener.events.send(last).is_ok();
+            is_delivered |= subscriber.events.send(last).is_ok();
         }
-        inner.told = Told::default();
+        inner.history = History::default();
         inner.ending = Some(match result {
-            Ok(transcript) if is_heard => Ending::Done(Box::new(transcript)),
-            Ok(_) | Err(_) => Ending::Unheard(finished()),
+            Ok(transcript) if is_delivered => Ending::Done(Box::new(transcript)),
+            Ok(_) | Err(_) => Ending::Undelivered(finished()),
         });
     }
 
-    /// Whether nobody listens any more. Then it is over, and `finished` is kept for who comes back.
-    pub(crate) fn is_deserted(&self, finished: impl FnOnce() -> FinishedWork) -> bool {
+    /// Whether no subscriber is left. Then the transcription ends, and `finished` is kept for an equal
+    /// request.
+    pub(crate) fn is_abandoned(&self, finished: impl FnOnce() -> FinishedWork) -> bool {
         let mut inner = self.lock();
         inner
-            .listeners
-            .retain(|listener| !listener.events.is_closed());
-        let deserted = inner.listeners.is_empty();
-        if deserted && inner.ending.is_none() {
-            inner.ending = Some(Ending::Unheard(finished()));
+            .subscribers
+            .retain(|subscriber| !subscriber.events.is_closed());
+        let is_abandoned = inner.subscribers.is_empty();
+        if is_abandoned && inner.ending.is_none() {
+            inner.ending = Some(Ending::Undelivered(finished()));
         }
-        deserted
+        is_abandoned
     }
 
-    /// What it left at its end; `None`: it goes on.
+    /// Takes what the transcription left at its end; `None`: it still runs.
     pub(crate) fn take_ending(&self) -> Option<Ending> {
         let ending = &mut self.lock().ending;
         ending

@@ -1,9 +1,8 @@
 //! The supervisor of all running [`Transcription`]s.
 //!
-//! They hang under an actor of their own so that per-request exits never queue behind the
-//! Supervisor's restarts. What is the same as a request that runs joins it; what is the same as one whose
-//! client left goes on where that one was. It ends when the Supervisor stops it; a Transcription that fails ends
-//! alone, and whoever submitted it sees its event stream break off.
+//! A separate actor, so that the exits of requests never wait behind the Supervisor's restarts. A request
+//! that equals a running one joins it; one that equals an abandoned one resumes it. This actor ends when
+//! the Supervisor stops it. A Transcription that fails ends alone, and its event streams break off.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,22 +28,21 @@ use crate::request::transcription::{Transcription, TranscriptionArguments, Trans
 use crate::status::NodeStatus;
 use crate::status::admission::AdmissionSlot;
 
-/// Decoded chunks of all requests together: 245 MB of samples if each is as long as it may be.
+/// Maximum number of decoded chunks of all requests: 245 MB of samples at the maximum length.
 const CHUNKS_IN_MEMORY: usize = 256;
 
-/// How long the finished part of a request is kept after its client has left: clients that gave up wait
-/// a little before they try again.
+/// How long the finished part of an abandoned request is kept. Clients wait a little before a retry.
 const KEEP_ABANDONED: Duration = Duration::from_secs(60);
-/// Tokens of texts that are kept, of abandoned requests and of results each: about 50 MB, and the text of
+/// Maximum tokens of the texts that are kept, for abandoned requests and for results each: about 50 MB, or
 /// twenty hours of speech.
 const MOST_TOKENS: usize = 300_000;
-/// A text without words takes some memory as well.
+/// Weight of a text without tokens, which also uses memory.
 const LEAST_WEIGHT: usize = 100;
 
-/// What comes back for a submitted job: who does it, or nobody if it was done before.
+/// The reply to a submitted job: the Transcription that does it, or `None` if the result was cached.
 pub type Accepted = Result<Option<ActorRef<TranscriptionMessage>>, SttError>;
 
-/// What makes two requests one.
+/// Requests with equal keys share one transcription.
 #[derive(Clone, Debug, PartialEq)]
 struct WorkKey {
     identity: Identity,
@@ -59,7 +57,7 @@ impl WorkKey {
     }
 }
 
-/// A Transcription that runs, or ends just now.
+/// A Transcription whose exit this actor has not handled yet.
 struct Running {
     job: JobId,
     key: Option<WorkKey>,
@@ -67,49 +65,49 @@ struct Running {
     subscribers: Arc<Subscribers>,
 }
 
-/// What this actor hears.
+/// Messages that the Transcriptions actor handles.
 #[derive(Debug)]
 pub enum TranscriptionsMessage {
-    /// Start one.
+    /// Start a transcription.
     Submit {
-        /// The work.
+        /// The job.
         job: Box<Job>,
-        /// Its place in the accounts.
+        /// Its admission slot.
         slot: AdmissionSlot,
-        /// Where its events go.
+        /// Receives its events.
         events: EventSender,
-        /// Hears whether it started.
+        /// Receives whether it started.
         reply: RpcReplyPort<Accepted>,
     },
-    /// A new Dispatcher took over.
+    /// The Dispatcher was replaced.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
-    /// Doubtful texts of later requests go there.
+    /// Set the fallback for later requests.
     EscalateTo(Option<Escalator>),
-    /// Take no new requests; call `on_drained` when the last one has ended.
+    /// Reject new requests; call `on_drained` when the last request has ended.
     Drain,
-    /// The time for draining is over: end what still runs.
+    /// The time for draining is over: cancel the running requests.
     CancelAll,
-    /// To itself: something was kept long enough.
+    /// To itself: drop expired values.
     Sweep,
 }
 
-/// What this actor is made from.
+/// Arguments of the Transcriptions actor.
 pub struct TranscriptionsArguments {
     /// Opens audio.
     pub decoder: Arc<dyn AudioDecoder>,
-    /// Does the work.
+    /// The queue for chunks.
     pub dispatcher: ActorRef<DispatcherMessage>,
-    /// Where doubtful texts go; `None`: nowhere.
+    /// The fallback for doubtful texts; `None`: texts are not escalated.
     pub escalator: Option<Escalator>,
     /// Called when the last request has ended while draining.
     pub on_drained: Box<dyn Fn() + Send + Sync>,
-    /// Where the number of requests is kept.
+    /// The node's status.
     pub status: Arc<NodeStatus>,
-    /// How long results are kept; zero: they are not.
+    /// How long results are kept; zero: results are not kept.
     pub result_cache: Duration,
 }
 
-/// The actor's state.
+/// State of the Transcriptions actor.
 pub struct TranscriptionsState {
     arguments: TranscriptionsArguments,
     running: HashMap<ActorId, Running>,
@@ -156,7 +154,7 @@ impl Actor for Transcriptions {
                 events,
                 reply,
             } => {
-                // Whoever asked may have given up: then nothing is started for nobody.
+                // If the caller is gone, nothing is started.
                 if !reply.is_closed() {
                     let accepted = state.accept(&myself, *job, slot, events).await;
                     let _ = reply.send(accepted);
@@ -183,10 +181,10 @@ impl Actor for Transcriptions {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorTerminated(who, _, _) => state.ended(&myself, who.get_id()),
-            SupervisionEvent::ActorFailed(who, reason) => {
+            SupervisionEvent::ActorTerminated(child, _, _) => state.ended(&myself, child.get_id()),
+            SupervisionEvent::ActorFailed(child, reason) => {
                 error!(%reason, "a transcription failed");
-                state.ended(&myself, who.get_id());
+                state.ended(&myself, child.get_id());
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
         }
@@ -204,7 +202,8 @@ impl Actor for Transcriptions {
 }
 
 impl TranscriptionsState {
-    /// A job is answered from what is there already, as far as that goes.
+    /// Joins an equal running request, answers from the cache, resumes an abandoned request, or starts a
+    /// new one, in this order.
     async fn accept(
         &mut self,
         myself: &ActorRef<TranscriptionsMessage>,
@@ -222,32 +221,35 @@ impl TranscriptionsState {
         };
         let (events, slot) = match self.join(&key, events, slot) {
             Ok(actor) => {
-                info!(request_id = %job.request_id, "the same is being transcribed: joining it");
+                info!(request_id = %job.request_id, "joining an equal request that is running");
                 record_joined(JoinedFrom::Running);
                 return Ok(Some(actor));
             }
             Err(alone) => alone,
         };
-        // Whatever could not be joined has ended, and what it left is there.
+        // A request that could not be joined has ended, so its ending can be collected.
         self.collect_endings(myself);
         let now = Instant::now();
         if let Some(known) = self.results.get(&key, now) {
-            info!(request_id = %job.request_id, "the same was transcribed before");
+            info!(request_id = %job.request_id, "answering from the result of an equal request");
             record_joined(JoinedFrom::Cache);
             drop(slot);
-            recite(known, &events);
+            replay(known, &events);
             return Ok(None);
         }
         let before = self.abandoned.take(&key, now).unwrap_or_default();
         if !before.is_empty() {
             let chunks = before.len();
-            info!(request_id = %job.request_id, chunks, "going on where the same request was left");
+            info!(request_id = %job.request_id, chunks, "resuming an equal request that was abandoned");
             record_joined(JoinedFrom::Abandoned);
         }
         self.start(myself, job, slot, events, before).await
     }
 
-    /// Lets somebody listen to what runs already, if it is the same; else gives everything back.
+    /// Subscribes to an equal running request.
+    ///
+    /// # Errors
+    /// Returns the arguments if there is none.
     fn join(
         &self,
         key: &WorkKey,
@@ -303,24 +305,24 @@ impl TranscriptionsState {
         Ok(Some(actor))
     }
 
-    /// However a Transcription ended, nobody waits for its chunks any more.
-    fn ended(&mut self, myself: &ActorRef<TranscriptionsMessage>, who: ActorId) {
+    /// Handles the exit of a Transcription: removes its chunks from the queue.
+    fn ended(&mut self, myself: &ActorRef<TranscriptionsMessage>, child: ActorId) {
         self.collect_endings(myself);
-        if let Some(running) = self.running.remove(&who) {
-            let withdraw = DispatcherMessage::Withdraw(running.job);
-            let _ = (self.arguments.dispatcher).cast(withdraw);
+        if let Some(running) = self.running.remove(&child) {
+            let cancel = DispatcherMessage::Cancel(running.job);
+            let _ = (self.arguments.dispatcher).cast(cancel);
         }
         self.report_when_empty();
     }
 
-    /// Keeps what Transcriptions left that are over, though the word of their end may still be on its
-    /// way: a client that comes back at once must not come too early.
+    /// Collects what ended Transcriptions left, before their exits are handled: the client's retry may
+    /// arrive earlier than those.
     fn collect_endings(&mut self, myself: &ActorRef<TranscriptionsMessage>) {
         let now = Instant::now();
         for running in self.running.values() {
             let Some(key) = &running.key else { continue };
             let keep = match running.subscribers.take_ending() {
-                // The larger model may be there the next time.
+                // The fallback may be available for the next request.
                 Some(Ending::Done(transcript)) if transcript.lacks_fallback() => continue,
                 Some(Ending::Done(transcript)) => {
                     let tokens = transcript
@@ -331,12 +333,12 @@ impl TranscriptionsState {
                     self.results.put(key.clone(), *transcript, weight, now);
                     self.results.keep()
                 }
-                Some(Ending::Unheard(work)) if !work.is_empty() => {
+                Some(Ending::Undelivered(work)) if !work.is_empty() => {
                     let weight = work.tokens() + LEAST_WEIGHT;
                     self.abandoned.put(key.clone(), work, weight, now);
                     self.abandoned.keep()
                 }
-                Some(Ending::Unheard(_) | Ending::Nothing) | None => continue,
+                Some(Ending::Undelivered(_) | Ending::Nothing) | None => continue,
             };
             if !keep.is_zero() {
                 myself.send_after(keep, || TranscriptionsMessage::Sweep);
@@ -367,7 +369,7 @@ impl TranscriptionsState {
         if !self.running.is_empty() {
             warn!(
                 requests = self.running.len(),
-                "ending requests that are not done in time"
+                "cancelling requests that did not finish in time"
             );
         }
         let reason = self.arguments.status.snapshot().draining_refusal();
@@ -378,8 +380,8 @@ impl TranscriptionsState {
     }
 }
 
-/// Tells a transcript that is there already, as if it were made now.
-fn recite(known: &Transcript, events: &EventSender) {
+/// Sends the events of a finished transcript.
+fn replay(known: &Transcript, events: &EventSender) {
     let language = Event::Language {
         code: known.language.clone(),
         probability: known.language_probability,
@@ -387,12 +389,12 @@ fn recite(known: &Transcript, events: &EventSender) {
     let segments = known.segments.iter().cloned().map(Event::Segment);
     let before = [language, Event::Route(known.route)].into_iter();
     let done = Event::Done(Transcript {
-        // Nothing was done for this request.
+        // No work was done for this request.
         timings: Timings::default(),
         ..known.clone()
     });
     for event in before.chain(segments).chain([done]) {
-        // Whoever asked may have left.
+        // The receiver may be gone.
         let _ = events.send(Ok(event));
     }
 }

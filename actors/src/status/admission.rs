@@ -24,15 +24,14 @@ use crate::status::snapshot::Snapshot;
 const MOST_REQUESTS: usize = 512;
 /// The longest Retry-After: clients ignore longer ones.
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
-/// Chunks of one request that are decoded and not yet done, at most, beyond one for each lane: one
-/// that waits, one that is being cut.
+/// Open chunks that a request may have beyond one for each lane: one that waits, and one that is being cut.
 const CHUNKS_BEYOND_LANES: usize = 2;
 
-/// A body of so many bytes is longer than a chunk: 30 s of a telephone's best video.
+/// A larger body is certainly longer than one chunk: 30 s of a phone's best video have this size.
 const BYTES_OF_A_LONG_FILE: u64 = 200_000_000;
 
-/// How many chunks one request may have decoded and not yet done: enough for all lanes, and few
-/// enough that others do not wait long behind them.
+/// The maximum number of a request's chunks that are decoded and not finished: enough for all lanes, and few
+/// enough that other requests do not wait long behind them.
 pub fn outstanding_chunks(lanes: usize) -> usize {
     lanes.max(1) + CHUNKS_BEYOND_LANES
 }
@@ -393,7 +392,7 @@ mod tests {
         assert!((slot.ahead().load.audio_seconds() - 5000.0).abs() < 1e-6);
     }
 
-    /// A snapshot of a node with so many requests and one lane.
+    /// A snapshot of a node with this many requests and one lane.
     fn snapshot(requests: usize) -> Snapshot {
         let status = Arc::new(NodeStatus::default());
         status.set_queue(0, 1, 0);

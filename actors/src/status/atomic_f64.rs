@@ -1,25 +1,25 @@
-//! A number that one actor writes and anybody reads; NaN while it is unknown.
+//! An `f64` that one actor writes and any thread reads; NaN while it is unknown.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// See the module.
+/// An optional `f64` in an atomic.
 #[derive(Debug)]
 pub struct AtomicF64(AtomicU64);
 
 impl Default for AtomicF64 {
-    /// Unknown.
+    /// An unknown value.
     fn default() -> Self {
         Self(AtomicU64::new(f64::NAN.to_bits()))
     }
 }
 
 impl AtomicF64 {
-    /// Known from the start.
+    /// A known value.
     pub fn new(value: f64) -> Self {
         Self(AtomicU64::new(value.to_bits()))
     }
 
-    /// `None`: unknown from now on.
+    /// Sets the value; `None`: unknown.
     pub fn set(&self, value: Option<f64>) {
         let bits = value.unwrap_or(f64::NAN).to_bits();
         self.0.store(bits, Ordering::Relaxed);
@@ -31,7 +31,7 @@ impl AtomicF64 {
         (!value.is_nan()).then_some(value)
     }
 
-    /// Moves a rolling mean towards `newest` by `weight`; the first value counts whole.
+    /// Updates a rolling mean: moves it towards `newest` by `weight`; the first value becomes the mean.
     pub fn roll(&self, newest: f64, weight: f64) {
         self.set(Some(match self.get() {
             Some(old) => old + weight * (newest - old),

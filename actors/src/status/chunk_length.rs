@@ -1,34 +1,34 @@
-//! How long chunks should be: a plain decision from what a chunk costs.
+//! The target length of chunks, from the cost of a chunk.
 //!
-//! A chunk's work is what a command may have to wait for, so it should fit a latency budget. But
-//! whisper pays a fixed price for every chunk: below the length at which that price is half of the
-//! work, shorter chunks would cost a long file more than they save a command.
+//! A command may have to wait for a running chunk, so the work of a chunk should fit a latency budget.
+//! But every chunk has a fixed cost: below the length at which that is half of the work, shorter chunks
+//! would cost a long file more than they save a command.
 
 use std::time::Duration;
 
 use crate::status::cost::Cost;
 
-/// The work that one chunk may be, where its length can see to that.
+/// The work of one chunk should not take longer than this.
 const LATENCY_BUDGET: Duration = Duration::from_secs(3);
 /// Shorter chunks cut sentences and leave whisper without context.
 pub const SHORTEST_TARGET: Duration = Duration::from_secs(8);
-/// Longer ones leave no room to look for a pause before whisper's window ends.
+/// Longer chunks leave no room for finding a pause before whisper's window of 30 s ends.
 pub const LONGEST_TARGET: Duration = Duration::from_secs(28);
 
-/// The length that chunks should have, about: the longest one whose work fits the budget, within
-/// the limits above. `cost`: what was measured on the hot lane.
+/// The target length of chunks: the longest whose work fits the latency budget, between
+/// [`SHORTEST_TARGET`] and [`LONGEST_TARGET`]. `cost`: as measured on the hot lane.
 pub fn target_length(cost: Option<Cost>) -> Duration {
     length_within(LATENCY_BUDGET, cost)
 }
 
-/// The longest whose work fits a budget.
+/// The longest length whose work fits a budget.
 fn length_within(budget: Duration, cost: Option<Cost>) -> Duration {
     let Some(Cost { fixed, slope }) = cost else {
         return LONGEST_TARGET;
     };
     let fits = (budget.as_secs_f64() - fixed) / slope;
     let pays = fixed / slope;
-    // A slope of nothing makes these infinite or no number at all: any length is as good.
+    // With a slope of zero these are infinite or NaN: every length costs the same.
     let seconds = if slope > 0.0 {
         fits.max(pays)
     } else {
@@ -38,14 +38,14 @@ fn length_within(budget: Duration, cost: Option<Cost>) -> Duration {
     Duration::from_secs_f64(seconds.clamp(shortest, longest))
 }
 
-/// The first chunk of a request whose text is read along is only so long.
+/// Target length of the first chunk of a streamed request.
 const FIRST_STREAMED: Duration = Duration::from_secs(5);
-/// Later ones double until a reader would wait for longer than this; whisper does better with more of a
-/// sentence: with chunks of at most 12 s, it makes a twelfth more errors in long recordings.
+/// The length doubles with each chunk until its work takes this long. Longer chunks are more accurate:
+/// with chunks of at most 12 s, whisper makes a twelfth more errors in long recordings.
 const STREAMED_BUDGET: Duration = Duration::from_secs(1);
 
-/// The length of a chunk of a request whose text is read along. What is short as a whole (`claimed`: by
-/// its container's word) is not cut for that. `index`: the chunk's number.
+/// The target length of chunk `index` of a streamed request. Short audio, by the length that its
+/// container states (`claimed`), is not cut into shorter chunks.
 pub fn streamed_length(cost: Option<Cost>, claimed: Option<Duration>, index: usize) -> Duration {
     if claimed.is_some_and(|claimed| claimed <= FIRST_STREAMED * 2) {
         return target_length(cost);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_lane_takes_long_chunks_and_a_slow_one_short_chunks() {
+    fn a_fast_lane_gets_long_chunks_and_a_slow_lane_short_ones() {
         assert_eq!(target_length(None), LONGEST_TARGET);
         assert!((target(0.1, 0.01) - 28.0).abs() < 1e-9);
         assert!((target(1.0, 0.1) - 20.0).abs() < 1e-9);
@@ -74,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn where_most_of_the_work_is_fixed_short_chunks_would_save_nobody_anything() {
+    fn a_high_fixed_cost_makes_chunks_longer() {
         assert!((target(6.0, 0.1) - 28.0).abs() < 1e-9);
         assert!((target(6.0, 0.5) - 12.0).abs() < 1e-9);
     }
 
     #[test]
-    fn text_that_is_read_along_comes_soon_and_no_reader_waits_long() {
+    fn streamed_requests_begin_with_short_chunks_and_double_within_the_budget() {
         let hour = Some(Duration::from_secs(3600));
         for claimed in [None, hour] {
             let length = |index| streamed_length(None, claimed, index).as_secs();

@@ -1,44 +1,43 @@
-//! What work costs: seconds of an engine's work for seconds of audio, learned from what chunks
-//! really took.
+//! The cost model: seconds of an engine's work for seconds of audio, learned from finished chunks.
 //!
-//! The cost of a chunk is affine in its length, `fixed + slope · audio`: whisper encodes a window
-//! of some least size however short the audio is, and each token of text takes its time on top. A
-//! single ratio would take a two-second command for proof that an hour of audio takes two. The two
-//! numbers come from a weighted least-squares fit over recent chunks, held towards a plausible
-//! slope while all chunks seen are of one length.
+//! The cost of a chunk is affine in its length, `fixed + slope · audio`: whisper encodes a window of a
+//! minimum size however short the audio is, and then takes time for each token of text. A single ratio,
+//! learned from a two-second command, would predict that an hour of audio takes two hours. The two
+//! numbers come from a weighted least-squares fit over recent chunks, with a prior on the slope that
+//! decides while all chunks have the same length.
 
-/// Weight of the newest chunk; older ones fade.
+/// Weight of the newest chunk; the weights of older chunks decay.
 const WEIGHT: f64 = 0.1;
-/// How strongly the fit is held to the expected slope, in s² of variance of the audio's lengths:
-/// lengths that spread by less than two seconds prove little about a slope.
+/// Strength of the prior on the slope, in s² of variance of the chunks' lengths: lengths with a standard
+/// deviation below two seconds say little about a slope.
 const PRIOR_VARIANCE: f64 = 4.0;
-/// The expected slope from a single measurement: a whole window of 30 s costs about twice what a
-/// short clip does.
+/// The prior slope, from a single measurement: a whole window of 30 s costs about twice as much as a
+/// short clip.
 const SECONDS_TO_DOUBLE: f64 = 30.0;
 
 /// A chunk's cost: `fixed + slope · audio`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    /// Work in seconds, whatever the length.
+    /// Work in seconds for a chunk of any length.
     pub fixed: f64,
     /// Work in seconds per second of audio.
     pub slope: f64,
 }
 
 impl Cost {
-    /// Before anything was measured: work takes as long as the audio.
+    /// The assumption before the first measurement: work takes as long as the audio.
     pub const UNMEASURED: Self = Self {
         fixed: 0.0,
         slope: 1.0,
     };
 
-    /// Work in seconds for `audio_seconds` in `chunks` pieces.
+    /// Work in seconds for `audio_seconds` of audio in this many chunks.
     pub fn of(self, audio_seconds: f64, chunks: f64) -> f64 {
         self.fixed * chunks + self.slope * audio_seconds
     }
 }
 
-/// Learns a [`Cost`], and the plain ratio of work to audio.
+/// Learns a [`Cost`], and the ratio of work to audio.
 #[derive(Clone, Debug, Default)]
 pub struct CostModel {
     weight: f64,
@@ -50,8 +49,8 @@ pub struct CostModel {
 }
 
 impl CostModel {
-    /// Takes in that a chunk of `audio_seconds` took `work_seconds` of an engine's own time, with
-    /// no waiting in it. Nonsense is left out.
+    /// Records that a chunk of `audio_seconds` took `work_seconds` of an engine's time, without waiting.
+    /// Ignores values that are not positive and finite.
     pub fn observe(&mut self, audio_seconds: f64, work_seconds: f64) {
         let is_sane = |seconds: f64| seconds > 0.0 && seconds.is_finite();
         if !is_sane(audio_seconds) || !is_sane(work_seconds) {
@@ -68,7 +67,7 @@ impl CostModel {
         self.audio_times_work = fold(self.audio_times_work, audio_seconds * work_seconds);
     }
 
-    /// The cost as it looks now; `None` until something was observed. Neither part is negative.
+    /// The current estimate; `None` before the first observation. Neither part is negative.
     pub fn cost(&self) -> Option<Cost> {
         let expected = self.expected_slope?;
         let mean_audio = self.audio / self.weight;
@@ -76,7 +75,7 @@ impl CostModel {
         let variance = (self.audio_squared / self.weight - mean_audio * mean_audio).max(0.0);
         let covariance = self.audio_times_work / self.weight - mean_audio * mean_work;
         let slope = (covariance + PRIOR_VARIANCE * expected) / (variance + PRIOR_VARIANCE);
-        // Through the mean point, but never through negative costs.
+        // The line goes through the mean point; the limits keep both parts from becoming negative.
         let slope = slope.clamp(0.0, mean_work / mean_audio);
         Some(Cost {
             fixed: mean_work - slope * mean_audio,
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_before_the_first_chunk_and_nonsense_teaches_nothing() {
+    fn there_is_no_cost_before_the_first_chunk_and_invalid_values_are_ignored() {
         let model = model(&[
             (0.0, 1.0),
             (1.0, 0.0),
@@ -116,15 +115,15 @@ mod tests {
     }
 
     #[test]
-    fn one_short_clip_does_not_make_long_audio_hopeless() {
+    fn one_short_clip_does_not_overestimate_long_audio() {
         let cost = model(&[(1.8, 2.3)]).cost().expect("measured");
         assert!((cost.of(1.8, 1.0) - 2.3).abs() < 1e-9);
-        // Alone, the ratio would say 38 s.
+        // The plain ratio would predict 38 s.
         assert!(cost.of(30.0, 1.0) < 5.0, "{cost:?}");
     }
 
     #[test]
-    fn chunks_of_different_lengths_show_both_parts() {
+    fn chunks_of_different_lengths_reveal_both_parts() {
         let points: Vec<_> = (0..60)
             .map(|i| f64::from(i % 7) * 4.0 + 2.0)
             .map(|audio| (audio, 1.5 + 0.05 * audio))

@@ -1,18 +1,18 @@
-//! Amounts of work: what is left of requests, what comes before one, and how long it waits.
+//! Amounts of work: the remaining work of requests, the work ahead of a request, and its estimated wait.
 
 use std::time::Duration;
 
-/// An amount of audio, in pieces.
+/// An amount of audio, and the number of chunks that it consists of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Milliseconds of audio.
     pub audio_millis: u64,
-    /// Chunks that it comes in.
+    /// Number of chunks.
     pub chunks: u64,
 }
 
 impl Load {
-    /// Audio of a known length that is not cut yet, into chunks of this length.
+    /// Audio that is not cut yet, counted in chunks of this length.
     pub(crate) fn uncut(seconds: f64, chunk: Duration) -> Self {
         let seconds = seconds.max(0.0);
         Self {
@@ -26,7 +26,7 @@ impl Load {
         self.audio_millis as f64 / 1000.0
     }
 
-    /// One of its chunks.
+    /// The load of one chunk of average length; none if there is no load.
     pub(crate) fn first_chunk(self) -> Self {
         Self {
             audio_millis: self.audio_millis / self.chunks.max(1),
@@ -42,27 +42,27 @@ impl Load {
     }
 }
 
-/// What is left of a request.
+/// The remaining work of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Left {
     /// Chunks in the queue or in a lane.
     pub(crate) open: usize,
-    /// Their audio.
+    /// Seconds of audio in these chunks.
     pub(crate) open_seconds: f64,
-    /// Audio that is not cut yet.
+    /// Seconds of audio that is not cut yet.
     pub(crate) undecoded_seconds: f64,
-    /// All of its audio, as far as it is known.
+    /// Seconds of all audio of the request, as far as it is known.
     pub(crate) total_seconds: f64,
 }
 
-/// What comes before a request.
+/// The work ahead of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ahead {
-    /// Work that is done before it.
+    /// Work that is done before the request.
     pub load: Load,
-    /// Requests that this is of.
+    /// Number of requests that this work belongs to.
     pub requests: usize,
-    /// Open chunks of long files, of which lanes finish those that they have begun.
+    /// Open chunks of long files: lanes finish those that they have begun, and no others, before it.
     pub long_in_hand: usize,
 }
 
@@ -73,11 +73,11 @@ impl Ahead {
     }
 }
 
-/// How long a newcomer waits, as it looks at its admission.
+/// The estimated wait of a request at its admission.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WaitEstimate {
-    /// Requests that wait for a lane before it.
+    /// Number of waiting requests ahead of it.
     pub position: usize,
-    /// Until a lane takes its first chunk.
+    /// Time until a lane takes its first chunk.
     pub wait: Duration,
 }

@@ -1,5 +1,5 @@
-//! The tree's state as others may see it at any time without asking an actor: atomics, written by
-//! the actors that own each fact and read by `/health`, admission, sizing and metrics.
+//! The tree's state in atomics, readable at any time without a message to an actor. The actor that owns a
+//! fact writes it; `/health`, admission, pool sizing and metrics read it.
 
 pub mod admission;
 mod atomic_f64;
@@ -24,32 +24,32 @@ use crate::status::chunk_length::LONGEST_TARGET;
 use crate::status::cost::{Cost, CostModel};
 use crate::status::snapshot::{FallbackCounts, HotState, MemorySnapshot, PoolSnapshot, Snapshot};
 
-/// What became of a request where a larger model stands by.
+/// What the fallback did for a finished request, if a fallback is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Escalated {
-    /// Some of its text is the larger model's.
+    /// Some of the text is from the fallback.
     Used,
-    /// Its text was trusted.
+    /// No text was escalated.
     Skipped,
-    /// The larger model was asked, and gave nothing for some of it.
+    /// The fallback failed for at least one chunk.
     Failed,
 }
 
-/// Weight of the newest start in the rolling start time.
+/// Weight of the newest start in the rolling mean of start times.
 const START_WEIGHT: f64 = 0.3;
-/// Weight of the newest request in the rolling length of requests.
+/// Weight of the newest request in the rolling mean of lengths.
 const REQUEST_WEIGHT: f64 = 0.1;
-/// What a request is taken for at first, in seconds of audio.
+/// The assumed length of a request before the first one was measured, in seconds of audio.
 const TYPICAL_REQUEST_SECONDS: f64 = 10.0;
 
-/// Owned by the tree, shared with the handle.
+/// The node's status, shared between the actors and the handle.
 #[derive(Debug)]
 pub struct NodeStatus {
     /// Drain time that counts as load 1.0.
     drain_cap: Duration,
-    /// What a start is taken to cost until one was measured.
+    /// The assumed start time of a worker until one was measured.
     start_estimate: Duration,
-    /// The longest estimated wait with which a request is taken.
+    /// The longest estimated wait with which a request is admitted.
     max_queue: Duration,
     hot: watch::Sender<HotState>,
     last_engine: Mutex<Option<EngineInfo>>,
@@ -99,8 +99,8 @@ struct MemoryFacts {
     worker: AtomicF64,
     need: AtomicF64,
     fits: AtomicBool,
-    /// When the last look began.
-    looked_at: Mutex<Option<Instant>>,
+    /// When the last sample was begun.
+    sampled_at: Mutex<Option<Instant>>,
 }
 
 impl Default for NodeStatus {
@@ -114,7 +114,7 @@ impl Default for NodeStatus {
 }
 
 impl NodeStatus {
-    /// Nothing has happened yet. `drain_cap` is `ROUTING_DRAIN_CAP_SECONDS`, `start_estimate` is
+    /// The status of a node that starts. `drain_cap` is `ROUTING_DRAIN_CAP_SECONDS`, `start_estimate` is
     /// `COLD_START_TIME_SECONDS`, `max_queue` is `MAX_QUEUE_SECONDS`.
     pub fn new(drain_cap: Duration, start_estimate: Duration, max_queue: Duration) -> Self {
         let routing_changed = watch::Sender::new(());
@@ -144,7 +144,7 @@ impl NodeStatus {
                 worker: AtomicF64::default(),
                 need: AtomicF64::default(),
                 fits: AtomicBool::new(true),
-                looked_at: Mutex::default(),
+                sampled_at: Mutex::default(),
             },
             engines: Mutex::default(),
             fallbacks: Default::default(),
@@ -166,8 +166,8 @@ impl NodeStatus {
         self.routing_changed.send_replace(());
     }
 
-    /// Takes the first engine's own load and clip for the node's rates, so that they are known
-    /// before the first request.
+    /// Records the first engine's start time and test clip, so that the node's rates are known before
+    /// the first request.
     pub(crate) fn calibrate(&self, info: &EngineInfo) {
         self.record_start(info.load_time);
         if let Some(Calibration {
@@ -179,7 +179,7 @@ impl NodeStatus {
         }
     }
 
-    /// A worker's start took so long, from its process to readiness.
+    /// Records the time of a worker's start, from its process to readiness.
     pub(crate) fn record_start(&self, took: Duration) {
         if !took.is_zero() {
             self.start_seconds.roll(took.as_secs_f64(), START_WEIGHT);
@@ -202,14 +202,14 @@ impl NodeStatus {
         self.queue.idle_lanes.store(idle_lanes, Ordering::Relaxed);
     }
 
-    /// Lanes that are up.
+    /// Lanes that are ready, busy or idle.
     pub(crate) fn lanes(&self) -> usize {
         let queue = &self.queue;
         queue.busy_lanes.load(Ordering::Relaxed) + queue.idle_lanes.load(Ordering::Relaxed)
     }
 
-    /// Counts a chunk and, if the hot lane did it, moves the node's rates towards it. Only the
-    /// engine's own time goes in, so that waiting never pollutes them.
+    /// Counts a finished chunk. If the hot lane did it, updates the node's rates with the engine's time,
+    /// which contains no waiting.
     pub(crate) fn record_finished_chunk(
         &self,
         lane: LaneKind,
@@ -231,12 +231,12 @@ impl NodeStatus {
         self.hot_real_time_factor.set(costs.real_time_factor());
     }
 
-    /// Chunks that lanes of this kind have finished since the start.
+    /// Chunks that this kind of lane finished since the start.
     pub(crate) fn finished_chunks(&self, lane: LaneKind) -> u64 {
         self.finished[lane as usize].load(Ordering::Relaxed)
     }
 
-    /// A lane's engine is up, in this process.
+    /// Records that a lane's engine is running, with its process id if it has one.
     pub(crate) fn engine_up(&self, lane: LaneId, process_id: Option<u32>) {
         lock(&self.engines).insert(lane, process_id);
     }
@@ -245,7 +245,7 @@ impl NodeStatus {
         lock(&self.engines).remove(&lane);
     }
 
-    /// How many engines are up, and the processes of those that have one.
+    /// Number of running engines, and the ids of their processes.
     pub(crate) fn engines(&self) -> (usize, Vec<u32>) {
         let engines = lock(&self.engines);
         (engines.len(), engines.values().flatten().copied().collect())
@@ -260,14 +260,14 @@ impl NodeStatus {
         self.pool.size_cap.store(size_cap, Ordering::Relaxed);
     }
 
-    /// Counts a start, and gives the number that no other cold worker has.
+    /// Counts a start. Returns a number that is unique among cold workers.
     pub(crate) fn count_spawn(&self) -> u64 {
         self.pool.spawned.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     // --- The VramWatcher's facts
 
-    /// What a look that began at `begun` has shown.
+    /// Records a memory sample that was begun at `begun`.
     pub(crate) fn set_memory(&self, seen: &MemorySnapshot, begun: Instant) {
         let memory = &self.memory;
         let number = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
@@ -278,12 +278,12 @@ impl NodeStatus {
         memory.worker.set(number(seen.worker_bytes));
         memory.need.set(number(seen.need_bytes));
         memory.fits.store(seen.fits_one_more, Ordering::Relaxed);
-        *lock(&memory.looked_at) = Some(begun);
+        *lock(&memory.sampled_at) = Some(begun);
     }
 
-    /// Whether memory was looked at after this moment: what happened before it, it shows.
+    /// Whether the last memory sample was begun after this moment, so that it shows what happened before.
     pub(crate) fn memory_shows(&self, moment: Instant) -> bool {
-        lock(&self.memory.looked_at).is_some_and(|begun| begun >= moment)
+        lock(&self.memory.sampled_at).is_some_and(|begun| begun >= moment)
     }
 
     // --- Requests
@@ -293,7 +293,7 @@ impl NodeStatus {
         self.slots.take(request, self.typical_request_seconds())
     }
 
-    /// Requests that hold a slot.
+    /// Number of requests that hold a slot.
     pub(crate) fn requests(&self) -> usize {
         self.slots.held()
     }
@@ -303,7 +303,7 @@ impl NodeStatus {
         self.max_queue
     }
 
-    /// What a chunk costs on the hot lane; `None` until measured.
+    /// The cost of a chunk on the hot lane; `None` until measured.
     pub(crate) fn cost(&self) -> Option<Cost> {
         match (self.cost_fixed.get(), self.cost_slope.get()) {
             (Some(fixed), Some(slope)) => Some(Cost { fixed, slope }),
@@ -311,24 +311,24 @@ impl NodeStatus {
         }
     }
 
-    /// A worker's measured start, rolling; `None` until measured.
+    /// Rolling mean of workers' start times; `None` until measured.
     pub(crate) fn measured_start(&self) -> Option<Duration> {
         self.start_seconds.get().map(Duration::from_secs_f64)
     }
 
-    /// A request's audio turned out to be so long.
+    /// Records the length of a request's audio.
     pub(crate) fn record_request(&self, audio_seconds: f64) {
         let first_chunk = audio_seconds.min(LONGEST_TARGET.as_secs_f64());
         self.typical_request_seconds
             .roll(first_chunk, REQUEST_WEIGHT);
     }
 
-    /// A request ended that could have gone to the larger model.
+    /// Counts a finished request by what the fallback did.
     pub(crate) fn record_escalation(&self, end: Escalated) {
         self.fallbacks[end as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What a request whose audio is not known yet is taken for: no more than a chunk of it.
+    /// The assumed length of a request whose audio is not known yet, in seconds: at most one chunk.
     pub(crate) fn typical_request_seconds(&self) -> f64 {
         let rolling = self.typical_request_seconds.get();
         rolling.unwrap_or(TYPICAL_REQUEST_SECONDS)
@@ -339,7 +339,7 @@ impl NodeStatus {
         self.routing_changed.subscribe()
     }
 
-    /// All of it, as of now.
+    /// The current state.
     pub fn snapshot(&self) -> Snapshot {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         let fallbacks = |end: Escalated| self.fallbacks[end as usize].load(Ordering::Relaxed);
@@ -397,7 +397,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A lane's engine in the accounts; dropping it takes it out, however the lane ends.
+/// Counts a lane's engine as running until dropped, however the lane ends.
 #[derive(Debug)]
 pub(crate) struct EngineAccount {
     status: Arc<NodeStatus>,
@@ -425,7 +425,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rates_follow_the_hot_engine_alone_and_ignore_nonsense() {
+    fn the_rates_follow_the_hot_engine_only_and_ignore_invalid_values() {
         let status = NodeStatus::default();
         assert_eq!(status.snapshot().hot_real_time_factor, None);
         status.record_finished_chunk(LaneKind::Hot, 1.0, 10.0);

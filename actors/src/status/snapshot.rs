@@ -1,5 +1,5 @@
-//! The tree's state at one moment, and what follows from it: estimates, load, and whether new work
-//! is welcome. Everybody who tells an outsider something tells it from here.
+//! The tree's state at one moment, and what is computed from it: wait estimates, load, and whether the
+//! node accepts requests. Every reply, header, metric and record about the node uses this snapshot.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::status::load::{Ahead, Load, WaitEstimate};
 /// The hot lane, as admission sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HotState {
-    /// The first load is under way: nothing can be promised yet.
+    /// The model loads for the first time; requests are rejected.
     Starting,
-    /// Transcribing.
+    /// The model is loaded.
     Ready(EngineInfo),
-    /// Its model was freed because nobody needed it for long; the next request brings it back.
+    /// The model was unloaded after `HOT_IDLE_TIMEOUT`; the next request loads it again.
     Asleep(EngineInfo),
-    /// It ended and is being brought back: work may wait for it.
+    /// The engine ended and is being restarted; requests wait for it.
     Restarting {
-        /// How it ended.
+        /// How the engine ended.
         reason: String,
     },
-    /// It could not be brought up. It is tried again, seldom; work does not wait for it.
+    /// The engine could not be started. It is retried at long intervals; requests do not wait for it.
     Failed {
-        /// Why, for people.
+        /// The error, for people.
         reason: String,
     },
 }
@@ -33,45 +33,45 @@ pub enum HotState {
 /// The cold workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolSnapshot {
-    /// Able to work.
+    /// Workers that are ready.
     pub active: usize,
-    /// Starting.
+    /// Workers that are starting.
     pub loading: usize,
-    /// How many the work in hand is worth.
+    /// Workers that the current work justifies.
     pub wanted: usize,
-    /// The most there may be.
+    /// Maximum number of workers.
     pub size_cap: usize,
-    /// Started since the server did.
+    /// Workers started since the server started.
     pub spawned: u64,
 }
 
-/// The memory that decides how many workers fit.
+/// The memory that limits the number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemorySnapshot {
-    /// Of the GPU, or of the machine.
+    /// Memory of the GPU or of the machine.
     pub kind: MemoryKind,
-    /// Free, in bytes; `None`: unknown.
+    /// Free memory in bytes; `None`: unknown.
     pub free_bytes: Option<u64>,
-    /// Of the GPU or the machine, in bytes; `None`: unknown.
+    /// All memory of the GPU or the machine, in bytes; `None`: unknown.
     pub total_bytes: Option<u64>,
-    /// How busy the GPU was lately, in percent; `None`: unknown.
+    /// Recent utilization of the GPU, in percent; `None`: unknown.
     pub utilization_percent: Option<u32>,
-    /// What one worker holds, rolling, in bytes; `None` until measured.
+    /// Rolling mean of the memory that one worker uses, in bytes; `None` until measured.
     pub worker_bytes: Option<u64>,
-    /// What must be free for one more, in bytes.
+    /// Memory that must be free to start another worker, in bytes.
     pub need_bytes: Option<u64>,
-    /// Whether one more fits, as far as is known.
+    /// Whether another worker fits; `true` while the memory is unknown.
     pub fits_one_more: bool,
 }
 
-/// Requests that ended, where a larger model stands by.
+/// Finished requests by what the fallback did; counted only if a fallback is configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FallbackCounts {
-    /// Some of the text was the larger model's.
+    /// At least one chunk's text is from the fallback.
     pub used: u64,
-    /// The text was trusted.
+    /// No text was escalated.
     pub skipped: u64,
-    /// The larger model was asked, and gave nothing for some of it.
+    /// The fallback failed for at least one chunk.
     pub failed: u64,
 }
 
@@ -80,7 +80,7 @@ pub struct FallbackCounts {
 pub struct Snapshot {
     /// The hot lane.
     pub hot: HotState,
-    /// The engine that was up last: what is served, also while it is being brought back.
+    /// The hot engine that was ready last: the served model, also during a restart.
     pub last_engine: Option<EngineInfo>,
     /// Whether the server is shutting down.
     pub draining: bool,
@@ -90,50 +90,50 @@ pub struct Snapshot {
     pub queue_depth: usize,
     /// Lanes that work on a chunk.
     pub busy_lanes: usize,
-    /// Lanes that could take one.
+    /// Lanes that are ready for a chunk.
     pub idle_lanes: usize,
-    /// Requests admitted and not over, those included whose upload still comes.
+    /// Admitted requests that have not ended, including those whose upload is still coming in.
     pub requests: usize,
-    /// What is left of all of them, the undecoded rest of long files included.
+    /// Work that all of them still need, including the undecoded rest of long files.
     pub remaining: Load,
-    /// Chunks that hot lanes have transcribed since the start.
+    /// Chunks that hot lanes finished since the start.
     pub finished_hot_chunks: u64,
-    /// The same of cold lanes.
+    /// Chunks that cold lanes finished since the start.
     pub finished_cold_chunks: u64,
-    /// What a chunk costs on the hot lane; `None` until measured.
+    /// The cost of a chunk on the hot lane; `None` until measured.
     pub cost: Option<Cost>,
     /// Rolling seconds of work per second of audio on the hot lane; `None` until measured.
     pub hot_real_time_factor: Option<f64>,
-    /// Rolling time of a worker's start; `None` until measured.
+    /// Rolling start time of a worker; `None` until measured.
     pub measured_start: Option<Duration>,
-    /// What a start is taken for until then.
+    /// The start time to assume until then.
     pub start_estimate: Duration,
     /// The cold workers.
     pub pool: PoolSnapshot,
     /// Memory.
     pub memory: MemorySnapshot,
-    /// Requests that could have gone to the larger model.
+    /// Finished requests by what the fallback did.
     pub fallbacks: FallbackCounts,
 }
 
 impl Snapshot {
-    /// Seconds of one lane's work in this much audio.
+    /// Work in seconds that one lane needs for this load.
     pub fn work_seconds(&self, load: Load) -> f64 {
         let cost = self.cost.unwrap_or(Cost::UNMEASURED);
         cost.of(load.audio_seconds(), load.chunks as f64)
     }
 
-    /// Lanes that are up.
+    /// Lanes that are ready, busy or idle.
     pub fn lanes(&self) -> usize {
         self.busy_lanes + self.idle_lanes
     }
 
-    /// Until all the work in hand is done by the lanes that are up.
+    /// Time that the lanes that are ready need for all current work.
     pub fn drain_estimate(&self) -> Duration {
         self.shared(self.work_seconds(self.remaining))
     }
 
-    /// What a worker's start takes.
+    /// Start time of a worker: measured, or else the configured estimate.
     pub fn start_time(&self) -> Duration {
         self.measured_start.unwrap_or(self.start_estimate)
     }
@@ -146,17 +146,17 @@ impl Snapshot {
         }
     }
 
-    /// How long a request waits that has so much before it.
+    /// Estimates the wait of a request with this work ahead of it.
     pub fn wait_estimate(&self, ahead: Ahead) -> WaitEstimate {
         let lanes = self.lanes();
         let lanes_with_long_files = ahead.long_in_hand.min(lanes);
         if (ahead.load.chunks as usize) + lanes_with_long_files < lanes {
-            // Each of them has a lane, and there is one left.
+            // Every chunk ahead has a lane, and one lane is left.
             return WaitEstimate::default();
         }
         let mut load = ahead.load;
         if lanes_with_long_files > 0 {
-            // The lane that is free next has most of a chunk to do yet, at worst.
+            // At worst the next lane to become idle has just begun a chunk.
             load.audio_millis += target_length(self.cost).as_millis() as u64;
             load.chunks += 1;
         }
@@ -170,25 +170,25 @@ impl Snapshot {
         }
     }
 
-    /// One lane's work in seconds, done by all lanes.
+    /// The time that all lanes together need for this work.
     fn shared(&self, work_seconds: f64) -> Duration {
         let seconds = work_seconds.max(0.0) / self.lanes().max(1) as f64;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
-    /// min(drain estimate / cap, 1), rounded to three decimals.
+    /// min(drain estimate / drain cap, 1), rounded to three decimals.
     pub fn load_score(&self) -> f64 {
         let score = self.drain_estimate().as_secs_f64() / self.drain_cap.as_secs_f64();
         (score.min(1.0) * 1000.0).round() / 1000.0
     }
 
-    /// Whether routers should send work here: the hot model is there or comes with the next
-    /// request, nothing is wrong with it, the load is below its cap, and the node is not leaving.
+    /// Whether routers should send requests to this node: it can serve, its load score is below 1, and it
+    /// is not draining.
     pub fn accepts_requests(&self) -> bool {
         self.can_serve() && self.load_score() < 1.0 && !self.draining
     }
 
-    /// Whether the hot lane can do work, at once or after waking.
+    /// Whether the hot lane is ready, or loads its model for the next request.
     pub fn can_serve(&self) -> bool {
         match self.hot {
             HotState::Ready(_) | HotState::Asleep(_) => true,
@@ -196,7 +196,7 @@ impl Snapshot {
         }
     }
 
-    /// The loaded model, while there is one.
+    /// The loaded model; `None` while none is loaded.
     pub fn engine(&self) -> Option<&EngineInfo> {
         match &self.hot {
             HotState::Ready(info) => Some(info),
@@ -207,7 +207,7 @@ impl Snapshot {
         }
     }
 
-    /// What is wrong with the hot lane, where something is.
+    /// Why the hot lane is down; `None` unless it failed or restarts.
     pub fn hot_error(&self) -> Option<&str> {
         match &self.hot {
             HotState::Restarting { reason } | HotState::Failed { reason } => Some(reason),

@@ -1,4 +1,4 @@
-//! How each child is spawned, and what is known of its end.
+//! How each child is started, and how its end is classified.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use crate::request::transcriptions::{
 };
 use crate::translation::{Translations, TranslationsArguments, TranslationsMessage};
 
-/// The larger model's pool looks at the demand at least so often.
-const MOST_FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest interval between two demand checks of the fallback model.
+const LONGEST_FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How a child ended.
 #[derive(Clone, Copy)]
@@ -41,8 +41,8 @@ pub(super) enum Failure<'a> {
 }
 
 impl Failure<'_> {
-    /// A model that is missing or broken will be so at the next try as well, most likely.
-    pub(super) fn is_models_fault(self) -> bool {
+    /// Whether the model is missing or broken, so that the next start will most likely fail too.
+    pub(super) fn is_model_broken(self) -> bool {
         let Self::Error(error) = self else {
             return false;
         };
@@ -50,8 +50,8 @@ impl Failure<'_> {
             .is_some_and(|failure| matches!(failure, LaneFailure::Launch(LaunchError::Model(_))))
     }
 
-    /// Why a lane went of its own accord, if it did.
-    pub(super) fn leaving(self) -> Option<LaneExit> {
+    /// The reason of a lane that ended by itself.
+    pub(super) fn lane_exit(self) -> Option<LaneExit> {
         match self {
             Self::Error(_) => None,
             Self::Ended(reason) => LaneExit::from_reason(reason),
@@ -64,7 +64,7 @@ impl fmt::Display for Failure<'_> {
         match self {
             Self::Error(error) => error.fmt(f),
             Self::Ended(Some(reason)) => f.write_str(reason),
-            Self::Ended(None) => f.write_str("it was ended"),
+            Self::Ended(None) => f.write_str("it was stopped"),
         }
     }
 }
@@ -144,7 +144,7 @@ pub(super) async fn translations(
     spawned.map(|(actor, _join)| Some(actor))
 }
 
-/// None where no larger model of this node stands by.
+/// `None` without a fallback model on this node.
 pub(super) async fn fallback_model(
     myself: &ActorRef<SupervisorMessage>,
     arguments: &SupervisorArguments,
@@ -165,11 +165,11 @@ pub(super) async fn fallback_model(
         chunk_timeout: config.chunk_timeout,
         stop_grace: config.stop_grace,
         recycling: config.recycling,
-        // One of them is enough to take the memory of several others.
+        // One worker may need the memory of several others.
         pool: PoolConfig {
             size: 1,
-            // Somebody waits for it.
-            interval: config.pool.interval.min(MOST_FALLBACK_INTERVAL),
+            // A request waits for it.
+            interval: config.pool.interval.min(LONGEST_FALLBACK_INTERVAL),
             idle: IdlePolicy {
                 timeout: config.pool.idle.timeout,
                 stagger: Duration::ZERO,
@@ -189,7 +189,7 @@ pub(super) async fn fallback_model(
     }))
 }
 
-/// A HotWorker, and the name of its lane.
+/// Starts the HotWorker; returns its lane as well.
 pub(super) async fn hot_worker(
     myself: &ActorRef<SupervisorMessage>,
     arguments: &SupervisorArguments,
@@ -234,7 +234,7 @@ fn lane(
     }
 }
 
-/// None where nothing looks at the memory.
+/// `None` without a memory probe.
 pub(super) async fn vram_watcher(
     myself: &ActorRef<SupervisorMessage>,
     arguments: &SupervisorArguments,
@@ -251,7 +251,7 @@ pub(super) async fn vram_watcher(
     spawned.map(|(actor, _join)| Some(actor))
 }
 
-/// None where the node is not registered anywhere.
+/// `None` without a directory.
 pub(super) async fn registrar(
     myself: &ActorRef<SupervisorMessage>,
     arguments: &SupervisorArguments,

@@ -1,4 +1,4 @@
-//! The hot lane's life: when the HotWorker is started, brought back, let sleep and woken.
+//! When the HotWorker is started, restarted, left asleep and woken.
 
 use std::time::Duration;
 
@@ -15,19 +15,18 @@ use crate::ports::EngineInfo;
 use crate::queue::messages::{DispatcherMessage, LaneMessage};
 use crate::status::snapshot::HotState;
 
-/// A model that could not be loaded is tried again this seldom: files do not mend themselves in
-/// milliseconds.
+/// Pause before a broken model is loaded again: files are not repaired within milliseconds.
 const MODEL_RETRY: Duration = Duration::from_secs(10);
 
-/// What the Supervisor knows of the hot lane.
+/// The hot lane, as the Supervisor knows it.
 #[derive(Default)]
 pub(super) struct HotLane {
     child: Option<HotChild>,
     generation: u64,
     budget: RestartBudget,
-    /// Chunks that hot lanes had finished at the last failure.
+    /// Number of chunks that hot lanes had finished at the last failure.
     chunks_at_last_failure: u64,
-    /// The node's rates come from the first engine that was ever up.
+    /// Whether the first engine has set the node's initial rates.
     calibrated: bool,
 }
 
@@ -37,8 +36,8 @@ struct HotChild {
 }
 
 impl HotLane {
-    pub(super) fn is(&self, who: ActorId) -> bool {
-        (self.child.as_ref()).is_some_and(|child| child.actor.get_id() == who)
+    pub(super) fn is(&self, ended: ActorId) -> bool {
+        (self.child.as_ref()).is_some_and(|child| child.actor.get_id() == ended)
     }
 
     pub(super) fn actor(&self) -> Option<&ActorRef<LaneMessage>> {
@@ -63,7 +62,7 @@ impl SupervisorState {
     }
 
     pub(super) fn hot_ready(&mut self, worker: ActorId, info: EngineInfo) {
-        // Word from an incarnation that has ended since is old news.
+        // The message of a worker that has ended since is outdated.
         if !self.hot.is(worker) {
             return;
         }
@@ -77,7 +76,7 @@ impl SupervisorState {
         status.set_hot(HotState::Ready(info));
     }
 
-    /// Brings a sleeping hot lane back: there is work, or will be in a moment.
+    /// Starts a sleeping hot lane, because work is here or arrives soon.
     pub(super) async fn wake(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
@@ -96,13 +95,13 @@ impl SupervisorState {
         let Some(child) = self.hot.child.take() else {
             return Ok(());
         };
-        // The lane gives its chunk back itself, unless it failed in a way that it could not.
+        // The lane returns its chunk itself, unless it failed before it could.
         let _ = (self.dispatcher).cast(DispatcherMessage::LaneGone(child.lane));
         if self.phase == Phase::Stopping {
             return Ok(());
         }
-        if let Some(why) = failure.leaving() {
-            return self.hot_left(myself, why).await;
+        if let Some(exit) = failure.lane_exit() {
+            return self.hot_left(myself, exit).await;
         }
         self.hot_failed(myself, failure);
         Ok(())
@@ -111,16 +110,16 @@ impl SupervisorState {
     async fn hot_left(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
-        why: LaneExit,
+        exit: LaneExit,
     ) -> Result<(), SpawnErr> {
         let status = &self.arguments.status;
         if let Some(info) = status.snapshot().last_engine {
             status.set_hot(HotState::Asleep(info));
         }
-        // Asked after the state is told: whoever takes a place from now on sees it and wakes us.
+        // Checked after the status is set: every request that is admitted from now on sees it and sends `Wake`.
         let wanted = status.requests() > 0;
-        info!(reason = ?why, wanted, "the hot worker gave its memory back");
-        if why.is_replaced() || wanted {
+        info!(reason = ?exit, wanted, "the hot worker released its memory");
+        if exit.is_replaced() || wanted {
             self.start_hot(myself).await?;
         }
         Ok(())
@@ -132,22 +131,22 @@ impl SupervisorState {
         warn!(
             reason,
             restart_after_seconds = restart.after.as_secs_f64(),
-            "the hot worker is gone"
+            "the hot worker failed"
         );
         if restart.budget_spent {
-            error!(reason, "cannot transcribe; trying again now and then");
+            error!(reason, "cannot transcribe; retrying periodically");
             self.arguments.status.set_hot(HotState::Failed { reason });
-            self.repeat_hopelessness();
+            self.repeat_hot_lane_lost();
         } else {
             (self.arguments.status).set_hot(HotState::Restarting { reason });
         }
-        // The timer ends with the actor's mailbox; nothing else is to be done with it.
+        // The timer ends with the actor.
         drop(myself.send_after(restart.after, || SupervisorMessage::StartHot));
     }
 
-    /// A model at fault says nothing about the worker: it is outside of the budget.
+    /// When to restart. A broken model says nothing about the worker and does not count in its budget.
     fn restart(&mut self, failure: Failure<'_>) -> Restart {
-        if failure.is_models_fault() {
+        if failure.is_model_broken() {
             return Restart {
                 after: MODEL_RETRY,
                 budget_spent: true,
@@ -159,15 +158,15 @@ impl SupervisorState {
         self.hot.budget.record_failure(progressed)
     }
 
-    /// Tells the Dispatcher that the hot lane will not come soon, if that is so.
-    pub(super) fn repeat_hopelessness(&self) {
+    /// Tells the Dispatcher again that the hot lane will not be ready soon, if so.
+    pub(super) fn repeat_hot_lane_lost(&self) {
         let HotState::Failed { reason } = self.arguments.status.hot() else {
             return;
         };
-        let refusal = SttError::NotReady {
+        let error = SttError::NotReady {
             reason,
             retry_after: self.arguments.status.snapshot().start_time(),
         };
-        let _ = self.dispatcher.cast(DispatcherMessage::Hopeless(refusal));
+        let _ = self.dispatcher.cast(DispatcherMessage::HotLaneLost(error));
     }
 }

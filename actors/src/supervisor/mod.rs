@@ -1,19 +1,18 @@
 //! The Supervisor: root of the tree.
 //!
-//! It owns the Dispatcher, the FallbackModel, the Transcriptions, the ColdPool, the HotWorker, the
-//! VramWatcher and the Registrar, starts them in this order and stops them in the order of `shutdown`. Each child has
-//! a restart policy of its own:
+//! It starts and supervises the Dispatcher, the FallbackModel, the Transcriptions, the ColdPool, the
+//! Translations, the HotWorker, the VramWatcher and the Registrar. `shutdown` says in which order they stop.
+//! Each child has its own restart policy:
 //!
-//! - The HotWorker comes back after a pause that grows with failures in a row (`hot`). While the
-//!   budget lasts, work waits for it; after that, and when the model itself is at fault, work is
-//!   refused unless cold workers can do it, and the node keeps trying, seldom.
-//! - The Dispatcher is replaced at once; lanes and transcriptions are told and nothing is lost.
-//! - The Transcriptions are replaced at once; the requests under them have failed with them.
-//! - The ColdPool is replaced at once; its workers have ended with it, and their chunks go out
-//!   again.
-//! - The Translations actor is replaced at once; the running translations have failed with it.
-//! - The FallbackModel is replaced after a pause: what waited for it goes on without it.
-//! - The VramWatcher and the Registrar are replaced after a pause: nothing waits for them.
+//! - HotWorker: restarted after a pause that grows with consecutive failures (`hot`). Work waits for it while the
+//!   restart budget lasts. When the budget is spent or the model itself is broken, work is discarded unless
+//!   cold workers can do it, and the restarts continue at long intervals.
+//! - Dispatcher: replaced immediately. Lanes and transcriptions enqueue again, and nothing is lost.
+//! - Transcriptions: replaced immediately. All running requests fail with it.
+//! - ColdPool: replaced immediately. Its workers end with it, and their chunks are retried.
+//! - Translations: replaced immediately. All running translations fail with it.
+//! - FallbackModel: replaced after a pause. Requests that waited for it keep the text that they have.
+//! - VramWatcher, Registrar: replaced after a pause, since nothing waits for them.
 
 mod children;
 mod hot;
@@ -49,21 +48,21 @@ use crate::translation::{Translated, TranslationsMessage};
 use children::Failure;
 use hot::HotLane;
 
-/// A child that nobody waits for is replaced after this long.
+/// Pause before a child for which nothing waits is replaced.
 const SIDE_CHILD_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the Supervisor hears.
+/// Messages that the Supervisor handles.
 #[derive(Debug)]
 pub enum SupervisorMessage {
-    /// From the handle: a job.
+    /// From the handle: start a request.
     Submit {
-        /// The work.
+        /// The request.
         job: Box<Job>,
-        /// Its place in the accounts.
+        /// Its admission slot.
         slot: AdmissionSlot,
-        /// Where its events go.
+        /// Receives its events.
         events: EventSender,
-        /// Hears whether it started.
+        /// Receives whether it started.
         reply: RpcReplyPort<Accepted>,
     },
     /// From the handle: translate a transcript.
@@ -73,40 +72,40 @@ pub enum SupervisorMessage {
         /// Receives the result.
         reply: oneshot::Sender<Translated>,
     },
-    /// From the handle: work is coming, and the hot model may have been freed.
+    /// From the handle: a request was admitted, and the hot model may be unloaded.
     Wake,
-    /// From the HotWorker: the engine is up.
+    /// From the HotWorker: its engine is loaded.
     HotReady {
-        /// Which incarnation says so.
+        /// The sender, which may have ended since.
         worker: ActorId,
-        /// What was loaded.
+        /// The engine.
         info: EngineInfo,
     },
-    /// To itself, after a pause: bring the HotWorker back.
+    /// To itself, after a pause: restart the HotWorker.
     StartHot,
-    /// To itself, after a pause: bring back those of the VramWatcher, the Registrar and the
-    /// FallbackModel that are missing.
+    /// To itself, after a pause: start those of the VramWatcher, the Registrar and the FallbackModel that are
+    /// missing.
     StartSideChildren,
-    /// From the handle: finish what runs, within `grace`, then stop everything.
+    /// From the handle: let running requests finish within `grace`, then stop everything.
     Drain {
-        /// How long requests may still take.
+        /// Time limit for running requests.
         grace: Duration,
     },
-    /// From the Transcriptions: the last request is done.
+    /// From the Transcriptions, during a drain: the last request has ended.
     TranscriptionsDone,
-    /// To itself, during a drain: the last translation is done, or need not be awaited any more.
+    /// To itself, during a drain: the last translation has ended, or the grace is over.
     TranslationsDone,
     /// To itself: the grace is over.
     DrainOverdue,
 }
 
-/// What the Supervisor is made from.
+/// Arguments of the Supervisor.
 pub struct SupervisorArguments {
-    /// What the tree needs from outside.
+    /// The ports of the tree.
     pub ports: Ports,
-    /// Its limits.
+    /// The limits of the tree.
     pub config: TreeConfig,
-    /// Its state as others see it.
+    /// The status of the node.
     pub status: Arc<NodeStatus>,
     /// Requests whose transcript will be translated.
     pub pending_translations: TaskTracker,
@@ -126,20 +125,20 @@ pub struct SupervisorState {
     vram_watcher: Option<ActorRef<VramWatcherMessage>>,
     registrar: Option<ActorRef<RegistrarMessage>>,
     phase: Phase,
-    /// The drain's grace is over.
+    /// Whether the grace of the drain is over.
     is_overdue: bool,
     /// Waits for the pending translations of a drain.
     awaiting_translations: Option<AbortOnDropHandle<()>>,
 }
 
-/// How far the tree's life is.
+/// The phases of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Children that end are brought back.
+    /// Children that end are replaced.
     Running,
-    /// The same, but nothing new comes in.
+    /// Children that end are replaced, and new requests are rejected.
     Draining,
-    /// Children end because they are told to.
+    /// Children are being stopped.
     Stopping,
 }
 
@@ -196,13 +195,13 @@ impl Actor for Supervisor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(who, reason) => {
+            SupervisionEvent::ActorFailed(ended, reason) => {
                 let failure = Failure::Error(&reason);
-                state.child_gone(&myself, &who, failure).await?;
+                state.child_gone(&myself, &ended, failure).await?;
             }
-            SupervisionEvent::ActorTerminated(who, _, reason) => {
+            SupervisionEvent::ActorTerminated(ended, _, reason) => {
                 let failure = Failure::Ended(reason.as_deref());
-                state.child_gone(&myself, &who, failure).await?;
+                state.child_gone(&myself, &ended, failure).await?;
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
         }
@@ -214,7 +213,7 @@ impl Actor for Supervisor {
         myself: ActorRef<Self::Msg>,
         _state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        // A parent's exit kills children without their `post_stop`: whatever is left is stopped.
+        // A parent's exit kills its children without their `post_stop`, so stop them first.
         myself.stop_children_and_wait(None, None).await;
         Ok(())
     }
@@ -266,7 +265,7 @@ impl SupervisorState {
             events,
             reply,
         };
-        // If they are just being replaced, the reply port drops and the handle says so.
+        // If the actor has just failed, the reply is dropped and the handle reports it.
         let _ = self.transcriptions.cast(submit);
     }
 
@@ -280,45 +279,45 @@ impl SupervisorState {
     async fn child_gone(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
-        who: &ActorCell,
+        ended: &ActorCell,
         failure: Failure<'_>,
     ) -> Result<(), SpawnErr> {
-        let who = who.get_id();
-        if self.hot.is(who) {
+        let ended = ended.get_id();
+        if self.hot.is(ended) {
             return self.hot_gone(myself, failure).await;
         }
         if self.phase == Phase::Stopping {
-            // It was stopped by us.
+            // The Supervisor stopped it.
             return Ok(());
         }
-        if self.dispatcher.get_id() == who {
+        if self.dispatcher.get_id() == ended {
             error!(reason = %failure, "the dispatcher failed; replacing it");
             self.replace_dispatcher(myself).await?;
-        } else if self.transcriptions.get_id() == who {
+        } else if self.transcriptions.get_id() == ended {
             error!(reason = %failure, "the transcriptions failed; replacing them");
             self.replace_transcriptions(myself).await?;
-        } else if self.cold_pool.get_id() == who {
+        } else if self.cold_pool.get_id() == ended {
             error!(reason = %failure, "the cold pool failed; replacing it");
             let gone = DispatcherMessage::ColdLanesGone {
                 up_to: LaneId::next(),
             };
             let _ = self.dispatcher.cast(gone);
             self.cold_pool = children::cold_pool(myself, &self.arguments, &self.dispatcher).await?;
-        } else if (self.translations.as_ref()).is_some_and(|child| child.get_id() == who) {
+        } else if (self.translations.as_ref()).is_some_and(|child| child.get_id() == ended) {
             error!(reason = %failure, "the translations actor failed; replacing it");
             self.translations = children::translations(myself, &self.arguments).await?;
-        } else if self.side_child_gone(who) {
-            warn!(reason = %failure, "a side child failed; replacing it");
-            // The timer ends with the actor's mailbox; nothing else is to be done with it.
+        } else if self.side_child_gone(ended) {
+            warn!(reason = %failure, "a child failed; replacing it after a pause");
+            // The timer ends with the actor.
             drop(myself.send_after(SIDE_CHILD_PAUSE, || SupervisorMessage::StartSideChildren));
         }
         Ok(())
     }
 
-    fn side_child_gone(&mut self, who: ActorId) -> bool {
-        let watcher = self.vram_watcher.take_if(|child| child.get_id() == who);
-        let registrar = self.registrar.take_if(|child| child.get_id() == who);
-        let fallback = (self.fallback_model).take_if(|child| child.actor.get_id() == who);
+    fn side_child_gone(&mut self, ended: ActorId) -> bool {
+        let watcher = self.vram_watcher.take_if(|child| child.get_id() == ended);
+        let registrar = self.registrar.take_if(|child| child.get_id() == ended);
+        let fallback = (self.fallback_model).take_if(|child| child.actor.get_id() == ended);
         watcher.is_some() || registrar.is_some() || fallback.is_some()
     }
 
@@ -353,8 +352,8 @@ impl SupervisorState {
         self.dispatcher_generation += 1;
         let generation = self.dispatcher_generation;
         self.dispatcher = children::dispatcher(myself, &self.arguments, generation).await?;
-        // Before the lanes hear of it: one that is up takes it back.
-        self.repeat_hopelessness();
+        // Sent before the lanes offer themselves: a hot lane that is ready cancels it.
+        self.repeat_hot_lane_lost();
         let new = || self.dispatcher.clone();
         let _ = (self.transcriptions).cast(TranscriptionsMessage::DispatcherReplaced(new()));
         let _ = (self.cold_pool).cast(ColdPoolMessage::DispatcherReplaced(new()));
@@ -368,7 +367,7 @@ impl SupervisorState {
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
     ) -> Result<(), SpawnErr> {
-        let _ = self.dispatcher.cast(DispatcherMessage::WithdrawAll);
+        let _ = self.dispatcher.cast(DispatcherMessage::CancelAll);
         let escalator = escalator(&self.arguments, self.fallback_model.as_ref());
         self.transcriptions =
             children::transcriptions(myself, &self.arguments, &self.dispatcher, escalator).await?;
@@ -379,7 +378,7 @@ impl SupervisorState {
     }
 }
 
-/// Where the requests' doubtful texts go.
+/// Where requests escalate to; `None`: nowhere.
 fn escalator(
     arguments: &SupervisorArguments,
     model: Option<&FallbackModelHandle>,

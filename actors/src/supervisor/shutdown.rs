@@ -1,5 +1,5 @@
-//! The ordered end: intake, transcriptions, translations, dispatcher, lanes, watcher, registrar. A sequence of
-//! messages, since stopping children at once is concurrent.
+//! The ordered shutdown: intake, transcriptions, translations, dispatcher, lanes, watcher, registrar. Each step
+//! waits for the one before, because ractor stops all children concurrently.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::queue::messages::LaneMessage;
 use crate::request::transcriptions::TranscriptionsMessage;
 use crate::task;
 
-/// The Registrar waits for its directory at the end, within limits of its own.
+/// Time limit for the Registrar, which removes its record within limits of its own.
 const REGISTRAR_LIMIT: Duration = Duration::from_secs(8);
 
 impl SupervisorState {
     pub(super) fn drain(&mut self, myself: &ActorRef<SupervisorMessage>, grace: Duration) {
         if self.phase != Phase::Running {
-            // Asked again: whoever asks has no more patience.
+            // The second request cuts the grace short.
             self.drain_overdue(myself);
             return;
         }
@@ -54,7 +54,7 @@ impl SupervisorState {
         }
     }
 
-    /// The last steps. Nothing is left to be heard by now, so that waiting here is harmless.
+    /// The last steps. No message matters any more, so this may block the mailbox.
     pub(super) async fn stop_all(&mut self, myself: &ActorRef<SupervisorMessage>) {
         self.phase = Phase::Stopping;
         let grace = self.arguments.config.stop_grace;
@@ -73,7 +73,7 @@ impl SupervisorState {
         myself.stop(None);
     }
 
-    /// All of them at once: each has its engine's grace.
+    /// Stops all lanes at the same time, each within the grace of its engine.
     async fn stop_lanes(&mut self, within: Duration) {
         let hot = self.hot.actor().cloned();
         if let Some(hot) = &hot {
@@ -97,6 +97,6 @@ impl SupervisorState {
 
 async fn stop(cell: ActorCell, within: Duration, name: &str) {
     if cell.stop_and_wait(None, Some(within)).await.is_err() {
-        warn!(name, "it did not stop in time");
+        warn!(name, "an actor did not stop in time");
     }
 }

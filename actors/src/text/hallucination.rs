@@ -1,11 +1,10 @@
-//! Text that whisper made up: found by what it says of itself, by repetition, and by whether there
-//! was speech at all.
+//! Removes hallucinated text: found by whisper's own probabilities, by repetition, and by a lack of
+//! speech.
 //!
-//! Whisper must write something for every window that it is given, and where nobody speaks it writes
-//! what ends videos. The thresholds on its own figures are those of its reference implementation
-//! (`no_speech_threshold`, `logprob_threshold`, `compression_ratio_threshold`). What only *may* be
-//! made up goes when there is hardly any speech where it stands; what somebody has said stays, how
-//! unlikely it may look, but for what is said again and again.
+//! Whisper writes text for every window, and for silence it often writes what ends videos. The
+//! thresholds on its probabilities are those of its reference implementation (`no_speech_threshold`,
+//! `logprob_threshold`, `compression_ratio_threshold`). Doubtful text is removed only where there is
+//! hardly any speech. Where there is speech the text stays, however unlikely; only loops are shortened.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -16,29 +15,29 @@ use crate::domain::transcript::{
     ChunkTranscript, Reason, Removed, Segment, Word, compression_ratio, letters,
 };
 
-/// Whisper's own probability that nobody speaks, above which it may be right.
+/// Above this probability of "no speech", whisper's estimate counts.
 const NO_SPEECH_THRESHOLD: f32 = 0.6;
 /// Mean log-probability below which text is a guess.
 const LOGPROB_THRESHOLD: f32 = -1.0;
 /// Compression ratio above which text repeats itself.
 const COMPRESSION_THRESHOLD: f32 = 2.4;
-/// Seconds of speech that are hardly any: less than the shortest word takes.
+/// Less speech than this, in seconds, is hardly any: it is shorter than the shortest word.
 const HARDLY_ANY_SPEECH: f64 = 0.2;
-/// How far whisper's times are from the speech, in seconds.
-const TIMES_ARE_OFF_BY: f64 = 0.3;
-/// So often in a row, and nobody says the same any more.
+/// The error of whisper's times, in seconds.
+const TIME_TOLERANCE: f64 = 0.3;
+/// A phrase that is repeated this often in a row is a loop.
 const LOOP_TIMES: usize = 6;
-/// Characters of a loop: less may be laughter.
+/// Minimum length of a loop in characters: a shorter one may be laughter.
 const LOOP_CHARACTERS: usize = 40;
-/// Characters of what a loop repeats, at most.
+/// Maximum length of the repeated phrase, in characters.
 const LONGEST_PERIOD: usize = 120;
-/// Letters of a segment that may be a loop: a word alone may be said again and again.
+/// Minimum letters of a repeated segment: speakers do repeat single words.
 const LEAST_LOOPED: f64 = 8.0;
-/// So many equal segments in a row are a loop too.
+/// This many equal segments in a row are a loop.
 const EQUAL_SEGMENTS: usize = 4;
 
-/// Takes out of a chunk's text what was made up, and gives it with times that count from the
-/// chunk's first sample. `speech` tells where somebody spoke.
+/// Removes hallucinated text from a chunk's transcript. Returns the removed text, with times that count
+/// from the chunk's first sample. `speech` is the speech track of the chunk.
 pub fn guard(transcript: &mut ChunkTranscript, speech: &SpeechTrack) -> Vec<Removed> {
     let mut removed = Vec::new();
     let mut kept: Vec<Segment> = Vec::new();
@@ -58,12 +57,9 @@ pub fn guard(transcript: &mut ChunkTranscript, speech: &SpeechTrack) -> Vec<Remo
 }
 
 fn judge(segment: &Segment, speech: &SpeechTrack) -> Option<Reason> {
-    let (start, end) = (
-        segment.start - TIMES_ARE_OFF_BY,
-        segment.end + TIMES_ARE_OFF_BY,
-    );
+    let (start, end) = (segment.start - TIME_TOLERANCE, segment.end + TIME_TOLERANCE);
     let spoken = speech.seconds_of_possible_speech(start, end);
-    // Where nobody has looked for speech, whisper's own word on it has to do.
+    // Without a speech track, whisper's own probability decides.
     let silent_to_whisper = segment.no_speech_prob > NO_SPEECH_THRESHOLD;
     let hardly_spoken = spoken.map_or(silent_to_whisper, |spoken| spoken < HARDLY_ANY_SPEECH);
     let is_guess = segment.avg_logprob < LOGPROB_THRESHOLD;
@@ -82,7 +78,7 @@ fn judge(segment: &Segment, speech: &SpeechTrack) -> Option<Reason> {
     }
 }
 
-/// Whether whisper is known to make this up, or it is only a description of a sound.
+/// Whether this is a phrase that whisper often hallucinates, or a description of a sound.
 fn is_known(text: &str) -> bool {
     static KNOWN: LazyLock<HashSet<&str>> = LazyLock::new(|| {
         let lines = include_str!("known_phrases.txt").lines();
@@ -91,7 +87,7 @@ fn is_known(text: &str) -> bool {
     is_description(text) || KNOWN.contains(plain(text).as_str())
 }
 
-/// `[Music]`, `(wind blowing)`, `*sigh*`, notes.
+/// For example `[Music]`, `(wind blowing)`, `*sigh*` or notes.
 fn is_description(text: &str) -> bool {
     let text = text.trim();
     let enclosed = |open, close| text.starts_with(open) && text.ends_with(close);
@@ -102,7 +98,7 @@ fn is_description(text: &str) -> bool {
         || !text.chars().any(char::is_alphanumeric)
 }
 
-/// Lower case, letters and digits and apostrophes, one blank between words.
+/// Normalizes a text: lower case, only letters, digits and apostrophes, one space between words.
 fn plain(text: &str) -> String {
     let lower = text.to_lowercase().replace('’', "'");
     let kept = lower.replace(|c: char| !c.is_alphanumeric() && c != '\'', " ");
@@ -110,7 +106,7 @@ fn plain(text: &str) -> String {
     words.join(" ")
 }
 
-/// Reduces a loop in a segment's text to one time. Gives what was taken out.
+/// Reduces a loop in a segment's text to one repetition. Returns the removed text.
 fn shorten_loop(segment: &mut Segment) -> Option<String> {
     if segment.compression_ratio <= COMPRESSION_THRESHOLD {
         return None;
@@ -127,15 +123,15 @@ fn shorten_loop(segment: &mut Segment) -> Option<String> {
         .chain(&text[taken.end..])
         .collect();
     segment.compression_ratio = compression_ratio(&segment.text);
-    // They are those of the loop.
+    // These belong to the text with the loop.
     segment.words.clear();
     segment.tokens.clear();
     segment.logprobs.clear();
     Some(repeated)
 }
 
-/// The words that begin in a stretch of the text's characters; `None` where the text is not made of
-/// its words.
+/// The words that begin in a range of the text's characters; `None` if the words do not add up to the
+/// text.
 fn words_of(segment: &Segment, characters: &Range<usize>) -> Option<Range<usize>> {
     let mut so_far = 0;
     let mut begin = Vec::with_capacity(segment.words.len());
@@ -150,7 +146,7 @@ fn words_of(segment: &Segment, characters: &Range<usize>) -> Option<Range<usize>
     (text == segment.text && !words.is_empty()).then_some(words)
 }
 
-/// Takes words out, with their tokens. Gives their text.
+/// Removes words with their tokens. Returns their text.
 fn take_out_words(segment: &mut Segment, words: Range<usize>) -> String {
     let tokens = |words: &[Word]| words.iter().map(|word| word.tokens).sum::<usize>();
     let first = tokens(&segment.words[..words.start]).min(segment.tokens.len());
@@ -180,21 +176,21 @@ struct Loop {
     end: usize,
 }
 
-/// The longest stretch of the text that says one thing again and again.
+/// The longest loop in the text: one phrase, repeated without anything between.
 fn longest_loop(text: &[char]) -> Option<Loop> {
     let mut longest: Option<Loop> = None;
     for period in 1..=LONGEST_PERIOD.min(text.len() / LOOP_TIMES) {
         let mut start = 0;
-        for place in period..=text.len() {
-            if place < text.len() && text[place] == text[place - period] {
+        for end in period..=text.len() {
+            if end < text.len() && text[end] == text[end - period] {
                 continue;
             }
-            let length = place - start;
+            let length = end - start;
             let times = length / period;
             let whole = times * period;
             let is_loop = times >= LOOP_TIMES && whole >= LOOP_CHARACTERS;
             let known = longest.as_ref().map_or(0, |known| known.end - known.start);
-            // Of equally long ones the first, which has the shortest period.
+            // The first of several equally long ones, which has the shortest period.
             if is_loop && whole > known {
                 longest = Some(Loop {
                     start,
@@ -202,13 +198,13 @@ fn longest_loop(text: &[char]) -> Option<Loop> {
                     end: start + whole,
                 });
             }
-            start = place + 1 - period;
+            start = end + 1 - period;
         }
     }
     longest
 }
 
-/// Leaves one of many equal segments in a row.
+/// Keeps one of many equal segments in a row.
 fn drop_equal_runs(kept: &mut Vec<Segment>, removed: &mut Vec<Removed>) {
     let mut segments = std::mem::take(kept).into_iter().peekable();
     while let Some(first) = segments.next() {
@@ -237,7 +233,7 @@ mod tests {
         Segment::said(0.0, 2.0, text)
     }
 
-    /// A track of eight seconds in which somebody speaks all the time, or nobody.
+    /// A track of eight seconds, all speech or all silence.
     fn track(spoken: bool) -> SpeechTrack {
         SpeechTrack::new(vec![if spoken { 250 } else { 3 }; 250])
     }
@@ -257,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_phrase_goes_where_nobody_speaks_and_stays_where_somebody_does() {
+    fn a_known_phrase_is_removed_in_silence_and_kept_in_speech() {
         for phrase in [
             " Thank you.",
             " Thanks for watching!",
@@ -280,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn whispers_own_doubts_count_where_nobody_speaks() {
+    fn whispers_own_probabilities_count_in_silence() {
         let doubtful = |no_speech_prob, avg_logprob, compression_ratio| Segment {
             avg_logprob,
             compression_ratio,
@@ -292,7 +288,7 @@ mod tests {
         assert!(one(doubtful(0.9, -0.5, 1.0), true).is_empty());
         assert!(one(doubtful(0.1, -1.5, 2.8), true).is_empty());
         assert_eq!(one(doubtful(0.9, -0.5, 1.0), false), ["no_speech"]);
-        // Quiet speech over a bad line, and whisper's times beside it.
+        // Quiet speech over a bad line, and whisper's times are off.
         let mut faint = vec![3; 250];
         faint[64..74].fill(60);
         let faint = SpeechTrack::new(faint);
@@ -302,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_track_of_speech_whispers_own_word_decides() {
+    fn without_a_speech_track_whispers_own_probability_decides() {
         let unknown = SpeechTrack::default();
         let doubtful = Segment {
             no_speech_prob: 0.9,
@@ -319,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_is_said_once_and_what_is_around_it_stays() {
+    fn a_loop_is_shortened_to_one_repetition_and_the_text_around_it_stays() {
         let looping = Segment {
             compression_ratio: 9.0,
             ..segment(&format!(
@@ -338,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_and_tokens_of_a_loop_go_with_its_text() {
+    fn the_words_and_tokens_of_a_loop_are_removed_with_its_text() {
         let thanks = [[" thank", " you."]; 12].concat();
         let texts = std::iter::once(" Well,").chain(thanks).chain([" Bye."]);
         let words: Vec<Word> = texts
@@ -376,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn people_may_repeat_themselves_within_reason() {
+    fn a_few_repetitions_are_kept() {
         for text in [
             " No, no, no, no, no, no!",
             " ha ha ha ha ha ha ha ha ha",
@@ -404,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn the_known_phrases_are_written_as_they_are_looked_up() {
+    fn the_known_phrases_are_normalized() {
         for line in include_str!("known_phrases.txt").lines() {
             assert!(line.starts_with('#') || plain(line) == line, "{line}");
         }

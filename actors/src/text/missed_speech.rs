@@ -1,37 +1,38 @@
-//! Speech without text: a plain decision on what of a chunk is to be transcribed again.
+//! Finds speech without text: the parts of a chunk to transcribe again.
 //!
-//! Whisper leaves out sentences: it ends a window early, goes on after a pause as if nothing had been
-//! said, or writes one sentence and lets its times run over the next. Where somebody speaks and
-//! nothing is written, or far less than anybody says in that time, the stretch is given to it again on
-//! its own, cut in another place.
+//! Whisper sometimes skips sentences: it ends a window early, continues after a pause as if there had
+//! been no speech, or stretches the times of one sentence over the next. Where there is speech and no
+//! text, or far less text than speech of that length has, that range is transcribed again on its own,
+//! with other cuts.
 
 use std::ops::Range;
 
 use crate::domain::chunk::AudioChunk;
 use crate::domain::transcript::{Removed, Segment, letters};
 
-/// Seconds of speech without text that are worth another pass.
+/// Minimum speech without text, in seconds, that is worth a second pass.
 const LEAST_MISSED: f64 = 1.5;
-/// Seconds of speech of a segment before its text can be called too little.
+/// Minimum speech in a segment, in seconds, for judging its text too short.
 const LEAST_JUDGED: f64 = 6.0;
-/// Letters a second that are too few for speech: people say 10 to 20.
+/// Fewer letters per second of speech are too few: speakers say 10 to 20.
 const SLOWEST_SPEECH: f64 = 5.0;
-/// What is given again has so many seconds around it.
+/// Audio before and after the missed speech that is transcribed with it, in seconds.
 const MARGIN: f64 = 0.2;
-/// A chunk of which nothing was written would only be heard the same way again.
+/// A gap with at least this share of the chunk's speech is not transcribed again: the model would get
+/// nearly the same audio and give the same result.
 const MOST_OF_THE_SPEECH: f64 = 0.9;
 
-/// A part of a chunk to be transcribed again.
+/// Parts of a chunk to transcribe again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Again {
-    /// In seconds of the chunk.
+    /// Times in the chunk, in seconds.
     pub parts: Vec<Range<f64>>,
-    /// The segment that the new text is to take the place of, if it says more.
+    /// The index of the segment that the new text replaces if it is longer; `None`: the new text is added.
     pub instead_of: Option<usize>,
 }
 
-/// What of a chunk has speech and no text, given its segments in order of time. Where text was taken
-/// out, there was some: whisper would only make it up again.
+/// Finds the speech without text in a chunk. `segments` are in order of time. Gaps from which text was
+/// removed are skipped: whisper would hallucinate the same text again.
 pub fn find(chunk: &AudioChunk, segments: &[Segment], removed: &[Removed]) -> Vec<Again> {
     let was_removed = |gap: &Range<f64>| {
         let mut removed = removed.iter();
@@ -52,7 +53,7 @@ pub fn find(chunk: &AudioChunk, segments: &[Segment], removed: &[Removed]) -> Ve
     gaps.chain(short).collect()
 }
 
-/// Stretches between segments in which somebody speaks.
+/// Gaps between segments that contain speech.
 fn gaps(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Range<f64>> {
     let duration = chunk.duration_seconds();
     let (first_word, last_word) = chunk.speech.tightened(0.0, duration);
@@ -75,15 +76,14 @@ fn gaps(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Range<f64>> {
     gaps
 }
 
-/// The two halves of a segment that says too little for the speech in it, parted at its longest
-/// pause.
+/// If a segment's text is too short for its speech: its two halves, split at its longest pause.
 fn halves(chunk: &AudioChunk, segment: &Segment) -> Option<Vec<Range<f64>>> {
     let (start, end) = (segment.start, segment.end);
     let spoken = chunk.speech.seconds_of_speech(start, end)?;
     if spoken < LEAST_JUDGED || letters(&segment.text) / spoken >= SLOWEST_SPEECH {
         return None;
     }
-    // Not at the edges: the pause around the sentence is no new place.
+    // Not at the edges: a cut there would give the same audio again.
     let pause = chunk.speech.longest_pause(start + 1.0, end - 1.0)?;
     let middle = f64::midpoint(pause.start, pause.end);
     Some(vec![start..middle, middle..end])
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::domain::chunk::SpeechTrack;
 
-    /// A chunk of 20 s in which somebody speaks at these times.
+    /// A chunk of 20 s with speech at these times.
     fn chunk(spoken: &[Range<f64>]) -> AudioChunk {
         let mut values = vec![0; 625];
         for range in spoken {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn where_text_was_taken_out_there_is_nothing_to_be_heard_again() {
+    fn a_gap_whose_text_was_removed_is_not_transcribed_again() {
         let chunk = chunk(&[1.0..4.0, 6.0..9.0, 12.0..19.0]);
         let loops = Removed {
             start: 12.0,
@@ -138,16 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_whose_speech_is_all_written_is_left_alone() {
+    fn a_chunk_with_text_for_all_speech_is_not_transcribed_again() {
         let chunk = chunk(&[1.0..6.0, 8.0..15.0]);
         let segments = [segment(0.9, 6.2, 60), segment(7.8, 15.2, 80)];
         assert!(find(&chunk, &segments).is_empty());
-        // A second of speech beside a segment is what whisper's times are off by.
+        // Whisper's times are off by up to a second.
         assert!(find(&chunk, &[segment(2.0, 5.5, 60), segment(8.9, 15.2, 80)]).is_empty());
     }
 
     #[test]
-    fn speech_before_between_and_after_segments_is_given_again() {
+    fn speech_before_between_and_after_segments_is_transcribed_again() {
         let chunk = chunk(&[1.0..4.0, 6.0..9.0, 12.0..19.0]);
         let found = find(&chunk, &[segment(5.9, 9.1, 40)]);
         let parts: Vec<_> = found.iter().flat_map(|again| again.parts.clone()).collect();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_written_at_all_would_only_be_heard_the_same_way_again() {
+    fn a_chunk_without_any_text_is_not_transcribed_again() {
         assert!(find(&chunk(&[0.5..19.5]), &[]).is_empty());
         assert!(find(&chunk(&[8.0..11.0]), &[]).is_empty());
         let unknown = AudioChunk::contiguous(0, 0, Arc::from(vec![0; 320_000]));
@@ -164,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_says_too_little_is_parted_at_its_pause() {
+    fn a_segment_with_too_little_text_is_split_at_its_pause() {
         let chunk = chunk(&[0.5..5.0, 5.6..19.0]);
         let found = find(&chunk, &[segment(0.5, 19.0, 50)]);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].instead_of, Some(0));
         assert_near(&found[0].parts, &[0.5..5.3, 5.3..19.0]);
-        // Slow speech is speech, and Chinese needs fewer letters for as much.
+        // Slow speech is accepted, and a Chinese character counts as several letters.
         assert!(find(&chunk, &[segment(0.5, 19.0, 120)]).is_empty());
         let chinese = Segment {
             text: "说".repeat(40),

@@ -1,6 +1,7 @@
-//! What becomes of a chunk's text after the engine: plain decisions, without an actor.
+//! Post-processing of a chunk's text: plain functions, without an actor.
 
 pub mod hallucination;
+pub mod merger;
 pub mod missed_speech;
 pub(crate) mod second_pass;
 pub mod segment_split;

@@ -1,5 +1,5 @@
-//! A chunk of which parts are transcribed again: what was written first, what is still awaited, and
-//! how both become one text.
+//! The second pass over a chunk, of which parts are transcribed again: the first text, the parts that are
+//! still awaited, and the merging of both.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,15 @@ use crate::domain::ids::ChunkIndex;
 use crate::domain::transcript::{ChunkTranscript, Segment, Word, letters};
 use crate::text::missed_speech::Again;
 
-/// New text takes the place of a segment if it says so much more.
+/// New text replaces a segment if it is longer by this factor.
 const MORE: f64 = 1.3;
 
-/// Where the text of a part belongs.
+/// The position of a part in its chunk.
 #[derive(Debug)]
 struct PartPosition {
+    /// Index in [`SecondPass::again`].
     again: usize,
-    /// In seconds of the chunk.
+    /// Start in the chunk, in seconds.
     begins: f64,
 }
 
@@ -25,12 +26,12 @@ pub(crate) struct SecondPass {
     first: ChunkTranscript,
     again: Vec<Again>,
     awaited: BTreeMap<ChunkIndex, PartPosition>,
-    /// By the number in `again`.
+    /// New segments, one list for each element of `again`.
     heard: Vec<Vec<Segment>>,
 }
 
 impl SecondPass {
-    /// Gives the parts that are to be transcribed; `next_part` counts them.
+    /// Begins a second pass. Also returns the parts to transcribe, numbered from `next_part`.
     pub(crate) fn begin(
         chunk: &AudioChunk,
         first: ChunkTranscript,
@@ -69,34 +70,34 @@ impl SecondPass {
         self.awaited.contains_key(&part)
     }
 
-    /// A part's text; `None`: it has none, and what was written first stays. Gives whether that was
-    /// the last part.
+    /// Adds a part's text; `None`: the part failed, and the first text stays. Returns whether it was the
+    /// last part.
     pub(crate) fn heard(&mut self, part: ChunkIndex, transcript: Option<ChunkTranscript>) -> bool {
-        if let Some(place) = self.awaited.remove(&part)
+        if let Some(position) = self.awaited.remove(&part)
             && let Some(transcript) = transcript
         {
             self.first.encoder_passes += transcript.encoder_passes;
             self.first.doubt = self.first.doubt.or(transcript.doubt);
             self.first.inference_seconds += transcript.inference_seconds;
             let moved = transcript.segments.into_iter().map(|segment| Segment {
-                start: segment.start + place.begins,
-                end: segment.end + place.begins,
-                seek: segment.seek + (place.begins * 100.0) as u64,
+                start: segment.start + position.begins,
+                end: segment.end + position.begins,
+                seek: segment.seek + (position.begins * 100.0) as u64,
                 words: (segment.words.into_iter())
                     .map(|word| Word {
-                        start: word.start + place.begins,
-                        end: word.end + place.begins,
+                        start: word.start + position.begins,
+                        end: word.end + position.begins,
                         ..word
                     })
                     .collect(),
                 ..segment
             });
-            self.heard[place.again].extend(moved);
+            self.heard[position.again].extend(moved);
         }
         self.awaited.is_empty()
     }
 
-    /// Both passes as one text, in order of time.
+    /// Merges both passes, in order of time.
     pub(crate) fn finish(self) -> ChunkTranscript {
         let says = |segments: &[Segment]| segments.iter().map(|s| letters(&s.text)).sum::<f64>();
         let mut transcript = self.first;
@@ -147,7 +148,7 @@ mod tests {
         }
     }
 
-    /// A chunk of 20 s, of which only " one" was written at its beginning.
+    /// A chunk of 20 s with text only at its start and its end.
     fn begin(again: Vec<Again>) -> (SecondPass, Vec<ChunkIndex>) {
         let chunk = AudioChunk::contiguous(3, 0, Arc::from(vec![0; 320_000]));
         let first = transcript(vec![
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_put_in_its_place() {
+    fn missed_speech_is_inserted_at_its_time() {
         let (mut pass, parts) = begin(vec![Again {
             parts: vec![8.0..12.0],
             instead_of: None,
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_gives_way_only_to_more_text() {
+    fn a_segment_is_replaced_only_by_longer_text() {
         for (second, expected) in [
             (" two and more", " one two and more four"),
             ("", " one four"),
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_fails_leaves_what_was_written() {
+    fn a_part_that_fails_leaves_the_first_text() {
         let (mut pass, parts) = begin(vec![Again {
             parts: vec![8.0..12.0],
             instead_of: None,

@@ -1,10 +1,9 @@
-//! Parts segments at pauses: a plain decision.
+//! Splits segments at pauses.
 //!
-//! Whisper's segments run over pauses, and its times are rough. Where the detector heard nobody for a
-//! while in the middle of a segment, the segment becomes two, whose edges are those of the speech. Which
-//! word comes first after a pause is the mean of two guesses: whisper's own times of words, and that
-//! everybody says as many letters in every second of speech. So a subtitle stands while somebody says
-//! it, and none bridges a silence.
+//! Whisper's segments run over pauses, and its times are rough. A segment with a pause in it is split into
+//! two, with the edges of the speech as their times. The first word after a pause is estimated as the mean
+//! of two guesses: whisper's times of words, and a constant number of letters per second of speech. So a
+//! subtitle is visible during its speech, and no subtitle spans a silence.
 
 use std::ops::Range;
 
@@ -12,25 +11,25 @@ use crate::domain::chunk::{AudioChunk, SpeechTrack};
 use crate::domain::transcript::{Segment, compression_ratio, letters};
 use crate::text::word_times;
 
-/// Silence that parts a segment, in seconds: the breath between two sentences, not the closure of a
-/// consonant.
+/// Minimum silence that splits a segment, in seconds: longer than the closure of a consonant, as short as
+/// a breath between two sentences.
 const LEAST_PAUSE: f64 = 0.4;
-/// Silence that a segment is given on either side, in seconds.
+/// Silence that is added to a segment on either side, in seconds.
 const PADDING: f64 = 0.15;
-/// Speech between two pauses, in seconds: less is no word.
+/// Minimum speech between two pauses, in seconds: less is not a word.
 const LEAST_SPEECH: f64 = 0.25;
-/// A sentence's end is preferred to a word that is nearer to the pause by less than this, in seconds.
+/// The end of a sentence is preferred to a word that is nearer to the pause by less than this, in seconds.
 const SENTENCE_BONUS: f64 = 0.4;
-/// The same for a comma.
+/// The same for a comma, in seconds.
 const COMMA_BONUS: f64 = 0.25;
 
-/// A chunk's segments as they are told: parted at pauses, with their words inside the speech, and with
-/// some of the silence around them.
+/// The final times of a chunk's segments: splits them at pauses, moves words into speech, and adds some
+/// silence around the segments.
 pub fn settle(segments: Vec<Segment>, chunk: &AudioChunk) -> Vec<Segment> {
     let speech = &chunk.speech;
     let parts = segments
         .into_iter()
-        .flat_map(|segment| part(segment, speech));
+        .flat_map(|segment| split(segment, speech));
     let mut parts: Vec<Segment> = parts.collect();
     for segment in &mut parts {
         word_times::settle(segment, speech);
@@ -41,8 +40,8 @@ pub fn settle(segments: Vec<Segment>, chunk: &AudioChunk) -> Vec<Segment> {
     parts
 }
 
-/// The segment, parted at its pauses. Texts and tokens add up to what they were.
-pub fn part(mut segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
+/// Splits a segment at its pauses. Texts and tokens of the parts add up to those of the segment.
+pub fn split(mut segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
     let stretches = spoken_stretches(&segment, speech);
     let (Some(first), Some(last)) = (stretches.first(), stretches.last()) else {
         return vec![segment];
@@ -80,8 +79,8 @@ pub fn part(mut segment: Segment, speech: &SpeechTrack) -> Vec<Segment> {
     parts
 }
 
-/// Gives segments in order of time some of the silence around them: a word begins and fades before
-/// and after the detector is sure of it. Neighbours share what is between them.
+/// Adds silence around segments, which are in order of time: a word begins before the detector recognizes
+/// it, and fades after. Two neighbours share the silence between them.
 pub fn pad(segments: &mut [Segment], duration: f64) {
     let mut end_before = 0.0;
     for number in 0..segments.len() {
@@ -89,7 +88,7 @@ pub fn pad(segments: &mut [Segment], duration: f64) {
         let segment = &mut segments[number];
         let own_end = segment.end;
         let before = (segment.start - end_before).max(0.0);
-        // The first and the last one have theirs to themselves.
+        // The silence before the first and after the last segment is not shared.
         let before = if number == 0 { before } else { before / 2.0 };
         let after = next.map_or(duration - own_end, |next| (next - own_end) / 2.0);
         segment.start -= before.min(PADDING);
@@ -98,8 +97,8 @@ pub fn pad(segments: &mut [Segment], duration: f64) {
     }
 }
 
-/// The stretches of a segment in which words are said, with pauses between them. A breath between two
-/// pauses is no word, and neither is one before or after all.
+/// The ranges of a segment that contain words, separated by pauses. A short sound, such as a breath, is
+/// not a word.
 fn spoken_stretches(segment: &Segment, speech: &SpeechTrack) -> Vec<Range<f64>> {
     let pauses = speech.pauses(segment.start, segment.end, LEAST_PAUSE);
     let starts = std::iter::once(segment.start).chain(pauses.iter().map(|pause| pause.end));
@@ -112,7 +111,8 @@ fn spoken_stretches(segment: &Segment, speech: &SpeechTrack) -> Vec<Range<f64>> 
     stretches.filter(is_word).collect()
 }
 
-/// Before which word each pause is. All times are in seconds of speech since the segment's start.
+/// For each pause, the index of the word after it. Compares times in seconds of speech since the segment's
+/// start.
 fn cuts(
     segment: &Segment,
     pauses: &[Range<f64>],
@@ -148,7 +148,7 @@ fn cuts(
     cuts
 }
 
-/// What speaks for a pause after this word, in seconds.
+/// Bonus for a pause after this word, in seconds.
 fn bonus(text: &str) -> f64 {
     match text.chars().next_back() {
         Some('.' | '!' | '?' | ';' | ':' | '…' | '。' | '！' | '？' | '；') => SENTENCE_BONUS,
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::domain::transcript::{TokenLogprob, Word};
 
-    /// Words of a token each, with the times that whisper gives them.
+    /// Words of one token each, with whisper's times.
     fn segment(end: f64, words: &[(&str, f64, f64)]) -> Segment {
         let words: Vec<Word> = (words.iter())
             .map(|(text, start, end)| Word {
@@ -188,7 +188,7 @@ mod tests {
         }
     }
 
-    /// Somebody speaks at these times of ten seconds.
+    /// A track of ten seconds with speech at these times.
     fn track(spoken: &[Range<f64>]) -> SpeechTrack {
         let mut values = vec![0; 313];
         for range in spoken {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_parts_the_segment_and_gives_its_edges() {
+    fn a_segment_is_split_at_a_pause_and_gets_its_edges() {
         // Whisper's times of words are off by half a second.
         let words = [
             ("Good", 0.0, 0.5),
@@ -214,7 +214,7 @@ mod tests {
             ("Come", 1.6, 2.5),
             ("in.", 2.5, 3.0),
         ];
-        let parts = part(segment(3.0, &words), &track(&[0.0..1.0, 2.0..3.0]));
+        let parts = split(segment(3.0, &words), &track(&[0.0..1.0, 2.0..3.0]));
         let expected = [
             (" Good day.".to_owned(), 0.0, 1.0),
             (" Come in.".to_owned(), 2.0, 3.0),
@@ -224,7 +224,7 @@ mod tests {
             (parts[0].tokens.len(), parts[1].tokens.as_slice()),
             (2, &[2, 3][..])
         );
-        // They are segments of their own.
+        // Tokens and ratios are those of each part.
         for part in &parts {
             let said: Vec<u8> = part.logprobs.iter().flat_map(|t| t.bytes.clone()).collect();
             assert_eq!(said, part.text.as_bytes());
@@ -240,12 +240,12 @@ mod tests {
             ("So", 1.2, 1.4),
             ("be", 1.5, 2.0),
         ];
-        let parts = part(segment(2.5, &words), &track(&[0.0..1.2, 1.7..2.5]));
+        let parts = split(segment(2.5, &words), &track(&[0.0..1.2, 1.7..2.5]));
         assert_eq!(parts[0].text, " It ends.");
     }
 
     #[test]
-    fn segments_share_the_silence_between_them_and_stay_in_the_audio() {
+    fn segments_share_the_silence_between_them_and_stay_inside_the_audio() {
         let mut segments = [(0.1, 1.0), (1.2, 2.0), (2.0, 3.0), (5.0, 5.95)]
             .map(|(start, end)| Segment::said(start, end, " word"));
         pad(&mut segments, 6.0);
@@ -258,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn a_breath_after_a_pause_is_no_word() {
+    fn a_breath_after_a_pause_is_not_a_word() {
         let words = [("Good", 0.0, 0.5), ("day.", 0.5, 1.0)];
-        let parts = part(segment(3.0, &words), &track(&[0.0..1.0, 2.8..2.9]));
+        let parts = split(segment(3.0, &words), &track(&[0.0..1.0, 2.8..2.9]));
         assert_eq!(told(&parts), [(" Good day.".to_owned(), 0.0, 1.0)]);
-        // Nor is one between two pauses.
+        // The same between two pauses.
         let words = [("Good", 0.0, 1.0), ("day.", 1.0, 5.0)];
-        let parts = part(
+        let parts = split(
             segment(5.0, &words),
             &track(&[0.0..1.0, 2.4..2.5, 4.0..5.0]),
         );
@@ -284,27 +284,27 @@ mod tests {
             SpeechTrack::default(),
         ] {
             let whole = segment(3.0, &words);
-            assert_eq!(part(whole.clone(), &speech), [whole]);
+            assert_eq!(split(whole.clone(), &speech), [whole]);
         }
         let wordless = segment(3.0, &[]);
         assert_eq!(
-            part(wordless.clone(), &track(&[0.0..1.0, 2.0..3.0])),
+            split(wordless.clone(), &track(&[0.0..1.0, 2.0..3.0])),
             [wordless]
         );
         let one = segment(3.0, &[("Hm.", 0.0, 3.0)]);
-        assert_eq!(part(one.clone(), &track(&[0.0..1.0, 2.0..3.0])), [one]);
+        assert_eq!(split(one.clone(), &track(&[0.0..1.0, 2.0..3.0])), [one]);
     }
 
     proptest! {
         #[test]
-        fn nothing_of_the_text_is_lost_and_times_run_on(
+        fn no_text_is_lost_and_times_increase(
             times in prop::collection::vec(0.0_f64..10.0, 0..12),
             spoken in prop::collection::vec((0.0_f64..9.0, 0.05_f64..1.0), 0..6),
         ) {
             let words: Vec<_> = times.iter().map(|time| ("word", *time, *time + 0.3)).collect();
             let ranges: Vec<_> = spoken.iter().map(|(start, length)| *start..start + length).collect();
             let whole = segment(10.0, &words);
-            let parts = part(whole.clone(), &track(&ranges));
+            let parts = split(whole.clone(), &track(&ranges));
             let text: String = parts.iter().map(|part| part.text.as_str()).collect();
             prop_assert_eq!(text, whole.text);
             let tokens: Vec<i32> = parts.iter().flat_map(|part| part.tokens.clone()).collect();

@@ -1,18 +1,18 @@
-//! Where words stand in time: a plain decision.
+//! Corrects the times of words.
 //!
 //! An engine's times of words run over pauses: a word seems to last until the next one begins, or to
-//! begin when the one before ends. The detector knows better where somebody speaks, so a word is put
-//! into the one stretch of speech that it has most of, and never into the silence between two.
+//! begin when the previous one ends. The speech track is more precise: each word is moved into the stretch
+//! of speech that it overlaps most, so that no word lies in silence or spans it.
 
 use std::ops::Range;
 
 use crate::domain::chunk::SpeechTrack;
 use crate::domain::transcript::{Segment, Word};
 
-/// Silence that no word runs over, in seconds; less is the closure of a consonant.
+/// Minimum silence that no word spans, in seconds; less is the closure of a consonant.
 const LEAST_SILENCE: f64 = 0.1;
 
-/// Puts a segment's words in order, inside the segment, and where it is known, inside speech.
+/// Puts a segment's words in order and inside the segment; with a speech track, also inside speech.
 pub fn settle(segment: &mut Segment, speech: &SpeechTrack) {
     let (start, end) = (segment.start, segment.end.max(segment.start));
     let stretches = stretches(start, end, speech);
@@ -29,8 +29,7 @@ pub fn settle(segment: &mut Segment, speech: &SpeechTrack) {
     }
 }
 
-/// The stretches in which words may be: all of the segment where nobody has looked, or where nobody
-/// was heard.
+/// The stretches in which words may lie: the whole segment if it has no speech or no speech track.
 fn stretches(start: f64, end: f64, speech: &SpeechTrack) -> Vec<Range<f64>> {
     let pauses = speech.pauses(start, end, LEAST_SILENCE);
     let (first, last) = speech.tightened(start, end);
@@ -39,15 +38,15 @@ fn stretches(start: f64, end: f64, speech: &SpeechTrack) -> Vec<Range<f64>> {
     starts.zip(ends).map(|(start, end)| start..end).collect()
 }
 
-/// What the engine says, made possible.
+/// The engine's times of a word, clamped to the segment.
 fn wanted(word: &Word, segment: Range<f64>) -> Range<f64> {
     let start = word.start.clamp(segment.start, segment.end);
     start..word.end.clamp(start, segment.end)
 }
 
-/// The stretch that has most of these times, or else the nearest one.
+/// The stretch that overlaps these times most, or else the nearest one.
 fn stretch_of(wanted: &Range<f64>, stretches: &[Range<f64>]) -> Range<f64> {
-    // Negative where they do not meet: how far they are from each other.
+    // Negative if they do not overlap: then it is their distance.
     let shared =
         |stretch: &Range<f64>| wanted.end.min(stretch.end) - wanted.start.max(stretch.start);
     let most = stretches
@@ -79,7 +78,7 @@ mod tests {
         }
     }
 
-    /// Somebody speaks in these frames of ten seconds.
+    /// A track of ten seconds with speech in these frames.
     fn track(spoken: &[Range<usize>]) -> SpeechTrack {
         let mut values = vec![0; 313];
         for range in spoken {
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_gives_up_the_pause_that_it_ran_over() {
+    fn a_word_is_cut_at_the_pause_that_it_spans() {
         let speech = track(&[25..50, 100..150]);
         let found = settled(&[(0.8, 1.2), (1.2, 2.9), (2.9, 4.1), (4.1, 4.8)], &speech);
         let expected = [
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_in_silence_goes_to_the_nearest_speech() {
+    fn a_word_in_silence_moves_to_the_nearest_speech() {
         let speech = track(&[25..50, 100..150]);
         let found = settled(&[(0.1, 0.3), (1.7, 1.8), (3.0, 3.1)], &speech);
         let edges = [25.0 * FRAME, 50.0 * FRAME, 100.0 * FRAME];
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_looked_words_only_stay_in_order_and_in_the_segment() {
+    fn without_a_speech_track_words_stay_in_order_and_inside_the_segment() {
         let found = settled(
             &[(-1.0, 2.0), (1.0, 0.5), (9.0, 12.0)],
             &SpeechTrack::default(),
@@ -134,7 +133,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_are_in_order_in_their_segment_and_in_one_stretch_of_speech(
+        fn words_are_in_order_in_their_segment_and_inside_one_stretch_of_speech(
             times in prop::collection::vec((-2.0_f64..12.0, -2.0_f64..12.0), 0..20),
             spoken in prop::collection::vec((0_usize..300, 1_usize..40), 0..6),
         ) {
@@ -144,7 +143,7 @@ mod tests {
             for (start, end) in settled(&times, &speech) {
                 prop_assert!(last <= start && start <= end && end <= 10.0);
                 last = end;
-                // Not in a silence, nor across one: the edges of frames belong to both sides.
+                // Neither in silence nor across it: the edges of frames belong to both sides.
                 let silent = speech.pauses(start, end, LEAST_SILENCE);
                 prop_assert!(silent.is_empty(), "{start}..{end} over {silent:?}");
                 if !frames.is_empty() {

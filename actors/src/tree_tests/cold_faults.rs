@@ -196,7 +196,7 @@ async fn an_idle_worker_leaves_in_its_time_though_the_dispatcher_was_lost_meanwh
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worn_out_worker_is_replaced_though_the_dispatcher_was_lost_meanwhile() {
+async fn a_worker_at_its_recycling_limit_is_replaced_although_the_dispatcher_failed_meanwhile() {
     let mut limits = config(0);
     limits.recycling.chunks = Some(2);
     let tree = Tree::ready_with(limits, vec![]).await;

@@ -83,7 +83,7 @@ async fn work_waits_for_a_restart_while_the_budget_lasts_and_is_rejected_after()
     let mut plans = vec![LaunchPlan::Up(vec![ChunkPlan::Die(killed())])];
     plans.extend((0..30).map(|_| dead()));
     let tree = Tree::ready(plans).await;
-    let error = tree.text("1").await.expect_err("hopeless");
+    let error = tree.text("1").await.expect_err("no lane is left");
     assert!(matches!(error, SttError::NotReady { .. }), "{error}");
     assert!(matches!(tree.stt.snapshot().hot, HotState::Failed { .. }));
     tree.end().await;

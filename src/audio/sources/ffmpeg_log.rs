@@ -208,9 +208,9 @@ mod tests {
 
     fn log(text: &str) -> FfmpegLog {
         let mut log = FfmpegLog::default();
-        // In small pieces, as a pipe may give it.
-        for piece in text.as_bytes().chunks(7) {
-            log.feed(piece);
+        // In small parts, as from a pipe.
+        for part in text.as_bytes().chunks(7) {
+            log.feed(part);
         }
         log
     }

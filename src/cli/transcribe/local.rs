@@ -1,4 +1,4 @@
-//! Files to text on this machine: the same tree without HTTP.
+//! Transcribes files on this machine, with the same tree but without HTTP.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,11 +16,10 @@ use crate::serve::{Neighbours, start_tree};
 use crate::settings::{Settings, VadModel};
 use crate::shutdown::StopSignals;
 
-/// Transcribes the files one after the other. One that fails is told and the rest is done all the
-/// same.
+/// Transcribes the files one after the other. Prints the error of a file that fails, and continues.
 ///
 /// # Errors
-/// No model, or a file that failed.
+/// The model is missing, or a file failed.
 pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     ensure_voice_activity(&settings).await;
@@ -28,15 +27,15 @@ pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Res
     let result = tokio::select! {
         result = all(&stt, &settings, &args) => result,
         signal = signals.next() => Err(anyhow::anyhow!("ended by {signal}")),
-        () = tree_ended.wait() => return Err(anyhow::anyhow!("the supervision tree ended by itself")),
+        () = tree_ended.wait() => return Err(anyhow::anyhow!("the supervision tree ended unexpectedly")),
     };
     stt.drain(Duration::ZERO);
     tree_ended.wait().await;
     result
 }
 
-/// The first file of a fresh machine is treated like every other: what tells speech from silence is
-/// fetched before, if it can be had.
+/// Downloads the weights of the voice activity detector before the first file, if possible, so that all files are
+/// treated alike.
 async fn ensure_voice_activity(settings: &Settings) {
     let store = ModelStore::new(settings.models_dir.clone());
     if settings.vad_model == VadModel::Silero
@@ -67,7 +66,7 @@ async fn all(stt: &Stt, settings: &Settings, args: &TranscribeArgs) -> anyhow::R
     .await
 }
 
-/// The language spoken, if anybody said it.
+/// The spoken language, if it was given.
 fn language_of<'a>(settings: &'a Settings, args: &'a TranscribeArgs) -> Option<&'a str> {
     let asked = args.language.as_deref();
     asked.or(settings.default_language.as_deref())
@@ -102,13 +101,13 @@ async fn one(
     };
     let mut transcript = follow(stt, job, file).await?;
     if args.translate {
-        // The language is that of the text.
+        // `language` is the language of the text.
         "en".clone_into(&mut transcript.language);
     }
     Ok((args.format).render(&transcript, task, Details::default()))
 }
 
-/// Runs a job with a progress bar where there is a terminal.
+/// Runs a job, with a progress bar on a terminal.
 async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> {
     let template = "{msg} {bar:30} {pos}/{len} s of audio, {eta} left";
     let Progress(bar) = &Progress::of(file, template);
@@ -124,5 +123,5 @@ async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> 
             Event::Language { .. } | Event::Route(_) | Event::Segment(_) => {}
         }
     }
-    bail!("the transcription ended without an end")
+    bail!("the transcription ended without a result")
 }

@@ -1,4 +1,4 @@
-//! `uttera-stt transcribe FILE…`: files to text, on this machine or by a server.
+//! `uttera-stt transcribe FILE…`: transcribes files, on this machine or by a server.
 
 mod local;
 mod output;
@@ -22,34 +22,34 @@ pub use remote::transcribe as transcribe_remotely;
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct TranscribeArgs {
-    /// Audio or video files.
+    /// Audio or video files to transcribe.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// txt, json, verbose_json, srt or vtt.
+    /// Output format: txt, json, verbose_json, srt or vtt.
     #[arg(long, default_value = "txt", value_parser = parse_format)]
     format: Format,
-    /// Language of the speech; detected if not given.
+    /// Spoken language (default: detected).
     #[arg(long, value_parser = parse_language)]
     language: Option<String>,
     /// Translate to English.
     #[arg(long)]
     translate: bool,
-    /// Text that the model is to take as what came before: names, spelling.
+    /// Text that the model treats as preceding text, to suggest names and spelling.
     #[arg(long)]
     prompt: Option<String>,
-    /// 0: greedy, with whisper's temperature ladder; up to 1.
+    /// Sampling temperature, 0 to 1; 0: greedy, with whisper's temperature fallback.
     #[arg(long, default_value_t = 0.0, value_parser = parse_temperature)]
     temperature: f32,
-    /// Transcribe silence and noise as well, instead of leaving out what is not speech.
+    /// Transcribe silence and noise as well, without voice activity detection.
     #[arg(long)]
     no_vad: bool,
-    /// Keep text that whisper seems to have made up.
+    /// Keep text that seems to be hallucinated.
     #[arg(long)]
     no_hallucination_guard: bool,
-    /// More than one language is spoken: detect it for each piece of the audio.
+    /// Detect the language of each chunk, for audio in several languages.
     #[arg(long, conflicts_with = "language")]
     multilingual: bool,
-    /// Write each result beside its file, with the format's ending.
+    /// Write each result beside its file, with the format's extension.
     #[arg(long, conflicts_with = "output_dir")]
     beside: bool,
     /// Write each result into this folder.
@@ -61,29 +61,28 @@ pub struct TranscribeArgs {
 
 fn parse_format(name: &str) -> Result<Format, String> {
     let name = if name == "txt" { "text" } else { name };
-    Format::parse(name)
-        .ok_or_else(|| "one of txt, json, verbose_json, srt, vtt is expected".to_owned())
+    Format::parse(name).ok_or_else(|| "expected txt, json, verbose_json, srt or vtt".to_owned())
 }
 
 fn parse_language(text: &str) -> Result<String, String> {
-    let language = language::parse(text).ok_or("a language code such as en is expected")?;
+    let language = language::parse(text).ok_or("expected a language code such as en")?;
     Ok(language.code().to_owned())
 }
 
 fn parse_temperature(text: &str) -> Result<f32, String> {
     let parsed = text.parse().ok().filter(|t| (0.0..=1.0).contains(t));
-    parsed.ok_or_else(|| "a number from 0 to 1 is expected".to_owned())
+    parsed.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 impl TranscribeArgs {
-    /// Whether a server does it.
+    /// Whether a server does the work.
     pub fn is_remote(&self) -> bool {
         self.server.is_named()
     }
 }
 
-/// Has one file after the other made into text, and puts that where it goes, unless it was shown
-/// already. One that fails is told and the rest is done all the same.
+/// Transcribes one file after the other and writes the results, unless they were printed already. Prints the error
+/// of a file that fails, and continues.
 async fn each_file(
     args: &TranscribeArgs,
     mut render: impl AsyncFnMut(&Path) -> anyhow::Result<Option<String>>,
@@ -92,7 +91,7 @@ async fn each_file(
     let mut failed = 0;
     for file in &args.files {
         let result = async {
-            // A missing file is told as such, and not as audio that cannot be decoded.
+            // Report a missing file as such, and not as audio that cannot be decoded.
             std::fs::metadata(file).context("cannot be read")?;
             match render(file).await? {
                 Some(rendered) => output::write(&rendered, args, file),
@@ -101,7 +100,7 @@ async fn each_file(
         };
         if let Err(error) = result.await {
             failed += 1;
-            // The log may be filtered; what failed must be seen.
+            // Not to the log, which may be filtered.
             eprintln!("{}: {error:#}", file.display());
         }
     }
@@ -111,7 +110,7 @@ async fn each_file(
     Ok(())
 }
 
-/// Shown where there is a terminal, and ends with what it is about.
+/// A progress bar on a terminal, removed when it is dropped.
 struct Progress(ProgressBar);
 
 impl Progress {
@@ -122,7 +121,7 @@ impl Progress {
         let bar = ProgressBar::new(0);
         match ProgressStyle::with_template(template) {
             Ok(style) => bar.set_style(style),
-            Err(error) => warn!(%error, "the progress bar has no style"),
+            Err(error) => warn!(%error, "invalid style of the progress bar"),
         }
         bar.set_message(file.display().to_string());
         bar.enable_steady_tick(Duration::from_millis(200));

@@ -1,4 +1,4 @@
-//! Where results go.
+//! Writes results to files or to standard output.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use super::TranscribeArgs;
 use crate::render::Format;
 
-/// Where a file's result goes; `None`: to standard output.
+/// The output file for a result; `None`: standard output.
 fn target(args: &TranscribeArgs, file: &Path) -> Option<PathBuf> {
     let ending = match args.format {
         Format::Json | Format::VerboseJson => "json",
@@ -24,7 +24,7 @@ fn target(args: &TranscribeArgs, file: &Path) -> Option<PathBuf> {
     target.map(|target| target.with_extension(ending))
 }
 
-/// Two results in one place would leave one of them, and a result in place of a file none.
+/// Fails if two results would get the same file, or a result that of a source.
 pub(super) fn refuse_collisions(args: &TranscribeArgs) -> anyhow::Result<()> {
     let mut taken: BTreeSet<PathBuf> = args.files.iter().cloned().collect();
     for file in &args.files {
@@ -40,7 +40,7 @@ pub(super) fn refuse_collisions(args: &TranscribeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a result where it goes.
+/// Writes a result to its output file or to standard output.
 pub(super) fn write(rendered: &str, args: &TranscribeArgs, file: &Path) -> anyhow::Result<()> {
     let Some(target) = target(args, file) else {
         let mut out = std::io::stdout().lock();

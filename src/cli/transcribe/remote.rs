@@ -1,4 +1,4 @@
-//! Files to text by a server: `transcribe --url`.
+//! Transcribes files by a server: `transcribe --url`.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,21 +13,20 @@ use uttera_stt_client::{
 use super::{Progress, TranscribeArgs, each_file};
 use crate::render::Format;
 
-/// Where a key is looked for that nobody said another place of.
+/// The default variable with the server's key.
 const KEY_VARIABLE: &str = "UTTERA_API_KEY";
 
-/// Which server, and how it is asked.
+/// Options for the server.
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {
-    /// Let this server do it: uttera-stt, or any with OpenAI's API. Given more than once: whichever
-    /// answers. A key is taken from the environment variable UTTERA_API_KEY, never from the command
-    /// line.
+    /// Use this server: uttera-stt, or any other with OpenAI's API. If given more than once, the servers take turns.
+    /// The key comes from the environment variable UTTERA_API_KEY, never from the command line.
     #[arg(long)]
     url: Vec<String>,
-    /// The environment variable that has the server's key, in place of UTTERA_API_KEY.
+    /// Environment variable with the server's key, in place of UTTERA_API_KEY.
     #[arg(long, value_name = "NAME", requires = "url")]
     api_key_env: Option<String>,
-    /// The model that requests name, for servers that have several.
+    /// Model name in the requests, for servers with several models.
     #[arg(
         long,
         value_name = "NAME",
@@ -35,11 +34,11 @@ pub(super) struct ServerArgs {
         default_value = "whisper-1"
     )]
     ask_for: String,
-    /// A server that has not answered after so long has failed on the file.
+    /// Time limit in seconds for each file.
     #[arg(long, value_name = "N", requires = "url", default_value_t = 3600,
         value_parser = clap::value_parser!(u64).range(1..))]
     limit_seconds: u64,
-    /// Print the text while the server makes it; with --format txt.
+    /// Print the text while the server produces it; requires --format txt.
     #[arg(long, requires = "url", conflicts_with_all = ["beside", "output_dir"])]
     stream: bool,
 }
@@ -53,7 +52,7 @@ impl ServerArgs {
         let name = self.api_key_env.as_deref().unwrap_or(KEY_VARIABLE);
         match std::env::var(name) {
             Ok(key) => Ok(key),
-            // Nobody asked for the usual one.
+            // The default variable is optional.
             Err(std::env::VarError::NotPresent) if self.api_key_env.is_none() => Ok(String::new()),
             Err(error) => Err(error).with_context(|| format!("no key in {name}")),
         }
@@ -69,14 +68,14 @@ impl ServerArgs {
         let limit = Duration::from_secs(self.limit_seconds);
         let mut pool = SttPool::builder(clients).timeout(limit);
         if self.url.len() > 1 {
-            // One that says nothing leaves time for the others.
+            // A server that does not answer must leave time for the others.
             pool = pool.attempt_timeout(limit / self.url.len() as u32);
         }
         Ok(pool.build()?)
     }
 }
 
-/// Somebody waits at the terminal and wants to know what for.
+/// Prints why the client waits before a retry.
 fn tell_retry(attempt: &Attempt<'_>) {
     if let (Some(error), Some(wait)) = (attempt.error, attempt.will_retry) {
         let (server, wait) = (attempt.server, wait.as_secs_f64());
@@ -84,18 +83,18 @@ fn tell_retry(attempt: &Attempt<'_>) {
     }
 }
 
-/// Has the files transcribed one after the other. One that fails is told and the rest is done all
-/// the same. The second argument is an option given that has a meaning on this machine only.
+/// Sends the files to a server one after the other. Prints the error of a file that fails, and continues.
+/// `local_option` is a given option that applies to this machine only.
 ///
 /// # Errors
-/// Options that do not fit, or a file that failed.
+/// The options conflict, or a file failed.
 pub async fn transcribe(args: TranscribeArgs, local_option: Option<&str>) -> anyhow::Result<()> {
     if let Some(option) = local_option {
-        bail!("{option} is about this machine; with --url, the server has its own settings");
+        bail!("{option} applies to this machine only; with --url, the server has its own settings");
     }
     ensure!(
         !args.server.stream || args.format == Format::Text,
-        "--stream prints text: it goes with --format txt only"
+        "--stream requires --format txt"
     );
     let pool = args.server.servers()?;
     let options = options(&args);
@@ -123,7 +122,7 @@ fn options(args: &TranscribeArgs) -> SpeechOptions {
         model: Some(args.server.ask_for.clone()),
         language: args.language.clone(),
         prompt: args.prompt.clone(),
-        // What is as usual is not said: not every server knows all of it.
+        // Default values are not sent, because some servers do not know all fields.
         temperature: (args.temperature > 0.0).then_some(args.temperature),
         vad_filter: args.no_vad.then_some(false),
         hallucination_guard: args.no_hallucination_guard.then_some(false),
@@ -161,7 +160,7 @@ async fn print_stream(
             Some(Ok(_)) | None => break Ok(()),
         }
     };
-    // What failed is not told in the middle of a line, and silence is a line as in other formats.
+    // End the line before an error is printed, and print an empty line for silence, as in other formats.
     if begun || result.is_ok() {
         println!();
     }

@@ -266,12 +266,12 @@ unsafe extern "C" fn logits_come(
     // Nothing is sampled yet: this is a new attempt at the window.
     if n_tokens == 0 {
         // SAFETY: `attach` gave a pointer to a `Watch` that outlives the call; the context is only read.
-        let (watch, nobody_speaks) = unsafe {
-            let nobody_speaks = sys::whisper_token_nosp(context);
-            (&*watch.cast::<Watch<'_>>(), nobody_speaks)
+        let (watch, no_speech_token) = unsafe {
+            let no_speech_token = sys::whisper_token_nosp(context);
+            (&*watch.cast::<Watch<'_>>(), no_speech_token)
         };
         let logits = observe::logits();
-        watch.attempt_begins(logits.and_then(|logits| probability(&logits, nobody_speaks)));
+        watch.attempt_begins(logits.and_then(|logits| probability(&logits, no_speech_token)));
     }
     // Called for every candidate, from several threads if there are several candidates.
     if n_tokens == 1 {

@@ -11,10 +11,38 @@ use crate::engine::protocol::Failure;
 /// Vocabulary size of the models with 100 languages; models with smaller vocabularies have 99.
 const VOCABULARY_WITH_100_LANGUAGES: i32 = 51_866;
 
+/// The language of a chunk.
+pub(super) struct Language {
+    /// ISO 639-1.
+    pub(super) code: String,
+    /// The model's probability for it; `None`: it was not detected.
+    pub(super) probability: Option<f32>,
+    /// Whether the detection left the encoder's result for this audio in the state.
+    pub(super) is_encoded: bool,
+}
+
 impl Model {
+    /// The wanted language, or the one that the model detects.
+    pub(super) fn language(
+        &self,
+        state: &mut WhisperState,
+        samples: &[f32],
+        window: usize,
+        wanted: Option<&str>,
+    ) -> Result<Language, Failure> {
+        if let Some(code) = self.forced_language(wanted)? {
+            return Ok(Language {
+                code,
+                probability: None,
+                is_encoded: false,
+            });
+        }
+        self.detect_language(state, samples, window)
+    }
+
     /// The language that needs no detection: the client's, or English for an English-only model. Whisper
     /// itself accepts unknown languages silently.
-    pub(super) fn forced_language(&self, wanted: Option<&str>) -> Result<Option<String>, Failure> {
+    fn forced_language(&self, wanted: Option<&str>) -> Result<Option<String>, Failure> {
         if !self.is_multilingual() {
             return Ok(Some("en".to_owned()));
         }
@@ -38,15 +66,14 @@ impl Model {
         }
     }
 
-    /// Detects the language with one encoder pass over the window that the transcription uses. Returns code,
-    /// probability, and whether the transcription can reuse the encoder's result. Whisper's own "auto" takes
-    /// a separate pass, with the window that the last call left behind.
-    pub(super) fn detect_language(
+    /// Detects the language with one encoder pass over the window that the transcription uses. Whisper's own
+    /// "auto" takes a separate pass, with the window that the last call left behind.
+    fn detect_language(
         &self,
         state: &mut WhisperState,
         samples: &[f32],
         window: usize,
-    ) -> Result<(String, f32, bool), Failure> {
+    ) -> Result<Language, Failure> {
         let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
         parameters.set_audio_ctx(window as i32);
         // Sets the window and the spectrogram, and stops before the encoder.
@@ -67,7 +94,11 @@ impl Model {
                 Some((whisper_rs::get_lang_str(id as i32)?, *probability))
             });
         match best {
-            Some((code, probability)) => Ok((code.to_owned(), probability, is_encoded)),
+            Some((code, probability)) => Ok(Language {
+                code: code.to_owned(),
+                probability: Some(probability),
+                is_encoded,
+            }),
             None => Err(Failure::Engine("no language was detected".to_owned())),
         }
     }

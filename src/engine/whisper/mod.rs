@@ -167,30 +167,28 @@ impl Model {
         if samples.len() < SHORTEST_SAMPLES {
             samples.resize(SHORTEST_SAMPLES, 0.0);
         }
-        let mut passes = 0;
         let window = (self.options.window).frames(samples.len(), self.window_step());
         let mut state = self.context.create_state().map_err(whisper_failed)?;
-        let mut is_encoded = false;
-        let forced = self.forced_language(request.language.as_deref())?;
-        let (language, probability) = if let Some(forced) = forced {
-            (forced, None)
-        } else {
-            let (code, probability);
-            (code, probability, is_encoded) = self.detect_language(&mut state, &samples, window)?;
+        let language = self.language(&mut state, &samples, window, request.language.as_deref())?;
+        let mut passes = 0;
+        if let Some(probability) = language.probability {
             passes += 1;
-            heard(&code, probability);
-            (code, Some(probability))
-        };
+            heard(&language.code, probability);
+        }
         let plan = Plan {
             samples: &samples,
             millis,
-            language: &language,
+            language: &language.code,
             task: request.task,
             prompt: &self.prompt_tokens(request.prompt.as_deref())?,
             temperature: request.temperature,
         };
         let look = self.look();
-        let first = if is_encoded { First::IsEncoded } else { look };
+        let first = if language.is_encoded {
+            First::IsEncoded
+        } else {
+            look
+        };
         let watch = Watch::new(abort, first, self.timing(&plan, abort));
         let (mut segments, doubt) = self.attempt(state, &plan, window, &watch)?;
         passes += watch.encoder_passes();
@@ -202,8 +200,8 @@ impl Model {
         }
         Ok(ChunkTranscript {
             segments,
-            language,
-            language_probability: probability,
+            language: language.code,
+            language_probability: language.probability,
             encoder_passes: passes,
             doubt,
             inference_seconds: begin.elapsed().as_secs_f64(),

@@ -159,8 +159,8 @@ fn decode(text: impl Read, audio: &mut BlockingUpload) -> Result<(), ApiError> {
     }
 }
 
-/// Normalizes base64 text: removes whitespace and a leading `data:audio/wav;base64,`, and converts the URL-safe
-/// alphabet to the standard one.
+/// Normalizes base64 text: removes whitespace and a leading `data:audio/wav;base64,`, and converts the
+/// URL-safe alphabet to the standard one.
 struct Base64Text<R> {
     text: R,
     /// Whether the beginning has been checked for a `data:` prefix.

@@ -6,8 +6,8 @@ use crate::http::AppState;
 use crate::http::reply::error::ApiError;
 use crate::language;
 
-/// Rejects other languages than English on an English-only model, which would write English words that sound
-/// similar. `requested`: the request's language; without one, `DEFAULT_LANGUAGE` counts.
+/// Rejects other languages than English on an English-only model, which would write English words that
+/// sound similar. `requested`: the request's language; without one, `DEFAULT_LANGUAGE` counts.
 ///
 /// # Errors
 /// The model does not know the language.

@@ -1,5 +1,5 @@
-//! Reading a request's body: a multipart form, or JSON with the audio in base64. Parts may come in any order;
-//! their number and size are limited. [`form`] checks their values.
+//! Reading a request's body: a multipart form, or JSON with the audio in base64. Parts may come in any
+//! order; their number and size are limited. [`form`] checks their values.
 
 pub mod form;
 mod json;

@@ -1,7 +1,8 @@
 //! Recognizes prompts that are instructions.
 //!
-//! Whisper treats a prompt as the text before the audio and continues in its style. Some clients send an
-//! instruction, as to a chat model: "Transcribe the audio." It makes the transcript worse, so it is dropped.
+//! Whisper treats a prompt as the text before the audio and continues in its style. Some clients send
+//! an instruction, as to a chat model: "Transcribe the audio." It makes the transcript worse, so it is
+//! dropped.
 
 /// First words of instructions.
 const VERBS: &[&str] = &["transcribe", "transcribing", "transcription"];

@@ -1,5 +1,5 @@
-//! Uploads on disk: written as they arrive, limited in total size, removed when they are no longer used, and
-//! cleaned up at the next start after a crash.
+//! Uploads on disk: written as they arrive, limited in total size, removed when they are no longer
+//! used, and cleaned up at the next start after a crash.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -74,8 +74,8 @@ impl UploadStore {
         })))
     }
 
-    /// Removes the folder even if this store is still in use: for the end of the process, which does not wait
-    /// for the server's threads.
+    /// Removes the folder even if this store is still in use: for the end of the process, which does
+    /// not wait for the server's threads.
     pub fn close(&self) {
         self.0.remove();
     }
@@ -111,7 +111,8 @@ impl UploadStore {
         })
     }
 
-    /// Begins an upload of samples without a header, and adds that of a WAV file: 16 kHz, mono, signed 16 bit.
+    /// Begins an upload of samples without a header, and adds that of a WAV file: 16 kHz, mono, signed
+    /// 16 bit.
     pub async fn begin_samples(&self) -> Result<Upload, ApiError> {
         let mut upload = self.begin_up_to(self.0.largest.saturating_add(WAV_HEADER as u64))?;
         upload.is_samples = true;

@@ -1,9 +1,9 @@
-//! Keeps a connection marked as busy until its response is sent, and closes the connection if a chunked body was
-//! rejected unread.
+//! Keeps a connection marked as busy until its response is sent, and closes the connection if a chunked
+//! body was rejected unread.
 //!
-//! The HTTP library closes a connection whose body was not read, after a delay in which the client can receive
-//! the error. But once the payload of a chunked body is dropped, it reads the rest of the body, however long.
-//! Keeping the payload until the response is sent prevents that.
+//! The HTTP library closes a connection whose body was not read, after a delay in which the client can
+//! receive the error. But once the payload of a chunked body is dropped, it reads the rest of the body,
+//! however long. Keeping the payload until the response is sent prevents that.
 
 use std::cell::RefCell;
 use std::pin::Pin;

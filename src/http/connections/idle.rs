@@ -1,6 +1,6 @@
-//! Closes idle connections. The HTTP library limits the time for the head of a connection's first request and
-//! between two requests; without this module, the head of a later request, or a rejected chunked body that is
-//! not read, could take any time.
+//! Closes idle connections. The HTTP library limits the time for the head of a connection's first
+//! request and between two requests; without this module, the head of a later request, or a rejected
+//! chunked body that is not read, could take any time.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -33,7 +33,8 @@ struct Connection {
 }
 
 impl IdleTracker {
-    /// Tracks a new connection until the returned guard is dropped. `None` if the socket cannot be duplicated.
+    /// Tracks a new connection until the returned guard is dropped. `None` if the socket cannot be
+    /// duplicated.
     pub fn track(&self, socket: &dyn Any) -> Option<TrackedConnection> {
         let socket = socket.downcast_ref::<actix_web::rt::net::TcpStream>()?;
         let socket = socket.as_fd().try_clone_to_owned();
@@ -77,7 +78,8 @@ impl Inner {
     fn close_idle(&self, limit: Duration) {
         for connection in self.open().values_mut() {
             if connection.requests == 0 && connection.changed_at.elapsed() >= limit {
-                // The server sees the same as if the client had closed it. Ignore that it may be closed already.
+                // The server sees the same as if the client had closed it. Ignore that it may be closed
+                // already.
                 let _ = connection.socket.shutdown(Shutdown::Both);
                 debug!("closed an idle connection");
             }

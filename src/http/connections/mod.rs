@@ -1,4 +1,5 @@
-//! A limit on open connections. Connections beyond it may call the probe routes; other requests on them get 503.
+//! A limit on open connections. Connections beyond it may call the probe routes; other requests on them
+//! get 503.
 
 pub mod guard;
 mod idle;
@@ -133,7 +134,8 @@ pub async fn require_permit<B: MessageBody>(
     Ok(response)
 }
 
-/// Raises the process's limit on open files to what this many connections need, as far as the system allows.
+/// Raises the process's limit on open files to what this many connections need, as far as the system
+/// allows.
 pub fn raise_file_limit(connections: u32) {
     let needed = u64::from(connections) * FILES_PER_CONNECTION + OTHER_FILES;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {

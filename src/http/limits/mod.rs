@@ -1,5 +1,5 @@
-//! Limits per client: requests per second, audio per day, and wrong keys. They are checked with a request's head,
-//! and their counters live in memory.
+//! Limits per client: requests per second, audio per day, and wrong keys. They are checked with a
+//! request's head, and their counters live in memory.
 
 mod buckets;
 pub mod proxies;

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use actix_web::http::header::{HeaderMap, X_FORWARDED_FOR};
 use ipnet::IpNet;
 
-/// The address of the client. Each proxy appends its peer's address: from the right, the first address that is
-/// not a trusted proxy is the client's. Entries to the left of it may be forged.
+/// The address of the client. Each proxy appends its peer's address: from the right, the first address
+/// that is not a trusted proxy is the client's. Entries to the left of it may be forged.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let mut client = peer.to_canonical();

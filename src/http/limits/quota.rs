@@ -1,4 +1,5 @@
-//! The audio that a client may have transcribed per day (UTC). Usage is counted in memory: a restart resets it.
+//! The audio that a client may have transcribed per day (UTC). Usage is counted in memory: a restart
+//! resets it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 //! The OpenAPI document: every path with its fields, headers, bodies and statuses. The bodies come from
-//! [`super::schema`], the errors from [`super::error`]. Tests compare the paths with the registered routes, and a
-//! running server with the whole document.
+//! [`super::schema`], the errors from [`super::error`]. Tests compare the paths with the registered
+//! routes, and a running server with the whole document.
 
 mod audio;
 
@@ -25,8 +25,8 @@ use crate::metrics::escalation;
 /// The security scheme's name.
 const BEARER: &str = "bearer";
 
-/// The document. `wants_key`: whether API keys are configured.
-pub fn document(wants_key: bool) -> OpenApi {
+/// The document. `keys_required`: whether API keys are configured.
+pub fn document(keys_required: bool) -> OpenApi {
     let info = InfoBuilder::new()
         .title("uttera-stt")
         .version(env!("CARGO_PKG_VERSION"))
@@ -36,15 +36,15 @@ pub fn document(wants_key: bool) -> OpenApi {
         .license(Some(License::new(env!("CARGO_PKG_LICENSE"))))
         .build();
     let mut components = schemas();
-    if wants_key {
+    if keys_required {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         components = components.security_scheme(BEARER, SecurityScheme::Http(scheme));
     }
     let mut paths = PathsBuilder::new();
-    for (path, item) in audio::paths(wants_key)
+    for (path, item) in audio::paths(keys_required)
         .into_iter()
-        .chain(models(wants_key))
-        .chain(state(wants_key))
+        .chain(models(keys_required))
+        .chain(state(keys_required))
         .chain(documentation())
     {
         paths = paths.path(path, item);
@@ -94,7 +94,7 @@ fn schemas() -> ComponentsBuilder {
 
 type Path = (&'static str, PathItem);
 
-fn models(wants_key: bool) -> Vec<Path> {
+fn models(keys_required: bool) -> Vec<Path> {
     let list = operation("The model names that requests may use", "models")
         .response("200", json("The list.", "ModelList"));
     let id = ParameterBuilder::new()
@@ -105,7 +105,7 @@ fn models(wants_key: bool) -> Vec<Path> {
     let one = operation("One model", "models")
         .parameter(id)
         .response("200", json("The model.", "Model"));
-    let of_keys = wants_key.then(|| ApiError::too_many_wrong_keys(Duration::ZERO));
+    let of_keys = keys_required.then(|| ApiError::too_many_wrong_keys(Duration::ZERO));
     let list = with_errors(list, Vec::from_iter(of_keys.clone()));
     // An id with a slash matches no route.
     let mut errors = vec![ApiError::model_not_found(""), ApiError::not_found("")];
@@ -114,16 +114,16 @@ fn models(wants_key: bool) -> Vec<Path> {
     vec![
         (
             "/v1/models",
-            PathItem::new(HttpMethod::Get, keyed(list, wants_key)),
+            PathItem::new(HttpMethod::Get, keyed(list, keys_required)),
         ),
         (
             "/v1/models/{id}",
-            PathItem::new(HttpMethod::Get, keyed(one, wants_key)),
+            PathItem::new(HttpMethod::Get, keyed(one, keys_required)),
         ),
     ]
 }
 
-fn state(wants_key: bool) -> Vec<Path> {
+fn state(keys_required: bool) -> Vec<Path> {
     let health = || {
         let health = operation("The state of this server", "state");
         health.response(
@@ -162,7 +162,10 @@ fn state(wants_key: bool) -> Vec<Path> {
         ("/readyz", get_and_head(readyz)),
         ("/metrics", get_and_head(metrics)),
         ("/v1/health", get_and_head(tier_health)),
-        ("/v1/metrics", get_and_head(|| keyed(figures(), wants_key))),
+        (
+            "/v1/metrics",
+            get_and_head(|| keyed(figures(), keys_required)),
+        ),
     ]
 }
 
@@ -237,8 +240,8 @@ fn with_errors(mut operation: OperationBuilder, mut errors: Vec<ApiError>) -> Op
 }
 
 /// Documents that the operation requires a key, if keys are configured.
-fn keyed(operation: OperationBuilder, wants_key: bool) -> OperationBuilder {
-    if !wants_key {
+fn keyed(operation: OperationBuilder, keys_required: bool) -> OperationBuilder {
+    if !keys_required {
         return operation;
     }
     let response = described("`code` is invalid_api_key.")
@@ -341,11 +344,11 @@ mod tests {
         let keyed = serde_json::to_value(document(true)).unwrap();
         for (path, item) in keyed["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
-                let wanted = operation.get("security").is_some();
+                let is_keyed = operation.get("security").is_some();
                 let is_open = path == "/v1/health";
                 let expected = (path.starts_with("/v1/") && !is_open) || method == "post";
-                assert_eq!(wanted, expected, "{method} {path}");
-                assert_eq!(operation["responses"].get("401").is_some(), wanted);
+                assert_eq!(is_keyed, expected, "{method} {path}");
+                assert_eq!(operation["responses"].get("401").is_some(), is_keyed);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The bodies in the OpenAPI document. The serializable ones are also what the server sends; transcripts are
-//! rendered in [`crate::render`], and tests compare them with these types.
+//! The bodies in the OpenAPI document. The serializable ones are also what the server sends;
+//! transcripts are rendered in [`crate::render`], and tests compare them with these types.
 
 mod requests;
 
@@ -203,8 +203,9 @@ pub struct Transcript {
 #[expect(dead_code, reason = "describes what `reply::sse` writes")]
 pub struct StreamEvent {
     /// JSON: `{"type": "transcript.text.delta", "delta"}` during transcription, then
-    /// `{"type": "transcript.text.done", "text", "usage", "x_route"}` (and `"x_fallback_used"`, `"x_final_model"`,
-    /// `"x_fallback_error"` if a fallback is configured), or `{"error"}`; `[DONE]` at the end.
+    /// `{"type": "transcript.text.done", "text", "usage", "x_route"}` (and `"x_fallback_used"`,
+    /// `"x_final_model"`, `"x_fallback_error"` if a fallback is configured), or `{"error"}`;
+    /// `[DONE]` at the end.
     data: String,
 }
 

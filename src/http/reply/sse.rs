@@ -29,8 +29,8 @@ const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const PING: &[u8] = b": ping\n\n";
 const END: &[u8] = b"data: [DONE]\n\n";
 
-/// Replies with events. The response's head waits for the first chunk, so that it names the chunk's lane and
-/// an early failure gets an error status; but it waits no longer than [`PING_INTERVAL`].
+/// Replies with events. The response's head waits for the first chunk, so that it names the chunk's
+/// lane and an early failure gets an error status; but it waits no longer than [`PING_INTERVAL`].
 pub async fn answer(submitted: Submitted) -> Result<HttpResponse, ApiError> {
     let Submitted {
         mut events,

@@ -1,5 +1,5 @@
-//! `/asr` and `/detect-language`, for Bazarr and other clients of whisper-asr-webservice: the options are in
-//! the query, and the audio is `audio_file`, which may consist of samples without a header.
+//! `/asr` and `/detect-language`, for Bazarr and other clients of whisper-asr-webservice: the options
+//! are in the query, and the audio is `audio_file`, which may consist of samples without a header.
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
-//! `/openapi.json`, and `/docs`, a page that shows it. They need no key: they contain no data about requests. The
-//! page's assets are part of the program.
+//! `/openapi.json`, and `/docs`, a page that shows it. They need no key: they contain no data about
+//! requests. The page's assets are part of the program.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
 }
 
 async fn document(state: web::Data<AppState>) -> HttpResponse {
-    let wants_key = !state.keys.now().is_open();
-    HttpResponse::Ok().json(openapi::document(wants_key))
+    let keys_required = !state.keys.now().is_open();
+    HttpResponse::Ok().json(openapi::document(keys_required))
 }
 
 async fn page() -> HttpResponse {

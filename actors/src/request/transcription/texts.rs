@@ -1,273 +1,302 @@
-//! A Transcription's texts: what becomes of what the engines write, until it is in its place.
+//! The texts of a request: from what engines return to segments on the request's time line.
 
-use ractor::ActorRef;
-use tracing::{debug, info, warn};
-
-use super::{
-    ChunkDone, LANGUAGE_OF_SILENCE, OpenChunk, Outcome, TranscriptionMessage, TranscriptionState,
-};
 use crate::domain::chunk::AudioChunk;
-use crate::domain::error::SttError;
-use crate::domain::ids::{ChunkIndex, LaneKind};
-use crate::domain::job::Event;
-use crate::domain::transcript::{ChunkTranscript, Removed};
-use crate::ports::DetectedLanguage;
-use crate::request::language::LanguageHold;
+use crate::domain::ids::ChunkIndex;
+use crate::domain::job::Progress;
+use crate::domain::transcript::{ChunkDone, ChunkTranscript, Removed, Route, Segment, Timings};
+use crate::request::transcription::intake::OpenChunk;
 use crate::text::hallucination::guard;
+use crate::text::merger::Merger;
 use crate::text::missed_speech::{self, Again};
 use crate::text::second_pass::SecondPass;
 use crate::text::segment_split;
 
-/// Where a text comes from.
-#[derive(Clone, Copy)]
-struct Origin {
-    lane: LaneKind,
-    rescued: bool,
-    reused: bool,
+/// The texts of one request.
+#[derive(Default)]
+pub(super) struct Texts {
+    /// Whether hallucinated text is removed.
+    guards: bool,
+    merger: Merger,
+    removed: Vec<Removed>,
+    /// Chunks of which parts are transcribed again.
+    second_passes: Vec<(OpenChunk, SecondPass)>,
+    /// Number of the next part.
+    next_part: usize,
+    route: Route,
+    route_is_reported: bool,
+    inference_seconds: f64,
+    /// The wait until a lane took the first chunk.
+    queue_wait_seconds: Option<f64>,
+    chunks_done: usize,
+    seconds_done: f64,
+    reported: Progress,
 }
 
-impl Origin {
-    fn of(done: &ChunkDone) -> Self {
+/// An engine's text after the checks that every text undergoes.
+pub(super) struct CheckedText {
+    pub(super) transcript: ChunkTranscript,
+    /// Text that was removed as hallucinated; times count from the chunk's first sample.
+    pub(super) removed: Vec<Removed>,
+    /// Whether the text is from an earlier, equal request.
+    pub(super) reused: bool,
+}
+
+impl Texts {
+    /// `guards`: whether hallucinated text is removed.
+    pub(super) fn new(guards: bool) -> Self {
         Self {
-            lane: done.lane,
-            rescued: done.rescued,
-            reused: done.reused,
-        }
-    }
-}
-
-impl TranscriptionState {
-    pub(super) fn language_heard(
-        &mut self,
-        myself: &ActorRef<TranscriptionMessage>,
-        index: ChunkIndex,
-        language: DetectedLanguage,
-    ) -> Outcome {
-        if let Some(decided) = self.hold.heard(index, language) {
-            self.announce(decided.code, Some(decided.probability));
-            self.release_held_back(myself);
-        }
-        Outcome::GoesOn
-    }
-
-    pub(super) fn release_held_back(&mut self, myself: &ActorRef<TranscriptionMessage>) {
-        while let Some(next) = self.held_back.front() {
-            if !self.hold.may_go(next.audio.index) {
-                break;
-            }
-            if let Some(chunk) = self.held_back.pop_front() {
-                self.enqueue(myself, chunk);
-            }
+            guards,
+            ..Self::default()
         }
     }
 
-    pub(super) fn chunk_ended(
-        &mut self,
-        myself: &ActorRef<TranscriptionMessage>,
-        index: ChunkIndex,
-        outcome: Result<ChunkDone, SttError>,
-    ) -> Outcome {
-        let Some(chunk) = self.outstanding.remove(&index) else {
-            return Outcome::GoesOn;
-        };
-        match outcome {
-            _ if index.is_part() => {
-                self.part_ended(myself, &chunk.audio, outcome);
-                self.release_held_back(myself);
-                self.end_if_done(myself)
-            }
-            Ok(done) => self.chunk_done(myself, chunk, done),
-            Err(error) => self.escalate_failure(myself, chunk, error),
+    /// Checks an engine's text: removes hallucinations, and the silence over which whisper stretches segments.
+    pub(super) fn check(&mut self, audio: &AudioChunk, done: ChunkDone) -> CheckedText {
+        let ChunkDone {
+            mut transcript,
+            lane,
+            rescued,
+            reused,
+        } = done;
+        self.route = self.route.with(lane, rescued);
+        if !reused {
+            self.inference_seconds += transcript.inference_seconds;
         }
-    }
-
-    pub(super) fn chunk_done(
-        &mut self,
-        myself: &ActorRef<TranscriptionMessage>,
-        chunk: OpenChunk,
-        done: ChunkDone,
-    ) -> Outcome {
-        self.note_done(&chunk.audio, &done);
-        let origin = Origin::of(&done);
-        let mut transcript = done.transcript;
-        if !origin.reused && !std::mem::replace(&mut self.wait_is_known, true) {
-            let in_tree = self.started.elapsed().as_secs_f64();
-            let working = transcript.inference_seconds + self.timings.decode;
-            self.timings.queue_wait = (in_tree - working).max(0.0);
-        }
-        let removed = self.take_in(&chunk.audio, &mut transcript, origin);
-        self.announce_route();
-        if !self.language_has_to_wait(chunk.audio.index, &transcript) {
-            self.learn_language(chunk.audio.index, &transcript);
-        }
-        let again = missed_speech::find(&chunk.audio, &transcript.segments, &removed);
-        let placed = removed
-            .into_iter()
-            .map(|removed| removed.place(&chunk.audio));
-        self.removed.extend(placed);
-        if again.is_empty() {
-            self.weigh(myself, chunk, transcript);
-        } else {
-            self.begin_second_pass(myself, chunk, transcript, again);
-        }
-        self.release_held_back(myself);
-        self.end_if_done(myself)
-    }
-
-    /// What is done with every text that an engine gives. Gives what was taken out of it, with times
-    /// of the chunk.
-    fn take_in(
-        &mut self,
-        audio: &AudioChunk,
-        transcript: &mut ChunkTranscript,
-        origin: Origin,
-    ) -> Vec<Removed> {
-        self.route = self.route.with(origin.lane, origin.rescued);
-        if !origin.reused {
-            self.timings.inference += transcript.inference_seconds;
-        }
-        let removed = if self.job.options.hallucination_guard {
-            guard(transcript, &audio.speech)
+        let removed = if self.guards {
+            guard(&mut transcript, &audio.speech)
         } else {
             Vec::new()
         };
-        for removed in &removed {
-            let (reason, start) = (removed.reason.as_str(), audio.begins_at(removed.start));
-            info!(request_id = %self.job.request_id, reason, start, "text was made up: removed");
-            debug!(request_id = %self.job.request_id, text = removed.text, "the removed text");
-            if !origin.reused {
-                crate::metrics::record_hallucination(removed.reason);
-            }
-        }
         for segment in &mut transcript.segments {
-            // Whisper stretches them over the silence around.
             let tightened = audio.speech.tightened(segment.start, segment.end);
             (segment.start, segment.end) = tightened;
         }
-        removed
+        CheckedText {
+            transcript,
+            removed,
+            reused,
+        }
     }
 
-    /// Has what whisper left out transcribed again, as parts of their own.
-    fn begin_second_pass(
+    /// Records the wait of the first chunk. `seconds_in_tree`: since the request began; `working_seconds`: the
+    /// part of it in which the chunk was decoded and transcribed.
+    pub(super) fn record_wait(&mut self, seconds_in_tree: f64, working_seconds: f64) {
+        let wait = (seconds_in_tree - working_seconds).max(0.0);
+        self.queue_wait_seconds.get_or_insert(wait);
+    }
+
+    /// Records the removed text of a chunk. Returns the speech that has no text, or too little.
+    pub(super) fn find_missed(
         &mut self,
-        myself: &ActorRef<TranscriptionMessage>,
+        audio: &AudioChunk,
+        transcript: &ChunkTranscript,
+        removed: Vec<Removed>,
+    ) -> Vec<Again> {
+        let again = missed_speech::find(audio, &transcript.segments, &removed);
+        let placed = removed.into_iter().map(|removed| removed.place(audio));
+        self.removed.extend(placed);
+        again
+    }
+
+    /// Begins a second pass over missed speech. Returns the parts to transcribe.
+    pub(super) fn begin_second_pass(
+        &mut self,
         chunk: OpenChunk,
         transcript: ChunkTranscript,
         again: Vec<Again>,
-    ) {
-        info!(request_id = %self.job.request_id, chunk = %chunk.audio.index, ?again,
-            "speech without text: transcribing it again");
+    ) -> Vec<AudioChunk> {
         let (pass, parts) = SecondPass::begin(&chunk.audio, transcript, again, &mut self.next_part);
         self.second_passes.push((chunk, pass));
-        for audio in parts {
-            let part = OpenChunk {
-                audio,
-                covers: 0.0,
-                permit: None,
-            };
-            match self.before.take(&part.audio) {
-                Some(done) => self.part_ended(myself, &part.audio, Ok(done)),
-                None => self.enqueue(myself, part),
-            }
-        }
+        parts
     }
 
-    /// A part's failure costs nothing that was there before.
-    fn part_ended(
+    /// Records the text of a part; `None`: its transcription failed, and the first text stays. Returns the chunk
+    /// with its text if this was its last part.
+    pub(super) fn part_ended(
         &mut self,
-        myself: &ActorRef<TranscriptionMessage>,
-        audio: &AudioChunk,
-        outcome: Result<ChunkDone, SttError>,
-    ) {
-        let text = match outcome {
-            Ok(mut done) => {
-                self.note_done(audio, &done);
-                let origin = Origin::of(&done);
-                self.take_in(audio, &mut done.transcript, origin);
-                Some(done.transcript)
-            }
-            Err(error) => {
-                warn!(request_id = %self.job.request_id, %error, "a second pass failed");
-                None
-            }
-        };
+        index: ChunkIndex,
+        text: Option<ChunkTranscript>,
+    ) -> Option<(OpenChunk, ChunkTranscript)> {
         let mut passes = self.second_passes.iter_mut();
-        let Some(number) = passes.position(|(_, pass)| pass.awaits(audio.index)) else {
-            return;
-        };
-        if self.second_passes[number].1.heard(audio.index, text) {
-            let (chunk, pass) = self.second_passes.swap_remove(number);
-            self.weigh(myself, chunk, pass.finish());
+        let number = passes.position(|(_, pass)| pass.awaits(index))?;
+        if !self.second_passes[number].1.heard(index, text) {
+            return None;
         }
+        let (chunk, pass) = self.second_passes.swap_remove(number);
+        Some((chunk, pass.finish()))
     }
 
-    /// A chunk has its last text.
-    pub(super) fn settle(&mut self, chunk: OpenChunk, mut transcript: ChunkTranscript) {
-        self.learn_language_that_waited(chunk.audio.index, &transcript);
+    /// Whether a second pass is running.
+    pub(super) fn has_second_pass(&self) -> bool {
+        !self.second_passes.is_empty()
+    }
+
+    /// Splits a chunk's final text at pauses.
+    pub(super) fn split(audio: &AudioChunk, transcript: &mut ChunkTranscript) {
         let segments = std::mem::take(&mut transcript.segments);
-        transcript.segments = segment_split::settle(segments, &chunk.audio);
-        if !transcript.segments.is_empty() {
-            // If it was not told before: only a second pass has found text.
-            self.announce(transcript.language.clone(), transcript.language_probability);
-        }
-        self.progress.chunks_done += 1;
-        self.progress.seconds_done += chunk.covers;
+        transcript.segments = segment_split::settle(segments, audio);
+    }
+
+    /// Records a chunk's final text. Returns the segments that are final now.
+    pub(super) fn settle(&mut self, chunk: OpenChunk, transcript: ChunkTranscript) -> Vec<Segment> {
+        self.chunks_done += 1;
+        self.seconds_done += chunk.covers;
         // Later chunks may have to wait here for an earlier one: without their audio.
-        for segment in self.merger.push(chunk.audio.without_audio(), transcript) {
-            self.subscribers.tell(&Event::Segment(segment));
-        }
-        self.tell_progress();
+        self.merger.push(chunk.audio.without_audio(), transcript)
     }
 
-    /// The engine has the last word on the language: a model of one language hears no other.
-    pub(super) fn learn_language(&mut self, index: ChunkIndex, transcript: &ChunkTranscript) {
-        let (code, probability) = (&transcript.language, transcript.language_probability);
-        let says_something = !transcript.segments.is_empty() && !code.is_empty();
-        let decided = match &self.hold {
-            LanguageHold::Open { .. } => {
-                let detected = if code.is_empty() {
-                    DetectedLanguage {
-                        code: LANGUAGE_OF_SILENCE.to_owned(),
-                        probability: 0.0,
-                    }
-                } else {
-                    DetectedLanguage {
-                        code: code.clone(),
-                        probability: probability.unwrap_or(1.0),
-                    }
-                };
-                let decided = self.hold.chunk_done(index, detected, says_something);
-                decided.map(|decided| (decided.code, probability.and(Some(decided.probability))))
-            }
-            LanguageHold::Known(_) => Some((code.clone(), probability)),
-            LanguageHold::PerChunk => says_something.then(|| (code.clone(), probability)),
+    /// Records seconds without speech.
+    pub(super) fn pass_silence(&mut self, seconds: f64) {
+        self.seconds_done += seconds;
+    }
+
+    /// Seconds of audio that are done.
+    pub(super) fn seconds_done(&self) -> f64 {
+        self.seconds_done
+    }
+
+    /// The progress, if it changed since the last report.
+    pub(super) fn progress_to_report(&mut self, seconds_known: f64) -> Option<Progress> {
+        let progress = Progress {
+            chunks_done: self.chunks_done,
+            seconds_done: self.seconds_done,
+            seconds_known,
         };
-        if let Some((code, probability)) = decided {
-            self.announce(code, probability);
+        (std::mem::replace(&mut self.reported, progress) != progress).then_some(progress)
+    }
+
+    /// The lanes that did the first chunk; `None` if they were reported.
+    pub(super) fn route_to_report(&mut self) -> Option<Route> {
+        let reported = std::mem::replace(&mut self.route_is_reported, true);
+        (!reported).then_some(self.route)
+    }
+
+    /// Records that all of the audio is done.
+    pub(super) fn finish(&mut self, duration: f64) {
+        self.seconds_done = duration;
+    }
+
+    /// The lanes that did the work.
+    pub(super) fn route(&self) -> Route {
+        self.route
+    }
+
+    /// The removed text of the whole request, in order of time.
+    pub(super) fn take_removed(&mut self) -> Vec<Removed> {
+        self.removed.sort_by(|a, b| a.start.total_cmp(&b.start));
+        std::mem::take(&mut self.removed)
+    }
+
+    /// The part of the timings that is known here.
+    pub(super) fn timings(&self) -> Timings {
+        Timings {
+            queue_wait: self.queue_wait_seconds.unwrap_or_default(),
+            inference: self.inference_seconds,
+            ..Timings::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::LaneKind;
+    use crate::request::transcription::intake::tests::chunk;
+
+    fn text(said: &str) -> ChunkTranscript {
+        ChunkTranscript {
+            segments: vec![Segment::said(0.5, 9.5, said)],
+            language: "en".to_owned(),
+            inference_seconds: 2.0,
+            ..ChunkTranscript::default()
         }
     }
 
-    /// Tells the client the language, once.
-    fn announce(&mut self, code: String, probability: Option<f32>) {
-        if self.language.is_none() && !code.is_empty() {
-            self.language = Some((code.clone(), probability));
-            self.subscribers
-                .tell(&Event::Language { code, probability });
+    fn done(said: &str, lane: LaneKind) -> ChunkDone {
+        ChunkDone {
+            transcript: text(said),
+            lane,
+            rescued: false,
+            reused: false,
         }
     }
 
-    /// Tells the client which lanes did the first chunk, once.
-    pub(super) fn announce_route(&mut self) {
-        if !std::mem::replace(&mut self.route_was_told, true) {
-            self.subscribers.tell(&Event::Route(self.route));
-        }
+    fn said(segments: &[Segment]) -> Vec<&str> {
+        segments
+            .iter()
+            .map(|segment| segment.text.as_str())
+            .collect()
     }
 
-    /// What was told, what was given, or what silence is taken for.
-    pub(super) fn final_language(&mut self) -> (String, Option<f32>) {
-        self.language.take().unwrap_or_else(|| {
-            let code = self.hold.code().unwrap_or(LANGUAGE_OF_SILENCE);
-            (code.to_owned(), None)
-        })
+    #[test]
+    fn a_text_waits_for_the_chunks_before_it() {
+        let mut texts = Texts::new(true);
+        assert!(texts.settle(chunk(1, 10), text(" two")).is_empty());
+        let segments = texts.settle(chunk(0, 10), text(" one"));
+        assert_eq!(said(&segments), [" one", " two"]);
+        assert_eq!((segments[0].start, segments[1].start), (0.5, 10.5));
+        assert_eq!((segments[0].id, segments[1].id), (0, 1));
+    }
+
+    #[test]
+    fn progress_counts_chunks_and_silence_and_is_reported_when_it_changes() {
+        let mut texts = Texts::new(true);
+        assert_eq!(texts.progress_to_report(0.0), None);
+        texts.settle(chunk(0, 10), text(" one"));
+        texts.pass_silence(5.0);
+        let progress = texts.progress_to_report(60.0).expect("it changed");
+        assert_eq!(progress.chunks_done, 1);
+        assert_eq!(
+            (progress.seconds_done, progress.seconds_known),
+            (15.0, 60.0)
+        );
+        assert_eq!(texts.progress_to_report(60.0), None);
+        texts.finish(60.0);
+        let progress = texts.progress_to_report(60.0).expect("it changed");
+        assert_eq!((progress.seconds_done, texts.seconds_done()), (60.0, 60.0));
+    }
+
+    #[test]
+    fn reused_texts_cost_no_time_and_every_lane_counts_for_the_route() {
+        let mut texts = Texts::new(true);
+        let audio = chunk(0, 10).audio;
+        let reused = ChunkDone {
+            reused: true,
+            ..done(" one", LaneKind::Hot)
+        };
+        assert!(texts.check(&audio, reused).reused);
+        assert_eq!(texts.route_to_report(), Some(Route::Hot));
+        texts.check(&audio, done(" two", LaneKind::Cold));
+        assert_eq!(texts.route_to_report(), None, "reported twice");
+        assert_eq!(texts.route(), Route::ColdPool);
+        assert_eq!(texts.timings().inference.to_bits(), 2.0_f64.to_bits());
+    }
+
+    #[test]
+    fn the_queue_wait_is_that_of_the_first_chunk() {
+        let mut texts = Texts::new(true);
+        texts.record_wait(5.0, 2.0);
+        texts.record_wait(50.0, 2.0);
+        assert_eq!(texts.timings().queue_wait.to_bits(), 3.0_f64.to_bits());
+    }
+
+    #[test]
+    fn a_chunk_with_a_second_pass_has_its_text_when_its_last_part_ended() {
+        let mut texts = Texts::new(true);
+        let again = vec![Again {
+            parts: vec![1.0..3.0, 6.0..8.0],
+            instead_of: None,
+        }];
+        let parts = texts.begin_second_pass(chunk(0, 10), text(" first"), again);
+        let indices: Vec<_> = parts.iter().map(|part| part.index).collect();
+        assert_eq!(indices, [ChunkIndex::Part(0), ChunkIndex::Part(1)]);
+        assert!(texts.part_ended(ChunkIndex::Part(7), None).is_none());
+        // After a failed part the first text stays.
+        assert!(texts.part_ended(indices[0], None).is_none());
+        assert!(texts.has_second_pass());
+        let (ended, transcript) = texts.part_ended(indices[1], None).expect("the last part");
+        assert_eq!(ended.audio.index, ChunkIndex::Whole(0));
+        assert_eq!(said(&transcript.segments), [" first"]);
+        assert!(!texts.has_second_pass());
     }
 }

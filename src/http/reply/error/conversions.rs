@@ -1,5 +1,5 @@
-//! Errors of the actor tree and of LibreTranslate as API errors. The matches are exhaustive: a new error does not
-//! compile without a status.
+//! Errors of the actor tree and of LibreTranslate as API errors. The matches are exhaustive: a new
+//! error does not compile without a status.
 
 use actix_web::http::StatusCode;
 use stt_actors::domain::error::DecodeError;

@@ -45,15 +45,15 @@ impl ApiError {
     /// The additional errors where a fallback is configured.
     pub fn all_of_fallback() -> Vec<Self> {
         let none = String::new;
-        let refused = |status| FallbackError::Refused {
+        let rejected = |status| FallbackError::Refused {
             status,
             message: none(),
         };
         let errors = [
             FallbackError::Unreachable(none()),
             FallbackError::TimedOut { seconds: 0 },
-            refused(429),
-            refused(500),
+            rejected(429),
+            rejected(500),
             FallbackError::BadAnswer(none()),
             FallbackError::Overloaded,
             FallbackError::Model(none()),

@@ -14,11 +14,11 @@ use crate::http::reply::error::ApiError;
 use crate::http::reply::escalation_headers;
 use crate::metrics::Endpoint;
 
-pub fn paths(wants_key: bool) -> Vec<Path> {
+pub fn paths(keys_required: bool) -> Vec<Path> {
     let post = |operation: OperationBuilder, more: Vec<ApiError>| {
         let mut errors = ApiError::all_of_audio_routes();
         errors.extend(more);
-        let operation = keyed(with_errors(operation, errors), wants_key);
+        let operation = keyed(with_errors(operation, errors), keys_required);
         PathItem::new(HttpMethod::Post, operation)
     };
     let translates = || {
@@ -47,7 +47,7 @@ pub fn paths(wants_key: bool) -> Vec<Path> {
         ("/inference", post(inference(), translates())),
         (
             Endpoint::Transcribe.path(),
-            post(tier(), ApiError::all_of_fallback()),
+            post(primary(), ApiError::all_of_fallback()),
         ),
     ]
 }
@@ -80,7 +80,7 @@ fn inference() -> OperationBuilder {
     )
 }
 
-fn tier() -> OperationBuilder {
+fn primary() -> OperationBuilder {
     let mut reply = described("The transcript.").content(
         "application/json",
         Content::new(Some(reference("TierTranscript"))),

@@ -116,7 +116,7 @@ pub struct Options {
     /// Any name is accepted and stands for the served model.
     #[schema(nullable = false)]
     model: Option<String>,
-    /// The spoken language: ISO 639-1 (`en`), with a region (`en-US`), or the English name; detected by default.
+    /// ISO 639-1 (`en`), with a region (`en-US`), or the English name; detected by default.
     #[schema(nullable = false)]
     language: Option<String>,
     /// Words and names to expect.

@@ -167,31 +167,7 @@ async fn fetch_once(
     if have > 0 && entry.published.iter().any(|file| file.size_bytes == have) {
         return Ok(());
     }
-    let mut request = client.get(url);
-    if have > 0 && have < largest {
-        request = request.header(RANGE, format!("bytes={have}-"));
-    }
-    let reply = tokio::time::timeout(REPLY_TIMEOUT, request.send()).await;
-    let response = match reply {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(FetchError::Unavailable(describe(&error))),
-        Err(_) => return Err(unavailable(url, "no response in time")),
-    };
-    let from = match response.status() {
-        StatusCode::PARTIAL_CONTENT if starts_at(&response, have) => have,
-        StatusCode::OK => 0,
-        StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
-            // The part cannot be continued: the next try starts over.
-            fs::remove_file(part).map_err(ModelError::io("remove", part))?;
-            return Err(unavailable(url, "the server could not resume the download"));
-        }
-        status => {
-            return Err(unavailable(
-                url,
-                &format!("the server responded with {status}"),
-            ));
-        }
-    };
+    let (response, from) = request_rest(client, url, part, have, largest).await?;
     if let Some(rest) = response.content_length() {
         check_announced(url, entry, from + rest)?;
         files::require_space(part.parent().unwrap_or(Path::new(".")), rest)?;
@@ -210,6 +186,39 @@ async fn fetch_once(
         return checked;
     }
     Ok(())
+}
+
+/// Requests the bytes that the part lacks. Returns the response and the offset at which its body begins.
+async fn request_rest(
+    client: &Client,
+    url: &str,
+    part: &Path,
+    have: u64,
+    largest: u64,
+) -> Result<(Response, u64), FetchError> {
+    let mut request = client.get(url);
+    if have > 0 && have < largest {
+        request = request.header(RANGE, format!("bytes={have}-"));
+    }
+    let reply = tokio::time::timeout(REPLY_TIMEOUT, request.send()).await;
+    let response = match reply {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(FetchError::Unavailable(describe(&error))),
+        Err(_) => return Err(unavailable(url, "no response in time")),
+    };
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT if starts_at(&response, have) => Ok((response, have)),
+        StatusCode::OK => Ok((response, 0)),
+        StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
+            // The part cannot be continued: the next try starts over.
+            fs::remove_file(part).map_err(ModelError::io("remove", part))?;
+            Err(unavailable(url, "the server could not resume the download"))
+        }
+        status => Err(unavailable(
+            url,
+            &format!("the server responded with {status}"),
+        )),
+    }
 }
 
 /// Rejects a file of another size before gigabytes of it are fetched.
