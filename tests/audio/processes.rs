@@ -104,7 +104,8 @@ async fn a_decoder_that_gives_nothing_is_ended() {
 async fn a_slow_listener_is_not_a_stall() {
     let files = Files::new();
     let path = long_file(&files);
-    let stall = Duration::from_secs(2);
+    // Long enough for an ffmpeg on a busy machine.
+    let stall = Duration::from_secs(5);
     let decoder = with(|limits| limits.stall = stall);
     let mut stream = open(&decoder, &path).await.unwrap();
     let mut samples = 0;
@@ -197,7 +198,8 @@ async fn no_more_processes_than_slots_and_waiting_for_one_is_no_stall() {
     let files = Files::new();
     let long = long_file(&files);
     let second = files.tone("second.ogg", 2.0, "-c:a libopus");
-    let stall = Duration::from_secs(2);
+    // Long enough for an ffmpeg on a busy machine.
+    let stall = Duration::from_secs(5);
     let decoder = with(|limits| {
         limits.ffmpeg_processes = 1;
         limits.stall = stall;

@@ -9,8 +9,9 @@ use test_support::wer::{Score, assert_alike};
 use test_support::{Server, form, model, sample, sample_text};
 
 async fn text(response: Response) -> String {
-    assert_eq!(response.status(), 200);
+    let status = response.status();
     let body: Value = response.json().await.expect("JSON");
+    assert_eq!(status, 200, "{body}");
     body["text"].as_str().expect("text").to_owned()
 }
 
@@ -61,7 +62,9 @@ async fn identical_uploads_at_the_same_time_share_one_run() {
         first,
         "a joined stream has its beginning as well"
     );
-    assert_eq!(server.chunks_handed_out() - before, chunks);
+    // Chunks are as long as the machine is fast at the time; three runs would have three times as many.
+    let taken = server.chunks_handed_out() - before;
+    assert!(taken < 2 * chunks, "{taken} chunks, {chunks} alone");
     assert!((joined(&server, "running").await - 2.0).abs() < 1e-9);
     let health = server.health().await;
     assert_eq!(health["smart_routing"]["queue_audio_seconds"], 0.0);
