@@ -54,9 +54,14 @@ pub(crate) fn filter_bank(bands: usize) -> Vec<f32> {
             let hz = bin as f64 * bin_hz;
             let rising = -(low - hz) / (centre - low);
             let falling = (high - hz) / (high - centre);
-            // Written so that a weight of -0 stays one, as in the published files.
-            let least = if falling < rising { falling } else { rising };
-            let weight = if least < 0.0 { 0.0 } else { least as f32 };
+            // A weight of -0 stays one, as in the published files. The clamp compares 32-bit numbers, because
+            // optimised code can lose the sign of a zero between a comparison and a conversion.
+            let least = if falling < rising {
+                falling as f32
+            } else {
+                rising as f32
+            };
+            let weight = if least < 0.0 { 0.0 } else { least };
             bank.push((f64::from(weight) * area) as f32);
         }
     }
