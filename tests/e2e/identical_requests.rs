@@ -31,7 +31,7 @@ async fn alone(server: &Server, file: &Path) -> (usize, String) {
 async fn identical_uploads_at_the_same_time_share_one_run() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
-    let file = server.long_file(5);
+    let file = server.long_file(2);
     let (chunks, expected) = alone(&server, &file).await;
     let before = server.chunks_handed_out();
     let first = server.transcribe(&file, &[]);
@@ -48,7 +48,7 @@ async fn identical_uploads_at_the_same_time_share_one_run() {
     let (first, (second, (deltas, done))) = tokio::join!(first, others);
     let first = text(first).await;
     assert_alike(&first, &expected);
-    let spoken = vec![sample_text("en-long.ogg"); 5].join(" ");
+    let spoken = vec![sample_text("en-long.ogg"); 2].join(" ");
     let wrong = Score::of(&spoken, &first).rate();
     assert!(wrong < 0.2, "{wrong} of the words are not those spoken");
     assert_eq!(
@@ -75,7 +75,7 @@ async fn requests_with_another_key_or_other_options_do_not_share_a_run() {
     let keys = [("API_KEYS", "one,two")];
     let mut server = Server::ready(&model("tiny.en").await, &keys).await;
     server.share_work();
-    let file = server.long_file(5);
+    let file = server.long_file(2);
     let send = |key: &'static str, temperature: &'static str| {
         let fields = [("temperature", temperature)];
         let request = server
@@ -131,7 +131,7 @@ async fn a_cached_result_serves_its_own_key_only_and_no_store_caches_nothing() {
 async fn the_first_client_may_leave_and_the_second_gets_the_whole_text() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
-    let file = server.long_file(5);
+    let file = server.long_file(3);
     let (chunks, expected) = alone(&server, &file).await;
     let before = server.chunks_handed_out();
     let mut first = Events::of(server.transcribe(&file, &[("stream", "true")]).await);
@@ -153,7 +153,7 @@ async fn the_first_client_may_leave_and_the_second_gets_the_whole_text() {
 async fn a_retry_resumes_the_work_of_a_client_that_left() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     server.share_work();
-    let file = server.long_file(5);
+    let file = server.long_file(3);
     let (chunks, expected) = alone(&server, &file).await;
     let before = server.chunks_handed_out();
     let half = || async { server.chunks_handed_out() - before > chunks / 2 };

@@ -75,7 +75,8 @@ async fn silence_is_no_delta_and_an_empty_text(server: &Server) {
 }
 
 async fn the_text_of_a_long_file_streams_while_most_of_it_is_waiting(server: &Server) {
-    let file = server.long_file(10);
+    let times = 5;
+    let file = server.long_file(times);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     let first = events.event().await;
     let health = server.health().await;
@@ -92,7 +93,7 @@ async fn the_text_of_a_long_file_streams_while_most_of_it_is_waiting(server: &Se
     let whole = first["delta"].as_str().expect("text").to_owned() + &deltas.concat();
     assert_eq!(whole, done["text"]);
     let said = words(&whole).len();
-    let expected = 10 * expected.len();
+    let expected = times as usize * expected.len();
     assert!(
         said.abs_diff(expected) * 10 < expected,
         "{said} of {expected}"
@@ -106,7 +107,7 @@ async fn a_clip_is_streamed_while_another_lane_works_on_a_long_file() {
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    let file = server.long_file(10);
+    let file = server.long_file(4);
     let long = server.transcribe(&file, &[]);
     let clips = async {
         server.until_a_lane_has_work().await;
@@ -187,7 +188,7 @@ async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
 #[tokio::test]
 async fn comments_keep_an_idle_stream_open() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = server.long_file(10);
+    let file = server.long_file(3);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     assert!(matches!(events.event().await, Some(Line::Event(_))));
     let workers = server.workers();
