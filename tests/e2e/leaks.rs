@@ -28,9 +28,9 @@ fn listeners(folder: &Path) -> Vec<PathBuf> {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         ((state >> 16) as i16) / 16
     });
-    let noisy = folder.join("noise.wav");
-    write_speech(&noisy, noise.take(48_000));
-    vec![silence, noisy]
+    let noise_file = folder.join("noise.wav");
+    write_speech(&noise_file, noise.take(48_000));
+    vec![silence, noise_file]
 }
 
 async fn text(server: &Server, file: &Path) -> String {

@@ -1,5 +1,11 @@
 //! Shared code of the tests: starting servers and sending requests, stand-ins for other services, and test data.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::new_without_default,
+    reason = "`new` creates files and listens on ports, which a default value must not do"
+)]
+
 pub mod audio;
 pub mod browser;
 pub mod command_line;

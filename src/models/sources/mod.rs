@@ -118,7 +118,7 @@ mod tests {
         let published = "https://publisher.example/weights";
         let official = Place::Address(published.to_owned());
         let places = |source: Source| source.places_of_a_small_file("weights", published);
-        assert_eq!(places(Source::Official), [official.clone()]);
+        assert_eq!(places(Source::Official), std::slice::from_ref(&official));
         let mirrored = Place::Address("https://models.example/weights".to_owned());
         assert_eq!(
             places(Source::mirror("https://models.example/")),
