@@ -1,4 +1,4 @@
-//! The HTTP API. A handler in [`routes`] checks a request, sends a message through [`Stt`], awaits the
+//! The HTTP API. A handler in `routes` checks a request, sends a message through [`Stt`], awaits the
 //! reply and renders it.
 
 mod auth;

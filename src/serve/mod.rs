@@ -1,4 +1,4 @@
-//! Composes the server: the supervision tree with its real ports ([`tree`]), and HTTP in front of it.
+//! Composes the server: the supervision tree with its real ports (`tree`), and HTTP in front of it.
 
 mod sizing;
 mod tree;

@@ -1,5 +1,5 @@
 //! Commands that test a running server of any vendor: [`smoke`] checks that it works, [`conformance`] checks
-//! that it implements the public API, [`load`] measures how many clients it can serve, and [`bench`] measures
+//! that it implements the public API, [`load`] measures how many clients it can serve, and [`mod@bench`] measures
 //! its speed and accuracy. [`probe`] holds what they share.
 //!
 //! The commands are subcommands of `uttera-stt`, but this crate does not depend on the server's code: it uses
