@@ -20,7 +20,7 @@ pub(crate) struct Running {
     pub(crate) lease: LeaseId,
     pub(crate) audio_seconds: f64,
     began: Instant,
-    /// Set before the engine is told to abort, for a task that has not started the chunk yet.
+    /// Set together with the abort of the engine, so that a task skips a chunk that it has not started yet.
     aborted: Arc<AtomicBool>,
     _task: AbortOnDropHandle<()>,
 }
