@@ -157,7 +157,7 @@ async fn a_server_with_a_few_wrong_answers_fails_exactly_those_checks() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let url = server.url.clone();
     let broken = serve(move |request, body| almost(url.clone(), request, body));
-    let only = "models,formats,words,verbose-json,headers,health,metrics";
+    let only = "models,formats,headers,health,metrics";
     let (results, code) = results(&[&broken, "--only", only]).await;
     let failed = with_outcome(&results, "fail");
     let names: BTreeSet<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();

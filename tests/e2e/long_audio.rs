@@ -138,7 +138,7 @@ async fn four_hours_of_silence_in_a_small_file_are_no_trouble_and_more_is_refuse
 
 #[tokio::test]
 async fn a_command_is_answered_while_a_long_file_runs_and_the_file_is_whole_in_the_end() {
-    const TIMES: u32 = 6;
+    const TIMES: u32 = 5;
     // One lane, so that the order of work is the order of the queue.
     let settings = [("COLD_POOL_SIZE", "0")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
@@ -331,14 +331,14 @@ impl Drop for NullEngine {
 }
 
 #[tokio::test]
-async fn an_hour_takes_no_more_memory_than_ten_seconds() {
+async fn half_an_hour_takes_no_more_memory_than_ten_seconds() {
     let server = NullEngine::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let (short, long) = (
         folder.path().join("short.flac"),
         folder.path().join("long.flac"),
     );
-    for (path, seconds) in [(&short, 10), (&long, 3600)] {
+    for (path, seconds) in [(&short, 10), (&long, 1800)] {
         let status = Command::new("ffmpeg")
             .args(["-v", "error", "-stream_loop", "-1", "-i"])
             .arg(sample("en-long.ogg"))
@@ -358,10 +358,11 @@ async fn an_hour_takes_no_more_memory_than_ten_seconds() {
     // The first request of a process uses more memory than later ones.
     server.peak_memory(&short).await;
     let of_seconds = server.peak_memory(&short).await;
-    let of_an_hour = server.peak_memory(&long).await;
-    println!("{of_seconds} MiB for ten seconds, {of_an_hour} MiB for an hour");
+    let of_half_an_hour = server.peak_memory(&long).await;
+    println!("{of_seconds} MiB for ten seconds, {of_half_an_hour} MiB for half an hour");
+    // The samples alone would be 55 MiB.
     assert!(
-        of_an_hour <= of_seconds + 64,
-        "{of_an_hour} MiB, not {of_seconds} MiB"
+        of_half_an_hour <= of_seconds + 40,
+        "{of_half_an_hour} MiB, not {of_seconds} MiB"
     );
 }

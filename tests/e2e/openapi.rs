@@ -48,7 +48,7 @@ async fn no_answer_is_one_that_the_document_does_not_know() {
     let told = tokio::task::spawn_blocking(move || {
         run(Command::new(schemathesis())
             .args(["run", &url, "--checks", CHECKS, "--seed", "6"])
-            .args(["--max-examples", "25", "--request-timeout", "60"])
+            .args(["--max-examples", "10", "--request-timeout", "60"])
             .args(["--phases", "coverage,fuzzing", "--no-color"])
             .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
             .env("PYTHONPATH", hooks)

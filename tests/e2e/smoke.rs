@@ -123,7 +123,7 @@ async fn the_share_of_escalated_requests_is_shown() {
 #[tokio::test]
 async fn the_users_files_replace_the_samples() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let (command, note) = (sample("en-command.wav"), sample("en-long.ogg"));
+    let (command, note) = (sample("en-command.wav"), sample("en-sentence.wav"));
     let files = [
         command.to_str().expect("UTF-8"),
         note.to_str().expect("UTF-8"),
@@ -142,8 +142,8 @@ async fn the_users_files_replace_the_samples() {
     for name in [
         "en-command.wav, language forced",
         "en-command.wav, language detected",
-        "en-long.ogg, language forced",
-        "en-long.ogg, language detected",
+        "en-sentence.wav, language forced",
+        "en-sentence.wav, language detected",
     ] {
         assert_eq!(check(&results, name)["outcome"], "pass", "{printed}");
     }

@@ -29,9 +29,13 @@ async fn streams_of_an_undisturbed_server() {
 }
 
 async fn the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply(server: &Server) {
-    for name in ["en-command.wav", "en-sentence.wav", "en-long.ogg"] {
-        for format in ["json", "text"] {
-            let fields = [STREAM, ("response_format", format)];
+    for (name, formats) in [
+        ("en-command.wav", &["json", "text"][..]),
+        ("en-sentence.wav", &["json"]),
+        ("en-long.ogg", &["text"]),
+    ] {
+        for format in formats {
+            let fields = [STREAM, ("response_format", *format)];
             let response = server.transcribe(&sample(name), &fields).await;
             assert_eq!(response.headers()["x-route"], "HOT");
             assert_eq!(response.headers()["cache-control"], "no-cache");
@@ -46,7 +50,7 @@ async fn the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply(server: &Serve
         }
     }
     let requests = r#"uttera_stt_transcriptions_total{response_format="text"}"#;
-    assert!((server.metric(requests).await - 3.0).abs() < 1e-9);
+    assert!((server.metric(requests).await - 2.0).abs() < 1e-9);
 }
 
 async fn silence_is_no_delta_and_an_empty_text(server: &Server) {
@@ -75,7 +79,7 @@ async fn silence_is_no_delta_and_an_empty_text(server: &Server) {
 }
 
 async fn the_text_of_a_long_file_streams_while_most_of_it_is_waiting(server: &Server) {
-    let times = 5;
+    let times = 4;
     let file = server.long_file(times);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     let first = events.event().await;
@@ -107,7 +111,7 @@ async fn a_clip_is_streamed_while_another_lane_works_on_a_long_file() {
         ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
     ];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    let file = server.long_file(4);
+    let file = server.long_file(2);
     let long = server.transcribe(&file, &[]);
     let clips = async {
         server.until_a_lane_has_work().await;
@@ -188,24 +192,21 @@ async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
 #[tokio::test]
 async fn comments_keep_an_idle_stream_open() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
-    let file = server.long_file(3);
+    let file = sample("en-long.ogg");
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);
     assert!(matches!(events.event().await, Some(Line::Event(_))));
     let workers = server.workers();
     for worker in &workers {
         signal(*worker, "STOP");
     }
-    let mut deltas = Vec::new();
-    for _ in 0..2 {
-        loop {
-            match events.next().await.expect("goes on") {
-                Line::Comment(comment) => {
-                    assert_eq!(comment, "ping");
-                    break;
-                }
-                Line::Event(event) => deltas.push(event),
-                Line::Done => panic!("done"),
+    loop {
+        match events.next().await.expect("goes on") {
+            Line::Comment(comment) => {
+                assert_eq!(comment, "ping");
+                break;
             }
+            Line::Event(_) => {}
+            Line::Done => panic!("done"),
         }
     }
     for worker in &workers {

@@ -126,7 +126,7 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
     assert!(!snapshot.memory.fits_one_more);
     assert_eq!(snapshot.pool.spawned, 0);
     gpu_with(&driver, 9 * GIB);
-    streams.extend(submit(&stt, 24).await);
+    streams.extend(submit(&stt, 16).await);
     until("a cold worker is up", async || {
         stt.snapshot().pool.active > 0
     })

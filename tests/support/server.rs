@@ -254,6 +254,22 @@ impl Server {
         path
     }
 
+    /// A recording of these samples, one after the other.
+    pub fn joined_file(&self, names: &[&str]) -> PathBuf {
+        let path = self.folder().join("joined.flac");
+        let mut made = Command::new("ffmpeg");
+        made.args(["-v", "error", "-y"]);
+        for name in names {
+            made.arg("-i").arg(sample(name));
+        }
+        made.arg("-filter_complex")
+            .arg(format!("concat=n={}:v=0:a=1,aresample=16000", names.len()))
+            .arg(&path)
+            .stdin(Stdio::null());
+        assert!(made.status().expect("ffmpeg runs").success());
+        path
+    }
+
     /// Sends a long file in its own task, and waits until a chunk of it runs.
     pub async fn start_long_request(&self) -> JoinHandle<reqwest::Result<Response>> {
         let request = self
@@ -283,6 +299,19 @@ impl Server {
         log.iter()
             .filter(|line| line.contains("chunk assigned"))
             .count()
+    }
+
+    /// The audio handed to lanes, in seconds. Unlike the number of chunks it does not depend on the machine's speed.
+    pub fn seconds_handed_out(&self) -> f64 {
+        let lines = self.log_lines("chunk assigned");
+        let of = |line: &String| {
+            let value = line.split("seconds=").nth(1)?;
+            value.split_whitespace().next()?.parse::<f64>().ok()
+        };
+        lines
+            .iter()
+            .map(|line| of(line).expect("its seconds"))
+            .sum()
     }
 
     /// Waits until a lane gets another chunk.

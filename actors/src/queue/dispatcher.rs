@@ -276,7 +276,7 @@ impl DispatcherState {
         while let Some((lane, lease)) = self.queue.assign(Instant::now()) {
             let request = &lease.request;
             debug!(request_id = %request.request_id, chunk = %request.audio.index, lane = lane.0,
-                "chunk assigned");
+                seconds = request.audio.duration_seconds(), "chunk assigned");
             let sent = self
                 .lanes
                 .get(&lane)
