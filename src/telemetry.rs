@@ -15,8 +15,9 @@ pub fn start(settings: &Settings, filter: &str, default: &str) {
         "" => default.to_owned(),
         given => given.to_owned(),
     };
-    // Their events duplicate ours, and ractor's spans would precede every line.
-    let filter = format!("actix_server=warn,ractor=warn,{filter}");
+    // Their events duplicate ours, and ractor's spans would precede every line. symphonia logs every damaged
+    // frame of a file.
+    let filter = format!("actix_server=warn,ractor=warn,symphonia=off,{filter}");
     // An invalid filter is replaced by the default, with a warning below.
     let (filter, problem) = match EnvFilter::try_new(&filter) {
         Ok(parsed) => (parsed, None),
