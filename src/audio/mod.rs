@@ -110,7 +110,7 @@ impl AudioDecoder for Decoder {
             }
             Kind::Header(Inspected::Pcm(wav)) => Source::Wav(wav),
             Kind::Header(Inspected::Other(file)) => {
-                Source::Ffmpeg(FfmpegSource::new(self.ffmpeg.clone(), file))
+                Source::Ffmpeg(Box::new(FfmpegSource::new(self.ffmpeg.clone(), file)))
             }
         };
         let weights = options

@@ -11,6 +11,7 @@ use stt_actors::ports::{self, ChunkStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunker::Chunker;
+use super::sources::Block;
 use super::sources::compressed::{Decoded, ShortSource};
 use super::sources::ffmpeg::{FfmpegSettings, FfmpegSource};
 use super::sources::wav::WavSource;
@@ -24,13 +25,10 @@ const DECODED_BLOCK: usize = 2 * SAMPLE_RATE as usize;
 /// The right to decode; `None`: without a limit.
 type Turn = Option<OwnedSemaphorePermit>;
 
-/// By how much a container may overstate its length.
-const ROUNDING: Duration = Duration::from_secs(1);
-
 /// Where the samples come from.
 pub(super) enum Source {
     Wav(WavSource),
-    Ffmpeg(FfmpegSource),
+    Ffmpeg(Box<FfmpegSource>),
     /// Not decoded yet, with the settings of ffmpeg, which decodes unusual files.
     Short(ShortSource, FfmpegSettings),
     /// All samples, and how many of them the stream has read.
@@ -56,27 +54,17 @@ impl Source {
         }
     }
 
-    /// The claimed length, unless it is only a guess.
-    fn promised_duration(&self) -> Option<Duration> {
-        match self {
-            Self::Wav(wav) => Some(wav.claimed_duration()),
-            Self::Ffmpeg(ffmpeg) => ffmpeg.promised_duration(),
+    async fn next_block(&mut self) -> Result<Option<Block>, DecodeError> {
+        Ok(match self {
+            Self::Wav(wav) => wav.next_block().await?.map(Block::Samples),
+            Self::Ffmpeg(ffmpeg) => ffmpeg.next_block().await?,
             Self::Short(..) => None,
-            Self::Decoded(samples, _) => Some(length(samples)),
-        }
-    }
-
-    async fn next_block(&mut self) -> Result<Option<Vec<i16>>, DecodeError> {
-        match self {
-            Self::Wav(wav) => wav.next_block().await,
-            Self::Ffmpeg(ffmpeg) => ffmpeg.next_block().await,
-            Self::Short(..) => Ok(None),
             Self::Decoded(samples, given) => {
                 let block = samples[*given..].chunks(DECODED_BLOCK).next();
                 *given += block.map_or(0, <[i16]>::len);
-                Ok(block.map(<[i16]>::to_vec))
+                block.map(|block| Block::Samples(block.to_vec()))
             }
-        }
+        })
     }
 
     /// Decodes a short file in this turn and becomes the result. Returns the turn if the source is not a
@@ -87,7 +75,9 @@ impl Source {
         };
         *self = match short.decode(turn).await? {
             Decoded::Samples(samples) => Self::Decoded(samples, 0),
-            Decoded::Unusual(file) => Self::Ffmpeg(FfmpegSource::new(ffmpeg.clone(), file)),
+            Decoded::Unusual(file) => {
+                Self::Ffmpeg(Box::new(FfmpegSource::new(ffmpeg.clone(), file)))
+            }
         };
         Ok(None)
     }
@@ -105,6 +95,8 @@ pub(super) struct DecodedStream {
     /// Chunks that are ready.
     cut: VecDeque<AudioChunk>,
     ended: bool,
+    /// Samples of sound so far, without the gaps in it.
+    sound_samples: u64,
     max_audio: Duration,
     turns: Arc<Semaphore>,
 }
@@ -121,6 +113,7 @@ impl DecodedStream {
             chunker,
             cut: VecDeque::new(),
             ended: false,
+            sound_samples: 0,
             max_audio,
             turns,
         }
@@ -139,34 +132,31 @@ impl DecodedStream {
         };
         let until = self.chunker.pushed_samples() + LONGEST_TURN;
         while self.cut.is_empty() && !self.ended && self.chunker.pushed_samples() < until {
-            let Some(samples) = self.source.next_block().await? else {
+            let Some(block) = self.source.next_block().await? else {
                 self.ended = true;
                 self.cut.extend(self.chunker.flush());
                 break;
             };
-            self.refuse_claim()?;
-            self.take(&samples)?;
+            self.take(&block)?;
             // Yield, so that a long silence does not block this thread.
             tokio::task::yield_now().await;
         }
-        if self.chunker.pushed_samples() == 0 {
+        if self.ended && self.sound_samples == 0 {
             return Err(DecodeError::Empty("it has no sound in it".into()));
         }
         Ok(())
     }
 
-    /// Rejects a container that claims to be too long before decoding it.
-    fn refuse_claim(&self) -> Result<(), DecodeError> {
-        match self.source.promised_duration() {
-            Some(length) if length > self.max_audio + ROUNDING => Err(too_long(self.max_audio)),
-            Some(_) | None => Ok(()),
+    fn take(&mut self, block: &Block) -> Result<(), DecodeError> {
+        match block {
+            Block::Samples(samples) => {
+                self.sound_samples += samples.len() as u64;
+                self.cut.extend(self.chunker.push(samples));
+            }
+            Block::Gap(samples) => self.cut.extend(self.chunker.skip(*samples)),
         }
-    }
-
-    fn take(&mut self, samples: &[i16]) -> Result<(), DecodeError> {
-        self.cut.extend(self.chunker.push(samples));
         let limit = self.max_audio.as_secs_f64() * f64::from(SAMPLE_RATE);
-        if self.chunker.pushed_samples() as f64 > limit {
+        if self.sound_samples as f64 > limit {
             return Err(too_long(self.max_audio));
         }
         Ok(())

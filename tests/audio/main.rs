@@ -2,6 +2,8 @@
 
 mod corpus;
 mod decode;
+mod lengths;
+mod placement;
 mod processes;
 mod refused;
 mod voice_activity;

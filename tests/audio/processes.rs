@@ -133,8 +133,8 @@ async fn a_missing_ffmpeg_is_the_servers_trouble() {
 #[tokio::test]
 async fn ffmpeg_sees_no_keys() {
     let files = Files::new();
-    let path = files.write("some.bin", "something");
-    let spy = files.script("spy", "env >\"$0.out\"; cat /dev/zero | head -c 100");
+    let path = files.tone("tone.ogg", 1.0, "-c:a libopus");
+    let spy = files.script("spy", "env >\"$0.out\"; exec ffmpeg \"$@\"");
     let decoder = with(|limits| limits.ffmpeg = spy);
     decode_with(&decoder, &path).await.unwrap();
     let seen = std::fs::read_to_string(files.path("spy.out")).unwrap();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use stt_actors::domain::chunk::AudioChunk;
 use test_support::{corpus, sample, voice_activity};
 use uttera_stt::audio::chunker::Chunker;
-use uttera_stt::audio::vad::silero::{Weights, WeightsError};
-use uttera_stt::audio::vad::{BLOCK, DetectSpeech, SpeechDetector};
+use uttera_stt::audio::vad::SpeechDetector;
+use uttera_stt::audio::vad::silero::{FRAME, Memory, Weights, WeightsError};
 
 /// The probabilities in every sixth frame of the sample, computed by an independent implementation of the published
 /// network in 64-bit arithmetic.
@@ -52,16 +52,13 @@ fn passed_seconds(weights: &Arc<Weights>, samples: &[i16]) -> f64 {
 
 #[tokio::test]
 async fn the_network_computes_the_published_probabilities() {
-    let mut detector = SpeechDetector::new(weights().await);
     let samples = decoded(&sample("en-command.wav"), "anull");
-    let found: Vec<u8> = samples
-        .chunks(BLOCK)
-        .flat_map(|block| detector.score(block))
-        .collect();
-    let found = found
-        .iter()
-        .step_by(6)
-        .map(|value| f64::from(*value) / 255.0);
+    let mut samples: Vec<f32> = samples.iter().map(|s| f32::from(*s) / 32_768.0).collect();
+    samples.resize(samples.len().next_multiple_of(FRAME), 0.0);
+    let found = weights()
+        .await
+        .probabilities(&mut Memory::default(), &samples);
+    let found = found.iter().step_by(6).map(|value| f64::from(*value));
     for (found, reference) in found.zip(REFERENCE) {
         assert!(
             (found - reference).abs() < 0.004,

@@ -29,6 +29,8 @@ const PADDING: usize = frames(480);
 const LONG_PAUSE: usize = frames(2000);
 /// Speech after a longer pause begins a new chunk, so that no subtitle spans the pause.
 const LONGEST_SEAM: usize = frames(10_000);
+/// After this much silence, nothing in the state of a chunker depends on what was before.
+const HEARD_OF_A_GAP: usize = LONGEST_SEAM + 2 * LONG_PAUSE + SpeechGate::LONGEST_DOUBT;
 /// Shortest pause to cut in; shorter ones occur within words.
 const SHORTEST_PAUSE: usize = frames(96);
 /// Shortest last chunk; the chunk before it is cut earlier if necessary.
@@ -170,6 +172,48 @@ impl Chunker {
                 self.take_block(&mut chunks);
             }
         }
+        chunks
+    }
+
+    /// Adds time without sound, which costs no detection, and with or without a detector ends speech as a pause
+    /// does. Returns the chunks that are complete.
+    pub fn skip(&mut self, samples: u64) -> Vec<AudioChunk> {
+        let mut chunks = Vec::new();
+        // The pending samples become whole frames.
+        let unaligned = self.pending.len() % SPEECH_FRAME;
+        let padding = (SPEECH_FRAME - unaligned) % SPEECH_FRAME;
+        let padding = (samples as usize).min(padding);
+        chunks.extend(self.push(&[0; SPEECH_FRAME][..padding]));
+        let left = samples - padding as u64;
+        if left < SPEECH_FRAME as u64 {
+            chunks.extend(self.push(&[0; SPEECH_FRAME][..left as usize]));
+            return chunks;
+        }
+        self.take_block(&mut chunks);
+        // Silence makes the detector forget.
+        let silence = [0; SPEECH_FRAME];
+        let score = self
+            .detector
+            .as_mut()
+            .map(|detector| detector.score(&silence)[0]);
+        let all = (left / SPEECH_FRAME as u64) as usize;
+        let heard = all.min(HEARD_OF_A_GAP);
+        for _ in 0..heard {
+            let frame = Frame {
+                samples: silence.to_vec(),
+                probability: score,
+                is_speech: false,
+            };
+            for frame in self.gate.pass(frame) {
+                chunks.extend(self.take_frame(frame));
+            }
+        }
+        // Now nothing but the padding of the next speech is kept, which is silent and moves on.
+        self.current.start += all - heard;
+        self.pause += all - heard;
+        self.pushed_samples += (all * SPEECH_FRAME) as u64;
+        let rest = left as usize % SPEECH_FRAME;
+        chunks.extend(self.push(&silence[..rest]));
         chunks
     }
 

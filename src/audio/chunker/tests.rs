@@ -354,3 +354,45 @@ proptest! {
         }
     }
 }
+
+/// Speech around a gap, with the gap skipped or as samples.
+fn with_gap(mut chunker: Chunker, gap: usize, is_skipped: bool) -> Vec<AudioChunk> {
+    chunker.aim_at(Duration::from_secs(28));
+    let speech = &noise(1.7, 3000)[1..];
+    let mut chunks = chunker.push(speech);
+    chunks.extend(if is_skipped {
+        chunker.skip(gap as u64)
+    } else {
+        chunker.push(&vec![0; gap])
+    });
+    chunks.extend(chunker.push(speech));
+    chunks.extend(chunker.flush());
+    assert_eq!(chunker.settled_samples(), (2 * speech.len() + gap) as u64);
+    chunks
+}
+
+#[test]
+fn a_gap_is_cut_as_the_same_time_of_silence_is() {
+    for gap in [0, 1, 100, 511, 8000, 40_001, 200_000, 1_000_000] {
+        let chunker = || Chunker::new(Some(Box::new(Loudness)));
+        assert_eq!(
+            with_gap(chunker(), gap, true),
+            with_gap(chunker(), gap, false),
+            "{gap} samples"
+        );
+    }
+}
+
+#[test]
+fn a_gap_costs_nothing_even_without_voice_activity_detection() {
+    let year = 365 * 24 * 3600 * SECOND;
+    for detector in [None, Some(Box::new(Loudness) as Box<dyn DetectSpeech>)] {
+        let chunks = with_gap(Chunker::new(detector), year, true);
+        assert_eq!(chunks.len(), 2);
+        let transcribed: f64 = chunks.iter().map(AudioChunk::duration_seconds).sum();
+        assert!(transcribed < 5.0, "{transcribed} s");
+        let second = chunks[1].start_sample() as f64 / SECOND as f64;
+        let begin = 1.7 + (year / SECOND) as f64;
+        assert!((begin - 0.6..begin).contains(&second), "{second} s");
+    }
+}

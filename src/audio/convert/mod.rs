@@ -1,4 +1,6 @@
-//! Conversion to what the models take: several channels to one (`mono`), any sample rate to 16 kHz (`resample`).
+//! Conversion to what the models take: several channels to one (`mono`), any sample rate to 16 kHz (`resample`), and a
+//! filter against hum and rumble (`high_pass`).
 
+pub(super) mod high_pass;
 pub(super) mod mono;
 pub(super) mod resample;

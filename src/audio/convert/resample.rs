@@ -150,7 +150,7 @@ fn samples_expected(frames: u64, rate: u32) -> u64 {
 }
 
 /// Converts full scale 1.0 to 16 bit. Louder samples are clipped; NaN becomes silence.
-fn to_i16(sample: f32) -> i16 {
+pub(crate) fn to_i16(sample: f32) -> i16 {
     // A float cast saturates and turns NaN into 0.
     (sample * 32768.0).round() as i16
 }

@@ -2,10 +2,13 @@
 //! command.
 //!
 //! A file is decoded completely before any of it is used. Anything unusual (an error, a change of format,
-//! more sound than expected) leaves the file to ffmpeg, which supports all formats and handles damage.
+//! bytes that are no frame) leaves the file to ffmpeg, which supports all formats and handles damage.
+//!
+//! Lengths in headers are not trusted: they describe the file before it was cut, edited or joined with another
+//! one. All frames are decoded, and the bytes of the file tell whether some are missing.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Cursor, Read, Seek};
 use std::panic::AssertUnwindSafe;
 
 use stt_actors::domain::chunk::SAMPLE_RATE;
@@ -27,8 +30,14 @@ const MOST_BYTES: u64 = 4 << 20;
 /// A small file can claim hours, or unusual rates. A file that decodes to more frames than two minutes at
 /// usual rates is left to ffmpeg, which streams it.
 const MOST_FRAMES: usize = 120 * 48_000;
-/// An MP3 does not say exactly how much of its first and last frame is sound, so two frames may be missing.
-const MOST_MISSING: u64 = 2 * 1152;
+/// Most bytes of an MP3 that are no frame: a header frame at the start, an incomplete one at the end, and short
+/// tags.
+const MOST_STRAY_BYTES: usize = 4096;
+
+/// The beginning of a FLAC file: its mark, and the type and length of the first block, without the bit that
+/// says whether it is the last one.
+const FLAC_MARK: &[u8; 4] = b"fLaC";
+const FLAC_FIRST_BLOCK: [u8; 4] = [0, 0, 0, 34];
 
 /// Whether a file looks like FLAC or MP3 and is short. Blocks. Leaves the file at its beginning.
 pub(crate) fn is_candidate(file: &mut File) -> io::Result<bool> {
@@ -86,13 +95,11 @@ impl ShortSource {
 }
 
 fn decode(mut file: File) -> io::Result<Decoded> {
-    let source = MediaSourceStream::new(
-        Box::new(file.try_clone()?),
-        MediaSourceStreamOptions::default(),
-    );
-    // Some files are crafted to break decoders. After a panic, the decoder's state is dropped.
-    let samples = std::panic::catch_unwind(AssertUnwindSafe(|| decode_all(source)));
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
     file.rewind()?;
+    // Some files are crafted to break decoders. After a panic, the decoder's state is dropped.
+    let samples = std::panic::catch_unwind(AssertUnwindSafe(|| decode_all(&bytes)));
     Ok(match samples {
         Ok(Ok(samples)) if !samples.is_empty() => Decoded::Samples(samples),
         Ok(Ok(_)) => Decoded::Unusual(file),
@@ -129,7 +136,73 @@ enum Unusual {
     Rate(String),
 }
 
-fn decode_all(source: MediaSourceStream<'_>) -> Result<Vec<i16>, Unusual> {
+/// Decodes all FLAC files of which this one consists, or one MP3 file.
+fn decode_all(bytes: &[u8]) -> Result<Vec<i16>, Unusual> {
+    let mut samples = Vec::new();
+    let mut frames = 0;
+    for part in parts(bytes) {
+        let (rate, mixed) = decode_part(part, &mut frames)?;
+        let mut resampler = Resampler::new(rate).map_err(Unusual::Rate)?;
+        samples.reserve(mixed.len() * SAMPLE_RATE as usize / rate.max(1) as usize);
+        resampler.push(&mixed, &mut samples);
+        resampler.finish(&mut samples);
+    }
+    Ok(samples)
+}
+
+/// Splits joined FLAC files, because the decoder loses the sound around a header in the middle. Joined MP3 files
+/// need no splitting.
+fn parts(bytes: &[u8]) -> Vec<&[u8]> {
+    let start = tag_length(bytes);
+    if !is_flac(&bytes[start..]) {
+        return vec![bytes];
+    }
+    let mut starts: Vec<usize> = vec![start];
+    starts.extend((start + 1..bytes.len()).filter(|place| is_flac(&bytes[*place..])));
+    let next = starts.iter().skip(1).copied();
+    let ends = next
+        .map(|next| before_tag(&bytes[..next]))
+        .chain([bytes.len()]);
+    starts
+        .iter()
+        .zip(ends)
+        .map(|(start, end)| &bytes[*start..end])
+        .collect()
+}
+
+fn is_flac(bytes: &[u8]) -> bool {
+    bytes.len() >= 8
+        && bytes.starts_with(FLAC_MARK)
+        && [bytes[4] & 0x7f, bytes[5], bytes[6], bytes[7]] == FLAC_FIRST_BLOCK
+}
+
+/// The length of an ID3v2 tag at the start of `bytes`; 0 without one.
+fn tag_length(bytes: &[u8]) -> usize {
+    const HEADER: usize = 10;
+    if bytes.len() < HEADER || !bytes.starts_with(b"ID3") {
+        return 0;
+    }
+    // Seven bits in each byte.
+    let size = bytes[6..HEADER]
+        .iter()
+        .fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
+    (HEADER + size).min(bytes.len())
+}
+
+/// The length of `bytes` without an ID3v2 tag at its end, which belongs to the next file.
+fn before_tag(bytes: &[u8]) -> usize {
+    let tags =
+        (0..bytes.len().saturating_sub(3)).filter(|place| bytes[*place..].starts_with(b"ID3"));
+    let ends_here = |place: &usize| place + tag_length(&bytes[*place..]) == bytes.len();
+    tags.rev().find(ends_here).unwrap_or(bytes.len())
+}
+
+/// Decodes one file: its rate and its samples. Adds its length to `frames`.
+fn decode_part(bytes: &[u8], frames: &mut usize) -> Result<(u32, Vec<f32>), Unusual> {
+    let source = MediaSourceStream::new(
+        Box::new(Cursor::new(bytes)),
+        MediaSourceStreamOptions::default(),
+    );
     let probe = symphonia::default::get_probe();
     let format = probe.probe(
         &Hint::new(),
@@ -143,52 +216,155 @@ fn decode_all(source: MediaSourceStream<'_>) -> Result<Vec<i16>, Unusual> {
     let parameters = track.codec_params.as_ref().and_then(|p| p.audio());
     let parameters = parameters.ok_or(Unusual::Other("unknown sound"))?;
     let codecs = symphonia::default::get_codecs();
-    let decoder = codecs.make_audio_decoder(parameters, &AudioDecoderOptions::default())?;
-    let (claimed, track) = (track.num_frames, track.id);
-    let mono = all_packets(format, decoder, track)?;
-    // The decoder silently skips damaged frames; the count shows that they are missing.
-    let missing = claimed.is_some_and(|claimed| claimed > mono.1.frames() as u64 + MOST_MISSING);
-    if missing {
-        return Err(Unusual::Other("less sound than there should be"));
+    // With `gapless`, the decoder would cut what exceeds the length in the header.
+    let options = AudioDecoderOptions::default().gapless(false);
+    let decoder = codecs.make_audio_decoder(parameters, &options)?;
+    let expected = Expected {
+        bytes: if is_flac(bytes) {
+            bytes.len().saturating_sub(flac_metadata(bytes))
+        } else {
+            (bytes.len() - tag_length(bytes)).saturating_sub(MOST_STRAY_BYTES)
+        },
+        delay: track.delay.unwrap_or(0) as usize,
+        padding: track.padding.unwrap_or(0) as usize,
+        frames: track.num_frames.unwrap_or(0) as usize,
+    };
+    let track = track.id;
+    let (rate, mut mixed) = all_packets(format, decoder, track, expected.bytes, frames)?;
+    expected.trim(&mut mixed);
+    Ok((rate, mixed))
+}
+
+/// The length of a FLAC file's metadata.
+fn flac_metadata(bytes: &[u8]) -> usize {
+    let mut place = FLAC_MARK.len();
+    while let Some([kind, length @ ..]) =
+        bytes.get(place..).and_then(|rest| rest.first_chunk::<4>())
+    {
+        let length = length
+            .iter()
+            .fold(0, |length, byte| length << 8 | usize::from(*byte));
+        place += 4 + length;
+        if kind & 0x80 != 0 {
+            break;
+        }
     }
-    resampled(mono)
+    place
+}
+
+/// What a file should contain.
+struct Expected {
+    /// Least bytes of all frames.
+    bytes: usize,
+    /// Samples before and after the sound, which an encoder added.
+    delay: usize,
+    padding: usize,
+    /// Samples of the sound.
+    frames: usize,
+}
+
+impl Expected {
+    /// Removes what the encoder added, if the header's numbers agree with the samples.
+    fn trim(&self, samples: &mut Vec<f32>) {
+        if samples.len() == self.delay + self.frames + self.padding {
+            samples.truncate(self.delay + self.frames);
+            samples.drain(..self.delay);
+        }
+    }
 }
 
 fn all_packets(
     mut format: Box<dyn FormatReader + '_>,
     mut decoder: Box<dyn AudioDecoder>,
     track: u32,
-) -> Result<(u32, Mono), Unusual> {
+    expected_bytes: usize,
+    frames: &mut usize,
+) -> Result<(u32, Vec<f32>), Unusual> {
     let mut interleaved: Vec<f32> = Vec::new();
+    let mut mixed = Vec::new();
     let mut sound: Option<(u32, Mono)> = None;
+    let mut bytes = 0;
     while let Some(packet) = format.next_packet()? {
         if packet.track_id != track {
             continue;
         }
+        bytes += packet.data.len();
         let block = decoder.decode(&packet)?;
         let (rate, channels) = (block.spec().rate(), block.spec().channels().count());
         if !can_resample(rate) {
             return Err(Unusual::Other("an odd rate"));
         }
-        let (known_rate, mono) = sound.get_or_insert_with(|| (rate, Mono::new(channels)));
+        let (known_rate, mono) = sound.get_or_insert_with(|| (rate, Mono::new(channels, rate)));
         if *known_rate != rate || mono.channels() != channels {
             return Err(Unusual::Other("another format in the middle"));
         }
         interleaved.resize(block.samples_interleaved(), 0.0);
         block.copy_to_slice_interleaved(&mut interleaved);
-        mono.push(&interleaved);
-        if mono.frames() > MOST_FRAMES {
+        mono.push(&interleaved, &mut mixed);
+        if *frames + mono.frames() > MOST_FRAMES {
             return Err(Unusual::Other("long"));
         }
     }
-    sound.ok_or(Unusual::Other("empty"))
+    let (rate, mut mono) = sound.ok_or(Unusual::Other("empty"))?;
+    // The reader silently skips damaged frames, and everything that is no frame.
+    if bytes < expected_bytes {
+        return Err(Unusual::Other("bytes that are no frame"));
+    }
+    mono.finish(&mut mixed);
+    *frames += mono.frames();
+    Ok((rate, mixed))
 }
 
-fn resampled((rate, mut mono): (u32, Mono)) -> Result<Vec<i16>, Unusual> {
-    let mut samples =
-        Vec::with_capacity(mono.frames() * SAMPLE_RATE as usize / rate.max(1) as usize);
-    let mut resampler = Resampler::new(rate).map_err(Unusual::Rate)?;
-    resampler.push(&mono.mean(), &mut samples);
-    resampler.finish(&mut samples);
-    Ok(samples)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flac(rest: &[u8]) -> Vec<u8> {
+        [b"fLaC\x80\0\0\x22", &[0; 34][..], rest].concat()
+    }
+
+    #[test]
+    fn joined_flac_is_split_at_its_headers_and_without_tags() {
+        let (first, second) = (flac(b"frames with fLaC in them"), flac(b"more frames"));
+        let tag = b"ID3\x04\0\0\0\0\0\x05title";
+        let joined = [&first[..], &second, tag, &first].concat();
+        assert_eq!(parts(&joined), [&first[..], &second, &first]);
+        let tagged = [&tag[..], &first].concat();
+        assert_eq!(parts(&tagged), [&first[..]]);
+        let other = [&b"\xff\xfb\x90\0"[..], &first].concat();
+        assert_eq!(parts(&other), [&other[..]]);
+    }
+
+    #[test]
+    fn metadata_and_tags_are_measured_even_if_they_are_cut_off() {
+        let whole = flac(b"frames");
+        assert_eq!(flac_metadata(&whole), whole.len() - 6);
+        let two = [b"fLaC\0\0\0\x22", &[0; 34][..], b"\x84\0\0\x03abcframes"].concat();
+        assert_eq!(flac_metadata(&two), two.len() - 6);
+        assert!(flac_metadata(b"fLaC\0\0") == 4);
+        assert_eq!(tag_length(b"ID3\x04\0\0\0\0\x02\x01"), 10);
+        assert_eq!(
+            tag_length(&[&b"ID3\x04\0\0\0\0\x02\x01"[..], &[0; 500]].concat()),
+            267
+        );
+        assert_eq!(tag_length(b"ID3"), 0);
+    }
+
+    #[test]
+    fn padding_is_removed_only_if_the_header_counted_these_samples() {
+        let expected = Expected {
+            bytes: 0,
+            delay: 2,
+            padding: 1,
+            frames: 3,
+        };
+        let trimmed = |count: u8| {
+            let mut samples: Vec<f32> = (0..count).map(f32::from).collect();
+            expected.trim(&mut samples);
+            samples
+        };
+        assert_eq!(trimmed(6), [2.0, 3.0, 4.0]);
+        assert_eq!(trimmed(7).len(), 7);
+        assert_eq!(trimmed(5).len(), 5);
+    }
 }

@@ -1,9 +1,27 @@
-//! Sources of samples, one per way of decoding: plain PCM WAV (`wav`, whose header `riff` reads), short FLAC and MP3
+//! Sources of samples, one per way of decoding: WAV (`wav`, with `riff` for its headers and `pcm` for its samples), short FLAC and MP3
 //! files in this process (`compressed`), and everything else in an ffmpeg process (`ffmpeg`, whose messages
 //! `ffmpeg_log` reads).
 
 pub(super) mod compressed;
 pub(super) mod ffmpeg;
-mod ffmpeg_log;
+mod pcm;
 mod riff;
 pub(super) mod wav;
+
+/// A part of the time line, 16 kHz mono.
+#[derive(Debug)]
+pub(super) enum Block {
+    Samples(Vec<i16>),
+    /// Time without sound, in samples.
+    Gap(u64),
+}
+
+impl Block {
+    /// Its length in samples.
+    pub(super) fn samples(&self) -> u64 {
+        match self {
+            Self::Samples(samples) => samples.len() as u64,
+            Self::Gap(samples) => *samples,
+        }
+    }
+}

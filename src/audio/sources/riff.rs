@@ -1,216 +1,321 @@
-//! Reads enough of a RIFF WAVE header to choose the source for a file.
+//! Finds the sound in a RIFF WAVE file: the data chunks, wherever they are.
+//!
+//! Headers are not trusted. Recorders that were interrupted leave a length of zero or an old one; programs that
+//! stream sound write a header for each piece, and files are joined byte by byte. So sound is everything in and
+//! behind a data chunk that is neither another chunk nor another header.
 //!
 //! Format tags and the extensible layout as in Microsoft's `mmreg.h`.
 
-use std::io::{self, BufRead, ErrorKind, Seek};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::pcm::{Encoding, Format};
 
 const PCM: u16 = 0x0001;
 const IEEE_FLOAT: u16 = 0x0003;
+const A_LAW: u16 = 0x0006;
+const MU_LAW: u16 = 0x0007;
 const EXTENSIBLE: u16 = 0xfffe;
 
-/// The last 14 bytes of the sub-format GUIDs of PCM and float; the first two bytes are the tag.
+/// The last 14 bytes of the sub-format GUIDs; the first two bytes are the tag.
 const SUB_FORMAT_TAIL: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9b, 0x71];
 
-/// Most RIFF chunks before the samples; no real file has as many.
+/// Bytes of `RIFF`, a length and `WAVE`.
+const HEADER: usize = 12;
+/// Bytes of a chunk's name and length.
+const CHUNK: usize = 8;
+/// A longer format chunk is damaged.
+const LONGEST_FORMAT: u32 = 1024;
+/// Most RIFF chunks before the first sound; no real file has as many.
 const MOST_CHUNKS: usize = 1000;
+/// Most data chunks that are looked at to know the length of a file before it is read.
+const MOST_MEASURED: usize = 1000;
 
-/// The content of a header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
-    /// Plain samples of 8, 16, 24 or 32 bit, or 32 bit float.
-    Pcm(Data),
+/// Chunks that often follow the sound. They count as chunks even if the end of the file cuts them.
+const USUAL_CHUNKS: [&[u8; 4]; 12] = [
+    b"LIST", b"data", b"fmt ", b"fact", b"cue ", b"smpl", b"inst", b"bext", b"iXML", b"id3 ",
+    b"ID3 ", b"_PMX",
+];
+
+/// The content of a file.
+pub(super) enum Content {
+    /// Samples that [`Sound`] reads.
+    Sound(Sound),
     /// A WAVE header, and no data after it.
     NoData,
-    /// Not a WAVE file, or one with other samples or an implausible length.
+    /// Not a WAVE file, or one with other samples.
     Other,
 }
 
-/// The relevant parts of a plain header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Data {
-    pub(super) channels: u16,
-    /// Hz.
-    pub(super) rate: u32,
+/// The sound of a WAVE file, in order.
+pub(super) struct Sound {
+    file: File,
+    file_length: u64,
+    /// Where the next bytes are read.
+    position: u64,
+    is_big_endian: bool,
+    format: Option<Format>,
+    /// The current data chunk; `None` between data chunks.
+    data: Option<Data>,
 }
 
-/// Reads the header from the start of a file.
-pub(super) fn layout(file: &mut (impl BufRead + Seek)) -> io::Result<Layout> {
-    match read_layout(file) {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(Layout::NoData),
-        result => result,
-    }
+/// The rest of a data chunk.
+#[derive(Clone, Copy)]
+struct Data {
+    end: u64,
+    /// Where the next chunk begins.
+    next: u64,
 }
 
-fn read_layout(file: &mut (impl BufRead + Seek)) -> io::Result<Layout> {
-    let mut head = [0; 12];
-    match file.read_exact(&mut head) {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Layout::Other),
-        result => result?,
-    }
-    if &head[..4] != b"RIFF" || &head[8..] != b"WAVE" {
-        return Ok(Layout::Other);
-    }
-    let mut format = None;
-    for _ in 0..MOST_CHUNKS {
-        let mut chunk = [0; 8];
-        file.read_exact(&mut chunk)?;
-        let length = u32_at(&chunk, 4);
-        match &chunk[..4] {
-            b"data" if length == 0 && file.fill_buf()?.is_empty() => return Ok(Layout::NoData),
-            b"data" => return Ok(format.map_or(Layout::Other, |format| with_data(format, length))),
-            b"fmt " if (16..=1024).contains(&length) => {
-                let mut body = vec![0; length as usize];
-                file.read_exact(&mut body)?;
-                file.seek_relative(i64::from(length % 2))?;
-                match plain_format(&body) {
-                    None => return Ok(Layout::Other),
-                    plain => format = plain,
-                }
-            }
-            // Chunks are padded to an even length.
-            _ => file.seek_relative(i64::from(length) + i64::from(length % 2))?,
+impl Sound {
+    /// Reads the headers up to the first sound.
+    pub(super) fn open(file: File) -> io::Result<Content> {
+        let mut sound = Self {
+            file_length: file.metadata()?.len(),
+            file,
+            position: 0,
+            is_big_endian: false,
+            format: None,
+            data: None,
+        };
+        if sound.header_at(0)?.is_none() {
+            return Ok(Content::Other);
         }
+        Ok(match sound.find_data(MOST_CHUNKS)? {
+            Found::Data => Content::Sound(sound),
+            Found::End => Content::NoData,
+            Found::Unreadable => Content::Other,
+        })
     }
-    Ok(Layout::Other)
+
+    /// The format of the current data chunk.
+    pub(super) fn format(&self) -> Option<Format> {
+        self.format
+    }
+
+    /// The length of all sound in seconds, according to the headers and limited by the size of the file.
+    pub(super) fn seconds(&self) -> io::Result<f64> {
+        let mut ahead = Self {
+            file: self.file.try_clone()?,
+            ..*self
+        };
+        let mut seconds = 0.0;
+        for _ in 0..MOST_MEASURED {
+            let (Some(data), Some(format)) = (ahead.data, ahead.format) else {
+                break;
+            };
+            let frames = (data.end - ahead.position) / format.frame_bytes().max(1);
+            seconds += frames as f64 / f64::from(format.rate.max(1));
+            ahead.end_data(data.next);
+            ahead.find_data(MOST_CHUNKS)?;
+        }
+        Ok(seconds)
+    }
+
+    /// The next whole frames, at most this many bytes, and their format; `None` at the end. There may be no
+    /// frames in between.
+    pub(super) fn read(&mut self, most_bytes: usize) -> io::Result<Option<(Format, Vec<u8>)>> {
+        if self.data.is_none() {
+            self.find_data(usize::MAX)?;
+        }
+        let (Some(data), Some(format)) = (self.data, self.format) else {
+            return Ok(None);
+        };
+        let frame_bytes = format.frame_bytes().max(1) as usize;
+        let most_bytes = (most_bytes / frame_bytes).max(1) * frame_bytes;
+        let wanted = (data.end - self.position).min(most_bytes as u64) as usize;
+        // Some more bytes, so that a header that begins in this block is seen.
+        let mut bytes = self.bytes_at(self.position, wanted + HEADER - 1)?;
+        let header = bytes
+            .windows(HEADER)
+            .position(|window| window[0] == b'R' && is_header(window));
+        if let Some(place) = header.filter(|place| *place < wanted) {
+            bytes.truncate(place);
+            self.end_data(self.position + place as u64);
+        } else {
+            let is_cut = bytes.len() < wanted;
+            bytes.truncate(wanted);
+            self.position += bytes.len() as u64;
+            if self.position >= data.end || is_cut {
+                self.end_data(data.next);
+            }
+        }
+        bytes.truncate(bytes.len() - bytes.len() % frame_bytes);
+        Ok(Some((format, bytes)))
+    }
+
+    /// Ends the current data chunk; the next chunk is at `position`.
+    fn end_data(&mut self, position: u64) {
+        self.position = position;
+        self.data = None;
+    }
+
+    /// Reads chunks up to the next data chunk with sound.
+    fn find_data(&mut self, most_chunks: usize) -> io::Result<Found> {
+        for _ in 0..most_chunks {
+            if let Some(is_big_endian) = self.header_at(self.position)? {
+                self.is_big_endian = is_big_endian;
+                self.position += HEADER as u64;
+                continue;
+            }
+            let Some((name, length)) = self.chunk_at(self.position)? else {
+                return Ok(Found::End);
+            };
+            let body = self.position + CHUNK as u64;
+            match &name {
+                b"data" if self.format.is_none() => return Ok(Found::Unreadable),
+                b"data" => {
+                    let data = self.data_of(body, length)?;
+                    if data.end > body {
+                        self.position = body;
+                        self.data = Some(data);
+                        return Ok(Found::Data);
+                    }
+                    self.position = data.next;
+                }
+                b"fmt " if (16..=LONGEST_FORMAT).contains(&length) => {
+                    let bytes = self.bytes_at(body, length as usize)?;
+                    if bytes.len() < length as usize {
+                        return Ok(Found::End);
+                    }
+                    self.format = read_format(&bytes, self.is_big_endian);
+                    if self.format.is_none() {
+                        return Ok(Found::Unreadable);
+                    }
+                    self.position = self.after(body, length)?;
+                }
+                _ => self.position = self.after(body, length)?,
+            }
+        }
+        Ok(Found::Unreadable)
+    }
+
+    /// The extent of the sound that begins at `start` and has this length according to its header.
+    fn data_of(&self, start: u64, length: u32) -> io::Result<Data> {
+        let end = start + u64::from(length);
+        if end < self.file_length {
+            let next = self.after(start, length)?;
+            if next >= self.file_length || self.is_chunk(next)? {
+                return Ok(Data { end, next });
+            }
+        }
+        // The header was written before the sound was complete, or the file is cut off.
+        Ok(Data {
+            end: self.file_length,
+            next: self.file_length,
+        })
+    }
+
+    /// The position after a chunk's body. Chunks are padded to an even length, but not by all programs.
+    fn after(&self, body: u64, length: u32) -> io::Result<u64> {
+        let end = body + u64::from(length);
+        let is_padded = length % 2 == 1 && (self.is_chunk(end + 1)? || !self.is_chunk(end)?);
+        Ok(end + u64::from(is_padded))
+    }
+
+    /// Whether a chunk or a header begins here, rather than sound.
+    fn is_chunk(&self, position: u64) -> io::Result<bool> {
+        if self.header_at(position)?.is_some() {
+            return Ok(true);
+        }
+        let Some((name, length)) = self.chunk_at(position)? else {
+            return Ok(false);
+        };
+        let fits = position + CHUNK as u64 + u64::from(length) <= self.file_length;
+        let is_name = name.iter().all(|byte| (b' '..=b'~').contains(byte));
+        Ok(is_name && (fits || USUAL_CHUNKS.contains(&&name)))
+    }
+
+    /// Whether a WAVE header begins here: the byte order of what follows.
+    fn header_at(&self, position: u64) -> io::Result<Option<bool>> {
+        let bytes = self.bytes_at(position, HEADER)?;
+        Ok((bytes.len() == HEADER && is_header(&bytes)).then(|| bytes[3] == b'X'))
+    }
+
+    /// The name and the length of the chunk at this position.
+    fn chunk_at(&self, position: u64) -> io::Result<Option<([u8; 4], u32)>> {
+        let bytes = self.bytes_at(position, CHUNK)?;
+        let Some((name, length)) = bytes.split_first_chunk() else {
+            return Ok(None);
+        };
+        Ok((length.len() == 4).then(|| (*name, number(length, self.is_big_endian))))
+    }
+
+    /// Up to `count` bytes; fewer at the end of the file.
+    fn bytes_at(&self, position: u64, count: usize) -> io::Result<Vec<u8>> {
+        let count = (count as u64).min(self.file_length.saturating_sub(position)) as usize;
+        let mut bytes = vec![0; count];
+        let mut read = 0;
+        while read < count {
+            match self
+                .file
+                .read_at(&mut bytes[read..], position + read as u64)
+            {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(read);
+        Ok(bytes)
+    }
 }
 
-/// Channels and rate, if hound reads samples of this kind correctly. It misreads samples that do not fill
-/// their container (24 bits in 4 bytes), so those do not count as plain.
-fn plain_format(body: &[u8]) -> Option<(u16, u32)> {
-    let (channels, rate) = (u16_at(body, 2), u32_at(body, 4));
-    let (frame_bytes, bits) = (u16_at(body, 12), u16_at(body, 14));
-    let mut tag = u16_at(body, 0);
+/// What [`Sound::find_data`] found.
+enum Found {
+    Data,
+    /// The end of the file.
+    End,
+    /// Samples that are not read here, or no sensible file.
+    Unreadable,
+}
+
+fn is_header(bytes: &[u8]) -> bool {
+    (bytes.starts_with(b"RIFF") || bytes.starts_with(b"RIFX")) && &bytes[8..] == b"WAVE"
+}
+
+/// The content of a format chunk, if [`Format`] describes samples of this kind. Samples that do not fill their
+/// bytes (24 bits in 4 bytes) are left to ffmpeg.
+fn read_format(body: &[u8], is_big_endian: bool) -> Option<Format> {
+    let u16_at = |place: usize| number(&body[place..place + 2], is_big_endian) as u16;
+    let (channels, rate) = (u16_at(2), number(&body[4..8], is_big_endian));
+    let (frame_bytes, bits) = (u16_at(12), u16_at(14));
+    let mut tag = u16_at(0);
     if tag == EXTENSIBLE {
-        let valid_bits = (body.len() >= 40).then(|| u16_at(body, 18))?;
+        let valid_bits = (body.len() >= 40).then(|| u16_at(18))?;
         if body[26..40] != SUB_FORMAT_TAIL || (valid_bits != 0 && valid_bits != bits) {
             return None;
         }
-        tag = u16_at(body, 24);
+        tag = u16_at(24);
     }
-    let known = match tag {
-        PCM => matches!(bits, 8 | 16 | 24 | 32),
-        IEEE_FLOAT => bits == 32,
-        _ => false,
+    let encoding = match tag {
+        PCM => Encoding::Integer,
+        IEEE_FLOAT => Encoding::Float,
+        A_LAW => Encoding::ALaw,
+        MU_LAW => Encoding::MuLaw,
+        _ => return None,
     };
-    let fills = u32::from(channels) * u32::from(bits / 8) == u32::from(frame_bytes);
-    (known && fills && channels > 0 && rate > 0).then_some((channels, rate))
+    let format = Format {
+        channels,
+        rate,
+        encoding,
+        bytes: bits / 8,
+        is_big_endian,
+    };
+    let fills = format.frame_bytes() == u64::from(frame_bytes) && bits % 8 == 0;
+    (format.is_known() && fills && channels > 0 && rate > 0).then_some(format)
 }
 
-fn with_data((channels, rate): (u16, u32), length: u32) -> Layout {
-    // Writers that cannot seek back leave the largest number or zero there.
-    if length == u32::MAX || length == 0 {
-        return Layout::Other;
+fn number(bytes: &[u8], is_big_endian: bool) -> u32 {
+    let append = |number: u32, byte: &u8| number << 8 | u32::from(*byte);
+    if is_big_endian {
+        bytes.iter().fold(0, append)
+    } else {
+        bytes.iter().rev().fold(0, append)
     }
-    Layout::Pcm(Data { channels, rate })
-}
-
-fn u16_at(bytes: &[u8], place: usize) -> u16 {
-    u16::from_le_bytes([bytes[place], bytes[place + 1]])
-}
-
-fn u32_at(bytes: &[u8], place: usize) -> u32 {
-    u32::from(u16_at(bytes, place)) | u32::from(u16_at(bytes, place + 2)) << 16
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::io::Cursor;
-
-    use super::*;
-
-    fn chunk(name: &[u8], body: &[u8]) -> Vec<u8> {
-        let mut bytes = name.to_vec();
-        bytes.extend((body.len() as u32).to_le_bytes());
-        bytes.extend(body);
-        bytes.resize(bytes.len().next_multiple_of(2), 0);
-        bytes
-    }
-
-    fn format(tag: u16, channels: u16, bits: u16, container: u16) -> Vec<u8> {
-        let mut body = Vec::new();
-        body.extend(tag.to_le_bytes());
-        body.extend(channels.to_le_bytes());
-        body.extend(16_000_u32.to_le_bytes());
-        body.extend((16_000 * u32::from(channels * container)).to_le_bytes());
-        body.extend((channels * container).to_le_bytes());
-        body.extend(bits.to_le_bytes());
-        body
-    }
-
-    fn extensible(sub_tag: u16, bits: u16, valid_bits: u16) -> Vec<u8> {
-        let mut body = format(EXTENSIBLE, 1, bits, bits / 8);
-        body.extend(22_u16.to_le_bytes());
-        body.extend(valid_bits.to_le_bytes());
-        body.extend(4_u32.to_le_bytes());
-        body.extend(sub_tag.to_le_bytes());
-        body.extend(SUB_FORMAT_TAIL);
-        body
-    }
-
-    fn wave(format: &[u8], rest: &[u8]) -> Layout {
-        let mut bytes = b"RIFF\0\0\0\0WAVE".to_vec();
-        bytes.extend(chunk(b"fmt ", format));
-        bytes.extend(rest);
-        layout(&mut Cursor::new(bytes)).unwrap()
-    }
-
-    fn is_plain(format: &[u8]) -> bool {
-        matches!(wave(format, &chunk(b"data", &[0; 4])), Layout::Pcm(_))
-    }
-
-    #[test]
-    fn plain_samples_are_told_from_others() {
-        for bits in [8, 16, 24, 32] {
-            assert!(is_plain(&format(PCM, 2, bits, bits / 8)), "{bits} bit");
-            assert!(is_plain(&extensible(PCM, bits, bits)), "{bits} bit");
-        }
-        assert!(is_plain(&format(IEEE_FLOAT, 1, 32, 4)));
-        assert!(is_plain(&extensible(IEEE_FLOAT, 32, 32)));
-        assert!(!is_plain(&format(IEEE_FLOAT, 1, 64, 8)));
-        assert!(!is_plain(&format(PCM, 1, 24, 4)), "24 bits in 4 bytes");
-        assert!(!is_plain(&extensible(PCM, 32, 24)), "24 bits in 4 bytes");
-        assert!(!is_plain(&format(PCM, 0, 16, 2)), "no channels");
-        for tag in [2, 6, 7, 0x11, 0x45, 0x55] {
-            assert!(!is_plain(&format(tag, 1, 8, 1)), "format tag {tag:#x}");
-        }
-    }
-
-    #[test]
-    fn chunks_of_odd_length_before_the_sound_are_skipped() {
-        let mut rest = chunk(b"LIST", b"odd");
-        rest.extend(chunk(b"data", &[0; 6]));
-        let expected = Layout::Pcm(Data {
-            channels: 1,
-            rate: 16_000,
-        });
-        assert_eq!(wave(&format(PCM, 1, 16, 2), &rest), expected);
-    }
-
-    #[test]
-    fn a_header_without_sound_has_no_data() {
-        let pcm = format(PCM, 1, 16, 2);
-        assert_eq!(wave(&pcm, b""), Layout::NoData);
-        assert_eq!(wave(&pcm, b"LIST\x1a\0\0\0"), Layout::NoData);
-        assert_eq!(wave(&pcm, b"data\0\0\0\0"), Layout::NoData);
-    }
-
-    #[test]
-    fn the_length_of_a_live_stream_is_not_believed() {
-        for claim in [b"data\xff\xff\xff\xffsound", b"data\0\0\0\0sound"] {
-            assert_eq!(wave(&format(PCM, 1, 8, 1), claim), Layout::Other);
-        }
-    }
-
-    #[test]
-    fn what_is_no_wave_is_other() {
-        for bytes in [
-            &b""[..],
-            b"RIFF",
-            b"RIFF\0\0\0\0AVI LIST",
-            b"OggS\0\0\0\0\0\0\0\0\0\0",
-        ] {
-            assert_eq!(layout(&mut Cursor::new(bytes)).unwrap(), Layout::Other);
-        }
-    }
-}
+mod tests;

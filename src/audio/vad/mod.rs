@@ -1,7 +1,8 @@
 //! Voice activity detection: the probability of speech in each frame.
 //!
 //! The detector is the network of Silero VAD ([`silero`]), whose weights are a file of the models folder;
-//! `level` first amplifies quiet audio. Earshot and WebRTC's detector, tried on the same recordings, take
+//! `level` first amplifies quiet audio. What lies below speech (a constant offset, hum, rumble) is filtered out
+//! before: it would hide quiet speech from both. Only the detector hears the filtered audio. Earshot and WebRTC's detector, tried on the same recordings, take
 //! most music for speech; see `docs/performance.md`.
 
 mod level;
@@ -10,10 +11,15 @@ pub mod silero;
 use std::sync::{Arc, OnceLock};
 
 use silero::{FRAME, Memory, Weights};
-use stt_actors::domain::chunk::SPEECH_FRAME;
+use stt_actors::domain::chunk::{SAMPLE_RATE, SPEECH_FRAME};
+
+use super::convert::high_pass::HighPass;
 
 /// Samples per block; the level is measured per block: 2 s.
 pub const BLOCK: usize = 62 * SPEECH_FRAME;
+
+/// The detector hears nothing below this frequency, in Hz.
+const LOWEST_HERTZ: f64 = 80.0;
 
 /// A detector of speech in one stream.
 pub trait DetectSpeech: Send {
@@ -25,6 +31,7 @@ pub trait DetectSpeech: Send {
 /// Silero's detector, for one stream.
 pub struct SpeechDetector {
     weights: Arc<Weights>,
+    high_pass: HighPass,
     memory: Memory,
 }
 
@@ -33,6 +40,7 @@ impl SpeechDetector {
     pub fn new(weights: Arc<Weights>) -> Self {
         Self {
             weights,
+            high_pass: HighPass::new(LOWEST_HERTZ, SAMPLE_RATE),
             memory: Memory::default(),
         }
     }
@@ -41,6 +49,7 @@ impl SpeechDetector {
 impl DetectSpeech for SpeechDetector {
     fn score(&mut self, block: &[i16]) -> Vec<u8> {
         let mut samples: Vec<f32> = block.iter().map(|s| f32::from(*s) / 32_768.0).collect();
+        self.high_pass.filter(&mut samples);
         if !level::normalise(&mut samples) {
             // Skip the network for silence.
             self.memory = Memory::default();

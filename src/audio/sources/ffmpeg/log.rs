@@ -10,6 +10,8 @@ use ffmpeg_sidecar::log_parser::try_parse_duration;
 use nix::sys::signal::Signal;
 use stt_actors::domain::error::DecodeError;
 
+use super::timeline::{Clock, Gaps};
+
 /// The input that ffmpeg is given for its standard input, and its name in the log.
 pub(super) const INPUT_NAME: &str = "file:/dev/stdin";
 
@@ -19,8 +21,28 @@ const LONGEST_LINE: usize = 512;
 /// Number of errors to keep: the first ones tell the cause, the others are consequences.
 const KEPT_ERRORS: usize = 8;
 
+/// What an error says of a file whose format is not accepted, after the format's name.
+const FORMAT_REJECTED: &str = ": Format not on whitelist";
+
 /// Exit code of ffmpeg when more than two thirds of all packets could not be decoded.
 const EXIT_MOSTLY_ERRORS: i32 = 69;
+
+/// Formats with time stamps, by the beginning of ffmpeg's names. In all others, ffmpeg counts samples.
+const TIMED_FORMATS: &[&str] = &[
+    "asf", "avi", "dv", "flv", "gxf", "matroska", "mov", "mxf", "nut", "ogg", "rm", "wtv",
+];
+
+/// Containers without a length and with a clock that may jump.
+const BROADCAST_FORMATS: &[&str] = &["mpeg", "mpegts"];
+
+/// An audio track of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Track {
+    /// Its number among all tracks of the file.
+    pub(super) number: usize,
+    /// Whether this ffmpeg knows its codec.
+    pub(super) is_known: bool,
+}
 
 /// The log so far.
 #[derive(Debug, Default)]
@@ -29,8 +51,15 @@ pub(super) struct FfmpegLog {
     errors: Vec<String>,
     error_count: u64,
     claimed: Option<Duration>,
-    /// Whether the length is guessed from the bit rate of the beginning.
-    estimated: bool,
+    /// The time stamp of the file's beginning, in milliseconds.
+    start: Option<i64>,
+    /// The names of the file's format.
+    format: Option<String>,
+    tracks: Vec<Track>,
+    /// The track that ffmpeg decodes.
+    chosen: Option<usize>,
+    /// Whether the description of the file is complete.
+    is_open: bool,
     /// Whether the format was guessed from very little data.
     doubtful: bool,
     /// The signal that ended ffmpeg, according to its log.
@@ -54,9 +83,34 @@ impl FfmpegLog {
         self.claimed
     }
 
-    /// The claimed length, if the container states it.
-    pub(super) fn promised_duration(&self) -> Option<Duration> {
-        self.claimed.filter(|_| !self.estimated)
+    /// The file's clock.
+    pub(super) fn clock(&self) -> Clock {
+        let name = self.format.as_deref().unwrap_or_default();
+        let name = name.split(',').next().unwrap_or_default();
+        Clock {
+            start: self.start,
+            gaps: if BROADCAST_FORMATS.contains(&name) {
+                Gaps::Short
+            } else if TIMED_FORMATS.contains(&name) {
+                Gaps::Any
+            } else {
+                Gaps::Never
+            },
+        }
+    }
+
+    /// Whether the description of the file is complete: its length, format and tracks.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// The audio track that ffmpeg has chosen, and all others with a known codec.
+    pub(super) fn tracks(&self) -> Vec<usize> {
+        let known = self.tracks.iter().filter(|track| track.is_known);
+        let others = known
+            .map(|track| track.number)
+            .filter(|number| Some(*number) != self.chosen);
+        self.chosen.into_iter().chain(others).collect()
     }
 
     /// Whether this is noise that resembles a format by chance: the format was guessed from little data, and
@@ -75,18 +129,56 @@ impl FfmpegLog {
         if line.contains("[error]") || line.contains("[fatal]") || line.contains("[panic]") {
             self.error_count += 1;
             if self.errors.len() < KEPT_ERRORS {
-                self.errors.push(plain(&line));
+                self.errors.push(match rejected_format(&line) {
+                    Some(name) => format!("{name}{FORMAT_REJECTED}"),
+                    None => plain(&line),
+                });
             }
         } else if line.contains("[warning]") && line.contains("misdetection possible") {
             self.doubtful = true;
-        } else if line.contains("Estimating duration from bitrate") || is_of_broadcast(&line) {
-            self.estimated = true;
         } else if let Some((_, signal)) = line.split_once("Exiting normally, received signal ") {
             self.heard_signal = signal.trim_end_matches('.').parse().ok();
-        } else if self.claimed.is_none() {
-            self.claimed = try_parse_duration(&line)
+        } else {
+            self.describe(&line);
+        }
+    }
+
+    /// Reads a line of the file's description. Tags of the file, which are indented further, may contain any text.
+    fn describe(&mut self, line: &str) {
+        let Some(line) = line.strip_prefix("[info] ").filter(|_| !self.is_open) else {
+            return;
+        };
+        if line.starts_with("Output #0, ") {
+            self.is_open = true;
+        } else if let Some(names) = line.strip_prefix("Input #0, ") {
+            self.format = names
+                .split_once(", from")
+                .map(|(names, _)| names.to_owned());
+        } else if let Some(track) = line.strip_prefix("  Stream #0:") {
+            self.describe_track(track);
+        } else if line.starts_with("  Duration: ") {
+            self.claimed = try_parse_duration(line)
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
                 .filter(|duration| !duration.is_zero());
+            let start = line.split_once("start: ").map(|(_, start)| start);
+            let start = start.and_then(|start| start.split(',').next()?.parse::<f64>().ok());
+            // Before zero lies what an encoder added.
+            self.start = start.map(|seconds| (seconds.max(0.0) * 1000.0).round() as i64);
+        }
+    }
+
+    /// Reads `1[0x2](eng): Audio: aac (LC), …` or `1 -> #0:0 (…)`.
+    fn describe_track(&mut self, line: &str) {
+        let end = line.find(|character: char| !character.is_ascii_digit());
+        let (number, rest) = line.split_at(end.unwrap_or(line.len()));
+        let Ok(number) = number.parse() else {
+            return;
+        };
+        if rest.starts_with(" -> ") {
+            self.chosen = Some(number);
+        } else if let Some((_, codec)) = rest.split_once(": Audio: ") {
+            let is_known = !codec.starts_with("none");
+            self.tracks.push(Track { number, is_known });
         }
     }
 
@@ -143,12 +235,16 @@ fn explain(error: &str) -> Option<DecodeError> {
     Some(
         if has("matches no streams") || has("does not contain any stream") {
             DecodeError::NoAudioStream
-        } else if has("Format not on whitelist") {
-            undecodable("this kind of file is not accepted: an image, a text or a playlist")
+        } else if let Some((name, _)) = error.split_once(FORMAT_REJECTED) {
+            undecodable(&format!(
+                "the server does not accept files of the format {name}"
+            ))
         } else if has("moov atom not found") {
             undecodable(
                 "it is incomplete: its index (the moov atom) is missing, as after a cut-off upload",
             )
+        } else if has("not found for input stream") {
+            undecodable("no track of it has a codec that ffmpeg knows")
         } else if has("no 'data' tag found") {
             DecodeError::Empty("a WAV header without sound".into())
         } else if has("not on whitelist") {
@@ -161,6 +257,12 @@ fn explain(error: &str) -> Option<DecodeError> {
             return None;
         },
     )
+}
+
+/// The format in `[png_pipe @ 0x5581] [error] Format not on whitelist 'aac,wav'`.
+fn rejected_format(line: &str) -> Option<&str> {
+    let (name, rest) = line.strip_prefix('[')?.split_once(" @ ")?;
+    rest.contains("Format not on whitelist").then_some(name)
 }
 
 /// A line without level, addresses, the input's stand-in name and unprintable characters.
@@ -188,167 +290,5 @@ fn plain(line: &str) -> String {
         .collect()
 }
 
-/// Containers without a length: ffmpeg subtracts the first time stamp from the last, and those may jump.
-fn is_of_broadcast(line: &str) -> bool {
-    let format = line.split_once("Input #0, ").map(|(_, rest)| rest);
-    format.is_some_and(|format| format.starts_with("mpegts,") || format.starts_with("mpeg,"))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn exit(code: i32) -> ExitStatus {
-        ExitStatus::from_raw(code << 8)
-    }
-
-    fn killed(signal: Signal) -> ExitStatus {
-        ExitStatus::from_raw(signal as i32)
-    }
-
-    fn log(text: &str) -> FfmpegLog {
-        let mut log = FfmpegLog::default();
-        // In small parts, as from a pipe.
-        for part in text.as_bytes().chunks(7) {
-            log.feed(part);
-        }
-        log
-    }
-
-    fn undecodable_because(text: &str, status: ExitStatus) -> String {
-        match log(text).verdict(status, false) {
-            Some(DecodeError::Undecodable(why)) => why,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn errors_are_explained() {
-        let no_audio = "[fatal] Stream map '0:a:0' matches no streams.\nTo ignore this, add…\n";
-        assert_eq!(
-            log(no_audio).verdict(exit(1), false),
-            Some(DecodeError::NoAudioStream)
-        );
-        let why = undecodable_because(
-            "[mov,mp4,m4a,3gp,3g2,mj2 @ 0x56136faa9b00] [error] moov atom not found\n\
-             [error] file:/dev/stdin: Invalid data found when processing input\n",
-            exit(1),
-        );
-        assert!(why.contains("incomplete"), "{why}");
-        let why = undecodable_because(
-            "[hls @ 0x55dfe1cc3a00] [error] Format not on whitelist 'aac,wav'\n\
-             [error] file:/dev/stdin: Invalid argument\n",
-            exit(1),
-        );
-        assert!(why.contains("playlist"), "{why}");
-    }
-
-    #[test]
-    fn an_unknown_error_is_given_in_plain_words() {
-        let why = undecodable_because(
-            "[wv @ 0x55dfe1cc3a00] [error] [3] of file:/dev/stdin \u{7}is odd\n",
-            exit(1),
-        );
-        assert_eq!(why, "[3] of the file is odd");
-        assert_eq!(undecodable_because("", exit(1)), "ffmpeg gave no reason");
-    }
-
-    #[test]
-    fn errors_after_the_first_sample_leave_a_partial_result() {
-        let mut log = log("[mp3float @ 0x1] [error] Header missing\n");
-        assert_eq!(log.verdict(exit(0), true), None);
-        assert_eq!(log.verdict(exit(1), true), None);
-        assert_eq!(log.errors(), "Header missing");
-    }
-
-    #[test]
-    fn mostly_damaged_audio_is_refused() {
-        assert!(matches!(
-            log("").verdict(exit(69), true),
-            Some(DecodeError::Undecodable(_))
-        ));
-    }
-
-    #[test]
-    fn noise_that_looks_like_a_format_is_refused_but_a_tiny_file_is_not() {
-        let guess = "[mp3 @ 0x1] [warning] Format mp3 detected only with low score of 1, misdetection possible!\n";
-        assert_eq!(log(guess).verdict(exit(0), true), None);
-        let noise = format!("{guess}[mp3float @ 0x1] [error] Header missing\n");
-        assert!(log(&noise).is_misdetection());
-        assert!(log(&noise).verdict(exit(0), true).is_some());
-    }
-
-    #[test]
-    fn a_death_by_a_signal_is_never_the_end_of_the_audio() {
-        assert_eq!(
-            log("").verdict(killed(Signal::SIGKILL), true),
-            Some(DecodeError::Unavailable(
-                "ffmpeg was ended by SIGKILL".into()
-            ))
-        );
-        assert_eq!(
-            log("[info] Exiting normally, received signal 15.\n").verdict(exit(255), true),
-            Some(DecodeError::Unavailable(
-                "ffmpeg was ended by SIGTERM".into()
-            ))
-        );
-        for (text, status) in [
-            ("", killed(Signal::SIGSEGV)),
-            ("[info] Exiting normally, received signal 24.\n", exit(255)),
-        ] {
-            let verdict = log(text).verdict(status, true);
-            assert!(
-                matches!(verdict, Some(DecodeError::Undecodable(_))),
-                "{verdict:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn success_without_a_sample_is_empty() {
-        assert!(matches!(
-            log("").verdict(exit(0), false),
-            Some(DecodeError::Empty(_))
-        ));
-    }
-
-    #[test]
-    fn a_guessed_length_is_no_promise() {
-        let line = "[info]   Duration: 05:00:00.00, start: 0.0, bitrate: 64 kb/s\n";
-        let guess =
-            "[mp3 @ 0x1] [warning] Estimating duration from bitrate, this may be inaccurate\n";
-        let five_hours = Some(Duration::from_secs(5 * 3600));
-        assert_eq!(log(line).promised_duration(), five_hours);
-        let broadcast = format!("[info] Input #0, mpegts, from 'file:/dev/stdin':\n{line}");
-        assert_eq!(log(&broadcast).promised_duration(), None);
-        let guessed = log(&format!("{guess}{line}"));
-        assert_eq!(guessed.promised_duration(), None);
-        assert_eq!(guessed.claimed_duration(), five_hours);
-    }
-
-    #[test]
-    fn the_claimed_length_is_read() {
-        let text = "[info]   Duration: 01:00:05.50, start: 0.025057, bitrate: 64 kb/s\n";
-        assert_eq!(
-            log(text).claimed_duration(),
-            Some(Duration::from_millis(3_605_500))
-        );
-        assert_eq!(
-            log("[info]   Duration: N/A, start: 0\n").claimed_duration(),
-            None
-        );
-    }
-
-    #[test]
-    fn the_memory_is_fixed_however_much_ffmpeg_says() {
-        let mut log = FfmpegLog::default();
-        for _ in 0..10_000 {
-            log.feed(b"[error] a line that comes again and again\n");
-            log.feed(&[b'x'; 1000]);
-            log.feed(b"\n");
-        }
-        assert_eq!(log.errors.len(), KEPT_ERRORS);
-        assert!(log.line.capacity() <= 2 * LONGEST_LINE);
-        assert_eq!(log.error_count, 10_000);
-    }
-}
+mod tests;
