@@ -22,6 +22,7 @@ mod long_audio;
 mod metrics;
 mod openai_client;
 mod openapi;
+mod recordings;
 mod redis_directory;
 mod registration;
 mod requests;
