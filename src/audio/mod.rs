@@ -1,6 +1,6 @@
 //! Decodes audio of any format into chunks of 16 kHz mono: the [`AudioDecoder`] of the supervision tree.
 //!
-//! Only the content determines the format, never a file name or a MIME type. This process reads plain PCM WAV
+//! Only the content determines the format, never a file name or a MIME type. This process reads WAV
 //! (`sources/wav`) and short FLAC and MP3 files (`sources/compressed`); an ffmpeg process (`sources/ffmpeg`)
 //! decodes everything else. All sources produce blocks of samples on demand, and the [`chunker`] cuts them
 //! into chunks at quiet places. Nothing is decoded ahead: an hour of audio takes as much memory as a minute,

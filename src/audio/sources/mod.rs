@@ -1,6 +1,5 @@
-//! Sources of samples, one per way of decoding: WAV (`wav`, with `riff` for its headers and `pcm` for its samples), short FLAC and MP3
-//! files in this process (`compressed`), and everything else in an ffmpeg process (`ffmpeg`, whose messages
-//! `ffmpeg_log` reads).
+//! Sources of samples, one per way of decoding: WAV (`wav`, with `riff` for its headers and `pcm` for its samples),
+//! short FLAC and MP3 files in this process (`compressed`), and everything else in an ffmpeg process (`ffmpeg`).
 
 pub(super) mod compressed;
 pub(super) mod ffmpeg;

@@ -263,7 +263,7 @@ fn cannot_start(settings: &FfmpegSettings, error: &std::io::Error) -> DecodeErro
     DecodeError::Unavailable(match error.kind() {
         ErrorKind::NotFound => format!(
             "`{program}` was not found. Install ffmpeg (`apt install ffmpeg`); \
-             without it only PCM WAV can be read"
+             without it only WAV, short FLAC and short MP3 can be read"
         ),
         _ => format!("cannot start `{program}`: {error}"),
     })
