@@ -121,6 +121,15 @@ async fn joined_flac_files_and_wrong_lengths_in_flac_lose_nothing() {
     let path = joined(&files, "joined.flac", &[&first, &second, &first]);
     let decoded = decode_with(&without_ffmpeg(), &path).await.unwrap();
     assert_eq!(decoded.samples, 8 * 16_000);
+    // ffmpeg decodes longer files.
+    let long = files.tone("long.flac", 130.0, "-ar 8000");
+    let decoded = decode(&joined(
+        &files,
+        "joined_long.flac",
+        &[&long, &second, &long],
+    ))
+    .await;
+    assert_eq!(decoded.unwrap().samples, 262 * 16_000);
     // The number of samples: the last 36 bits before the checksum.
     for samples in [0_u32, 44_100, u32::MAX] {
         let mut bytes = std::fs::read(&first).unwrap();

@@ -22,6 +22,7 @@ use symphonia::core::meta::MetadataOptions;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
+use super::flac::{is_flac, metadata_length, parts, tag_length};
 use crate::audio::convert::mono::Mono;
 use crate::audio::convert::resample::{Resampler, can_resample};
 
@@ -33,11 +34,6 @@ const MOST_FRAMES: usize = 120 * 48_000;
 /// Most bytes of an MP3 that are no frame: a header frame at the start, an incomplete one at the end, and short
 /// tags.
 const MOST_STRAY_BYTES: usize = 4096;
-
-/// The beginning of a FLAC file: its mark, and the type and length of the first block, without the bit that
-/// says whether it is the last one.
-const FLAC_MARK: &[u8; 4] = b"fLaC";
-const FLAC_FIRST_BLOCK: [u8; 4] = [0, 0, 0, 34];
 
 /// Whether a file looks like FLAC or MP3 and is short. Blocks. Leaves the file at its beginning.
 pub(crate) fn is_candidate(file: &mut File) -> io::Result<bool> {
@@ -150,53 +146,6 @@ fn decode_all(bytes: &[u8]) -> Result<Vec<i16>, Unusual> {
     Ok(samples)
 }
 
-/// Splits joined FLAC files, because the decoder loses the sound around a header in the middle. Joined MP3 files
-/// need no splitting.
-fn parts(bytes: &[u8]) -> Vec<&[u8]> {
-    let start = tag_length(bytes);
-    if !is_flac(&bytes[start..]) {
-        return vec![bytes];
-    }
-    let mut starts: Vec<usize> = vec![start];
-    starts.extend((start + 1..bytes.len()).filter(|place| is_flac(&bytes[*place..])));
-    let next = starts.iter().skip(1).copied();
-    let ends = next
-        .map(|next| before_tag(&bytes[..next]))
-        .chain([bytes.len()]);
-    starts
-        .iter()
-        .zip(ends)
-        .map(|(start, end)| &bytes[*start..end])
-        .collect()
-}
-
-fn is_flac(bytes: &[u8]) -> bool {
-    bytes.len() >= 8
-        && bytes.starts_with(FLAC_MARK)
-        && [bytes[4] & 0x7f, bytes[5], bytes[6], bytes[7]] == FLAC_FIRST_BLOCK
-}
-
-/// The length of an ID3v2 tag at the start of `bytes`; 0 without one.
-fn tag_length(bytes: &[u8]) -> usize {
-    const HEADER: usize = 10;
-    if bytes.len() < HEADER || !bytes.starts_with(b"ID3") {
-        return 0;
-    }
-    // Seven bits in each byte.
-    let size = bytes[6..HEADER]
-        .iter()
-        .fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
-    (HEADER + size).min(bytes.len())
-}
-
-/// The length of `bytes` without an ID3v2 tag at its end, which belongs to the next file.
-fn before_tag(bytes: &[u8]) -> usize {
-    let tags =
-        (0..bytes.len().saturating_sub(3)).filter(|place| bytes[*place..].starts_with(b"ID3"));
-    let ends_here = |place: &usize| place + tag_length(&bytes[*place..]) == bytes.len();
-    tags.rev().find(ends_here).unwrap_or(bytes.len())
-}
-
 /// Decodes one file: its rate and its samples. Adds its length to `frames`.
 fn decode_part(bytes: &[u8], frames: &mut usize) -> Result<(u32, Vec<f32>), Unusual> {
     let source = MediaSourceStream::new(
@@ -221,7 +170,7 @@ fn decode_part(bytes: &[u8], frames: &mut usize) -> Result<(u32, Vec<f32>), Unus
     let decoder = codecs.make_audio_decoder(parameters, &options)?;
     let expected = Expected {
         bytes: if is_flac(bytes) {
-            bytes.len().saturating_sub(flac_metadata(bytes))
+            bytes.len().saturating_sub(metadata_length(bytes))
         } else {
             (bytes.len() - tag_length(bytes)).saturating_sub(MOST_STRAY_BYTES)
         },
@@ -233,23 +182,6 @@ fn decode_part(bytes: &[u8], frames: &mut usize) -> Result<(u32, Vec<f32>), Unus
     let (rate, mut mixed) = all_packets(format, decoder, track, expected.bytes, frames)?;
     expected.trim(&mut mixed);
     Ok((rate, mixed))
-}
-
-/// The length of a FLAC file's metadata.
-fn flac_metadata(bytes: &[u8]) -> usize {
-    let mut place = FLAC_MARK.len();
-    while let Some([kind, length @ ..]) =
-        bytes.get(place..).and_then(|rest| rest.first_chunk::<4>())
-    {
-        let length = length
-            .iter()
-            .fold(0, |length, byte| length << 8 | usize::from(*byte));
-        place += 4 + length;
-        if kind & 0x80 != 0 {
-            break;
-        }
-    }
-    place
 }
 
 /// What a file should contain.
@@ -318,37 +250,6 @@ fn all_packets(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn flac(rest: &[u8]) -> Vec<u8> {
-        [b"fLaC\x80\0\0\x22", &[0; 34][..], rest].concat()
-    }
-
-    #[test]
-    fn joined_flac_is_split_at_its_headers_and_without_tags() {
-        let (first, second) = (flac(b"frames with fLaC in them"), flac(b"more frames"));
-        let tag = b"ID3\x04\0\0\0\0\0\x05title";
-        let joined = [&first[..], &second, tag, &first].concat();
-        assert_eq!(parts(&joined), [&first[..], &second, &first]);
-        let tagged = [&tag[..], &first].concat();
-        assert_eq!(parts(&tagged), [&first[..]]);
-        let other = [&b"\xff\xfb\x90\0"[..], &first].concat();
-        assert_eq!(parts(&other), [&other[..]]);
-    }
-
-    #[test]
-    fn metadata_and_tags_are_measured_even_if_they_are_cut_off() {
-        let whole = flac(b"frames");
-        assert_eq!(flac_metadata(&whole), whole.len() - 6);
-        let two = [b"fLaC\0\0\0\x22", &[0; 34][..], b"\x84\0\0\x03abcframes"].concat();
-        assert_eq!(flac_metadata(&two), two.len() - 6);
-        assert!(flac_metadata(b"fLaC\0\0") == 4);
-        assert_eq!(tag_length(b"ID3\x04\0\0\0\0\x02\x01"), 10);
-        assert_eq!(
-            tag_length(&[&b"ID3\x04\0\0\0\0\x02\x01"[..], &[0; 500]].concat()),
-            267
-        );
-        assert_eq!(tag_length(b"ID3"), 0);
-    }
 
     #[test]
     fn padding_is_removed_only_if_the_header_counted_these_samples() {

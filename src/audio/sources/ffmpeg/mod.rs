@@ -24,6 +24,7 @@ mod tracks;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +33,13 @@ use stt_actors::domain::chunk::SAMPLE_RATE;
 use stt_actors::domain::error::DecodeError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Block;
+use super::{Block, flac};
 use crate::audio::convert::mono::Mono;
 use crate::audio::convert::resample::to_i16;
 use crate::audio::stream::too_long;
 use length::PacketCount;
 use packets::PacketReader;
-use process::{Process, Task};
+use process::{Input, Process, Task};
 use timeline::{Part, Timeline};
 use tracks::{Taken, TrackChoice};
 
@@ -65,6 +66,11 @@ pub(crate) struct FfmpegSource {
     slot: Option<OwnedSemaphorePermit>,
     state: State,
     choice: TrackChoice,
+    /// The files that were joined to this one, once they are known; none if it is a single file.
+    parts: Option<Vec<Range<u64>>>,
+    /// The number of the current part.
+    part: usize,
+    any_sound: bool,
     /// The length that the container claims, or that was counted.
     length: Option<Duration>,
     /// Whether the length was checked.
@@ -90,6 +96,9 @@ impl FfmpegSource {
             slot: None,
             state: State::Waiting,
             choice: TrackChoice::default(),
+            parts: None,
+            part: 0,
+            any_sound: false,
             length: None,
             is_length_known: false,
             blocks: VecDeque::new(),
@@ -131,6 +140,7 @@ impl FfmpegSource {
     /// Starts a process or reads from it.
     async fn step(&mut self) -> Result<(), DecodeError> {
         match &mut self.state {
+            State::Waiting if self.parts.is_none() => self.find_parts().await,
             State::Waiting => self.start(),
             State::Decoding(_) => self.decode().await,
             State::Counting(process, count) => {
@@ -142,9 +152,40 @@ impl FfmpegSource {
         }
     }
 
+    /// Finds out whether the file consists of several.
+    async fn find_parts(&mut self) -> Result<(), DecodeError> {
+        let unreadable = |error: &dyn std::fmt::Display| {
+            DecodeError::Unavailable(format!("cannot read the audio file: {error}"))
+        };
+        let file = self.file.try_clone().map_err(|error| unreadable(&error))?;
+        let parts = tokio::task::spawn_blocking(move || flac::joined_files(&file))
+            .await
+            .map_err(|error| unreadable(&error))?
+            .map_err(|error| unreadable(&error))?;
+        // The header of a part says nothing about the others.
+        self.is_length_known = !parts.is_empty();
+        self.parts = Some(parts);
+        Ok(())
+    }
+
+    fn input(&self) -> Input<'_> {
+        let part = self.parts.as_ref().and_then(|parts| parts.get(self.part));
+        Input {
+            file: &self.file,
+            part: part.map(|part| (part.start, part.end)),
+        }
+    }
+
+    /// Goes on with the next part, if there is one.
+    fn next_part(&mut self) -> bool {
+        self.part += 1;
+        let count = self.parts.as_ref().map_or(0, Vec::len);
+        self.part < count
+    }
+
     fn start(&mut self) -> Result<(), DecodeError> {
         let task = Task::Decode(self.choice.track());
-        let process = Process::start(&self.settings, &self.file, task)?;
+        let process = Process::start(&self.settings, self.input(), task)?;
         self.state = State::Decoding(Box::new(Decoding::new(process)));
         Ok(())
     }
@@ -185,8 +226,17 @@ impl FfmpegSource {
             let ended = decoding.process.end(any_sound).await;
             let ended = ended.map_err(|error| self.explained(error, any_sound));
             if self.choice.is_decided() {
+                self.any_sound |= any_sound;
+                self.state = State::Waiting;
+                if self.next_part() {
+                    return Ok(());
+                }
                 self.state = State::Ended;
-                return ended;
+                return if self.any_sound && !any_sound {
+                    Ok(())
+                } else {
+                    ended
+                };
             }
             self.choice.next(ended.err())?;
             self.state = State::Waiting;
@@ -197,7 +247,7 @@ impl FfmpegSource {
     /// Counts the packets, before the file is decoded.
     fn count(&mut self) -> Result<(), DecodeError> {
         let task = Task::List(self.choice.track());
-        let process = Process::start(&self.settings, &self.file, task)?;
+        let process = Process::start(&self.settings, self.input(), task)?;
         let count = PacketCount::new(self.settings.max_audio + ROUNDING);
         self.state = State::Counting(Box::new(process), count);
         Ok(())

@@ -41,6 +41,14 @@ const BASE_CPU_TIME: Duration = Duration::from_secs(60);
 /// Bytes per read: the size of a pipe.
 const BLOCK_BYTES: usize = 1 << 16;
 
+/// A file, or a part of one.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    pub(super) file: &'a File,
+    /// Where the part begins and ends, in bytes; `None`: the whole file.
+    pub(super) part: Option<(u64, u64)>,
+}
+
 /// What ffmpeg does with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
@@ -64,10 +72,10 @@ pub(super) struct Process {
 impl Process {
     pub(super) fn start(
         settings: &FfmpegSettings,
-        file: &File,
+        input: Input<'_>,
         task: Task,
     ) -> Result<Self, DecodeError> {
-        let mut child = command(settings, file, task)?
+        let mut child = command(settings, input, task)?
             .spawn()
             .map_err(|error| cannot_start(settings, &error))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -176,13 +184,17 @@ async fn read_log(
     }
 }
 
-fn command(settings: &FfmpegSettings, file: &File, task: Task) -> Result<Command, DecodeError> {
+fn command(
+    settings: &FfmpegSettings,
+    input: Input<'_>,
+    task: Task,
+) -> Result<Command, DecodeError> {
     let mut start = [0; 3];
-    let standard_input = file.read_at(&mut start, 0).and_then(|_| file.try_clone());
+    let standard_input = (input.file.read_at(&mut start, 0)).and_then(|_| input.file.try_clone());
     let standard_input = standard_input.map_err(|error| {
         DecodeError::Unavailable(format!("cannot read the audio file: {error}"))
     })?;
-    let mut command = Command::from(arguments(settings, task, may_be_mp3(start)));
+    let mut command = Command::from(arguments(settings, input.part, task, may_be_mp3(start)));
     command
         .stdin(standard_input)
         .stdout(Stdio::piped())
@@ -220,7 +232,19 @@ fn before_it_starts(command: &mut Command) {
 }
 
 /// The command line, without the pipes.
-fn arguments(settings: &FfmpegSettings, task: Task, may_be_mp3: bool) -> std::process::Command {
+fn arguments(
+    settings: &FfmpegSettings,
+    part: Option<(u64, u64)>,
+    task: Task,
+    may_be_mp3: bool,
+) -> std::process::Command {
+    let (protocols, name) = match part {
+        None => ("file", INPUT_NAME.to_owned()),
+        Some((start, end)) => (
+            "file,subfile",
+            format!("subfile,,start,{start},end,{end},,:{INPUT_NAME}"),
+        ),
+    };
     let cpu_seconds = (BASE_CPU_TIME + settings.max_audio).as_secs();
     let mut command = FfmpegCommand::new_with_path(&settings.program);
     command
@@ -230,7 +254,7 @@ fn arguments(settings: &FfmpegSettings, task: Task, may_be_mp3: bool) -> std::pr
         .args(["-loglevel", "repeat+level+info"])
         .args(["-max_alloc", &LARGEST_ALLOCATION_BYTES.to_string()])
         .args(["-timelimit", &cpu_seconds.to_string()])
-        .args(["-protocol_whitelist", "file"])
+        .args(["-protocol_whitelist", protocols])
         .args(["-format_whitelist", FORMATS])
         .args(["-threads", "1"])
         // The time line needs the times as they are. ffmpeg would count from the first sound of a broadcast.
@@ -240,7 +264,7 @@ fn arguments(settings: &FfmpegSettings, task: Task, may_be_mp3: bool) -> std::pr
         // that the header names. Samples before the beginning are removed by their time.
         command.args(["-flags2", "+skip_manual"]);
     }
-    command.input(INPUT_NAME).no_video().args(["-sn", "-dn"]);
+    command.input(name).no_video().args(["-sn", "-dn"]);
     let (Task::Decode(track) | Task::List(track)) = task;
     if let Some(track) = track {
         command.map(format!("0:{track}"));
@@ -278,14 +302,14 @@ mod tests {
 
     use super::*;
 
-    fn line(task: Task) -> Vec<String> {
+    fn command_line(part: Option<(u64, u64)>, task: Task) -> Vec<String> {
         let settings = FfmpegSettings {
             program: "ffmpeg".into(),
             max_audio: Duration::from_secs(3600),
             stall: Duration::from_secs(30),
             slots: Arc::new(Semaphore::new(1)),
         };
-        arguments(&settings, task, false)
+        arguments(&settings, part, task, false)
             .get_args()
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect()
@@ -293,7 +317,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_closed_to_networks_playlists_and_the_terminal() {
-        let line = line(Task::Decode(Some(2)));
+        let line = command_line(None, Task::Decode(Some(2)));
         let value = |option: &str| {
             let place = line.iter().position(|argument| argument == option).unwrap();
             line[place + 1].as_str()
@@ -309,6 +333,9 @@ mod tests {
         ] {
             assert!(!formats.contains(&dangerous), "{dangerous}");
         }
+        let part = command_line(Some((5, 70)), Task::Decode(None));
+        assert!(part.contains(&"subfile,,start,5,end,70,,:file:/dev/stdin".to_owned()));
+        assert!(part.contains(&"file,subfile".to_owned()));
         let differing: HashSet<&str> = formats.iter().copied().collect();
         assert_eq!(differing.len(), formats.len());
         assert!(
