@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use test_support::audio::Files;
+use test_support::wer::Score;
 use test_support::{Server, model, sample, sample_text, words};
 
 /// A recording, the samples that it contains, and the second at which the last one begins.
@@ -93,11 +94,12 @@ async fn speech_is_found_however_a_recording_was_made() {
         let response = server.transcribe(&path, &fields).await;
         let body: Value = response.json().await.expect("JSON");
         let text = body["text"].as_str().unwrap_or_default();
-        let expected: Vec<String> = texts
-            .iter()
-            .flat_map(|name| words(&sample_text(name)))
-            .collect();
-        assert_eq!(words(text), expected, "{what}");
+        let expected: Vec<String> = texts.iter().map(|name| sample_text(name)).collect();
+        // The small model errs in a few words of the sentence, and never in the command.
+        let score = Score::of(&expected.join(" "), text);
+        assert!(score.rate() < 0.25, "{what}: {text}");
+        let last_words = words(expected.last().expect("a text"));
+        assert!(words(text).ends_with(&last_words), "{what}: {text}");
         let segments = body["segments"].as_array().expect("segments");
         let last = segments.last().expect("a segment");
         let start = last["start"].as_f64().expect("a time");
