@@ -1,8 +1,15 @@
 //! The languages that whisper supports, and the ways in which clients name them.
 
+mod tables;
+
+use tables::{COUNTRIES, LANGUAGES, OTHER_NAMES, UNDETERMINED};
+
+/// Whisper's code, the code of ISO 639-3, and the English name in lower case.
+type Row = (&'static str, &'static str, &'static str);
+
 /// One language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Language(&'static (&'static str, &'static str));
+pub struct Language(&'static Row);
 
 impl Language {
     /// Whisper's code: ISO 639-1 if the language has one.
@@ -10,30 +17,73 @@ impl Language {
         self.0.0
     }
 
+    /// The code of ISO 639-3, which is also that of ISO 639-2 for terminology.
+    pub fn three_letter_code(self) -> &'static str {
+        self.0.1
+    }
+
     /// The English name in lower case.
     pub fn name(self) -> &'static str {
-        self.0.1
+        self.0.2
     }
 }
 
-/// Parses a client's name for a language: `en`, `en-US`, `EN_us`, `English`.
+/// Parses a client's name for a language: a code of ISO 639 (`en`, `eng`), a language tag (`en-US`,
+/// `zh-Hant-TW`, `en-u-ca-gregory`), a POSIX locale (`en_US.UTF-8`, `de_DE@euro`), or the English name.
 pub fn parse(text: &str) -> Option<Language> {
-    let text = text.trim().to_lowercase();
-    let mut subtags = text.split(['-', '_']);
-    let primary = subtags.next().unwrap_or(&text);
-    // Scripts and regions have two to four letters or digits.
-    let is_tag = subtags.all(|subtag| {
-        (2..=4).contains(&subtag.len()) && subtag.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    });
-    let code_of = |primary| if is_tag { primary } else { "" };
+    let text = without_encoding(text);
+    let code = primary_subtag(&text).unwrap_or_default();
     let code = OTHER_NAMES
         .iter()
-        .find(|(other, _)| *other == text || *other == code_of(primary))
-        .map_or(code_of(primary), |(_, code)| code);
-    LANGUAGES
-        .iter()
-        .find(|(known, name)| *known == code || *name == text)
-        .map(Language)
+        .find(|(other, _)| *other == text || *other == code)
+        .map_or(code, |(_, code)| code);
+    all().find(|known| {
+        [known.code(), known.three_letter_code()].contains(&code) || known.name() == text
+    })
+}
+
+/// Whether a client names no particular language, so that it has to be detected: `auto`, the codes of ISO
+/// 639 for undetermined and multiple languages, and the POSIX locales without a language.
+pub fn is_undetermined(text: &str) -> bool {
+    let text = without_encoding(text);
+    // The name `C` is too short for a subtag.
+    let code = primary_subtag(&text).unwrap_or(&text);
+    UNDETERMINED.contains(&code)
+}
+
+/// The language that a client probably means by the code of a country: Japanese for `jp`.
+pub fn of_country(text: &str) -> Option<Language> {
+    let text = without_encoding(text);
+    let country = primary_subtag(&text)?;
+    let (_, code) = COUNTRIES.iter().find(|(known, _)| *known == country)?;
+    all().find(|language| language.code() == *code)
+}
+
+/// The first subtag of a language tag or a POSIX locale in lower case, which is the code of the language.
+/// `None` if the text has another form.
+pub fn primary_subtag(text: &str) -> Option<&str> {
+    let end = text.find(['-', '_']).unwrap_or(text.len());
+    let (primary, rest) = text.split_at(end);
+    let is_alphanumeric = |subtag: &&str| subtag.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let subtags = rest.split(['-', '_']).skip(1);
+    // A single letter or digit begins an extension, which says nothing about the language.
+    let mut subtags = subtags.take_while(|subtag| subtag.len() != 1 || !is_alphanumeric(subtag));
+    // Scripts and regions have two to four letters or digits, and variants after them up to eight.
+    let is_region = subtags
+        .next()
+        .is_none_or(|first| (2..=4).contains(&first.len()) && is_alphanumeric(&first));
+    let is_tag =
+        is_region && subtags.all(|next| (2..=8).contains(&next.len()) && is_alphanumeric(&next));
+    let is_code =
+        (2..=4).contains(&primary.len()) && primary.bytes().all(|byte| byte.is_ascii_lowercase());
+    (is_tag && is_code).then_some(primary)
+}
+
+/// The text in lower case, without the encoding and the modifier that a POSIX locale has at its end.
+pub fn without_encoding(text: &str) -> String {
+    let text = text.trim();
+    let end = text.find(['.', '@']).unwrap_or(text.len());
+    text[..end].to_lowercase()
 }
 
 /// All languages, in whisper's order.
@@ -43,157 +93,103 @@ pub fn all() -> impl Iterator<Item = Language> {
 
 /// The full English name of a code; the code itself if it is unknown.
 pub fn name_of(code: &str) -> &str {
-    let known = LANGUAGES.iter().find(|(known, _)| *known == code);
-    known.map_or(code, |(_, name)| name)
+    let known = all().find(|known| known.code() == code);
+    match known {
+        Some(known) => known.name(),
+        None => code,
+    }
 }
-
-/// Other codes and names in use, with whisper's code.
-static OTHER_NAMES: &[(&str, &str)] = &[
-    ("burmese", "my"),
-    ("castilian", "es"),
-    ("fil", "tl"),
-    ("flemish", "nl"),
-    ("haitian", "ht"),
-    ("iw", "he"),
-    ("jv", "jw"),
-    ("letzeburgesch", "lb"),
-    ("mandarin", "zh"),
-    ("moldavian", "ro"),
-    ("moldovan", "ro"),
-    ("nb", "no"),
-    ("panjabi", "pa"),
-    ("pushto", "ps"),
-    ("sinhalese", "si"),
-    ("valencian", "ca"),
-];
-
-/// Codes and names in whisper's order: the index of a language is its token.
-static LANGUAGES: &[(&str, &str)] = &[
-    ("en", "english"),
-    ("zh", "chinese"),
-    ("de", "german"),
-    ("es", "spanish"),
-    ("ru", "russian"),
-    ("ko", "korean"),
-    ("fr", "french"),
-    ("ja", "japanese"),
-    ("pt", "portuguese"),
-    ("tr", "turkish"),
-    ("pl", "polish"),
-    ("ca", "catalan"),
-    ("nl", "dutch"),
-    ("ar", "arabic"),
-    ("sv", "swedish"),
-    ("it", "italian"),
-    ("id", "indonesian"),
-    ("hi", "hindi"),
-    ("fi", "finnish"),
-    ("vi", "vietnamese"),
-    ("he", "hebrew"),
-    ("uk", "ukrainian"),
-    ("el", "greek"),
-    ("ms", "malay"),
-    ("cs", "czech"),
-    ("ro", "romanian"),
-    ("da", "danish"),
-    ("hu", "hungarian"),
-    ("ta", "tamil"),
-    ("no", "norwegian"),
-    ("th", "thai"),
-    ("ur", "urdu"),
-    ("hr", "croatian"),
-    ("bg", "bulgarian"),
-    ("lt", "lithuanian"),
-    ("la", "latin"),
-    ("mi", "maori"),
-    ("ml", "malayalam"),
-    ("cy", "welsh"),
-    ("sk", "slovak"),
-    ("te", "telugu"),
-    ("fa", "persian"),
-    ("lv", "latvian"),
-    ("bn", "bengali"),
-    ("sr", "serbian"),
-    ("az", "azerbaijani"),
-    ("sl", "slovenian"),
-    ("kn", "kannada"),
-    ("et", "estonian"),
-    ("mk", "macedonian"),
-    ("br", "breton"),
-    ("eu", "basque"),
-    ("is", "icelandic"),
-    ("hy", "armenian"),
-    ("ne", "nepali"),
-    ("mn", "mongolian"),
-    ("bs", "bosnian"),
-    ("kk", "kazakh"),
-    ("sq", "albanian"),
-    ("sw", "swahili"),
-    ("gl", "galician"),
-    ("mr", "marathi"),
-    ("pa", "punjabi"),
-    ("si", "sinhala"),
-    ("km", "khmer"),
-    ("sn", "shona"),
-    ("yo", "yoruba"),
-    ("so", "somali"),
-    ("af", "afrikaans"),
-    ("oc", "occitan"),
-    ("ka", "georgian"),
-    ("be", "belarusian"),
-    ("tg", "tajik"),
-    ("sd", "sindhi"),
-    ("gu", "gujarati"),
-    ("am", "amharic"),
-    ("yi", "yiddish"),
-    ("lo", "lao"),
-    ("uz", "uzbek"),
-    ("fo", "faroese"),
-    ("ht", "haitian creole"),
-    ("ps", "pashto"),
-    ("tk", "turkmen"),
-    ("nn", "nynorsk"),
-    ("mt", "maltese"),
-    ("sa", "sanskrit"),
-    ("lb", "luxembourgish"),
-    ("my", "myanmar"),
-    ("bo", "tibetan"),
-    ("tl", "tagalog"),
-    ("mg", "malagasy"),
-    ("as", "assamese"),
-    ("tt", "tatar"),
-    ("haw", "hawaiian"),
-    ("ln", "lingala"),
-    ("ha", "hausa"),
-    ("ba", "bashkir"),
-    ("jw", "javanese"),
-    ("su", "sundanese"),
-];
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn every_language_is_found_by_code_region_and_name() {
-        for (code, name) in LANGUAGES {
-            let region = format!("{code}-XX");
-            for text in [*code, &region, name, &name.to_uppercase()] {
-                assert_eq!(parse(text).map(Language::code), Some(*code), "{text}");
+    fn every_language_is_found_by_its_codes_with_a_region_and_by_name() {
+        for (code, iso3, name) in LANGUAGES {
+            let forms = [
+                (*code).to_owned(),
+                (*iso3).to_owned(),
+                iso3.to_uppercase(),
+                format!("{code}-XX"),
+                format!("{code}_XX.UTF-8"),
+                format!("{iso3}-Latn-XX"),
+                (*name).to_owned(),
+                name.to_uppercase(),
+            ];
+            for text in forms {
+                assert_eq!(parse(&text).map(Language::code), Some(*code), "{text}");
+                assert!(!is_undetermined(&text), "{text}");
             }
             assert_eq!(name_of(code), *name);
         }
     }
 
     #[test]
+    fn a_code_or_a_name_means_one_language_only() {
+        let mut known: Vec<&str> = Vec::new();
+        for (code, iso3, name) in LANGUAGES {
+            // Hawaiian has one code only, and Lao a code that is its name.
+            let of_language = BTreeSet::from([*code, *iso3, *name]);
+            known.extend(of_language);
+        }
+        known.extend(OTHER_NAMES.iter().map(|(name, _)| *name));
+        known.extend(COUNTRIES.iter().map(|(name, _)| *name));
+        known.extend(UNDETERMINED);
+        known.sort_unstable();
+        let count = known.len();
+        known.dedup();
+        assert_eq!(known.len(), count);
+        for (name, code) in OTHER_NAMES {
+            assert_eq!(parse(name).map(Language::code), Some(*code), "{name}");
+        }
+        for (country, code) in COUNTRIES {
+            assert_eq!(parse(country), None, "{country}");
+            let meant = of_country(country).map(Language::code);
+            assert_eq!(meant, Some(*code), "{country}");
+        }
+    }
+
+    #[test]
     fn clients_name_languages_in_many_ways() {
-        for text in ["en", "EN", "en-US", "en_GB", "English", " english "] {
+        for text in [
+            "en",
+            "EN",
+            "en-US",
+            "en_GB",
+            "English",
+            " english ",
+            "eng",
+            "en_US.UTF-8",
+            "en_US.utf8",
+            "en_IE@euro",
+            "en_IE.ISO-8859-15@euro",
+            "en-u-ca-gregory",
+            "en-US-u-hc-h23-x-private",
+            "en-Latn-GB-oxendict",
+            "ENG_US",
+        ] {
             assert_eq!(parse(text).map(Language::code), Some("en"), "{text}");
         }
-        assert_eq!(parse("Castilian").map(Language::code), Some("es"));
-        assert_eq!(parse("jv-ID").map(Language::code), Some("jw"));
-        assert_eq!(parse("Haitian Creole").map(Language::code), Some("ht"));
-        assert_eq!(parse("zh-Hant-TW").map(Language::code), Some("zh"));
+        for (text, code) in [
+            ("Castilian", "es"),
+            ("jv-ID", "jw"),
+            ("Haitian Creole", "ht"),
+            ("zh-Hant-TW", "zh"),
+            ("cmn-Hans-CN", "zh"),
+            ("in", "id"),
+            ("ji", "yi"),
+            ("iw_IL.UTF-8", "he"),
+            ("ger", "de"),
+            ("deu-1996", "de"),
+            ("sr_RS@latin", "sr"),
+            ("ca-ES-valencia", "ca"),
+            ("haw-US", "haw"),
+        ] {
+            assert_eq!(parse(text).map(Language::code), Some(code), "{text}");
+        }
         for text in [
             "",
             "xx",
@@ -204,7 +200,33 @@ mod tests {
             "no-problem",
             "en-",
             "is-*",
+            "tlh",
+            "e1",
+            "en-US-",
+            "en--US",
+            ".UTF-8",
+            "@euro",
+            "-u-ca-gregory",
+            "en-US-abcdefghi",
         ] {
+            assert_eq!(parse(text), None, "{text}");
+            assert!(!is_undetermined(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn undetermined_and_multiple_languages_are_no_language() {
+        for text in [
+            "auto",
+            "AUTO",
+            "und",
+            "mul",
+            " und-Latn ",
+            "C",
+            "C.UTF-8",
+            "POSIX",
+        ] {
+            assert!(is_undetermined(text), "{text}");
             assert_eq!(parse(text), None, "{text}");
         }
     }

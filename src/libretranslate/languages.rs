@@ -29,15 +29,12 @@ pub fn parse_target(text: &str) -> Option<TargetLanguage> {
             language: known.code().to_owned(),
         });
     }
-    let text = text.trim().to_ascii_lowercase();
-    let mut subtags = text.split(['-', '_']);
-    let primary = subtags.next().unwrap_or_default();
-    let is_code = (2..=3).contains(&primary.len())
-        && primary.bytes().all(|byte| byte.is_ascii_lowercase())
-        && subtags.all(|subtag| (2..=4).contains(&subtag.len()));
-    is_code.then(|| TargetLanguage {
-        code: primary.to_owned(),
-        language: primary.to_owned(),
+    let text = language::without_encoding(text);
+    let code = language::primary_subtag(&text).filter(|code| (2..=3).contains(&code.len()))?;
+    let is_no_language = language::is_undetermined(code) || language::of_country(code).is_some();
+    (!is_no_language).then(|| TargetLanguage {
+        code: code.to_owned(),
+        language: code.to_owned(),
     })
 }
 
@@ -53,7 +50,7 @@ fn translated<'a>(table: &[(&str, &'static str)], code: &'a str) -> &'a str {
 }
 
 fn is_traditional(tag: &str) -> bool {
-    let tag = tag.trim().to_ascii_lowercase();
+    let tag = language::without_encoding(tag);
     tag.split(['-', '_'])
         .any(|part| TRADITIONAL.contains(&part))
 }
@@ -73,6 +70,9 @@ mod tests {
             ("zh-CN", "zh-Hans", "zh"),
             ("zh-tw", "zh-Hant", "zh"),
             ("zh_Hant_HK", "zh-Hant", "zh"),
+            ("zh_TW.UTF-8", "zh-Hant", "zh"),
+            ("zho", "zh-Hans", "zh"),
+            ("de_DE@euro", "de", "de"),
             ("no", "nb", "no"),
             ("nb-NO", "nb", "no"),
             ("nn", "nn", "nn"),
@@ -80,6 +80,7 @@ mod tests {
             ("iw", "he", "he"),
             (" EO ", "eo", "eo"),
             ("ga-IE", "ga", "ga"),
+            ("eo_XX.UTF-8", "eo", "eo"),
         ] {
             let target = parse_target(text).unwrap_or_else(|| panic!("{text} is rejected"));
             assert_eq!(
@@ -88,7 +89,9 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "klingon", "e", "auto", "d3", "de/../x", "dé"] {
+        for text in [
+            "", "klingon", "e", "auto", "und", "mul", "C", "d3", "de/../x", "dé",
+        ] {
             assert_eq!(parse_target(text), None, "{text}");
         }
     }

@@ -70,8 +70,12 @@ pub const ROWS: &[Variable] = &[
         "",
         "Language of requests that name none; empty: detect it.",
         |s, v| {
-            let language = language::parse(v).ok_or("expected a language code such as en")?;
-            s.default_language = Some(language.code().to_owned());
+            s.default_language = if language::is_undetermined(v) {
+                None
+            } else {
+                let language = language::parse(v).ok_or("expected a language code such as en")?;
+                Some(language.code().to_owned())
+            };
             Ok(())
         },
     ),
