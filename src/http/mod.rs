@@ -18,15 +18,22 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Server;
-use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, web};
+use actix_http::error::DispatchError;
+use actix_http::{HttpServiceBuilder, ServiceConfig};
+use actix_server::Server;
+use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::body::MessageBody;
+use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
+use actix_web::middleware::{NormalizePath, from_fn};
+use actix_web::{App, web};
 use stt_actors::Stt;
+use tokio::net::TcpStream;
 
 use crate::keys::Keyring;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
 pub use body::upload::UploadStore;
+use connections::request_reader::{self, RequestReader};
 use connections::{ConnectionLimit, guard};
 pub use limits::Limits;
 
@@ -71,29 +78,62 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
     connections::raise_file_limit(max_connections);
     let limit = ConnectionLimit::new(max_connections);
     limit.close_idle(MAX_IDLE, IDLE_CHECK_INTERVAL);
-    let max_per_thread = limit.per_thread(workers);
-    let server = HttpServer::new(move || {
-        App::new()
-            .app_data(web::Data::new(state.clone()))
-            .wrap(from_fn(connections::require_permit))
-            .wrap(cors::middleware(&state.settings.cors_allow_origins))
-            .wrap(from_fn(cors::normalize))
-            .wrap(from_fn(request_log::log_request))
-            .wrap(from_fn(guard::guard_connection))
-            .configure(routes::configure)
-            .default_service(web::to(routes::unknown_path))
-    })
-    .workers(workers)
-    .max_connections(max_per_thread)
-    .on_connect(move |socket, connection| limit.on_connect(socket, connection))
-    .keep_alive(KEEP_ALIVE)
-    .client_request_timeout(HEADER_TIMEOUT)
-    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-    // When a client closes its side, its handler is dropped, which cancels the job.
-    .h1_allow_half_closed(false)
-    .disable_signals()
-    .shutdown_timeout(SHUTDOWN_SECONDS)
-    .listen(listener)?
-    .run();
-    Ok(server)
+    let server = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(limit.per_thread(workers))
+        .disable_signals()
+        .shutdown_timeout(SHUTDOWN_SECONDS);
+    let shutdown = server.graceful_shutdown_signal();
+    let service = move || {
+        let (limit, shutdown) = (limit.clone(), shutdown.clone());
+        let config = ServiceConfig::default();
+        let accept = fn_service(move |stream: TcpStream| {
+            let (config, address) = (config.clone(), stream.peer_addr().ok());
+            async move { Ok::<_, DispatchError>((RequestReader::new(stream, config), address)) }
+        });
+        let http = HttpServiceBuilder::default()
+            // Idle connections close when the server stops, so that it need not wait for them.
+            .graceful_shutdown_signal(move || {
+                let shutdown = shutdown.clone();
+                async move { shutdown.notified().await }
+            })
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(HEADER_TIMEOUT)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+            // When a client closes its side, its handler is dropped, which cancels the job.
+            .h1_allow_half_closed(false)
+            .on_connect_ext(move |connection: &RequestReader<TcpStream>, data| {
+                limit.on_connect(connection.stream(), data);
+            })
+            .h1(map_config(app(state.clone()), |()| AppConfig::default()));
+        accept.and_then(http)
+    };
+    Ok(server.listen("http", listener, service)?.run())
+}
+
+/// The routes and what surrounds them. A request passes the last middleware first.
+fn app(
+    state: AppState,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    let origins = state.settings.cors_allow_origins.clone();
+    App::new()
+        .app_data(web::Data::new(state))
+        .wrap(from_fn(connections::require_permit))
+        .wrap(cors::middleware(&origins))
+        .wrap(from_fn(cors::normalize))
+        .wrap(from_fn(request_reader::reject_malformed))
+        .wrap(from_fn(request_log::log_request))
+        .wrap(from_fn(guard::guard_connection))
+        // Slashes that are doubled or at the end come from base URLs and mean nothing.
+        .wrap(NormalizePath::trim())
+        .configure(routes::configure)
+        .default_service(web::to(routes::unknown_path))
 }

@@ -14,11 +14,12 @@ use crate::http::AppState;
 use crate::http::body::form::{self, AudioForm};
 use crate::http::body::{self, BodyFormat, Parts, language};
 use crate::http::caller::Caller;
+use crate::http::reply::accept;
 use crate::http::reply::error::ApiError;
 use crate::http::reply::escalation_headers::{self, ReplyTimings};
 use crate::http::reply::sse;
 use crate::http::request_log::{ArrivalTime, RequestId, WorkSummary};
-use crate::http::translation::Translation;
+use crate::http::translation::{self, Translation};
 use crate::http::usage::MeteredEvents;
 use crate::metrics::{
     Endpoint, ErrorType, Transcribed, escalation as escalation_metrics, record_error,
@@ -69,6 +70,9 @@ impl AdmittedRequest<'_> {
     /// Checks the request's fields. A missing language becomes the configured default.
     pub fn check(&self, parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
         let mut form = form::check(parts, task)?;
+        if task == Task::Translate {
+            translation::check_supported(self.state, &form.target)?;
+        }
         language::check(self.state, form.options.language.as_deref())?;
         if form.options.language.is_none() && !form.detects_language {
             (form.options.language).clone_from(&self.state.settings.default_language);
@@ -106,7 +110,7 @@ impl AdmittedRequest<'_> {
     /// Submits the form's job. `endpoint` labels its metrics.
     pub async fn begin(self, endpoint: Endpoint, form: AudioForm) -> Result<Submitted, ApiError> {
         let request_id = Arc::clone(&RequestId::of(self.request).0);
-        let translation = Translation::of(self.state, &form, request_id)?;
+        let translation = Translation::of(self.state, &form, request_id);
         let plan = ReplyPlan {
             state: self.state.clone(),
             task: form.options.task,
@@ -148,9 +152,10 @@ impl AdmittedRequest<'_> {
             return sse::answer(self.begin(endpoint, form).await?).await;
         }
         let (format, details, task) = (form.format, form.details, form.options.task);
+        let content_type = accept::content_type(self.request, format.content_type());
         let finished = self.work(endpoint, form).await?;
         let body = format.render(&finished.transcript, task, details);
-        Ok(finished.reply(format.content_type(), body))
+        Ok(finished.reply(content_type, body))
     }
 }
 

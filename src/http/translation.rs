@@ -14,10 +14,21 @@ use crate::http::reply::error::ApiError;
 /// Rejects a translation that neither LibreTranslate nor the served model can make.
 ///
 /// # Errors
-/// No LibreTranslate server is configured, and the model knows English only.
-pub fn check_supported(state: &AppState) -> Result<(), ApiError> {
-    let engine = state.stt.snapshot().last_engine;
-    let Some(engine) = engine.filter(|_| !state.stt.has_translator()) else {
+/// No LibreTranslate server is configured, and the target is not English, or the model knows English only.
+pub fn check_supported(state: &AppState, target: &TargetLanguage) -> Result<(), ApiError> {
+    if state.stt.has_translator() {
+        return Ok(());
+    }
+    if !target.is_english() {
+        return Err(ApiError::unsupported_language(
+            "to_language",
+            format!(
+                "translating to {:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works",
+                target.code
+            ),
+        ));
+    }
+    let Some(engine) = state.stt.snapshot().last_engine else {
         return Ok(());
     };
     if !engine.multilingual {
@@ -50,29 +61,19 @@ pub enum Translation {
 
 impl Translation {
     /// Chooses LibreTranslate where it is configured, else Whisper.
-    ///
-    /// # Errors
-    /// Whisper itself translates to English only.
-    pub fn of(state: &AppState, form: &AudioForm, request_id: Arc<str>) -> Result<Self, ApiError> {
+    pub fn of(state: &AppState, form: &AudioForm, request_id: Arc<str>) -> Self {
         let options = &form.options;
         if options.task == Task::Transcribe {
-            return Ok(Self::None);
+            return Self::None;
         }
         match state.stt.expect_translation() {
-            Some(pending) => Ok(Self::LibreTranslate {
+            Some(pending) => Self::LibreTranslate {
                 request_id,
                 pending,
                 target: form.target.clone(),
                 mixed: options.multilingual && options.language.is_none(),
-            }),
-            None if form.target.is_english() => Ok(Self::Native),
-            None => Err(ApiError::unsupported_language(
-                "to_language",
-                format!(
-                    "translating to {:?} needs a LibreTranslate server (LIBRETRANSLATE_URL); without it, only \"en\" works",
-                    form.target.code
-                ),
-            )),
+            },
+            None => Self::Native,
         }
     }
 

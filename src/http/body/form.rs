@@ -84,8 +84,9 @@ fn language(parts: &Parts) -> Result<Option<String>, ApiError> {
 }
 
 fn is_auto(parts: &Parts) -> bool {
-    let language = parts.field("language");
-    language.is_some_and(|value| value.trim().eq_ignore_ascii_case("auto"))
+    parts
+        .field("language")
+        .is_some_and(language::is_undetermined)
 }
 
 /// A value as error messages quote it: shortened to 100 characters.
@@ -106,17 +107,11 @@ pub fn switch(parts: &Parts, name: &'static str, default: bool) -> Result<bool, 
     }
 }
 
-/// Whether the reply is streamed. Formats with a structure around the text cannot be.
+/// Whether the reply is streamed. For a format with a structure around the text, `stream` has no effect: OpenAI
+/// ignores it for whisper-1 as well, and some programs send it without their user's knowledge.
 fn stream(parts: &Parts, format: Format) -> Result<bool, ApiError> {
-    let stream = switch(parts, "stream", false)?;
-    if stream && !matches!(format, Format::Json | Format::Text) {
-        let message = format!(
-            "response_format {} cannot be streamed; use json or text",
-            format.name()
-        );
-        return Err(ApiError::invalid_value("stream", message));
-    }
-    Ok(stream)
+    let is_streamable = matches!(format, Format::Json | Format::Text);
+    Ok(switch(parts, "stream", false)? && is_streamable)
 }
 
 /// `timestamp_granularities[]` and `include[]`.
@@ -127,13 +122,13 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
         logprobs: false,
     };
     for value in parts.values("timestamp_granularities") {
-        match value {
+        match value.to_ascii_lowercase().as_str() {
             "word" => details.words = true,
             "segment" => details.segments = true,
             _ => {
                 let message = format!(
                     "timestamp_granularities is {}; expected word or segment",
-                    quoted(value)
+                    quoted(&value)
                 );
                 return Err(ApiError::invalid_value("timestamp_granularities", message));
             }
@@ -141,8 +136,8 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
     }
     details.segments |= !details.words;
     for value in parts.values("include") {
-        if value != "logprobs" {
-            let message = format!("include is {}; expected logprobs", quoted(value));
+        if !value.eq_ignore_ascii_case("logprobs") {
+            let message = format!("include is {}; expected logprobs", quoted(&value));
             return Err(ApiError::invalid_value("include", message));
         }
         details.logprobs = true;
@@ -155,9 +150,9 @@ fn check_chunking_strategy(parts: &Parts) -> Result<(), ApiError> {
     let Some(value) = parts.field("chunking_strategy") else {
         return Ok(());
     };
-    let object = serde_json::from_str::<serde_json::Value>(value).ok();
-    let is_server_vad = object.is_some_and(|object| object["type"] == "server_vad");
-    if value.trim() == "auto" || is_server_vad {
+    let json = serde_json::from_str::<serde_json::Value>(value).ok();
+    let is_known = json.is_some_and(|json| json == "auto" || json["type"] == "server_vad");
+    if value.trim().eq_ignore_ascii_case("auto") || is_known {
         return Ok(());
     }
     let message = format!(
@@ -168,7 +163,8 @@ fn check_chunking_strategy(parts: &Parts) -> Result<(), ApiError> {
 }
 
 fn response_format(value: &str) -> Result<Format, ApiError> {
-    Format::parse(value).ok_or_else(|| {
+    let name = value.to_ascii_lowercase().replace('-', "_");
+    Format::parse(&name).ok_or_else(|| {
         let message = format!(
             "response_format is {}; expected one of json, text, srt, verbose_json, vtt",
             quoted(value)
@@ -200,24 +196,28 @@ fn flag(param: &'static str, value: &str) -> Result<bool, ApiError> {
 }
 
 fn parse_language(param: &'static str, value: &str) -> Result<String, ApiError> {
-    match language::parse(value) {
-        Some(language) => Ok(language.code().to_owned()),
-        None => Err(ApiError::unsupported_language(
-            param,
-            format!(
-                "the language {} is not one of the 99 that Whisper knows; expected a code such as \"en\"",
-                quoted(value)
-            ),
-        )),
+    let known = language::parse(value);
+    known.map(|known| known.code().to_owned()).ok_or_else(|| {
+        let message = format!(
+            "the language {} is not one of the 99 that Whisper knows; {}",
+            quoted(value),
+            hint(value)
+        );
+        ApiError::unsupported_language(param, message)
+    })
+}
+
+/// What to send instead of an unknown language.
+fn hint(value: &str) -> String {
+    match language::suggestion(value) {
+        Some(meant) => format!("the code of {} is {:?}", meant.name(), meant.code()),
+        None => "expected a code such as \"en\"".to_owned(),
     }
 }
 
 fn parse_target(value: &str) -> Result<TargetLanguage, ApiError> {
     libretranslate::parse_target(value).ok_or_else(|| {
-        let message = format!(
-            "the language {} is unknown; expected a code such as \"en\"",
-            quoted(value)
-        );
+        let message = format!("the language {} is unknown; {}", quoted(value), hint(value));
         ApiError::unsupported_language("to_language", message)
     })
 }

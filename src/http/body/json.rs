@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ use struson::reader::{JsonReader, JsonStreamReader, ReaderSettings, ValueType};
 
 use crate::http::body::upload::{BlockingUpload, UploadStore};
 use crate::http::body::{
-    MAX_FIELD_BYTES, Parts, before_stall, field_too_long, is_known, read_error,
+    MAX_FIELD_BYTES, Parts, base_name, before_stall, field_too_long, is_known, read_error,
 };
 use crate::http::reply::error::ApiError;
 
@@ -88,7 +88,9 @@ fn parse(path: &Path, mut audio: BlockingUpload) -> Result<Parts, ApiError> {
         file,
         left: Rc::clone(&left),
     };
-    let mut json = JsonStreamReader::new_custom(BufReader::new(bounded), settings);
+    let mut reader = BufReader::new(bounded);
+    skip_byte_order_mark(&mut reader).map_err(|_gone| ApiError::internal())?;
+    let mut json = JsonStreamReader::new_custom(reader, settings);
     let mut parts = Parts {
         file_param: "input_audio",
         ..Parts::default()
@@ -112,6 +114,15 @@ fn parse(path: &Path, mut audio: BlockingUpload) -> Result<Parts, ApiError> {
     (json.consume_trailing_whitespace()).map_err(|error| malformed(&error))?;
     parts.file = has_audio.then(|| audio.finish());
     Ok(parts)
+}
+
+/// Skips the mark that some programs write before UTF-8.
+fn skip_byte_order_mark(reader: &mut impl BufRead) -> io::Result<()> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    if reader.fill_buf()?.starts_with(MARK) {
+        reader.consume(MARK.len());
+    }
+    Ok(())
 }
 
 /// Reads `{"data", "format"}` and returns whether there was any data. The format field is ignored: ffmpeg
@@ -240,7 +251,7 @@ fn read_field(json: &mut Json, name: &str, parts: &mut Parts) -> Result<(), ApiE
         ValueType::Array => {
             json.begin_array().map_err(|error| malformed(&error))?;
             while json.has_next().map_err(|error| malformed(&error))? {
-                read_scalar(json, &format!("{name}[]"), parts)?;
+                read_scalar(json, base_name(name), parts)?;
             }
             json.end_array().map_err(|error| malformed(&error))
         }

@@ -9,13 +9,13 @@ mod prompt;
 pub mod upload;
 mod upload_rate;
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use actix_multipart::MultipartError;
 use actix_web::HttpRequest;
 use actix_web::error::PayloadError;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{Bytes, Payload};
 use futures::{Stream, StreamExt};
 
@@ -68,7 +68,7 @@ pub struct BodyFormat {
 
 /// OpenAI's form, or the same fields as JSON.
 pub const OPENAI_BODY: BodyFormat = BodyFormat {
-    file_names: &["file", "file[]"],
+    file_names: &["file"],
     raw_samples: false,
     json: true,
 };
@@ -119,26 +119,63 @@ impl Parts {
         Ok(())
     }
 
-    /// A field's value: the last one if the field is repeated, `None` if it is empty.
+    /// A field's value: the last one if the field is repeated, `None` if it is [absent](is_absent).
     pub fn field(&self, name: &str) -> Option<&str> {
-        let has_name = |(other, _): &&(String, String)| other.trim_end_matches("[]") == name;
+        let has_name = |(other, _): &&(String, String)| base_name(other) == name;
         let found = self.fields.iter().rev().find(has_name);
         let value = found.map(|(_, value)| value.as_str());
-        value.filter(|value| !value.trim().is_empty())
+        value.filter(|value| !is_absent(value))
     }
 
-    /// All values of a list field, whether or not its name ends in `[]`.
-    pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
-        let of_name = move |(other, _): &&(String, String)| other.trim_end_matches("[]") == name;
+    /// All values of a list field. Clients write a list as several fields, whose names may end in `[]` or in
+    /// an index, as one field with commas, or as one field with a JSON array.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = String> {
+        let of_name = move |(other, _): &&(String, String)| base_name(other) == name;
         let values = self.fields.iter().filter(of_name);
-        let values = values.map(|(_, value)| value.trim());
-        values.filter(|value| !value.is_empty())
+        let values = values.flat_map(|(_, value)| elements(value));
+        values.filter(|value| !is_absent(value))
+    }
+}
+
+/// A field's name without the `[]` or `[0]` that some clients add to the names of lists.
+pub fn base_name(name: &str) -> &str {
+    let index = name
+        .strip_suffix(']')
+        .and_then(|rest| rest.rsplit_once('['));
+    match index {
+        Some((base, index)) if index.bytes().all(|byte| byte.is_ascii_digit()) => base,
+        Some(_) | None => name,
+    }
+}
+
+/// Whether a value says that the client has none: it is empty, or what a program makes of a missing value when
+/// it converts it to text.
+fn is_absent(value: &str) -> bool {
+    let value = value.trim();
+    ["", "null", "undefined", "none"]
+        .iter()
+        .any(|absent| value.eq_ignore_ascii_case(absent))
+}
+
+/// The elements of a list that is written as one text.
+fn elements(value: &str) -> Vec<String> {
+    let text = |element: &serde_json::Value| match element {
+        serde_json::Value::String(text) => text.trim().to_owned(),
+        other => other.to_string(),
+    };
+    match serde_json::from_str(value) {
+        Ok(serde_json::Value::Array(elements)) => elements.iter().map(text).collect(),
+        Ok(element @ serde_json::Value::String(_)) => vec![text(&element)],
+        Ok(_) | Err(_) => value
+            .split(',')
+            .map(|element| element.trim().to_owned())
+            .collect(),
     }
 }
 
 /// Whether any route uses a field.
 pub fn is_known(name: &str) -> bool {
-    FIELDS.contains(&name.trim_end_matches("[]"))
+    FIELDS.contains(&base_name(name))
 }
 
 /// The error for a field longer than [`MAX_FIELD_BYTES`].
@@ -154,6 +191,7 @@ pub async fn read(
     uploads: &UploadStore,
     format: BodyFormat,
 ) -> Result<Parts, ApiError> {
+    reject_compressed(request)?;
     let kind = content_type(request, format)?;
     let largest = kind.max_bytes(uploads.largest());
     check_length(request, largest, uploads.largest())?;
@@ -206,6 +244,20 @@ fn content_type(request: &HttpRequest, format: BodyFormat) -> Result<ContentType
     }
 }
 
+/// Rejects a compressed body: decompressing it would take an unknown amount of time and space.
+fn reject_compressed(request: &HttpRequest) -> Result<(), ApiError> {
+    let encodings = request.headers().get_all(CONTENT_ENCODING);
+    let mut encodings = encodings.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let is_compression = |encoding: &Cow<str>| {
+        let encoding = encoding.trim();
+        !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity")
+    };
+    match encodings.find(is_compression) {
+        Some(encoding) => Err(ApiError::compressed_body(encoding.trim())),
+        None => Ok(()),
+    }
+}
+
 fn check_length(request: &HttpRequest, largest: u64, file: u64) -> Result<(), ApiError> {
     let length = request.headers().get(CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -251,16 +303,6 @@ pub fn read_error(error: &PayloadError, largest: u64) -> ApiError {
             ApiError::upload_too_slow(upload_rate::WINDOW)
         }
         _ => ApiError::malformed_body(format!("reading the body failed: {error}")),
-    }
-}
-
-/// The error for a multipart form that cannot be read. `largest`: the upload limit, in bytes.
-pub fn form_error(error: &MultipartError, largest: u64) -> ApiError {
-    match error {
-        MultipartError::Payload(error @ (PayloadError::Overflow | PayloadError::Io(_))) => {
-            read_error(error, largest)
-        }
-        _ => ApiError::malformed_body(format!("the multipart form is malformed: {error}")),
     }
 }
 

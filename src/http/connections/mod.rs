@@ -3,6 +3,7 @@
 
 pub mod guard;
 mod idle;
+pub mod request_reader;
 
 use std::any::Any;
 use std::sync::Arc;

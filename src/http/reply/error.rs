@@ -49,6 +49,16 @@ impl Kind {
     }
 }
 
+/// A part of a request as messages show it.
+fn shortened(text: &str) -> String {
+    const MAX_CHARS: usize = 200;
+    let mut shown: String = text.chars().take(MAX_CHARS).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// An error response.
 #[derive(Clone, Debug)]
 pub struct ApiError {
@@ -156,6 +166,34 @@ impl ApiError {
         )
     }
 
+    /// The body is compressed.
+    pub fn compressed_body(encoding: &str) -> Self {
+        let message = format!(
+            "the body has the Content-Encoding {}; send it uncompressed",
+            shortened(encoding)
+        );
+        Self::client(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            message,
+        )
+    }
+
+    /// The head of the request is no HTTP/1.1, or is too large.
+    pub fn malformed_request(reason: &str, is_too_large: bool) -> Self {
+        let (status, code) = if is_too_large {
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            (status, "headers_too_large")
+        } else {
+            (StatusCode::BAD_REQUEST, "malformed_request")
+        };
+        Self::client(
+            status,
+            code,
+            format!("the request cannot be read: {reason}"),
+        )
+    }
+
     /// The upload exceeds the limit. Both sizes are in bytes.
     pub fn upload_too_large(size: u64, limit: u64) -> Self {
         let message =
@@ -200,15 +238,19 @@ impl ApiError {
             .counted_as(ErrorType::Auth)
     }
 
-    /// The path does not exist.
-    pub fn not_found(path: &str) -> Self {
-        let message = format!("there is no {path} here");
+    /// The path does not exist. `nearest`: the path that the client probably means.
+    pub fn not_found(path: &str, nearest: Option<&str>) -> Self {
+        let advice = match nearest {
+            Some(nearest) => format!("the path is {nearest}"),
+            None => "/docs describes all paths".to_owned(),
+        };
+        let message = format!("there is no {} here; {advice}", shortened(path));
         Self::client(StatusCode::NOT_FOUND, "not_found", message)
     }
 
     /// The model is not served.
     pub fn model_not_found(id: &str) -> Self {
-        let message = format!("the model {id:?} is not served here");
+        let message = format!("the model {:?} is not served here", shortened(id));
         Self::client(StatusCode::NOT_FOUND, "model_not_found", message)
     }
 
@@ -233,7 +275,9 @@ impl ApiError {
 
     /// The served model knows English only.
     pub fn translation_unsupported(model: &str) -> Self {
-        let message = format!("the model {model} cannot translate: it knows English only");
+        let message = format!(
+            "the model {model} cannot translate: it knows English only, and no LibreTranslate server is configured (LIBRETRANSLATE_URL)"
+        );
         Self::client(StatusCode::BAD_REQUEST, "translation_unsupported", message)
     }
 

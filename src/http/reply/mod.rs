@@ -1,5 +1,6 @@
 //! What the server sends back: errors, event streams, headers, and the document that describes them.
 
+pub mod accept;
 pub mod error;
 pub mod escalation_headers;
 pub mod openapi;

@@ -108,64 +108,41 @@ fn models(keys_required: bool) -> Vec<Path> {
     let of_keys = keys_required.then(|| ApiError::too_many_wrong_keys(Duration::ZERO));
     let list = with_errors(list, Vec::from_iter(of_keys.clone()));
     // An id with a slash matches no route.
-    let mut errors = vec![ApiError::model_not_found(""), ApiError::not_found("")];
+    let mut errors = vec![ApiError::model_not_found(""), ApiError::not_found("", None)];
     errors.extend(of_keys);
     let one = with_errors(one, errors);
     vec![
-        (
-            "/v1/models",
-            PathItem::new(HttpMethod::Get, keyed(list, keys_required)),
-        ),
-        (
-            "/v1/models/{id}",
-            PathItem::new(HttpMethod::Get, keyed(one, keys_required)),
-        ),
+        ("/v1/models", get_and_head(keyed(list, keys_required))),
+        ("/v1/models/{id}", get_and_head(keyed(one, keys_required))),
     ]
 }
 
 fn state(keys_required: bool) -> Vec<Path> {
-    let health = || {
-        let health = operation("The state of this server", "state");
-        health.response(
-            "200",
-            json("The state. The status is always 200.", "Health"),
-        )
-    };
-    let livez = || {
-        let livez = operation("Whether the process responds", "state");
-        livez.response("200", json("The process responds.", "Probe"))
-    };
-    let readyz = || {
-        operation("Whether the server can transcribe", "state")
-            .response("200", json("The server can transcribe.", "Probe"))
-            .response("503", json("The server cannot transcribe.", "Probe"))
-    };
-    let metrics = || {
-        let page = described("Prometheus's text format 0.0.4.")
-            .content("text/plain", Content::new(Some(text())));
-        operation("Metrics", "state").response("200", page.build())
-    };
-    let tier_health = || {
-        let health = operation("The state of a primary or a fallback", "state");
-        health.response(
-            "200",
-            json("The state. The status is always 200.", "TierHealth"),
-        )
-    };
-    let figures = || {
-        let figures = operation("Metrics of a primary or a fallback", "state");
-        figures.response("200", json("Counts, latencies, queue and GPU.", "Report"))
-    };
+    let health = operation("The state of this server", "state").response(
+        "200",
+        json("The state. The status is always 200.", "Health"),
+    );
+    let livez = operation("Whether the process responds", "state")
+        .response("200", json("The process responds.", "Probe"));
+    let readyz = operation("Whether the server can transcribe", "state")
+        .response("200", json("The server can transcribe.", "Probe"))
+        .response("503", json("The server cannot transcribe.", "Probe"));
+    let page = described("Prometheus's text format 0.0.4.")
+        .content("text/plain", Content::new(Some(text())));
+    let metrics = operation("Metrics", "state").response("200", page.build());
+    let tier_health = operation("The state of a primary or a fallback", "state").response(
+        "200",
+        json("The state. The status is always 200.", "TierHealth"),
+    );
+    let figures = operation("Metrics of a primary or a fallback", "state")
+        .response("200", json("Counts, latencies, queue and GPU.", "Report"));
     vec![
         ("/health", get_and_head(health)),
         ("/livez", get_and_head(livez)),
         ("/readyz", get_and_head(readyz)),
         ("/metrics", get_and_head(metrics)),
         ("/v1/health", get_and_head(tier_health)),
-        (
-            "/v1/metrics",
-            get_and_head(|| keyed(figures(), keys_required)),
-        ),
+        ("/v1/metrics", get_and_head(keyed(figures, keys_required))),
     ]
 }
 
@@ -187,24 +164,22 @@ fn documentation() -> Vec<Path> {
     let asset = operation("An asset of the page", "documentation")
         .parameter(name)
         .response("200", asset.build());
-    let get = |operation| PathItem::new(HttpMethod::Get, operation);
     let document = operation("This document", "documentation").response("200", document.build());
     let page = operation("This document as a page", "documentation").response("200", page.build());
+    let asset = with_errors(asset, vec![ApiError::not_found("", None)]);
     vec![
-        ("/openapi.json", get(with_errors(document, Vec::new()))),
-        ("/docs", get(with_errors(page, Vec::new()))),
-        (
-            "/docs/{asset}",
-            get(with_errors(asset, vec![ApiError::not_found("")])),
-        ),
+        ("/openapi.json", get_and_head(document)),
+        ("/docs", get_and_head(page)),
+        ("/docs/{asset}", get_and_head(asset)),
     ]
 }
 
 /// GET, and HEAD with the same description.
-fn get_and_head(operation: impl Fn() -> OperationBuilder) -> PathItem {
+fn get_and_head(operation: OperationBuilder) -> PathItem {
+    let operation = with_errors(operation, Vec::new()).build();
     PathItemBuilder::new()
-        .operation(HttpMethod::Get, with_errors(operation(), Vec::new()))
-        .operation(HttpMethod::Head, with_errors(operation(), Vec::new()))
+        .operation(HttpMethod::Get, operation.clone())
+        .operation(HttpMethod::Head, operation)
         .build()
 }
 

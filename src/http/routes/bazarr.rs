@@ -10,9 +10,10 @@ use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{Event, Job};
 
 use super::keyed_post;
-use crate::http::body::{BodyFormat, Parts, form};
+use crate::http::body::{BodyFormat, Parts, base_name, form};
+use crate::http::reply::accept;
 use crate::http::reply::error::ApiError;
-use crate::http::translation::{self, Translation};
+use crate::http::translation::Translation;
 use crate::http::usage::MeteredEvents;
 use crate::http::{AppState, pipeline};
 use crate::language;
@@ -41,9 +42,6 @@ async fn asr(
     let task = query.task()?;
     let output = Output::parse(query.0.field("output").unwrap_or("txt").trim())?;
     let body_format = query.body_format()?;
-    if task == Task::Translate {
-        translation::check_supported(&state)?;
-    }
     let admitted = pipeline::admit(&state, &request)?;
     let uploaded = admitted.read(body, body_format).await?;
     let details = Details {
@@ -54,7 +52,7 @@ async fn asr(
     form.format = output.format();
     let finished = admitted.work(Endpoint::Asr, form).await?;
     let body = output.render(&finished.transcript, task, details);
-    let mut response = finished.reply(output.content_type(), body);
+    let mut response = finished.reply(accept::content_type(&request, output.content_type()), body);
     response.headers_mut().insert(ASR_ENGINE, ENGINE);
     Ok(response)
 }
@@ -70,7 +68,9 @@ async fn detect_language(
     let admitted = pipeline::admit(&state, &request)?;
     let mut parts = query.with_file(admitted.read(body, body_format).await?);
     // A language in the request must not decide the result.
-    parts.fields.retain(|(name, _)| name != "language");
+    parts
+        .fields
+        .retain(|(name, _)| base_name(name) != "language");
     let mut form = form::check(parts, Task::Transcribe)?;
     // Streaming makes the first chunk short.
     form.stream = true;
@@ -122,7 +122,7 @@ impl Query {
         })?;
         let mut parts = Parts::default();
         for (name, value) in query.into_inner() {
-            let name = match name.as_str() {
+            let name = match base_name(&name) {
                 "initial_prompt" => "prompt".to_owned(),
                 // These have another meaning and other values than in OpenAI's API.
                 "response_format" | "stream" => continue,
@@ -134,11 +134,12 @@ impl Query {
     }
 
     fn task(&self) -> Result<Task, ApiError> {
-        match self.0.field("task").map(str::trim) {
-            None | Some("transcribe") => Ok(Task::Transcribe),
-            Some("translate") => Ok(Task::Translate),
-            Some(other) => {
-                let message = format!("task is {other:?}; expected transcribe or translate");
+        let task = self.0.field("task").unwrap_or("transcribe").trim();
+        match task.to_ascii_lowercase().as_str() {
+            "transcribe" => Ok(Task::Transcribe),
+            "translate" => Ok(Task::Translate),
+            _ => {
+                let message = format!("task is {task:?}; expected transcribe or translate");
                 Err(ApiError::invalid_value("task", message))
             }
         }
@@ -174,7 +175,7 @@ enum Output {
 
 impl Output {
     fn parse(name: &str) -> Result<Self, ApiError> {
-        match name {
+        match name.to_ascii_lowercase().as_str() {
             "txt" => Ok(Self::Format(Format::Text)),
             "json" => Ok(Self::Format(Format::VerboseJson)),
             "srt" => Ok(Self::Format(Format::Srt)),
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn known_outputs_are_accepted_and_others_rejected() {
-        for name in ["txt", "json", "srt", "vtt", "tsv"] {
+        for name in ["txt", "json", "srt", "vtt", "tsv", "SRT"] {
             assert!(Output::parse(name).is_ok(), "{name}");
         }
         let error = Output::parse("docx").expect_err("unknown");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix_web::{HttpResponse, web};
 use utoipa_swagger_ui::Config;
 
-use super::only;
+use super::readable;
 use crate::http::AppState;
 use crate::http::reply::error::ApiError;
 use crate::http::reply::openapi;
@@ -17,14 +17,10 @@ const PAGE: &str = include_str!("docs.html");
 const ASSETS: [&str; 2] = ["swagger-ui.css", "swagger-ui-bundle.js"];
 
 pub fn configure(config: &mut web::ServiceConfig) {
-    for (path, route) in [
-        ("/openapi.json", web::get().to(document)),
-        ("/docs", web::get().to(page)),
-        ("/docs/{asset}", web::get().to(asset)),
-    ] {
-        let resource = web::resource(path).route(route);
-        config.service(resource.default_service(only("GET")));
-    }
+    config
+        .service(readable("/openapi.json", document))
+        .service(readable("/docs", page))
+        .service(readable("/docs/{asset}", asset));
 }
 
 async fn document(state: web::Data<AppState>) -> HttpResponse {
@@ -47,6 +43,6 @@ async fn asset(name: web::Path<String>) -> Result<HttpResponse, ApiError> {
             .content_type(file.content_type)
             .body(file.bytes.into_owned())),
         Some(Err(_)) => Err(ApiError::internal()),
-        Some(Ok(None)) | None => Err(ApiError::not_found(&format!("/docs/{name}"))),
+        Some(Ok(None)) | None => Err(ApiError::not_found(&format!("/docs/{name}"), None)),
     }
 }

@@ -4,32 +4,18 @@ use actix_web::{HttpResponse, web};
 use stt_actors::ports::MemoryKind;
 use stt_actors::{HotState, Snapshot};
 
-use super::only;
+use super::readable;
 use crate::http::AppState;
 use crate::http::reply::schema::{Health, Probe, Routing, SmartRouting, TierHealth};
 use crate::metrics::GB;
 use crate::settings::Settings;
 
 pub fn configure(config: &mut web::ServiceConfig) {
-    for (path, handler) in [
-        ("/health", web::get().to(health)),
-        ("/livez", web::get().to(livez)),
-        ("/readyz", web::get().to(readyz)),
-        ("/v1/health", web::get().to(node_health)),
-    ] {
-        let head = match path {
-            "/health" => web::head().to(health),
-            "/livez" => web::head().to(livez),
-            "/v1/health" => web::head().to(node_health),
-            _ => web::head().to(readyz),
-        };
-        config.service(
-            web::resource(path)
-                .route(handler)
-                .route(head)
-                .default_service(only("GET, HEAD")),
-        );
-    }
+    config
+        .service(readable("/health", health))
+        .service(readable("/livez", livez))
+        .service(readable("/readyz", readyz))
+        .service(readable("/v1/health", node_health));
 }
 
 /// Always 200: the body has the state.

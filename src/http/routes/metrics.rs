@@ -4,7 +4,7 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 
-use super::{health, only};
+use super::{health, readable};
 use crate::http::{AppState, auth};
 use crate::metrics::escalation;
 
@@ -12,20 +12,9 @@ use crate::metrics::escalation;
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub fn configure(config: &mut web::ServiceConfig) {
-    config.service(
-        web::resource("/metrics")
-            .wrap(from_fn(auth::require_key_for_metrics))
-            .route(web::get().to(scrape))
-            .route(web::head().to(scrape))
-            .default_service(only("GET, HEAD")),
-    );
-    config.service(
-        web::resource("/v1/metrics")
-            .wrap(from_fn(auth::require_key))
-            .route(web::get().to(report))
-            .route(web::head().to(report))
-            .default_service(only("GET, HEAD")),
-    );
+    config
+        .service(readable("/metrics", scrape).wrap(from_fn(auth::require_key_for_metrics)))
+        .service(readable("/v1/metrics", report).wrap(from_fn(auth::require_key)));
 }
 
 /// The metrics of a primary and a fallback as JSON.

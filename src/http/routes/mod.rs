@@ -5,12 +5,13 @@ mod docs;
 mod health;
 mod metrics;
 mod models;
+mod nearest;
 mod openai;
 mod transcribe;
 mod whisper_cpp;
 
 use actix_web::middleware::from_fn;
-use actix_web::{FromRequest, Handler, HttpRequest, Responder, Route, web};
+use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, Route, web};
 
 use crate::http::auth;
 use crate::http::reply::error::ApiError;
@@ -25,6 +26,19 @@ pub fn configure(config: &mut web::ServiceConfig) {
     bazarr::configure(config);
     whisper_cpp::configure(config);
     docs::configure(config);
+}
+
+/// A path that GET and HEAD read.
+fn readable<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path)
+        .route(web::get().to(handler.clone()))
+        .route(web::head().to(handler))
+        .default_service(only("GET, HEAD"))
 }
 
 /// Registers a path that takes POST requests and, where keys are configured, requires one.
@@ -44,7 +58,8 @@ where
 
 /// Replies with 404 to a path that does not exist.
 pub async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
-    Err(ApiError::not_found(request.path()))
+    let path = request.path();
+    Err(ApiError::not_found(path, nearest::path(path)))
 }
 
 /// Replies with 405 to a method other than these.

@@ -3,7 +3,7 @@
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 
-use super::only;
+use super::readable;
 use crate::http::reply::error::ApiError;
 use crate::http::reply::schema::{Model, ModelList};
 use crate::http::{AppState, auth};
@@ -20,18 +20,8 @@ const CREATED: u64 = 1_677_610_602;
 
 pub fn configure(config: &mut web::ServiceConfig) {
     config
-        .service(
-            web::resource("/v1/models")
-                .wrap(from_fn(auth::require_key))
-                .route(web::get().to(list))
-                .default_service(only("GET")),
-        )
-        .service(
-            web::resource("/v1/models/{id}")
-                .wrap(from_fn(auth::require_key))
-                .route(web::get().to(one))
-                .default_service(only("GET")),
-        );
+        .service(readable("/v1/models", list).wrap(from_fn(auth::require_key)))
+        .service(readable("/v1/models/{id}", one).wrap(from_fn(auth::require_key)));
 }
 
 async fn list(state: web::Data<AppState>) -> HttpResponse {

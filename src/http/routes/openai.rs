@@ -6,7 +6,7 @@ use stt_actors::domain::transcript::Task;
 use super::keyed_post;
 use crate::http::body::OPENAI_BODY;
 use crate::http::reply::error::ApiError;
-use crate::http::{AppState, pipeline, translation};
+use crate::http::{AppState, pipeline};
 use crate::metrics::Endpoint;
 
 pub fn configure(config: &mut web::ServiceConfig) {
@@ -30,7 +30,6 @@ async fn translate(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    translation::check_supported(&state)?;
     let admitted = pipeline::admit(&state, &request)?;
     let parts = admitted.read(body, OPENAI_BODY).await?;
     let form = admitted.check(parts, Task::Translate)?;

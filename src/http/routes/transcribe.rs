@@ -10,7 +10,7 @@ use stt_actors::domain::transcript::Task;
 
 use super::only;
 use crate::fallback::ESCALATED;
-use crate::http::body::{BodyFormat, Parts};
+use crate::http::body::{BodyFormat, Parts, base_name};
 use crate::http::pipeline::{self, Finished};
 use crate::http::reply::error::ApiError;
 use crate::http::reply::escalation_headers;
@@ -84,7 +84,7 @@ fn adapt(parts: &mut Parts, is_escalated: bool) -> Result<(), ApiError> {
     // The reply has one shape and is not streamed.
     parts
         .fields
-        .retain(|(name, _)| !matches!(name.as_str(), "response_format" | "stream"));
+        .retain(|(name, _)| !matches!(base_name(name), "response_format" | "stream"));
     if is_escalated && parts.field("language").is_none() {
         // The primary wants the language detected: this node's DEFAULT_LANGUAGE must not apply.
         parts.add("language".to_owned(), "auto".to_owned())?;

@@ -6,7 +6,7 @@ use stt_actors::domain::transcript::Task;
 use super::keyed_post;
 use crate::http::body::{OPENAI_FORM, form};
 use crate::http::reply::error::ApiError;
-use crate::http::{AppState, pipeline, translation};
+use crate::http::{AppState, pipeline};
 use crate::metrics::Endpoint;
 
 pub fn configure(config: &mut web::ServiceConfig) {
@@ -21,7 +21,6 @@ async fn inference(
     let admitted = pipeline::admit(&state, &request)?;
     let parts = admitted.read(body, OPENAI_FORM).await?;
     let task = if form::switch(&parts, "translate", false)? {
-        translation::check_supported(&state)?;
         Task::Translate
     } else {
         Task::Transcribe

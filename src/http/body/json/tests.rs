@@ -86,12 +86,21 @@ async fn fields_are_read_as_in_a_form() {
             ("language", "en"),
             ("temperature", "0.5"),
             ("stream", "true"),
-            ("timestamp_granularities[]", "word"),
-            ("timestamp_granularities[]", "segment"),
+            ("timestamp_granularities", "word"),
+            ("timestamp_granularities", "segment"),
             ("prompt", "a \"b\" é"),
         ]
     );
     assert!(parts.file.is_some());
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_skipped_and_names_of_lists_may_have_brackets() {
+    let body = "\u{feff}{\"timestamp_granularities[]\": [\"word\", \"segment\"], \"include[0]\": \"logprobs\"}";
+    let parts = parsed(body).await.expect("is read");
+    let granularities: Vec<String> = parts.values("timestamp_granularities").collect();
+    assert_eq!(granularities, ["word", "segment"]);
+    assert_eq!(parts.field("include"), Some("logprobs"));
 }
 
 #[tokio::test]
@@ -137,6 +146,8 @@ async fn invalid_json_and_invalid_base64_are_malformed_and_leave_no_file() {
     let long = format!(r#"{{"prompt": "{}"}}"#, "x".repeat(70_000));
     for body in [
         "",
+        "\u{feff}",
+        "\u{feff}\u{feff}{}",
         "[]",
         "null",
         "audio",

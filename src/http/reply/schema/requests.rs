@@ -116,7 +116,8 @@ pub struct Options {
     /// Any name is accepted and stands for the served model.
     #[schema(nullable = false)]
     model: Option<String>,
-    /// ISO 639-1 (`en`), with a region (`en-US`), or the English name; detected by default.
+    /// A code of ISO 639 (`en`, `eng`), a tag or locale (`en-US`, `en_US.UTF-8`), or the English name; detected by
+    /// default.
     #[schema(nullable = false)]
     language: Option<String>,
     /// Words and names to expect.
@@ -128,7 +129,7 @@ pub struct Options {
     #[schema(minimum = 0, maximum = 1, nullable = false)]
     temperature: Option<f32>,
     /// Send the text as server-sent events during transcription: `transcript.text.delta` and
-    /// `transcript.text.done`, then `[DONE]`. For the formats json and text; default false.
+    /// `transcript.text.done`, then `[DONE]`. Ignored with other formats than json and text; default false.
     #[schema(nullable = false)]
     stream: Option<bool>,
     /// For verbose_json; default `segment`.
