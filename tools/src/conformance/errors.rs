@@ -55,7 +55,7 @@ pub fn checks() -> Vec<Check> {
 }
 
 /// Fields with invalid values, and the name of the field that the error must name.
-const BAD_FIELDS: [(&[(&str, &str)], &str); 13] = [
+const BAD_FIELDS: [(&[(&str, &str)], &str); 10] = [
     (&[("response_format", "yaml")], "response_format"),
     (&[("temperature", "1.5")], "temperature"),
     (&[("temperature", "-0.1")], "temperature"),
@@ -67,12 +67,6 @@ const BAD_FIELDS: [(&[(&str, &str)], &str); 13] = [
     ),
     (&[("include[]", "everything")], "include"),
     (&[("stream", "maybe")], "stream"),
-    (
-        &[("stream", "true"), ("response_format", "verbose_json")],
-        "stream",
-    ),
-    (&[("stream", "true"), ("response_format", "srt")], "stream"),
-    (&[("stream", "true"), ("response_format", "vtt")], "stream"),
     (&[("vad_filter", "maybe")], "vad_filter"),
     (&[("hallucination_guard", "maybe")], "hallucination_guard"),
 ];

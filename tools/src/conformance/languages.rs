@@ -18,8 +18,23 @@ const UNKNOWN: &str = "klingon";
 pub fn checks() -> Vec<Check> {
     vec![
         Check::new("a code, a region and an English name are the same", names),
-        Check::new("all 99 languages are known, by code and by name", all),
+        Check::new(
+            "all 99 languages are known, by their codes and by name",
+            all,
+        ),
+        Check::new(
+            "three-letter codes, withdrawn codes and locales",
+            other_notations,
+        ),
+        Check::new(
+            "und and mul mean that the language is detected",
+            undetermined,
+        ),
         Check::new("an unknown language is 400 and named", unknown),
+        Check::new(
+            "the code of a country names the code of its language",
+            country,
+        ),
         Check::new("the language spoken is detected", detected),
         Check::new("a language that is given is used", given),
         Check::new("to_language=en is whisper's own translation", to_english),
@@ -51,10 +66,52 @@ async fn all(target: Arc<Target>) -> anyhow::Result<()> {
         bail!(Skip("the server checks the file before the language"));
     }
     for known in language::all() {
-        for name in [known.code(), known.name()] {
+        for name in [known.code(), known.three_letter_code(), known.name()] {
             let code = refusal_without_a_file(&target, name).await?;
             ensure!(code == "missing_file", "{name:?} is rejected: {code}");
         }
+    }
+    Ok(())
+}
+
+/// Notations of English, and of languages whose code was withdrawn or has two forms.
+async fn other_notations(target: Arc<Target>) -> anyhow::Result<()> {
+    for name in [
+        "eng",
+        "en_US.UTF-8",
+        "en_IE@euro",
+        "en-u-ca-gregory",
+        "in",
+        "iw",
+        "ji",
+        "ger",
+        "deu",
+    ] {
+        let code = refusal_without_a_file(&target, name).await?;
+        ensure!(code == "missing_file", "{name:?} is rejected: {code}");
+    }
+    Ok(())
+}
+
+async fn undetermined(target: Arc<Target>) -> anyhow::Result<()> {
+    for name in ["und", "mul", "auto"] {
+        let code = refusal_without_a_file(&target, name).await?;
+        ensure!(code == "missing_file", "{name:?} is rejected: {code}");
+    }
+    let fields = [("language", "und")];
+    let body = target.transcribe(&COMMAND, &fields).await?.good_json()?;
+    says(text(&body, "text")?, &COMMAND)
+}
+
+async fn country(target: Arc<Target>) -> anyhow::Result<()> {
+    for (country, code) in [("jp", "\"ja\""), ("cn", "\"zh\"")] {
+        let reply = target
+            .transcribe(&COMMAND, &[("language", country)])
+            .await?;
+        Refusal::new(400, "unsupported_language", Some("language")).ensure(&reply)?;
+        let error = error_of(&reply)?;
+        let message = text(&error, "message")?;
+        ensure!(message.contains(code), "{message:?} does not name {code}");
     }
     Ok(())
 }
@@ -116,9 +173,6 @@ async fn to_english(target: Arc<Target>) -> anyhow::Result<()> {
 async fn to_german(target: Arc<Target>) -> anyhow::Result<()> {
     let page = Page::scrape(&target).await?;
     let has_backend = page.value("uttera_stt_libretranslate_configured") == Some(1.0);
-    if target.english_only && !has_backend {
-        bail!(Skip("the model supports English only"));
-    }
     let fields = [("to_language", "de")];
     let reply = target.translate(&COMMAND, &fields).await?;
     if has_backend {
@@ -137,9 +191,6 @@ async fn to_german(target: Arc<Target>) -> anyhow::Result<()> {
 }
 
 async fn to_unknown(target: Arc<Target>) -> anyhow::Result<()> {
-    if target.english_only {
-        bail!(Skip("the model supports English only"));
-    }
     let fields = [("to_language", UNKNOWN)];
     let reply = target.translate(&COMMAND, &fields).await?;
     Refusal::new(400, "unsupported_language", Some("to_language")).ensure(&reply)?;

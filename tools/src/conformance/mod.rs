@@ -21,8 +21,10 @@ mod formats;
 mod headers;
 mod health;
 mod languages;
+mod leniency;
 mod metrics;
 mod models;
+mod raw;
 mod streaming;
 mod subtitles;
 mod translations;
@@ -88,6 +90,8 @@ pub enum Group {
     Languages,
     /// Requests as well-known clients send them: the openai package, Open-WebUI, OpenClaw, n8n.
     Clients,
+    /// Requests that proxies and careless clients send.
+    Leniency,
     /// This server's error codes.
     Errors,
     /// This server's headers and content types.
@@ -141,6 +145,7 @@ impl Group {
             Self::Translations => translations::checks(),
             Self::Languages => languages::checks(),
             Self::Clients => clients::checks(),
+            Self::Leniency => leniency::checks(),
             Self::Errors => errors::checks(),
             Self::Headers => headers::checks(),
             Self::Health => health::checks(),

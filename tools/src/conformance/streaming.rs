@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use super::check::{Check, Skip};
 use super::events::Events;
 use super::expect::{list, says, text, usage};
+use super::subtitles;
 use super::target::{Reply, Target};
 use super::translations::is_english;
 use crate::probe::speech::{COMMAND, LONG, SPANISH, Speech};
@@ -18,6 +19,7 @@ pub fn checks() -> Vec<Check> {
         Check::new("a long file is sent in several deltas", long),
         Check::new("include[]=logprobs adds logprobs to done", logprobs),
         Check::new("stream=false is a plain answer", not_streamed),
+        Check::new("stream is ignored with verbose_json, srt and vtt", ignored),
         Check::new("translations stream as well", translation),
     ]
 }
@@ -74,6 +76,21 @@ async fn not_streamed(target: Arc<Target>) -> anyhow::Result<()> {
     let fields = [("stream", "false")];
     let body = target.transcribe(&COMMAND, &fields).await?.good_json()?;
     says(text(&body, "text")?, &COMMAND)
+}
+
+async fn ignored(target: Arc<Target>) -> anyhow::Result<()> {
+    for format in ["verbose_json", "srt", "vtt"] {
+        let fields = [("response_format", format), ("stream", "true")];
+        let reply = target.transcribe(&COMMAND, &fields).await?;
+        reply.ensure_status(200)?;
+        let said = match format {
+            "verbose_json" => text(&reply.good_json()?, "text")?.to_owned(),
+            "srt" => subtitles::srt(reply.text()?, &COMMAND)?,
+            _ => subtitles::vtt(reply.text()?, &COMMAND)?,
+        };
+        says(&said, &COMMAND).context(format)?;
+    }
+    Ok(())
 }
 
 async fn translation(target: Arc<Target>) -> anyhow::Result<()> {
