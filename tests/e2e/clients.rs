@@ -2,13 +2,19 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Response;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
-use test_support::{Server, checks, model, refused, sample, sample_text, words};
+use test_support::{
+    PATIENCE, Server, checks, model, node, refused, repository, sample, sample_text, words,
+};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
 const PATH: &str = "/v1/audio/transcriptions";
 
@@ -61,6 +67,8 @@ async fn programs_are_served_with_an_english_model() {
         openclaw_sends_voice_notes_as_octets_with_an_instruction_for_a_prompt,
         a_form_may_have_any_order_no_types_and_unknown_fields,
         asr_gives_every_output_format_and_rejects_unknown_ones,
+        javas_http_client_offers_http2_and_keeps_its_connection,
+        bytes_of_a_request_with_a_latin_1_file_name_are_accepted,
     }
 }
 
@@ -103,6 +111,15 @@ async fn open_webui_sends_the_parts_of_one_file_at_once(server: &Server) {
     futures::future::join_all(parts).await;
 }
 
+async fn bytes_of_a_request_with_a_latin_1_file_name_are_accepted(server: &Server) {
+    let audio = std::fs::read(sample("en-command.wav")).expect("is there");
+    let head = b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"Gespr\xe4ch.wav\"\r\nContent-Type: audio/wav\r\n\r\n";
+    let body = [&head[..], &audio, b"\r\n--x--\r\n"].concat();
+    let request = server.client.post(format!("{}{PATH}", server.url));
+    let request = request.header("content-type", "multipart/form-data; boundary=x");
+    is_the_command(request.body(body).send().await.expect("an answer")).await;
+}
+
 async fn openclaw_sends_voice_notes_as_octets_with_an_instruction_for_a_prompt(server: &Server) {
     let note = Part::bytes(voice_note(server.folder()))
         .file_name("voice.ogg")
@@ -113,6 +130,49 @@ async fn openclaw_sends_voice_notes_as_octets_with_an_instruction_for_a_prompt(s
         .text("prompt", "Transcribe the audio.")
         .part("file", note);
     is_the_command(server.post(PATH, form).await).await;
+}
+
+/// Passes connections on to the server and counts them.
+async fn counting_proxy(server: &Server) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let count = Arc::new(AtomicUsize::new(0));
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let address = address.clone();
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(address).await.expect("connects");
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (url, count)
+}
+
+async fn javas_http_client_offers_http2_and_keeps_its_connection(server: &Server) {
+    if !node::is_installed("java") {
+        println!("skipped: java is not installed");
+        return;
+    }
+    let (url, connections) = counting_proxy(server).await;
+    let run = tokio::process::Command::new("java")
+        .arg("-XX:TieredStopAtLevel=1")
+        .arg(repository().join("tests/support/HttpClientOfJava.java"))
+        .arg(url)
+        .arg(sample("en-command.wav"))
+        .arg("200")
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PATIENCE, run).await.expect("ends");
+    let output = output.expect("Java starts");
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaints}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(words(&said), words(&sample_text("en-command.wav")));
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -232,6 +292,12 @@ async fn asr_gives_every_output_format_and_rejects_unknown_ones(server: &Server)
             Some("language"),
         ),
         ("task=translate", 400, "translation_unsupported", None),
+        (
+            "task=translate&to_language=de",
+            400,
+            "unsupported_language",
+            Some("to_language"),
+        ),
     ] {
         refused(post(query, "en-command.wav").await, status, code, param).await;
     }

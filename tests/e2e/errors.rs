@@ -51,6 +51,13 @@ async fn wrong_forms_and_fields_get_the_tables_answers() {
     let text = client.post(&url).body("file=speech.wav").send();
     let text = text.await.expect("an answer");
     refused(text, 415, "unsupported_media_type", None).await;
+    for (encoding, name) in [("gzip", "gzip"), ("identity, br", "br")] {
+        let request = client.post(&url).multipart(form(&file, &[]));
+        let compressed = request.header("content-encoding", encoding).send().await;
+        let compressed = compressed.expect("an answer");
+        let message = refused(compressed, 415, "unsupported_media_type", None).await;
+        assert!(message.contains(name), "{message}");
+    }
     let malformed = client
         .post(&url)
         .header("content-type", "multipart/form-data; boundary=x")
@@ -60,6 +67,28 @@ async fn wrong_forms_and_fields_get_the_tables_answers() {
     refused(malformed.expect("an answer"), 400, "malformed_body", None).await;
     refused(server.get(PATH).await, 405, "method_not_allowed", None).await;
     refused(server.get("/v1/nothing").await, 404, "not_found", None).await;
+    let message = refused(
+        server.get("/audio/transcriptions").await,
+        404,
+        "not_found",
+        None,
+    )
+    .await;
+    assert!(message.ends_with(" /v1/audio/transcriptions"), "{message}");
+    for path in ["//v1//audio/transcriptions/", "/v1/audio/transcriptions//"] {
+        assert_eq!(
+            server.post(path, form(&file, &[])).await.status(),
+            200,
+            "{path}"
+        );
+    }
+    refused(
+        server.get("/v1/models/%ff%00").await,
+        404,
+        "model_not_found",
+        None,
+    )
+    .await;
     refused(
         server.get("/v1/models/gpt-5").await,
         404,
@@ -70,8 +99,62 @@ async fn wrong_forms_and_fields_get_the_tables_answers() {
     let translation = server
         .post("/v1/audio/translations", form(&file, &[]))
         .await;
-    refused(translation, 400, "translation_unsupported", None).await;
+    let message = refused(translation, 400, "translation_unsupported", None).await;
+    assert!(message.contains("LIBRETRANSLATE_URL"), "{message}");
+    let to_german = form(&file, &[("to_language", "de")]);
+    let to_german = server.post("/v1/audio/translations", to_german).await;
+    let message = refused(to_german, 400, "unsupported_language", Some("to_language")).await;
+    assert!(message.contains("LIBRETRANSLATE_URL"), "{message}");
     assert_eq!(ask(&[]).await.status(), 200);
+}
+
+/// Sends the bytes on a connection of their own and returns everything that the server sends until it closes it.
+async fn exchange(server: &Server, bytes: &[u8]) -> String {
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let bytes = bytes.to_vec();
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).expect("connects");
+        stream.write_all(&bytes).expect("sends");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .expect("reads to the end");
+        answer
+    });
+    answer.await.expect("no panic")
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_http_gets_the_body_of_all_errors_and_a_log_line() {
+    let server = Server::start(&model("tiny.en").await, &[]).await;
+    for (sent, status, code) in [
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed_request"),
+        ("GET /livez HTTP/1.1\r\n\r\n", 400, "malformed_request"),
+        ("\u{16}\u{3}\u{1}\u{2}\0\u{1}", 400, "malformed_request"),
+        (
+            &format!(
+                "GET /livez HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
+                "x".repeat(200_000)
+            ),
+            431,
+            "headers_too_large",
+        ),
+    ] {
+        let answer = exchange(&server, sent.as_bytes()).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(head.starts_with(&expected), "{answer}");
+        assert!(head.contains("x-request-id: "), "{answer}");
+        let body: Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(body["error"]["code"], code);
+        assert_eq!(body["detail"], body["error"]["message"]);
+        server.log_line(&format!("code=\"{code}\"")).await;
+    }
+    // An earlier request on the connection keeps its answer.
+    let two = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/9\r\n\r\n";
+    let answer = exchange(&server, two.as_bytes()).await;
+    assert_eq!(answer.matches("x-request-id: ").count(), 2, "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("HTTP/1.1 400 "));
 }
 
 #[tokio::test]

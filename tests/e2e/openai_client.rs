@@ -1,4 +1,4 @@
-//! The server as OpenAI's own Python client sees it: types, errors, retries.
+//! The server as OpenAI's own clients for Python and Node see it: types, errors, retries.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,10 @@ use test_support::libretranslate::{Behaviour, StandIn};
 use test_support::{PATIENCE, Server, model, repository, sample, sample_text, words};
 use tokio::process::Command;
 
-/// The client version that the tests use.
+/// The version of the Python client that the tests use.
 const CLIENT: &str = "openai==3.57.0";
+/// The version of the Node client that the tests use.
+const NODE_CLIENT: &str = "openai@6.49.0";
 const KEY: &str = "sesame";
 
 /// The client, ready for checks.
@@ -64,6 +66,41 @@ async fn the_official_client_gets_its_own_types_and_errors() {
     }
     for check in ["ways_of_sending", "models", "errors", "request_ids"] {
         client.check(check).await;
+    }
+}
+
+/// Runs one check of the Node client's script and returns its output; `None` without Node.
+async fn node_check(server: &Server, file: &str, name: &str) -> Option<Value> {
+    let install = || test_support::node::package("openai-node", NODE_CLIENT);
+    let folder = tokio::task::spawn_blocking(install).await;
+    let folder = folder.expect("the client can be had")?;
+    let run = Command::new("node")
+        .arg(repository().join("tests/support/openai_client.mjs"))
+        .arg(name)
+        .current_dir(folder)
+        .env("BASE_URL", format!("{}/v1", server.url))
+        .env("API_KEY", KEY)
+        .env("FILE", sample(file))
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PATIENCE, run).await.expect("ends");
+    let output = output.expect("Node starts");
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {complaints}");
+    Some(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn the_official_client_for_node_gets_formats_streams_and_errors() {
+    let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
+    for check in ["formats", "streaming", "errors"] {
+        let Some(told) = node_check(&server, "en-command.wav", check).await else {
+            return;
+        };
+        if let Some(text) = told.as_str() {
+            let said = words(&sample_text("en-command.wav"));
+            assert_eq!(words(text), said, "{check}");
+        }
     }
 }
 

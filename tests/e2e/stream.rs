@@ -23,6 +23,7 @@ async fn streams_of_an_undisturbed_server() {
         the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply,
         silence_is_no_delta_and_an_empty_text,
         a_failure_before_the_first_word_has_the_status_of_a_plain_reply,
+        a_format_that_cannot_be_streamed_arrives_as_a_plain_reply,
         the_text_of_a_long_file_streams_while_most_of_it_is_waiting,
         a_client_that_leaves_a_stream_cancels_its_work,
     }
@@ -139,11 +140,25 @@ async fn a_failure_before_the_first_word_has_the_status_of_a_plain_reply(server:
     assert_eq!(refused.status(), 400);
     let body: Value = refused.json().await.expect("JSON");
     assert_eq!(body["error"]["code"], "audio_decode_error");
-    let fields = [STREAM, ("response_format", "srt")];
-    let refused = server.transcribe(&sample("en-command.wav"), &fields).await;
-    assert_eq!(refused.status(), 422);
-    let body: Value = refused.json().await.expect("JSON");
-    assert_eq!(body["error"]["param"], "stream");
+}
+
+async fn a_format_that_cannot_be_streamed_arrives_as_a_plain_reply(server: &Server) {
+    for (format, kind) in [
+        ("verbose_json", "application/json"),
+        ("srt", "application/x-subrip"),
+        ("vtt", "text/vtt"),
+    ] {
+        let fields = [STREAM, ("response_format", format)];
+        let plain = server.transcribe(&sample("en-command.wav"), &fields).await;
+        assert_eq!(plain.status(), 200);
+        let found = plain.headers()["content-type"].to_str().expect("ASCII");
+        assert!(found.starts_with(kind), "{format}: {found}");
+        let text = plain.text().await.expect("a body");
+        assert!(
+            text.contains("kitchen light") && !text.contains("data:"),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ pub mod import_folder;
 pub mod keys;
 pub mod libretranslate;
 pub mod models;
+pub mod node;
 pub mod nvml_driver;
 pub mod port;
 pub mod processes;
