@@ -126,6 +126,10 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         for (name, value) in &loaded.in_force {
             println!("{name}={value}");
         }
+        // Standard output stays a settings file.
+        for warning in &loaded.warnings {
+            eprintln!("warning: {warning}");
+        }
         return Ok(());
     }
     let given = passed_on(&cli);

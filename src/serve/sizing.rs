@@ -1,6 +1,6 @@
 //! How many workers fit the machine.
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::settings::Settings;
 
@@ -24,7 +24,15 @@ pub(super) fn pool_size(settings: &Settings, lanes: Option<usize>) -> usize {
     let fallback = settings.fallback_url.is_none() && settings.fallback_model.is_some();
     let others = 1 + usize::from(fallback);
     let most = settings.max_concurrency.map(|most| most as usize);
-    size.min(most.map_or(usize::MAX, |most| most.saturating_sub(others)))
+    let size = size.min(most.map_or(usize::MAX, |most| most.saturating_sub(others)));
+    if let Some(most) = most.filter(|most| *most > size + others) {
+        info!(
+            max_concurrency = most,
+            workers = size + others,
+            "MAX_CONCURRENCY is above the number of workers, which only COLD_POOL_SIZE raises"
+        );
+    }
+    size
 }
 
 /// Threads of a worker, at most one per core: more would only compete for the cores.

@@ -173,7 +173,6 @@ async fn fetch_voice_activity(store: ModelStore, missing: VoiceActivity) {
 
 /// The tree's limits. `lanes`: how many lanes the CPU supports, if inference runs on it.
 fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
-    let slots = settings.cold_pool_size as usize;
     TreeConfig {
         chunk_timeout: settings.lane_timeout,
         stop_grace: WORKER_STOP_GRACE,
@@ -191,7 +190,6 @@ fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
             idle: IdlePolicy {
                 timeout: settings.cold_idle_timeout,
                 stagger: settings.cold_idle_stagger,
-                pool_size: slots,
             },
         },
         escalation: settings.escalation,

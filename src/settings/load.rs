@@ -35,7 +35,7 @@ impl Settings {
                     settings.set.insert(variable.name);
                     if !variable.in_effect {
                         warnings.push(format!(
-                            "{} is set, but this version does not act on it yet",
+                            "{} is set, but has no effect in this version",
                             variable.name
                         ));
                     }
@@ -63,6 +63,14 @@ impl Settings {
         }
         if self.metrics_keyed && self.api_keys.is_empty() && self.api_keys_file.is_none() {
             found.push("METRICS_KEYED has no effect without keys".to_owned());
+        }
+        let workers = self.cold_pool_size.saturating_add(1);
+        if let Some(most) = self.max_concurrency.filter(|most| *most > workers) {
+            found.push(format!(
+                "MAX_CONCURRENCY={most} is more than the {workers} workers that COLD_POOL_SIZE={} allows: it lowers \
+                 the number of workers and never raises it",
+                self.cold_pool_size
+            ));
         }
         if self.fallback_url.is_some() && self.fallback_model.is_some() {
             found.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());

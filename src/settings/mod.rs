@@ -58,7 +58,7 @@ pub struct Settings {
     pub cold_pool_size: u32,
     /// Idle time before a cold worker ends.
     pub cold_idle_timeout: Duration,
-    /// Added to `cold_idle_timeout` for each slot that is free when the worker starts.
+    /// Added to `cold_idle_timeout` for each slot of the pool that is free when the worker starts.
     pub cold_idle_stagger: Duration,
     /// Interval of pool sizing and of publishing the record in Redis.
     pub pool_interval: Duration,
@@ -67,7 +67,8 @@ pub struct Settings {
     pub min_cold_vram_gb: f64,
     /// Idle time after which even the hot model is freed; `None`: never.
     pub hot_idle_timeout: Option<Duration>,
-    /// Maximum number of chunks in inference at the same time; `None`: one per worker.
+    /// Maximum number of chunks in inference at the same time, which only lowers the number of workers; `None`: one
+    /// per worker.
     pub max_concurrency: Option<u32>,
     /// Number of chunks after which a worker is replaced; `None`: no limit.
     pub worker_max_chunks: Option<u64>,

@@ -140,6 +140,14 @@ fn a_setting_without_effect_causes_a_warning() {
     let warnings = |file| load(file).expect("loads").warnings;
     let found = warnings(&[("LOG_DIR", "logs")]);
     assert!(found[0].starts_with("LOG_DIR is set"), "{found:?}");
+    let found = warnings(&[("HOT_QUEUE_SAFETY_FACTOR", "0.5")]);
+    let expected = "HOT_QUEUE_SAFETY_FACTOR is set, but has no effect in this version";
+    assert_eq!(found, [expected]);
+    let found = warnings(&[("MAX_CONCURRENCY", "8"), ("COLD_POOL_SIZE", "3")]);
+    let expected = "MAX_CONCURRENCY=8 is more than the 4 workers";
+    assert!(found[0].starts_with(expected), "{found:?}");
+    let fitting = [("MAX_CONCURRENCY", "4"), ("COLD_POOL_SIZE", "3")];
+    assert_eq!(warnings(&fitting), [""; 0]);
     let both = [("FALLBACK_URL", "http://x"), ("FALLBACK_MODEL", "small")];
     let found = warnings(&both);
     assert!(

@@ -58,7 +58,7 @@ const fn row(
 }
 
 /// A row that this version checks but does not use.
-const fn later(
+const fn unused(
     name: &'static str,
     default: &'static str,
     meaning: &'static str,

@@ -96,8 +96,12 @@ fn a_wrong_setting_stops_the_start_with_one_line() {
 fn the_settings_in_force_are_printed_without_secrets() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join(".env"), "API_KEYS=sesame\nPORT=1234\n").expect("writes");
-    let output = run(folder.path(), &["--print-config", "--set", "HOST=0.0.0.0"]);
+    let arguments = ["--print-config", "--set", "HOST=0.0.0.0", "--set"];
+    let unused = "HOT_QUEUE_SAFETY_FACTOR=0.5";
+    let output = run(folder.path(), &[&arguments[..], &[unused]].concat());
     let printed = out(&output);
+    let warned = "warning: HOT_QUEUE_SAFETY_FACTOR is set, but has no effect in this version\n";
+    assert_eq!(err(&output), warned);
     for line in [
         "PORT=1234",
         "HOST=0.0.0.0",

@@ -56,7 +56,6 @@ fn config() -> TreeConfig {
             idle: IdlePolicy {
                 timeout: Duration::from_secs(60),
                 stagger: Duration::ZERO,
-                pool_size: 2,
             },
         },
         translation_limit: Duration::ZERO,

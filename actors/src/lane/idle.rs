@@ -11,15 +11,14 @@ pub struct IdlePolicy {
     pub timeout: Duration,
     /// Added for each free slot of the pool when the worker starts (`COLD_WORKER_IDLE_STAGGER`).
     pub stagger: Duration,
-    /// Slots of the pool (`COLD_POOL_SIZE`).
-    pub pool_size: usize,
 }
 
 impl IdlePolicy {
-    /// The idle limit of a worker that starts beside `active_at_spawn` others. The first worker has the longest
-    /// limit, so that a pool that grew in a burst shrinks one worker at a time, newest first.
-    pub fn limit(&self, active_at_spawn: usize) -> Duration {
-        let free = self.pool_size.saturating_sub(active_at_spawn);
+    /// The idle limit of a worker that starts beside `active_at_spawn` others, in a pool that can have `slots`
+    /// workers at that time. The first worker has the longest limit, so that a pool that grew in a burst shrinks one
+    /// worker at a time, newest first.
+    pub fn limit(&self, slots: usize, active_at_spawn: usize) -> Duration {
+        let free = slots.saturating_sub(active_at_spawn);
         let slots = u32::try_from(free).unwrap_or(u32::MAX);
         self.timeout
             .saturating_add(self.stagger.saturating_mul(slots))
@@ -88,12 +87,13 @@ mod tests {
         let policy = IdlePolicy {
             timeout: 60 * SECOND,
             stagger: 10 * SECOND,
-            pool_size: 10,
         };
-        assert_eq!(policy.limit(0), 160 * SECOND);
-        assert_eq!(policy.limit(9), 70 * SECOND);
-        assert_eq!(policy.limit(12), 60 * SECOND);
-        let limits: Vec<_> = (0..10).map(|active| policy.limit(active)).collect();
+        assert_eq!(policy.limit(10, 0), 160 * SECOND);
+        assert_eq!(policy.limit(10, 9), 70 * SECOND);
+        assert_eq!(policy.limit(10, 12), 60 * SECOND);
+        // The only worker that a pool can have idles as long as the last of ten.
+        assert_eq!(policy.limit(1, 0), 70 * SECOND);
+        let limits: Vec<_> = (0..10).map(|active| policy.limit(10, active)).collect();
         assert!(limits.windows(2).all(|w| w[0] > w[1]), "one by one");
     }
 

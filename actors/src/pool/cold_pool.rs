@@ -266,7 +266,7 @@ impl ColdPoolState {
             lane: LaneArguments {
                 lane,
                 worker: name.clone(),
-                idle_limit: Some(self.arguments.config.idle.limit(self.workers.len())),
+                idle_limit: Some(self.idle_limit()),
                 ..self.arguments.lane.clone()
             },
             on_ready: Box::new(move |worker, info| {
@@ -284,6 +284,25 @@ impl ColdPoolState {
         };
         self.workers.insert(actor.get_id(), worker);
         Ok(())
+    }
+
+    /// How long the next worker may be idle. Only slots that a worker can have now count: neither those beyond the
+    /// size of the pool nor those for which there is no memory.
+    fn idle_limit(&self) -> Duration {
+        let workers = self.workers.len();
+        let config = &self.arguments.config;
+        let memory_cap = self.memory_cap.cap(Instant::now()).unwrap_or(usize::MAX);
+        let fitting = self.workers_that_fit().unwrap_or(usize::MAX);
+        let slots = config.size.min(memory_cap).min(fitting);
+        config.idle.limit(slots.max(workers + 1), workers)
+    }
+
+    /// Number of workers for which there is memory, those that exist included; `None`: unknown.
+    fn workers_that_fit(&self) -> Option<usize> {
+        let memory = self.arguments.node.snapshot().memory;
+        let need = memory.need_bytes.filter(|need| *need > 0)?;
+        let more = memory.free_bytes? / need;
+        Some(self.workers.len() + usize::try_from(more).unwrap_or(usize::MAX))
     }
 
     fn worker_ready(&mut self, worker: ActorId, info: &EngineInfo) {

@@ -103,7 +103,6 @@ mod tests {
         idle: IdlePolicy {
             timeout: Duration::from_secs(60),
             stagger: Duration::ZERO,
-            pool_size: 3,
         },
     };
     const NO_OBSTACLE: Obstacle<'static> = Obstacle {

@@ -173,7 +173,6 @@ pub(super) async fn fallback_model(
             idle: IdlePolicy {
                 timeout: config.pool.idle.timeout,
                 stagger: Duration::ZERO,
-                pool_size: 1,
             },
         },
         node: Arc::clone(&arguments.status),

@@ -122,6 +122,23 @@ async fn a_new_worker_is_measured_before_the_next_one_is_started() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn slots_for_which_there_is_no_memory_do_not_lengthen_the_idle_limit() {
+    // Four slots are configured, and one worker fits.
+    let gpu = Gpu::new(2);
+    let tree = tree_on(&gpu).await;
+    let streams = tree.submit_many(100, "1").await;
+    eventually("one is up", || tree.stt.snapshot().pool.active == 1).await;
+    gpu.set(Ok(GIB));
+    all_texts(streams).await;
+    assert_eq!(tree.world.launched(), ["hot-1", "cold-1"]);
+    tokio::time::sleep(Duration::from_secs(68)).await;
+    assert_eq!(tree.stt.snapshot().pool.active, 1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(tree.stt.snapshot().pool.active, 0);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_driver_that_fails_is_logged_once_and_the_pool_works_without_it() {
     let warnings = Warnings::listen();
     let gpu = Gpu::new(1);

@@ -25,7 +25,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "MAX_CONCURRENCY",
         "",
-        "Maximum number of chunks in inference at once; empty: one per worker.",
+        "Maximum number of chunks in inference at once. Lowers the number of workers, never raises it; empty: one per worker.",
         |s, v| {
             let most = number(v, 1, 1001, "a whole number from 1 to 1001")?;
             s.max_concurrency = Some(most);

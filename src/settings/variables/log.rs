@@ -1,6 +1,6 @@
 //! Logging, and the settings file.
 
-use super::{Variable, later, row};
+use super::{Variable, row, unused};
 use crate::settings::LogFormat;
 use crate::settings::read::{any, flag};
 
@@ -29,7 +29,7 @@ pub const ROWS: &[Variable] = &[
         };
         Ok(())
     }),
-    later("LOG_DIR", "", "Folder for rotating log files.", any),
+    unused("LOG_DIR", "", "Folder for rotating log files.", any),
     // `Sources::of_process` reads it before this table is used.
     row("CONFIG_PATH", "", "Path of the settings file.", any),
 ];

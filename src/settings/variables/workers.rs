@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Variable, row};
+use super::{Variable, row, unused};
 use crate::settings::read::{MEGABYTE, number, positive_seconds, seconds};
 
 pub const ROWS: &[Variable] = &[
@@ -52,10 +52,10 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     ),
-    row(
+    unused(
         "HOT_QUEUE_SAFETY_FACTOR",
         "0.8",
-        "Shown in /health; has no effect.",
+        "Number that /health shows as safety_factor.",
         |s, v| {
             s.hot_queue_safety_factor = number(v, 0.0, 100.0, "a number from 0 to 100")?;
             Ok(())
