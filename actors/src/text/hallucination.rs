@@ -5,44 +5,41 @@
 //! thresholds on its probabilities are those of its reference implementation (`no_speech_threshold`,
 //! `logprob_threshold`, `compression_ratio_threshold`). Doubtful text is removed only where there is
 //! hardly any speech. Where there is speech the text stays, however unlikely; only loops are shortened.
+//! The speech beside a segment counts as well, because whisper's times are rough, unless whisper itself
+//! doubts the text and hears no speech: then the speech of the segments before and after is theirs alone.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::LazyLock;
 
 use crate::domain::chunk::SpeechTrack;
-use crate::domain::transcript::{
-    ChunkTranscript, Reason, Removed, Segment, Word, compression_ratio, letters,
-};
+use crate::domain::transcript::{ChunkTranscript, Reason, Removed, Segment};
+use crate::text::loops::{drop_equal_runs, shorten_loop};
 
 /// Above this probability of "no speech", whisper's estimate counts.
 const NO_SPEECH_THRESHOLD: f32 = 0.6;
 /// Mean log-probability below which text is a guess.
 const LOGPROB_THRESHOLD: f32 = -1.0;
+/// Mean log-probability below which text is doubtful if whisper also hears no speech.
+const DOUBTFUL_LOGPROB: f32 = -0.7;
 /// Compression ratio above which text repeats itself.
-const COMPRESSION_THRESHOLD: f32 = 2.4;
+pub(super) const COMPRESSION_THRESHOLD: f32 = 2.4;
 /// Less speech than this, in seconds, is hardly any: it is shorter than the shortest word.
 const HARDLY_ANY_SPEECH: f64 = 0.2;
 /// The error of whisper's times, in seconds.
 const TIME_TOLERANCE: f64 = 0.3;
-/// A phrase that is repeated this often in a row is a loop.
-const LOOP_TIMES: usize = 6;
-/// Minimum length of a loop in characters: a shorter one may be laughter.
-const LOOP_CHARACTERS: usize = 40;
-/// Maximum length of the repeated phrase, in characters.
-const LONGEST_PERIOD: usize = 120;
-/// Minimum letters of a repeated segment: speakers do repeat single words.
-const LEAST_LOOPED: f64 = 8.0;
-/// This many equal segments in a row are a loop.
-const EQUAL_SEGMENTS: usize = 4;
-
 /// Removes hallucinated text from a chunk's transcript. Returns the removed text, with times that count
 /// from the chunk's first sample. `speech` is the speech track of the chunk.
 pub fn guard(transcript: &mut ChunkTranscript, speech: &SpeechTrack) -> Vec<Removed> {
     let mut removed = Vec::new();
     let mut kept: Vec<Segment> = Vec::new();
-    for mut segment in std::mem::take(&mut transcript.segments) {
-        if let Some(reason) = judge(&segment, speech) {
+    let all = std::mem::take(&mut transcript.segments);
+    let ends: Vec<f64> = all.iter().map(|segment| segment.end).collect();
+    let starts: Vec<f64> = all.iter().map(|segment| segment.start).collect();
+    for (number, mut segment) in all.into_iter().enumerate() {
+        let before = number.checked_sub(1).map_or(0.0, |before| ends[before]);
+        let after = starts.get(number + 1).copied().unwrap_or(f64::INFINITY);
+        if let Some(reason) = judge(&segment, speech, &(before..after)) {
             removed.push(Removed::of(&segment, segment.text.clone(), reason));
             continue;
         }
@@ -56,14 +53,18 @@ pub fn guard(transcript: &mut ChunkTranscript, speech: &SpeechTrack) -> Vec<Remo
     removed
 }
 
-fn judge(segment: &Segment, speech: &SpeechTrack) -> Option<Reason> {
+/// `between`: the end of the segment before, and the start of the one after.
+fn judge(segment: &Segment, speech: &SpeechTrack, between: &Range<f64>) -> Option<Reason> {
     let (start, end) = (segment.start - TIME_TOLERANCE, segment.end + TIME_TOLERANCE);
     let spoken = speech.seconds_of_possible_speech(start, end);
     // Without a speech track, whisper's own probability decides.
     let silent_to_whisper = segment.no_speech_prob > NO_SPEECH_THRESHOLD;
     let hardly_spoken = spoken.map_or(silent_to_whisper, |spoken| spoken < HARDLY_ANY_SPEECH);
     let is_guess = segment.avg_logprob < LOGPROB_THRESHOLD;
-    if !hardly_spoken {
+    let is_doubtful = silent_to_whisper && segment.avg_logprob < DOUBTFUL_LOGPROB;
+    if is_doubtful && is_in_a_gap(segment, speech, between) {
+        Some(Reason::NoSpeech)
+    } else if !hardly_spoken {
         None
     } else if silent_to_whisper && (is_guess || spoken.is_some()) {
         Some(Reason::NoSpeech)
@@ -76,6 +77,14 @@ fn judge(segment: &Segment, speech: &SpeechTrack) -> Option<Reason> {
     } else {
         None
     }
+}
+
+/// Whether there is hardly any speech in a segment's time, without that of the segments before and after.
+fn is_in_a_gap(segment: &Segment, speech: &SpeechTrack, between: &Range<f64>) -> bool {
+    let start = (segment.start - TIME_TOLERANCE).max(between.start.min(segment.start));
+    let end = (segment.end + TIME_TOLERANCE).min(between.end.max(segment.end));
+    let spoken = speech.seconds_of_speech(start, end);
+    spoken.is_some_and(|spoken| spoken < HARDLY_ANY_SPEECH)
 }
 
 /// Whether this is a phrase that whisper often hallucinates, or a description of a sound.
@@ -99,146 +108,30 @@ fn is_description(text: &str) -> bool {
 }
 
 /// Normalizes a text: lower case, only letters, digits and apostrophes, one space between words.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let lower = text.to_lowercase().replace('’', "'");
     let kept = lower.replace(|c: char| !c.is_alphanumeric() && c != '\'', " ");
     let words: Vec<&str> = kept.split_whitespace().collect();
     words.join(" ")
 }
 
-/// Reduces a loop in a segment's text to one repetition. Returns the removed text.
-fn shorten_loop(segment: &mut Segment) -> Option<String> {
-    if segment.compression_ratio <= COMPRESSION_THRESHOLD {
-        return None;
-    }
-    let text: Vec<char> = segment.text.chars().collect();
-    let found = longest_loop(&text)?;
-    let taken = found.start + found.period..found.end;
-    if let Some(words) = words_of(segment, &taken) {
-        return Some(take_out_words(segment, words));
-    }
-    let repeated = text[taken.clone()].iter().collect();
-    segment.text = text[..taken.start]
-        .iter()
-        .chain(&text[taken.end..])
-        .collect();
-    segment.compression_ratio = compression_ratio(&segment.text);
-    // These belong to the text with the loop.
-    segment.words.clear();
-    segment.tokens.clear();
-    segment.logprobs.clear();
-    Some(repeated)
-}
-
-/// The words that begin in a range of the text's characters; `None` if the words do not add up to the
-/// text.
-fn words_of(segment: &Segment, characters: &Range<usize>) -> Option<Range<usize>> {
-    let mut so_far = 0;
-    let mut begin = Vec::with_capacity(segment.words.len());
-    let mut text = String::new();
-    for word in &segment.words {
-        begin.push(so_far);
-        so_far += word.text.chars().count();
-        text += &word.text;
-    }
-    let before = |end: usize| begin.iter().filter(|begin| **begin < end).count();
-    let words = before(characters.start)..before(characters.end);
-    (text == segment.text && !words.is_empty()).then_some(words)
-}
-
-/// Removes words with their tokens. Returns their text.
-fn take_out_words(segment: &mut Segment, words: Range<usize>) -> String {
-    let tokens = |words: &[Word]| words.iter().map(|word| word.tokens).sum::<usize>();
-    let first = tokens(&segment.words[..words.start]).min(segment.tokens.len());
-    let end = (first + tokens(&segment.words[words.clone()])).min(segment.tokens.len());
-    segment.tokens.drain(first..end);
-    let logprobs = segment.logprobs.len();
-    segment
-        .logprobs
-        .drain(first.min(logprobs)..end.min(logprobs));
-    let text = |words: &[Word]| {
-        words
-            .iter()
-            .map(|word| word.text.as_str())
-            .collect::<String>()
-    };
-    let taken: Vec<Word> = segment.words.drain(words).collect();
-    segment.text = text(&segment.words);
-    segment.compression_ratio = compression_ratio(&segment.text);
-    let logprob: f32 = segment.words.iter().map(|word| word.logprob).sum();
-    segment.avg_logprob = logprob / tokens(&segment.words).max(1) as f32;
-    text(&taken)
-}
-
-struct Loop {
-    start: usize,
-    period: usize,
-    end: usize,
-}
-
-/// The longest loop in the text: one phrase, repeated without anything between.
-fn longest_loop(text: &[char]) -> Option<Loop> {
-    let mut longest: Option<Loop> = None;
-    for period in 1..=LONGEST_PERIOD.min(text.len() / LOOP_TIMES) {
-        let mut start = 0;
-        for end in period..=text.len() {
-            if end < text.len() && text[end] == text[end - period] {
-                continue;
-            }
-            let length = end - start;
-            let times = length / period;
-            let whole = times * period;
-            let is_loop = times >= LOOP_TIMES && whole >= LOOP_CHARACTERS;
-            let known = longest.as_ref().map_or(0, |known| known.end - known.start);
-            // The first of several equally long ones, which has the shortest period.
-            if is_loop && whole > known {
-                longest = Some(Loop {
-                    start,
-                    period,
-                    end: start + whole,
-                });
-            }
-            start = end + 1 - period;
-        }
-    }
-    longest
-}
-
-/// Keeps one of many equal segments in a row.
-fn drop_equal_runs(kept: &mut Vec<Segment>, removed: &mut Vec<Removed>) {
-    let mut segments = std::mem::take(kept).into_iter().peekable();
-    while let Some(first) = segments.next() {
-        let said = plain(&first.text);
-        let mut again = Vec::new();
-        while let Some(next) = segments.next_if(|next| plain(&next.text) == said) {
-            again.push(next);
-        }
-        let is_loop = again.len() + 1 >= EQUAL_SEGMENTS && letters(&said) >= LEAST_LOOPED;
-        kept.push(first);
-        if is_loop {
-            let taken = again.iter();
-            removed.extend(taken.map(|s| Removed::of(s, s.text.clone(), Reason::Repetition)));
-        } else {
-            kept.append(&mut again);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::domain::transcript::TokenLogprob;
 
-    fn segment(text: &str) -> Segment {
+    pub(in crate::text) fn segment(text: &str) -> Segment {
         Segment::said(0.0, 2.0, text)
     }
 
     /// A track of eight seconds, all speech or all silence.
-    fn track(spoken: bool) -> SpeechTrack {
+    pub(in crate::text) fn track(spoken: bool) -> SpeechTrack {
         SpeechTrack::new(vec![if spoken { 250 } else { 3 }; 250])
     }
 
-    fn reasons(segments: Vec<Segment>, speech: &SpeechTrack) -> (Vec<&'static str>, String) {
+    pub(in crate::text) fn reasons(
+        segments: Vec<Segment>,
+        speech: &SpeechTrack,
+    ) -> (Vec<&'static str>, String) {
         let mut transcript = ChunkTranscript {
             segments,
             ..ChunkTranscript::default()
@@ -298,6 +191,56 @@ mod tests {
     }
 
     #[test]
+    fn a_doubtful_text_in_a_short_gap_is_removed_although_there_is_speech_on_both_sides() {
+        // Speech, 0.24 s of silence, and speech again.
+        let mut values = vec![250; 250];
+        values[100..108].fill(3);
+        let speech = SpeechTrack::new(values);
+        let between = |text: &str, start, end, no_speech_prob, avg_logprob| {
+            let doubtful = Segment {
+                avg_logprob,
+                no_speech_prob,
+                ..Segment::said(start, end, text)
+            };
+            let first = Segment::said(0.0, start, " The train leaves at half past eight.");
+            let last = Segment::said(end, 8.0, " Please bring a warm coat.");
+            let (reasons, left) = reasons(vec![first, doubtful, last], &speech);
+            (reasons, left.contains(text))
+        };
+        let removed = (vec!["no_speech"], false);
+        let kept = (vec![], true);
+        assert_eq!(between(" Thank you.", 3.2, 3.44, 0.84, -0.94), removed);
+        assert_eq!(
+            between(" Untertitel von Stephanie", 3.2, 3.44, 0.84, -0.94),
+            removed
+        );
+        // Whisper's times are off, and reach a little into the speech.
+        assert_eq!(between(" Thank you.", 3.1, 3.5, 0.84, -0.94), removed);
+        // Either of whisper's probabilities supports the text, or there is speech at that time.
+        assert_eq!(between(" Thank you.", 3.2, 3.44, 0.4, -0.94), kept);
+        assert_eq!(between(" Thank you.", 3.2, 3.44, 0.84, -0.4), kept);
+        assert_eq!(between(" Thank you.", 2.6, 3.3, 0.84, -0.94), kept);
+    }
+
+    #[test]
+    fn a_doubtful_text_after_the_last_word_is_removed() {
+        let mut values = vec![250; 250];
+        values[150..].fill(3);
+        let speech = SpeechTrack::new(values);
+        let sentence = Segment::said(0.0, 4.8, " The train leaves at half past eight.");
+        let doubtful = |start| Segment {
+            no_speech_prob: 0.8,
+            avg_logprob: -0.9,
+            ..Segment::said(start, 7.0, " Bye.")
+        };
+        let said = |segments| reasons(segments, &speech);
+        let (removed, _) = said(vec![sentence.clone(), doubtful(4.8)]);
+        assert_eq!(removed, ["no_speech"]);
+        let (removed, _) = said(vec![doubtful(4.7)]);
+        assert_eq!(removed, [""; 0], "its own speech is not another segment's");
+    }
+
+    #[test]
     fn without_a_speech_track_whispers_own_probability_decides() {
         let unknown = SpeechTrack::default();
         let doubtful = Segment {
@@ -312,91 +255,6 @@ mod tests {
             ..segment(" Turn on the light.")
         };
         assert!(reasons(vec![unsaid], &unknown).0.is_empty());
-    }
-
-    #[test]
-    fn a_loop_is_shortened_to_one_repetition_and_the_text_around_it_stays() {
-        let looping = Segment {
-            compression_ratio: 9.0,
-            ..segment(&format!(
-                " Well,{} and so on.",
-                " thank you so much.".repeat(12)
-            ))
-        };
-        let (why, left) = reasons(vec![looping], &track(true));
-        assert_eq!(why, ["repetition"]);
-        assert_eq!(left, " Well, thank you so much. and so on.");
-        let chinese = Segment {
-            compression_ratio: 9.0,
-            ..segment(&"谢谢大家".repeat(20))
-        };
-        assert_eq!(reasons(vec![chinese], &track(true)).1, "谢谢大家");
-    }
-
-    #[test]
-    fn the_words_and_tokens_of_a_loop_are_removed_with_its_text() {
-        let thanks = [[" thank", " you."]; 12].concat();
-        let texts = std::iter::once(" Well,").chain(thanks).chain([" Bye."]);
-        let words: Vec<Word> = texts
-            .map(|text| Word {
-                text: text.to_owned(),
-                start: 0.0,
-                end: 1.0,
-                tokens: 1,
-                logprob: -0.3,
-            })
-            .collect();
-        let logprob = |word: &Word| TokenLogprob {
-            bytes: word.text.clone().into_bytes(),
-            logprob: word.logprob,
-        };
-        let text: String = words.iter().map(|word| word.text.as_str()).collect();
-        let looping = Segment {
-            compression_ratio: 9.0,
-            tokens: (0..words.len() as i32).collect(),
-            logprobs: words.iter().map(logprob).collect(),
-            words,
-            ..segment(&text)
-        };
-        let mut transcript = ChunkTranscript {
-            segments: vec![looping],
-            ..ChunkTranscript::default()
-        };
-        let removed = guard(&mut transcript, &track(true));
-        let left = &transcript.segments[0];
-        assert_eq!(left.text, " Well, thank you. Bye.");
-        assert_eq!(removed[0].text, " thank you.".repeat(11));
-        assert_eq!(left.tokens, [0, 1, 2, 25]);
-        assert_eq!((left.words.len(), left.logprobs.len()), (4, 4));
-        assert!(left.compression_ratio < 2.0 && (left.avg_logprob + 0.3).abs() < 1e-6);
-    }
-
-    #[test]
-    fn a_few_repetitions_are_kept() {
-        for text in [
-            " No, no, no, no, no, no!",
-            " ha ha ha ha ha ha ha ha ha",
-            " One two three. One two three. One two three.",
-        ] {
-            let said = Segment {
-                compression_ratio: 2.6,
-                ..segment(text)
-            };
-            let (why, left) = reasons(vec![said], &track(true));
-            assert_eq!((why.len(), left.as_str()), (0, text));
-        }
-        let three = vec![segment(" I said it."); 3];
-        assert!(reasons(three, &track(true)).0.is_empty());
-    }
-
-    #[test]
-    fn many_equal_segments_in_a_row_leave_one() {
-        let mut segments = vec![segment(" Before.")];
-        segments.extend(vec![segment(" I don't know."); 5]);
-        segments.push(segment(" After."));
-        let (why, left) = reasons(segments, &track(true));
-        assert_eq!(why, ["repetition"; 4]);
-        assert_eq!(left, " Before. I don't know. After.");
     }
 
     #[test]

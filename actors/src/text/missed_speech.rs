@@ -1,21 +1,29 @@
 //! Finds speech without text: the parts of a chunk to transcribe again.
 //!
 //! Whisper sometimes skips sentences: it ends a window early, continues after a pause as if there had
-//! been no speech, or stretches the times of one sentence over the next. Where there is speech and no
-//! text, or far less text than speech of that length has, that range is transcribed again on its own,
-//! with other cuts.
+//! been no speech, or stretches the times of one sentence over the next, above all if the next one is the same
+//! sentence again. Where there is speech and no text, or far less text than speech of that length has, that range
+//! is transcribed again on its own, with other cuts.
 
 use std::ops::Range;
 
 use crate::domain::chunk::AudioChunk;
 use crate::domain::transcript::{Removed, Segment, letters};
+use crate::text::segment_split;
 
 /// Minimum speech without text, in seconds, that is worth a second pass.
 const LEAST_MISSED: f64 = 1.5;
-/// Minimum speech in a segment, in seconds, for judging its text too short.
-const LEAST_JUDGED: f64 = 6.0;
-/// Fewer letters per second of speech are too few: speakers say 10 to 20.
-const SLOWEST_SPEECH: f64 = 5.0;
+/// Minimum speech in a segment, in seconds, for judging its text too short: a short sentence, twice.
+const LEAST_JUDGED: f64 = 3.0;
+/// Fewer letters per second of speech are probably too few: speakers say 10 to 20. If they are not, the second pass
+/// finds no more text, and the first one stays.
+const SLOWEST_SPEECH: f64 = 8.0;
+/// The same for a part of a segment between two pauses, of which it is uncertain which words belong to it.
+const SLOWEST_PART: f64 = 5.0;
+/// Shortest pause near the middle to split at, in seconds.
+const SHORTEST_PAUSE: f64 = 0.09;
+/// By how much shorter a pause may be for each second that it is nearer to the middle, in seconds.
+const DISTANCE_PENALTY: f64 = 0.1;
 /// Audio before and after the missed speech that is transcribed with it, in seconds.
 const MARGIN: f64 = 0.2;
 /// A gap with at least this share of the chunk's speech is not transcribed again: the model would get
@@ -76,16 +84,35 @@ fn gaps(chunk: &AudioChunk, segments: &[Segment]) -> Vec<Range<f64>> {
     gaps
 }
 
-/// If a segment's text is too short for its speech: its two halves, split at its longest pause.
+/// If a segment's text is too short for its speech: its two halves, split at its longest pause. A pause near the middle
+/// comes first, since a sentence that is said twice has one there.
 fn halves(chunk: &AudioChunk, segment: &Segment) -> Option<Vec<Range<f64>>> {
     let (start, end) = (segment.start, segment.end);
-    let spoken = chunk.speech.seconds_of_speech(start, end)?;
-    if spoken < LEAST_JUDGED || letters(&segment.text) / spoken >= SLOWEST_SPEECH {
+    let rate = |segment: &Segment, least: f64| {
+        let spoken = (chunk.speech).seconds_of_speech(segment.start, segment.end);
+        let spoken = spoken.filter(|spoken| *spoken >= least)?;
+        Some(letters(&segment.text) / spoken)
+    };
+    let is_slow = rate(segment, LEAST_JUDGED)? < SLOWEST_SPEECH;
+    let has_slow_part = || {
+        let parts = segment_split::split(segment.clone(), &chunk.speech);
+        let mut rates = parts.iter().filter_map(|part| rate(part, LEAST_MISSED));
+        parts.len() > 1 && rates.any(|rate| rate < SLOWEST_PART)
+    };
+    if !is_slow && !has_slow_part() {
         return None;
     }
+    let middle_of = |range: &Range<f64>| f64::midpoint(range.start, range.end);
+    let distance = |pause: &Range<f64>| (middle_of(pause) - middle_of(&(start..end))).abs();
+    let score = |pause: &Range<f64>| pause.end - pause.start - DISTANCE_PENALTY * distance(pause);
+    let pauses = chunk.speech.pauses(start, end, SHORTEST_PAUSE).into_iter();
+    let in_the_middle = pauses
+        .filter(|pause| distance(pause) < (end - start) / 4.0)
+        .max_by(|a, b| score(a).total_cmp(&score(b)));
     // Not at the edges: a cut there would give the same audio again.
-    let pause = chunk.speech.longest_pause(start + 1.0, end - 1.0)?;
-    let middle = f64::midpoint(pause.start, pause.end);
+    let edge = LEAST_JUDGED / 4.0;
+    let pause = in_the_middle.or_else(|| chunk.speech.longest_pause(start + edge, end - edge))?;
+    let middle = middle_of(&pause);
     Some(vec![start..middle, middle..end])
 }
 
@@ -95,6 +122,7 @@ mod tests {
 
     use super::*;
     use crate::domain::chunk::SpeechTrack;
+    use crate::domain::transcript::Word;
 
     /// A chunk of 20 s with speech at these times.
     fn chunk(spoken: &[Range<f64>]) -> AudioChunk {
@@ -164,16 +192,51 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_split_if_the_speech_after_a_pause_has_hardly_a_word() {
+        // A sentence, and the beginning of the same one again, without text of its own.
+        let chunk = chunk(&[0.5..4.5, 5.2..7.0]);
+        let word = |text: &str, start| Word {
+            text: text.to_owned(),
+            start,
+            end: start + 0.3,
+            tokens: 1,
+            logprob: -0.2,
+        };
+        let said = |last: &str| Segment {
+            words: vec![
+                word(" It leaves at half past", 0.5),
+                word(" eight from the station,", 2.0),
+                word(last, 6.5),
+            ],
+            ..Segment::said(
+                0.5,
+                7.0,
+                &format!(" It leaves at half past eight from the station,{last}"),
+            )
+        };
+        let found = find(&chunk, &[said(" please.")]);
+        assert_eq!(found.len(), 1);
+        assert_near(&found[0].parts, &[0.5..4.85, 4.85..7.0]);
+        assert!(find(&chunk, &[said(" so bring a warm coat, please.")]).is_empty());
+    }
+
+    #[test]
     fn a_segment_with_too_little_text_is_split_at_its_pause() {
         let chunk = chunk(&[0.5..5.0, 5.6..19.0]);
         let found = find(&chunk, &[segment(0.5, 19.0, 50)]);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].instead_of, Some(0));
         assert_near(&found[0].parts, &[0.5..5.3, 5.3..19.0]);
+        // Half of a sentence that is said twice, with a pause within it that is as long as the one in the middle.
+        let twice = self::chunk(&[0.5..2.0, 2.4..5.0, 5.4..7.0, 7.4..10.0]);
+        let found = find(&twice, &[segment(0.5, 10.0, 50)]);
+        assert_near(&found[0].parts, &[0.5..5.2, 5.2..10.0]);
+        let command = self::chunk(&[0.5..2.2, 2.5..4.2]);
+        assert_eq!(find(&command, &[segment(0.5, 4.2, 20)]).len(), 1);
         // Slow speech is accepted, and a Chinese character counts as several letters.
-        assert!(find(&chunk, &[segment(0.5, 19.0, 120)]).is_empty());
+        assert!(find(&chunk, &[segment(0.5, 19.0, 150)]).is_empty());
         let chinese = Segment {
-            text: "说".repeat(40),
+            text: "说".repeat(60),
             ..segment(0.5, 19.0, 0)
         };
         assert!(find(&chunk, &[chinese]).is_empty());
