@@ -20,7 +20,7 @@ use crate::domain::translation::TranslationJob;
 use crate::ports::EngineInfo;
 use crate::request::transcription::TranscriptionMessage;
 use crate::status::NodeStatus;
-use crate::status::admission::{self, LONGEST_RETRY_AFTER};
+use crate::status::admission::{self, LONGEST_RETRY_AFTER, SHORTEST_RETRY_AFTER};
 use crate::status::admission::{AdmissionRequest, AdmissionSlot};
 use crate::status::load::WaitEstimate;
 use crate::status::snapshot::{HotState, Snapshot};
@@ -203,15 +203,15 @@ fn reject_if_unable(snapshot: &Snapshot, has_fallback: bool) -> Result<(), SttEr
         HotState::Ready(_) | HotState::Asleep(_) | HotState::Restarting { .. } => Ok(()),
         // Cold workers that are ready continue without the hot lane.
         HotState::Failed { .. } if snapshot.lanes() > 0 || has_fallback => Ok(()),
-        HotState::Starting => Err(not_ready(snapshot, "the model is loading")),
-        HotState::Failed { reason } => Err(not_ready(snapshot, reason)),
+        HotState::Starting => Err(not_ready("the model is loading", snapshot.ready_in())),
+        HotState::Failed { reason } => Err(not_ready(reason, snapshot.start_time())),
     }
 }
 
-fn not_ready(snapshot: &Snapshot, reason: &str) -> SttError {
+fn not_ready(reason: &str, ready_in: Duration) -> SttError {
     SttError::NotReady {
         reason: reason.to_owned(),
-        retry_after: snapshot.start_time().min(LONGEST_RETRY_AFTER),
+        retry_after: ready_in.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER),
     }
 }
 
@@ -298,7 +298,7 @@ impl Drop for TranscriptStream {
             self.events.close();
             if let Some(transcription) = &self.transcription {
                 // It may have ended already.
-                let _ = transcription.cast(TranscriptionMessage::SubscriberLeft);
+                let _ = transcription.cast(TranscriptionMessage::SubscribersChanged);
             }
         }
     }

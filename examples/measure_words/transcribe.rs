@@ -68,6 +68,7 @@ pub fn ours(args: &Score, chunks: &Chunks, exact: bool) -> anyhow::Result<Words>
                 samples: floats(&chunk.samples),
                 task: Task::Transcribe,
                 language: Some(language_of(clip).to_owned()),
+                likely_language: None,
                 prompt: None,
                 temperature: 0.0,
             };

@@ -120,9 +120,13 @@ impl AudioDecoder for Decoder {
             let detector: Box<dyn DetectSpeech> = Box::new(SpeechDetector::new(weights));
             detector
         });
+        let mut chunker = Chunker::new(detector);
+        if options.pauses_end_chunks {
+            chunker = chunker.with_chunks_between_pauses();
+        }
         Ok(Box::new(DecodedStream::new(
             source,
-            Chunker::new(detector),
+            chunker,
             self.ffmpeg.max_audio,
             self.turns.clone(),
         )))

@@ -92,6 +92,8 @@ fn length(samples: &[i16]) -> Duration {
 pub(super) struct DecodedStream {
     source: Source,
     chunker: Chunker,
+    /// Blocks that were decoded ahead.
+    ahead: VecDeque<Block>,
     /// Chunks that are ready.
     cut: VecDeque<AudioChunk>,
     ended: bool,
@@ -111,6 +113,7 @@ impl DecodedStream {
         Self {
             source,
             chunker,
+            ahead: VecDeque::new(),
             cut: VecDeque::new(),
             ended: false,
             sound_samples: 0,
@@ -119,20 +122,33 @@ impl DecodedStream {
         }
     }
 
-    /// Decodes until a chunk is ready, the source ends, or the turn has lasted long enough.
-    async fn decode(&mut self) -> Result<(), DecodeError> {
-        let _turn = loop {
+    /// Waits until the source may decode.
+    async fn turn(&mut self) -> Result<Turn, DecodeError> {
+        loop {
             // First the slot, then the turn: a stream that waits for a slot must not hold a turn.
             self.source.ready().await;
             // The semaphore is never closed.
             let turn = self.turns.clone().acquire_owned().await.ok();
             if let Some(turn) = self.source.look_into(turn).await? {
-                break turn;
+                return Ok(turn);
             }
-        };
+        }
+    }
+
+    /// The next block, which may have been decoded ahead.
+    async fn next_block(&mut self) -> Result<Option<Block>, DecodeError> {
+        match self.ahead.pop_front() {
+            Some(block) => Ok(Some(block)),
+            None => self.source.next_block().await,
+        }
+    }
+
+    /// Decodes until a chunk is ready, the source ends, or the turn has lasted long enough.
+    async fn decode(&mut self) -> Result<(), DecodeError> {
+        let _turn = self.turn().await?;
         let until = self.chunker.pushed_samples() + LONGEST_TURN;
         while self.cut.is_empty() && !self.ended && self.chunker.pushed_samples() < until {
-            let Some(block) = self.source.next_block().await? else {
+            let Some(block) = self.next_block().await? else {
                 self.ended = true;
                 self.cut.extend(self.chunker.flush());
                 break;
@@ -167,6 +183,18 @@ impl DecodedStream {
 impl ChunkStream for DecodedStream {
     async fn ready(&mut self) {
         self.source.ready().await;
+    }
+
+    async fn ends_within(&mut self, limit: Duration) -> Result<bool, DecodeError> {
+        let _turn = self.turn().await?;
+        let limit = limit.as_secs_f64() * f64::from(SAMPLE_RATE);
+        while self.ahead.iter().map(Block::samples).sum::<u64>() as f64 <= limit {
+            match self.source.next_block().await? {
+                Some(block) => self.ahead.push_back(block),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     async fn next(&mut self, target: Duration) -> Result<Option<ports::Decoded>, DecodeError> {

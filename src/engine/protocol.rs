@@ -15,7 +15,7 @@ use stt_actors::domain::transcript::{ChunkTranscript, Task};
 use tokio_util::codec::LengthDelimitedCodec;
 
 /// Changes with every change of a message.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Exit code of a worker whose native code aborted because an allocation failed.
 pub const OUT_OF_MEMORY_EXIT: i32 = 77;
@@ -62,6 +62,8 @@ pub struct TranscribeRequest {
     pub task: Task,
     /// ISO 639-1; `None`: detect.
     pub language: Option<String>,
+    /// ISO 639-1: the language to use if the detection is uncertain.
+    pub likely_language: Option<String>,
     /// Text that the model takes as preceding the chunk.
     pub prompt: Option<String>,
     /// 0: greedy with the temperature ladder; any other value is used alone.
@@ -176,6 +178,7 @@ mod tests {
             audio: longest,
             task: Task::Translate,
             language: Some("en".to_owned()),
+            likely_language: Some("en".to_owned()),
             prompt: Some("x".repeat(10_000)),
             temperature: 1.0,
         });

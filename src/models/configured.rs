@@ -1,8 +1,11 @@
 //! The model that the settings name, as the source for the launcher of workers.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tracing::info;
 
+use super::store::start_time;
 use super::{ComputeType, Logged, ModelStore};
 use crate::BUILT_FOR_GPU;
 use crate::engine::process::{ModelSource, ReadyModel};
@@ -18,6 +21,8 @@ pub struct ConfiguredModel {
     store: ModelStore,
     model: String,
     compute: Option<ComputeType>,
+    /// `COLD_START_TIME_SECONDS`, if it is set.
+    configured_start: Option<Duration>,
 }
 
 impl ConfiguredModel {
@@ -43,6 +48,9 @@ impl ConfiguredModel {
             store: ModelStore::new(settings.models_dir.clone()),
             model: model.to_owned(),
             compute: settings.compute_type.or(fp32),
+            configured_start: settings
+                .is_set("COLD_START_TIME_SECONDS")
+                .then_some(settings.cold_start_time),
         }
     }
 }
@@ -59,6 +67,17 @@ impl ModelSource for ConfiguredModel {
             name: resolved.name,
             path: resolved.path,
         })
+    }
+
+    fn expected_start(&self) -> Option<Duration> {
+        let file_bytes = self.store.bytes_on_disk(&self.model)?;
+        let last = self.store.last_start(&self.model);
+        let by_size = start_time::estimate(file_bytes);
+        Some(last.or(self.configured_start).unwrap_or(by_size))
+    }
+
+    fn record_start(&self, took: Duration) {
+        self.store.record_start(&self.model, took);
     }
 }
 

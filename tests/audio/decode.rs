@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use hound::{SampleFormat, WavSpec};
-use test_support::audio::{Decoded, Files, assert_undecodable, decode, decode_with};
+use test_support::audio::{
+    Decoded, Files, assert_undecodable, decode, decode_with, decoder, next_chunk, open,
+};
 use test_support::wav::{spec, write_speech, write_tone, write_wav};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
@@ -216,6 +218,42 @@ async fn common_formats_are_decoded() {
         assert!((seconds - 3.0).abs() < 0.15, "{name}: {seconds} s");
         assert!(decoded.loudness() > 0.05, "{name} is silent");
     }
+}
+
+#[tokio::test]
+async fn a_short_file_is_known_to_be_short_whatever_its_container_states() {
+    let files = Files::new();
+    // Without a header that tells the length: as written to a pipe.
+    let piped = "-f lavfi -i sine=440:d=7.5 -ac 1";
+    for (name, arguments) in [
+        ("a.wav", ""),
+        ("a.flac", ""),
+        ("a.mp3", "-b:a 64k"),
+        ("bare.mp3", "-q:a 4 -write_xing 0"),
+        ("a.m4a", "-c:a aac"),
+        ("a.aac", "-c:a aac"),
+        ("a.opus", "-c:a libopus"),
+        ("live.webm", "-c:a libopus -live 1"),
+        ("a.ts", "-c:a aac"),
+    ] {
+        let path = files.made(name, &format!("{piped} {arguments}"));
+        let plain = decode(&path).await.expect(name);
+        let decoder = decoder();
+        let mut stream = open(&decoder, &path).await.expect(name);
+        for (limit, is_short) in [(5, false), (10, true)] {
+            let found = stream.ends_within(Duration::from_secs(limit)).await;
+            assert_eq!(found.expect(name), is_short, "{name} and {limit} s");
+        }
+        // What was decoded ahead is not lost.
+        let mut samples = Vec::new();
+        while let Some(chunk) = next_chunk(stream.as_mut()).await.expect(name) {
+            samples.extend_from_slice(&chunk.samples);
+        }
+        assert_eq!(samples, plain.all_samples(), "{name}");
+    }
+    let garbage = files.write("garbage", vec![7; 5000]);
+    let mut stream = open(&decoder(), &garbage).await.unwrap();
+    assert!(stream.ends_within(Duration::from_secs(10)).await.is_err());
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use reqwest::Response;
 use serde_json::Value;
 use test_support::{
-    Server, built, children, corpus, model, resident_kib, sample, sample_text, signal, until,
-    voice_activity, words,
+    Server, built, checks, children, corpus, model, resident_kib, sample, sample_text, signal,
+    until, voice_activity, words,
 };
 
 /// A file that ffmpeg creates in the server's folder.
@@ -257,20 +257,60 @@ fn uploads(server: &Server) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_language_that_changes_is_followed_where_the_client_says_so() {
+async fn a_multilingual_model_on_speech_that_misleads_it() {
     let server = Server::ready(&model("base").await, &[]).await;
-    let (english, spanish) = (sample("en-sentence.wav"), sample("es-sentence.wav"));
-    // A long silence in between, so that they are two chunks.
+    checks! {
+        &server;
+        languages_that_change_are_followed_where_the_client_says_so,
+        a_sentence_that_is_said_again_is_written_again,
+    }
+}
+
+/// Samples, one after the other, with this many seconds of silence between them.
+fn joined(server: &Server, name: &str, samples: &[&str], pause: f64) -> PathBuf {
+    let inputs = samples.iter().map(|name| sample(name));
+    let inputs: Vec<String> = inputs
+        .map(|path| format!("-i {}", path.display()))
+        .collect();
+    let last = samples.len() - 1;
+    let padded = (0..last).map(|n| format!("[{n}]apad=pad_dur={pause}[p{n}];"));
+    let labels = (0..last).map(|n| format!("[p{n}]"));
+    let graph: String = padded.chain(labels).collect();
     let arguments = format!(
-        "-i {} -i {} -filter_complex [0]apad=pad_dur=14[a];[a][1]concat=n=2:v=0:a=1",
-        english.display(),
-        spanish.display()
+        "{} -filter_complex {graph}[{last}]concat=n={}:v=0:a=1",
+        inputs.join(" "),
+        samples.len()
     );
-    let file = made(&server, "mixed.flac", &arguments);
+    made(server, name, &arguments)
+}
+
+async fn languages_that_change_are_followed_where_the_client_says_so(server: &Server) {
+    let samples = ["de-sentence.wav", "en-sentence.wav", "es-sentence.wav"];
+    let file = joined(server, "three-languages.flac", &samples, 1.5);
     let found = body(server.transcribe(&file, &[("multilingual", "true")]).await).await;
     let said = words(text(&found));
-    for word in ["morning", "música", "amigos"] {
+    for word in [
+        "deutschland",
+        "wohne",
+        "morning",
+        "warm",
+        "música",
+        "amigos",
+    ] {
         assert!(said.contains(&word.to_owned()), "{word} is not in {said:?}");
+    }
+}
+
+async fn a_sentence_that_is_said_again_is_written_again(server: &Server) {
+    for (name, word, times) in [
+        ("de-sentence.wav", "deutschland", 2),
+        ("es-sentence.wav", "amigos", 3),
+    ] {
+        let file = joined(server, "again.flac", &vec![name; times], 0.3);
+        let found = body(server.transcribe(&file, &[]).await).await;
+        let said = words(text(&found));
+        let found_times = said.iter().filter(|said| *said == word).count();
+        assert_eq!(found_times, times, "{said:?}");
     }
 }
 

@@ -21,6 +21,7 @@ async fn streams_of_an_undisturbed_server() {
     checks! {
         &server;
         the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply,
+        a_short_compressed_clip_is_one_chunk,
         silence_is_no_delta_and_an_empty_text,
         a_failure_before_the_first_word_has_the_status_of_a_plain_reply,
         a_format_that_cannot_be_streamed_arrives_as_a_plain_reply,
@@ -52,6 +53,27 @@ async fn the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply(server: &Serve
     }
     let requests = r#"uttera_stt_transcriptions_total{response_format="text"}"#;
     assert!((server.metric(requests).await - 2.0).abs() < 1e-9);
+}
+
+async fn a_short_compressed_clip_is_one_chunk(server: &Server) {
+    // One that states its length, and one that does not.
+    for (name, arguments) in [("short.mp3", "-b:a 64k"), ("short.webm", "-live 1")] {
+        let path = server.folder().join(name);
+        let made = Command::new("ffmpeg")
+            .args(["-v", "error", "-y", "-i"])
+            .arg(sample("en-sentence.wav"))
+            .args(arguments.split_whitespace())
+            .arg(&path)
+            .status();
+        assert!(made.expect("ffmpeg runs").success());
+        let before = server.chunks_handed_out();
+        let (deltas, done) = Events::of(server.transcribe(&path, &[STREAM]).await)
+            .rest()
+            .await;
+        assert_eq!(server.chunks_handed_out() - before, 1, "{name}: {deltas:?}");
+        let plain = text(server.transcribe(&path, &[]).await).await;
+        assert_eq!(done["text"], plain, "{name}");
+    }
 }
 
 async fn silence_is_no_delta_and_an_empty_text(server: &Server) {

@@ -32,6 +32,7 @@ fn transcribe(model: &mut Model, samples: Vec<f32>, temperature: f32) -> ChunkTr
         samples,
         task: Task::Transcribe,
         language: Some("en".to_owned()),
+        likely_language: None,
         prompt: None,
         temperature,
     };

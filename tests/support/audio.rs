@@ -63,6 +63,7 @@ pub fn decoder() -> Decoder {
 pub async fn open(decoder: &Decoder, path: &Path) -> Result<Box<dyn ChunkStream>, DecodeError> {
     let options = DecodeOptions {
         voice_activity: true,
+        pauses_end_chunks: false,
     };
     decoder.open(&AudioSource::file(path), options).await
 }

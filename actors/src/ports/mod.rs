@@ -26,6 +26,9 @@ pub use translator::{Translator, TranslatorRequest};
 pub struct DecodeOptions {
     /// Leave out silence. Otherwise the chunks contain all of the audio.
     pub voice_activity: bool,
+    /// Let every pause of about a second end a chunk, because the language may change there. Otherwise a chunk may
+    /// contain pauses.
+    pub pauses_end_chunks: bool,
 }
 
 /// The result of one decoding step.
@@ -58,6 +61,13 @@ pub trait ChunkStream: Send {
     /// limit. That may take as long as other requests take, so the caller must hold no permit that other
     /// requests wait for.
     async fn ready(&mut self) {}
+
+    /// Decodes ahead, at most a little further than `limit`. Returns whether the audio ends within it. Called before
+    /// [`Self::next`], if at all.
+    ///
+    /// # Errors
+    /// As for [`Self::next`].
+    async fn ends_within(&mut self, limit: Duration) -> Result<bool, DecodeError>;
 
     /// Decodes further: returns the next chunk in order, with about the `target` length, or
     /// [`Decoded::Silence`] after a while without speech; `None` at the end. Not called again after an
@@ -104,6 +114,9 @@ pub struct Calibration {
     pub inference_seconds: f64,
 }
 
+/// From this probability on, a detected language counts even if another one is likely.
+pub const CERTAIN_LANGUAGE: f32 = 0.5;
+
 /// A chunk to transcribe. An engine keeps no state between two requests.
 #[derive(Clone, Debug)]
 pub struct ChunkRequest {
@@ -115,6 +128,9 @@ pub struct ChunkRequest {
     pub task: Task,
     /// ISO 639-1 code; `None`: detect the language.
     pub language: Option<String>,
+    /// The language to use if the detected one is less probable than [`CERTAIN_LANGUAGE`]: that of the speech before.
+    /// `None`: the detected one is used in any case.
+    pub likely_language: Option<String>,
     /// Text that the model treats as the text before the audio.
     pub prompt: Option<String>,
     /// 0: greedy, and again at rising temperatures if the text is bad, as whisper does; otherwise this
@@ -142,6 +158,11 @@ pub trait EngineLauncher: Send + Sync + 'static {
     /// # Errors
     /// The model cannot be loaded, or the worker failed.
     async fn launch(&self, worker: &WorkerId) -> Result<Arc<dyn Engine>, LaunchError>;
+
+    /// How long the first launch should take, until the engine is ready; `None`: unknown.
+    fn expected_start(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A loaded model in a worker process. Dropping the last handle ends the process.

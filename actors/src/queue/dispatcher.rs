@@ -93,6 +93,12 @@ impl Actor for Dispatcher {
                 owner,
             } => state.enqueue(job, request, scheduling, owner),
             DispatcherMessage::Cancel(job) => state.cancel(job),
+            DispatcherMessage::Unattended(job) => {
+                for key in state.queue.leave_unattended(job) {
+                    state.tell(key, ChunkNews::Withdrawn);
+                }
+            }
+            DispatcherMessage::Attended(job) => state.queue.attend(job),
             DispatcherMessage::CancelAll => {
                 for job in state.owners.keys().copied().collect::<Vec<_>>() {
                     state.cancel(job);
@@ -140,10 +146,14 @@ impl DispatcherState {
     fn cancel(&mut self, job: JobId) {
         self.owners.remove(&job);
         for (lane, lease) in self.queue.cancel(job) {
-            if let Some(actor) = self.lanes.get(&lane) {
-                // If the lane has ended, there is nothing to abort.
-                let _ = actor.cast(LaneMessage::Abort(lease));
-            }
+            self.abort(lane, lease);
+        }
+    }
+
+    fn abort(&self, lane: LaneId, lease: LeaseId) {
+        if let Some(actor) = self.lanes.get(&lane) {
+            // If the lane has ended, there is nothing to abort.
+            let _ = actor.cast(LaneMessage::Abort(lease));
         }
     }
 
@@ -159,10 +169,8 @@ impl DispatcherState {
     }
 
     fn language_heard(&self, lane: LaneId, lease: LeaseId, language: DetectedLanguage) {
-        if let Some(key) = self.queue.chunk_of(lane, lease)
-            && let Some(owner) = self.owners.get(&key.job)
-        {
-            (owner.tell).tell(key.index, ChunkNews::LanguageDetected(language));
+        if let Some(key) = self.queue.chunk_of(lane, lease) {
+            self.tell(key, ChunkNews::LanguageDetected(language));
         }
     }
 
@@ -251,6 +259,7 @@ impl DispatcherState {
                     "retrying the chunk"
                 );
             }
+            Ended::Withdrawn(key) => self.tell(key, ChunkNews::Withdrawn),
             Ended::Discarded { key, error } => {
                 warn!(request_id = self.request_id(key), chunk = %key.index, %error, "the chunk is discarded");
                 self.tell_owner(key, Err(error));
@@ -260,8 +269,12 @@ impl DispatcherState {
     }
 
     fn tell_owner(&self, key: ChunkKey, outcome: Result<ChunkDone, SttError>) {
+        self.tell(key, ChunkNews::Ended(outcome));
+    }
+
+    fn tell(&self, key: ChunkKey, news: ChunkNews) {
         if let Some(owner) = self.owners.get(&key.job) {
-            (owner.tell).tell(key.index, ChunkNews::Ended(outcome));
+            (owner.tell).tell(key.index, news);
         }
     }
 
@@ -287,6 +300,15 @@ impl DispatcherState {
             }
         }
         self.discard_if_no_lane_is_left();
+        for (lane, lease, key) in self.queue.yield_lanes() {
+            info!(
+                request_id = self.request_id(key),
+                chunk = %key.index,
+                "aborting a chunk without a client: other work waits"
+            );
+            self.abort(lane, lease);
+            self.tell(key, ChunkNews::Withdrawn);
+        }
         for (lane, lease) in self.queue.held_up() {
             if let Some(actor) = self.lanes.get(&lane) {
                 let _ = actor.cast(LaneMessage::WorkWaits(lease));

@@ -27,6 +27,11 @@ pub enum DispatcherMessage {
     },
     /// The request ended or its client left: drop its chunks.
     Cancel(JobId),
+    /// From a Transcription: its last client left, and may return. Its waiting chunks are withdrawn. A chunk that a
+    /// lane works on continues until other work waits for the lane.
+    Unattended(JobId),
+    /// From a Transcription: a client is back.
+    Attended(JobId),
     /// From the Supervisor: the Transcriptions failed, so every request has ended.
     CancelAll,
     /// From a lane: its engine is loaded, or a new Dispatcher took over.
@@ -111,6 +116,8 @@ pub enum LaneMessage {
 pub enum ChunkNews {
     /// The engine detected its language.
     LanguageDetected(DetectedLanguage),
+    /// No lane works on it any more, because no client waits for it. Its owner may enqueue it again.
+    Withdrawn,
     /// The last report: the text with its origin, or the error.
     Ended(Result<ChunkDone, SttError>),
 }

@@ -119,10 +119,16 @@ impl Waiting {
         since.as_secs_f64() + handicap(&job.scheduling)
     }
 
-    /// Removes the chunks of a request.
-    pub(crate) fn cancel(&mut self, job: JobId) {
-        self.jobs.remove(&job);
+    /// Removes the chunks of a request, and returns them.
+    pub(crate) fn remove(&mut self, job: JobId) -> Vec<ChunkKey> {
+        let chunks = self.jobs.remove(&job).map(|waiting| waiting.chunks);
+        let chunks = chunks.into_iter().flat_map(BTreeMap::into_values);
+        let removed: Vec<_> = (self.retries.iter().map(|work| work.key))
+            .filter(|key| key.job == job)
+            .chain(chunks.map(|work| work.key))
+            .collect();
         self.retries.retain(|work| work.key.job != job);
+        removed
     }
 
     /// Removes and returns everything.
@@ -201,6 +207,7 @@ mod tests {
                 },
                 task: Task::Transcribe,
                 language: None,
+                likely_language: None,
                 prompt: None,
                 temperature: 0.0,
             };

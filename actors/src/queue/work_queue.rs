@@ -39,6 +39,8 @@ pub enum Ended {
     },
     /// The chunk waits for a retry, ahead of chunks that were not tried yet.
     Requeued(ChunkKey),
+    /// The chunk failed while no client waits for it, and is not retried until one does.
+    Withdrawn(ChunkKey),
     /// The chunk failed too often and is not retried.
     Discarded {
         /// The chunk.
@@ -60,6 +62,8 @@ pub(crate) struct Work {
     engine_failures: u32,
     /// A cold lane failed on it: only the hot lane may retry it, while there is one.
     cold_failed: bool,
+    /// No client waits for it: it yields the lane to any other work.
+    unattended: bool,
 }
 
 impl Work {
@@ -75,6 +79,7 @@ impl Work {
             kills: 0,
             engine_failures: 0,
             cold_failed: false,
+            unattended: false,
         }
     }
 
@@ -89,7 +94,7 @@ enum LaneState {
     Busy {
         lease: LeaseId,
         /// `None` once the request is cancelled, while the lane still works on the chunk.
-        work: Option<Work>,
+        work: Option<Box<Work>>,
         /// Whether the lane ends with this lease.
         last: bool,
         /// Whether the lane knows that other work waits for it.
@@ -174,7 +179,7 @@ impl WorkQueue {
             let request = work.request.clone();
             lane.state = LaneState::Busy {
                 lease,
-                work: Some(work),
+                work: Some(Box::new(work)),
                 last: false,
                 hurried: false,
             };
@@ -212,7 +217,7 @@ impl WorkQueue {
         if last || matches!(outcome, Err(EngineError::Exited(_))) {
             self.lanes.remove(&lane);
         }
-        let Some(work) = work else {
+        let Some(work) = work.map(|work| *work) else {
             return Ended::Stale;
         };
         match outcome {
@@ -222,6 +227,7 @@ impl WorkQueue {
                 lane: kind,
                 cold_failed: work.cold_failed,
             },
+            Err(_) if work.unattended => Ended::Withdrawn(work.key),
             // The engine aborted without being asked to.
             Err(EngineError::Aborted) => self.engine_failed(kind, work, "aborted".to_owned()),
             Err(EngineError::Failed(reason)) => self.engine_failed(kind, work, reason),
@@ -237,7 +243,10 @@ impl WorkQueue {
         match lane.state {
             LaneState::Busy {
                 work: Some(work), ..
-            } => self.engine_died(lane.kind, work, exit),
+            } if work.unattended => Ended::Withdrawn(work.key),
+            LaneState::Busy {
+                work: Some(work), ..
+            } => self.engine_died(lane.kind, *work, exit),
             LaneState::Busy { work: None, .. } | LaneState::Idle => Ended::Stale,
         }
     }
@@ -263,7 +272,7 @@ impl WorkQueue {
 
     /// Cancels a request: removes its waiting chunks, and returns the lanes that still work on others.
     pub fn cancel(&mut self, job: JobId) -> Vec<(LaneId, LeaseId)> {
-        self.waiting.cancel(job);
+        self.waiting.remove(job);
         let mut running = Vec::new();
         for (&id, lane) in &mut self.lanes {
             if let LaneState::Busy { lease, work, .. } = &mut lane.state
@@ -274,6 +283,52 @@ impl WorkQueue {
             }
         }
         running
+    }
+
+    /// The last client of a request left, and may return: removes and returns its waiting chunks. Those that lanes
+    /// work on continue until other work waits ([`Self::yield_lanes`]).
+    pub fn leave_unattended(&mut self, job: JobId) -> Vec<ChunkKey> {
+        self.set_unattended(job, true);
+        self.waiting.remove(job)
+    }
+
+    /// A client of the request is back: its chunks keep their lanes.
+    pub fn attend(&mut self, job: JobId) {
+        self.set_unattended(job, false);
+    }
+
+    fn set_unattended(&mut self, job: JobId, unattended: bool) {
+        for lane in self.lanes.values_mut() {
+            if let LaneState::Busy {
+                work: Some(work), ..
+            } = &mut lane.state
+                && work.key.job == job
+            {
+                work.unattended = unattended;
+            }
+        }
+    }
+
+    /// Cancels unattended chunks, as many as lanes are missing for the waiting ones, and returns them. Call it after
+    /// [`Self::assign`] returned `None`, when no idle lane can take the work.
+    pub fn yield_lanes(&mut self) -> Vec<(LaneId, LeaseId, ChunkKey)> {
+        let hot_is_up = self.lanes.values().any(|lane| lane.kind == LaneKind::Hot);
+        let is_cancelled = |lane: &&Lane| matches!(lane.state, LaneState::Busy { work: None, .. });
+        let mut soon_free = self.lanes.values().filter(is_cancelled).count();
+        let mut yielded = Vec::new();
+        for (&id, lane) in &mut self.lanes {
+            let LaneState::Busy { lease, work, .. } = &mut lane.state else {
+                continue;
+            };
+            let waiting = (self.waiting).count(|work| work.is_for(lane.kind, hot_is_up));
+            if soon_free < waiting
+                && let Some(work) = work.take_if(|work| work.unattended)
+            {
+                soon_free += 1;
+                yielded.push((id, *lease, work.key));
+            }
+        }
+        yielded
     }
 
     /// Removes and returns all waiting chunks. Running chunks continue.
@@ -325,7 +380,7 @@ impl WorkQueue {
         &mut self,
         lane: LaneId,
         lease: LeaseId,
-    ) -> Option<(LaneKind, Option<Work>, bool)> {
+    ) -> Option<(LaneKind, Option<Box<Work>>, bool)> {
         let lane = self.lanes.get_mut(&lane)?;
         match &mut lane.state {
             LaneState::Busy {

@@ -23,6 +23,7 @@ fn request(index: usize) -> ChunkRequest {
         audio: AudioChunk::contiguous(index, 0, Arc::from(vec![0_i16; 16_000])),
         task: Task::Transcribe,
         language: None,
+        likely_language: None,
         prompt: None,
         temperature: 0.0,
     }
@@ -196,6 +197,41 @@ fn a_lane_with_a_cancelled_chunk_gets_one_notice_that_work_waits() {
 }
 
 #[test]
+fn unattended_chunks_yield_as_many_lanes_as_other_work_needs_and_keep_them_when_attended() {
+    let mut queue = WorkQueue::new(0);
+    let (leaver, other) = (JobId::next(), JobId::next());
+    for lane in 0..3 {
+        queue.lane_ready(LaneId(lane), kind(lane));
+    }
+    for index in 0..5 {
+        put(&mut queue, leaver, index);
+    }
+    let leases: Vec<_> = std::iter::from_fn(|| queue.assign(Instant::now())).collect();
+    let withdrawn = queue.leave_unattended(leaver);
+    let withdrawn: Vec<_> = withdrawn.iter().map(|key| key.index.number()).collect();
+    assert_eq!((withdrawn, queue.depth()), (vec![3, 4], 0));
+    assert_eq!(queue.yield_lanes(), [], "no other work waits");
+    put(&mut queue, other, 0);
+    let yielded = queue.yield_lanes();
+    assert_eq!(yielded.len(), 1);
+    assert_eq!(queue.yield_lanes(), [], "the lane is free soon");
+    let (lane, lease, key) = yielded[0];
+    assert_eq!(
+        (lane, lease, key.index),
+        (leases[0].0, leases[0].1.id, ChunkIndex::Whole(0))
+    );
+    // A failure is no reason to try again.
+    let failed = queue.lease_ended(leases[1].0, leases[1].1.id, Err(crash()));
+    assert!(matches!(failed, Ended::Withdrawn(key) if key.index == ChunkIndex::Whole(1)));
+    queue.attend(leaver);
+    put(&mut queue, other, 1);
+    put(&mut queue, other, 2);
+    assert_eq!(queue.yield_lanes(), [], "a client waits for it again");
+    let done = queue.lease_ended(leases[2].0, leases[2].1.id, Ok(ChunkTranscript::default()));
+    assert!(matches!(done, Ended::Done { .. }));
+}
+
+#[test]
 fn a_chunk_that_a_cold_lane_failed_on_waits_for_the_hot_one() {
     let mut queue = WorkQueue::new(0);
     let (first_cold, second_cold) = (LaneId(7), LaneId(8));
@@ -293,6 +329,8 @@ enum Step {
     Answer { lane: u64, how: u8 },
     LaneGone(u64),
     Retire { lane: u64, when: Retire },
+    Leave { job: usize },
+    Return { job: usize },
     Withdraw { job: usize },
 }
 
@@ -305,6 +343,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4_u64).prop_map(Step::LaneGone),
         1 => (0..4_u64, when).prop_map(|(lane, when)| Step::Retire { lane, when }),
         1 => (0..4_usize).prop_map(|job| Step::Withdraw { job }),
+        1 => (0..4_usize).prop_map(|job| Step::Leave { job }),
+        1 => (0..4_usize).prop_map(|job| Step::Return { job }),
     ]
 }
 
@@ -367,6 +407,16 @@ impl Model {
                 self.open.retain(|key| key.job != job);
                 Ended::Stale
             }
+            Step::Leave { job } => {
+                for key in self.queue.leave_unattended(self.jobs[job]) {
+                    assert!(self.open.remove(&key), "withdrawn twice");
+                }
+                Ended::Stale
+            }
+            Step::Return { job } => {
+                self.queue.attend(self.jobs[job]);
+                Ended::Stale
+            }
         }
     }
 
@@ -389,7 +439,7 @@ impl Model {
 
     fn settle(&mut self, ended: &Ended) {
         match ended {
-            Ended::Done { key, .. } | Ended::Discarded { key, .. } => {
+            Ended::Done { key, .. } | Ended::Discarded { key, .. } | Ended::Withdrawn(key) => {
                 assert!(self.open.remove(key), "done or refused twice");
             }
             Ended::Requeued(key) => {
@@ -413,6 +463,10 @@ impl Model {
                 assert!(before < Some(index), "out of order");
             }
             assert!(self.leases.insert(lane.0, lease).is_none(), "two leases");
+        }
+        for (lane, lease, key) in self.queue.yield_lanes() {
+            assert_eq!(self.leases.get(&lane.0).map(|held| held.id), Some(lease));
+            assert!(self.open.remove(&key), "yielded twice");
         }
         let (busy, _) = self.queue.busy_and_idle();
         assert_eq!(busy, self.leases.len());

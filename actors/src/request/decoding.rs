@@ -11,7 +11,7 @@ use crate::domain::error::DecodeError;
 use crate::ports::{AudioDecoder, ChunkStream, DecodeOptions, Decoded};
 use crate::status::NodeStatus;
 use crate::status::admission::outstanding_chunks;
-use crate::status::chunk_length::{streamed_length, target_length};
+use crate::status::chunk_length::{SHORT_STREAMED, streamed_length, target_length};
 use crate::status::cost::Cost;
 
 /// The share of a decoded chunk in the memory budgets of its request and of all requests.
@@ -122,14 +122,18 @@ pub(crate) struct Lengths {
     pub(crate) before: Vec<Duration>,
     /// Whether the client receives text as it is made.
     pub(crate) streamed: bool,
+    /// Whether the lengths are independent of the lanes' speed: among several languages, another cut may give a
+    /// stretch another language.
+    pub(crate) steady: bool,
 }
 
 impl Lengths {
-    /// The target length of chunk `index`. `claimed`: the length that the container states.
-    fn of(&self, index: usize, claimed: Option<Duration>, cost: Option<Cost>) -> Duration {
+    /// The target length of chunk `index`.
+    fn of(&self, index: usize, cost: Option<Cost>) -> Duration {
+        let cost = if self.steady { Some(Cost::FREE) } else { cost };
         match self.before.get(index) {
             Some(before) => *before,
-            None if self.streamed => streamed_length(cost, claimed, index),
+            None if self.streamed => streamed_length(cost, index),
             None => target_length(cost),
         }
     }
@@ -143,7 +147,7 @@ pub(crate) async fn decode(
     decoder: &dyn AudioDecoder,
     source: &AudioSource,
     options: DecodeOptions,
-    lengths: Lengths,
+    mut lengths: Lengths,
     mut budget: ChunkBudget,
     report: impl Fn(DecodeProgress) -> bool,
 ) -> Result<DecodedAudio, DecodeError> {
@@ -153,8 +157,15 @@ pub(crate) async fn decode(
     waited += begin.elapsed();
     stream.ready().await;
     let mut permit = None;
+    if lengths.streamed {
+        permit = Some(budget.permit().await?);
+        let begin = Instant::now();
+        // Not by the length that a container states, which may be missing, late or wrong.
+        lengths.streamed = !stream.ends_within(SHORT_STREAMED).await?;
+        waited += begin.elapsed();
+    }
     let mut chunks = 0;
-    let mut target = lengths.of(chunks, stream.claimed_duration(), budget.status.cost());
+    let mut target = lengths.of(chunks, budget.status.cost());
     loop {
         let held = match permit.take() {
             Some(held) => held,
@@ -166,9 +177,8 @@ pub(crate) async fn decode(
         let position = Position::of(stream.as_ref(), waited);
         let progress = match next {
             Some(Decoded::Chunk(chunk)) => {
-                let claimed = stream.claimed_duration();
                 chunks += 1;
-                let next = lengths.of(chunks, claimed, budget.status.cost());
+                let next = lengths.of(chunks, budget.status.cost());
                 DecodeProgress::Chunk {
                     chunk,
                     target: std::mem::replace(&mut target, next),

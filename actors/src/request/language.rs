@@ -3,10 +3,14 @@
 //! Unless the client names a language, the first chunk with speech decides, and the other chunks wait until its
 //! language is detected, long before its text is complete. If the detection is uncertain, they wait for the
 //! text: a chunk without words decides nothing, and the next chunk may decide instead.
+//!
+//! If the audio may contain several languages, every chunk has its own. A chunk then waits until the language of the
+//! chunk before it is known: if its own detection is uncertain, as with a single word, it gets that language. So the
+//! result does not depend on how many lanes there are and how fast they are.
 
 use crate::domain::ids::ChunkIndex;
 use crate::domain::transcript::ChunkTranscript;
-use crate::ports::DetectedLanguage;
+use crate::ports::{CERTAIN_LANGUAGE, DetectedLanguage};
 
 /// The language of audio without speech, if none is given: whisper's own default.
 const LANGUAGE_OF_SILENCE: &str = "en";
@@ -70,6 +74,14 @@ impl RequestLanguage {
         self.hold.code()
     }
 
+    /// The language that a chunk gets that may go now, if its own detection is uncertain.
+    pub(crate) fn likely(&self) -> Option<&str> {
+        match &self.hold {
+            LanguageHold::PerChunk { likely, .. } => likely.as_deref(),
+            LanguageHold::Known(_) | LanguageHold::Open { .. } => None,
+        }
+    }
+
     /// Records the language of a chunk, detected before its text is complete. Returns it if that decides.
     pub(crate) fn detected(
         &mut self,
@@ -110,8 +122,14 @@ impl RequestLanguage {
                 })
             }
             LanguageHold::Known(_) => self.report(ReportedLanguage::of(text)),
-            LanguageHold::PerChunk if says_something => self.report(ReportedLanguage::of(text)),
-            LanguageHold::PerChunk => None,
+            LanguageHold::PerChunk { .. } => {
+                self.hold.next_may_go(
+                    index,
+                    &text.language,
+                    text.language_probability.unwrap_or(0.0),
+                );
+                says_something.then(|| self.report(ReportedLanguage::of(text)))?
+            }
         }
     }
 
@@ -130,8 +148,8 @@ impl RequestLanguage {
                 self.reported = Some(ReportedLanguage::of(text));
                 None
             }
-            LanguageHold::PerChunk if own.is_none() => self.learn(index, text),
-            LanguageHold::Known(_) | LanguageHold::PerChunk => None,
+            LanguageHold::PerChunk { .. } if own.is_none() => self.learn(index, text),
+            LanguageHold::Known(_) | LanguageHold::PerChunk { .. } => None,
         }
     }
 
@@ -167,7 +185,12 @@ enum LanguageHold {
     /// Given by the client, or decided.
     Known(String),
     /// Every chunk has its own.
-    PerChunk,
+    PerChunk {
+        /// The chunk whose language comes next; the later ones wait.
+        by: Option<ChunkIndex>,
+        /// The language of the speech so far, if it is certain.
+        likely: Option<String>,
+    },
     /// Not decided yet.
     Open {
         /// The chunk that decides; the others wait.
@@ -185,7 +208,10 @@ impl LanguageHold {
     fn new(given: Option<String>, multilingual: bool, least: f32) -> Self {
         match given {
             Some(code) => Self::Known(code),
-            None if multilingual => Self::PerChunk,
+            None if multilingual => Self::PerChunk {
+                by: None,
+                likely: None,
+            },
             None => Self::Open {
                 by: None,
                 tries: 0,
@@ -197,9 +223,9 @@ impl LanguageHold {
 
     fn may_go(&mut self, index: ChunkIndex) -> bool {
         match self {
-            Self::Known(_) | Self::PerChunk => true,
-            Self::Open { by: Some(_), .. } => false,
-            Self::Open { by, .. } => {
+            Self::Known(_) => true,
+            Self::Open { by: Some(_), .. } | Self::PerChunk { by: Some(_), .. } => false,
+            Self::Open { by, .. } | Self::PerChunk { by, .. } => {
                 *by = Some(index);
                 true
             }
@@ -209,7 +235,19 @@ impl LanguageHold {
     fn code(&self) -> Option<&str> {
         match self {
             Self::Known(code) => Some(code),
-            Self::PerChunk | Self::Open { .. } => None,
+            Self::PerChunk { .. } | Self::Open { .. } => None,
+        }
+    }
+
+    /// Of several languages, records that of a chunk, and lets the next chunk go.
+    fn next_may_go(&mut self, index: ChunkIndex, code: &str, probability: f32) {
+        if let Self::PerChunk { by, likely } = self
+            && *by == Some(index)
+        {
+            *by = None;
+            if probability >= CERTAIN_LANGUAGE {
+                *likely = Some(code.to_owned());
+            }
         }
     }
 
@@ -221,7 +259,11 @@ impl LanguageHold {
                 convincing,
                 ..
             } if *by == index => *convincing,
-            Self::Known(_) | Self::PerChunk | Self::Open { .. } => return None,
+            Self::PerChunk { .. } => {
+                self.next_may_go(index, &heard.code, heard.probability);
+                return None;
+            }
+            Self::Known(_) | Self::Open { .. } => return None,
         };
         (heard.probability >= convincing).then(|| self.decide(heard))
     }
@@ -411,13 +453,31 @@ mod tests {
     }
 
     #[test]
-    fn with_a_given_language_or_mixed_languages_no_chunk_waits() {
+    fn with_a_given_language_no_chunk_waits() {
         let mut given = LanguageHold::new(Some("de".to_owned()), true, 0.0);
         assert!(given.may_go(Whole(0)) && given.may_go(Whole(1)));
         assert_eq!(given.code(), Some("de"));
-        let mut mixed = LanguageHold::new(None, true, 0.0);
-        assert!(mixed.may_go(Whole(0)) && mixed.may_go(Whole(1)));
-        assert_eq!(mixed.heard(Whole(0), detected("de", 1.0)), None);
-        assert_eq!(mixed.code(), None);
+    }
+
+    #[test]
+    fn of_several_languages_each_chunk_has_its_own_and_an_uncertain_one_that_of_the_chunk_before() {
+        let mut mixed = RequestLanguage::new(None, None, true, 0.0);
+        assert!(mixed.may_go(Whole(0)) && !mixed.may_go(Whole(1)));
+        assert_eq!((mixed.code(), mixed.likely()), (None, None));
+        assert_eq!(mixed.detected(Whole(0), detected("de", 0.9)), None);
+        assert!(mixed.may_go(Whole(1)) && !mixed.may_go(Whole(2)));
+        assert_eq!(mixed.likely(), Some("de"));
+        // The late text of the first chunk, and a part of it, let no other chunk go.
+        mixed.learn(Whole(0), &text("hallo", "de", Some(0.9)));
+        mixed.learn(ChunkIndex::Part(0), &text("hallo", "de", Some(0.9)));
+        assert!(!mixed.may_go(Whole(2)));
+        // An uncertain chunk passes the earlier language on.
+        assert_eq!(mixed.detected(Whole(1), detected("de", 0.2)), None);
+        assert!(mixed.may_go(Whole(2)));
+        assert_eq!(mixed.likely(), Some("de"));
+        // A text that was reused comes without an early report.
+        mixed.learn(Whole(2), &text("hello", "en", Some(0.8)));
+        assert!(mixed.may_go(Whole(3)));
+        assert_eq!((mixed.code(), mixed.likely()), (None, Some("en")));
     }
 }

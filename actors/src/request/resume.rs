@@ -104,6 +104,11 @@ impl Resume {
         }
     }
 
+    /// Whether finished work is kept for a later request.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
     /// Removes and returns the earlier request's text of a chunk with exactly this audio.
     pub(crate) fn take(&mut self, chunk: &AudioChunk) -> Option<ChunkDone> {
         self.before.take(chunk)

@@ -39,6 +39,15 @@ struct Inner {
     ending: Option<Ending>,
 }
 
+impl Inner {
+    /// Forgets the subscribers that left. Returns whether one stayed.
+    fn has_subscribers(&mut self) -> bool {
+        self.subscribers
+            .retain(|subscriber| !subscriber.events.is_closed());
+        !self.subscribers.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Subscriber {
     events: EventSender,
@@ -149,14 +158,16 @@ impl Subscribers {
         });
     }
 
+    /// Whether a subscriber is left.
+    pub(crate) fn has_any(&self) -> bool {
+        self.lock().has_subscribers()
+    }
+
     /// Whether no subscriber is left. Then the transcription ends, and `finished` is kept for an equal
     /// request.
     pub(crate) fn is_abandoned(&self, finished: impl FnOnce() -> FinishedWork) -> bool {
         let mut inner = self.lock();
-        inner
-            .subscribers
-            .retain(|subscriber| !subscriber.events.is_closed());
-        let is_abandoned = inner.subscribers.is_empty();
+        let is_abandoned = !inner.has_subscribers();
         if is_abandoned && inner.ending.is_none() {
             inner.ending = Some(Ending::Undelivered(finished()));
         }

@@ -166,6 +166,10 @@ impl Actor for Transcriptions {
             TranscriptionsMessage::EscalateTo(escalator) => state.arguments.escalator = escalator,
             TranscriptionsMessage::Drain => {
                 state.draining = true;
+                // Those without a client end now.
+                for running in state.running.values() {
+                    let _ = (running.actor).cast(TranscriptionMessage::SubscribersChanged);
+                }
                 state.report_when_empty();
             }
             TranscriptionsMessage::CancelAll => state.cancel_all(),
@@ -259,7 +263,11 @@ impl TranscriptionsState {
         let same = |running: &&Running| running.key.as_ref() == Some(key);
         for running in self.running.values().filter(same) {
             match running.subscribers.join(events, slot) {
-                Ok(()) => return Ok(running.actor.clone()),
+                Ok(()) => {
+                    // It may have been without a client.
+                    let _ = (running.actor).cast(TranscriptionMessage::SubscribersChanged);
+                    return Ok(running.actor.clone());
+                }
                 Err(back) => (events, slot) = back,
             }
         }

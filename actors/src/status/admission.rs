@@ -22,6 +22,8 @@ use crate::status::snapshot::Snapshot;
 
 /// Requests that the node accepts at once. Each costs little; this limits what a flood of them costs.
 const MOST_REQUESTS: usize = 512;
+/// The shortest Retry-After: the header counts whole seconds.
+pub(crate) const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The longest Retry-After: clients ignore longer ones.
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// Open chunks that a request may have beyond one for each lane: one that waits, and one that is being cut.
@@ -103,7 +105,7 @@ fn next_end(snapshot: &Snapshot, estimate: WaitEstimate) -> Duration {
 
 fn overloaded(retry_after: Duration) -> SttError {
     SttError::Overloaded {
-        retry_after: retry_after.clamp(Duration::from_secs(1), LONGEST_RETRY_AFTER),
+        retry_after: retry_after.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER),
     }
 }
 
@@ -294,7 +296,7 @@ mod tests {
 
     use super::*;
     use crate::status::NodeStatus;
-    use crate::status::chunk_length::target_length;
+    use crate::status::chunk_length::LONGEST_TARGET;
 
     fn no_slots() -> Arc<AdmissionSlots> {
         Arc::new(AdmissionSlots::new(watch::Sender::new(())))
@@ -305,7 +307,7 @@ mod tests {
     }
 
     fn update(slot: &mut AdmissionSlot, left: Left) {
-        slot.update(left, target_length(None));
+        slot.update(left, LONGEST_TARGET);
     }
 
     fn admission_request(client: &str) -> AdmissionRequest {

@@ -31,6 +31,12 @@ impl Cost {
         slope: 1.0,
     };
 
+    /// No work at all.
+    pub const FREE: Self = Self {
+        fixed: 0.0,
+        slope: 0.0,
+    };
+
     /// Work in seconds for `audio_seconds` of audio in this many chunks.
     pub fn of(self, audio_seconds: f64, chunks: f64) -> f64 {
         self.fixed * chunks + self.slope * audio_seconds

@@ -47,8 +47,12 @@ const TYPICAL_REQUEST_SECONDS: f64 = 10.0;
 pub struct NodeStatus {
     /// Drain time that counts as load 1.0.
     drain_cap: Duration,
-    /// The assumed start time of a worker until one was measured.
+    /// When the node started.
+    since: Instant,
+    /// The assumed start time of a worker until one was measured, if nothing better is known.
     start_estimate: Duration,
+    /// What the launcher expects instead.
+    expected_start: AtomicF64,
     /// The longest estimated wait with which a request is admitted.
     max_queue: Duration,
     hot: watch::Sender<HotState>,
@@ -61,8 +65,6 @@ pub struct NodeStatus {
     queue: QueueCounts,
     finished: [AtomicU64; 2],
     costs: Mutex<CostModel>,
-    cost_fixed: AtomicF64,
-    cost_slope: AtomicF64,
     hot_real_time_factor: AtomicF64,
     start_seconds: AtomicF64,
     pool: PoolCounts,
@@ -120,7 +122,9 @@ impl NodeStatus {
         let routing_changed = watch::Sender::new(());
         Self {
             drain_cap,
+            since: Instant::now(),
             start_estimate,
+            expected_start: AtomicF64::default(),
             max_queue,
             hot: watch::Sender::new(HotState::Starting),
             last_engine: Mutex::default(),
@@ -131,8 +135,6 @@ impl NodeStatus {
             queue: QueueCounts::default(),
             finished: Default::default(),
             costs: Mutex::default(),
-            cost_fixed: AtomicF64::default(),
-            cost_slope: AtomicF64::default(),
             hot_real_time_factor: AtomicF64::default(),
             start_seconds: AtomicF64::default(),
             pool: PoolCounts::default(),
@@ -166,6 +168,11 @@ impl NodeStatus {
         self.routing_changed.send_replace(());
     }
 
+    /// Whether the server is shutting down.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
     /// Records the first engine's start time and test clip, so that the node's rates are known before
     /// the first request.
     pub(crate) fn calibrate(&self, info: &EngineInfo) {
@@ -177,6 +184,12 @@ impl NodeStatus {
         {
             self.observe_cost(audio_seconds, inference_seconds);
         }
+    }
+
+    /// Sets the start time to assume until one is measured; `None`: nothing better than the configured one.
+    pub(crate) fn expect_start(&self, expected: Option<Duration>) {
+        self.expected_start
+            .set(expected.map(|expected| expected.as_secs_f64()));
     }
 
     /// Records the time of a worker's start, from its process to readiness.
@@ -225,9 +238,6 @@ impl NodeStatus {
     fn observe_cost(&self, audio_seconds: f64, inference_seconds: f64) {
         let mut costs = lock(&self.costs);
         costs.observe(audio_seconds, inference_seconds);
-        let cost = costs.cost();
-        self.cost_fixed.set(cost.map(|cost| cost.fixed));
-        self.cost_slope.set(cost.map(|cost| cost.slope));
         self.hot_real_time_factor.set(costs.real_time_factor());
     }
 
@@ -305,10 +315,7 @@ impl NodeStatus {
 
     /// The cost of a chunk on the hot lane; `None` until measured.
     pub(crate) fn cost(&self) -> Option<Cost> {
-        match (self.cost_fixed.get(), self.cost_slope.get()) {
-            (Some(fixed), Some(slope)) => Some(Cost { fixed, slope }),
-            (None, _) | (_, None) => None,
-        }
+        lock(&self.costs).cost()
     }
 
     /// Rolling mean of workers' start times; `None` until measured.
@@ -346,7 +353,7 @@ impl NodeStatus {
         Snapshot {
             hot: self.hot(),
             last_engine: lock(&self.last_engine).clone(),
-            draining: self.draining.load(Ordering::SeqCst),
+            draining: self.is_draining(),
             drain_cap: self.drain_cap,
             queue_depth: count(&self.queue.depth),
             busy_lanes: count(&self.queue.busy_lanes),
@@ -358,7 +365,9 @@ impl NodeStatus {
             cost: self.cost(),
             hot_real_time_factor: self.hot_real_time_factor.get(),
             measured_start: self.measured_start(),
-            start_estimate: self.start_estimate,
+            start_estimate: (self.expected_start.get())
+                .map_or(self.start_estimate, Duration::from_secs_f64),
+            age: self.since.elapsed(),
             pool: PoolSnapshot {
                 active: count(&self.pool.active),
                 loading: count(&self.pool.loading),
@@ -443,6 +452,8 @@ mod tests {
     fn a_start_is_estimated_until_one_was_measured() {
         let status = NodeStatus::default();
         assert_eq!(status.snapshot().start_time(), Duration::from_secs(8));
+        status.expect_start(Some(Duration::from_secs(3)));
+        assert_eq!(status.snapshot().start_time(), Duration::from_secs(3));
         status.record_start(Duration::from_secs(2));
         status.record_start(Duration::from_secs(4));
         assert_eq!(status.snapshot().start_time(), Duration::from_millis(2600));

@@ -108,6 +108,8 @@ pub struct Snapshot {
     pub measured_start: Option<Duration>,
     /// The start time to assume until then.
     pub start_estimate: Duration,
+    /// Time since the node started.
+    pub age: Duration,
     /// The cold workers.
     pub pool: PoolSnapshot,
     /// Memory.
@@ -136,6 +138,12 @@ impl Snapshot {
     /// Start time of a worker: measured, or else the configured estimate.
     pub fn start_time(&self) -> Duration {
         self.measured_start.unwrap_or(self.start_estimate)
+    }
+
+    /// Time until the first engine is ready. A start that takes longer than expected probably takes a quarter as
+    /// long again.
+    pub(crate) fn ready_in(&self) -> Duration {
+        self.start_time().saturating_sub(self.age).max(self.age / 4)
     }
 
     /// For a request that comes while the server is leaving: what it still does must end, and then

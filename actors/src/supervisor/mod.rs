@@ -224,6 +224,8 @@ impl SupervisorState {
         myself: &ActorRef<SupervisorMessage>,
         arguments: SupervisorArguments,
     ) -> Result<Self, SpawnErr> {
+        let expected_start = arguments.ports.launcher.expected_start();
+        arguments.status.expect_start(expected_start);
         let dispatcher = children::dispatcher(myself, &arguments, 0).await?;
         let fallback_model = children::fallback_model(myself, &arguments, 0).await?;
         let escalator = escalator(&arguments, fallback_model.as_ref());

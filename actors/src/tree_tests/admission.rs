@@ -1,6 +1,8 @@
 //! The bounded queue: which requests are admitted, with which wait, and correct accounts afterwards.
 
 use super::*;
+use crate::domain::ids::WorkerId;
+use crate::ports::{Engine, EngineLauncher};
 use crate::status::load::{Load, WaitEstimate};
 
 fn nothing_is_left(tree: &Tree) -> bool {
@@ -156,4 +158,48 @@ async fn a_long_file_does_not_make_commands_after_it_look_long() {
     assert!(tree.stt.snapshot().accepts_requests());
     drop(held);
     tree.end().await;
+}
+
+/// A launcher that says how long its first launch should take.
+struct Expecting(Arc<dyn EngineLauncher>, Option<Duration>);
+
+#[async_trait]
+impl EngineLauncher for Expecting {
+    async fn launch(&self, worker: &WorkerId) -> Result<Arc<dyn Engine>, LaunchError> {
+        self.0.launch(worker).await
+    }
+
+    fn expected_start(&self) -> Option<Duration> {
+        self.1
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_model_loads_clients_are_told_to_come_back_when_it_should_be_ready() {
+    let seconds = Duration::from_secs_f64;
+    for (expected, passed, retry_after) in [
+        (None, 0.0, 8.0),
+        (None, 1.5, 6.5),
+        (Some(2.0), 0.0, 2.0),
+        (Some(2.0), 0.5, 1.5),
+        (Some(2.0), 1.5, 1.0),
+        // Overdue.
+        (Some(0.1), 1.9, 1.0),
+    ] {
+        let tree = Tree::start_with(config(0), vec![], |ports| {
+            let launcher = Arc::clone(&ports.launcher);
+            ports.launcher = Arc::new(Expecting(launcher, expected.map(seconds)));
+        })
+        .await;
+        tokio::time::sleep(seconds(passed)).await;
+        let SttError::NotReady {
+            retry_after: told, ..
+        } = tree.admit().expect_err("it loads")
+        else {
+            panic!("another error");
+        };
+        let near = (told.as_secs_f64() - retry_after).abs() < 0.01;
+        assert!(near, "{told:?} instead of {retry_after}");
+        tree.end().await;
+    }
 }

@@ -8,6 +8,7 @@ mod escalation;
 mod fallback_model;
 mod faults;
 mod hot_idle;
+mod impatient;
 mod memory;
 mod pool;
 mod registration;
@@ -73,7 +74,6 @@ pub fn config(pool_size: usize) -> TreeConfig {
             idle: IdlePolicy {
                 timeout: Duration::from_secs(60),
                 stagger: Duration::from_secs(10),
-                pool_size,
             },
         },
         escalation: EscalationPolicy {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::domain::ids::ChunkIndex::Whole;
 use crate::{Event, SttError};
 
 #[tokio::test(start_paused = true)]
@@ -105,4 +106,59 @@ async fn a_client_that_leaves_takes_its_work_with_it() {
     stream.transcript().await.expect("transcribed");
     assert!(before.elapsed() < WORK * 2, "the lane was not free");
     tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_streamed_audio_is_not_cut_into_short_chunks_whatever_its_container_states() {
+    for (script, expected) in [("1", 28), ("1+u", 28), ("2", 5), ("2+u", 5)] {
+        let tree = Tree::ready(vec![]).await;
+        let streamed = Job {
+            streamed: true,
+            ..job(script)
+        };
+        let stream = tree.submit_as("client", streamed).await.expect("accepted");
+        stream.transcript().await.expect("transcribed");
+        let targets = lock(&tree.world.targets).clone();
+        assert_eq!(targets[0], expected, "{script}: {targets:?}");
+        tree.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_languages_a_chunk_waits_for_the_language_before_and_lengths_are_steady() {
+    for lanes in [0, 3] {
+        let tree = Tree::ready_with(config(lanes), vec![]).await;
+        let mixed = |streamed| {
+            let mut job = job("1+30m+2n+9");
+            job.options.multilingual = true;
+            job.streamed = streamed;
+            job
+        };
+        let stream = tree.submit_as("client", mixed(true)).await;
+        stream.expect("accepted").transcript().await.expect("done");
+        let targets = lock(&tree.world.targets).clone();
+        assert_eq!(targets[..5], [5, 10, 20, 28, 28]);
+        let likely: Vec<_> = tree.world.likely_languages();
+        assert_eq!(likely.len(), 42);
+        // The first chunk is certain to be Spanish; mumbling is as good as certain; noise is not.
+        assert_eq!(likely[0], (Whole(0), None));
+        let of = |index: usize| {
+            let found = likely.iter().find(|(chunk, _)| *chunk == Whole(index));
+            found.and_then(|(_, code)| code.clone())
+        };
+        let expected = [
+            (1, "es"),
+            (2, "pt"),
+            (31, "pt"),
+            (32, "pt"),
+            (33, "pt"),
+            (34, "es"),
+        ];
+        for (index, code) in expected {
+            assert_eq!(of(index).as_deref(), Some(code), "chunk {index}");
+        }
+        let order: Vec<_> = likely.iter().map(|(chunk, _)| *chunk).collect();
+        assert_eq!(order, (0..42).map(Whole).collect::<Vec<_>>());
+        tree.end().await;
+    }
 }

@@ -78,6 +78,7 @@ pub struct World {
     seen: Mutex<Vec<Seen>>,
     /// Number of chunks from all decoders.
     pub chunks_decoded: AtomicUsize,
+    likely: Mutex<Vec<(ChunkIndex, Option<String>)>>,
     /// Requested chunk lengths, in seconds, one per chunk.
     pub targets: Mutex<Vec<u64>>,
     /// Number of living decoders.
@@ -109,6 +110,11 @@ impl World {
 
     pub fn count(&self, what: &Seen) -> usize {
         lock(&self.seen).iter().filter(|seen| *seen == what).count()
+    }
+
+    /// The chunks that engines received, with the language to use if the detection is uncertain.
+    pub fn likely_languages(&self) -> Vec<(ChunkIndex, Option<String>)> {
+        lock(&self.likely).clone()
     }
 
     fn saw(&self, what: Seen) {
@@ -161,6 +167,8 @@ impl Engine for ScriptedEngine {
             index: request.audio.index,
             language: request.language.clone(),
         });
+        let likely = (request.audio.index, request.likely_language.clone());
+        lock(&self.world.likely).push(likely);
         let mut plan = lock(&self.plans).pop_front().unwrap_or(ChunkPlan::Answer);
         if request.audio.samples[0] == POISON {
             self.world.saw(Seen::Poisoned(self.worker.clone()));
@@ -330,7 +338,7 @@ const POISON: i16 = 666;
 /// Value of samples of which an engine transcribes only the first half, unless it gets the rest separately.
 const HALF_HEARD: i16 = 9;
 /// Text of that half, long enough for its duration.
-pub const HALF_HEARD_TEXT: &str = "half of everything that was said";
+pub const HALF_HEARD_TEXT: &str = "half of everything that was said, which is a lot of text";
 /// Value of samples that are noise.
 const NOISE: i16 = 7;
 /// Value of samples whose text has a low probability.
@@ -341,7 +349,7 @@ const MUMBLED: i16 = 4;
 /// The path of a source is a script for the decoder, in words separated by `+`: `3` is three chunks of 10 s, `2s`
 /// two stretches of 10 s of silence, `2n` two chunks of noise, `2h` two chunks of which whisper skips half, `2w` and
 /// `2m` two chunks whose text or language has a low probability, `bad` ends in invalid audio, and `poison` is a
-/// chunk that crashes every engine.
+/// chunk that crashes every engine. The container states the length, unless the script has a `u`.
 pub struct Decoder(pub Arc<World>);
 
 #[derive(Clone, Copy)]
@@ -350,12 +358,14 @@ enum Part {
     Chunk(i16),
     Silence,
     Broken,
+    /// Nothing: the container states no length.
+    NoClaim,
 }
 
 struct Chunks {
     world: Arc<World>,
     parts: VecDeque<Part>,
-    claimed: u64,
+    claimed: Option<Duration>,
     passed: usize,
     next_index: usize,
 }
@@ -375,6 +385,7 @@ fn parts(script: &str) -> VecDeque<Part> {
             "w" => Part::Chunk(WEAK),
             "m" => Part::Chunk(MUMBLED),
             "poison" => Part::Chunk(POISON),
+            "u" => Part::NoClaim,
             "bad" => Part::Broken,
             other => panic!("no such script: {other}"),
         };
@@ -391,11 +402,14 @@ impl AudioDecoder for Decoder {
         source: &AudioSource,
         _options: DecodeOptions,
     ) -> Result<Box<dyn ChunkStream>, DecodeError> {
-        let parts = parts(&source.path().to_string_lossy());
+        let mut parts = parts(&source.path().to_string_lossy());
+        let claims = !parts.iter().any(|part| matches!(part, Part::NoClaim));
+        parts.retain(|part| !matches!(part, Part::NoClaim));
+        let claimed = claims.then(|| Duration::from_secs(parts.len() as u64 * 10));
         self.0.open_decoders.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Chunks {
             world: Arc::clone(&self.0),
-            claimed: parts.len() as u64,
+            claimed,
             parts,
             passed: 0,
             next_index: 0,
@@ -405,10 +419,14 @@ impl AudioDecoder for Decoder {
 
 #[async_trait]
 impl ChunkStream for Chunks {
+    async fn ends_within(&mut self, limit: Duration) -> Result<bool, DecodeError> {
+        Ok(self.parts.len() * PART_SAMPLES <= limit.as_secs() as usize * SAMPLE_RATE as usize)
+    }
+
     async fn next(&mut self, target: Duration) -> Result<Option<Decoded>, DecodeError> {
         let start = (self.passed * PART_SAMPLES) as u64;
         let sample = match self.parts.pop_front() {
-            None => return Ok(None),
+            None | Some(Part::NoClaim) => return Ok(None),
             Some(Part::Broken) => return Err(DecodeError::Undecodable("scripted".to_owned())),
             Some(Part::Silence) => {
                 self.passed += 1;
@@ -438,7 +456,7 @@ impl ChunkStream for Chunks {
     }
 
     fn claimed_duration(&self) -> Option<Duration> {
-        Some(Duration::from_secs(self.claimed * 10))
+        self.claimed
     }
 }
 

@@ -4,7 +4,8 @@
 //! blocks. It drops audio without speech: before the first word, after the last, and in long pauses. Half a
 //! second of each pause remains on both sides of the speech. Short stretches of speech with a pause between
 //! them share a chunk, because each chunk costs the model a fixed amount of work; a long pause between them
-//! is shortened, which leaves a seam in the chunk. Without voice activity detection, everything counts as
+//! is shortened, which leaves a seam in the chunk. If the language may change in pauses, every pause of a second ends a
+//! chunk instead. Without voice activity detection, everything counts as
 //! speech.
 //!
 //! It keeps one chunk and a few seconds in memory, however long the audio is.
@@ -27,6 +28,8 @@ mod speech_gate;
 const PADDING: usize = frames(480);
 /// Longer pauses are shortened.
 const LONG_PAUSE: usize = frames(2000);
+/// A pause that ends a chunk if the language may change in it.
+const PAUSE_OF_LANGUAGES: usize = frames(1000);
 /// Speech after a longer pause begins a new chunk, so that no subtitle spans the pause.
 const LONGEST_SEAM: usize = frames(10_000);
 /// After this much silence, nothing in the state of a chunker depends on what was before.
@@ -114,11 +117,15 @@ pub struct Chunker {
     /// Samples that do not fill a block of the detector yet.
     pending: Vec<i16>,
     limits: Limits,
+    /// Pauses of this length end a stretch.
+    long_pause: usize,
+    /// Whether such a pause also ends the chunk.
+    pauses_end_chunks: bool,
     /// Finished stretches of the current chunk.
     stretches: Vec<Stretch>,
     /// The growing stretch; without speech in it, the padding before the next speech.
     current: Stretch,
-    /// Whether there was speech within the last [`LONG_PAUSE`].
+    /// Whether there was speech within the last `long_pause`.
     in_speech: bool,
     /// Frames since the last stretch ended.
     pause: usize,
@@ -134,6 +141,8 @@ impl Chunker {
             gate: SpeechGate::default(),
             pending: Vec::new(),
             limits: Limits::around(MAX_CHUNK),
+            long_pause: LONG_PAUSE,
+            pauses_end_chunks: false,
             stretches: Vec::new(),
             current: Stretch::default(),
             in_speech: false,
@@ -141,6 +150,14 @@ impl Chunker {
             next_index: 0,
             pushed_samples: 0,
         }
+    }
+
+    /// Lets every pause of about a second end a chunk, because the language may change there.
+    #[must_use]
+    pub fn with_chunks_between_pauses(mut self) -> Self {
+        self.long_pause = PAUSE_OF_LANGUAGES;
+        self.pauses_end_chunks = true;
+        self
     }
 
     /// Sets the approximate length of further chunks.
@@ -278,7 +295,7 @@ impl Chunker {
             self.keep_padding();
             return (self.pause > LONGEST_SEAM).then(|| self.finish()).flatten();
         }
-        if self.pause >= LONG_PAUSE {
+        if self.pause >= self.long_pause {
             return self.end_stretch();
         }
         if self.finished_length() >= self.limits.earliest {
@@ -329,7 +346,7 @@ impl Chunker {
         self.stretches.push(stretch);
         self.in_speech = false;
         self.keep_padding();
-        let is_enough = self.finished_length() >= self.limits.earliest;
+        let is_enough = self.finished_length() >= self.limits.earliest || self.pauses_end_chunks;
         is_enough.then(|| self.finish()).flatten()
     }
 

@@ -132,6 +132,22 @@ fn after_a_very_long_pause_a_new_chunk_begins() {
 }
 
 #[test]
+fn where_the_language_may_change_every_pause_of_a_second_ends_a_chunk_whatever_the_target() {
+    let audio = speech_and_silence(&[3.0, 0.7, 1.0, 1.3, 0.5, 6.0, 3.0, 11.0, 1.0]);
+    let expected: &[&[(f64, f64)]] = &[
+        &[(0.0, 5.18)],
+        &[(5.52, 6.98)],
+        &[(12.02, 15.98)],
+        &[(26.02, 27.5)],
+    ];
+    for target in [8, 28] {
+        let mut chunker = Chunker::new(Some(Box::new(Loudness))).with_chunks_between_pauses();
+        chunker.aim_at(Duration::from_secs(target));
+        assert_near(&seconds(&run(chunker, &audio, 4096)), expected);
+    }
+}
+
+#[test]
 fn a_long_pause_ends_a_chunk_that_is_long_enough() {
     let audio = speech_and_silence(&[21.0, 3.0, 5.0]);
     let expected: &[&[(f64, f64)]] = &[&[(0.0, 21.48)], &[(23.52, 29.0)]];

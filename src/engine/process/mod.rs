@@ -68,6 +68,14 @@ pub struct ReadyModel {
 pub trait ModelSource: Send + Sync + 'static {
     /// The model, or a message that says why there is none.
     async fn ready_model(&self) -> Result<ReadyModel, String>;
+
+    /// How long a worker should take to start with this model; `None`: unknown. May read small files.
+    fn expected_start(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Remembers how long a worker took to start. May write a small file.
+    fn record_start(&self, _took: Duration) {}
 }
 
 /// How workers are started.
@@ -298,11 +306,19 @@ impl EngineLauncher for WorkerLauncher {
                 return Err(error);
             }
         }
+        if engine.info.calibration.is_some() {
+            let (models, took) = (Arc::clone(&self.models), begin.elapsed());
+            tokio::task::spawn_blocking(move || models.record_start(took));
+        }
         // On a GPU every worker transcribes the clip at its start, so the load time includes it.
         if self.config.gpu.is_some() {
             engine.info.load_time = begin.elapsed();
         }
         Ok(Arc::new(engine))
+    }
+
+    fn expected_start(&self) -> Option<Duration> {
+        self.models.expected_start()
     }
 }
 
@@ -330,6 +346,7 @@ impl Engine for Worker {
             audio: protocol::samples_to_bytes(&request.audio.samples),
             task: request.task,
             language: request.language,
+            likely_language: request.likely_language,
             prompt: request.prompt,
             temperature: request.temperature,
         };

@@ -1,6 +1,7 @@
 //! The language of a chunk: given, or detected.
 
 use stt_actors::domain::transcript::Task;
+use stt_actors::ports::CERTAIN_LANGUAGE;
 use whisper_rs::WhisperState;
 
 use super::callbacks::{GRAPHS_OF_A_PASS, Watch};
@@ -22,13 +23,14 @@ pub(super) struct Language {
 }
 
 impl Model {
-    /// The wanted language, or the one that the model detects.
+    /// The wanted language, or the one that the model detects; if that is uncertain, the `likely` one.
     pub(super) fn language(
         &self,
         state: &mut WhisperState,
         samples: &[f32],
         window: usize,
         wanted: Option<&str>,
+        likely: Option<&str>,
     ) -> Result<Language, Failure> {
         if let Some(code) = self.forced_language(wanted)? {
             return Ok(Language {
@@ -37,7 +39,7 @@ impl Model {
                 is_encoded: false,
             });
         }
-        self.detect_language(state, samples, window)
+        self.detect_language(state, samples, window, likely)
     }
 
     /// The language that needs no detection: the client's, or English for an English-only model. Whisper
@@ -73,6 +75,7 @@ impl Model {
         state: &mut WhisperState,
         samples: &[f32],
         window: usize,
+        likely: Option<&str>,
     ) -> Result<Language, Failure> {
         let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
         parameters.set_audio_ctx(window as i32);
@@ -86,14 +89,7 @@ impl Model {
         // the count is 0.
         let is_encoded = graphs == GRAPHS_OF_A_PASS + 1 && self.options.gpu.is_none();
         let known = &probabilities[..probabilities.len().min(self.language_count())];
-        let best = known
-            .iter()
-            .enumerate()
-            .max_by(|(_, a), (_, b)| a.total_cmp(b))
-            .and_then(|(id, probability)| {
-                Some((whisper_rs::get_lang_str(id as i32)?, *probability))
-            });
-        match best {
+        match choose(known, likely.and_then(whisper_rs::get_lang_id)) {
             Some((code, probability)) => Ok(Language {
                 code: code.to_owned(),
                 probability: Some(probability),
@@ -101,5 +97,36 @@ impl Model {
             }),
             None => Err(Failure::Engine("no language was detected".to_owned())),
         }
+    }
+}
+
+/// The most probable language, from the probabilities by whisper's numbers; if it is uncertain, the `likely` one.
+fn choose(probabilities: &[f32], likely: Option<i32>) -> Option<(&'static str, f32)> {
+    let numbered = probabilities.iter().copied().enumerate();
+    let (best, probability) = numbered.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let likely = likely.and_then(|id| usize::try_from(id).ok());
+    let likely = likely.filter(|_| probability < CERTAIN_LANGUAGE);
+    let likely = likely.and_then(|id| Some((id, *probabilities.get(id)?)));
+    let (id, probability) = likely.unwrap_or((best, probability));
+    Some((whisper_rs::get_lang_str(id as i32)?, probability))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uncertain_language_gives_way_to_the_likely_one_and_a_certain_one_does_not() {
+        let id = |code| whisper_rs::get_lang_id(code).expect("known");
+        let mut probabilities = vec![0.0; 99];
+        probabilities[id("en") as usize] = 0.4;
+        probabilities[id("de") as usize] = 0.1;
+        assert_eq!(choose(&probabilities, None), Some(("en", 0.4)));
+        assert_eq!(choose(&probabilities, Some(id("de"))), Some(("de", 0.1)));
+        // A language that the model does not know.
+        assert_eq!(choose(&probabilities, Some(99)), Some(("en", 0.4)));
+        probabilities[id("en") as usize] = 0.6;
+        assert_eq!(choose(&probabilities, Some(id("de"))), Some(("en", 0.6)));
+        assert_eq!(choose(&[], None), None);
     }
 }

@@ -53,6 +53,8 @@ pub struct Request {
     pub task: Task,
     /// ISO 639-1; `None`: detect.
     pub language: Option<String>,
+    /// ISO 639-1: the language to use if the detection is uncertain.
+    pub likely_language: Option<String>,
     /// Text that the model takes as preceding the chunk.
     pub prompt: Option<String>,
     /// 0: greedy with the temperature ladder; any other value is used alone.
@@ -169,7 +171,9 @@ impl Model {
         }
         let window = (self.options.window).frames(samples.len(), self.window_step());
         let mut state = self.context.create_state().map_err(whisper_failed)?;
-        let language = self.language(&mut state, &samples, window, request.language.as_deref())?;
+        let wanted = request.language.as_deref();
+        let likely = request.likely_language.as_deref();
+        let language = self.language(&mut state, &samples, window, wanted, likely)?;
         let mut passes = 0;
         if let Some(probability) = language.probability {
             passes += 1;

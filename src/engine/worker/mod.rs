@@ -188,6 +188,7 @@ fn transcribe(
                 samples,
                 task: request.task,
                 language: request.language,
+                likely_language: request.likely_language,
                 prompt: request.prompt,
                 temperature: request.temperature,
             };

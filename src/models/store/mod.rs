@@ -16,6 +16,7 @@ use locate::Located;
 mod derive;
 pub(super) mod inspect;
 pub(super) mod locate;
+pub(super) mod start_time;
 pub(super) mod voice_activity;
 
 /// A folder of ggml files, the conversions made from them, and the sources of more.

@@ -11,6 +11,8 @@ use crate::status::load::Left;
 /// A decoded chunk until its text is final, or a part of one that is transcribed again.
 pub(super) struct OpenChunk {
     pub(super) audio: AudioChunk,
+    /// The language of the speech before, in case that the chunk's own detection is uncertain.
+    pub(super) likely_language: Option<String>,
     /// Seconds of the time line that are done with it: its own and the silence before it.
     pub(super) covers: f64,
     /// The chunk's share of the memory budgets. A part uses the share of its chunk.
@@ -27,6 +29,8 @@ pub(super) struct Intake {
     outstanding: BTreeMap<ChunkIndex, OpenChunk>,
     /// Chunks that wait until the language is known.
     held_back: VecDeque<OpenChunk>,
+    /// Chunks that wait until a client is there.
+    withheld: Vec<OpenChunk>,
 }
 
 impl Intake {
@@ -74,8 +78,9 @@ impl Intake {
             return None;
         }
         let open = self.outstanding.values().chain(&self.held_back);
+        let open = open.chain(&self.withheld);
         Some(Left {
-            open: self.outstanding.len() + self.held_back.len(),
+            open: open.clone().count(),
             open_seconds: open.map(|chunk| chunk.audio.duration_seconds()).sum(),
             undecoded_seconds: known - settled,
             total_seconds: known,
@@ -106,6 +111,22 @@ impl Intake {
         released
     }
 
+    /// Keeps a chunk until [`take_withheld`](Self::take_withheld).
+    pub(super) fn withhold(&mut self, chunk: OpenChunk) {
+        self.withheld.push(chunk);
+    }
+
+    /// Takes the chunks that were withheld, in order.
+    pub(super) fn take_withheld(&mut self) -> Vec<OpenChunk> {
+        self.withheld.sort_by_key(|chunk| chunk.audio.index);
+        std::mem::take(&mut self.withheld)
+    }
+
+    /// Number of chunks at the Dispatcher.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
     /// Takes a chunk whose result is here; `None` if it is not awaited.
     pub(super) fn end(&mut self, index: ChunkIndex) -> Option<OpenChunk> {
         self.outstanding.remove(&index)
@@ -120,7 +141,8 @@ impl Intake {
 
     /// The length of the audio in seconds, when all of it is decoded and every chunk has a result.
     pub(super) fn finished_seconds(&self) -> Option<f64> {
-        let all_ended = self.outstanding.is_empty() && self.held_back.is_empty();
+        let all_ended =
+            self.outstanding.is_empty() && self.held_back.is_empty() && self.withheld.is_empty();
         let decoded = self.decoded.as_ref().filter(|_| all_ended);
         decoded.map(|audio| samples_to_seconds(audio.samples))
     }
@@ -149,6 +171,7 @@ pub(super) mod tests {
         let start = (number * samples) as u64;
         OpenChunk {
             audio: AudioChunk::contiguous(number, start, Arc::from(vec![0; samples])),
+            likely_language: None,
             covers: f64::from(seconds),
             permit: None,
         }

@@ -8,9 +8,10 @@
 //! Plain structs without actors make its decisions: `Intake` (audio and open chunks), `RequestLanguage`,
 //! `Texts` and `Escalating`. `steps` carries them out.
 //!
-//! Supervised by [`Transcriptions`](crate::request::transcriptions). It ends with its last event, or when the
-//! last client leaves: its finished chunks are then kept for a while.
+//! Supervised by [`Transcriptions`](crate::request::transcriptions). It ends with its last event, or after the
+//! last client left: its finished chunks are then kept for a while. [`absence`] says what happens in between.
 
+mod absence;
 mod escalation;
 mod intake;
 mod steps;
@@ -42,6 +43,7 @@ use crate::request::subscribers::Subscribers;
 use crate::status::NodeStatus;
 use crate::status::admission::AdmissionSlot;
 use crate::task::caught;
+use absence::Absence;
 use escalation::Escalating;
 use intake::Intake;
 use texts::Texts;
@@ -89,8 +91,10 @@ pub enum TranscriptionMessage {
     },
     /// From [`Transcriptions`](crate::request::transcriptions): the Dispatcher was replaced.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
-    /// A subscriber left.
-    SubscriberLeft,
+    /// From the Dispatcher: no lane works on a chunk any more, because there was no subscriber.
+    ChunkWithdrawn(ChunkIndex),
+    /// A subscriber left or joined, or the server is draining.
+    SubscribersChanged,
     /// From [`Transcriptions`](crate::request::transcriptions): end with this error.
     Cancel(SttError),
 }
@@ -135,6 +139,7 @@ pub struct TranscriptionState {
     /// Running calls of the fallback.
     calls: BTreeMap<ChunkIndex, AbortOnDropHandle<()>>,
     resume: Resume,
+    absence: Absence,
     intake: Intake,
     language: RequestLanguage,
     texts: Texts,
@@ -178,12 +183,17 @@ impl Actor for Transcription {
         let escalator = escalator.filter(|_| job.escalates && job.options.task == Task::Transcribe);
         let source = job.source.clone();
         let budget = ChunkBudget::new(Arc::clone(&status), chunk_budget);
+        let language = job.options.language.clone();
+        let has_languages =
+            job.options.multilingual && language.or_else(|| only_language(&status)).is_none();
         let options = DecodeOptions {
             voice_activity: job.options.voice_activity,
+            pauses_end_chunks: has_languages,
         };
         let lengths = Lengths {
             before: before.targets().to_vec(),
             streamed: job.streamed,
+            steady: has_languages,
         };
         let decoding = tokio::spawn(async move {
             let report = |progress| myself.cast(decoded(progress)).is_ok();
@@ -213,6 +223,7 @@ impl Actor for Transcription {
             texts: Texts::new(job.options.hallucination_guard),
             escalating: Escalating::new(escalator.as_ref().map(|to| to.policy)),
             resume: Resume::new(job.identity.is_some(), before),
+            absence: Absence::default(),
             escalator,
             job,
             status,
@@ -244,6 +255,10 @@ impl Actor for Transcription {
             TranscriptionMessage::ChunkEnded { index, outcome } => {
                 state.chunk_ended(&myself, index, outcome)
             }
+            TranscriptionMessage::ChunkWithdrawn(index) => {
+                state.chunk_withdrawn(&myself, index);
+                Outcome::GoesOn
+            }
             TranscriptionMessage::FallbackEnded {
                 index,
                 outcome,
@@ -253,14 +268,14 @@ impl Actor for Transcription {
                 state.dispatcher_replaced(&myself, dispatcher);
                 Outcome::GoesOn
             }
-            // Checked below after every message: a client that left before it got the stream sends no message.
-            TranscriptionMessage::SubscriberLeft => Outcome::GoesOn,
+            TranscriptionMessage::SubscribersChanged => Outcome::GoesOn,
             TranscriptionMessage::Cancel(reason) => state.fail(reason),
         };
-        state.update_accounts();
-        if outcome == Outcome::Ended || state.is_abandoned() {
+        // After every message: a client that left before it got the stream sends no message.
+        if outcome == Outcome::Ended || state.follow_subscribers(&myself) == Outcome::Ended {
             myself.stop(None);
         }
+        state.update_accounts();
         Ok(())
     }
 }
@@ -290,6 +305,7 @@ fn owner(transcription: ActorRef<TranscriptionMessage>) -> ChunkOwner {
             ChunkNews::LanguageDetected(language) => {
                 TranscriptionMessage::LanguageDetected { index, language }
             }
+            ChunkNews::Withdrawn => TranscriptionMessage::ChunkWithdrawn(index),
             ChunkNews::Ended(outcome) => TranscriptionMessage::ChunkEnded { index, outcome },
         };
         let _ = transcription.cast(message);

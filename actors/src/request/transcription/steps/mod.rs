@@ -23,7 +23,7 @@ use crate::status::Escalated;
 use crate::status::admission::reject_long_wait;
 use crate::status::chunk_length::target_length;
 
-type Myself = ActorRef<TranscriptionMessage>;
+pub(super) type Myself = ActorRef<TranscriptionMessage>;
 
 /// Decoded audio.
 impl TranscriptionState {
@@ -34,9 +34,10 @@ impl TranscriptionState {
         permit: ChunkPermit,
         position: Position,
     ) -> Outcome {
-        let chunk = OpenChunk {
+        let mut chunk = OpenChunk {
             covers: self.intake.advance(position),
             audio,
+            likely_language: None,
             permit: Some(permit),
         };
         if let Err(rejection) = self.check_length(chunk.audio.duration_seconds()) {
@@ -48,6 +49,7 @@ impl TranscriptionState {
             return self.chunk_done(myself, chunk, done);
         }
         if may_go {
+            chunk.likely_language = self.language.likely().map(str::to_owned);
             self.enqueue(myself, chunk);
         } else {
             self.intake.hold_back(chunk);
@@ -82,8 +84,11 @@ impl TranscriptionState {
 
     /// Updates the slot's remaining work.
     pub(super) fn update_accounts(&mut self) {
-        let work = self.intake.remaining_work();
-        if let Some((slot, work)) = self.slot.as_mut().zip(work) {
+        let Some(slot) = &mut self.slot else { return };
+        if self.absence.is_on() {
+            // What it still has yields to any other work.
+            slot.clear();
+        } else if let Some(work) = self.intake.remaining_work() {
             slot.update(work, target_length(self.status.cost()));
         }
     }
@@ -91,13 +96,19 @@ impl TranscriptionState {
 
 /// Chunks on their way to lanes and back.
 impl TranscriptionState {
-    fn enqueue(&mut self, myself: &Myself, chunk: OpenChunk) {
+    /// Sends a chunk to the Dispatcher; without a client, keeps it until one returns.
+    pub(super) fn enqueue(&mut self, myself: &Myself, chunk: OpenChunk) {
+        if self.absence.is_on() {
+            self.intake.withhold(chunk);
+            return;
+        }
         let options = &self.job.options;
         let request = ChunkRequest {
             request_id: Arc::clone(&self.job.request_id),
             audio: chunk.audio.clone(),
             task: options.task,
             language: self.language.code().map(str::to_owned),
+            likely_language: chunk.likely_language.clone(),
             prompt: options.prompt.clone(),
             temperature: options.temperature,
         };
@@ -137,14 +148,15 @@ impl TranscriptionState {
                 probability: Some(decided.probability),
             });
             self.send_language(reported);
-            self.release_held_back(myself);
         }
+        self.release_held_back(myself);
         Outcome::GoesOn
     }
 
     fn release_held_back(&mut self, myself: &Myself) {
         let language = &mut self.language;
-        for chunk in self.intake.release(|index| language.may_go(index)) {
+        for mut chunk in self.intake.release(|index| language.may_go(index)) {
+            chunk.likely_language = self.language.likely().map(str::to_owned);
             self.enqueue(myself, chunk);
         }
     }
@@ -155,6 +167,10 @@ impl TranscriptionState {
         index: ChunkIndex,
         outcome: Result<ChunkDone, SttError>,
     ) -> Outcome {
+        if self.absence.is_on() {
+            self.absence.keep(index, outcome);
+            return Outcome::GoesOn;
+        }
         let Some(chunk) = self.intake.end(index) else {
             return Outcome::GoesOn;
         };
@@ -258,6 +274,7 @@ impl TranscriptionState {
     }
 
     fn take_finished(&mut self) -> FinishedWork {
+        self.record_results();
         self.resume.take_finished(self.language.code())
     }
 }

@@ -82,6 +82,7 @@ impl TranscriptionState {
     ) {
         info!(request_id = %self.job.request_id, chunk = %chunk.audio.index, ?again,
             "speech without text: transcribing it again");
+        let language = transcript.language.clone();
         for audio in self.texts.begin_second_pass(chunk, transcript, again) {
             match self.resume.take(&audio) {
                 Some(done) => self.part_ended(myself, &audio, Ok(done)),
@@ -89,6 +90,7 @@ impl TranscriptionState {
                     myself,
                     OpenChunk {
                         audio,
+                        likely_language: Some(language.clone()),
                         covers: 0.0,
                         permit: None,
                     },
