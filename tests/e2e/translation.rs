@@ -98,8 +98,8 @@ async fn every_segment_is_translated_and_the_text_is_the_segments() {
     let settings = [("LIBRETRANSLATE_URL", url.as_str())];
     // A model that cannot translate by itself.
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    // One chunk, so that both requests have the same segments.
-    let file = server.joined_file(&["en-sentence.wav", "en-command.wav", "en-sentence.wav"]);
+    // One chunk even on a slow machine, so that both requests have the same segments.
+    let file = server.joined_file(&["en-sentence.wav", "en-command.wav"]);
     let verbose = ("response_format", "verbose_json");
     let fields = [verbose, ("to_language", "German"), ("language", "en-GB")];
     let original: Value = (server.transcribe(&file, &[verbose]).await.json().await).expect("JSON");
@@ -111,7 +111,7 @@ async fn every_segment_is_translated_and_the_text_is_the_segments() {
     );
     assert_eq!(body["duration"], original["duration"]);
     let (before, after) = (segments(&original), segments(&body));
-    assert!(after.len() > 2 && after.len() == before.len(), "{body}");
+    assert!(after.len() > 1 && after.len() == before.len(), "{body}");
     let mut joined = String::new();
     for (before, after) in before.iter().zip(after) {
         let text = after["text"].as_str().expect("text");
