@@ -1,4 +1,6 @@
 //! Splits a multipart body into its parts (RFC 2046) while it arrives.
+//!
+//! The libraries for this reject a whole form because of a file name that they cannot read.
 
 use actix_web::error::PayloadError;
 use actix_web::web::{Bytes, BytesMut};
