@@ -122,6 +122,7 @@ async fn turn(args: &Args, layout: Layout, clip: &Arc<[i16]>) -> anyhow::Result<
         threads: layout.threads,
         gpu: None,
         beam_size: 1,
+        engine: uttera_stt::engine::EngineChoice::Auto,
         hello_limit: Duration::from_secs(20),
         load_limit: Duration::from_secs(120),
     };

@@ -184,6 +184,7 @@ async fn round_trips(program: PathBuf, model: PathBuf) -> anyhow::Result<()> {
         threads: 2,
         gpu: None,
         beam_size: 1,
+        engine: uttera_stt::engine::EngineChoice::Auto,
         hello_limit: Duration::from_secs(5),
         load_limit: Duration::from_secs(60),
     };

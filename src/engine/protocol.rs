@@ -14,8 +14,10 @@ use stt_actors::domain::chunk::{MAX_CHUNK, SAMPLE_RATE};
 use stt_actors::domain::transcript::{ChunkTranscript, Task};
 use tokio_util::codec::LengthDelimitedCodec;
 
+use super::EngineChoice;
+
 /// Changes with every change of a message.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Exit code of a worker whose native code aborted because an allocation failed.
 pub const OUT_OF_MEMORY_EXIT: i32 = 77;
@@ -48,6 +50,8 @@ pub struct LoadRequest {
     pub gpu: Option<u32>,
     /// Beam size of the search; 1: greedy.
     pub beam_size: u32,
+    /// Which implementation of Whisper is used.
+    pub engine: EngineChoice,
 }
 
 /// A chunk to transcribe.

@@ -71,6 +71,7 @@ pub async fn start_tree(
         threads,
         gpu,
         beam_size: settings.beam_size,
+        engine: settings.engine,
         hello_limit: HELLO_LIMIT,
         load_limit: LOAD_LIMIT,
     };

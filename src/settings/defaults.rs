@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::read::MEGABYTE;
 use super::{Device, LogFormat, Origins, Role, Settings, VadModel, variables};
+use crate::engine::EngineChoice;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -18,6 +19,7 @@ impl Default for Settings {
             whisper_fp16: true,
             whisper_threads: None,
             beam_size: 1,
+            engine: EngineChoice::Auto,
             vad_model: VadModel::Silero,
             default_language: None,
             cold_pool_size: 10,

@@ -25,6 +25,7 @@ use reqwest::Url;
 use stt_actors::EscalationPolicy;
 use thiserror::Error;
 
+use crate::engine::EngineChoice;
 use crate::models::ComputeType;
 pub use load::Loaded;
 pub use role::Role;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub whisper_threads: Option<u32>,
     /// Beam size of the decoder; 1: greedy.
     pub beam_size: u32,
+    /// Which implementation of Whisper is used.
+    pub engine: EngineChoice,
     /// The voice activity detector.
     pub vad_model: VadModel,
     /// ISO 639-1; `None`: detect.

@@ -40,6 +40,7 @@ async fn launch_as(
         threads: 2,
         gpu: None,
         beam_size: 1,
+        engine: uttera_stt::engine::EngineChoice::Auto,
         hello_limit: Duration::from_secs(2),
         load_limit: Duration::from_secs(60),
     };

@@ -92,6 +92,7 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
         threads: 1,
         gpu: None,
         beam_size: 1,
+        engine: uttera_stt::engine::EngineChoice::Auto,
         hello_limit: Duration::from_secs(20),
         load_limit: Duration::from_secs(60),
     };

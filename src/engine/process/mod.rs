@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::Framed;
 
+use crate::engine::EngineChoice;
 use crate::engine::protocol::{
     self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest,
 };
@@ -89,6 +90,8 @@ pub struct WorkerConfig {
     pub gpu: Option<u32>,
     /// Beam size of the search; 1: greedy.
     pub beam_size: u32,
+    /// Which implementation of Whisper is used.
+    pub engine: EngineChoice,
     /// How long a worker may take to say hello: usually milliseconds, longer on a machine that swaps.
     pub hello_limit: Duration,
     /// How long loading the model may take.
@@ -172,6 +175,7 @@ impl WorkerLauncher {
             threads: self.config.threads,
             gpu: self.config.gpu,
             beam_size: self.config.beam_size,
+            engine: self.config.engine,
         };
         link::send(frames, &ToWorker::Load(load))
             .await

@@ -22,14 +22,14 @@ pub use callbacks::{forget_memory, memory_was_short};
 use window::Window;
 use windows::Timing;
 
-mod alignment;
+pub(super) mod alignment;
 mod callbacks;
-mod heads;
+pub(super) mod heads;
 mod language;
 mod segments;
 pub mod window;
 mod windows;
-mod words;
+pub(super) mod words;
 
 /// Shorter audio is padded with silence: whisper reads beyond its end.
 const SHORTEST_SAMPLES: usize = (SAMPLE_RATE as usize * 11) / 10;
@@ -343,7 +343,7 @@ impl Model {
 }
 
 /// The transcript of audio that is too short for a word.
-fn nothing_said(request: &Request) -> ChunkTranscript {
+pub(super) fn nothing_said(request: &Request) -> ChunkTranscript {
     ChunkTranscript {
         language: request.language.clone().unwrap_or_else(|| "en".to_owned()),
         ..ChunkTranscript::default()
@@ -358,7 +358,7 @@ fn tail(prompt: &str) -> &str {
 }
 
 /// Temperature 0 asks for the ladder 0, 0.2 … 1.0; any other is used as it is.
-fn is_ladder(temperature: f32) -> bool {
+pub(super) fn is_ladder(temperature: f32) -> bool {
     temperature <= f32::EPSILON
 }
 

@@ -14,8 +14,11 @@ use anyhow::{Context, bail};
 use bytes::BytesMut;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use serde::de::DeserializeOwned;
+use stt_actors::domain::transcript::ChunkTranscript;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
+use crate::engine::EngineChoice;
+use crate::engine::native::Native;
 use crate::engine::protocol::{
     self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest,
 };
@@ -163,18 +166,59 @@ fn serve(
     Ok(())
 }
 
-fn load_model(load: &LoadRequest) -> Result<Model, String> {
+/// A loaded model.
+enum Engine {
+    Whisper(Model),
+    Native(Box<Native>),
+}
+
+impl Engine {
+    fn is_multilingual(&self) -> bool {
+        match self {
+            Self::Whisper(model) => model.is_multilingual(),
+            Self::Native(model) => model.is_multilingual(),
+        }
+    }
+
+    fn transcribe(
+        &mut self,
+        request: Request,
+        abort: &AtomicBool,
+        heard: &mut dyn FnMut(&str, f32),
+    ) -> Result<ChunkTranscript, Failure> {
+        match self {
+            Self::Whisper(model) => model.transcribe(request, abort, heard),
+            Self::Native(model) => model.transcribe(&request, abort, heard),
+        }
+    }
+}
+
+fn load_model(load: &LoadRequest) -> Result<Engine, String> {
     let options = whisper::Options {
         threads: load.threads,
         gpu: load.gpu,
         beam_size: load.beam_size,
         ..whisper::Options::default()
     };
-    Model::load(&load.path, options)
+    let native = match load.engine {
+        EngineChoice::WhisperCpp | EngineChoice::Auto => false,
+        EngineChoice::Native if Native::supports(&options) => true,
+        EngineChoice::Native => {
+            return Err(
+                "ENGINE=native runs on CPUs only, and needs WHISPER_BEAM_SIZE=1".to_owned(),
+            );
+        }
+    };
+    if native {
+        let native = Native::load(&load.path, options)?;
+        Ok(Engine::Native(Box::new(native)))
+    } else {
+        Model::load(&load.path, options).map(Engine::Whisper)
+    }
 }
 
 fn transcribe(
-    model: &mut Model,
+    model: &mut Engine,
     request: TranscribeRequest,
     server: &mut Server,
     abort: &AtomicBool,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Variable, row};
+use crate::engine::EngineChoice;
 use crate::language;
 use crate::settings::VadModel;
 use crate::settings::read::{flag, number, threads};
@@ -62,6 +63,20 @@ pub const ROWS: &[Variable] = &[
         "Beam width of the decoder, 1 to 8; 1: greedy decoding.",
         |s, v| {
             s.beam_size = number(v, 1, 8, "a number from 1 to 8")?;
+            Ok(())
+        },
+    ),
+    row(
+        "ENGINE",
+        "auto",
+        "Implementation of Whisper: whisper.cpp, or native (CPU, greedy decoding), which is new; auto: whisper.cpp.",
+        |s, v| {
+            s.engine = match v {
+                "auto" => EngineChoice::Auto,
+                "native" => EngineChoice::Native,
+                "whisper.cpp" => EngineChoice::WhisperCpp,
+                _ => return Err("expected auto, native or whisper.cpp".to_owned()),
+            };
             Ok(())
         },
     ),

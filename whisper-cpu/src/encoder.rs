@@ -1,0 +1,298 @@
+//! The encoder: two convolutions over the spectrogram, then layers of attention and feed-forward networks.
+
+use rayon::prelude::*;
+use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
+
+use crate::file::{Dimensions, FileError, ModelFile};
+use crate::kernels::{add, gelu, layer_norm, softmax};
+use crate::linear::{Linear, Precision, matrix, strided};
+use crate::mel::Spectrogram;
+use crate::tail::{Rows, Tail};
+
+/// Positions whose attention is computed together: their scores stay in the cache.
+const BLOCK: usize = 64;
+/// Taps of a convolution.
+const TAPS: usize = 3;
+
+/// Weights and offsets of a layer norm.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Norm {
+    pub(crate) fn read(file: &mut ModelFile, name: &str, width: usize) -> Result<Self, FileError> {
+        Ok(Self {
+            weight: file.tensor(&format!("{name}.weight"), &[width])?.values,
+            bias: file.tensor(&format!("{name}.bias"), &[width])?.values,
+        })
+    }
+
+    pub(crate) fn apply(&self, input: &[f32]) -> Vec<f32> {
+        let mut output = vec![0.0; input.len()];
+        layer_norm(input, &self.weight, &self.bias, &mut output);
+        output
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Norm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+    feed_forward_norm: Norm,
+    expand: Linear,
+    contract: Linear,
+}
+
+/// The encoder's weights.
+#[derive(Debug)]
+pub struct Encoder {
+    dimensions: Dimensions,
+    first: Linear,
+    second: Linear,
+    /// The sinusoids that tell positions apart.
+    positions: Vec<f32>,
+    layers: Vec<Layer>,
+    norm: Norm,
+}
+
+/// Reads a layer's weights, and its bias if it has one.
+pub(crate) fn read_linear(
+    file: &mut ModelFile,
+    name: &str,
+    (output, input): (usize, usize),
+    has_bias: bool,
+    precision: Precision,
+) -> Result<Linear, FileError> {
+    let weights = file
+        .tensor(&format!("{name}.weight"), &[output, input])?
+        .values;
+    let bias = has_bias
+        .then(|| file.tensor(&format!("{name}.bias"), &[output]))
+        .transpose()?;
+    Ok(Linear::new(
+        &weights,
+        bias.map(|bias| bias.values),
+        input,
+        precision,
+    ))
+}
+
+/// A convolution as a product: the inputs of an output are the taps one after the other.
+fn read_convolution(
+    file: &mut ModelFile,
+    name: &str,
+    output: usize,
+    input: usize,
+) -> Result<Linear, FileError> {
+    let stored = file
+        .tensor(&format!("{name}.weight"), &[output, input, TAPS])?
+        .values;
+    let bias = file.tensor(&format!("{name}.bias"), &[output])?.values;
+    let mut weights = vec![0.0; stored.len()];
+    for row in 0..output {
+        for channel in 0..input {
+            for tap in 0..TAPS {
+                weights[(row * TAPS + tap) * input + channel] =
+                    stored[(row * input + channel) * TAPS + tap];
+            }
+        }
+    }
+    // Convolutions are a few percent of the work, and the most sensitive part.
+    Ok(Linear::new(
+        &weights,
+        Some(bias),
+        input * TAPS,
+        Precision::Float,
+    ))
+}
+
+/// The inputs of a convolution at every `stride`-th row: the row before it, itself, and the row after it.
+fn neighbours(rows: &[f32], width: usize, stride: usize) -> Vec<f32> {
+    let count = rows.len() / width;
+    let mut gathered = Vec::with_capacity(rows.len() / stride * TAPS);
+    for centre in (0..count).step_by(stride) {
+        for tap in 0..TAPS {
+            match (centre + tap).checked_sub(1).filter(|row| *row < count) {
+                Some(row) => gathered.extend_from_slice(&rows[row * width..(row + 1) * width]),
+                None => gathered.resize(gathered.len() + width, 0.0),
+            }
+        }
+    }
+    gathered
+}
+
+impl Encoder {
+    pub(crate) fn read(file: &mut ModelFile, precision: Precision) -> Result<Self, FileError> {
+        let dimensions = file.dimensions;
+        let width = dimensions.state;
+        let layers = (0..dimensions.audio_layers)
+            .map(|number| Layer::read(file, number, width, precision))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            dimensions,
+            first: read_convolution(file, "encoder.conv1", width, dimensions.mels)?,
+            second: read_convolution(file, "encoder.conv2", width, width)?,
+            positions: file
+                .tensor(
+                    "encoder.positional_embedding",
+                    &[dimensions.audio_positions, width],
+                )?
+                .values,
+            layers,
+            norm: Norm::read(file, "encoder.ln_post", width)?,
+        })
+    }
+
+    /// Encodes the first `positions` positions of a window: two frames of the spectrogram each. Frames beyond the
+    /// spectrogram have the value `silence`. A `tail` stands for the positions after them. `keep` gets the keys and
+    /// values of each layer, and says whether to go on; `None` if it said no.
+    pub fn encode(
+        &self,
+        spectrogram: &Spectrogram,
+        silence: f32,
+        positions: usize,
+        tail: Option<&Tail>,
+        keep: &mut dyn FnMut(&[f32], &[f32]) -> bool,
+    ) -> Option<Vec<f32>> {
+        let positions = positions.min(self.dimensions.audio_positions);
+        let bands = self.dimensions.mels;
+        // One frame more than the positions need, so that the last one has its neighbour.
+        let frames = (2 * positions + 1).min(2 * self.dimensions.audio_positions);
+        let mut mel = spectrogram.values.clone();
+        mel.resize(frames * bands, silence);
+        let mut state = self.first.apply(&neighbours(&mel, bands, 1));
+        gelu(&mut state);
+        let width = self.dimensions.state;
+        state = self.second.apply(&neighbours(&state, width, 2));
+        state.truncate(positions * width);
+        gelu(&mut state);
+        add(&mut state, &self.positions[..positions * width]);
+        for (number, layer) in self.layers.iter().enumerate() {
+            let tail = tail.map(|tail| (tail, &tail.encoder[number]));
+            layer.apply(&mut state, self.dimensions, tail, keep)?;
+        }
+        Some(self.norm.apply(&state))
+    }
+}
+
+impl Layer {
+    fn read(
+        file: &mut ModelFile,
+        number: usize,
+        width: usize,
+        precision: Precision,
+    ) -> Result<Self, FileError> {
+        let name = |part: &str| format!("encoder.blocks.{number}.{part}");
+        let square = (width, width);
+        Ok(Self {
+            attention_norm: Norm::read(file, &name("attn_ln"), width)?,
+            query: read_linear(file, &name("attn.query"), square, true, precision)?,
+            key: read_linear(file, &name("attn.key"), square, false, precision)?,
+            value: read_linear(file, &name("attn.value"), square, true, precision)?,
+            out: read_linear(file, &name("attn.out"), square, true, precision)?,
+            feed_forward_norm: Norm::read(file, &name("mlp_ln"), width)?,
+            expand: read_linear(file, &name("mlp.0"), (4 * width, width), true, precision)?,
+            contract: read_linear(file, &name("mlp.2"), (width, 4 * width), true, precision)?,
+        })
+    }
+
+    fn apply(
+        &self,
+        state: &mut [f32],
+        dimensions: Dimensions,
+        tail: Option<(&Tail, &Rows)>,
+        keep: &mut dyn FnMut(&[f32], &[f32]) -> bool,
+    ) -> Option<()> {
+        let normed = self.attention_norm.apply(state);
+        let (query, mut key, mut value) = (
+            self.query.apply(&normed),
+            self.key.apply(&normed),
+            self.value.apply(&normed),
+        );
+        if !keep(&key, &value) {
+            return None;
+        }
+        let mut bias = 0.0;
+        if let Some((tail, rows)) = tail {
+            tail.append(rows, &mut key, &mut value);
+            bias = tail.bias();
+        }
+        let mixed = attention(&query, &key, &value, bias, dimensions);
+        add(state, &self.out.apply(&mixed));
+        let mut hidden = self.expand.apply(&self.feed_forward_norm.apply(state));
+        hidden.par_chunks_mut(1 << 14).for_each(gelu);
+        add(state, &self.contract.apply(&hidden));
+        Some(())
+    }
+}
+
+/// Attention of every position to all positions. Scores, softmax and values of a block are computed together. There may
+/// be more keys than queries: `bias` is added to the scores of those.
+fn attention(
+    query: &[f32],
+    key: &[f32],
+    value: &[f32],
+    bias: f32,
+    dimensions: Dimensions,
+) -> Vec<f32> {
+    let (width, head) = (dimensions.state, dimensions.head());
+    let own = query.len() / width;
+    let positions = key.len() / width;
+    let packed: Vec<(PackedBMatrix<f32>, PackedBMatrix<f32>)> = (0..dimensions.heads)
+        .into_par_iter()
+        .map(|number| {
+            let executor = GemmExecutor::<f32>::new();
+            let offset = number * head;
+            let keys = strided([head, positions], [1, width], &key[offset..]);
+            let values = strided([positions, head], [width, 1], &value[offset..]);
+            (executor.prepack_b(keys), executor.prepack_b(values))
+        })
+        .collect();
+    let mut mixed = vec![0.0; query.len()];
+    mixed
+        .par_chunks_mut(BLOCK * width)
+        .enumerate()
+        .for_each(|(block, mixed)| {
+            let rows = mixed.len() / width;
+            let mut scores = vec![0.0; rows * positions];
+            let mut out = vec![0.0; rows * head];
+            let executor = GemmExecutor::<f32>::new();
+            for (number, (keys, values)) in packed.iter().enumerate() {
+                let from = &query[block * BLOCK * width + number * head..];
+                let queries = strided([rows, head], [width, 1], from);
+                let options = GemmOptions {
+                    alpha: 1.0 / (head as f32).sqrt(),
+                    ..GemmOptions::default()
+                };
+                executor
+                    .gemm(
+                        &mut scores,
+                        GemmInputA::Unpacked(queries),
+                        GemmInputB::Packed(keys),
+                        options,
+                    )
+                    .expect("the shapes fit");
+                for scores in scores.chunks_exact_mut(positions) {
+                    scores[own..].iter_mut().for_each(|score| *score += bias);
+                    softmax(scores);
+                }
+                executor
+                    .gemm(
+                        &mut out,
+                        GemmInputA::Unpacked(matrix(rows, positions, &scores)),
+                        GemmInputB::Packed(values),
+                        GemmOptions::default(),
+                    )
+                    .expect("the shapes fit");
+                for (row, out) in mixed.chunks_exact_mut(width).zip(out.chunks_exact(head)) {
+                    row[number * head..(number + 1) * head].copy_from_slice(out);
+                }
+            }
+        });
+    mixed
+}

@@ -1,0 +1,224 @@
+//! GELU, softmax, layer norm and addition.
+
+use super::for_each_processor;
+
+/// Numbers that a loop handles side by side. The compiler splits them into registers.
+const LANES: usize = 16;
+/// OpenAI's epsilon of layer norms.
+const EPSILON: f32 = 1e-5;
+
+/// `e^x` within 2 units in the last place of 32 bits, for `x` from −87 to 88; smaller ones give about 1e-38.
+///
+/// `x = n ln 2 + r`: `2^n` goes into the exponent's bits, `e^r` is a polynomial (Cephes' `expf`).
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    // ln 2 in two parts, so that n × the first one is exact.
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Adding this number rounds to a whole one.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let whole = x * LOG2_E + ROUND - ROUND;
+    let r = x - whole * LN2_HIGH - whole * LN2_LOW;
+    let mut p = 1.987_569_2e-4;
+    p = p * r + 1.398_199_9e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    let power = f32::from_bits(((whole as i32 + 127) << 23).cast_unsigned());
+    (p * r * r + r + 1.0) * power
+}
+
+/// The error function within 2e-7 (Abramowitz and Stegun, 7.1.26).
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let a = x.abs();
+    let t = 1.0 / (1.0 + 0.327_591_1 * a);
+    let p = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_7) * t - 0.284_496_74) * t
+        + 0.254_829_6)
+        * t;
+    (1.0 - p * exp(-a * a)).copysign(x)
+}
+
+#[inline(always)]
+fn gelu_plain(values: &mut [f32]) {
+    for value in values {
+        *value *= 0.5 * (1.0 + erf(*value * std::f32::consts::FRAC_1_SQRT_2));
+    }
+}
+
+for_each_processor! {
+    /// Replaces each value by `x Φ(x)`, where Φ is the normal distribution.
+    gelu(values: &mut [f32]) = gelu_plain
+}
+
+/// The sum of all values, in [`LANES`] partial sums.
+#[inline(always)]
+fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for chunk in whole {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += term(*value);
+        }
+    }
+    let rest: f32 = rest.iter().map(|value| term(*value)).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+#[inline(always)]
+fn largest(values: &[f32]) -> f32 {
+    let mut most = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for chunk in whole {
+        for (most, value) in most.iter_mut().zip(chunk) {
+            *most = if *value > *most { *value } else { *most };
+        }
+    }
+    let all = most.iter().chain(rest).copied();
+    all.fold(f32::NEG_INFINITY, f32::max)
+}
+
+#[inline(always)]
+pub(super) fn softmax_plain(values: &mut [f32]) {
+    let most = largest(values);
+    for value in &mut *values {
+        *value = exp(*value - most);
+    }
+    let scale = 1.0 / sum(values, |value| value);
+    for value in values {
+        *value *= scale;
+    }
+}
+
+for_each_processor! {
+    /// Replaces the values by their softmax.
+    softmax(values: &mut [f32]) = softmax_plain
+}
+
+#[inline(always)]
+fn layer_norm_plain(input: &[f32], weight: &[f32], bias: &[f32], output: &mut [f32]) {
+    let width = weight.len();
+    for (row, out) in input
+        .chunks_exact(width)
+        .zip(output.chunks_exact_mut(width))
+    {
+        let mean = sum(row, |value| value) / width as f32;
+        let variance = sum(row, |value| (value - mean) * (value - mean)) / width as f32;
+        let scale = 1.0 / (variance + EPSILON).sqrt();
+        for place in 0..width {
+            out[place] = (row[place] - mean) * scale * weight[place] + bias[place];
+        }
+    }
+}
+
+for_each_processor! {
+    /// Normalises each row of `input` to mean 0 and variance 1, then scales and moves it.
+    layer_norm(input: &[f32], weight: &[f32], bias: &[f32], output: &mut [f32]) = layer_norm_plain
+}
+
+#[inline(always)]
+fn add_plain(to: &mut [f32], more: &[f32]) {
+    for (to, more) in to.iter_mut().zip(more) {
+        *to += more;
+    }
+}
+
+for_each_processor! {
+    /// Adds one row of numbers to another.
+    add(to: &mut [f32], more: &[f32]) = add_plain
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn near(found: f32, expected: f64, relative: f64, absolute: f64) -> bool {
+        (f64::from(found) - expected).abs() <= absolute + relative * expected.abs()
+    }
+
+    /// Φ(x) in 64 bits, by the series of the error function or its continued fraction.
+    fn normal(x: f64) -> f64 {
+        let z = x / std::f64::consts::SQRT_2;
+        let a = z.abs();
+        let erf = if a < 3.0 {
+            let (mut term, mut total) = (a, a);
+            for n in 1..200 {
+                let n = f64::from(n);
+                term *= -a * a / n;
+                total += term / (2.0 * n + 1.0);
+            }
+            total * 2.0 / std::f64::consts::PI.sqrt()
+        } else {
+            let mut fraction = 0.0;
+            for n in (1..100).rev() {
+                fraction = f64::from(n) / 2.0 / (a + fraction);
+            }
+            1.0 - (-a * a).exp() / (std::f64::consts::PI.sqrt() * (a + fraction))
+        };
+        f64::midpoint(1.0, erf.copysign(z))
+    }
+
+    proptest! {
+        #[test]
+        fn gelu_is_the_exact_one(values in prop::collection::vec(-30.0_f32..30.0, 1..70)) {
+            let mut found = values.clone();
+            gelu(&mut found);
+            for (found, x) in found.iter().zip(values) {
+                let x = f64::from(x);
+                prop_assert!(near(*found, x * normal(x), 1e-6, 4e-7 * (1.0 + x.abs())), "{x}: {found}");
+            }
+        }
+
+        #[test]
+        fn softmax_sums_to_one_and_has_the_right_ratios(
+            values in prop::collection::vec(-60.0_f32..60.0, 1..300),
+        ) {
+            let mut found = values.clone();
+            softmax(&mut found);
+            let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let terms: Vec<f64> = values.iter().map(|v| f64::from(v - most).exp()).collect();
+            let total: f64 = terms.iter().sum();
+            for (found, term) in found.iter().zip(terms) {
+                prop_assert!(near(*found, term / total, 1e-5, 1e-37));
+            }
+        }
+
+        #[test]
+        fn a_layer_norm_has_the_wanted_mean_and_variance(
+            values in prop::collection::vec(-100.0_f32..100.0, 24..200),
+            scale in 0.1_f32..3.0,
+            offset in -2.0_f32..2.0,
+        ) {
+            let width = values.len();
+            let mut found = vec![0.0; width];
+            layer_norm(&values, &vec![scale; width], &vec![offset; width], &mut found);
+            let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / width as f64;
+            let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / width as f64;
+            for (found, value) in found.iter().zip(&values) {
+                let expected = (f64::from(*value) - mean) / (variance + 1e-5).sqrt() * f64::from(scale) + f64::from(offset);
+                prop_assert!(near(*found, expected, 1e-4, 1e-3));
+            }
+        }
+
+        /// The versions for newer processors against the plain one.
+        #[test]
+        fn every_instruction_set_computes_the_same(values in prop::collection::vec(-20.0_f32..20.0, 1..200)) {
+            for (chosen, plain) in [
+                (gelu as fn(&mut [f32]), gelu_plain as fn(&mut [f32])),
+                (softmax, softmax_plain),
+            ] {
+                let (mut a, mut b) = (values.clone(), values.clone());
+                chosen(&mut a);
+                plain(&mut b);
+                for (a, b) in a.iter().zip(b) {
+                    prop_assert!(near(*a, f64::from(b), 1e-5, 1e-6));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The loops that take the time, besides matrix products.
+//!
+//! Each is written once, in plain Rust, in a shape that the compiler turns into vector instructions, and compiled
+//! for several instruction sets; the choice is made at run time. So the plain version, which runs on any processor,
+//! is the definition of what the others compute. They may differ in the last bits, where products and sums fuse.
+
+// A function is compiled for an instruction set only where it is inlined into one that asks for it.
+#![allow(clippy::inline_always)]
+
+mod attention;
+mod elementwise;
+mod products;
+
+pub use attention::attend;
+pub use elementwise::{add, gelu, layer_norm, softmax};
+pub use products::{
+    COLUMNS, QuantisedRow, ZERO, dot_columns, dot_floats, dot_rows, quantise_row, quantise_unsigned,
+};
+
+/// Compiles a function for several instruction sets, and calls the best one that the processor has.
+macro_rules! for_each_processor {
+    ($(#[$meta:meta])* $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)? = $plain:ident) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        pub fn $name($($argument: $kind),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+                #[allow(clippy::too_many_arguments)]
+                fn wide($($argument: $kind),*) $(-> $result)? {
+                    $plain($($argument),*)
+                }
+                #[target_feature(enable = "avx2,fma,f16c")]
+                #[allow(clippy::too_many_arguments)]
+                fn middle($($argument: $kind),*) $(-> $result)? {
+                    $plain($($argument),*)
+                }
+                let fuses = is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c");
+                let is_wide = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq");
+                if fuses && is_wide {
+                    // SAFETY: the processor has these instructions, as was just checked.
+                    return unsafe { wide($($argument),*) };
+                }
+                if fuses {
+                    // SAFETY: the processor has these instructions, as was just checked.
+                    return unsafe { middle($($argument),*) };
+                }
+            }
+            $plain($($argument),*)
+        }
+    };
+}
+use for_each_processor;

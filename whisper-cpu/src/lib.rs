@@ -1,0 +1,121 @@
+//! Whisper on CPUs.
+//!
+//! Reads Whisper models in ggml's format and computes what they are made of: the log-mel spectrogram
+//! ([`mel`]), the encoder ([`encoder`]), the decoder ([`decoder`]), and the tokens ([`vocabulary`]). The crate reads
+//! the model file and nothing else. Products of matrices come from `rten-gemm`; the other loops are in [`kernels`].
+
+pub mod blocks;
+pub mod decoder;
+pub mod decoding;
+pub mod encoder;
+pub mod file;
+pub mod kernels;
+pub mod linear;
+pub mod mel;
+pub mod rules;
+pub mod tail;
+pub mod tokenizer;
+pub mod transcribe;
+pub mod vocabulary;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use decoder::{Audio, Decoder, Sequence};
+use encoder::Encoder;
+use file::{Dimensions, FileError, ModelFile};
+use linear::Precision;
+use mel::Mel;
+use tail::{Rows, Tail};
+use vocabulary::{Token, Vocabulary};
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    /// The dimensions.
+    pub dimensions: Dimensions,
+    /// The tokens.
+    pub vocabulary: Vocabulary,
+    /// The spectrogram.
+    pub mel: Mel,
+    /// The encoder.
+    pub encoder: Encoder,
+    /// The decoder.
+    pub decoder: Decoder,
+    threads: ThreadPool,
+}
+
+impl Model {
+    /// Loads a ggml file, to compute with this many threads.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not a Whisper model.
+    pub fn load(path: &Path, precision: Precision, threads: usize) -> Result<Self, FileError> {
+        let mut file = ModelFile::open(path)?;
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|number| format!("whisper-{number}"))
+            .build()
+            .map_err(std::io::Error::other)?;
+        Ok(Self {
+            dimensions: file.dimensions,
+            vocabulary: Vocabulary::of(&file),
+            mel: Mel::new(&file.filters),
+            encoder: Encoder::read(&mut file, precision)?,
+            decoder: Decoder::read(&mut file, precision)?,
+            threads,
+        })
+    }
+
+    /// Runs work on the model's threads.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(work)
+    }
+
+    /// Appends tokens to sequences; see [`Decoder::step`].
+    pub fn step(&self, sequences: &mut [(&mut Sequence, &[Token])]) -> Vec<Vec<f32>> {
+        self.install(|| self.decoder.step(sequences))
+    }
+
+    /// Encodes audio, 16 kHz ±1.0, with `positions` positions of 20 ms: 1500 are the whole window. A `tail` stands for
+    /// the positions after them. `None` when another thread set `stop`.
+    pub fn listen(
+        &self,
+        samples: &[f32],
+        positions: usize,
+        tail: Option<&Tail>,
+        stop: &AtomicBool,
+    ) -> Option<Arc<Audio>> {
+        self.install(|| {
+            let (spectrogram, silence) = self.mel.spectrogram(samples);
+            let mut goes_on = |_: &[f32], _: &[f32]| !stop.load(Ordering::Acquire);
+            let encoded =
+                (self.encoder).encode(&spectrogram, silence, positions, tail, &mut goes_on)?;
+            Some(Arc::new(self.decoder.listen(&encoded, tail)))
+        })
+    }
+
+    /// Keys and values of all positions of the full window: of the encoder's layers, and of the decoder's.
+    pub(crate) fn full_pass(&self, samples: &[f32]) -> (Vec<Rows>, Vec<Rows>) {
+        self.install(|| {
+            let (spectrogram, silence) = self.mel.spectrogram(samples);
+            let mut layers = Vec::new();
+            let mut keep = |keys: &[f32], values: &[f32]| {
+                layers.push(Rows {
+                    keys: keys.to_vec(),
+                    values: values.to_vec(),
+                });
+                true
+            };
+            let all = self.dimensions.audio_positions;
+            let encoded = (self.encoder).encode(&spectrogram, silence, all, None, &mut keep);
+            (
+                layers,
+                self.decoder.keys_and_values(&encoded.unwrap_or_default()),
+            )
+        })
+    }
+}
