@@ -184,7 +184,6 @@ fn config(settings: &Settings) -> TreeConfig {
             idle: IdlePolicy {
                 timeout: settings.cold_idle_timeout,
                 stagger: settings.cold_idle_stagger,
-                pool_size: 0,
             },
         },
         escalation: settings.escalation,
