@@ -5,7 +5,7 @@ use test_support::wer::Score;
 use test_support::{Server, corpus, model};
 
 /// Uses every n-th English clip: enough to detect a faulty decoder.
-const EVERY: usize = 16;
+const EVERY: usize = 24;
 /// Far above the error rate of the models (base: 6.7 % of all English clips), and far below that with a wrong
 /// sample rate, a wrong prompt or a missing suppression.
 const BASE_BOUND: f64 = 0.16;

@@ -371,14 +371,14 @@ impl Drop for NullEngine {
 }
 
 #[tokio::test]
-async fn half_an_hour_takes_no_more_memory_than_ten_seconds() {
+async fn half_an_hour_takes_no_more_memory_than_three_minutes() {
     let server = NullEngine::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let (short, long) = (
         folder.path().join("short.flac"),
         folder.path().join("long.flac"),
     );
-    for (path, seconds) in [(&short, 10), (&long, 1800)] {
+    for (path, seconds) in [(&short, 180), (&long, 1800)] {
         let status = Command::new("ffmpeg")
             .args(["-v", "error", "-stream_loop", "-1", "-i"])
             .arg(sample("en-long.ogg"))
@@ -397,12 +397,12 @@ async fn half_an_hour_takes_no_more_memory_than_ten_seconds() {
     }
     // The first request of a process uses more memory than later ones.
     server.peak_memory(&short).await;
-    let of_seconds = server.peak_memory(&short).await;
+    let of_minutes = server.peak_memory(&short).await;
     let of_half_an_hour = server.peak_memory(&long).await;
-    println!("{of_seconds} MiB for ten seconds, {of_half_an_hour} MiB for half an hour");
+    println!("{of_minutes} MiB for three minutes, {of_half_an_hour} MiB for half an hour");
     // The samples alone would be 55 MiB.
     assert!(
-        of_half_an_hour <= of_seconds + 40,
-        "{of_half_an_hour} MiB, not {of_seconds} MiB"
+        of_half_an_hour <= of_minutes + 40,
+        "{of_half_an_hour} MiB, not {of_minutes} MiB"
     );
 }
