@@ -81,8 +81,8 @@ impl Mel {
     }
 
     /// The spectrogram of at most 30 s of audio, ±1.0, as if silence followed it to the end of the window. Frames
-    /// that see nothing but silence are left out, so there are at most `samples / 160 + 2` frames; see
-    /// [`Self::silence`] for the value of the others.
+    /// that see nothing but silence are left out, so there are at most `samples / 160 + 2` frames. Also returns the value
+    /// of those that are left out.
     pub fn spectrogram(&self, samples: &[f32]) -> (Spectrogram, f32) {
         let samples = &samples[..samples.len().min(FULL_FRAMES * HOP)];
         // Frame `f` sees the samples from `160 f − 200` to `160 f + 199`.
