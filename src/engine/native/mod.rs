@@ -1,6 +1,6 @@
 //! Whisper on the CPU, computed by the crate `whisper-cpu`.
 //!
-//! A chunk is encoded only as far as its audio goes; the model's mean tail ([`tail`]) stands for the rest of the
+//! A chunk is encoded only as far as its audio goes; the model's mean tail (module `tail`) stands for the rest of the
 //! window. A text that is doubtful is decoded again with the full window and OpenAI's temperature ladder.
 
 use std::ops::Range;

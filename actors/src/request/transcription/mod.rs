@@ -9,7 +9,7 @@
 //! `Texts` and `Escalating`. `steps` carries them out.
 //!
 //! Supervised by [`Transcriptions`](crate::request::transcriptions). It ends with its last event, or after the
-//! last client left: its finished chunks are then kept for a while. [`absence`] says what happens in between.
+//! last client left: its finished chunks are then kept for a while. The module `absence` says what happens in between.
 
 mod absence;
 mod escalation;
