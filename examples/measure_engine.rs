@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A configuration is a window (`full`, or margin/minimum in frames of 20 ms) and options: `beam=N`,
-//! `no-times`, `no-word-times`, `model-b`, `detect` (the language is not given). The others are compared with
+//! `no-times`, `no-word-times`, `model-b`, `detect` (the language is not given), `native` (the engine). The others are compared with
 //! the first one: differences of the word error rate are in points, with the 95 % interval of a paired
 //! bootstrap over clips.
 
@@ -23,7 +23,8 @@ use measurement_support::corpus::{Pair, difference};
 use measurement_support::decode::decode;
 use stt_actors::domain::transcript::{ChunkTranscript, Doubt, Segment, Task};
 use uttera_stt::engine::whisper::window::Window;
-use uttera_stt::engine::whisper::{Model, Options, Request};
+use uttera_stt::engine::whisper::{Options, Request};
+use uttera_stt::engine::{Engine, EngineChoice};
 use uttera_stt_tools::probe::word_error_rate::{align, normalise};
 
 #[derive(Parser)]
@@ -76,7 +77,7 @@ struct Tally {
 
 /// A configuration of the engine.
 struct Way {
-    model: Model,
+    engine: Engine,
     detects: bool,
 }
 
@@ -187,9 +188,11 @@ fn load(args: &Cli, way: &str) -> anyhow::Result<Way> {
         ..Options::default()
     };
     let mut model = &args.model;
+    let mut choice = EngineChoice::WhisperCpp;
     for word in way.split_whitespace() {
         match word.split_once(['=', '/']) {
             None if word == "full" => options.window = Window::Full,
+            None if word == "native" => choice = EngineChoice::Native,
             None if word == "detect" => detects = true,
             None if word == "no-word-times" => options.exact_words = false,
             None if word == "no-times" => options.timestamps = false,
@@ -201,8 +204,8 @@ fn load(args: &Cli, way: &str) -> anyhow::Result<Way> {
             None => bail!("unknown option {word}"),
         }
     }
-    let model = Model::load(model, options).map_err(anyhow::Error::msg)?;
-    Ok(Way { model, detects })
+    let engine = Engine::load(model, choice, options).map_err(anyhow::Error::msg)?;
+    Ok(Way { engine, detects })
 }
 
 fn trimmed(window: &str) -> anyhow::Result<Window> {
@@ -225,7 +228,7 @@ fn transcribe(way: &mut Way, samples: &[i16], language: &str) -> anyhow::Result<
         temperature: 0.0,
     };
     let done = way
-        .model
+        .engine
         .transcribe(request, &AtomicBool::new(false), &mut |_, _| {});
     done.map_err(|error| anyhow::anyhow!("{error:?}"))
 }

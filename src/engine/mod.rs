@@ -6,10 +6,19 @@
 //! worker and never the server. [`ggml_hooks`] replaces some functions of ggml. [`native`] computes Whisper without
 //! whisper.cpp.
 
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
 use serde::{Deserialize, Serialize};
+use stt_actors::domain::transcript::ChunkTranscript;
+
+use native::Native;
+use protocol::Failure;
+use whisper::{Options, Request};
 
 pub mod cpu;
 pub mod ggml_hooks;
+mod memory;
 pub mod native;
 pub mod process;
 pub mod protocol;
@@ -26,4 +35,60 @@ pub enum EngineChoice {
     Native,
     /// whisper.cpp.
     WhisperCpp,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub enum Engine {
+    /// In whisper.cpp.
+    Whisper(whisper::Model),
+    /// In the native implementation.
+    Native(Box<Native>),
+}
+
+impl Engine {
+    /// Loads a ggml file.
+    ///
+    /// # Errors
+    /// The message says why.
+    pub fn load(path: &Path, choice: EngineChoice, options: Options) -> Result<Self, String> {
+        let native = match choice {
+            EngineChoice::WhisperCpp | EngineChoice::Auto => false,
+            EngineChoice::Native if Native::supports(&options) => true,
+            EngineChoice::Native => {
+                return Err("ENGINE=native runs on CPUs only".to_owned());
+            }
+        };
+        if native {
+            let native = Native::load(path, options)?;
+            Ok(Self::Native(Box::new(native)))
+        } else {
+            whisper::Model::load(path, options).map(Self::Whisper)
+        }
+    }
+
+    /// Whether the model supports languages other than English.
+    pub fn is_multilingual(&self) -> bool {
+        match self {
+            Self::Whisper(model) => model.is_multilingual(),
+            Self::Native(model) => model.is_multilingual(),
+        }
+    }
+
+    /// Transcribes one chunk independently of others. `heard` is called with a detected language before the text is
+    /// decoded.
+    ///
+    /// # Errors
+    /// [`Failure::Aborted`] soon after `abort` is set, [`Failure::Engine`] if the chunk cannot be transcribed.
+    pub fn transcribe(
+        &mut self,
+        request: Request,
+        abort: &AtomicBool,
+        heard: &mut dyn FnMut(&str, f32),
+    ) -> Result<ChunkTranscript, Failure> {
+        match self {
+            Self::Whisper(model) => model.transcribe(request, abort, heard),
+            Self::Native(model) => model.transcribe(&request, abort, heard),
+        }
+    }
 }

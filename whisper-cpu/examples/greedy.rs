@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use whisper_cpu::Model;
-use whisper_cpu::decoding::{Task, decode, languages};
+use whisper_cpu::decoding::{Begun, Opening, Sampling, Task};
 use whisper_cpu::linear::Precision;
 use whisper_cpu::rules::Rules;
 use whisper_cpu::tail::{Tail, positions};
@@ -59,7 +59,7 @@ fn main() {
             .expect("goes on");
         let encoded = begin.elapsed().as_secs_f64();
         let language = special.multilingual.then(|| {
-            let all = languages(&model, &audio);
+            let all = Opening::new(&model, &audio, &[]).languages(&model);
             let best = all
                 .iter()
                 .enumerate()
@@ -73,12 +73,12 @@ fn main() {
                 translate: false,
                 prompt: Vec::new(),
                 timestamps,
-                temperature: 0.0,
-                seed: 0,
                 heads: Vec::new(),
             };
             let begin = Instant::now();
-            let decoded = decode(&model, &rules, &audio, &task, &stop).expect("goes on");
+            let begun = Begun::new(&model, &rules, (&audio, None), &task, &stop);
+            let decoded = begun.and_then(|begun| begun.sample(&[Sampling::GREEDY]));
+            let decoded = &decoded.expect("goes on")[0];
             let seconds = begin.elapsed().as_secs_f64();
             let texts =
                 decoded

@@ -4,6 +4,7 @@
 //! `ggml-common.h`.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// Elements of a quantised block.
 const BLOCK: usize = 32;
@@ -63,14 +64,22 @@ impl ElementType {
             .flatten()
     }
 
-    /// Converts whole blocks.
-    pub fn decode(self, data: &[u8], count: usize) -> Vec<f32> {
-        let (_, bytes) = self.block();
-        let mut values = Vec::with_capacity(count);
-        for block in data.chunks_exact(bytes) {
-            self.decode_block(block, &mut values);
+    /// Converts whole blocks and appends their elements to `values`.
+    pub fn decode(self, data: &[u8], values: &mut Vec<f32>) {
+        if self == Self::F16 {
+            let halves: Vec<f16> = (data.as_chunks::<2>().0.iter())
+                .map(|bytes| f16::from_le_bytes(*bytes))
+                .collect();
+            let before = values.len();
+            values.resize(before + halves.len(), 0.0);
+            halves.convert_to_f32_slice(&mut values[before..]);
+            return;
         }
-        values
+        let (elements, bytes) = self.block();
+        values.reserve(data.len() / bytes * elements);
+        for block in data.chunks_exact(bytes) {
+            self.decode_block(block, values);
+        }
     }
 
     fn decode_block(self, block: &[u8], values: &mut Vec<f32>) {
@@ -131,23 +140,38 @@ mod tests {
         halves.chain(rest.iter().copied()).collect()
     }
 
+    fn decoded(kind: ElementType, data: &[u8]) -> Vec<f32> {
+        let mut values = Vec::new();
+        kind.decode(data, &mut values);
+        values
+    }
+
+    #[test]
+    fn halves_are_converted_in_order() {
+        let data: Vec<u8> = (-20..20)
+            .flat_map(|n| f16::from_f32(n as f32 / 4.0).to_le_bytes())
+            .collect();
+        let expected: Vec<f32> = (-20..20).map(|n| n as f32 / 4.0).collect();
+        assert_eq!(decoded(ElementType::F16, &data), expected);
+    }
+
     #[test]
     fn blocks_of_each_type_have_the_values_that_ggml_gives_them() {
         let ascending: Vec<u8> = (0..32).collect();
-        let q8 = ElementType::Q8_0.decode(&block(&[0.5], &ascending), 32);
+        let q8 = decoded(ElementType::Q8_0, &block(&[0.5], &ascending));
         assert_eq!((q8[0], q8[31]), (0.0, 15.5));
         // The low half of byte n is element n, the high half element n + 16.
         let fours: Vec<u8> = (0..16).map(|n| n | (15 - n) << 4).collect();
-        let q4 = ElementType::Q4_0.decode(&block(&[2.0], &fours), 32);
+        let q4 = decoded(ElementType::Q4_0, &block(&[2.0], &fours));
         assert_eq!((q4[0], q4[15], q4[16], q4[31]), (-16.0, 14.0, 14.0, -16.0));
-        let q4 = ElementType::Q4_1.decode(&block(&[2.0, 1.0], &fours), 32);
+        let q4 = decoded(ElementType::Q4_1, &block(&[2.0, 1.0], &fours));
         assert_eq!((q4[0], q4[15], q4[16]), (1.0, 31.0, 31.0));
         // The fifth bits of elements 0 and 31.
         let bits = 0x8000_0001_u32.to_le_bytes();
         let fives = [&bits[..], &fours].concat();
-        let q5 = ElementType::Q5_0.decode(&block(&[1.0], &fives), 32);
+        let q5 = decoded(ElementType::Q5_0, &block(&[1.0], &fives));
         assert_eq!((q5[0], q5[1], q5[31]), (0.0, -15.0, 0.0));
-        let q5 = ElementType::Q5_1.decode(&block(&[1.0, 0.5], &fives), 32);
+        let q5 = decoded(ElementType::Q5_1, &block(&[1.0, 0.5], &fives));
         assert_eq!((q5[0], q5[1], q5[31]), (16.5, 1.5, 16.5));
     }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::encoder::{Norm, read_linear};
+use crate::encoder::Norm;
 use crate::file::{Dimensions, FileError, ModelFile};
 use crate::kernels::{
     COLUMNS, QuantisedRow, add, attend, dot_columns, dot_floats, dot_rows, gelu, quantise_row,
 };
-use crate::linear::{Linear, Precision, quantised_rows};
+use crate::linear::{Linear, Precision, QuantisedRows, read_bias};
 use crate::tail::{Rows, Tail};
 use crate::vocabulary::Token;
 
@@ -33,41 +33,33 @@ struct Matrix {
     bias: Option<Vec<f32>>,
 }
 
-impl Matrix {
-    fn new(weights: Vec<f32>, bias: Option<Vec<f32>>, width: usize, precision: Precision) -> Self {
-        let weights = match precision {
-            Precision::Float => Weights::Float(weights),
-            Precision::Byte => {
-                let (bytes, scales) = quantised_rows(&weights, width, 127.0);
-                Weights::Byte { bytes, scales }
-            }
-        };
-        Self {
-            width,
-            weights,
-            bias,
-        }
-    }
+/// The largest magnitude of an 8-bit weight.
+const MOST: f32 = 127.0;
 
+impl Matrix {
     fn read(
-        file: &mut ModelFile,
+        file: &ModelFile,
         name: &str,
         (output, input): (usize, usize),
         has_bias: bool,
         precision: Precision,
     ) -> Result<Self, FileError> {
-        let weights = file
-            .tensor(&format!("{name}.weight"), &[output, input])?
-            .values;
-        let bias = has_bias
-            .then(|| file.tensor(&format!("{name}.bias"), &[output]))
-            .transpose()?;
-        Ok(Self::new(
+        let weights = format!("{name}.weight");
+        let weights = match precision {
+            Precision::Float => Weights::Float(file.tensor(&weights, &[output, input])?),
+            Precision::Byte => {
+                let rows = QuantisedRows::read(file, &weights, (output, input), MOST)?;
+                Weights::Byte {
+                    bytes: rows.bytes,
+                    scales: rows.scales,
+                }
+            }
+        };
+        Ok(Self {
+            width: input,
             weights,
-            bias.map(|bias| bias.values),
-            input,
-            precision,
-        ))
+            bias: read_bias(file, name, output, has_bias)?,
+        })
     }
 
     fn height(&self) -> usize {
@@ -131,26 +123,23 @@ impl Matrix {
 /// Multiplies 8-bit rows with at most [`COLUMNS`] vectors. `out` has a row for each of them.
 fn multiply(bytes: &[i8], scales: &[f32], columns: &[QuantisedRow], out: &mut [f32]) {
     let (width, height) = (columns[0].values.len(), scales.len());
-    let Ok(all) = <&[QuantisedRow; COLUMNS]>::try_from(columns) else {
-        for (column, out) in columns.iter().zip(out.chunks_exact_mut(height)) {
-            let parts = bytes
-                .par_chunks(ROWS_OF_A_TASK * width)
-                .zip(scales.par_chunks(ROWS_OF_A_TASK));
-            parts
-                .zip(out.par_chunks_mut(ROWS_OF_A_TASK))
-                .for_each(|((bytes, scales), out)| dot_rows(bytes, scales, column, out));
-        }
-        return;
-    };
-    let mut by_row = vec![0.0; out.len()];
     let parts = bytes
         .par_chunks(ROWS_OF_A_TASK * width)
         .zip(scales.par_chunks(ROWS_OF_A_TASK));
+    if let [column] = columns {
+        parts
+            .zip(out.par_chunks_mut(ROWS_OF_A_TASK))
+            .for_each(|((bytes, scales), out)| dot_rows(bytes, scales, column, out));
+        return;
+    }
+    // Reading the weights takes the time, so it costs little to multiply with a vector more than once.
+    let all = std::array::from_fn(|column| &columns[column.min(columns.len() - 1)]);
+    let mut by_row = vec![0.0; COLUMNS * height];
     parts
         .zip(by_row.par_chunks_mut(ROWS_OF_A_TASK * COLUMNS))
-        .for_each(|((bytes, scales), out)| dot_columns(bytes, scales, all, out));
+        .for_each(|((bytes, scales), out)| dot_columns(bytes, scales, &all, out));
     for (row, values) in by_row.chunks_exact(COLUMNS).enumerate() {
-        for (column, value) in values.iter().enumerate() {
+        for (column, value) in values[..columns.len()].iter().enumerate() {
             out[column * height + row] = *value;
         }
     }
@@ -244,26 +233,28 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn read(file: &mut ModelFile, precision: Precision) -> Result<Self, FileError> {
+    pub(crate) fn read(file: &ModelFile, precision: Precision) -> Result<Self, FileError> {
         let dimensions = file.dimensions;
         let width = dimensions.state;
-        let embedding = file.tensor(
-            "decoder.token_embedding.weight",
-            &[dimensions.vocabulary, width],
-        )?;
-        let layers = (0..dimensions.text_layers)
-            .map(|number| Layer::read(file, number, width, precision))
-            .collect::<Result<_, _>>()?;
+        let read_layers = || {
+            (0..dimensions.text_layers)
+                .into_par_iter()
+                .map(|number| Layer::read(file, number, width, precision))
+                .collect::<Result<_, _>>()
+        };
+        let read_tokens = || {
+            let shape = (dimensions.vocabulary, width);
+            Matrix::read(file, "decoder.token_embedding", shape, false, precision)
+        };
+        let (layers, tokens) = rayon::join(read_layers, read_tokens);
         Ok(Self {
             dimensions,
-            tokens: Matrix::new(embedding.values, None, width, precision),
-            positions: file
-                .tensor(
-                    "decoder.positional_embedding",
-                    &[dimensions.text_positions, width],
-                )?
-                .values,
-            layers,
+            tokens: tokens?,
+            positions: file.tensor(
+                "decoder.positional_embedding",
+                &[dimensions.text_positions, width],
+            )?,
+            layers: layers?,
             norm: Norm::read(file, "decoder.ln", width)?,
         })
     }
@@ -291,16 +282,27 @@ impl Decoder {
         layers.collect()
     }
 
-    /// Appends tokens to sequences and returns the scores of the token that follows each of them. Tokens beyond the
-    /// decoder's 448 positions are ignored.
+    /// Appends tokens to sequences and returns the scores of the token that follows each of them. No sequence may get
+    /// longer than the decoder has positions.
     pub fn step(&self, sequences: &mut [(&mut Sequence, &[Token])]) -> Vec<Vec<f32>> {
+        let last = sequences.iter().map(|(_, tokens)| tokens.len() - 1);
+        let wanted: Vec<(usize, usize)> = last.enumerate().collect();
+        self.append(sequences, &wanted)
+    }
+
+    /// Appends tokens to sequences. Returns the scores of the tokens that follow the `wanted` ones: each is the number
+    /// of a sequence and the place of one of its new tokens.
+    pub fn append(
+        &self,
+        sequences: &mut [(&mut Sequence, &[Token])],
+        wanted: &[(usize, usize)],
+    ) -> Vec<Vec<f32>> {
         let width = self.dimensions.state;
         let mut state = Vec::new();
         // The sequence of each row, and its place there.
         let mut rows = Vec::new();
         for (number, (sequence, tokens)) in sequences.iter().enumerate() {
-            let room = self.dimensions.text_positions - sequence.length;
-            for (offset, token) in tokens.iter().take(room).enumerate() {
+            for (offset, token) in tokens.iter().enumerate() {
                 let place = sequence.length + offset;
                 let mut row = self.tokens.row(*token as usize);
                 add(
@@ -314,14 +316,19 @@ impl Decoder {
         for (number, layer) in self.layers.iter().enumerate() {
             layer.apply(&mut state, sequences, &rows, number, self.dimensions);
         }
-        let mut last = Vec::new();
-        for (number, (sequence, _)) in sequences.iter_mut().enumerate() {
-            if let Some(row) = rows.iter().rposition(|(of, _)| *of == number) {
-                sequence.length = rows[row].1 + 1;
-                last.extend_from_slice(&state[row * width..(row + 1) * width]);
-            }
+        let mut first_rows = Vec::new();
+        let mut first_row = 0;
+        for (sequence, tokens) in sequences.iter_mut() {
+            sequence.length += tokens.len();
+            first_rows.push(first_row);
+            first_row += tokens.len();
         }
-        let scores = self.tokens.apply(&self.norm.apply(&last));
+        let mut chosen = Vec::new();
+        for (number, place) in wanted {
+            let row = first_rows[*number] + place;
+            chosen.extend_from_slice(&state[row * width..(row + 1) * width]);
+        }
+        let scores = self.tokens.apply(&self.norm.apply(&chosen));
         scores
             .chunks_exact(self.dimensions.vocabulary)
             .map(<[f32]>::to_vec)
@@ -331,14 +338,14 @@ impl Decoder {
 
 impl Layer {
     fn read(
-        file: &mut ModelFile,
+        file: &ModelFile,
         number: usize,
         width: usize,
         precision: Precision,
     ) -> Result<Self, FileError> {
         let name = |part: &str| format!("decoder.blocks.{number}.{part}");
         let square = (width, width);
-        let mut matrix = |part: &str, shape, has_bias| {
+        let matrix = |part: &str, shape, has_bias| {
             Matrix::read(file, &name(part), shape, has_bias, precision)
         };
         let (query, key, value, out) = (
@@ -363,8 +370,8 @@ impl Layer {
             out,
             cross_norm: Norm::read(file, &name("cross_attn_ln"), width)?,
             cross_query,
-            cross_key: read_linear(file, &name("cross_attn.key"), square, false, precision)?,
-            cross_value: read_linear(file, &name("cross_attn.value"), square, true, precision)?,
+            cross_key: Linear::read(file, &name("cross_attn.key"), square, false, precision)?,
+            cross_value: Linear::read(file, &name("cross_attn.value"), square, true, precision)?,
             cross_out,
             feed_forward_norm: Norm::read(file, &name("mlp_ln"), width)?,
             expand,

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Model;
 use crate::decoder::{Audio, Observed, Sequence};
-use crate::rules::{Rules, log_sum_exp};
-use crate::vocabulary::Token;
+use crate::kernels::{log_sum_exp, maximum};
+use crate::rules::Rules;
+use crate::vocabulary::{Special, Token};
 
 /// The most tokens of one window, as in OpenAI's implementation: half of the decoder's positions.
 pub const MOST_TOKENS: usize = 224;
@@ -22,12 +23,27 @@ pub struct Task {
     pub prompt: Vec<Token>,
     /// Whether the text has time stamps.
     pub timestamps: bool,
-    /// 0: the most likely token each time. Otherwise tokens are drawn.
-    pub temperature: f32,
-    /// Where the random numbers begin.
-    pub seed: u64,
     /// Layers and heads of the decoder whose attention to the audio is recorded.
     pub heads: Vec<(usize, usize)>,
+}
+
+impl Task {
+    /// The tokens between the start and the text. An English-only model with time stamps has none.
+    fn tokens(&self, special: &Special) -> Vec<Token> {
+        let mut tokens = Vec::new();
+        if special.multilingual {
+            tokens.extend(self.language);
+            tokens.push(if self.translate {
+                special.translate
+            } else {
+                special.transcribe
+            });
+        }
+        if !self.timestamps {
+            tokens.push(special.no_timestamps);
+        }
+        tokens
+    }
 }
 
 /// A token of the result.
@@ -59,92 +75,249 @@ pub struct Decoded {
     pub read: usize,
 }
 
-/// The probabilities of all languages at the beginning of the audio, in the order of Whisper's list.
-pub fn languages(model: &Model, audio: &Arc<Audio>) -> Vec<f32> {
-    let special = model.vocabulary.special;
-    let mut sequence = Sequence::new(Arc::clone(audio), &[]);
-    let scores = model
-        .step(&mut [(&mut sequence, &[special.start])])
-        .remove(0);
-    let first = special.start as usize + 1;
-    let scores = &scores[first..first + special.languages as usize];
-    let total = log_sum_exp(scores);
-    scores.iter().map(|score| (score - total).exp()).collect()
+/// A sequence that has read the audio's first token, and what it expects then.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    sequence: Sequence,
+    scores: Vec<f32>,
 }
 
-/// Decodes a window. `None` when another thread set `stop`.
-pub fn decode(
-    model: &Model,
-    rules: &Rules,
-    audio: &Arc<Audio>,
-    task: &Task,
-    stop: &AtomicBool,
-) -> Option<Decoded> {
-    let special = model.vocabulary.special;
-    let mut sequence = Sequence::new(Arc::clone(audio), &task.heads);
-    let mut begin = Vec::new();
-    if !task.prompt.is_empty() {
-        let most = MOST_TOKENS - 1;
-        begin.push(special.previous);
-        begin.extend(&task.prompt[task.prompt.len().saturating_sub(most)..]);
+impl Opening {
+    /// Begins a text without a prompt. The attention of `heads`, layers and heads of the decoder, is recorded.
+    pub fn new(model: &Model, audio: &Arc<Audio>, heads: &[(usize, usize)]) -> Self {
+        let mut sequence = Sequence::new(Arc::clone(audio), heads);
+        let start = model.vocabulary.special.start;
+        let scores = model.step(&mut [(&mut sequence, &[start])]).remove(0);
+        Self { sequence, scores }
     }
-    begin.push(special.start);
-    if stop.load(Ordering::Acquire) {
-        return None;
+
+    /// The probabilities of all languages, in the order of Whisper's list.
+    pub fn languages(&self, model: &Model) -> Vec<f32> {
+        let special = model.vocabulary.special;
+        let first = special.start as usize + 1;
+        let scores = &self.scores[first..first + special.languages as usize];
+        let total = log_sum_exp(scores);
+        scores.iter().map(|score| (score - total).exp()).collect()
     }
-    let scores = model.step(&mut [(&mut sequence, &begin)]).remove(0);
-    let no_speech = (scores[special.no_speech as usize] - log_sum_exp(&scores)).exp();
-    let mut next = Vec::new();
-    if special.multilingual {
-        let task_token = if task.translate {
-            special.translate
-        } else {
-            special.transcribe
-        };
-        next.extend(task.language);
-        next.push(task_token);
-    }
-    if !task.timestamps {
-        next.push(special.no_timestamps);
-    }
-    // An English-only model with time stamps has nothing more to read.
-    let mut scores = if next.is_empty() {
-        scores
-    } else {
-        model.step(&mut [(&mut sequence, &next)]).remove(0)
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling {
+    /// 0: the most likely token each time. Otherwise tokens are drawn.
+    pub temperature: f32,
+    /// Where the random numbers begin.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The most likely token each time.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        seed: 0,
     };
-    let mut decoded = Decoded {
-        no_speech,
-        before: sequence.length(),
-        ..Decoded::default()
-    };
-    let mut tokens: Vec<Token> = Vec::new();
-    let mut random = Random(task.seed);
-    let mut sum = 0.0;
-    while tokens.len() < MOST_TOKENS {
-        rules.apply(&mut scores, &tokens, task.timestamps);
-        let choice = choose(&scores, task.temperature, &mut random);
-        sum += choice.logprob;
-        if choice.token == special.end {
-            decoded.ended = true;
-            break;
-        }
-        tokens.push(choice.token);
-        decoded.choices.push(choice);
-        if tokens.len() == MOST_TOKENS {
-            break;
-        }
+}
+
+/// A text that is about to begin: everything before its first token has been read.
+pub struct Begun<'a> {
+    model: &'a Model,
+    rules: &'a Rules,
+    timestamps: bool,
+    sequence: Sequence,
+    /// Of the first token.
+    scores: Vec<f32>,
+    no_speech: f32,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Begun<'a> {
+    /// Reads what precedes a window's text. A task without a prompt may continue an `opening`. `None` when another
+    /// thread set `stop`.
+    pub fn new(
+        model: &'a Model,
+        rules: &'a Rules,
+        (audio, opening): (&Arc<Audio>, Option<&Opening>),
+        task: &Task,
+        stop: &'a AtomicBool,
+    ) -> Option<Self> {
+        let special = model.vocabulary.special;
         if stop.load(Ordering::Acquire) {
             return None;
         }
-        scores = model
-            .step(&mut [(&mut sequence, &[choice.token])])
-            .remove(0);
+        let next = task.tokens(&special);
+        let opening = opening.filter(|_| task.prompt.is_empty()).cloned();
+        let (sequence, start, scores) = match opening {
+            Some(mut opening) if !next.is_empty() => {
+                let scores = model.step(&mut [(&mut opening.sequence, &next)]).remove(0);
+                (opening.sequence, opening.scores, scores)
+            }
+            Some(opening) => (opening.sequence, opening.scores.clone(), opening.scores),
+            None => {
+                let mut sequence = Sequence::new(Arc::clone(audio), &task.heads);
+                let mut tokens = Vec::new();
+                if !task.prompt.is_empty() {
+                    let most = MOST_TOKENS - 1;
+                    tokens.push(special.previous);
+                    tokens.extend(&task.prompt[task.prompt.len().saturating_sub(most)..]);
+                }
+                let start = tokens.len();
+                tokens.push(special.start);
+                tokens.extend(next);
+                let wanted = [(0, start), (0, tokens.len() - 1)];
+                let mut scores = model.append(&mut [(&mut sequence, &tokens)], &wanted);
+                let last = scores.pop().unwrap_or_default();
+                (sequence, scores.pop().unwrap_or_default(), last)
+            }
+        };
+        Some(Self {
+            model,
+            rules,
+            timestamps: task.timestamps,
+            sequence,
+            scores,
+            no_speech: (start[special.no_speech as usize] - log_sum_exp(&start)).exp(),
+            stop,
+        })
     }
-    decoded.observed = sequence.observed().to_vec();
-    decoded.read = sequence.length();
-    decoded.mean_logprob = sum / (tokens.len() + usize::from(decoded.ended)).max(1) as f32;
-    Some(decoded)
+
+    /// Decodes in several ways at once: the weights are read once for each token of all texts. The results have the
+    /// order of `samplings`. `None` when another thread set the stop flag.
+    pub fn sample(&self, samplings: &[Sampling]) -> Option<Vec<Decoded>> {
+        let mut texts: Vec<Text> = (samplings.iter())
+            .map(|sampling| self.text(*sampling))
+            .collect();
+        loop {
+            for text in texts.iter_mut().filter(|text| !text.is_over) {
+                self.forbid(text);
+                let choice = choose(&text.scores, text.temperature, &mut text.random);
+                self.accept(text, choice);
+            }
+            let mut going: Vec<&mut Text> = texts.iter_mut().filter(|text| !text.is_over).collect();
+            if going.is_empty() {
+                break;
+            }
+            self.step(&mut going)?;
+        }
+        let results = texts.into_iter().map(|text| self.decoded(text));
+        Some(results.collect())
+    }
+
+    /// Decodes with a beam: keeps the `size` most probable texts at each token. `None` when another thread set the stop
+    /// flag.
+    pub fn beam(&self, size: usize) -> Option<Decoded> {
+        let mut going = vec![self.text(Sampling::GREEDY)];
+        let mut ended: Vec<Text> = Vec::new();
+        while !going.is_empty() && ended.len() < size {
+            let mut candidates = Vec::new();
+            for (parent, text) in going.iter_mut().enumerate() {
+                self.forbid(text);
+                // One more than the beam's size, because one may be the end.
+                let best = most_likely(&text.scores, size + 1);
+                candidates.extend(best.into_iter().map(|choice| (parent, choice)));
+            }
+            let total = |(parent, choice): &(usize, Choice)| going[*parent].sum + choice.logprob;
+            candidates.sort_by(|a, b| total(b).total_cmp(&total(a)));
+            let mut kept = Vec::new();
+            for (parent, choice) in candidates {
+                if kept.len() == size || ended.len() == size {
+                    break;
+                }
+                let mut text = going[parent].clone();
+                self.accept(&mut text, choice);
+                if text.is_over {
+                    ended.push(text);
+                } else {
+                    kept.push(text);
+                }
+            }
+            going = kept;
+            if ended.len() < size && !going.is_empty() {
+                self.step(&mut going.iter_mut().collect::<Vec<_>>())?;
+            }
+        }
+        let all = ended.into_iter().chain(going);
+        let all = all.map(|text| self.decoded(text));
+        all.max_by(|a, b| a.mean_logprob.total_cmp(&b.mean_logprob))
+    }
+
+    fn text(&self, sampling: Sampling) -> Text {
+        Text {
+            sequence: self.sequence.clone(),
+            scores: self.scores.clone(),
+            temperature: sampling.temperature,
+            random: Random(sampling.seed),
+            tokens: Vec::new(),
+            choices: Vec::new(),
+            sum: 0.0,
+            ended: false,
+            is_over: false,
+        }
+    }
+
+    fn forbid(&self, text: &mut Text) {
+        self.rules
+            .apply(&mut text.scores, &text.tokens, self.timestamps);
+    }
+
+    fn accept(&self, text: &mut Text, choice: Choice) {
+        text.sum += choice.logprob;
+        if choice.token == self.model.vocabulary.special.end {
+            text.ended = true;
+        } else {
+            text.tokens.push(choice.token);
+            text.choices.push(choice);
+        }
+        let room = self.model.dimensions.text_positions - self.sequence.length();
+        text.is_over = text.ended || text.tokens.len() == MOST_TOKENS.min(room + 1);
+    }
+
+    /// Reads the last token of each text.
+    fn step(&self, texts: &mut [&mut Text]) -> Option<()> {
+        if self.stop.load(Ordering::Acquire) {
+            return None;
+        }
+        let last: Vec<[Token; 1]> = (texts.iter())
+            .map(|text| [text.tokens.last().copied().unwrap_or_default()])
+            .collect();
+        let mut steps: Vec<(&mut Sequence, &[Token])> = (texts.iter_mut().zip(&last))
+            .map(|(text, last)| (&mut text.sequence, &last[..]))
+            .collect();
+        let scores = self.model.step(&mut steps);
+        for (text, scores) in texts.iter_mut().zip(scores) {
+            text.scores = scores;
+        }
+        Some(())
+    }
+
+    fn decoded(&self, text: Text) -> Decoded {
+        let chosen = text.choices.len() + usize::from(text.ended);
+        Decoded {
+            mean_logprob: text.sum / chosen.max(1) as f32,
+            choices: text.choices,
+            no_speech: self.no_speech,
+            ended: text.ended,
+            observed: text.sequence.observed().to_vec(),
+            before: self.sequence.length(),
+            read: text.sequence.length(),
+        }
+    }
+}
+
+/// A text in the making.
+#[derive(Clone)]
+struct Text {
+    sequence: Sequence,
+    /// Of the next token.
+    scores: Vec<f32>,
+    temperature: f32,
+    random: Random,
+    tokens: Vec<Token>,
+    choices: Vec<Choice>,
+    /// Of all log-probabilities, the end's included.
+    sum: f32,
+    /// Whether it ended by itself.
+    ended: bool,
+    is_over: bool,
 }
 
 /// The most likely token, or one drawn with this temperature.
@@ -152,8 +325,9 @@ fn choose(scores: &[f32], temperature: f32, random: &mut Random) -> Choice {
     let token = if temperature > 0.0 {
         draw(scores, temperature, random)
     } else {
-        let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-        best.map_or(0, |(token, _)| token)
+        let most = maximum(scores);
+        let best = scores.iter().position(|score| *score >= most);
+        best.unwrap_or(0)
     };
     Choice {
         token: token as Token,
@@ -161,8 +335,26 @@ fn choose(scores: &[f32], temperature: f32, random: &mut Random) -> Choice {
     }
 }
 
+/// The `count` most likely tokens, the best one first.
+fn most_likely(scores: &[f32], count: usize) -> Vec<Choice> {
+    let total = log_sum_exp(scores);
+    let mut best: Vec<Choice> = Vec::with_capacity(count + 1);
+    for (token, score) in scores.iter().enumerate() {
+        let logprob = score - total;
+        let is_full = best.len() == count;
+        if !logprob.is_finite() || is_full && best[count - 1].logprob >= logprob {
+            continue;
+        }
+        let place = best.partition_point(|choice| choice.logprob >= logprob);
+        let token = token as Token;
+        best.insert(place, Choice { token, logprob });
+        best.truncate(count);
+    }
+    best
+}
+
 fn draw(scores: &[f32], temperature: f32, random: &mut Random) -> usize {
-    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let most = maximum(scores);
     let weight = |score: &f32| f64::from((score - most) / temperature).exp();
     let total: f64 = scores.iter().map(weight).sum();
     let mut left = random.unit() * total;
@@ -181,6 +373,7 @@ fn draw(scores: &[f32], temperature: f32, random: &mut Random) -> usize {
 }
 
 /// Random numbers with the same sequence for the same seed (SplitMix64, Steele et al. 2014).
+#[derive(Clone)]
 struct Random(u64);
 
 impl Random {
@@ -214,6 +407,20 @@ mod tests {
             .filter(|_| draw(&scores, 0.1, &mut random) == 1)
             .count();
         assert!(often > 990, "{often}");
+    }
+
+    #[test]
+    fn the_most_likely_tokens_are_in_order() {
+        let scores = [1.0, 5.0, f32::NEG_INFINITY, 3.0, 4.0];
+        let best = most_likely(&scores, 3);
+        let tokens: Vec<Token> = best.iter().map(|choice| choice.token).collect();
+        assert_eq!(tokens, [1, 4, 3]);
+        assert_eq!(
+            best[0],
+            choose(&scores, 0.0, &mut Random(0)),
+            "the same probability"
+        );
+        assert_eq!(most_likely(&scores, 9).len(), 4);
     }
 
     #[test]

@@ -22,10 +22,10 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
-    pub(crate) fn read(file: &mut ModelFile, name: &str, width: usize) -> Result<Self, FileError> {
+    pub(crate) fn read(file: &ModelFile, name: &str, width: usize) -> Result<Self, FileError> {
         Ok(Self {
-            weight: file.tensor(&format!("{name}.weight"), &[width])?.values,
-            bias: file.tensor(&format!("{name}.bias"), &[width])?.values,
+            weight: file.tensor(&format!("{name}.weight"), &[width])?,
+            bias: file.tensor(&format!("{name}.bias"), &[width])?,
         })
     }
 
@@ -60,39 +60,15 @@ pub struct Encoder {
     norm: Norm,
 }
 
-/// Reads a layer's weights, and its bias if it has one.
-pub(crate) fn read_linear(
-    file: &mut ModelFile,
-    name: &str,
-    (output, input): (usize, usize),
-    has_bias: bool,
-    precision: Precision,
-) -> Result<Linear, FileError> {
-    let weights = file
-        .tensor(&format!("{name}.weight"), &[output, input])?
-        .values;
-    let bias = has_bias
-        .then(|| file.tensor(&format!("{name}.bias"), &[output]))
-        .transpose()?;
-    Ok(Linear::new(
-        &weights,
-        bias.map(|bias| bias.values),
-        input,
-        precision,
-    ))
-}
-
 /// A convolution as a product: the inputs of an output are the taps one after the other.
 fn read_convolution(
-    file: &mut ModelFile,
+    file: &ModelFile,
     name: &str,
     output: usize,
     input: usize,
 ) -> Result<Linear, FileError> {
-    let stored = file
-        .tensor(&format!("{name}.weight"), &[output, input, TAPS])?
-        .values;
-    let bias = file.tensor(&format!("{name}.bias"), &[output])?.values;
+    let stored = file.tensor(&format!("{name}.weight"), &[output, input, TAPS])?;
+    let bias = file.tensor(&format!("{name}.bias"), &[output])?;
     let mut weights = vec![0.0; stored.len()];
     for row in 0..output {
         for channel in 0..input {
@@ -127,22 +103,21 @@ fn neighbours(rows: &[f32], width: usize, stride: usize) -> Vec<f32> {
 }
 
 impl Encoder {
-    pub(crate) fn read(file: &mut ModelFile, precision: Precision) -> Result<Self, FileError> {
+    pub(crate) fn read(file: &ModelFile, precision: Precision) -> Result<Self, FileError> {
         let dimensions = file.dimensions;
         let width = dimensions.state;
         let layers = (0..dimensions.audio_layers)
+            .into_par_iter()
             .map(|number| Layer::read(file, number, width, precision))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             dimensions,
             first: read_convolution(file, "encoder.conv1", width, dimensions.mels)?,
             second: read_convolution(file, "encoder.conv2", width, width)?,
-            positions: file
-                .tensor(
-                    "encoder.positional_embedding",
-                    &[dimensions.audio_positions, width],
-                )?
-                .values,
+            positions: file.tensor(
+                "encoder.positional_embedding",
+                &[dimensions.audio_positions, width],
+            )?,
             layers,
             norm: Norm::read(file, "encoder.ln_post", width)?,
         })
@@ -182,7 +157,7 @@ impl Encoder {
 
 impl Layer {
     fn read(
-        file: &mut ModelFile,
+        file: &ModelFile,
         number: usize,
         width: usize,
         precision: Precision,
@@ -191,13 +166,13 @@ impl Layer {
         let square = (width, width);
         Ok(Self {
             attention_norm: Norm::read(file, &name("attn_ln"), width)?,
-            query: read_linear(file, &name("attn.query"), square, true, precision)?,
-            key: read_linear(file, &name("attn.key"), square, false, precision)?,
-            value: read_linear(file, &name("attn.value"), square, true, precision)?,
-            out: read_linear(file, &name("attn.out"), square, true, precision)?,
+            query: Linear::read(file, &name("attn.query"), square, true, precision)?,
+            key: Linear::read(file, &name("attn.key"), square, false, precision)?,
+            value: Linear::read(file, &name("attn.value"), square, true, precision)?,
+            out: Linear::read(file, &name("attn.out"), square, true, precision)?,
             feed_forward_norm: Norm::read(file, &name("mlp_ln"), width)?,
-            expand: read_linear(file, &name("mlp.0"), (4 * width, width), true, precision)?,
-            contract: read_linear(file, &name("mlp.2"), (width, 4 * width), true, precision)?,
+            expand: Linear::read(file, &name("mlp.0"), (4 * width, width), true, precision)?,
+            contract: Linear::read(file, &name("mlp.2"), (width, 4 * width), true, precision)?,
         })
     }
 

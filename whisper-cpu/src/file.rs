@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 
@@ -85,18 +86,12 @@ pub struct ModelFile {
     pub filters: Vec<f32>,
     /// The texts of the tokens of text. The special tokens follow them without a text.
     pub texts: Vec<Vec<u8>>,
-    file: BufReader<File>,
+    file: Mutex<File>,
     entries: HashMap<String, Entry>,
 }
 
-/// A tensor in 32-bit numbers.
-#[derive(Clone, Debug)]
-pub struct Tensor {
-    /// Lengths of the dimensions, the slowest first.
-    pub shape: Vec<usize>,
-    /// The elements, row by row.
-    pub values: Vec<f32>,
-}
+/// Rows of a tensor that are converted at a time: whole blocks of every element type.
+const ROWS_AT_ONCE: usize = 256;
 
 /// Frequency bins of the filter bank.
 pub const BINS: usize = 201;
@@ -125,26 +120,37 @@ impl ModelFile {
             dimensions,
             filters,
             texts,
-            file,
+            file: Mutex::new(file.into_inner()),
             entries,
         })
     }
 
-    /// Reads a tensor and converts it to 32-bit numbers.
+    /// Reads a tensor, converted to 32-bit numbers: its elements row by row.
     ///
     /// # Errors
     /// The tensor is missing, has another shape, or cannot be read.
-    pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, FileError> {
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FileError> {
+        let mut values = Vec::with_capacity(shape.iter().product());
+        self.each_rows(name, shape, |rows| values.extend_from_slice(rows))?;
+        Ok(values)
+    }
+
+    /// Reads a tensor some rows at a time, converted to 32-bit numbers, so that little memory is needed.
+    ///
+    /// # Errors
+    /// As for [`Self::tensor`]; some rows may have been read already.
+    pub fn each_rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut each: impl FnMut(&[f32]),
+    ) -> Result<(), FileError> {
         let entry = (self.entries.get(name))
             .ok_or_else(|| format_error(format!("the tensor {name} is missing")))?;
-        let count: usize = shape.iter().product();
         // Biases of convolutions are stored as columns.
         let squeezed = |shape: &[usize]| -> Vec<usize> {
-            shape
-                .iter()
-                .copied()
-                .filter(|length| *length != 1)
-                .collect()
+            let long = shape.iter().copied().filter(|length| *length != 1);
+            long.collect()
         };
         if squeezed(&entry.shape) != squeezed(shape) {
             let found = &entry.shape;
@@ -152,17 +158,32 @@ impl ModelFile {
                 "the tensor {name} has the shape {found:?}"
             )));
         }
-        let bytes = entry
-            .kind
-            .bytes(count)
-            .expect("checked when the file was opened");
-        self.file.seek(SeekFrom::Start(entry.offset))?;
-        let mut data = vec![0; bytes];
-        self.file.read_exact(&mut data)?;
-        Ok(Tensor {
-            shape: shape.to_vec(),
-            values: entry.kind.decode(&data, count),
-        })
+        let count: usize = shape.iter().product();
+        let at_once = match shape {
+            [rows, ..] if *rows > ROWS_AT_ONCE => count / rows * ROWS_AT_ONCE,
+            _ => count,
+        };
+        let mut data = Vec::new();
+        let mut values = Vec::new();
+        let mut offset = entry.offset;
+        for first in (0..count).step_by(at_once.max(1)) {
+            let elements = at_once.min(count - first);
+            let bytes = entry.kind.bytes(elements);
+            data.resize(
+                bytes.expect("whole blocks, as checked when the file was opened"),
+                0,
+            );
+            {
+                let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(offset))?;
+                file.read_exact(&mut data)?;
+            }
+            offset += data.len() as u64;
+            values.clear();
+            entry.kind.decode(&data, &mut values);
+            each(&values);
+        }
+        Ok(())
     }
 }
 
@@ -220,7 +241,9 @@ fn filters(file: &mut impl Read, mels: usize) -> Result<Vec<f32>, FileError> {
     }
     let mut bytes = vec![0; mels * BINS * 4];
     file.read_exact(&mut bytes)?;
-    Ok(ElementType::F32.decode(&bytes, mels * BINS))
+    let mut filters = Vec::with_capacity(mels * BINS);
+    ElementType::F32.decode(&bytes, &mut filters);
+    Ok(filters)
 }
 
 fn texts(file: &mut impl Read, vocabulary: usize) -> Result<Vec<Vec<u8>>, FileError> {
@@ -319,10 +342,10 @@ mod tests {
 
     #[test]
     fn tensors_have_their_shape_and_values() {
-        let mut file = open(&bytes()).expect("opens");
+        let file = open(&bytes()).expect("opens");
         assert_eq!(file.texts, [b"a".to_vec(), b" b".to_vec()]);
         let tensor = file.tensor("name", &[2, 3]).expect("is there");
-        assert_eq!(tensor.values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(tensor, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         for (name, shape) in [("name", [3, 2]), ("other", [2, 3])] {
             assert!(matches!(
                 file.tensor(name, &shape),
@@ -354,7 +377,7 @@ mod tests {
                 let place = if place < 56 { place } else { place + bank };
                 bytes[place] = value;
             }
-            if let Ok(mut file) = open(&bytes) {
+            if let Ok(file) = open(&bytes) {
                 let _ = file.tensor("name", &[2, 3]);
             }
         }

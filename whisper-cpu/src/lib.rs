@@ -54,18 +54,24 @@ impl Model {
     /// # Errors
     /// The file cannot be read or is not a Whisper model.
     pub fn load(path: &Path, precision: Precision, threads: usize) -> Result<Self, FileError> {
-        let mut file = ModelFile::open(path)?;
+        let file = ModelFile::open(path)?;
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("whisper-{number}"))
             .build()
             .map_err(std::io::Error::other)?;
+        let (encoder, decoder) = threads.install(|| {
+            rayon::join(
+                || Encoder::read(&file, precision),
+                || Decoder::read(&file, precision),
+            )
+        });
         Ok(Self {
             dimensions: file.dimensions,
             vocabulary: Vocabulary::of(&file),
             mel: Mel::new(&file.filters),
-            encoder: Encoder::read(&mut file, precision)?,
-            decoder: Decoder::read(&mut file, precision)?,
+            encoder: encoder?,
+            decoder: decoder?,
             threads,
         })
     }
@@ -78,6 +84,15 @@ impl Model {
     /// Appends tokens to sequences; see [`Decoder::step`].
     pub fn step(&self, sequences: &mut [(&mut Sequence, &[Token])]) -> Vec<Vec<f32>> {
         self.install(|| self.decoder.step(sequences))
+    }
+
+    /// Appends tokens to sequences; see [`Decoder::append`].
+    pub fn append(
+        &self,
+        sequences: &mut [(&mut Sequence, &[Token])],
+        wanted: &[(usize, usize)],
+    ) -> Vec<Vec<f32>> {
+        self.install(|| self.decoder.append(sequences, wanted))
     }
 
     /// Encodes audio, 16 kHz ±1.0, with `positions` positions of 20 ms: 1500 are the whole window. A `tail` stands for

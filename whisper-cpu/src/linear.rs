@@ -5,7 +5,8 @@ use rten_gemm::{
 };
 use rten_tensor::{Matrix, NdTensorView};
 
-use crate::kernels::{ZERO, quantise_unsigned};
+use crate::file::{FileError, ModelFile};
+use crate::kernels::{ZERO, quantise_signed, quantise_unsigned};
 
 /// Numbers in which an encoder computes its products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,20 +61,11 @@ impl Linear {
     ) -> Self {
         let output = weights.len() / input;
         let weights = match precision {
-            Precision::Float => {
-                let transposed = strided([input, output], [1, input], weights);
-                Weights::Float(GemmExecutor::<f32>::new().prepack_b(transposed))
-            }
+            Precision::Float => Weights::floats(weights, input),
             Precision::Byte => {
-                let executor = GemmExecutor::<u8, i8, i32>::new();
-                // Where sums of two products saturate at 16 bits, weights have one bit less.
-                let most = if executor.may_saturate() { 63.0 } else { 127.0 };
-                let (bytes, scales) = quantised_rows(weights, input, most);
-                let transposed = strided([input, output], [1, input], &bytes);
-                Weights::Byte {
-                    packed: executor.prepack_b(transposed),
-                    scales,
-                }
+                let mut rows = QuantisedRows::new(input, Weights::most());
+                rows.extend(weights);
+                Weights::bytes(rows)
             }
         };
         Self {
@@ -82,6 +74,30 @@ impl Linear {
             weights,
             bias,
         }
+    }
+
+    /// Reads a layer's weights, `output` rows of `input` columns, and its bias if it has one.
+    pub(crate) fn read(
+        file: &ModelFile,
+        name: &str,
+        (output, input): (usize, usize),
+        has_bias: bool,
+        precision: Precision,
+    ) -> Result<Self, FileError> {
+        let weights = format!("{name}.weight");
+        let weights = match precision {
+            Precision::Float => Weights::floats(&file.tensor(&weights, &[output, input])?, input),
+            Precision::Byte => {
+                let most = Weights::most();
+                Weights::bytes(QuantisedRows::read(file, &weights, (output, input), most)?)
+            }
+        };
+        Ok(Self {
+            input,
+            output,
+            weights,
+            bias: read_bias(file, name, output, has_bias)?,
+        })
     }
 
     /// Width of the result.
@@ -158,19 +174,88 @@ impl Linear {
     }
 }
 
-/// Rounds each row to whole numbers of at most this magnitude. Returns them and the value of a step for each row.
-pub(crate) fn quantised_rows(weights: &[f32], width: usize, most: f32) -> (Vec<i8>, Vec<f32>) {
-    let mut bytes = Vec::with_capacity(weights.len());
-    let mut scales = Vec::with_capacity(weights.len() / width);
-    for row in weights.chunks_exact(width) {
-        let largest = row
-            .iter()
-            .fold(0.0_f32, |most, weight| most.max(weight.abs()));
-        let factor = if largest > 0.0 { most / largest } else { 0.0 };
-        bytes.extend(row.iter().map(|weight| (weight * factor).round() as i8));
-        scales.push(largest / most);
+impl Weights {
+    /// Packs rows of `width` numbers.
+    fn floats(weights: &[f32], width: usize) -> Self {
+        let output = weights.len() / width;
+        let transposed = strided([width, output], [1, width], weights);
+        Self::Float(GemmExecutor::<f32>::new().prepack_b(transposed))
     }
-    (bytes, scales)
+
+    /// The largest magnitude of an 8-bit weight. Where sums of two products saturate at 16 bits, weights have one bit
+    /// less.
+    fn most() -> f32 {
+        if GemmExecutor::<u8, i8, i32>::new().may_saturate() {
+            63.0
+        } else {
+            127.0
+        }
+    }
+
+    /// Packs rows of 8-bit numbers.
+    fn bytes(rows: QuantisedRows) -> Self {
+        let (width, output) = (rows.width, rows.scales.len());
+        let transposed = strided([width, output], [1, width], &rows.bytes);
+        Self::Byte {
+            packed: GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed),
+            scales: rows.scales,
+        }
+    }
+}
+
+/// Reads a layer's bias if it has one.
+pub(crate) fn read_bias(
+    file: &ModelFile,
+    name: &str,
+    output: usize,
+    has_bias: bool,
+) -> Result<Option<Vec<f32>>, FileError> {
+    let read = || file.tensor(&format!("{name}.bias"), &[output]);
+    has_bias.then(read).transpose()
+}
+
+/// A matrix whose rows are rounded to whole numbers of at most a given magnitude.
+#[derive(Debug)]
+pub(crate) struct QuantisedRows {
+    pub(crate) bytes: Vec<i8>,
+    /// The value of a step, for each row.
+    pub(crate) scales: Vec<f32>,
+    width: usize,
+    most: f32,
+}
+
+impl QuantisedRows {
+    pub(crate) fn new(width: usize, most: f32) -> Self {
+        Self {
+            bytes: Vec::new(),
+            scales: Vec::new(),
+            width,
+            most,
+        }
+    }
+
+    /// Reads a matrix from a file, some rows at a time.
+    pub(crate) fn read(
+        file: &ModelFile,
+        name: &str,
+        (output, input): (usize, usize),
+        most: f32,
+    ) -> Result<Self, FileError> {
+        let mut rows = Self::new(input, most);
+        rows.bytes.reserve_exact(output * input);
+        file.each_rows(name, &[output, input], |weights| rows.extend(weights))?;
+        Ok(rows)
+    }
+
+    /// Adds whole rows.
+    pub(crate) fn extend(&mut self, weights: &[f32]) {
+        let before = self.bytes.len();
+        self.bytes.resize(before + weights.len(), 0);
+        let rows = weights.chunks_exact(self.width);
+        for (row, bytes) in rows.zip(self.bytes[before..].chunks_exact_mut(self.width)) {
+            self.scales.push(quantise_signed(row, self.most, bytes));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Which tokens may come next: the rules of OpenAI's implementation (`decoding.py`).
 
+use crate::kernels::{log_sum_exp, maximum};
 use crate::vocabulary::{TIMESTAMPS, Token, Vocabulary};
 
 /// The latest time at which the first segment may begin, in time-stamp tokens: 1 s.
@@ -82,8 +83,7 @@ impl Rules {
         }
         // If all time stamps together are more likely than any other token, it is one of them.
         let (texts, times) = scores.split_at(self.first_timestamp);
-        let most = texts.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if log_sum_exp(times) > most {
+        if log_sum_exp(times) > maximum(texts) {
             forbid(scores, 0..self.first_timestamp);
         }
     }
@@ -94,16 +94,6 @@ fn forbid(scores: &mut [f32], tokens: std::ops::Range<usize>) {
     if tokens.start < end {
         scores[tokens.start..end].fill(f32::NEG_INFINITY);
     }
-}
-
-/// `ln Σ e^score`.
-pub(crate) fn log_sum_exp(scores: &[f32]) -> f32 {
-    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if most == f32::NEG_INFINITY {
-        return most;
-    }
-    let sum: f32 = scores.iter().map(|score| (score - most).exp()).sum();
-    most + sum.ln()
 }
 
 #[cfg(test)]

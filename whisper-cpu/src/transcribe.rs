@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::Model;
 use crate::decoder::Audio;
-use crate::decoding::{Choice, Decoded, Task, decode};
+use crate::decoding::{Begun, Choice, Decoded, Opening, Sampling, Task};
 use crate::rules::Rules;
 use crate::tail::{Tail, positions};
 use crate::vocabulary::Token;
@@ -26,14 +26,18 @@ const LEAST_REST: usize = RATE;
 const LEAST_LOGPROB: f32 = -1.0;
 /// Probability of silence above which an improbable text is dropped.
 const MOST_NO_SPEECH: f32 = 0.6;
-/// Step of the temperature ladder.
-const LADDER_STEP: f32 = 0.2;
+/// Temperatures of the ladder above 0, up to 1.
+const LADDER_STEPS: u64 = 5;
 
 /// How audio is transcribed.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What the windows have in common.
     pub task: Task,
+    /// 0: the most likely token each time. Otherwise tokens are drawn.
+    pub temperature: f32,
+    /// Texts that are kept at each token at temperature 0; 1: greedy decoding.
+    pub beam: usize,
     /// Whether improbable texts are decoded again at higher temperatures.
     pub ladder: bool,
 }
@@ -102,7 +106,7 @@ pub struct Transcriber<'a> {
 
 impl Transcriber<'_> {
     /// Transcribes audio, 16 kHz ±1.0. With a `tail`, windows are encoded as far as their audio goes; without one they
-    /// are full. The first window may have been encoded already (`first`).
+    /// are full. The first window may have been encoded already, and its text begun (`first`).
     ///
     /// # Errors
     /// `stop` was set.
@@ -111,20 +115,21 @@ impl Transcriber<'_> {
         samples: &[f32],
         options: &Options,
         tail: Option<&Tail>,
-        mut first: Option<Arc<Audio>>,
+        mut first: Option<(Arc<Audio>, Opening)>,
     ) -> Result<Transcript, Stopped> {
         let special = self.model.vocabulary.special;
         let mut transcript = Transcript::default();
         let mut seek = 0;
         while seek < samples.len() && (seek == 0 || samples.len() - seek >= LEAST_REST) {
             let window = &samples[seek..samples.len().min(seek + WINDOW)];
-            let audio = if let Some(audio) = first.take() {
-                audio
+            let (audio, opening) = if let Some((audio, opening)) = first.take() {
+                (audio, Some(opening))
             } else {
                 transcript.encoder_passes += 1;
-                listen(self.model, window, tail, self.stop).ok_or(Stopped)?
+                let audio = listen(self.model, window, tail, self.stop).ok_or(Stopped)?;
+                (audio, None)
             };
-            let (decoded, temperature) = self.climb(&audio, options)?;
+            let (decoded, temperature) = self.climb(&audio, opening.as_ref(), options)?;
             let is_silent =
                 decoded.no_speech > MOST_NO_SPEECH && decoded.mean_logprob < LEAST_LOGPROB;
             if is_silent {
@@ -166,22 +171,47 @@ impl Transcriber<'_> {
         Ok(transcript)
     }
 
-    /// Decodes at rising temperatures until the text is good enough.
-    fn climb(&self, audio: &Arc<Audio>, options: &Options) -> Result<(Decoded, f32), Stopped> {
-        let mut task = options.task.clone();
-        loop {
-            let decoded = decode(self.model, self.rules, audio, &task, self.stop).ok_or(Stopped)?;
-            let next = task.temperature + LADDER_STEP;
-            let tokens: Vec<Token> = decoded.choices.iter().map(|choice| choice.token).collect();
-            let is_silent = decoded.no_speech > MOST_NO_SPEECH;
-            let failed = (decoded.mean_logprob < LEAST_LOGPROB && !is_silent)
-                || (self.is_bad)(&self.model.vocabulary.text(&tokens));
-            if !options.ladder || !failed || next > 1.0 + f32::EPSILON {
-                return Ok((decoded, task.temperature));
-            }
-            task.temperature = next;
-            task.seed = task.seed.wrapping_add(1);
+    /// Decodes at temperature 0. A bad text is decoded again at the higher temperatures, all at once; the lowest one
+    /// with a good text counts, otherwise the highest. Other temperatures are used alone.
+    fn climb(
+        &self,
+        audio: &Arc<Audio>,
+        opening: Option<&Opening>,
+        options: &Options,
+    ) -> Result<(Decoded, f32), Stopped> {
+        let (model, rules) = (self.model, self.rules);
+        let begun = Begun::new(model, rules, (audio, opening), &options.task, self.stop);
+        let begun = begun.ok_or(Stopped)?;
+        let decoded = if options.beam > 1 && options.temperature <= 0.0 {
+            begun.beam(options.beam)
+        } else {
+            let first = Sampling {
+                temperature: options.temperature,
+                seed: 0,
+            };
+            begun.sample(&[first]).and_then(|mut all| all.pop())
+        };
+        let decoded = decoded.ok_or(Stopped)?;
+        if !options.ladder || !self.failed(&decoded) {
+            return Ok((decoded, options.temperature));
         }
+        let ladder: Vec<Sampling> = (1..=LADDER_STEPS)
+            .map(|step| Sampling {
+                temperature: step as f32 / LADDER_STEPS as f32,
+                seed: step,
+            })
+            .collect();
+        let mut all = begun.sample(&ladder).ok_or(Stopped)?;
+        let good = all.iter().position(|decoded| !self.failed(decoded));
+        let chosen = good.unwrap_or(all.len() - 1);
+        Ok((all.swap_remove(chosen), ladder[chosen].temperature))
+    }
+
+    fn failed(&self, decoded: &Decoded) -> bool {
+        let tokens: Vec<Token> = decoded.choices.iter().map(|choice| choice.token).collect();
+        let is_silent = decoded.no_speech > MOST_NO_SPEECH;
+        (decoded.mean_logprob < LEAST_LOGPROB && !is_silent)
+            || (self.is_bad)(&self.model.vocabulary.text(&tokens))
     }
 }
 

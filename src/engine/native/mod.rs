@@ -16,7 +16,7 @@ use stt_actors::domain::transcript::{
 };
 use stt_actors::ports::CERTAIN_LANGUAGE;
 use whisper_cpu::decoder::Audio;
-use whisper_cpu::decoding::{self, Decoded};
+use whisper_cpu::decoding::{self, Decoded, Opening};
 use whisper_cpu::linear::Precision;
 use whisper_cpu::rules::Rules;
 use whisper_cpu::tail::Tail;
@@ -45,6 +45,8 @@ pub struct Native {
     rules: Rules,
     tokenizer: Tokenizer,
     tail: Tail,
+    /// Texts that are kept at each token; 1: greedy decoding.
+    beam: usize,
     /// Attention heads of the decoder that follow the audio.
     heads: Vec<(usize, usize)>,
 }
@@ -57,14 +59,14 @@ struct Language {
     token: Option<Token>,
     /// `None`: it was given.
     probability: Option<f32>,
-    /// The first window, encoded for the detection.
-    audio: Option<Arc<Audio>>,
+    /// The first window, encoded for the detection, and the beginning of its text.
+    heard: Option<(Arc<Audio>, Opening)>,
 }
 
 impl Native {
     /// Whether this engine does what the options ask for.
     pub fn supports(options: &Options) -> bool {
-        options.gpu.is_none() && options.beam_size <= 1
+        options.gpu.is_none()
     }
 
     /// Loads a ggml file.
@@ -89,6 +91,7 @@ impl Native {
             rules: Rules::new(&model.vocabulary),
             tokenizer: Tokenizer::new(&model.vocabulary),
             tail: tail::of(&model, path),
+            beam: options.beam_size as usize,
             heads: heads.iter().map(|head| (head.layer, head.head)).collect(),
             model,
         })
@@ -125,18 +128,23 @@ impl Native {
                 prompt: (request.prompt.as_deref())
                     .map_or_else(Vec::new, |text| self.tokenizer.tokens(text)),
                 timestamps: true,
-                temperature: request.temperature,
-                seed: 0,
                 heads: self.heads.clone(),
             },
+            temperature: request.temperature,
+            beam: self.beam,
             ladder: false,
         };
         let seconds = request.samples.len() as f64 / f64::from(SAMPLE_RATE);
-        let first = self.attempt(request, &options, Some(&self.tail), language.audio, abort)?;
+        let x = std::env::var("UTTERA_X").is_ok();
+        options.ladder = x && is_ladder(request.temperature);
+        let first = self.attempt(request, &options, Some(&self.tail), language.heard, abort)?;
         let mut passes = first.encoder_passes + u32::from(language.probability.is_some());
         let mut segments = self.segments(first, seconds);
         let doubt = window::doubt(&segments, seconds);
-        if doubt.is_some() {
+        let again = doubt.filter(|doubt| {
+            !x || !matches!(doubt, stt_actors::domain::transcript::Doubt::LowProbability)
+        });
+        if again.is_some() {
             options.ladder = is_ladder(request.temperature);
             let second = self.attempt(request, &options, None, None, abort)?;
             passes += second.encoder_passes;
@@ -157,7 +165,7 @@ impl Native {
         request: &Request,
         options: &windows::Options,
         tail: Option<&Tail>,
-        audio: Option<Arc<Audio>>,
+        heard: Option<(Arc<Audio>, Opening)>,
         abort: &AtomicBool,
     ) -> Result<Transcript, Failure> {
         let timing = |decoded: &Decoded, frames: usize| self.token_times(decoded, frames);
@@ -165,11 +173,11 @@ impl Native {
             model: &self.model,
             rules: &self.rules,
             timing: Some(&timing),
-            is_bad: &|text| compression_ratio(text) > MOST_COMPRESSION,
+            is_bad: &|text| tail.is_none() && compression_ratio(text) > MOST_COMPRESSION,
             stop: abort,
         };
         transcriber
-            .transcribe(&request.samples, options, tail, audio)
+            .transcribe(&request.samples, options, tail, heard)
             .map_err(|Stopped| Failure::Aborted)
     }
 
@@ -181,7 +189,7 @@ impl Native {
                 code: "en".to_owned(),
                 token: None,
                 probability: None,
-                audio: None,
+                heard: None,
             });
         }
         if let Some(code) = &request.language {
@@ -193,13 +201,14 @@ impl Native {
                 code: code.clone(),
                 token: Some(token),
                 probability: None,
-                audio: None,
+                heard: None,
             });
         }
         let window = &request.samples[..request.samples.len().min(30 * SAMPLE_RATE as usize)];
         let audio = windows::listen(&self.model, window, Some(&self.tail), abort);
         let audio = audio.ok_or(Failure::Aborted)?;
-        let all = decoding::languages(&self.model, &audio);
+        let opening = Opening::new(&self.model, &audio, &self.heads);
+        let all = opening.languages(&self.model);
         let best = all.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
         let (best, probability) =
             best.map_or((0, 0.0), |(place, probability)| (place, *probability));
@@ -213,7 +222,7 @@ impl Native {
             code: code.to_owned(),
             token: special.language(place),
             probability: all.get(place as usize).copied(),
-            audio: Some(audio),
+            heard: Some((audio, opening)),
         })
     }
 

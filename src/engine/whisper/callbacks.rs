@@ -14,6 +14,7 @@ use whisper_rs::whisper_rs_sys as sys;
 
 use super::windows::{self, Ended, Front, Timing};
 use crate::engine::ggml_hooks::{observe, reuse};
+use crate::engine::memory;
 
 /// Number of graphs of an encoder pass: the convolutions, the layers, and the keys and values for the
 /// decoder.
@@ -292,19 +293,6 @@ fn probability(logits: &[f32], token: i32) -> Option<f32> {
 /// Parts of ggml's messages about failed allocations, on CPU and GPU; its error codes do not tell.
 const SHORT_OF_MEMORY: &[&str] = &["out of memory", "failed to allocate", "insufficient memory"];
 
-/// Whether an allocation has failed since the last [`forget_memory`].
-static MEMORY_WAS_SHORT: AtomicBool = AtomicBool::new(false);
-
-/// Forgets earlier failures of allocations.
-pub fn forget_memory() {
-    MEMORY_WAS_SHORT.store(false, Ordering::Relaxed);
-}
-
-/// Whether whisper reported a failed allocation since [`forget_memory`].
-pub fn memory_was_short() -> bool {
-    MEMORY_WAS_SHORT.load(Ordering::Relaxed)
-}
-
 /// Passes only whisper's warnings and errors to standard error, and so to the server's log. Its other
 /// messages are a page per model and a line per chunk.
 pub fn quieten_log() {
@@ -329,7 +317,7 @@ unsafe extern "C" fn warnings_only(
     // SAFETY: whisper passes a NUL-terminated string that lives during the call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if SHORT_OF_MEMORY.iter().any(|sign| text.contains(sign)) {
-        MEMORY_WAS_SHORT.store(true, Ordering::Relaxed);
+        memory::note_shortage();
     }
     // Expected with every language detection, whose call stops there on purpose.
     if !text.contains("encoder_begin_callback returned false") {

@@ -18,7 +18,6 @@ use crate::engine::ggml_hooks::observe::{self, Head};
 use crate::engine::ggml_hooks::{self, reuse};
 use crate::engine::protocol::Failure;
 use callbacks::{First, Watch};
-pub use callbacks::{forget_memory, memory_was_short};
 use window::Window;
 use windows::Timing;
 

@@ -14,15 +14,14 @@ use anyhow::{Context, bail};
 use bytes::BytesMut;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use serde::de::DeserializeOwned;
-use stt_actors::domain::transcript::ChunkTranscript;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
-use crate::engine::EngineChoice;
-use crate::engine::native::Native;
+use crate::engine::Engine;
+use crate::engine::memory;
 use crate::engine::protocol::{
     self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest,
 };
-use crate::engine::whisper::{self, Model, Request};
+use crate::engine::whisper::{self, Request};
 
 /// Added to the kernel's out-of-memory score. The kernel should kill a worker, which is replaced within
 /// seconds, rather than the server.
@@ -147,7 +146,7 @@ fn serve(
         Err(reason) => {
             server.send(&FromWorker::LoadFailed {
                 reason,
-                out_of_memory: whisper::memory_was_short(),
+                out_of_memory: memory::was_short(),
             });
             end_now(1);
         }
@@ -166,33 +165,6 @@ fn serve(
     Ok(())
 }
 
-/// A loaded model.
-enum Engine {
-    Whisper(Model),
-    Native(Box<Native>),
-}
-
-impl Engine {
-    fn is_multilingual(&self) -> bool {
-        match self {
-            Self::Whisper(model) => model.is_multilingual(),
-            Self::Native(model) => model.is_multilingual(),
-        }
-    }
-
-    fn transcribe(
-        &mut self,
-        request: Request,
-        abort: &AtomicBool,
-        heard: &mut dyn FnMut(&str, f32),
-    ) -> Result<ChunkTranscript, Failure> {
-        match self {
-            Self::Whisper(model) => model.transcribe(request, abort, heard),
-            Self::Native(model) => model.transcribe(&request, abort, heard),
-        }
-    }
-}
-
 fn load_model(load: &LoadRequest) -> Result<Engine, String> {
     let options = whisper::Options {
         threads: load.threads,
@@ -200,21 +172,7 @@ fn load_model(load: &LoadRequest) -> Result<Engine, String> {
         beam_size: load.beam_size,
         ..whisper::Options::default()
     };
-    let native = match load.engine {
-        EngineChoice::WhisperCpp | EngineChoice::Auto => false,
-        EngineChoice::Native if Native::supports(&options) => true,
-        EngineChoice::Native => {
-            return Err(
-                "ENGINE=native runs on CPUs only, and needs WHISPER_BEAM_SIZE=1".to_owned(),
-            );
-        }
-    };
-    if native {
-        let native = Native::load(&load.path, options)?;
-        Ok(Engine::Native(Box::new(native)))
-    } else {
-        Model::load(&load.path, options).map(Engine::Whisper)
-    }
+    Engine::load(&load.path, load.engine, options)
 }
 
 fn transcribe(
@@ -224,7 +182,7 @@ fn transcribe(
     abort: &AtomicBool,
 ) -> FromWorker {
     let id = request.id;
-    whisper::forget_memory();
+    memory::forget();
     let result = protocol::bytes_to_samples(&request.audio)
         .map_err(Failure::Engine)
         .and_then(|samples| {
@@ -247,7 +205,7 @@ fn transcribe(
     match result {
         // Whisper's caches may be incomplete, and the chunk is not the cause. Another worker transcribes it
         // once memory is available.
-        Err(Failure::Engine(reason)) if whisper::memory_was_short() => {
+        Err(Failure::Engine(reason)) if memory::was_short() => {
             eprintln!("out of memory: {reason}");
             end_now(protocol::OUT_OF_MEMORY_EXIT);
         }
@@ -283,7 +241,7 @@ extern "C" fn on_failed_allocation() {
 }
 
 extern "C" fn on_abort(_signal: i32) {
-    if whisper::memory_was_short() {
+    if memory::was_short() {
         end_now(protocol::OUT_OF_MEMORY_EXIT);
     }
     // The handler has been reset, so this ends the process with the original signal.

@@ -99,6 +99,25 @@ for_each_processor! {
 }
 
 #[inline(always)]
+fn log_sum_exp_plain(values: &[f32]) -> f32 {
+    let most = largest(values);
+    if most == f32::NEG_INFINITY {
+        return most;
+    }
+    most + sum(values, |value| exp(value - most)).ln()
+}
+
+for_each_processor! {
+    /// `ln Σ e^value`; −∞ if all values are.
+    log_sum_exp(values: &[f32]) -> f32 = log_sum_exp_plain
+}
+
+for_each_processor! {
+    /// The largest value; −∞ if there is none.
+    maximum(values: &[f32]) -> f32 = largest
+}
+
+#[inline(always)]
 fn layer_norm_plain(input: &[f32], weight: &[f32], bias: &[f32], output: &mut [f32]) {
     let width = weight.len();
     for (row, out) in input
@@ -185,6 +204,21 @@ mod tests {
             let total: f64 = terms.iter().sum();
             for (found, term) in found.iter().zip(terms) {
                 prop_assert!(near(*found, term / total, 1e-5, 1e-37));
+            }
+        }
+
+        #[test]
+        fn the_logarithm_of_the_sum_counts_all_values_that_are_not_forbidden(
+            values in prop::collection::vec(prop_oneof![-60.0_f32..60.0, Just(f32::NEG_INFINITY)], 1..300),
+        ) {
+            let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            prop_assert_eq!(maximum(&values), most);
+            let total: f64 = values.iter().map(|value| f64::from(*value).exp()).sum();
+            let found = log_sum_exp(&values);
+            if most == f32::NEG_INFINITY {
+                prop_assert_eq!(found, most);
+            } else {
+                prop_assert!(near(found, total.ln(), 1e-6, 1e-5), "{found}");
             }
         }
 

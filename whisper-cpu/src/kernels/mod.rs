@@ -12,9 +12,10 @@ mod elementwise;
 mod products;
 
 pub use attention::attend;
-pub use elementwise::{add, gelu, layer_norm, softmax};
+pub use elementwise::{add, gelu, layer_norm, log_sum_exp, maximum, softmax};
 pub use products::{
-    COLUMNS, QuantisedRow, ZERO, dot_columns, dot_floats, dot_rows, quantise_row, quantise_unsigned,
+    COLUMNS, QuantisedRow, ZERO, dot_columns, dot_floats, dot_rows, quantise_row, quantise_signed,
+    quantise_unsigned,
 };
 
 /// Compiles a function for several instruction sets, and calls the best one that the processor has.

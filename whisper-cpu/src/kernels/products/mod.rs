@@ -6,6 +6,9 @@
 
 use super::for_each_processor;
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 /// The largest magnitude of a quantised activation.
 const MOST: f32 = 2047.0;
 /// Columns that share one pass over the weights.
@@ -71,6 +74,23 @@ for_each_processor! {
     quantise_unsigned(values: &[f32], to: &mut [u8]) -> f32 = quantise_unsigned_plain
 }
 
+#[inline(always)]
+fn quantise_signed_plain(values: &[f32], most: f32, to: &mut [i8]) -> f32 {
+    // Adding this number rounds to a whole one.
+    const ROUND: f32 = 12_582_912.0;
+    let largest = largest_magnitude(values);
+    let factor = if largest > 0.0 { most / largest } else { 0.0 };
+    for (to, value) in to.iter_mut().zip(values) {
+        *to = (value * factor + ROUND - ROUND) as i32 as i8;
+    }
+    largest / most
+}
+
+for_each_processor! {
+    /// Quantises a row of weights to whole numbers of at most the magnitude `most`. Returns the value of one step.
+    quantise_signed(values: &[f32], most: f32, to: &mut [i8]) -> f32 = quantise_signed_plain
+}
+
 /// The sum of the products of 8-bit and 16-bit numbers.
 #[inline(always)]
 fn dot(weights: &[i8], values: &[i16]) -> i32 {
@@ -80,46 +100,65 @@ fn dot(weights: &[i8], values: &[i16]) -> i32 {
         .sum()
 }
 
-#[inline(always)]
-fn dot_rows_plain(weights: &[i8], scales: &[f32], column: &QuantisedRow, out: &mut [f32]) {
-    let width = column.values.len();
-    let rows = weights.chunks_exact(width).zip(scales).zip(out);
-    for ((row, scale), out) in rows {
-        *out = dot(row, &column.values) as f32 * scale * column.scale;
+/// The sums of products of each row with each column, with the best instructions that there are.
+#[inline]
+fn tile<const R: usize, const C: usize>(rows: [&[i8]; R], columns: [&[i16]; C]) -> [[i32; C]; R] {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(level) = x86::Level::best() {
+        return x86::tile(level, rows, columns);
     }
+    rows.map(|row| columns.map(|column| dot(row, column)))
 }
 
-for_each_processor! {
-    /// Multiplies a matrix with a vector: `out[r] = Σ weights[r, k] × column[k]`. Row `r` of the weights is scaled by
-    /// `scales[r]`.
-    dot_rows(weights: &[i8], scales: &[f32], column: &QuantisedRow, out: &mut [f32]) = dot_rows_plain
-}
-
-#[inline(always)]
-fn dot_columns_plain(
-    weights: &[i8],
-    scales: &[f32],
-    columns: &[QuantisedRow; COLUMNS],
-    out: &mut [f32],
-) {
-    let width = columns[0].values.len();
-    let rows = weights.chunks_exact(width).zip(scales);
-    for ((row, scale), out) in rows.zip(out.chunks_exact_mut(COLUMNS)) {
-        // A row of weights stays in the cache while all columns use it.
-        for (out, column) in out.iter_mut().zip(columns) {
-            *out = dot(row, &column.values) as f32 * scale * column.scale;
+/// Multiplies a matrix with a vector: `out[r] = Σ weights[r, k] × column[k]`. Row `r` of the weights is scaled by
+/// `scales[r]`.
+pub fn dot_rows(weights: &[i8], scales: &[f32], column: &QuantisedRow, out: &mut [f32]) {
+    const ROWS: usize = 4;
+    let width = column.values.len();
+    let row = |number: usize| &weights[number * width..(number + 1) * width];
+    let whole = scales.len() / ROWS * ROWS;
+    for first in (0..whole).step_by(ROWS) {
+        let sums = tile::<ROWS, 1>(
+            std::array::from_fn(|number| row(first + number)),
+            [&column.values],
+        );
+        for (number, [sum]) in sums.into_iter().enumerate() {
+            out[first + number] = sum as f32 * scales[first + number] * column.scale;
         }
     }
+    for number in whole..scales.len() {
+        let [[sum]] = tile([row(number)], [&column.values]);
+        out[number] = sum as f32 * scales[number] * column.scale;
+    }
 }
 
-for_each_processor! {
-    /// Multiplies a matrix with [`COLUMNS`] vectors in one pass over the weights: `out[r, c]`, row by row.
-    dot_columns(
-        weights: &[i8],
-        scales: &[f32],
-        columns: &[QuantisedRow; COLUMNS],
-        out: &mut [f32],
-    ) = dot_columns_plain
+/// Multiplies a matrix with [`COLUMNS`] vectors in one pass over the weights: `out[r, c]`, row by row.
+pub fn dot_columns(
+    weights: &[i8],
+    scales: &[f32],
+    columns: &[&QuantisedRow; COLUMNS],
+    out: &mut [f32],
+) {
+    const ROWS: usize = 2;
+    let width = columns[0].values.len();
+    let row = |number: usize| &weights[number * width..(number + 1) * width];
+    let values = columns.map(|column| &column.values[..]);
+    let mut keep = |number: usize, sums: [i32; COLUMNS]| {
+        for (place, sum) in sums.into_iter().enumerate() {
+            out[number * COLUMNS + place] = sum as f32 * scales[number] * columns[place].scale;
+        }
+    };
+    let whole = scales.len() / ROWS * ROWS;
+    for first in (0..whole).step_by(ROWS) {
+        let sums = tile::<ROWS, COLUMNS>(std::array::from_fn(|number| row(first + number)), values);
+        for (number, sums) in sums.into_iter().enumerate() {
+            keep(first + number, sums);
+        }
+    }
+    for number in whole..scales.len() {
+        let [sums] = tile([row(number)], values);
+        keep(number, sums);
+    }
 }
 
 #[inline(always)]
@@ -174,9 +213,9 @@ mod tests {
                     row
                 })
                 .collect();
-            let four: &[QuantisedRow; COLUMNS] = quantised.as_slice().try_into().expect("four");
+            let four = std::array::from_fn(|column| &quantised[column]);
             let mut together = vec![0.0; 5 * COLUMNS];
-            dot_columns(&weights, &scales, four, &mut together);
+            dot_columns(&weights, &scales, &four, &mut together);
             for (number, column) in quantised.iter().enumerate() {
                 let mut alone = [0.0; 5];
                 dot_rows(&weights, &scales, column, &mut alone);
@@ -205,6 +244,14 @@ mod tests {
                 prop_assert!(near(f32::from(*quantised) * row.scale, row.scale), "{value}: {quantised}");
                 let found = (f32::from(byte) - f32::from(ZERO)) * step;
                 prop_assert!(near(found, step), "{value}: {byte}");
+            }
+            for most in [63.0, 127.0] {
+                let mut weights = vec![0; values.len()];
+                let step = quantise_signed(&values, most, &mut weights);
+                for (value, weight) in values.iter().zip(weights) {
+                    let error = (f32::from(weight) * step - value).abs();
+                    prop_assert!(error <= step * 0.501 + 1e-6, "{value}: {weight}");
+                }
             }
         }
 

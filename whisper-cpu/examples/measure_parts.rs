@@ -1,0 +1,120 @@
+//! Times the parts of a model: the spectrogram, the encoder for several lengths, and steps of the decoder with several
+//! sequences.
+//!
+//! ```text
+//! cargo run --release -p uttera-whisper-cpu --example measure_parts -- MODEL float|byte THREADS
+//! ```
+//!
+//! Each time is the least of several runs, in ms. Rates count the products of weights and activations: 2 operations for
+//! each weight and position.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use whisper_cpu::Model;
+use whisper_cpu::decoder::Sequence;
+use whisper_cpu::linear::Precision;
+use whisper_cpu::tail::Tail;
+
+/// Runs of each part.
+const RUNS: usize = 7;
+
+/// The least time in seconds.
+fn least(mut work: impl FnMut()) -> f64 {
+    let times = (0..RUNS).map(|_| {
+        let begin = Instant::now();
+        work();
+        begin.elapsed().as_secs_f64()
+    });
+    times.fold(f64::INFINITY, f64::min)
+}
+
+/// Noise as loud as speech: 16 kHz, ±0.1.
+fn noise(seconds: f64) -> Vec<f32> {
+    let mut state = 1_u64;
+    let samples = (0..(seconds * 16_000.0) as usize).map(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        ((state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0) * 0.1
+    });
+    samples.collect()
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [path, precision, threads] = &arguments[..] else {
+        panic!("expected a model, a precision and a number of threads");
+    };
+    let precision = match precision.as_str() {
+        "byte" => Precision::Byte,
+        _ => Precision::Float,
+    };
+    let threads = threads.parse().expect("a number of threads");
+    let begin = Instant::now();
+    let model = Model::load(Path::new(path), precision, threads).expect("loads");
+    println!("loaded in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+    let begin = Instant::now();
+    let tail = Tail::measure(&model, &[&noise(3.0)]);
+    println!("tail in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+
+    let dimensions = model.dimensions;
+    let (width, layers) = (dimensions.state, dimensions.audio_layers);
+    let stop = AtomicBool::new(false);
+    let samples = noise(30.0);
+    let took = least(|| drop(model.mel.spectrogram(&samples[..32_000])));
+    println!("spectrogram of 2 s: {:.2} ms", took * 1e3);
+    for (positions, tail) in [
+        (64, Some(&tail)),
+        (120, Some(&tail)),
+        (320, Some(&tail)),
+        (640, Some(&tail)),
+        (1500, None),
+    ] {
+        let samples = &samples[..positions * 320];
+        let took = least(|| {
+            model.listen(samples, positions, tail, &stop);
+        });
+        // Attention, feed-forward networks, and the decoder's keys and values.
+        let weights = width * width * (12 * layers + 2 * dimensions.text_layers);
+        let operations = 2.0 * weights as f64 * positions as f64;
+        println!(
+            "encoder, {positions} positions: {:.1} ms, {:.0} G/s in products with weights",
+            took * 1e3,
+            operations / took / 1e9
+        );
+    }
+
+    let audio = model
+        .listen(&samples[..64_000], 216, Some(&tail), &stop)
+        .expect("goes on");
+    let start = model.vocabulary.special.start;
+    let next = [start];
+    let weights = width * (dimensions.vocabulary + width * 14 * dimensions.text_layers);
+    for columns in [1, 2, 4, 5, 8] {
+        let mut sequences: Vec<Sequence> = (0..columns)
+            .map(|_| Sequence::new(audio.clone(), &[]))
+            .collect();
+        let took = least(|| {
+            let mut steps: Vec<_> = sequences
+                .iter_mut()
+                .map(|sequence| (sequence, &next[..]))
+                .collect();
+            model.step(&mut steps);
+        });
+        println!(
+            "step with {columns} sequences: {:.2} ms, {:.1} G weights/s",
+            took * 1e3,
+            weights as f64 / took / 1e9
+        );
+    }
+    for tokens in [4, 32, 128] {
+        let prompt = vec![start; tokens];
+        let took = least(|| {
+            let mut sequence = Sequence::new(audio.clone(), &[]);
+            model.step(&mut [(&mut sequence, &prompt)]);
+        });
+        println!("prompt of {tokens} tokens: {:.2} ms", took * 1e3);
+    }
+}

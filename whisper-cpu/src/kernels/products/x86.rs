@@ -1,0 +1,199 @@
+//! Sums of products of 8-bit weights and 16-bit activations with the vector instructions of x86-64.
+//!
+//! The compiler finds the instruction that multiplies and adds pairs only in simple loops; a tile of several rows and
+//! columns, which reads each number once for all its products, needs it by name.
+
+use std::arch::x86_64::{
+    __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_setzero_si256, _mm256_storeu_si256, _mm512_add_epi32,
+    _mm512_cvtepi8_epi16, _mm512_dpwssd_epi32, _mm512_loadu_si512, _mm512_madd_epi16,
+    _mm512_reduce_add_epi32, _mm512_setzero_si512,
+};
+
+use super::dot;
+
+/// Instructions that the processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    /// 256 bits.
+    Avx2,
+    /// 512 bits.
+    Avx512,
+    /// 512 bits, products and sums in one instruction.
+    Vnni,
+}
+
+impl Level {
+    /// The best one; `None` without AVX2.
+    #[inline]
+    pub(super) fn best() -> Option<Self> {
+        let is_wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        if is_wide && is_x86_feature_detected!("avx512vnni") {
+            Some(Self::Vnni)
+        } else if is_wide {
+            Some(Self::Avx512)
+        } else if is_x86_feature_detected!("avx2") {
+            Some(Self::Avx2)
+        } else {
+            None
+        }
+    }
+}
+
+/// The sums of products of each row with each column; all have the same length. The processor must have the level's
+/// instructions.
+#[inline]
+pub(super) fn tile<const R: usize, const C: usize>(
+    level: Level,
+    rows: [&[i8]; R],
+    columns: [&[i16]; C],
+) -> [[i32; C]; R] {
+    // SAFETY: only `Level::best` and the tests make levels, after they have asked the processor.
+    unsafe {
+        match level {
+            Level::Avx2 => avx2(rows, columns),
+            Level::Avx512 => avx512(rows, columns),
+            Level::Vnni => vnni(rows, columns),
+        }
+    }
+}
+
+/// The products of what is left after chunks of `N`.
+fn add_rest<const N: usize, const R: usize, const C: usize>(
+    sums: &mut [[i32; C]; R],
+    rows: [&[i8]; R],
+    columns: [&[i16]; C],
+) {
+    let rest = rows[0].len() / N * N;
+    if rest == rows[0].len() {
+        return;
+    }
+    for (sums, row) in sums.iter_mut().zip(rows) {
+        for (sum, column) in sums.iter_mut().zip(columns) {
+            *sum += dot(&row[rest..], &column[rest..]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn avx2<const R: usize, const C: usize>(rows: [&[i8]; R], columns: [&[i16]; C]) -> [[i32; C]; R] {
+    const N: usize = 16;
+    let whole = rows[0].len() / N;
+    let row_chunks = rows.map(|row| &row.as_chunks::<N>().0[..whole]);
+    let column_chunks = columns.map(|column| &column.as_chunks::<N>().0[..whole]);
+    let mut totals = [[_mm256_setzero_si256(); C]; R];
+    for place in 0..whole {
+        for (totals, row) in totals.iter_mut().zip(row_chunks) {
+            // SAFETY: a chunk has 16 bytes.
+            let row = unsafe { _mm_loadu_si128(row[place].as_ptr().cast()) };
+            let row = _mm256_cvtepi8_epi16(row);
+            for (total, column) in totals.iter_mut().zip(column_chunks) {
+                // SAFETY: a chunk has 32 bytes.
+                let column = unsafe { _mm256_loadu_si256(column[place].as_ptr().cast()) };
+                *total = _mm256_add_epi32(*total, _mm256_madd_epi16(row, column));
+            }
+        }
+    }
+    let mut sums = totals.map(|totals| totals.map(|lanes| sum_of_lanes(lanes)));
+    add_rest::<N, R, C>(&mut sums, rows, columns);
+    sums
+}
+
+#[target_feature(enable = "avx2")]
+fn sum_of_lanes(lanes: __m256i) -> i32 {
+    let mut numbers = [0_i32; 8];
+    // SAFETY: the array has 32 bytes.
+    unsafe { _mm256_storeu_si256(numbers.as_mut_ptr().cast(), lanes) };
+    numbers.iter().sum()
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn avx512<const R: usize, const C: usize>(rows: [&[i8]; R], columns: [&[i16]; C]) -> [[i32; C]; R] {
+    const N: usize = 32;
+    let whole = rows[0].len() / N;
+    let row_chunks = rows.map(|row| &row.as_chunks::<N>().0[..whole]);
+    let column_chunks = columns.map(|column| &column.as_chunks::<N>().0[..whole]);
+    let mut totals = [[_mm512_setzero_si512(); C]; R];
+    for place in 0..whole {
+        for (totals, row) in totals.iter_mut().zip(row_chunks) {
+            // SAFETY: a chunk has 32 bytes.
+            let row = unsafe { _mm256_loadu_si256(row[place].as_ptr().cast()) };
+            let row = _mm512_cvtepi8_epi16(row);
+            for (total, column) in totals.iter_mut().zip(column_chunks) {
+                // SAFETY: a chunk has 64 bytes.
+                let column = unsafe { _mm512_loadu_si512(column[place].as_ptr().cast()) };
+                *total = _mm512_add_epi32(*total, _mm512_madd_epi16(row, column));
+            }
+        }
+    }
+    let mut sums = totals.map(|totals| totals.map(|total| _mm512_reduce_add_epi32(total)));
+    add_rest::<N, R, C>(&mut sums, rows, columns);
+    sums
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn vnni<const R: usize, const C: usize>(rows: [&[i8]; R], columns: [&[i16]; C]) -> [[i32; C]; R] {
+    const N: usize = 32;
+    let whole = rows[0].len() / N;
+    let row_chunks = rows.map(|row| &row.as_chunks::<N>().0[..whole]);
+    let column_chunks = columns.map(|column| &column.as_chunks::<N>().0[..whole]);
+    let mut totals = [[_mm512_setzero_si512(); C]; R];
+    for place in 0..whole {
+        for (totals, row) in totals.iter_mut().zip(row_chunks) {
+            // SAFETY: a chunk has 32 bytes.
+            let row = unsafe { _mm256_loadu_si256(row[place].as_ptr().cast()) };
+            let row = _mm512_cvtepi8_epi16(row);
+            for (total, column) in totals.iter_mut().zip(column_chunks) {
+                // SAFETY: a chunk has 64 bytes.
+                let column = unsafe { _mm512_loadu_si512(column[place].as_ptr().cast()) };
+                *total = _mm512_dpwssd_epi32(*total, row, column);
+            }
+        }
+    }
+    let mut sums = totals.map(|totals| totals.map(|total| _mm512_reduce_add_epi32(total)));
+    add_rest::<N, R, C>(&mut sums, rows, columns);
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn levels() -> Vec<Level> {
+        let all = [Level::Avx2, Level::Avx512, Level::Vnni];
+        match Level::best() {
+            Some(best) => all[..=best as usize].to_vec(),
+            None => Vec::new(),
+        }
+    }
+
+    proptest! {
+        /// The largest products of 8 and 12 bits as well.
+        #[test]
+        fn every_level_gives_the_exact_sums(
+            (rows, columns) in (1_usize..300).prop_flat_map(|width| (
+                prop::collection::vec(prop::collection::vec(-127_i8..=127, width), 2),
+                prop::collection::vec(prop::collection::vec(-2047_i16..=2047, width), 3),
+            )),
+            extreme in any::<bool>(),
+        ) {
+            let columns: Vec<Vec<i16>> = if extreme {
+                columns.iter().map(|column| vec![2047; column.len()]).collect()
+            } else {
+                columns
+            };
+            let row = |number: usize| &rows[number][..];
+            let column = |number: usize| &columns[number][..];
+            for level in levels() {
+                let found = tile(level, [row(0), row(1)], [column(0), column(1), column(2)]);
+                for (number, sums) in found.iter().enumerate() {
+                    for (other, sum) in sums.iter().enumerate() {
+                        prop_assert_eq!(*sum, dot(row(number), column(other)), "{:?}", level);
+                    }
+                }
+            }
+        }
+    }
+}
