@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A configuration is a window (`full`, or margin/minimum in frames of 20 ms) and options: `beam=N`,
-//! `no-times`, `no-word-times`, `model-b`, `detect` (the language is not given), `native` (the engine). The others are compared with
+//! `no-times`, `model-b`, `detect` (the language is not given), `native` (the engine). The others are compared with
 //! the first one: differences of the word error rate are in points, with the 95 % interval of a paired
 //! bootstrap over clips.
 
@@ -194,7 +194,6 @@ fn load(args: &Cli, way: &str) -> anyhow::Result<Way> {
             None if word == "full" => options.window = Window::Full,
             None if word == "native" => choice = EngineChoice::Native,
             None if word == "detect" => detects = true,
-            None if word == "no-word-times" => options.exact_words = false,
             None if word == "no-times" => options.timestamps = false,
             None if word == "model-b" => {
                 model = args.model_b.as_ref().context("--model-b is missing")?;

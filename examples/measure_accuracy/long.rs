@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 use measurement_support::decode::decode;
 use measurement_support::wav::wav;
-use uttera_stt::engine::ggml_hooks;
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
 use crate::edges::{print_off, times_off};
@@ -79,7 +78,6 @@ pub async fn long(args: &Long) -> anyhow::Result<()> {
 /// Runs whisper.cpp unchanged over the whole file.
 fn sequential(args: &Long, samples: &[i16], language: &str) -> anyhow::Result<String> {
     whisper_rs::install_logging_hooks();
-    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let context = WhisperContext::new_with_params(
         &args.model,
         WhisperContextParameters {

@@ -6,7 +6,7 @@
 //! cargo run --release --example measure_words -- join --words words.tsv --out clips [--clips 20]
 //! # Write another program's words to a table: clip, word, start, end.
 //! python scripts/bench/peers/words.py MODEL clips clips/faster-whisper.tsv
-//! # Score this server, whisper.cpp's two kinds of timestamps, and the tables.
+//! # Score this server's engines, whisper.cpp's two kinds of timestamps, and the tables.
 //! cargo run --release --example measure_words -- score --clips clips --model ggml-base.bin \
 //!     --weights silero-vad-16k.safetensors [--peer clips/faster-whisper.tsv]
 //! ```

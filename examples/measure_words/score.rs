@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use uttera_stt::engine::EngineChoice;
 use uttera_stt_tools::probe::word_error_rate::normalise;
 
 use crate::Timed;
@@ -72,9 +73,12 @@ pub fn score(args: &Score) -> anyhow::Result<()> {
     }
     let chunks = chunks(args, truth.keys())?;
     let is_left_out = |way: &str| args.without.iter().any(|without| without == way);
-    for (name, exact) in [("ours", true), ("ours, rough times", false)] {
+    for (name, engine) in [
+        ("ours", EngineChoice::Native),
+        ("ours, on whisper.cpp", EngineChoice::WhisperCpp),
+    ] {
         if !is_left_out("ours") {
-            found.insert(name.to_owned(), ours(args, &chunks, exact)?);
+            found.insert(name.to_owned(), ours(args, &chunks, engine)?);
         }
     }
     if !is_left_out("whisper") {

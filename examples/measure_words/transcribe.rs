@@ -14,8 +14,8 @@ use stt_actors::text::segment_split;
 use uttera_stt::audio::chunker::Chunker;
 use uttera_stt::audio::vad::SpeechDetector;
 use uttera_stt::audio::vad::silero::Weights;
-use uttera_stt::engine::ggml_hooks;
-use uttera_stt::engine::whisper::{Model, Options, Request};
+use uttera_stt::engine::whisper::{Options, Request};
+use uttera_stt::engine::{Engine, EngineChoice};
 use whisper_rs::{
     DtwMode, DtwModelPreset, DtwParameters, FullParams, SamplingStrategy, WhisperContext,
     WhisperContextParameters,
@@ -50,14 +50,13 @@ fn language_of(clip: &str) -> &str {
     clip.split('-').next().unwrap_or("en")
 }
 
-/// The words of this server, with exact or rough times.
-pub fn ours(args: &Score, chunks: &Chunks, exact: bool) -> anyhow::Result<Words> {
+/// The words of one of this server's engines.
+pub fn ours(args: &Score, chunks: &Chunks, engine: EngineChoice) -> anyhow::Result<Words> {
     let options = Options {
         threads: args.threads,
-        exact_words: exact,
         ..Options::default()
     };
-    let mut model = Model::load(&args.model, options).map_err(anyhow::Error::msg)?;
+    let mut model = Engine::load(&args.model, engine, options).map_err(anyhow::Error::msg)?;
     let mut seconds = 0.0;
     let mut found = BTreeMap::new();
     for (clip, chunks) in chunks {
@@ -85,7 +84,7 @@ pub fn ours(args: &Score, chunks: &Chunks, exact: bool) -> anyhow::Result<Words>
         }
         found.insert(clip.clone(), words);
     }
-    println!("exact times: {exact}; {seconds:.1} s of inference");
+    println!("{engine:?}: {seconds:.1} s of inference");
     Ok(found)
 }
 
@@ -104,7 +103,6 @@ pub fn whispers(args: &Score, chunks: &Chunks) -> anyhow::Result<(Words, Words)>
         ..DtwParameters::default()
     });
     whisper_rs::install_logging_hooks();
-    ggml_hooks::check().map_err(anyhow::Error::msg)?;
     let context = WhisperContext::new_with_params(&args.model, parameters)?;
     let (mut by_tokens, mut by_dtw) = (BTreeMap::new(), BTreeMap::new());
     for (clip, chunks) in chunks {

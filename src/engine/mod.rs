@@ -3,8 +3,7 @@
 //! The server side ([`process`]) starts workers, exchanges messages of the [`protocol`] with them and
 //! implements the supervision tree's [`EngineLauncher`](stt_actors::ports::EngineLauncher). The child side
 //! ([`worker`]) is the same executable and holds one model ([`whisper`]). A crash in native code ends one
-//! worker and never the server. [`ggml_hooks`] replaces some functions of ggml. [`native`] computes Whisper without
-//! whisper.cpp.
+//! worker and never the server. [`native`] computes Whisper on CPUs without whisper.cpp.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -17,18 +16,18 @@ use protocol::Failure;
 use whisper::{Options, Request};
 
 pub mod cpu;
-pub mod ggml_hooks;
 mod memory;
 pub mod native;
 pub mod process;
 pub mod protocol;
 pub mod whisper;
+mod words;
 pub mod worker;
 
 /// Which implementation of Whisper a worker uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineChoice {
-    /// whisper.cpp, until the native one is measured in every respect.
+    /// The native one on CPUs for the models that it can read, otherwise whisper.cpp.
     #[default]
     Auto,
     /// The native one.
@@ -52,14 +51,15 @@ impl Engine {
     /// # Errors
     /// The message says why.
     pub fn load(path: &Path, choice: EngineChoice, options: Options) -> Result<Self, String> {
-        let native = match choice {
-            EngineChoice::WhisperCpp | EngineChoice::Auto => false,
+        let is_native = match choice {
+            EngineChoice::WhisperCpp => false,
+            EngineChoice::Auto => Native::supports(&options) && whisper_cpu::can_read(path),
             EngineChoice::Native if Native::supports(&options) => true,
             EngineChoice::Native => {
                 return Err("ENGINE=native runs on CPUs only".to_owned());
             }
         };
-        if native {
+        if is_native {
             let native = Native::load(path, options)?;
             Ok(Self::Native(Box::new(native)))
         } else {

@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use uttera_stt::engine::ggml_hooks;
 use uttera_stt::models::{ModelError, ModelStore, ResolvedModel, Silent, VOICE_ACTIVITY_NAME};
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
@@ -111,7 +110,6 @@ fn source_folder(root: &Path) -> PathBuf {
 /// whisper.cpp's text of `samples/en-command.wav` with this model, in lower case.
 pub fn transcribe_command(model: &Path) -> String {
     whisper_rs::install_logging_hooks();
-    ggml_hooks::check().unwrap();
     let mut parameters = WhisperContextParameters::default();
     parameters.use_gpu(false);
     let context = WhisperContext::new_with_params(model, parameters).unwrap();

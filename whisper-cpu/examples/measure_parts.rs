@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use whisper_cpu::Model;
 use whisper_cpu::decoder::Sequence;
-use whisper_cpu::linear::Precision;
+use whisper_cpu::linear::{Linear, Precision};
 use whisper_cpu::tail::Tail;
 
 /// Runs of each part.
@@ -42,6 +42,27 @@ fn noise(seconds: f64) -> Vec<f32> {
     samples.collect()
 }
 
+/// Products of the model's shapes alone.
+fn products(model: &Model, precision: Precision) {
+    let width = model.dimensions.state;
+    let weights = noise(width as f64 * width as f64 * 4.0 / 16_000.0 + 1.0);
+    let input = noise(1500.0 * width as f64 * 4.0 / 16_000.0 + 1.0);
+    for (input_width, output) in [(width, width), (width, 4 * width), (4 * width, width)] {
+        let weights = &weights[..input_width * output];
+        let layer = Linear::new(weights, None, input_width, precision);
+        let rates = [64, 120, 320, 640, 1500].map(|positions| {
+            let input = &input[..positions * input_width];
+            let took = least(|| model.install(|| drop(layer.apply(input))));
+            let operations = 2.0 * (weights.len() * positions) as f64;
+            format!("{positions}: {:.0}", operations / took / 1e9)
+        });
+        println!(
+            "products {input_width} to {output}, G/s by positions: {}",
+            rates.join(", ")
+        );
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, precision, threads] = &arguments[..] else {
@@ -53,12 +74,13 @@ fn main() {
     };
     let threads = threads.parse().expect("a number of threads");
     let begin = Instant::now();
-    let model = Model::load(Path::new(path), precision, threads).expect("loads");
+    let model = Model::load(Path::new(path), Some(precision), threads).expect("loads");
     println!("loaded in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
     let begin = Instant::now();
     let tail = Tail::measure(&model, &[&noise(3.0)]);
     println!("tail in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
 
+    products(&model, precision);
     let dimensions = model.dimensions;
     let (width, layers) = (dimensions.state, dimensions.audio_layers);
     let stop = AtomicBool::new(false);
@@ -86,29 +108,36 @@ fn main() {
         );
     }
 
-    let audio = model
-        .listen(&samples[..64_000], 216, Some(&tail), &stop)
-        .expect("goes on");
     let start = model.vocabulary.special.start;
     let next = [start];
     let weights = width * (dimensions.vocabulary + width * 14 * dimensions.text_layers);
-    for columns in [1, 2, 4, 5, 8] {
-        let mut sequences: Vec<Sequence> = (0..columns)
-            .map(|_| Sequence::new(audio.clone(), &[]))
-            .collect();
-        let took = least(|| {
-            let mut steps: Vec<_> = sequences
-                .iter_mut()
-                .map(|sequence| (sequence, &next[..]))
+    for (positions, tail) in [(216, Some(&tail)), (1500, None)] {
+        let audio = model
+            .listen(&samples[..positions * 320], positions, tail, &stop)
+            .expect("goes on");
+        for columns in [1, 2, 4, 5, 8] {
+            let mut sequences: Vec<Sequence> = (0..columns)
+                .map(|_| Sequence::new(audio.clone(), &[]))
                 .collect();
-            model.step(&mut steps);
-        });
-        println!(
-            "step with {columns} sequences: {:.2} ms, {:.1} G weights/s",
-            took * 1e3,
-            weights as f64 / took / 1e9
-        );
+            let took = model.install(|| {
+                least(|| {
+                    let mut steps: Vec<_> = sequences
+                        .iter_mut()
+                        .map(|sequence| (sequence, &next[..]))
+                        .collect();
+                    model.step(&mut steps);
+                })
+            });
+            println!(
+                "step with {columns} sequences, {positions} positions: {:.2} ms, {:.1} G weights/s",
+                took * 1e3,
+                weights as f64 / took / 1e9
+            );
+        }
     }
+    let audio = model
+        .listen(&samples[..64_000], 216, Some(&tail), &stop)
+        .expect("goes on");
     for tokens in [4, 32, 128] {
         let prompt = vec![start; tokens];
         let took = least(|| {

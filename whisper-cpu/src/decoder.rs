@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use crate::encoder::Norm;
 use crate::file::{Dimensions, FileError, ModelFile};
 use crate::kernels::{
-    COLUMNS, QuantisedRow, add, attend, dot_columns, dot_floats, dot_rows, gelu, quantise_row,
+    COLUMNS, Layout, QuantisedRow, add, attend, dot_columns, dot_floats, dot_rows, gelu,
+    quantise_row,
 };
 use crate::linear::{Linear, Precision, QuantisedRows, read_bias};
 use crate::tail::{Rows, Tail};
@@ -472,17 +473,14 @@ fn heads(
     mixed: &mut [f32],
     observe: &mut dyn FnMut(usize, &[f32]),
 ) {
-    let (width, head) = (dimensions.state, dimensions.head());
-    for number in 0..dimensions.heads {
-        let range = number * head..(number + 1) * head;
-        attend(
-            &query[range.clone()],
-            &seen.keys[range.start..],
-            &seen.values[range.start..],
-            (width, seen.own, seen.bias),
-            scores,
-            &mut mixed[range],
-        );
-        observe(number, scores);
+    let layout = Layout {
+        head: dimensions.head(),
+        own: seen.own,
+        bias: seen.bias,
+    };
+    attend(query, seen.keys, seen.values, layout, scores, mixed);
+    let count = seen.keys.len() / dimensions.state;
+    for (number, weights) in scores.chunks_exact(count).enumerate() {
+        observe(number, weights);
     }
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 
 use crate::file::{Dimensions, FileError, ModelFile};
-use crate::kernels::{add, gelu, layer_norm, softmax};
+use crate::kernels::{add, gelu, layer_norm, powers, scale};
 use crate::linear::{Linear, Precision, matrix, strided};
 use crate::mel::Spectrogram;
 use crate::tail::{Rows, Tail};
@@ -236,6 +236,7 @@ fn attention(
             let rows = mixed.len() / width;
             let mut scores = vec![0.0; rows * positions];
             let mut out = vec![0.0; rows * head];
+            let mut sums = vec![0.0; rows];
             let executor = GemmExecutor::<f32>::new();
             for (number, (keys, values)) in packed.iter().enumerate() {
                 let from = &query[block * BLOCK * width + number * head..];
@@ -252,9 +253,10 @@ fn attention(
                         options,
                     )
                     .expect("the shapes fit");
-                for scores in scores.chunks_exact_mut(positions) {
+                let rows_of_scores = scores.chunks_exact_mut(positions);
+                for (scores, sum) in rows_of_scores.zip(&mut sums) {
                     scores[own..].iter_mut().for_each(|score| *score += bias);
-                    softmax(scores);
+                    *sum = powers(scores);
                 }
                 executor
                     .gemm(
@@ -264,8 +266,12 @@ fn attention(
                         GemmOptions::default(),
                     )
                     .expect("the shapes fit");
-                for (row, out) in mixed.chunks_exact_mut(width).zip(out.chunks_exact(head)) {
-                    row[number * head..(number + 1) * head].copy_from_slice(out);
+                let rows = mixed.chunks_exact_mut(width).zip(out.chunks_exact(head));
+                for ((row, out), sum) in rows.zip(&sums) {
+                    let row = &mut row[number * head..(number + 1) * head];
+                    row.copy_from_slice(out);
+                    // There are fewer of these than of scores.
+                    scale(row, 1.0 / sum);
                 }
             }
         });

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use thiserror::Error;
 
 use crate::blocks::ElementType;
+use crate::linear::Precision;
 
 /// `ggml` as a little-endian number.
 const MAGIC: u32 = 0x6767_6d6c;
@@ -123,6 +124,15 @@ impl ModelFile {
             file: Mutex::new(file.into_inner()),
             entries,
         })
+    }
+
+    /// The precision that fits the file's weights.
+    pub(crate) fn precision(&self) -> Precision {
+        let weights = self.entries.get("decoder.token_embedding.weight");
+        match weights.map(|entry| entry.kind) {
+            Some(ElementType::F32) => Precision::Float,
+            _ => Precision::Byte,
+        }
     }
 
     /// Reads a tensor, converted to 32-bit numbers: its elements row by row.

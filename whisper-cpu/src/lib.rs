@@ -32,6 +32,12 @@ use mel::Mel;
 use tail::{Rows, Tail};
 use vocabulary::{Token, Vocabulary};
 
+/// Whether a file begins like a Whisper model in ggml's format and has no element type that this crate does not know.
+/// Cheap: the weights are not read.
+pub fn can_read(path: &Path) -> bool {
+    ModelFile::open(path).is_ok()
+}
+
 /// A loaded model.
 #[derive(Debug)]
 pub struct Model {
@@ -49,12 +55,18 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a ggml file, to compute with this many threads.
+    /// Loads a ggml file, to compute with this many threads. Without a `precision`, a file of 32-bit weights is computed
+    /// in 32-bit numbers and any other in 8-bit ones.
     ///
     /// # Errors
     /// The file cannot be read or is not a Whisper model.
-    pub fn load(path: &Path, precision: Precision, threads: usize) -> Result<Self, FileError> {
+    pub fn load(
+        path: &Path,
+        precision: Option<Precision>,
+        threads: usize,
+    ) -> Result<Self, FileError> {
         let file = ModelFile::open(path)?;
+        let precision = precision.unwrap_or_else(|| file.precision());
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("whisper-{number}"))

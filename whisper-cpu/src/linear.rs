@@ -1,12 +1,13 @@
 //! Matrix products with weights that are packed once.
 
+use rayon::prelude::*;
 use rten_gemm::{
     BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix, QuantParams,
 };
 use rten_tensor::{Matrix, NdTensorView};
 
 use crate::file::{FileError, ModelFile};
-use crate::kernels::{ZERO, quantise_signed, quantise_unsigned};
+use crate::kernels::{ZERO, quantise_signed, quantise_unsigned, scale_sums};
 
 /// Numbers in which an encoder computes its products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +23,12 @@ pub struct Linear {
     input: usize,
     output: usize,
     weights: Weights,
-    bias: Option<Vec<f32>>,
+    /// Zeros if the layer has none.
+    bias: Vec<f32>,
 }
+
+/// Positions that one thread handles at a time.
+const ROWS_OF_A_TASK: usize = 32;
 
 enum Weights {
     Float(PackedBMatrix<f32>),
@@ -72,7 +77,7 @@ impl Linear {
             input,
             output,
             weights,
-            bias,
+            bias: bias.unwrap_or_else(|| vec![0.0; output]),
         }
     }
 
@@ -96,7 +101,7 @@ impl Linear {
             input,
             output,
             weights,
-            bias: read_bias(file, name, output, has_bias)?,
+            bias: read_bias(file, name, output, has_bias)?.unwrap_or_else(|| vec![0.0; output]),
         })
     }
 
@@ -112,7 +117,7 @@ impl Linear {
         match &self.weights {
             Weights::Float(packed) => {
                 let options = GemmOptions {
-                    bias: self.bias.as_deref().map(BiasVector::Row),
+                    bias: Some(BiasVector::Row(&self.bias)),
                     ..GemmOptions::default()
                 };
                 GemmExecutor::<f32>::new()
@@ -138,15 +143,20 @@ impl Linear {
     ) {
         let rows = input.len() / self.input;
         let mut bytes = vec![0_u8; input.len()];
-        let mut steps = Vec::with_capacity(rows);
+        let mut steps = vec![0.0; rows];
         // rten-gemm 0.27 uses the first rows' zero points for all rows, so all must be equal.
         let zeros = vec![ZERO; rows];
-        let pairs = input
-            .chunks_exact(self.input)
-            .zip(bytes.chunks_exact_mut(self.input));
-        for (row, bytes) in pairs {
-            steps.push(quantise_unsigned(row, bytes));
-        }
+        (input.par_chunks(ROWS_OF_A_TASK * self.input))
+            .zip(bytes.par_chunks_mut(ROWS_OF_A_TASK * self.input))
+            .zip(steps.par_chunks_mut(ROWS_OF_A_TASK))
+            .for_each(|((input, bytes), steps)| {
+                let pairs = input
+                    .chunks_exact(self.input)
+                    .zip(bytes.chunks_exact_mut(self.input));
+                for ((row, bytes), step) in pairs.zip(steps) {
+                    *step = quantise_unsigned(row, bytes);
+                }
+            });
         let mut sums = vec![0_i32; out.len()];
         let options = GemmOptions {
             a_quant: Some(QuantParams { zero_point: &zeros }),
@@ -160,17 +170,17 @@ impl Linear {
                 options,
             )
             .expect("the shapes fit");
-        let rows = sums
-            .chunks_exact(self.output)
-            .zip(out.chunks_exact_mut(self.output));
-        for ((sums, out), step) in rows.zip(steps) {
-            for place in 0..self.output {
-                out[place] = sums[place] as f32 * (step * scales[place]);
-            }
-            if let Some(bias) = &self.bias {
-                crate::kernels::add(out, bias);
-            }
-        }
+        (sums.par_chunks(ROWS_OF_A_TASK * self.output))
+            .zip(out.par_chunks_mut(ROWS_OF_A_TASK * self.output))
+            .zip(steps.par_chunks(ROWS_OF_A_TASK))
+            .for_each(|((sums, out), steps)| {
+                let pairs = sums
+                    .chunks_exact(self.output)
+                    .zip(out.chunks_exact_mut(self.output));
+                for ((sums, out), step) in pairs.zip(steps) {
+                    scale_sums(sums, *step, scales, &self.bias, out);
+                }
+            });
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Transcript {
 pub struct Stopped;
 
 /// Times the tokens of a window: from the rows of attention of each step.
-pub type Timing<'a> = &'a dyn Fn(&Decoded, usize) -> Option<Vec<Range<f64>>>;
+pub type Timing<'a> = &'a (dyn Fn(&Decoded, usize) -> Option<Vec<Range<f64>>> + Sync);
 
 /// Encodes one window as far as its audio goes, with a `tail` for the rest; without one, the full window. `None` when
 /// another thread set `stop`.
@@ -99,7 +99,7 @@ pub struct Transcriber<'a> {
     /// Times tokens; `None`: they get no times.
     pub timing: Option<Timing<'a>>,
     /// Says which texts are decoded again.
-    pub is_bad: &'a dyn Fn(&str) -> bool,
+    pub is_bad: &'a (dyn Fn(&str) -> bool + Sync),
     /// Another thread sets this to end the work.
     pub stop: &'a AtomicBool,
 }
@@ -111,6 +111,17 @@ impl Transcriber<'_> {
     /// # Errors
     /// `stop` was set.
     pub fn transcribe(
+        &self,
+        samples: &[f32],
+        options: &Options,
+        tail: Option<&Tail>,
+        first: Option<(Arc<Audio>, Opening)>,
+    ) -> Result<Transcript, Stopped> {
+        // Once for all steps, because every change of threads takes time.
+        (self.model).install(|| self.windows(samples, options, tail, first))
+    }
+
+    fn windows(
         &self,
         samples: &[f32],
         options: &Options,

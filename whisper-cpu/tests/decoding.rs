@@ -139,7 +139,7 @@ fn setting(precision: Precision) -> Setting {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.bin");
     write_model(&path);
-    let model = Model::load(&path, precision, 2).expect("loads");
+    let model = Model::load(&path, Some(precision), 2).expect("loads");
     let stop = AtomicBool::new(false);
     let mut random = Random(7);
     let samples: Vec<f32> = (0..16_000).map(|_| random.next() * 0.1).collect();
@@ -284,7 +284,7 @@ fn a_set_stop_flag_ends_the_work() {
     assert!(
         setting
             .model
-            .listen(&[0.0; 16_000], 50, None, &setting.stop)
+            .listen(&vec![0.0; 16_000], 50, None, &setting.stop)
             .is_none()
     );
 }

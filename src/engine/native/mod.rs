@@ -17,18 +17,19 @@ use stt_actors::domain::transcript::{
 use stt_actors::ports::CERTAIN_LANGUAGE;
 use whisper_cpu::decoder::Audio;
 use whisper_cpu::decoding::{self, Decoded, Opening};
-use whisper_cpu::linear::Precision;
 use whisper_cpu::rules::Rules;
 use whisper_cpu::tail::Tail;
 use whisper_cpu::tokenizer::Tokenizer;
 use whisper_cpu::transcribe::{self as windows, Stopped, Transcriber, Transcript};
 use whisper_cpu::vocabulary::Token;
 
-use crate::engine::ggml_hooks::observe::Attention;
 use crate::engine::protocol::Failure;
-use crate::engine::whisper::words;
-use crate::engine::whisper::{Options, Request, alignment, heads, is_ladder, nothing_said, window};
+use crate::engine::whisper::{Options, Request, is_ladder, nothing_said, window};
+use crate::engine::words;
+use alignment::Attention;
 
+mod alignment;
+mod heads;
 mod tail;
 
 /// Samples of a frame of 10 ms.
@@ -78,21 +79,19 @@ impl Native {
             format!("{} cannot be loaded: {error}", path.display())
         };
         let threads = options.threads.max(1) as usize;
-        let model = whisper_cpu::Model::load(path, Precision::Byte, threads).map_err(failed)?;
+        let model = whisper_cpu::Model::load(path, None, threads).map_err(failed)?;
         let dimensions = model.dimensions;
         let shape = (
             dimensions.text_layers,
             dimensions.state,
             dimensions.vocabulary,
         );
-        let shape = (shape.0 as i32, shape.1 as i32, shape.2 as i32);
-        let heads = heads::heads_of(shape, dimensions.heads);
         Ok(Self {
             rules: Rules::new(&model.vocabulary),
             tokenizer: Tokenizer::new(&model.vocabulary),
             tail: tail::of(&model, path),
             beam: options.beam_size as usize,
-            heads: heads.iter().map(|head| (head.layer, head.head)).collect(),
+            heads: heads::heads_of(shape, dimensions.heads),
             model,
         })
     }

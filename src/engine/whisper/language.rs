@@ -4,9 +4,8 @@ use stt_actors::domain::transcript::Task;
 use stt_actors::ports::CERTAIN_LANGUAGE;
 use whisper_rs::WhisperState;
 
-use super::callbacks::{GRAPHS_OF_A_PASS, Watch};
+use super::callbacks::Watch;
 use super::{Model, whisper_failed};
-use crate::engine::ggml_hooks::reuse;
 use crate::engine::protocol::Failure;
 
 /// Vocabulary size of the models with 100 languages; models with smaller vocabularies have 99.
@@ -18,8 +17,6 @@ pub(super) struct Language {
     pub(super) code: String,
     /// The model's probability for it; `None`: it was not detected.
     pub(super) probability: Option<f32>,
-    /// Whether the detection left the encoder's result for this audio in the state.
-    pub(super) is_encoded: bool,
 }
 
 impl Model {
@@ -36,7 +33,6 @@ impl Model {
             return Ok(Language {
                 code,
                 probability: None,
-                is_encoded: false,
             });
         }
         self.detect_language(state, samples, window, likely)
@@ -69,7 +65,7 @@ impl Model {
     }
 
     /// Detects the language with one encoder pass over the window that the transcription uses. Whisper's own
-    /// "auto" takes a separate pass, with the window that the last call left behind.
+    /// "auto" uses the window that the last call left behind.
     fn detect_language(
         &self,
         state: &mut WhisperState,
@@ -83,17 +79,12 @@ impl Model {
         Watch::stop_before_encoder(&mut parameters);
         state.full(parameters, samples).map_err(whisper_failed)?;
         let threads = self.options.threads as usize;
-        let (detected, graphs) = reuse::counted(|| state.lang_detect(0, threads));
-        let (_, probabilities) = detected.map_err(whisper_failed)?;
-        // The graphs of the encoder, and one of the decoder. With any other count nothing is reused. On a GPU
-        // the count is 0.
-        let is_encoded = graphs == GRAPHS_OF_A_PASS + 1 && self.options.gpu.is_none();
+        let (_, probabilities) = state.lang_detect(0, threads).map_err(whisper_failed)?;
         let known = &probabilities[..probabilities.len().min(self.language_count())];
         match choose(known, likely.and_then(whisper_rs::get_lang_id)) {
             Some((code, probability)) => Ok(Language {
                 code: code.to_owned(),
                 probability: Some(probability),
-                is_encoded,
             }),
             None => Err(Failure::Engine("no language was detected".to_owned())),
         }

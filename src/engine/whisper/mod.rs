@@ -14,21 +14,15 @@ use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState,
 };
 
-use crate::engine::ggml_hooks::observe::{self, Head};
-use crate::engine::ggml_hooks::{self, reuse};
 use crate::engine::protocol::Failure;
-use callbacks::{First, Watch};
+use callbacks::Watch;
 use window::Window;
-use windows::Timing;
 
-pub(super) mod alignment;
 mod callbacks;
-pub(super) mod heads;
 mod language;
 mod segments;
 pub mod window;
 mod windows;
-pub(super) mod words;
 
 /// Shorter audio is padded with silence: whisper reads beyond its end.
 const SHORTEST_SAMPLES: usize = (SAMPLE_RATE as usize * 11) / 10;
@@ -73,9 +67,6 @@ pub struct Options {
     pub window: Window,
     /// Whether the model writes timestamps. Without them, a chunk is one segment.
     pub timestamps: bool,
-    /// Whether word times come from the decoder's attention, which costs one more decoder pass over the text.
-    /// Otherwise they are whisper's rough ones.
-    pub exact_words: bool,
 }
 
 impl Default for Options {
@@ -87,7 +78,6 @@ impl Default for Options {
             beam_size: 1,
             window: Window::MEASURED,
             timestamps: true,
-            exact_words: true,
         }
     }
 }
@@ -97,8 +87,6 @@ impl Default for Options {
 pub struct Model {
     context: WhisperContext,
     options: Options,
-    /// Attention heads of the decoder that follow the audio.
-    heads: Vec<Head>,
 }
 
 /// Properties of a chunk that all attempts share.
@@ -119,7 +107,6 @@ impl Model {
     /// The message says why. Whisper's own messages go to standard error.
     pub fn load(path: &Path, options: Options) -> Result<Self, String> {
         callbacks::quieten_log();
-        ggml_hooks::check()?;
         let gpu = options.gpu;
         let mut parameters = WhisperContextParameters::default();
         parameters
@@ -129,18 +116,7 @@ impl Model {
             .flash_attn(gpu.is_some());
         let context = WhisperContext::new_with_params(path, parameters)
             .map_err(|error| format!("whisper could not load {}: {error}", path.display()))?;
-        let shape = (
-            context.model_n_text_layer(),
-            context.model_n_text_state(),
-            context.model_n_vocab(),
-        );
-        let heads_of_a_layer = usize::try_from(context.model_n_text_head()).unwrap_or(0);
-        let heads = heads::heads_of(shape, heads_of_a_layer);
-        Ok(Self {
-            context,
-            options,
-            heads,
-        })
+        Ok(Self { context, options })
     }
 
     /// Whether it supports languages other than English.
@@ -186,18 +162,12 @@ impl Model {
             prompt: &self.prompt_tokens(request.prompt.as_deref())?,
             temperature: request.temperature,
         };
-        let look = self.look();
-        let first = if language.is_encoded {
-            First::IsEncoded
-        } else {
-            look
-        };
-        let watch = Watch::new(abort, first, self.timing(&plan, abort));
+        let watch = Watch::new(abort);
         let (mut segments, doubt) = self.attempt(state, &plan, window, &watch)?;
         passes += watch.encoder_passes();
         if doubt.is_some() {
             let state = self.context.create_state().map_err(whisper_failed)?;
-            let watch = Watch::new(abort, look, self.timing(&plan, abort));
+            let watch = Watch::new(abort);
             (segments, _) = self.attempt(state, &plan, window::FULL, &watch)?;
             passes += watch.encoder_passes();
         }
@@ -208,30 +178,6 @@ impl Model {
             encoder_passes: passes,
             doubt,
             inference_seconds: begin.elapsed().as_secs_f64(),
-        })
-    }
-
-    /// How the first window of a fresh state begins. Where the encoder's result cannot be reused, looking at
-    /// the first token would cost a second pass.
-    fn look(&self) -> First {
-        if reuse::AVAILABLE && self.options.gpu.is_none() {
-            First::EncodeAndLook(self.options.threads)
-        } else {
-            First::Encode
-        }
-    }
-
-    /// How tokens get their times; `None`: whisper's rough ones. On a GPU, attention is one fused operation
-    /// whose weights cannot be read.
-    fn timing<'a>(&'a self, plan: &Plan<'_>, abort: &'a AtomicBool) -> Option<Timing<'a>> {
-        let samples = plan.millis * SAMPLE_RATE as usize / 1000;
-        let sees = observe::AVAILABLE && self.options.gpu.is_none();
-        (self.options.exact_words && sees).then(|| Timing {
-            heads: &self.heads,
-            audio_frames: samples.div_ceil(SAMPLE_RATE as usize / 50),
-            translates: plan.task == Task::Translate,
-            threads: self.options.threads,
-            abort,
         })
     }
 
@@ -262,8 +208,6 @@ impl Model {
         }
         watch.attach(&mut parameters);
         let result = state.full(parameters, plan.samples);
-        // Whatever the result, no further graphs may be skipped.
-        reuse::skip(0);
         if watch.was_aborted() {
             return Err(Failure::Aborted);
         }
@@ -274,7 +218,6 @@ impl Model {
             .min(plan.millis * SAMPLE_RATE as usize / 1000);
         let duration = duration as f64 / f64::from(SAMPLE_RATE);
         if window < window::FULL {
-            // Discarded text needs no exact times.
             let segments = self.segments(&state, watch, plan.temperature, duration);
             let doubt = window::doubt(&segments, plan.millis as f64 / 1000.0);
             if doubt.is_some() {

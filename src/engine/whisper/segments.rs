@@ -1,12 +1,11 @@
 //! Segments of a transcript, from what whisper's state holds after a call.
 
-use std::ops::Range;
-
 use stt_actors::domain::transcript::{Segment, TokenLogprob, compression_ratio};
 use whisper_rs::{WhisperState, WhisperToken};
 
 use super::callbacks::Watch;
-use super::{LADDER_STEP, Model, words};
+use super::{LADDER_STEP, Model};
+use crate::engine::words;
 
 impl Model {
     /// The segments of a call. `duration` is that of the audio, in seconds.
@@ -18,15 +17,13 @@ impl Model {
         duration: f64,
     ) -> Vec<Segment> {
         let end_of_text = self.context.token_eot();
-        let times = watch.token_times();
-        let mut times = times.into_iter();
         let mut segments: Vec<Segment> = Vec::new();
         for (index, segment) in state.as_iter().enumerate() {
             let window = watch.window_of(index);
             let tokens = (0..segment.n_tokens()).filter_map(|token| segment.get_token(token));
             let texts: Vec<_> = tokens
                 .filter(|token| token.token_id() < end_of_text)
-                .map(|token| text_token(&token, times.next().flatten()))
+                .map(|token| text_token(&token))
                 .collect();
             let logprobs: Vec<f32> = texts.iter().map(|token| token.logprob).collect();
             let text = segment
@@ -34,7 +31,6 @@ impl Model {
                 .map(std::borrow::Cow::into_owned)
                 .unwrap_or_default();
             let start = (segment.start_timestamp() as f64 / 100.0).clamp(0.0, duration);
-            let no_speech = window.no_speech;
             segments.push(Segment {
                 id: index,
                 seek: window.seek,
@@ -45,7 +41,7 @@ impl Model {
                 temperature: temperature + LADDER_STEP * window.retries as f32,
                 avg_logprob: mean(&logprobs),
                 compression_ratio: compression_ratio(&text),
-                no_speech_prob: no_speech.unwrap_or_else(|| segment.no_speech_probability()),
+                no_speech_prob: segment.no_speech_probability(),
                 words: words::of_tokens(texts.into_iter()),
                 text,
             });
@@ -54,16 +50,13 @@ impl Model {
     }
 }
 
-/// A token with its exact times, or whisper's rough ones.
-fn text_token<'a>(token: &WhisperToken<'_, 'a>, exact: Option<Range<f64>>) -> words::Token<'a> {
+fn text_token<'a>(token: &WhisperToken<'_, 'a>) -> words::Token<'a> {
     let data = token.token_data();
-    let rough = data.t0 as f64 / 100.0..data.t1 as f64 / 100.0;
-    let time = exact.unwrap_or(rough);
     words::Token {
         id: token.token_id(),
         bytes: token.to_bytes().unwrap_or_default(),
-        start: time.start,
-        end: time.end,
+        start: data.t0 as f64 / 100.0,
+        end: data.t1 as f64 / 100.0,
         logprob: data.plog,
     }
 }

@@ -1,34 +1,13 @@
-//! Results of each window of a chunk that whisper does not report: where the window began, and the times of
-//! the tokens of its text.
-
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+//! Where each window of a chunk began, which whisper does not report.
 
 use whisper_rs::whisper_rs_sys as sys;
 
-use super::alignment;
 use super::callbacks::Window;
-use crate::engine::ggml_hooks::observe::{self, Head};
 
 /// Step of a timestamp, in whisper's frames of 10 ms.
 const FRAMES_OF_A_TIMESTAMP: i64 = 2;
 /// The end of a window whose text has no timestamp, in frames of 10 ms.
 const FRAMES_OF_A_WINDOW: i64 = 3000;
-
-/// How tokens get their times.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing<'a> {
-    /// The heads that follow the audio.
-    pub heads: &'a [Head],
-    /// Length of the audio, in frames of 20 ms.
-    pub audio_frames: usize,
-    /// Whether the text is a translation.
-    pub translates: bool,
-    /// CPU threads.
-    pub threads: u32,
-    /// Set by another thread to end the work.
-    pub abort: &'a AtomicBool,
-}
 
 /// The token that the text of a window begins with. Whisper drops a timestamp above zero from the segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,58 +32,25 @@ impl Front {
     }
 }
 
-/// Results of a window that is done.
-#[derive(Debug, Default)]
-pub struct Ended {
-    /// Where it began, in frames of 10 ms. If that is not certain, where its text begins, at most a second
-    /// later.
-    pub seek: u64,
-    /// Times of its tokens of text, in seconds of the audio; `None`: unknown.
-    pub times: Vec<Option<Range<f64>>>,
-}
-
-/// Reads the results of the last window.
+/// Where the last window began, in frames of 10 ms. If that is not certain, where its text begins, at most a second
+/// later.
 ///
 /// # Safety
 /// Context and state are live, belong together, and are between two windows or after the last.
-pub unsafe fn ended(
+pub unsafe fn begin_of_last(
     context: *mut sys::whisper_context,
     state: *mut sys::whisper_state,
     window: &Window,
-    timing: Option<&Timing<'_>>,
-) -> Ended {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let segments = segments(state);
-        let own = segments.get(window.first_segment..).unwrap_or_default();
-        let first_timestamp = sys::whisper_token_beg(context);
-        let certain = if window.is_first {
-            Some(0)
-        } else {
-            seek(own, first_timestamp, window.front)
-        };
-        let rough = || own.first().map_or(0, |segment| segment.start);
-        let seek = u64::try_from(certain.unwrap_or_else(rough)).unwrap_or(0);
-        let end_of_text = sys::whisper_token_eot(context);
-        let tokens = own.iter().flat_map(|segment| &segment.tokens);
-        let text: Vec<i32> = (tokens.map(|token| token.id))
-            .filter(|token| *token < end_of_text)
-            .collect();
-        // Without a certain beginning, exact times would be worse than whisper's rough ones.
-        let timing = timing.filter(|_| certain.is_some());
-        let times = timing.and_then(|timing| align(context, state, &text, seek, timing));
-        let begins = seek as f64 / 100.0;
-        let times = times.map(|times| {
-            let times = times.into_iter();
-            times
-                .map(|time| Some(time.start + begins..time.end + begins))
-                .collect()
-        });
-        Ended {
-            seek,
-            times: times.unwrap_or_else(|| vec![None; text.len()]),
-        }
+) -> u64 {
+    if window.is_first {
+        return 0;
     }
+    // SAFETY: the caller's promise.
+    let (segments, first_timestamp) = unsafe { (segments(state), sys::whisper_token_beg(context)) };
+    let own = segments.get(window.first_segment..).unwrap_or_default();
+    let rough = || own.first().map_or(0, |segment| segment.start);
+    let begin = seek(own, first_timestamp, window.front).unwrap_or_else(rough);
+    u64::try_from(begin).unwrap_or(0)
 }
 
 /// A segment of whisper; times in frames of 10 ms.
@@ -154,53 +100,6 @@ fn seek(segments: &[RawSegment], first_timestamp: i32, front: Front) -> Option<i
     match front {
         Front::Token(token) if token > first_timestamp => Some(before(segment.start, token)),
         Front::Token(_) | Front::Unseen | Front::Unsure => None,
-    }
-}
-
-/// The times of a window's tokens of text, in seconds of the window.
-///
-/// # Safety
-/// As for [`ended`].
-unsafe fn align(
-    context: *mut sys::whisper_context,
-    state: *mut sys::whisper_state,
-    text: &[i32],
-    seek: u64,
-    timing: &Timing<'_>,
-) -> Option<Vec<Range<f64>>> {
-    // SAFETY: the caller's promise; the decoder is given as many tokens as there are, and no
-    // more than it has room for.
-    unsafe {
-        let mut tokens = vec![sys::whisper_token_sot(context)];
-        if sys::whisper_is_multilingual(context) != 0 {
-            let language = sys::whisper_full_lang_id_from_state(state);
-            tokens.push(sys::whisper_token_lang(context, language));
-            tokens.push(if timing.translates {
-                sys::whisper_token_translate(context)
-            } else {
-                sys::whisper_token_transcribe(context)
-            });
-        }
-        tokens.push(sys::whisper_token_not(context));
-        let before = tokens.len();
-        tokens.extend(text);
-        tokens.push(sys::whisper_token_eot(context));
-        let count = i32::try_from(tokens.len()).ok()?;
-        // Whisper's batch has no room for more, and whisper does not check.
-        if text.is_empty() || count > sys::whisper_n_text_ctx(context) {
-            return None;
-        }
-        let threads = timing.threads.cast_signed();
-        let (failed, attention) = observe::attention(timing.heads, timing.abort, || {
-            sys::whisper_decode_with_state(context, state, tokens.as_ptr(), count, 0, threads)
-        });
-        let seek = usize::try_from(seek / 2).ok()?;
-        let frames = timing.audio_frames.saturating_sub(seek);
-        let was_aborted = timing.abort.load(Ordering::Acquire);
-        let is_whole = failed == 0 && attention.tokens == tokens.len() && !was_aborted;
-        is_whole
-            .then(|| alignment::token_times(&attention, before, frames))
-            .flatten()
     }
 }
 

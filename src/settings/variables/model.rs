@@ -69,7 +69,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "ENGINE",
         "auto",
-        "Implementation of Whisper: whisper.cpp, or native (CPU, greedy decoding), which is new; auto: whisper.cpp.",
+        "Implementation of Whisper: native (CPUs only), or whisper.cpp; auto: native on a CPU, whisper.cpp on a GPU.",
         |s, v| {
             s.engine = match v {
                 "auto" => EngineChoice::Auto,

@@ -10,12 +10,14 @@
 mod attention;
 mod elementwise;
 mod products;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
-pub use attention::attend;
-pub use elementwise::{add, gelu, layer_norm, log_sum_exp, maximum, softmax};
+pub use attention::{Layout, attend};
+pub use elementwise::{add, gelu, layer_norm, log_sum_exp, maximum, powers, scale};
 pub use products::{
     COLUMNS, QuantisedRow, ZERO, dot_columns, dot_floats, dot_rows, quantise_row, quantise_signed,
-    quantise_unsigned,
+    quantise_unsigned, scale_sums,
 };
 
 /// Compiles a function for several instruction sets, and calls the best one that the processor has.

@@ -37,6 +37,14 @@ fn largest_magnitude(values: &[f32]) -> f32 {
     most.iter().copied().chain(rest).fold(0.0, f32::max)
 }
 
+/// Rounds to a whole number of at most 22 bits; the lowest bits are right for negative ones as well.
+#[inline(always)]
+fn rounded(value: f32) -> u32 {
+    // The sum's last bit has the value 1. Converting a float would take more instructions, because it saturates.
+    const ROUND: f32 = 12_582_912.0;
+    (value + ROUND).to_bits()
+}
+
 #[inline(always)]
 fn quantise_plain(values: &[f32], to: &mut QuantisedRow) {
     let most = largest_magnitude(values);
@@ -44,9 +52,7 @@ fn quantise_plain(values: &[f32], to: &mut QuantisedRow) {
     to.scale = most / MOST;
     to.values.resize(values.len(), 0);
     for (to, value) in to.values.iter_mut().zip(values) {
-        // Adding this number rounds to a whole one.
-        const ROUND: f32 = 12_582_912.0;
-        *to = (value * factor + ROUND - ROUND) as i32 as i16;
+        *to = rounded(value * factor) as i16;
     }
 }
 
@@ -63,8 +69,7 @@ fn quantise_unsigned_plain(values: &[f32], to: &mut [u8]) -> f32 {
     let most = largest_magnitude(values);
     let factor = if most > 0.0 { 127.0 / most } else { 0.0 };
     for (to, value) in to.iter_mut().zip(values) {
-        // Positive, so that cutting off the fraction rounds to the nearest.
-        *to = (value * factor + (f32::from(ZERO) + 0.5)) as i32 as u8;
+        *to = (rounded(value * factor) as u8).wrapping_add(ZERO);
     }
     most / 127.0
 }
@@ -76,12 +81,10 @@ for_each_processor! {
 
 #[inline(always)]
 fn quantise_signed_plain(values: &[f32], most: f32, to: &mut [i8]) -> f32 {
-    // Adding this number rounds to a whole one.
-    const ROUND: f32 = 12_582_912.0;
     let largest = largest_magnitude(values);
     let factor = if largest > 0.0 { most / largest } else { 0.0 };
     for (to, value) in to.iter_mut().zip(values) {
-        *to = (value * factor + ROUND - ROUND) as i32 as i8;
+        *to = rounded(value * factor) as i8;
     }
     largest / most
 }
@@ -89,6 +92,19 @@ fn quantise_signed_plain(values: &[f32], most: f32, to: &mut [i8]) -> f32 {
 for_each_processor! {
     /// Quantises a row of weights to whole numbers of at most the magnitude `most`. Returns the value of one step.
     quantise_signed(values: &[f32], most: f32, to: &mut [i8]) -> f32 = quantise_signed_plain
+}
+
+#[inline(always)]
+fn scale_sums_plain(sums: &[i32], step: f32, scales: &[f32], bias: &[f32], out: &mut [f32]) {
+    let inputs = sums.iter().zip(scales).zip(bias);
+    for (out, ((sum, scale), bias)) in out.iter_mut().zip(inputs) {
+        *out = *sum as f32 * (step * scale) + bias;
+    }
+}
+
+for_each_processor! {
+    /// The values of a row of sums of products: `out[c] = sums[c] × step × scales[c] + bias[c]`.
+    scale_sums(sums: &[i32], step: f32, scales: &[f32], bias: &[f32], out: &mut [f32]) = scale_sums_plain
 }
 
 /// The sum of the products of 8-bit and 16-bit numbers.
@@ -104,7 +120,7 @@ fn dot(weights: &[i8], values: &[i16]) -> i32 {
 #[inline]
 fn tile<const R: usize, const C: usize>(rows: [&[i8]; R], columns: [&[i16]; C]) -> [[i32; C]; R] {
     #[cfg(target_arch = "x86_64")]
-    if let Some(level) = x86::Level::best() {
+    if let Some(level) = super::x86::Level::best() {
         return x86::tile(level, rows, columns);
     }
     rows.map(|row| columns.map(|column| dot(row, column)))

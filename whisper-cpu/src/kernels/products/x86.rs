@@ -11,34 +11,7 @@ use std::arch::x86_64::{
 };
 
 use super::dot;
-
-/// Instructions that the processor has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    /// 256 bits.
-    Avx2,
-    /// 512 bits.
-    Avx512,
-    /// 512 bits, products and sums in one instruction.
-    Vnni,
-}
-
-impl Level {
-    /// The best one; `None` without AVX2.
-    #[inline]
-    pub(super) fn best() -> Option<Self> {
-        let is_wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-        if is_wide && is_x86_feature_detected!("avx512vnni") {
-            Some(Self::Vnni)
-        } else if is_wide {
-            Some(Self::Avx512)
-        } else if is_x86_feature_detected!("avx2") {
-            Some(Self::Avx2)
-        } else {
-            None
-        }
-    }
-}
+use crate::kernels::x86::Level;
 
 /// The sums of products of each row with each column; all have the same length. The processor must have the level's
 /// instructions.
@@ -161,14 +134,6 @@ mod tests {
 
     use super::*;
 
-    fn levels() -> Vec<Level> {
-        let all = [Level::Avx2, Level::Avx512, Level::Vnni];
-        match Level::best() {
-            Some(best) => all[..=best as usize].to_vec(),
-            None => Vec::new(),
-        }
-    }
-
     proptest! {
         /// The largest products of 8 and 12 bits as well.
         #[test]
@@ -186,7 +151,7 @@ mod tests {
             };
             let row = |number: usize| &rows[number][..];
             let column = |number: usize| &columns[number][..];
-            for level in levels() {
+            for level in Level::all() {
                 let found = tile(level, [row(0), row(1)], [column(0), column(1), column(2)]);
                 for (number, sums) in found.iter().enumerate() {
                     for (other, sum) in sums.iter().enumerate() {

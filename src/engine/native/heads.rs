@@ -1,13 +1,14 @@
 //! Attention heads of the decoder that follow the audio from word to word.
 
-use crate::engine::ggml_hooks::observe::Head;
-
 /// Shape that identifies one of OpenAI's models: decoder layers, decoder width, vocabulary size.
-type Shape = (i32, i32, i32);
+type Shape = (usize, usize, usize);
+
+/// A layer of the decoder, and a head in it.
+pub type Head = (usize, usize);
 
 /// Layer and head of each attention head that follows the audio, for each of OpenAI's models
 /// (`whisper/__init__.py`). large and large-v2 have the same shape; these are the heads of large-v2.
-const HEADS: [(Shape, &[(usize, usize)]); 11] = [
+const HEADS: [(Shape, &[Head]); 11] = [
     (
         (4, 384, 51_864),
         &[
@@ -158,12 +159,11 @@ const HEADS: [(Shape, &[(usize, usize)]); 11] = [
 pub fn heads_of(shape: Shape, heads_of_a_layer: usize) -> Vec<Head> {
     let known = HEADS.iter().find(|(known, _)| *known == shape);
     if let Some((_, heads)) = known {
-        let heads = heads.iter().map(|&(layer, head)| Head { layer, head });
-        return heads.collect();
+        return heads.to_vec();
     }
-    let layers = usize::try_from(shape.0).unwrap_or(0);
+    let layers = shape.0;
     let upper = (layers / 2..layers).rev();
-    let all = upper.flat_map(|layer| (0..heads_of_a_layer).map(move |head| Head { layer, head }));
+    let all = upper.flat_map(|layer| (0..heads_of_a_layer).map(move |head| (layer, head)));
     // One and a half layers: each head costs time.
     all.take(heads_of_a_layer * 3 / 2).collect()
 }
@@ -176,7 +176,7 @@ mod tests {
     fn a_model_of_unknown_shape_has_heads_too() {
         let unknown = heads_of((2, 1280, 51_864), 20);
         assert_eq!(unknown.len(), 20);
-        assert!(unknown.iter().all(|head| head.layer == 1));
+        assert!(unknown.iter().all(|(layer, _)| *layer == 1));
         assert_eq!(heads_of((6, 512, 51_865), 8).len(), 8);
     }
 }

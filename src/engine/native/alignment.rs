@@ -6,7 +6,16 @@
 
 use std::ops::Range;
 
-use crate::engine::ggml_hooks::observe::Attention;
+/// Weights of some heads' attention to the audio.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attention {
+    /// Number of tokens: the rows of each head.
+    pub tokens: usize,
+    /// Number of frames of 20 ms: the columns of each head.
+    pub frames: usize,
+    /// The weights of each head, row by row.
+    pub heads: Vec<Vec<f32>>,
+}
 
 /// Duration of an encoder frame in seconds.
 pub const FRAME_SECONDS: f64 = 0.02;
