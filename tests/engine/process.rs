@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use stt_actors::domain::chunk::AudioChunk;
 use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
 use stt_actors::domain::ids::{LaneKind, WorkerId};
-use stt_actors::domain::transcript::Task;
+use stt_actors::domain::transcript::{Doubt, Task};
 use stt_actors::ports::{ChunkRequest, Engine, EngineLauncher, LanguageHeard};
 use test_support::{lives, model, program, sample, signal, until, words};
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
@@ -149,17 +149,24 @@ async fn text_that_looks_wrong_is_decoded_again_with_the_whole_window() {
         .await
         .expect("transcribes");
     assert_eq!((plain.doubt, plain.encoder_passes), (None, 1));
-    // Silence: Whisper's text is doubtful, or empty.
-    let silence = ChunkRequest {
-        audio: AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; 48_000])),
-        ..request()
-    };
-    let doubted = engine
-        .transcribe(silence, unheard())
-        .await
-        .expect("transcribes");
-    assert!(doubted.doubt.is_some(), "{doubted:?}");
-    assert_eq!(doubted.encoder_passes, 2);
+    // Silence, whose text is improbable or empty; and a sentence that is said again and again.
+    let sentence = request().audio.samples;
+    for (samples, expected) in [
+        (vec![0_i16; 48_000], [Doubt::LowProbability, Doubt::Empty]),
+        (sentence.repeat(4), [Doubt::Repetition; 2]),
+    ] {
+        let asked = ChunkRequest {
+            audio: AudioChunk::contiguous(0, 0, Arc::from(samples)),
+            ..request()
+        };
+        let doubted = engine.transcribe(asked, unheard()).await;
+        let doubted = doubted.expect("transcribes");
+        let doubt = doubted.doubt.expect("doubt");
+        assert!(expected.contains(&doubt), "{doubted:?}");
+        // The whole window gives no more probable text.
+        let passes = if doubt == Doubt::LowProbability { 1 } else { 2 };
+        assert_eq!(doubted.encoder_passes, passes);
+    }
     // Nothing is left behind.
     let again = engine
         .transcribe(request(), unheard())

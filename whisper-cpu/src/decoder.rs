@@ -173,6 +173,13 @@ pub struct Audio {
     bias: f32,
 }
 
+impl Audio {
+    /// Whether a tail stands for the rest of the window.
+    pub fn has_tail(&self) -> bool {
+        self.bias > 0.0
+    }
+}
+
 /// A sequence of tokens over some audio.
 #[derive(Clone, Debug)]
 pub struct Sequence {

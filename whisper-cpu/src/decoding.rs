@@ -12,6 +12,9 @@ use crate::vocabulary::{Special, Token};
 /// The most tokens of one window, as in OpenAI's implementation: half of the decoder's positions.
 pub const MOST_TOKENS: usize = 224;
 
+/// Time stamps of the last 100 ms of the audio.
+const CLOSE_TO_THE_END: Token = 5;
+
 /// What a window should become.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -23,6 +26,8 @@ pub struct Task {
     pub prompt: Vec<Token>,
     /// Whether the text has time stamps.
     pub timestamps: bool,
+    /// Length of the audio, in time stamps of 20 ms. A text that reaches it is complete.
+    pub length: Token,
     /// Layers and heads of the decoder whose attention to the audio is recorded.
     pub heads: Vec<(usize, usize)>,
 }
@@ -123,6 +128,10 @@ pub struct Begun<'a> {
     model: &'a Model,
     rules: &'a Rules,
     timestamps: bool,
+    /// In time stamps.
+    length: Token,
+    /// Whether a tail stands for the rest of the window.
+    has_tail: bool,
     sequence: Sequence,
     /// Of the first token.
     scores: Vec<f32>,
@@ -173,6 +182,8 @@ impl<'a> Begun<'a> {
             model,
             rules,
             timestamps: task.timestamps,
+            length: task.length,
+            has_tail: audio.has_tail(),
             sequence,
             scores,
             no_speech: (start[special.no_speech as usize] - log_sum_exp(&start)).exp(),
@@ -261,7 +272,15 @@ impl<'a> Begun<'a> {
 
     fn accept(&self, text: &mut Text, choice: Choice) {
         text.sum += choice.logprob;
-        if choice.token == self.model.vocabulary.special.end {
+        let special = self.model.vocabulary.special;
+        // As in whisper.cpp. The first time stamp begins the text. With a tail, time stamps are sometimes late, and text
+        // follows.
+        let time = special.timestamp(choice.token).filter(|_| !self.has_tail);
+        let at_end = time.is_some_and(|time| time + CLOSE_TO_THE_END >= self.length);
+        if at_end && !text.tokens.is_empty() {
+            text.ended = true;
+        }
+        if choice.token == special.end {
             text.ended = true;
         } else {
             text.tokens.push(choice.token);

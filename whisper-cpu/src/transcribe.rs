@@ -20,6 +20,11 @@ const RATE: usize = 16_000;
 const WINDOW: usize = 30 * RATE;
 /// Samples of a time stamp's step: 20 ms.
 const STEP: usize = 320;
+/// Samples of the longest audio that a tail follows. After longer audio, texts that end in the middle of a sentence are
+/// sometimes continued by words that nobody said.
+const LONGEST_WITH_TAIL: usize = 12 * RATE;
+/// Positions of silence after longer audio, as many as in the best window that is cut (`docs/performance.md`).
+const SILENCE: usize = 256;
 /// A rest shorter than this after a window is not transcribed, as in whisper.cpp: it rarely holds a word.
 const LEAST_REST: usize = RATE;
 /// Mean log-probability below which a text is decoded again at a higher temperature.
@@ -77,8 +82,8 @@ pub struct Stopped;
 /// Times the tokens of a window: from the rows of attention of each step.
 pub type Timing<'a> = &'a (dyn Fn(&Decoded, usize) -> Option<Vec<Range<f64>>> + Sync);
 
-/// Encodes one window as far as its audio goes, with a `tail` for the rest; without one, the full window. `None` when
-/// another thread set `stop`.
+/// Encodes one window as far as its audio goes, with a `tail` for the rest if it is short enough, otherwise with some
+/// silence. Without a tail, the full window. `None` when another thread set `stop`.
 pub fn listen(
     model: &Model,
     window: &[f32],
@@ -86,8 +91,12 @@ pub fn listen(
     stop: &AtomicBool,
 ) -> Option<Arc<Audio>> {
     let all = model.dimensions.audio_positions;
-    let own = tail.map_or(all, |_| positions(window.len()));
-    model.listen(window, own, tail.filter(|_| own < all), stop)
+    let (own, tail) = match tail {
+        Some(tail) if window.len() <= LONGEST_WITH_TAIL => (positions(window.len()), Some(tail)),
+        Some(_) => (window.len().div_ceil(STEP) + SILENCE, None),
+        None => (all, None),
+    };
+    model.listen(window, own.min(all), tail, stop)
 }
 
 /// What transcribes audio.
@@ -140,7 +149,9 @@ impl Transcriber<'_> {
                 let audio = listen(self.model, window, tail, self.stop).ok_or(Stopped)?;
                 (audio, None)
             };
-            let (decoded, temperature) = self.climb(&audio, opening.as_ref(), options)?;
+            let mut options = options.clone();
+            options.task.length = window.len().div_ceil(STEP) as Token;
+            let (decoded, temperature) = self.climb(&audio, opening.as_ref(), &options)?;
             let is_silent =
                 decoded.no_speech > MOST_NO_SPEECH && decoded.mean_logprob < LEAST_LOGPROB;
             if is_silent {

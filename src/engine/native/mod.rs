@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use stt_actors::domain::chunk::SAMPLE_RATE;
 use stt_actors::domain::transcript::{
-    ChunkTranscript, Segment, Task, TokenLogprob, compression_ratio,
+    ChunkTranscript, Doubt, Segment, Task, TokenLogprob, compression_ratio,
 };
 use stt_actors::ports::CERTAIN_LANGUAGE;
 use whisper_cpu::decoder::Audio;
@@ -120,31 +120,27 @@ impl Native {
         if let Some(probability) = language.probability {
             heard(&language.code, probability);
         }
-        let mut options = windows::Options {
+        let options = windows::Options {
             task: decoding::Task {
                 language: language.token,
                 translate: request.task == Task::Translate,
                 prompt: (request.prompt.as_deref())
                     .map_or_else(Vec::new, |text| self.tokenizer.tokens(text)),
                 timestamps: true,
+                length: 0,
                 heads: self.heads.clone(),
             },
             temperature: request.temperature,
             beam: self.beam,
-            ladder: false,
+            ladder: is_ladder(request.temperature),
         };
         let seconds = request.samples.len() as f64 / f64::from(SAMPLE_RATE);
-        let x = std::env::var("UTTERA_X").is_ok();
-        options.ladder = x && is_ladder(request.temperature);
         let first = self.attempt(request, &options, Some(&self.tail), language.heard, abort)?;
         let mut passes = first.encoder_passes + u32::from(language.probability.is_some());
         let mut segments = self.segments(first, seconds);
         let doubt = window::doubt(&segments, seconds);
-        let again = doubt.filter(|doubt| {
-            !x || !matches!(doubt, stt_actors::domain::transcript::Doubt::LowProbability)
-        });
-        if again.is_some() {
-            options.ladder = is_ladder(request.temperature);
+        // A low probability is no reason for the full window: it gives the same text, and the ladder has been climbed.
+        if doubt.is_some_and(|doubt| doubt != Doubt::LowProbability) {
             let second = self.attempt(request, &options, None, None, abort)?;
             passes += second.encoder_passes;
             segments = self.segments(second, seconds);
@@ -172,6 +168,7 @@ impl Native {
             model: &self.model,
             rules: &self.rules,
             timing: Some(&timing),
+            // With a tail, the full window comes before higher temperatures.
             is_bad: &|text| tail.is_none() && compression_ratio(text) > MOST_COMPRESSION,
             stop: abort,
         };

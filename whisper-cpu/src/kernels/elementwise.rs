@@ -281,16 +281,12 @@ mod tests {
         /// The versions for newer processors against the plain one.
         #[test]
         fn every_instruction_set_computes_the_same(values in prop::collection::vec(-20.0_f32..20.0, 1..200)) {
-            let forget = |way: fn(&mut [f32]) -> f32| move |values: &mut [f32]| drop(way(values));
-            type Way = Box<dyn Fn(&mut [f32])>;
-            let ways: [(Way, Way); 2] = [
-                (Box::new(gelu), Box::new(gelu_plain)),
-                (Box::new(forget(powers)), Box::new(forget(powers_plain))),
-            ];
-            for (chosen, plain) in ways {
-                let (mut a, mut b) = (values.clone(), values.clone());
-                chosen(&mut a);
-                plain(&mut b);
+            let (mut a, mut b) = (values.clone(), values.clone());
+            prop_assert!(near(powers(&mut a), f64::from(powers_plain(&mut b)), 1e-5, 1e-6));
+            let (mut c, mut d) = (values.clone(), values);
+            gelu(&mut c);
+            gelu_plain(&mut d);
+            for (a, b) in [(a, b), (c, d)] {
                 for (a, b) in a.iter().zip(b) {
                     prop_assert!(near(*a, f64::from(b), 1e-5, 1e-6));
                 }
