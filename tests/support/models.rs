@@ -4,9 +4,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
+use stt_actors::domain::transcript::Task;
+use uttera_stt::engine::whisper::{Options, Request};
+use uttera_stt::engine::{Engine, EngineChoice};
 use uttera_stt::models::{ModelError, ModelStore, ResolvedModel, Silent, VOICE_ACTIVITY_NAME};
-use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters};
 
 use crate::python::{self, run};
 use crate::{program, repository};
@@ -107,22 +110,27 @@ fn source_folder(root: &Path) -> PathBuf {
     folder
 }
 
-/// whisper.cpp's text of `samples/en-command.wav` with this model, in lower case.
-pub fn transcribe_command(model: &Path) -> String {
-    whisper_rs::install_logging_hooks();
-    let mut parameters = WhisperContextParameters::default();
-    parameters.use_gpu(false);
-    let context = WhisperContext::new_with_params(model, parameters).unwrap();
-    let mut state = context.create_state().unwrap();
-    let mut full = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
-    full.set_language(Some("en"));
-    full.set_n_threads(2);
-    // The encoder computes 10 s instead of 30 s, because the clip is short.
-    full.set_audio_ctx(512);
-    full.set_print_progress(false);
-    full.set_print_realtime(false);
-    state.full(full, &command()).unwrap();
-    let text: String = state.as_iter().map(|segment| segment.to_string()).collect();
+/// The text of `samples/en-command.wav` with this model, in lower case.
+pub fn transcribe_command(model: &Path, engine: EngineChoice) -> String {
+    let options = Options {
+        threads: 2,
+        ..Options::default()
+    };
+    let mut engine = Engine::load(model, engine, options).unwrap();
+    let request = Request {
+        samples: command(),
+        task: Task::Transcribe,
+        language: Some("en".to_owned()),
+        likely_language: None,
+        prompt: None,
+        temperature: 0.0,
+    };
+    let done = engine.transcribe(request, &AtomicBool::new(false), &mut |_, _| {});
+    let segments = done.unwrap().segments;
+    let text: String = segments
+        .iter()
+        .map(|segment| segment.text.as_str())
+        .collect();
     text.to_lowercase()
 }
 

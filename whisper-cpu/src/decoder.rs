@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::encoder::Norm;
 use crate::file::{Dimensions, FileError, ModelFile};
 use crate::kernels::{
-    COLUMNS, Layout, QuantisedRow, add, attend, dot_columns, dot_floats, dot_rows, gelu,
+    COLUMNS, Layout, Number, QuantisedRow, add, attend, dot_columns, dot_floats, dot_rows, gelu,
     quantise_row,
 };
 use crate::linear::{Linear, Precision, QuantisedRows, read_bias};
@@ -163,10 +165,17 @@ struct Layer {
     contract: Matrix,
 }
 
+/// Keys and values of one layer's attention to the audio, in 16 bits: reading them takes the time.
+#[derive(Debug)]
+struct HalfRows {
+    keys: Vec<f16>,
+    values: Vec<f16>,
+}
+
 /// What the decoder sees of encoded audio.
 #[derive(Debug)]
 pub struct Audio {
-    layers: Vec<Rows>,
+    layers: Vec<HalfRows>,
     /// Number of encoder positions that were computed.
     pub positions: usize,
     /// What is added to the scores of the positions after them.
@@ -275,8 +284,17 @@ impl Decoder {
                 tail.append(rows, &mut layer.keys, &mut layer.values);
             }
         }
+        let halves = |values: Vec<f32>| {
+            let mut halves = vec![f16::ZERO; values.len()];
+            halves.convert_from_f32_slice(&values);
+            halves
+        };
+        let layers = layers.into_iter().map(|layer| HalfRows {
+            keys: halves(layer.keys),
+            values: halves(layer.values),
+        });
         Audio {
-            layers,
+            layers: layers.collect(),
             positions: encoded.len() / self.dimensions.state,
             bias: tail.map_or(0.0, Tail::bias),
         }
@@ -462,9 +480,9 @@ impl Layer {
 }
 
 /// What one position attends to.
-struct Seen<'a> {
-    keys: &'a [f32],
-    values: &'a [f32],
+struct Seen<'a, T> {
+    keys: &'a [T],
+    values: &'a [T],
     /// Positions after these are those of the tail.
     own: usize,
     /// What is added to the scores of the tail's positions.
@@ -472,9 +490,9 @@ struct Seen<'a> {
 }
 
 /// Attention of all heads of one position. `observe` gets the weights of each.
-fn heads(
+fn heads<T: Number>(
     query: &[f32],
-    seen: &Seen<'_>,
+    seen: &Seen<'_, T>,
     dimensions: Dimensions,
     scores: &mut Vec<f32>,
     mixed: &mut [f32],

@@ -5,7 +5,7 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix
 
 use crate::file::{Dimensions, FileError, ModelFile};
 use crate::kernels::{add, gelu, layer_norm, powers, scale};
-use crate::linear::{Linear, Precision, matrix, strided};
+use crate::linear::{Linear, Precision, Scratch, matrix, strided};
 use crate::mel::Spectrogram;
 use crate::tail::{Rows, Tail};
 
@@ -30,9 +30,15 @@ impl Norm {
     }
 
     pub(crate) fn apply(&self, input: &[f32]) -> Vec<f32> {
-        let mut output = vec![0.0; input.len()];
-        layer_norm(input, &self.weight, &self.bias, &mut output);
+        let mut output = Vec::new();
+        self.apply_to(input, &mut output);
         output
+    }
+
+    /// As [`Self::apply`], into memory that was used before.
+    fn apply_to(&self, input: &[f32], output: &mut Vec<f32>) {
+        output.resize(input.len(), 0.0);
+        layer_norm(input, &self.weight, &self.bias, output);
     }
 }
 
@@ -147,9 +153,10 @@ impl Encoder {
         state.truncate(positions * width);
         gelu(&mut state);
         add(&mut state, &self.positions[..positions * width]);
+        let mut buffers = Buffers::default();
         for (number, layer) in self.layers.iter().enumerate() {
             let tail = tail.map(|tail| (tail, &tail.encoder[number]));
-            layer.apply(&mut state, self.dimensions, tail, keep)?;
+            layer.apply(&mut state, self.dimensions, tail, &mut buffers, keep)?;
         }
         Some(self.norm.apply(&state))
     }
@@ -181,29 +188,55 @@ impl Layer {
         state: &mut [f32],
         dimensions: Dimensions,
         tail: Option<(&Tail, &Rows)>,
+        buffers: &mut Buffers,
         keep: &mut dyn FnMut(&[f32], &[f32]) -> bool,
     ) -> Option<()> {
-        let normed = self.attention_norm.apply(state);
-        let (query, mut key, mut value) = (
-            self.query.apply(&normed),
-            self.key.apply(&normed),
-            self.value.apply(&normed),
-        );
-        if !keep(&key, &value) {
+        let Buffers {
+            normed,
+            query,
+            key,
+            value,
+            mixed,
+            projected,
+            hidden,
+            scratch,
+        } = buffers;
+        self.attention_norm.apply_to(state, normed);
+        self.query.apply_to(normed, scratch, query);
+        self.key.apply_to(normed, scratch, key);
+        self.value.apply_to(normed, scratch, value);
+        if !keep(key, value) {
             return None;
         }
         let mut bias = 0.0;
         if let Some((tail, rows)) = tail {
-            tail.append(rows, &mut key, &mut value);
+            tail.append(rows, key, value);
             bias = tail.bias();
         }
-        let mixed = attention(&query, &key, &value, bias, dimensions);
-        add(state, &self.out.apply(&mixed));
-        let mut hidden = self.expand.apply(&self.feed_forward_norm.apply(state));
+        mixed.resize(query.len(), 0.0);
+        attention(query, key, value, bias, dimensions, mixed);
+        self.out.apply_to(mixed, scratch, projected);
+        add(state, projected);
+        self.feed_forward_norm.apply_to(state, normed);
+        self.expand.apply_to(normed, scratch, hidden);
         hidden.par_chunks_mut(1 << 14).for_each(gelu);
-        add(state, &self.contract.apply(&hidden));
+        self.contract.apply_to(hidden, scratch, projected);
+        add(state, projected);
         Some(())
     }
+}
+
+/// Memory that all layers use, one after the other.
+#[derive(Default)]
+struct Buffers {
+    normed: Vec<f32>,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    mixed: Vec<f32>,
+    projected: Vec<f32>,
+    hidden: Vec<f32>,
+    scratch: Scratch,
 }
 
 /// Attention of every position to all positions. Scores, softmax and values of a block are computed together. There may
@@ -214,7 +247,8 @@ fn attention(
     value: &[f32],
     bias: f32,
     dimensions: Dimensions,
-) -> Vec<f32> {
+    mixed: &mut [f32],
+) {
     let (width, head) = (dimensions.state, dimensions.head());
     let own = query.len() / width;
     let positions = key.len() / width;
@@ -228,7 +262,6 @@ fn attention(
             (executor.prepack_b(keys), executor.prepack_b(values))
         })
         .collect();
-    let mut mixed = vec![0.0; query.len()];
     mixed
         .par_chunks_mut(BLOCK * width)
         .enumerate()
@@ -275,5 +308,4 @@ fn attention(
                 }
             }
         });
-    mixed
 }

@@ -27,6 +27,15 @@ pub struct Linear {
     bias: Vec<f32>,
 }
 
+/// Memory that products need. The system gives fresh memory page by page, which takes as long as some of the work.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    bytes: Vec<u8>,
+    steps: Vec<f32>,
+    zeros: Vec<u8>,
+    sums: Vec<i32>,
+}
+
 /// Positions that one thread handles at a time.
 const ROWS_OF_A_TASK: usize = 32;
 
@@ -112,8 +121,15 @@ impl Linear {
 
     /// Multiplies `input`, which has a row for each position. The result has one too.
     pub fn apply(&self, input: &[f32]) -> Vec<f32> {
+        let mut out = Vec::new();
+        self.apply_to(input, &mut Scratch::default(), &mut out);
+        out
+    }
+
+    /// As [`Self::apply`], into memory that was used before.
+    pub fn apply_to(&self, input: &[f32], scratch: &mut Scratch, out: &mut Vec<f32>) {
         let rows = input.len() / self.input;
-        let mut out = vec![0.0; rows * self.output];
+        out.resize(rows * self.output, 0.0);
         match &self.weights {
             Weights::Float(packed) => {
                 let options = GemmOptions {
@@ -122,16 +138,17 @@ impl Linear {
                 };
                 GemmExecutor::<f32>::new()
                     .gemm(
-                        &mut out,
+                        out,
                         GemmInputA::Unpacked(matrix(rows, self.input, input)),
                         GemmInputB::Packed(packed),
                         options,
                     )
                     .expect("the shapes fit");
             }
-            Weights::Byte { packed, scales } => self.apply_bytes(packed, scales, input, &mut out),
+            Weights::Byte { packed, scales } => {
+                self.apply_bytes(packed, scales, input, scratch, out);
+            }
         }
-        out
     }
 
     fn apply_bytes(
@@ -139,13 +156,21 @@ impl Linear {
         packed: &PackedBMatrix<i8>,
         scales: &[f32],
         input: &[f32],
+        scratch: &mut Scratch,
         out: &mut [f32],
     ) {
         let rows = input.len() / self.input;
-        let mut bytes = vec![0_u8; input.len()];
-        let mut steps = vec![0.0; rows];
+        let Scratch {
+            bytes,
+            steps,
+            zeros,
+            sums,
+        } = scratch;
+        bytes.resize(input.len(), 0);
+        steps.resize(rows, 0.0);
         // rten-gemm 0.27 uses the first rows' zero points for all rows, so all must be equal.
-        let zeros = vec![ZERO; rows];
+        zeros.resize(rows, ZERO);
+        sums.resize(out.len(), 0);
         (input.par_chunks(ROWS_OF_A_TASK * self.input))
             .zip(bytes.par_chunks_mut(ROWS_OF_A_TASK * self.input))
             .zip(steps.par_chunks_mut(ROWS_OF_A_TASK))
@@ -157,15 +182,14 @@ impl Linear {
                     *step = quantise_unsigned(row, bytes);
                 }
             });
-        let mut sums = vec![0_i32; out.len()];
         let options = GemmOptions {
-            a_quant: Some(QuantParams { zero_point: &zeros }),
+            a_quant: Some(QuantParams { zero_point: zeros }),
             ..GemmOptions::default()
         };
         GemmExecutor::<u8, i8, i32>::new()
             .gemm(
-                &mut sums,
-                GemmInputA::Unpacked(matrix(rows, self.input, &bytes)),
+                sums,
+                GemmInputA::Unpacked(matrix(rows, self.input, bytes)),
                 GemmInputB::Packed(packed),
                 options,
             )

@@ -34,6 +34,19 @@ def faster_whisper(path, threads):
     return transcribe
 
 
+def faster_whisper_batched(path, threads):
+    """Cuts the audio at pauses and decodes eight pieces together."""
+    from faster_whisper import BatchedInferencePipeline, WhisperModel
+
+    model = BatchedInferencePipeline(WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=threads))
+
+    def transcribe(audio, language):
+        segments, _ = model.transcribe(audio, language=language, beam_size=1, batch_size=8)
+        return "".join(segment.text for segment in segments)
+
+    return transcribe
+
+
 def openai_whisper(path, threads):
     import torch
     import whisper
@@ -73,6 +86,7 @@ def whisper_cpp_audio_ctx(path, threads):
 
 PEERS = {
     "faster-whisper": faster_whisper,
+    "faster-whisper-batched": faster_whisper_batched,
     "openai-whisper": openai_whisper,
     "whisper.cpp": whisper_cpp,
     "whisper.cpp-audio-ctx": whisper_cpp_audio_ctx,

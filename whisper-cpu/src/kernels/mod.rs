@@ -13,7 +13,7 @@ mod products;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use attention::{Layout, attend};
+pub use attention::{Layout, Number, attend};
 pub use elementwise::{add, gelu, layer_norm, log_sum_exp, maximum, powers, scale};
 pub use products::{
     COLUMNS, QuantisedRow, ZERO, dot_columns, dot_floats, dot_rows, quantise_row, quantise_signed,

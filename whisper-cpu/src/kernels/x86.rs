@@ -2,8 +2,8 @@
 
 /// Instructions that the processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    /// 256 bits (AVX2 and FMA).
+pub enum Level {
+    /// 256 bits (AVX2, FMA and F16C).
     Avx2,
     /// 512 bits (AVX-512 F and BW).
     Avx512,
@@ -20,7 +20,10 @@ impl Level {
             Some(Self::Vnni)
         } else if is_wide {
             Some(Self::Avx512)
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        } else if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+        {
             Some(Self::Avx2)
         } else {
             None

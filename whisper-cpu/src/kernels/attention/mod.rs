@@ -1,5 +1,7 @@
 //! Attention of one position to many.
 
+use half::f16;
+
 use super::elementwise::{powers, scale};
 #[cfg(target_arch = "x86_64")]
 use super::x86::Level;
@@ -18,12 +20,40 @@ pub struct Layout {
     pub bias: f32,
 }
 
+/// What all numbers of keys and values can do.
+pub trait Plain: Copy {
+    /// The value in 32 bits.
+    fn float(self) -> f32;
+}
+
+impl Plain for f32 {
+    fn float(self) -> f32 {
+        self
+    }
+}
+
+impl Plain for f16 {
+    fn float(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::Number;
+
+/// Numbers of keys and values.
+#[cfg(not(target_arch = "x86_64"))]
+pub trait Number: Plain {}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl<T: Plain> Number for T {}
+
 /// Attention of one position to all `keys`, in each head. The weights of the positions are left in `scores`, head by
 /// head, the weighted sums of `values` in `out`.
-pub fn attend(
+pub fn attend<T: Number>(
     query: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    keys: &[T],
+    values: &[T],
     layout: Layout,
     scores: &mut Vec<f32>,
     out: &mut [f32],
@@ -35,9 +65,9 @@ pub fn attend(
     let factor = 1.0 / (layout.head as f32).sqrt();
     for scores in scores.chunks_exact_mut(count) {
         scale(scores, factor);
-        scores[layout.own..]
-            .iter_mut()
-            .for_each(|score| *score += layout.bias);
+        for score in &mut scores[layout.own..] {
+            *score += layout.bias;
+        }
         let sum = powers(scores);
         scale(scores, 1.0 / sum);
     }
@@ -47,46 +77,53 @@ pub fn attend(
 
 /// The product of each head of `query` with that of each key: `scores[h, p]`. Keys are read once, in the order in which
 /// they lie in memory.
-fn score(query: &[f32], keys: &[f32], head: usize, scores: &mut [f32]) {
+fn score<T: Number>(query: &[f32], keys: &[T], head: usize, scores: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Some(level) = Level::best() {
-        x86::score(level, query, keys, head, scores);
+        T::score(level, query, keys, head, scores);
         return;
     }
     score_plain(query, keys, head, scores);
 }
 
-fn score_plain(query: &[f32], keys: &[f32], head: usize, scores: &mut [f32]) {
+fn score_plain<T: Plain>(query: &[f32], keys: &[T], head: usize, scores: &mut [f32]) {
     let count = keys.len() / query.len();
     for (place, key) in keys.chunks_exact(query.len()).enumerate() {
         let heads = query.chunks_exact(head).zip(key.chunks_exact(head));
         for (number, (query, key)) in heads.enumerate() {
-            let products = query.iter().zip(key).map(|(query, key)| query * key);
-            scores[number * count + place] = products.sum();
+            scores[number * count + place] = product(query, key);
         }
     }
 }
 
+fn product<T: Plain>(query: &[f32], key: &[T]) -> f32 {
+    let pairs = query.iter().zip(key);
+    pairs.map(|(query, key)| query * key.float()).sum()
+}
+
 /// Adds the values of each head, weighted by `scores[h, p]`, to `out`.
-fn mix(scores: &[f32], values: &[f32], head: usize, out: &mut [f32]) {
+fn mix<T: Number>(scores: &[f32], values: &[T], head: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Some(level) = Level::best() {
-        x86::mix(level, scores, values, head, out);
+        T::mix(level, scores, values, head, out);
         return;
     }
     mix_plain(scores, values, head, out);
 }
 
-fn mix_plain(scores: &[f32], values: &[f32], head: usize, out: &mut [f32]) {
+fn mix_plain<T: Plain>(scores: &[f32], values: &[T], head: usize, out: &mut [f32]) {
     let count = values.len() / out.len();
     for (place, value) in values.chunks_exact(out.len()).enumerate() {
         let heads = out.chunks_exact_mut(head).zip(value.chunks_exact(head));
         for (number, (out, value)) in heads.enumerate() {
-            let weight = scores[number * count + place];
-            for (out, value) in out.iter_mut().zip(value) {
-                *out += weight * value;
-            }
+            add_weighted(scores[number * count + place], value, out);
         }
+    }
+}
+
+fn add_weighted<T: Plain>(weight: f32, values: &[T], out: &mut [f32]) {
+    for (out, value) in out.iter_mut().zip(values) {
+        *out += weight * value.float();
     }
 }
 
