@@ -16,10 +16,10 @@ const ROWS: usize = 4;
 
 /// Numbers of keys and values.
 pub trait Number: super::Plain {
-    /// As [`super::score`], with an instruction set that the processor has.
+    /// The products of each head of `query` with that of each key, with an instruction set that the processor has.
     fn score(level: Level, query: &[f32], keys: &[Self], head: usize, scores: &mut [f32]);
 
-    /// As [`super::mix`], with an instruction set that the processor has.
+    /// Adds the weighted values of each head to `out`, with an instruction set that the processor has.
     fn mix(level: Level, scores: &[f32], values: &[Self], head: usize, out: &mut [f32]);
 }
 
