@@ -116,7 +116,7 @@ async fn audio_beyond_one_window_is_whole_and_its_words_lie_in_their_segments(se
         &sample_text("en-long.ogg"),
         body["text"].as_str().expect("text"),
     );
-    assert!(score.rate() < 0.05, "{} {}", score.rate(), body["text"]);
+    assert!(score.rate() < 0.1, "{} {}", score.rate(), body["text"]);
     let all = |name: &str| body[name].as_array().expect("a list").clone();
     let span = |of: &Value| {
         let second = |name: &str| of[name].as_f64().expect("seconds");

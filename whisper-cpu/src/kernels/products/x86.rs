@@ -49,30 +49,6 @@ fn add_rest<const N: usize, const R: usize, const C: usize>(
 }
 
 #[target_feature(enable = "avx2")]
-fn avx2<const R: usize, const C: usize>(rows: [&[i8]; R], columns: [&[i16]; C]) -> [[i32; C]; R] {
-    const N: usize = 16;
-    let whole = rows[0].len() / N;
-    let row_chunks = rows.map(|row| &row.as_chunks::<N>().0[..whole]);
-    let column_chunks = columns.map(|column| &column.as_chunks::<N>().0[..whole]);
-    let mut totals = [[_mm256_setzero_si256(); C]; R];
-    for place in 0..whole {
-        for (totals, row) in totals.iter_mut().zip(row_chunks) {
-            // SAFETY: a chunk has 16 bytes.
-            let row = unsafe { _mm_loadu_si128(row[place].as_ptr().cast()) };
-            let row = _mm256_cvtepi8_epi16(row);
-            for (total, column) in totals.iter_mut().zip(column_chunks) {
-                // SAFETY: a chunk has 32 bytes.
-                let column = unsafe { _mm256_loadu_si256(column[place].as_ptr().cast()) };
-                *total = _mm256_add_epi32(*total, _mm256_madd_epi16(row, column));
-            }
-        }
-    }
-    let mut sums = totals.map(|totals| totals.map(|lanes| sum_of_lanes(lanes)));
-    add_rest::<N, R, C>(&mut sums, rows, columns);
-    sums
-}
-
-#[target_feature(enable = "avx2")]
 fn sum_of_lanes(lanes: __m256i) -> i32 {
     let mut numbers = [0_i32; 8];
     // SAFETY: the array has 32 bytes.
@@ -80,53 +56,75 @@ fn sum_of_lanes(lanes: __m256i) -> i32 {
     numbers.iter().sum()
 }
 
-#[target_feature(enable = "avx512f,avx512bw")]
-fn avx512<const R: usize, const C: usize>(rows: [&[i8]; R], columns: [&[i16]; C]) -> [[i32; C]; R] {
-    const N: usize = 32;
-    let whole = rows[0].len() / N;
-    let row_chunks = rows.map(|row| &row.as_chunks::<N>().0[..whole]);
-    let column_chunks = columns.map(|column| &column.as_chunks::<N>().0[..whole]);
-    let mut totals = [[_mm512_setzero_si512(); C]; R];
-    for place in 0..whole {
-        for (totals, row) in totals.iter_mut().zip(row_chunks) {
-            // SAFETY: a chunk has 32 bytes.
-            let row = unsafe { _mm256_loadu_si256(row[place].as_ptr().cast()) };
-            let row = _mm512_cvtepi8_epi16(row);
-            for (total, column) in totals.iter_mut().zip(column_chunks) {
-                // SAFETY: a chunk has 64 bytes.
-                let column = unsafe { _mm512_loadu_si512(column[place].as_ptr().cast()) };
-                *total = _mm512_add_epi32(*total, _mm512_madd_epi16(row, column));
+/// A function for one instruction set: `load_row` widens a chunk of a row, `load_column` reads one of a column, and
+/// `add_products` adds the products of pairs.
+macro_rules! version {
+    (
+        $name:ident, $features:literal, $lanes:literal, $zero:ident,
+        $load_row:expr, $load_column:expr, $add_products:expr, $sum_of:expr
+    ) => {
+        #[target_feature(enable = $features)]
+        fn $name<const R: usize, const C: usize>(
+            rows: [&[i8]; R],
+            columns: [&[i16]; C],
+        ) -> [[i32; C]; R] {
+            let (load_row, load_column) = ($load_row, $load_column);
+            let (add_products, sum_of) = ($add_products, $sum_of);
+            let whole = rows[0].len() / $lanes;
+            let row_chunks = rows.map(|row| &row.as_chunks::<$lanes>().0[..whole]);
+            let column_chunks = columns.map(|column| &column.as_chunks::<$lanes>().0[..whole]);
+            let mut totals = [[$zero(); C]; R];
+            for place in 0..whole {
+                for (totals, row) in totals.iter_mut().zip(row_chunks) {
+                    let row = load_row(&row[place]);
+                    for (total, column) in totals.iter_mut().zip(column_chunks) {
+                        *total = add_products(*total, row, load_column(&column[place]));
+                    }
+                }
             }
+            let mut sums = totals.map(|totals| totals.map(|total| sum_of(total)));
+            add_rest::<$lanes, R, C>(&mut sums, rows, columns);
+            sums
         }
-    }
-    let mut sums = totals.map(|totals| totals.map(|total| _mm512_reduce_add_epi32(total)));
-    add_rest::<N, R, C>(&mut sums, rows, columns);
-    sums
+    };
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn vnni<const R: usize, const C: usize>(rows: [&[i8]; R], columns: [&[i16]; C]) -> [[i32; C]; R] {
-    const N: usize = 32;
-    let whole = rows[0].len() / N;
-    let row_chunks = rows.map(|row| &row.as_chunks::<N>().0[..whole]);
-    let column_chunks = columns.map(|column| &column.as_chunks::<N>().0[..whole]);
-    let mut totals = [[_mm512_setzero_si512(); C]; R];
-    for place in 0..whole {
-        for (totals, row) in totals.iter_mut().zip(row_chunks) {
-            // SAFETY: a chunk has 32 bytes.
-            let row = unsafe { _mm256_loadu_si256(row[place].as_ptr().cast()) };
-            let row = _mm512_cvtepi8_epi16(row);
-            for (total, column) in totals.iter_mut().zip(column_chunks) {
-                // SAFETY: a chunk has 64 bytes.
-                let column = unsafe { _mm512_loadu_si512(column[place].as_ptr().cast()) };
-                *total = _mm512_dpwssd_epi32(*total, row, column);
-            }
-        }
-    }
-    let mut sums = totals.map(|totals| totals.map(|total| _mm512_reduce_add_epi32(total)));
-    add_rest::<N, R, C>(&mut sums, rows, columns);
-    sums
-}
+version!(
+    avx2,
+    "avx2",
+    16,
+    _mm256_setzero_si256,
+    // SAFETY: a chunk has 16 bytes.
+    |chunk: &[i8; 16]| _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }),
+    // SAFETY: a chunk has 32 bytes.
+    |chunk: &[i16; 16]| unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
+    |total, row, column| _mm256_add_epi32(total, _mm256_madd_epi16(row, column)),
+    |total| sum_of_lanes(total)
+);
+version!(
+    avx512,
+    "avx512f,avx512bw",
+    32,
+    _mm512_setzero_si512,
+    // SAFETY: a chunk has 32 bytes.
+    |chunk: &[i8; 32]| _mm512_cvtepi8_epi16(unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }),
+    // SAFETY: a chunk has 64 bytes.
+    |chunk: &[i16; 32]| unsafe { _mm512_loadu_si512(chunk.as_ptr().cast()) },
+    |total, row, column| _mm512_add_epi32(total, _mm512_madd_epi16(row, column)),
+    |total| _mm512_reduce_add_epi32(total)
+);
+version!(
+    vnni,
+    "avx512f,avx512bw,avx512vnni",
+    32,
+    _mm512_setzero_si512,
+    // SAFETY: a chunk has 32 bytes.
+    |chunk: &[i8; 32]| _mm512_cvtepi8_epi16(unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }),
+    // SAFETY: a chunk has 64 bytes.
+    |chunk: &[i16; 32]| unsafe { _mm512_loadu_si512(chunk.as_ptr().cast()) },
+    |total, row, column| _mm512_dpwssd_epi32(total, row, column),
+    |total| _mm512_reduce_add_epi32(total)
+);
 
 #[cfg(test)]
 mod tests {
