@@ -15,6 +15,7 @@ use test_support::nvml_driver::Driver;
 use test_support::{model, program, sample, until};
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::{Decoder, DecoderLimits};
+use uttera_stt::engine::EngineChoice;
 use uttera_stt::engine::process::{ModelSource, ReadyModel, WorkerConfig, WorkerLauncher};
 
 const GIB: u64 = 1 << 30;
@@ -92,7 +93,8 @@ async fn no_cold_worker_is_started_on_a_full_gpu_and_one_is_when_there_is_room()
         threads: 1,
         gpu: None,
         beam_size: 1,
-        engine: uttera_stt::engine::EngineChoice::Auto,
+        // The slower one, so that work piles up.
+        engine: EngineChoice::WhisperCpp,
         hello_limit: Duration::from_secs(20),
         load_limit: Duration::from_secs(60),
     };
