@@ -304,6 +304,7 @@ async fn languages_that_change_are_followed_where_the_client_says_so(server: &Se
 async fn a_sentence_that_is_said_again_is_written_again(server: &Server) {
     for (name, word, times) in [
         ("de-sentence.wav", "deutschland", 2),
+        ("es-sentence.wav", "amigos", 2),
         ("es-sentence.wav", "amigos", 3),
     ] {
         let file = joined(server, "again.flac", &vec![name; times], 0.3);
