@@ -10,13 +10,21 @@ use super::expect::{list, says, text, usage};
 use super::subtitles;
 use super::target::{Reply, Target};
 use super::translations::is_english;
-use crate::probe::speech::{COMMAND, LONG, SPANISH, Speech};
+use crate::probe::speech::{COMMAND, LONG, SPANISH, Speech, beginning_of_long};
+use crate::probe::word_error_rate::Score;
+
+/// Share of words in which two transcripts of the same audio may differ.
+const MOST_DIFFERENT: f64 = 0.1;
 
 pub fn checks() -> Vec<Check> {
     vec![
         Check::new("events: deltas, done and [DONE]", short),
         Check::new("the format text streams as well", text_format),
         Check::new("a long file is sent in several deltas", long),
+        Check::new(
+            "a short compressed file has the text of a plain answer",
+            compressed,
+        ),
         Check::new("include[]=logprobs adds logprobs to done", logprobs),
         Check::new("stream=false is a plain answer", not_streamed),
         Check::new("stream is ignored with verbose_json, srt and vtt", ignored),
@@ -61,6 +69,20 @@ async fn long(target: Arc<Target>) -> anyhow::Result<()> {
         events.deltas.len() > 1,
         "the text of all {} s is a single delta",
         LONG.seconds
+    );
+    Ok(())
+}
+
+/// Such a file states no length, and must not be cut as a long one is.
+async fn compressed(target: Arc<Target>) -> anyhow::Result<()> {
+    let speech = beginning_of_long(7.0);
+    let plain = target.transcribe(&speech, &[]).await?.good_json()?;
+    let plain = text(&plain, "text")?;
+    let events = events(&target, &speech, &[]).await?;
+    let streamed = text(&events.done, "text")?;
+    ensure!(
+        Score::of(plain, streamed).rate() <= MOST_DIFFERENT,
+        "the plain answer is {plain:?}, the streamed one {streamed:?}"
     );
     Ok(())
 }

@@ -73,6 +73,29 @@ pub const LONG: Speech = Speech {
     text: "I live in a small house near the river. In the morning the kettle begins to sing, and someone opens the curtains in the front room. The radio tells us about the weather, and the dog waits by the door. At noon the house is quiet, because everyone is at work or at school. In the afternoon the children come home and play with their friends. They drink some water and ask for something to eat. In the evening we cook dinner together and listen to music. After dinner my father reads a book, and my mother writes a long letter.",
 };
 
+/// The beginning of [`LONG`], a compressed file of about this many seconds that does not state its length: whole pages of
+/// the Ogg stream.
+pub fn beginning_of_long(seconds: f64) -> Speech {
+    const GRANULES_OF_A_SECOND: f64 = 48_000.0;
+    const HEAD_BYTES: usize = 27;
+    let (mut end, mut reached) = (0, 0.0);
+    while reached < seconds {
+        let page = &LONG.audio[end..];
+        let segments = usize::from(page[HEAD_BYTES - 1]);
+        let lengths = &page[HEAD_BYTES..HEAD_BYTES + segments];
+        let body: usize = lengths.iter().map(|length| usize::from(*length)).sum();
+        let granules: [u8; 8] = page[6..14].try_into().expect("eight bytes");
+        reached = u64::from_le_bytes(granules) as f64 / GRANULES_OF_A_SECOND;
+        end += HEAD_BYTES + segments + body;
+    }
+    Speech {
+        name: "en-beginning.ogg",
+        audio: &LONG.audio[..end],
+        seconds: reached,
+        ..LONG
+    }
+}
+
 /// A WAV file with two seconds of silence.
 pub fn silence() -> Bytes {
     wav(&silence_samples(2.0))
@@ -96,6 +119,13 @@ pub fn wav(samples: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_beginning_of_the_long_text_is_whole_pages_of_about_that_length() {
+        let beginning = beginning_of_long(7.0);
+        assert!((7.0..8.5).contains(&beginning.seconds));
+        assert!(LONG.audio[beginning.audio.len()..].starts_with(b"OggS"));
+    }
 
     #[test]
     fn texts_and_lengths_are_those_of_the_samples() {
