@@ -178,6 +178,8 @@ pub struct Audio {
     layers: Vec<HalfRows>,
     /// Number of encoder positions that were computed.
     pub positions: usize,
+    /// Length of the audio, in time stamps of 20 ms.
+    pub length: Token,
     /// What is added to the scores of the positions after them.
     bias: f32,
 }
@@ -276,8 +278,8 @@ impl Decoder {
         })
     }
 
-    /// Prepares encoded audio, a row for each position. A `tail` stands for the positions after them.
-    pub fn listen(&self, encoded: &[f32], tail: Option<&Tail>) -> Audio {
+    /// Prepares encoded audio of this length, in time stamps: a row for each position. A `tail` stands for the positions after them.
+    pub fn listen(&self, encoded: &[f32], length: Token, tail: Option<&Tail>) -> Audio {
         let mut layers = self.keys_and_values(encoded);
         if let Some(tail) = tail {
             for (layer, rows) in layers.iter_mut().zip(&tail.decoder) {
@@ -296,6 +298,7 @@ impl Decoder {
         Audio {
             layers: layers.collect(),
             positions: encoded.len() / self.dimensions.state,
+            length,
             bias: tail.map_or(0.0, Tail::bias),
         }
     }

@@ -26,8 +26,6 @@ pub struct Task {
     pub prompt: Vec<Token>,
     /// Whether the text has time stamps.
     pub timestamps: bool,
-    /// Length of the audio, in time stamps of 20 ms. A text that reaches it is complete.
-    pub length: Token,
     /// Layers and heads of the decoder whose attention to the audio is recorded.
     pub heads: Vec<(usize, usize)>,
 }
@@ -128,7 +126,7 @@ pub struct Begun<'a> {
     model: &'a Model,
     rules: &'a Rules,
     timestamps: bool,
-    /// In time stamps.
+    /// Length of the audio in time stamps. A text that reaches it is complete.
     length: Token,
     /// Whether a tail stands for the rest of the window.
     has_tail: bool,
@@ -182,7 +180,7 @@ impl<'a> Begun<'a> {
             model,
             rules,
             timestamps: task.timestamps,
-            length: task.length,
+            length: audio.length,
             has_tail: audio.has_tail(),
             sequence,
             scores,

@@ -11,6 +11,8 @@ use crate::tail::{Rows, Tail};
 
 /// Positions whose attention is computed together: their scores stay in the cache.
 const BLOCK: usize = 64;
+/// Samples of a position, and of a step of the time stamps: 20 ms.
+pub const SAMPLES: usize = 320;
 /// Taps of a convolution.
 const TAPS: usize = 3;
 

@@ -121,7 +121,8 @@ impl Model {
             let mut goes_on = |_: &[f32], _: &[f32]| !stop.load(Ordering::Acquire);
             let encoded =
                 (self.encoder).encode(&spectrogram, silence, positions, tail, &mut goes_on)?;
-            Some(Arc::new(self.decoder.listen(&encoded, tail)))
+            let length = samples.len().div_ceil(encoder::SAMPLES) as Token;
+            Some(Arc::new(self.decoder.listen(&encoded, length, tail)))
         })
     }
 

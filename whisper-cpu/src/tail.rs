@@ -10,14 +10,13 @@
 //! added to its scores, which is what as many equal keys would add.
 
 use crate::Model;
+use crate::encoder::SAMPLES;
 use crate::mel::FULL_FRAMES;
 
 /// Positions for which one position of the tail stands.
 pub const STEP: usize = 8;
 /// Positions after the audio that are computed as well.
 pub const MARGIN: usize = 16;
-/// Samples of an encoder position.
-const SAMPLES: usize = 320;
 
 /// Keys and values of one layer's attention, a row for each position.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use crate::Model;
 use crate::decoder::Audio;
 use crate::decoding::{Begun, Choice, Decoded, Opening, Sampling, Task};
+use crate::encoder::SAMPLES as STEP;
 use crate::rules::Rules;
 use crate::tail::{Tail, positions};
 use crate::vocabulary::Token;
@@ -18,8 +19,6 @@ use crate::vocabulary::Token;
 const RATE: usize = 16_000;
 /// Samples of a window.
 const WINDOW: usize = 30 * RATE;
-/// Samples of a time stamp's step: 20 ms.
-const STEP: usize = 320;
 /// Samples of the longest audio that a tail follows. After longer audio, texts that end in the middle of a sentence are
 /// sometimes continued by words that nobody said.
 const LONGEST_WITH_TAIL: usize = 12 * RATE;
@@ -149,9 +148,7 @@ impl Transcriber<'_> {
                 let audio = listen(self.model, window, tail, self.stop).ok_or(Stopped)?;
                 (audio, None)
             };
-            let mut options = options.clone();
-            options.task.length = window.len().div_ceil(STEP) as Token;
-            let (decoded, temperature) = self.climb(&audio, opening.as_ref(), &options)?;
+            let (decoded, temperature) = self.climb(&audio, opening.as_ref(), options)?;
             let is_silent =
                 decoded.no_speech > MOST_NO_SPEECH && decoded.mean_logprob < LEAST_LOGPROB;
             if is_silent {

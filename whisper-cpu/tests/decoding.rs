@@ -158,7 +158,6 @@ fn task(prompt: Vec<Token>) -> Task {
         translate: false,
         prompt,
         timestamps: true,
-        length: 1500,
         heads: vec![(0, 0)],
     }
 }

@@ -127,7 +127,6 @@ impl Native {
                 prompt: (request.prompt.as_deref())
                     .map_or_else(Vec::new, |text| self.tokenizer.tokens(text)),
                 timestamps: true,
-                length: 0,
                 heads: self.heads.clone(),
             },
             temperature: request.temperature,
