@@ -5,15 +5,13 @@
 
 use std::sync::Arc;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::encoder::Norm;
 use crate::file::{Dimensions, FileError, ModelFile};
 use crate::kernels::{
-    COLUMNS, Layout, Number, QuantisedRow, add, attend, dot_columns, dot_floats, dot_rows, gelu,
-    quantise_row,
+    COLUMNS, Head, QuantisedRow, add, attend, attend_heads, dot_columns, dot_floats, dot_rows,
+    gelu, quantise_row,
 };
 use crate::linear::{Linear, Precision, QuantisedRows, read_bias};
 use crate::tail::{Rows, Tail};
@@ -165,29 +163,22 @@ struct Layer {
     contract: Matrix,
 }
 
-/// Keys and values of one layer's attention to the audio, in 16 bits: reading them takes the time.
-#[derive(Debug)]
-struct HalfRows {
-    keys: Vec<f16>,
-    values: Vec<f16>,
-}
-
 /// What the decoder sees of encoded audio.
 #[derive(Debug)]
 pub struct Audio {
-    layers: Vec<HalfRows>,
+    /// The keys and values of each layer's heads.
+    layers: Vec<Vec<Head>>,
     /// Number of encoder positions that were computed.
     pub positions: usize,
     /// Length of the audio, in time stamps of 20 ms.
     pub length: Token,
-    /// What is added to the scores of the positions after them.
-    bias: f32,
+    has_tail: bool,
 }
 
 impl Audio {
     /// Whether a tail stands for the rest of the window.
     pub fn has_tail(&self) -> bool {
-        self.bias > 0.0
+        self.has_tail
     }
 }
 
@@ -280,26 +271,23 @@ impl Decoder {
 
     /// Prepares encoded audio of this length, in time stamps: a row for each position. A `tail` stands for the positions after them.
     pub fn listen(&self, encoded: &[f32], length: Token, tail: Option<&Tail>) -> Audio {
+        let positions = encoded.len() / self.dimensions.state;
         let mut layers = self.keys_and_values(encoded);
         if let Some(tail) = tail {
             for (layer, rows) in layers.iter_mut().zip(&tail.decoder) {
                 tail.append(rows, &mut layer.keys, &mut layer.values);
             }
         }
-        let halves = |values: Vec<f32>| {
-            let mut halves = vec![f16::ZERO; values.len()];
-            halves.convert_from_f32_slice(&values);
-            halves
-        };
-        let layers = layers.into_iter().map(|layer| HalfRows {
-            keys: halves(layer.keys),
-            values: halves(layer.values),
-        });
+        let bias = tail.map_or(0.0, Tail::bias);
+        let shape = (self.dimensions.state, self.dimensions.head());
+        let heads = layers
+            .iter()
+            .map(|layer| Head::pack_all(&layer.keys, &layer.values, shape, positions, bias));
         Audio {
-            layers: layers.collect(),
-            positions: encoded.len() / self.dimensions.state,
+            layers: heads.collect(),
+            positions,
             length,
-            bias: tail.map_or(0.0, Tail::bias),
+            has_tail: tail.is_some(),
         }
     }
 
@@ -435,45 +423,14 @@ impl Layer {
         for ((of, place), (query, mixed)) in rows.iter().zip(queries) {
             let cache = &sequences[*of].0.layers[number];
             // A token sees those before it and itself.
-            let length = (place + 1) * width;
-            let seen = Seen {
-                keys: &cache.keys[..length],
-                values: &cache.values[..length],
-                own: place + 1,
-                bias: 0.0,
-            };
-            heads(query, &seen, dimensions, &mut scores, mixed, &mut |_, _| {});
+            let seen = ..(place + 1) * width;
+            let (keys, values) = (&cache.keys[seen], &cache.values[seen]);
+            attend(query, keys, values, dimensions.head(), &mut scores, mixed);
         }
         add(state, &self.out.apply(&mixed));
 
         let query = self.cross_query.apply(&self.cross_norm.apply(state));
-        let queries = query.chunks_exact(width).zip(mixed.chunks_exact_mut(width));
-        for ((of, _), (query, mixed)) in rows.iter().zip(queries) {
-            let sequence = &mut *sequences[*of].0;
-            let (audio, observed) = (&sequence.audio, &mut sequence.observed);
-            let rows = &audio.layers[number];
-            let seen = Seen {
-                keys: &rows.keys,
-                values: &rows.values,
-                own: audio.positions,
-                bias: audio.bias,
-            };
-            heads(
-                query,
-                &seen,
-                dimensions,
-                &mut scores,
-                mixed,
-                &mut |head, weights| {
-                    let wanted = observed
-                        .iter_mut()
-                        .find(|of| (of.layer, of.head) == (number, head));
-                    if let Some(of) = wanted {
-                        of.weights.extend_from_slice(&weights[..seen.own]);
-                    }
-                },
-            );
-        }
+        attend_to_audio(&query, sequences, rows, number, &mut mixed);
         add(state, &self.cross_out.apply(&mixed));
 
         let mut hidden = self.expand.apply(&self.feed_forward_norm.apply(state));
@@ -482,33 +439,42 @@ impl Layer {
     }
 }
 
-/// What one position attends to.
-struct Seen<'a, T> {
-    keys: &'a [T],
-    values: &'a [T],
-    /// Positions after these are those of the tail.
-    own: usize,
-    /// What is added to the scores of the tail's positions.
-    bias: f32,
-}
-
-/// Attention of all heads of one position. `observe` gets the weights of each.
-fn heads<T: Number>(
+/// Attention of new tokens to their audio. Rows of the same audio are computed together.
+fn attend_to_audio(
     query: &[f32],
-    seen: &Seen<'_, T>,
-    dimensions: Dimensions,
-    scores: &mut Vec<f32>,
+    sequences: &mut [(&mut Sequence, &[Token])],
+    rows: &[(usize, usize)],
+    layer: usize,
     mixed: &mut [f32],
-    observe: &mut dyn FnMut(usize, &[f32]),
 ) {
-    let layout = Layout {
-        head: dimensions.head(),
-        own: seen.own,
-        bias: seen.bias,
-    };
-    attend(query, seen.keys, seen.values, layout, scores, mixed);
-    let count = seen.keys.len() / dimensions.state;
-    for (number, weights) in scores.chunks_exact(count).enumerate() {
-        observe(number, weights);
+    let width = query.len() / rows.len();
+    let audio_of = |row: &(usize, usize)| &sequences[row.0].0.audio;
+    let groups: Vec<&[(usize, usize)]> = rows
+        .chunk_by(|a, b| Arc::ptr_eq(audio_of(a), audio_of(b)))
+        .collect();
+    let mut first = 0;
+    for group in groups {
+        let range = first * width..(first + group.len()) * width;
+        first += group.len();
+        let audio = Arc::clone(&sequences[group[0].0].0.audio);
+        let observed = group.iter().flat_map(|(of, _)| &sequences[*of].0.observed);
+        let mut wanted: Vec<usize> = (observed.filter(|of| of.layer == layer))
+            .map(|of| of.head)
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let heads = &audio.layers[layer];
+        let weights = attend_heads(heads, &query[range.clone()], &wanted, &mut mixed[range]);
+        for (head, weights) in wanted.iter().zip(&weights) {
+            for (row, (of, _)) in group.iter().enumerate() {
+                let count = weights.len() / group.len();
+                let own = &weights[row * count..][..audio.positions];
+                let observed = &mut sequences[*of].0.observed;
+                let of_head = observed.iter_mut();
+                for of in of_head.filter(|of| (of.layer, of.head) == (layer, *head)) {
+                    of.weights.extend_from_slice(own);
+                }
+            }
+        }
     }
 }

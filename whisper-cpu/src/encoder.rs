@@ -1,16 +1,13 @@
 //! The encoder: two convolutions over the spectrogram, then layers of attention and feed-forward networks.
 
 use rayon::prelude::*;
-use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 
 use crate::file::{Dimensions, FileError, ModelFile};
-use crate::kernels::{add, gelu, layer_norm, powers, scale};
-use crate::linear::{Linear, Precision, Scratch, matrix, strided};
+use crate::kernels::{Head, add, attend_heads, gelu, layer_norm};
+use crate::linear::{Linear, Precision, Scratch};
 use crate::mel::Spectrogram;
 use crate::tail::{Rows, Tail};
 
-/// Positions whose attention is computed together: their scores stay in the cache.
-const BLOCK: usize = 64;
 /// Samples of a position, and of a step of the time stamps: 20 ms.
 pub const SAMPLES: usize = 320;
 /// Taps of a convolution.
@@ -241,8 +238,8 @@ struct Buffers {
     scratch: Scratch,
 }
 
-/// Attention of every position to all positions. Scores, softmax and values of a block are computed together. There may
-/// be more keys than queries: `bias` is added to the scores of those.
+/// Attention of every position to all positions. There may be more keys than queries: `bias` is added to the scores of
+/// those.
 fn attention(
     query: &[f32],
     key: &[f32],
@@ -251,63 +248,7 @@ fn attention(
     dimensions: Dimensions,
     mixed: &mut [f32],
 ) {
-    let (width, head) = (dimensions.state, dimensions.head());
-    let own = query.len() / width;
-    let positions = key.len() / width;
-    let packed: Vec<(PackedBMatrix<f32>, PackedBMatrix<f32>)> = (0..dimensions.heads)
-        .into_par_iter()
-        .map(|number| {
-            let executor = GemmExecutor::<f32>::new();
-            let offset = number * head;
-            let keys = strided([head, positions], [1, width], &key[offset..]);
-            let values = strided([positions, head], [width, 1], &value[offset..]);
-            (executor.prepack_b(keys), executor.prepack_b(values))
-        })
-        .collect();
-    mixed
-        .par_chunks_mut(BLOCK * width)
-        .enumerate()
-        .for_each(|(block, mixed)| {
-            let rows = mixed.len() / width;
-            let mut scores = vec![0.0; rows * positions];
-            let mut out = vec![0.0; rows * head];
-            let mut sums = vec![0.0; rows];
-            let executor = GemmExecutor::<f32>::new();
-            for (number, (keys, values)) in packed.iter().enumerate() {
-                let from = &query[block * BLOCK * width + number * head..];
-                let queries = strided([rows, head], [width, 1], from);
-                let options = GemmOptions {
-                    alpha: 1.0 / (head as f32).sqrt(),
-                    ..GemmOptions::default()
-                };
-                executor
-                    .gemm(
-                        &mut scores,
-                        GemmInputA::Unpacked(queries),
-                        GemmInputB::Packed(keys),
-                        options,
-                    )
-                    .expect("the shapes fit");
-                let rows_of_scores = scores.chunks_exact_mut(positions);
-                for (scores, sum) in rows_of_scores.zip(&mut sums) {
-                    scores[own..].iter_mut().for_each(|score| *score += bias);
-                    *sum = powers(scores);
-                }
-                executor
-                    .gemm(
-                        &mut out,
-                        GemmInputA::Unpacked(matrix(rows, positions, &scores)),
-                        GemmInputB::Packed(values),
-                        GemmOptions::default(),
-                    )
-                    .expect("the shapes fit");
-                let rows = mixed.chunks_exact_mut(width).zip(out.chunks_exact(head));
-                for ((row, out), sum) in rows.zip(&sums) {
-                    let row = &mut row[number * head..(number + 1) * head];
-                    row.copy_from_slice(out);
-                    // There are fewer of these than of scores.
-                    scale(row, 1.0 / sum);
-                }
-            }
-        });
+    let own = query.len() / dimensions.state;
+    let heads = Head::pack_all(key, value, (dimensions.state, dimensions.head()), own, bias);
+    attend_heads(&heads, query, &[], mixed);
 }

@@ -55,12 +55,12 @@ impl std::fmt::Debug for Linear {
 }
 
 /// A row-major matrix.
-pub(crate) fn matrix<T>(rows: usize, columns: usize, values: &[T]) -> Matrix<'_, T> {
+fn matrix<T>(rows: usize, columns: usize, values: &[T]) -> Matrix<'_, T> {
     NdTensorView::from_data([rows, columns], values)
 }
 
 /// A matrix whose neighbouring elements are `strides` apart.
-pub(crate) fn strided<T>(shape: [usize; 2], strides: [usize; 2], values: &[T]) -> Matrix<'_, T> {
+fn strided<T>(shape: [usize; 2], strides: [usize; 2], values: &[T]) -> Matrix<'_, T> {
     NdTensorView::from_slice_with_strides(shape, values, strides)
         .expect("the caller's slice holds this matrix")
 }

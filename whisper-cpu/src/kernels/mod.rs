@@ -13,14 +13,15 @@ mod products;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use attention::{Layout, Number, attend};
+pub use attention::{Head, attend, attend_heads};
 pub use elementwise::{add, gelu, layer_norm, log_sum_exp, maximum, powers, scale};
 pub use products::{
     COLUMNS, QuantisedRow, ZERO, dot_columns, dot_floats, dot_rows, quantise_row, quantise_signed,
     quantise_unsigned, scale_sums,
 };
 
-/// Compiles a function for several instruction sets, and calls the best one that the processor has.
+/// Compiles a function for several instruction sets, and calls the best one that the processor has. The function's
+/// parameter says whether [`mul_add`] is one instruction.
 macro_rules! for_each_processor {
     ($(#[$meta:meta])* $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)? = $plain:ident) => {
         $(#[$meta])*
@@ -31,12 +32,12 @@ macro_rules! for_each_processor {
                 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
                 #[allow(clippy::too_many_arguments)]
                 fn wide($($argument: $kind),*) $(-> $result)? {
-                    $plain($($argument),*)
+                    $plain::<true>($($argument),*)
                 }
                 #[target_feature(enable = "avx2,fma,f16c")]
                 #[allow(clippy::too_many_arguments)]
                 fn middle($($argument: $kind),*) $(-> $result)? {
-                    $plain($($argument),*)
+                    $plain::<true>($($argument),*)
                 }
                 let fuses = is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
@@ -54,8 +55,14 @@ macro_rules! for_each_processor {
                     return unsafe { middle($($argument),*) };
                 }
             }
-            $plain($($argument),*)
+            $plain::<{ cfg!(target_arch = "aarch64") }>($($argument),*)
         }
     };
 }
 use for_each_processor;
+
+/// `a × b + c`, rounded once if that is one instruction.
+#[inline(always)]
+fn mul_add<const FUSES: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSES { a.mul_add(b, c) } else { a * b + c }
+}

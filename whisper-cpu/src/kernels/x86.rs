@@ -5,6 +5,8 @@
 pub enum Level {
     /// 256 bits (AVX2, FMA and F16C).
     Avx2,
+    /// 256 bits, products and sums of whole numbers in one instruction.
+    AvxVnni,
     /// 512 bits (AVX-512 F and BW).
     Avx512,
     /// 512 bits, products and sums of whole numbers in one instruction.
@@ -15,25 +17,30 @@ impl Level {
     /// The best one; `None` without AVX2.
     #[inline]
     pub(super) fn best() -> Option<Self> {
-        let is_wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-        if is_wide && is_x86_feature_detected!("avx512vnni") {
-            Some(Self::Vnni)
-        } else if is_wide {
-            Some(Self::Avx512)
-        } else if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-        {
-            Some(Self::Avx2)
-        } else {
-            None
+        let best_first = [Self::Vnni, Self::Avx512, Self::AvxVnni, Self::Avx2];
+        best_first.into_iter().find(|level| level.is_there())
+    }
+
+    #[inline]
+    fn is_there(self) -> bool {
+        match self {
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            Self::AvxVnni => Self::Avx2.is_there() && is_x86_feature_detected!("avxvnni"),
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+            }
+            Self::Vnni => Self::Avx512.is_there() && is_x86_feature_detected!("avx512vnni"),
         }
     }
 
     /// All that the processor has.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Self> {
-        let all = [Self::Avx2, Self::Avx512, Self::Vnni];
-        Self::best().map_or_else(Vec::new, |best| all[..=best as usize].to_vec())
+        let all = [Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Vnni];
+        all.into_iter().filter(|level| level.is_there()).collect()
     }
 }

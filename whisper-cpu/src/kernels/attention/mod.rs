@@ -1,130 +1,76 @@
-//! Attention of one position to many.
+//! Attention: of positions to those of one head, packed for products ([`attend_heads`]), and of one position to the few before
+//! it ([`attend`]).
 
-use half::f16;
-
-use super::elementwise::{powers, scale};
-#[cfg(target_arch = "x86_64")]
-use super::x86::Level;
-
+mod head;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-/// Where keys and values lie, and which of them are a tail's.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout {
-    /// Width of a head. All heads of a position lie side by side.
-    pub head: usize,
-    /// Number of positions before those of the tail.
-    pub own: usize,
-    /// What is added to the scores of the tail's positions.
-    pub bias: f32,
-}
+pub use head::{Head, attend_heads};
 
-/// What all numbers of keys and values can do.
-pub trait Plain: Copy {
-    /// The value in 32 bits.
-    fn float(self) -> f32;
-}
+use super::elementwise::{LANES, powers_plain, scale_plain, sum_of};
+use super::{for_each_processor, mul_add};
 
-impl Plain for f32 {
-    fn float(self) -> f32 {
-        self
-    }
-}
-
-impl Plain for f16 {
-    fn float(self) -> f32 {
-        self.to_f32()
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub use x86::Number;
-
-/// Numbers of keys and values.
-#[cfg(not(target_arch = "x86_64"))]
-pub trait Number: Plain {}
-
-#[cfg(not(target_arch = "x86_64"))]
-impl<T: Plain> Number for T {}
-
-/// Attention of one position to all `keys`, in each head. The weights of the positions are left in `scores`, head by
-/// head, the weighted sums of `values` in `out`.
-pub fn attend<T: Number>(
+#[inline(always)]
+fn attend_plain<const FUSES: bool>(
     query: &[f32],
-    keys: &[T],
-    values: &[T],
-    layout: Layout,
+    keys: &[f32],
+    values: &[f32],
+    head: usize,
     scores: &mut Vec<f32>,
     out: &mut [f32],
 ) {
-    let count = keys.len() / query.len();
+    let width = query.len();
+    let count = keys.len() / width;
     scores.clear();
-    scores.resize(query.len() / layout.head * count, 0.0);
-    score(query, keys, layout.head, scores);
-    let factor = 1.0 / (layout.head as f32).sqrt();
-    for scores in scores.chunks_exact_mut(count) {
-        scale(scores, factor);
-        for score in &mut scores[layout.own..] {
-            *score += layout.bias;
-        }
-        let sum = powers(scores);
-        scale(scores, 1.0 / sum);
-    }
-    out.fill(0.0);
-    mix(scores, values, layout.head, out);
-}
-
-/// The product of each head of `query` with that of each key: `scores[h, p]`. Keys are read once, in the order in which
-/// they lie in memory.
-fn score<T: Number>(query: &[f32], keys: &[T], head: usize, scores: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(level) = Level::best() {
-        T::score(level, query, keys, head, scores);
-        return;
-    }
-    score_plain(query, keys, head, scores);
-}
-
-fn score_plain<T: Plain>(query: &[f32], keys: &[T], head: usize, scores: &mut [f32]) {
-    let count = keys.len() / query.len();
-    for (place, key) in keys.chunks_exact(query.len()).enumerate() {
+    scores.resize(width / head * count, 0.0);
+    let factor = 1.0 / (head as f32).sqrt();
+    for (place, key) in keys.chunks_exact(width).enumerate() {
         let heads = query.chunks_exact(head).zip(key.chunks_exact(head));
         for (number, (query, key)) in heads.enumerate() {
-            scores[number * count + place] = product(query, key);
+            scores[number * count + place] = product::<FUSES>(query, key) * factor;
         }
     }
-}
-
-fn product<T: Plain>(query: &[f32], key: &[T]) -> f32 {
-    let pairs = query.iter().zip(key);
-    pairs.map(|(query, key)| query * key.float()).sum()
-}
-
-/// Adds the values of each head, weighted by `scores[h, p]`, to `out`.
-fn mix<T: Number>(scores: &[f32], values: &[T], head: usize, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(level) = Level::best() {
-        T::mix(level, scores, values, head, out);
-        return;
+    for scores in scores.chunks_exact_mut(count) {
+        let sum = powers_plain::<FUSES>(scores);
+        scale_plain::<FUSES>(scores, 1.0 / sum);
     }
-    mix_plain(scores, values, head, out);
-}
-
-fn mix_plain<T: Plain>(scores: &[f32], values: &[T], head: usize, out: &mut [f32]) {
-    let count = values.len() / out.len();
-    for (place, value) in values.chunks_exact(out.len()).enumerate() {
+    out.fill(0.0);
+    for (place, value) in values.chunks_exact(width).enumerate() {
         let heads = out.chunks_exact_mut(head).zip(value.chunks_exact(head));
         for (number, (out, value)) in heads.enumerate() {
-            add_weighted(scores[number * count + place], value, out);
+            let weight = scores[number * count + place];
+            for (out, value) in out.iter_mut().zip(value) {
+                *out = mul_add::<FUSES>(weight, *value, *out);
+            }
         }
     }
 }
 
-fn add_weighted<T: Plain>(weight: f32, values: &[T], out: &mut [f32]) {
-    for (out, value) in out.iter_mut().zip(values) {
-        *out += weight * value.float();
+#[inline(always)]
+fn product<const FUSES: bool>(query: &[f32], key: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    let ((query, query_rest), (key, key_rest)) =
+        (query.as_chunks::<LANES>(), key.as_chunks::<LANES>());
+    for (query, key) in query.iter().zip(key) {
+        for lane in 0..LANES {
+            sums[lane] = mul_add::<FUSES>(query[lane], key[lane], sums[lane]);
+        }
     }
+    let rest = query_rest.iter().zip(key_rest);
+    sum_of(sums) + rest.map(|(query, key)| query * key).sum::<f32>()
+}
+
+for_each_processor! {
+    /// Attention of one position to all `keys`, in each head of this width. The heads of a position lie side by side.
+    /// `scores` is memory that it needs.
+    attend(
+        query: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        head: usize,
+        scores: &mut Vec<f32>,
+        out: &mut [f32],
+    ) = attend_plain
 }
 
 #[cfg(test)]
@@ -141,7 +87,6 @@ mod tests {
             heads in 1_usize..4,
             head in prop::sample::select(vec![8_usize, 24, 64]),
             count in 1_usize..40,
-            tail in 0_usize..10,
             seed in 0_u64..1000,
         ) {
             let mut state = seed;
@@ -153,24 +98,17 @@ mod tests {
             let query: Vec<f32> = (0..width).map(|_| random() * 2.0).collect();
             let keys: Vec<f32> = (0..count * width).map(|_| random() * 2.0).collect();
             let values: Vec<f32> = (0..count * width).map(|_| random()).collect();
-            let own = count - tail.min(count);
-            let bias = 1.5;
             let (mut scores, mut out) = (Vec::new(), vec![0.0; width]);
-            let layout = Layout { head, own, bias };
-            attend(&query, &keys, &values, layout, &mut scores, &mut out);
+            attend(&query, &keys, &values, head, &mut scores, &mut out);
             for number in 0..heads {
                 let range = number * head..(number + 1) * head;
                 let powers: Vec<f64> = (0..count).map(|place| {
                     let key = &keys[place * width..][range.clone()];
                     let pairs = query[range.clone()].iter().zip(key);
                     let dot: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                    let bias = if place >= own { bias } else { 0.0 };
-                    (dot / (head as f64).sqrt() + f64::from(bias)).exp()
+                    (dot / (head as f64).sqrt()).exp()
                 }).collect();
                 let total: f64 = powers.iter().sum();
-                for (score, power) in scores[number * count..].iter().zip(&powers) {
-                    prop_assert!((f64::from(*score) - power / total).abs() < 1e-5);
-                }
                 for column in range {
                     let weighted = powers.iter().enumerate()
                         .map(|(place, power)| power * f64::from(values[place * width + column]));

@@ -1,253 +1,170 @@
-//! Products of one position with many, with the vector instructions of x86-64.
+//! Products of rows with panels of 16-bit numbers, with the vector instructions of x86-64.
 
 use std::arch::x86_64::{
-    __m256, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_cvtph_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m256i, __m512i, _mm256_add_epi32, _mm256_dpwssd_avx_epi32, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_storeu_si256,
+    _mm512_add_epi32, _mm512_dpwssd_epi32, _mm512_loadu_si512, _mm512_madd_epi16,
+    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_si512,
 };
 
-use half::f16;
-
-use super::{add_weighted, product};
+use super::head::PANEL;
 use crate::kernels::x86::Level;
 
-/// Values that are added at a time, so that the sums are read and written less often.
-const ROWS: usize = 4;
-
-/// Numbers of keys and values.
-pub trait Number: super::Plain {
-    /// The products of each head of `query` with that of each key, with an instruction set that the processor has.
-    fn score(level: Level, query: &[f32], keys: &[Self], head: usize, scores: &mut [f32]);
-
-    /// Adds the weighted values of each head to `out`, with an instruction set that the processor has.
-    fn mix(level: Level, scores: &[f32], values: &[Self], head: usize, out: &mut [f32]);
+/// Multiplies rows with a panel: row `r` of the products begins at `sums[r × stride]`. The processor must have the
+/// level's instructions.
+#[inline]
+pub(super) fn multiply<const R: usize>(
+    level: Level,
+    rows: [&[i16]; R],
+    panel: &[i16],
+    sums: &mut [i32],
+    stride: usize,
+) {
+    // SAFETY: only `Level::best` and the tests make levels, after they have asked the processor.
+    unsafe {
+        match level {
+            Level::Avx2 => avx2(rows, panel, sums, stride),
+            Level::AvxVnni => avx_vnni(rows, panel, sums, stride),
+            Level::Avx512 => avx512(rows, panel, sums, stride),
+            Level::Vnni => vnni(rows, panel, sums, stride),
+        }
+    }
 }
 
-#[target_feature(enable = "avx2,fma")]
-fn sum_of_lanes(lanes: __m256) -> f32 {
-    let mut numbers = [0.0_f32; 8];
-    // SAFETY: the array has 8 numbers.
-    unsafe { _mm256_storeu_ps(numbers.as_mut_ptr(), lanes) };
-    numbers.iter().sum()
+/// Two numbers of 16 bits in one of 32.
+#[inline(always)]
+fn both(pair: [i16; 2]) -> i32 {
+    (i32::from(pair[1]) << 16) | i32::from(pair[0].cast_unsigned())
 }
 
-/// Functions for one instruction set and one type of numbers. `load` reads a chunk of them.
-macro_rules! versions {
+/// A function for one instruction set. It computes `VECTORS` vectors of `LANES` columns at a time, as many as the
+/// registers hold.
+macro_rules! version {
     (
-        $score:ident, $mix:ident, $features:literal, $lanes:literal, $number:ty,
-        $load:expr, $sum:expr, $zero:ident, $one:ident, $read:ident, $write:ident, $fused:ident
+        $name:ident, $features:literal, $vector:ty, $lanes:literal, $vectors:literal,
+        $zero:ident, $one:ident, $load:ident, $store:ident, $add_products:expr
     ) => {
         #[target_feature(enable = $features)]
-        fn $score(query: &[f32], keys: &[$number], head: usize, scores: &mut [f32]) {
-            let load = $load;
-            let sum_of = $sum;
-            let count = keys.len() / query.len();
-            for (place, key) in keys.chunks_exact(query.len()).enumerate() {
-                let heads = query.chunks_exact(head).zip(key.chunks_exact(head));
-                for (number, (query, key)) in heads.enumerate() {
-                    let mut sums = $zero();
-                    let ((query, query_rest), (key, key_rest)) =
-                        (query.as_chunks::<$lanes>(), key.as_chunks::<$lanes>());
-                    for (query, key) in query.iter().zip(key) {
-                        // SAFETY: the chunk has as many numbers as are read.
-                        let query = unsafe { $read(query.as_ptr()) };
-                        sums = $fused(query, load(key), sums);
+        fn $name<const R: usize>(
+            rows: [&[i16]; R],
+            panel: &[i16],
+            sums: &mut [i32],
+            stride: usize,
+        ) {
+            const COLUMNS: usize = $lanes * $vectors;
+            let add_products = $add_products;
+            let pairs = panel.len() / (2 * PANEL);
+            let rows = rows.map(|row| &row.as_chunks::<2>().0[..pairs]);
+            for first in (0..PANEL).step_by(COLUMNS) {
+                let mut totals: [[$vector; $vectors]; R] = [[$zero(); $vectors]; R];
+                for (place, columns) in panel.chunks_exact(2 * PANEL).enumerate() {
+                    let columns = &columns[2 * first..2 * (first + COLUMNS)];
+                    let mut values = [$zero(); $vectors];
+                    for (value, columns) in values
+                        .iter_mut()
+                        .zip(columns.as_chunks::<{ 2 * $lanes }>().0)
+                    {
+                        // SAFETY: the chunk is a vector long.
+                        *value = unsafe { $load(columns.as_ptr().cast()) };
                     }
-                    scores[number * count + place] = sum_of(sums) + product(query_rest, key_rest);
-                }
-            }
-        }
-
-        #[target_feature(enable = $features)]
-        fn $mix(scores: &[f32], values: &[$number], head: usize, out: &mut [f32]) {
-            let load = $load;
-            let width = out.len();
-            let count = values.len() / width;
-            let whole = count / ROWS * ROWS;
-            for place in (0..whole).step_by(ROWS) {
-                for (number, out) in out.chunks_exact_mut(head).enumerate() {
-                    let weights: [f32; ROWS] =
-                        std::array::from_fn(|row| scores[number * count + place + row]);
-                    let rows: [&[$number]; ROWS] = std::array::from_fn(|row| {
-                        &values[(place + row) * width + number * head..][..head]
-                    });
-                    let row_chunks = rows.map(|row| row.as_chunks::<$lanes>());
-                    let (out_chunks, out_rest) = out.as_chunks_mut::<$lanes>();
-                    for (column, out) in out_chunks.iter_mut().enumerate() {
-                        // SAFETY: the chunk has as many numbers as are read.
-                        let mut sums = unsafe { $read(out.as_ptr()) };
-                        for (weight, (row, _)) in weights.iter().zip(row_chunks) {
-                            sums = $fused($one(*weight), load(&row[column]), sums);
+                    for (totals, row) in totals.iter_mut().zip(rows) {
+                        let row = $one(both(row[place]));
+                        for (total, value) in totals.iter_mut().zip(values) {
+                            *total = add_products(*total, row, value);
                         }
-                        // SAFETY: the chunk has as many numbers as are written.
-                        unsafe { $write(out.as_mut_ptr(), sums) };
-                    }
-                    for (weight, (_, row)) in weights.iter().zip(row_chunks) {
-                        add_weighted(*weight, row, out_rest);
                     }
                 }
-            }
-            for (place, value) in values.chunks_exact(width).enumerate().skip(whole) {
-                let heads = out.chunks_exact_mut(head).zip(value.chunks_exact(head));
-                for (number, (out, value)) in heads.enumerate() {
-                    add_weighted(scores[number * count + place], value, out);
+                for (number, totals) in totals.iter().enumerate() {
+                    let sums = &mut sums[number * stride + first..][..COLUMNS];
+                    for (sums, total) in sums.as_chunks_mut::<$lanes>().0.iter_mut().zip(totals) {
+                        // SAFETY: the chunk is a vector long.
+                        unsafe { $store(sums.as_mut_ptr().cast(), *total) };
+                    }
                 }
             }
         }
     };
 }
 
-versions!(
-    score_floats_avx2,
-    mix_floats_avx2,
-    "avx2,fma,f16c",
+version!(
+    avx2,
+    "avx2",
+    __m256i,
     8,
-    f32,
-    // SAFETY: the chunk has as many numbers as are read.
-    |chunk: &[f32; 8]| unsafe { _mm256_loadu_ps(chunk.as_ptr()) },
-    |sums| sum_of_lanes(sums),
-    _mm256_setzero_ps,
-    _mm256_set1_ps,
-    _mm256_loadu_ps,
-    _mm256_storeu_ps,
-    _mm256_fmadd_ps
+    2,
+    _mm256_setzero_si256,
+    _mm256_set1_epi32,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    |total, row, value| _mm256_add_epi32(total, _mm256_madd_epi16(row, value))
 );
-versions!(
-    score_floats_avx512,
-    mix_floats_avx512,
-    "avx512f",
-    16,
-    f32,
-    // SAFETY: the chunk has as many numbers as are read.
-    |chunk: &[f32; 16]| unsafe { _mm512_loadu_ps(chunk.as_ptr()) },
-    |sums| _mm512_reduce_add_ps(sums),
-    _mm512_setzero_ps,
-    _mm512_set1_ps,
-    _mm512_loadu_ps,
-    _mm512_storeu_ps,
-    _mm512_fmadd_ps
-);
-versions!(
-    score_halves_avx2,
-    mix_halves_avx2,
-    "avx2,fma,f16c",
+version!(
+    avx_vnni,
+    "avx2,avxvnni",
+    __m256i,
     8,
-    f16,
-    // SAFETY: the chunk has as many numbers as are read.
-    |chunk: &[f16; 8]| _mm256_cvtph_ps(unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }),
-    |sums| sum_of_lanes(sums),
-    _mm256_setzero_ps,
-    _mm256_set1_ps,
-    _mm256_loadu_ps,
-    _mm256_storeu_ps,
-    _mm256_fmadd_ps
+    2,
+    _mm256_setzero_si256,
+    _mm256_set1_epi32,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    |total, row, value| _mm256_dpwssd_avx_epi32(total, row, value)
 );
-versions!(
-    score_halves_avx512,
-    mix_halves_avx512,
-    "avx512f",
+version!(
+    avx512,
+    "avx512f,avx512bw",
+    __m512i,
     16,
-    f16,
-    // SAFETY: the chunk has as many numbers as are read.
-    |chunk: &[f16; 16]| _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }),
-    |sums| _mm512_reduce_add_ps(sums),
-    _mm512_setzero_ps,
-    _mm512_set1_ps,
-    _mm512_loadu_ps,
-    _mm512_storeu_ps,
-    _mm512_fmadd_ps
+    4,
+    _mm512_setzero_si512,
+    _mm512_set1_epi32,
+    _mm512_loadu_si512,
+    _mm512_storeu_si512,
+    |total, row, value| _mm512_add_epi32(total, _mm512_madd_epi16(row, value))
 );
-
-impl Number for f32 {
-    fn score(level: Level, query: &[f32], keys: &[Self], head: usize, scores: &mut [f32]) {
-        // SAFETY: only `Level::best` and the tests make levels, after they have asked the processor.
-        unsafe {
-            match level {
-                Level::Avx2 => score_floats_avx2(query, keys, head, scores),
-                Level::Avx512 | Level::Vnni => score_floats_avx512(query, keys, head, scores),
-            }
-        }
-    }
-
-    fn mix(level: Level, scores: &[f32], values: &[Self], head: usize, out: &mut [f32]) {
-        // SAFETY: as above.
-        unsafe {
-            match level {
-                Level::Avx2 => mix_floats_avx2(scores, values, head, out),
-                Level::Avx512 | Level::Vnni => mix_floats_avx512(scores, values, head, out),
-            }
-        }
-    }
-}
-
-impl Number for f16 {
-    fn score(level: Level, query: &[f32], keys: &[Self], head: usize, scores: &mut [f32]) {
-        // SAFETY: only `Level::best` and the tests make levels, after they have asked the processor.
-        unsafe {
-            match level {
-                Level::Avx2 => score_halves_avx2(query, keys, head, scores),
-                Level::Avx512 | Level::Vnni => score_halves_avx512(query, keys, head, scores),
-            }
-        }
-    }
-
-    fn mix(level: Level, scores: &[f32], values: &[Self], head: usize, out: &mut [f32]) {
-        // SAFETY: as above.
-        unsafe {
-            match level {
-                Level::Avx2 => mix_halves_avx2(scores, values, head, out),
-                Level::Avx512 | Level::Vnni => mix_halves_avx512(scores, values, head, out),
-            }
-        }
-    }
-}
+version!(
+    vnni,
+    "avx512f,avx512bw,avx512vnni",
+    __m512i,
+    16,
+    4,
+    _mm512_setzero_si512,
+    _mm512_set1_epi32,
+    _mm512_loadu_si512,
+    _mm512_storeu_si512,
+    |total, row, value| _mm512_dpwssd_epi32(total, row, value)
+);
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::attention::{mix_plain, score_plain};
-
-    fn assert_alike<T: Number>(query: &[f32], rows: &[T], weights: &[f32], head: usize) {
-        let count = rows.len() / query.len();
-        let heads = query.len() / head;
-        let (mut scores, mut mixed) = (vec![0.0; heads * count], vec![1.0; query.len()]);
-        score_plain(query, rows, head, &mut scores);
-        mix_plain(weights, rows, head, &mut mixed);
-        for level in Level::all() {
-            let (mut found, mut sums) = (vec![0.0; heads * count], vec![1.0; query.len()]);
-            T::score(level, query, rows, head, &mut found);
-            T::mix(level, weights, rows, head, &mut sums);
-            for (found, expected) in found.iter().zip(&scores).chain(sums.iter().zip(&mixed)) {
-                assert!(
-                    (found - expected).abs() < 1e-4,
-                    "{level:?}: {found} {expected}"
-                );
-            }
-        }
-    }
+    use crate::kernels::attention::head::multiply_plain;
 
     proptest! {
+        /// The largest numbers as well: their sums must not overflow.
         #[test]
-        fn every_level_gives_the_sums_of_the_plain_version(
-            heads in 1_usize..4,
-            head in prop::sample::select(vec![8_usize, 24, 64]),
-            count in 1_usize..30,
-            seed in 0_u64..1000,
+        fn every_level_gives_the_exact_sums(
+            (rows, panel) in (1_usize..60).prop_flat_map(|pairs| (
+                prop::collection::vec(prop::collection::vec(-2047_i16..=2047, 2 * pairs), 6),
+                prop::collection::vec(-2047_i16..=2047, 2 * pairs * PANEL),
+            )),
+            extreme in any::<bool>(),
         ) {
-            let mut state = seed;
-            let mut random = |_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
-            };
-            let width = heads * head;
-            let query: Vec<f32> = (0..width).map(&mut random).collect();
-            let rows: Vec<f32> = (0..count * width).map(&mut random).collect();
-            let weights: Vec<f32> = (0..heads * count).map(&mut random).collect();
-            let halves: Vec<f16> = rows.iter().map(|value| f16::from_f32(*value)).collect();
-            assert_alike(&query, &rows, &weights, head);
-            assert_alike(&query, &halves, &weights, head);
+            let panel = if extreme { vec![-2047; panel.len()] } else { panel };
+            let stride = PANEL + 5;
+            let rows: [&[i16]; 6] = std::array::from_fn(|row| &rows[row][..]);
+            let mut expected = vec![0; 6 * stride];
+            multiply_plain(rows, &panel, &mut expected, stride);
+            for level in Level::all() {
+                let mut found = vec![0; 6 * stride];
+                multiply(level, rows, &panel, &mut found, stride);
+                prop_assert_eq!(&found, &expected, "{:?}", level);
+                let mut one = vec![0; PANEL];
+                multiply(level, [rows[0]], &panel, &mut one, stride);
+                prop_assert_eq!(&one[..], &expected[..PANEL], "{:?}", level);
+            }
         }
     }
 }

@@ -4,13 +4,13 @@
 //! products of 8 and 12 bits cannot overflow 32-bit sums of up to 8000 terms, and the activations' rounding errors
 //! are far below those of the weights.
 
-use super::for_each_processor;
+use super::{for_each_processor, mul_add};
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 /// The largest magnitude of a quantised activation.
-const MOST: f32 = 2047.0;
+pub(super) const MOST: f32 = 2047.0;
 /// Columns that share one pass over the weights.
 pub const COLUMNS: usize = 4;
 
@@ -39,14 +39,14 @@ fn largest_magnitude(values: &[f32]) -> f32 {
 
 /// Rounds to a whole number of at most 22 bits; the lowest bits are right for negative ones as well.
 #[inline(always)]
-fn rounded(value: f32) -> u32 {
+pub(super) fn rounded(value: f32) -> u32 {
     // The sum's last bit has the value 1. Converting a float would take more instructions, because it saturates.
     const ROUND: f32 = 12_582_912.0;
     (value + ROUND).to_bits()
 }
 
 #[inline(always)]
-fn quantise_plain(values: &[f32], to: &mut QuantisedRow) {
+fn quantise_plain<const FUSES: bool>(values: &[f32], to: &mut QuantisedRow) {
     let most = largest_magnitude(values);
     let factor = if most > 0.0 { MOST / most } else { 0.0 };
     to.scale = most / MOST;
@@ -65,7 +65,7 @@ for_each_processor! {
 pub const ZERO: u8 = 128;
 
 #[inline(always)]
-fn quantise_unsigned_plain(values: &[f32], to: &mut [u8]) -> f32 {
+fn quantise_unsigned_plain<const FUSES: bool>(values: &[f32], to: &mut [u8]) -> f32 {
     let most = largest_magnitude(values);
     let factor = if most > 0.0 { 127.0 / most } else { 0.0 };
     for (to, value) in to.iter_mut().zip(values) {
@@ -80,7 +80,7 @@ for_each_processor! {
 }
 
 #[inline(always)]
-fn quantise_signed_plain(values: &[f32], most: f32, to: &mut [i8]) -> f32 {
+fn quantise_signed_plain<const FUSES: bool>(values: &[f32], most: f32, to: &mut [i8]) -> f32 {
     let largest = largest_magnitude(values);
     let factor = if largest > 0.0 { most / largest } else { 0.0 };
     for (to, value) in to.iter_mut().zip(values) {
@@ -95,10 +95,16 @@ for_each_processor! {
 }
 
 #[inline(always)]
-fn scale_sums_plain(sums: &[i32], step: f32, scales: &[f32], bias: &[f32], out: &mut [f32]) {
+fn scale_sums_plain<const FUSES: bool>(
+    sums: &[i32],
+    step: f32,
+    scales: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+) {
     let inputs = sums.iter().zip(scales).zip(bias);
     for (out, ((sum, scale), bias)) in out.iter_mut().zip(inputs) {
-        *out = *sum as f32 * (step * scale) + bias;
+        *out = mul_add::<FUSES>(*sum as f32, step * scale, *bias);
     }
 }
 
@@ -178,7 +184,7 @@ pub fn dot_columns(
 }
 
 #[inline(always)]
-fn dot_floats_plain(weights: &[f32], column: &[f32], out: &mut [f32]) {
+fn dot_floats_plain<const FUSES: bool>(weights: &[f32], column: &[f32], out: &mut [f32]) {
     const LANES: usize = 16;
     for (row, out) in weights.chunks_exact(column.len()).zip(out) {
         let mut sums = [0.0_f32; LANES];
@@ -186,7 +192,7 @@ fn dot_floats_plain(weights: &[f32], column: &[f32], out: &mut [f32]) {
             (row.as_chunks::<LANES>(), column.as_chunks::<LANES>());
         for (row, column) in row.iter().zip(column) {
             for lane in 0..LANES {
-                sums[lane] += row[lane] * column[lane];
+                sums[lane] = mul_add::<FUSES>(row[lane], column[lane], sums[lane]);
             }
         }
         let rest: f32 = row_rest.iter().zip(rest).map(|(a, b)| a * b).sum();

@@ -4,10 +4,10 @@
 //! columns, which reads each number once for all its products, needs it by name.
 
 use std::arch::x86_64::{
-    __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_setzero_si256, _mm256_storeu_si256, _mm512_add_epi32,
-    _mm512_cvtepi8_epi16, _mm512_dpwssd_epi32, _mm512_loadu_si512, _mm512_madd_epi16,
-    _mm512_reduce_add_epi32, _mm512_setzero_si512,
+    __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_dpwssd_avx_epi32,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_setzero_si256, _mm256_storeu_si256,
+    _mm512_add_epi32, _mm512_cvtepi8_epi16, _mm512_dpwssd_epi32, _mm512_loadu_si512,
+    _mm512_madd_epi16, _mm512_reduce_add_epi32, _mm512_setzero_si512,
 };
 
 use super::dot;
@@ -25,6 +25,7 @@ pub(super) fn tile<const R: usize, const C: usize>(
     unsafe {
         match level {
             Level::Avx2 => avx2(rows, columns),
+            Level::AvxVnni => avx_vnni(rows, columns),
             Level::Avx512 => avx512(rows, columns),
             Level::Vnni => vnni(rows, columns),
         }
@@ -99,6 +100,18 @@ version!(
     // SAFETY: a chunk has 32 bytes.
     |chunk: &[i16; 16]| unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
     |total, row, column| _mm256_add_epi32(total, _mm256_madd_epi16(row, column)),
+    |total| sum_of_lanes(total)
+);
+version!(
+    avx_vnni,
+    "avx2,avxvnni",
+    16,
+    _mm256_setzero_si256,
+    // SAFETY: a chunk has 16 bytes.
+    |chunk: &[i8; 16]| _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }),
+    // SAFETY: a chunk has 32 bytes.
+    |chunk: &[i16; 16]| unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
+    |total, row, column| _mm256_dpwssd_avx_epi32(total, row, column),
     |total| sum_of_lanes(total)
 );
 version!(
