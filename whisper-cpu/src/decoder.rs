@@ -34,9 +34,6 @@ struct Matrix {
     bias: Option<Vec<f32>>,
 }
 
-/// The largest magnitude of an 8-bit weight.
-const MOST: f32 = 127.0;
-
 impl Matrix {
     fn read(
         file: &ModelFile,
@@ -49,7 +46,7 @@ impl Matrix {
         let weights = match precision {
             Precision::Float => Weights::Float(file.tensor(&weights, &[output, input])?),
             Precision::Byte => {
-                let rows = QuantisedRows::read(file, &weights, (output, input), MOST)?;
+                let rows = QuantisedRows::read(file, &weights, (output, input))?;
                 Weights::Byte {
                     bytes: rows.bytes,
                     scales: rows.scales,

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::file::{Dimensions, FileError, ModelFile};
 use crate::kernels::{Head, add, attend_heads, gelu, layer_norm};
-use crate::linear::{Linear, Precision, Scratch};
+use crate::linear::{Linear, Precision, Scratch, positions_of_a_task};
 use crate::mel::Spectrogram;
 use crate::tail::{Rows, Tail};
 
@@ -191,19 +191,27 @@ impl Layer {
         keep: &mut dyn FnMut(&[f32], &[f32]) -> bool,
     ) -> Option<()> {
         let Buffers {
-            normed,
             query,
             key,
             value,
             mixed,
-            projected,
-            hidden,
-            scratch,
         } = buffers;
-        self.attention_norm.apply_to(state, normed);
-        self.query.apply_to(normed, scratch, query);
-        self.key.apply_to(normed, scratch, key);
-        self.value.apply_to(normed, scratch, value);
+        for rows in [&mut *query, key, value, mixed] {
+            rows.resize(state.len(), 0.0);
+        }
+        let each = positions_of_a_task(state.len() / dimensions.state) * dimensions.state;
+        (state.par_chunks(each).zip(query.par_chunks_mut(each)))
+            .zip(key.par_chunks_mut(each).zip(value.par_chunks_mut(each)))
+            .for_each_init(TaskBuffers::default, |buffers, rows| {
+                let ((state, query), (key, value)) = rows;
+                let TaskBuffers {
+                    normed, scratch, ..
+                } = buffers;
+                self.attention_norm.apply_to(state, normed);
+                self.query.apply_to(normed, scratch, query);
+                self.key.apply_to(normed, scratch, key);
+                self.value.apply_to(normed, scratch, value);
+            });
         if !keep(key, value) {
             return None;
         }
@@ -212,27 +220,50 @@ impl Layer {
             tail.append(rows, key, value);
             bias = tail.bias();
         }
-        mixed.resize(query.len(), 0.0);
         attention(query, key, value, bias, dimensions, mixed);
+        (state.par_chunks_mut(each).zip(mixed.par_chunks(each))).for_each_init(
+            TaskBuffers::default,
+            |buffers, (state, mixed)| {
+                self.feed_forward(state, mixed, buffers);
+            },
+        );
+        Some(())
+    }
+
+    /// What follows attention, for some positions: its results are added to their state, then those of two products with
+    /// an activation between them.
+    fn feed_forward(&self, state: &mut [f32], mixed: &[f32], buffers: &mut TaskBuffers) {
+        let TaskBuffers {
+            normed,
+            projected,
+            hidden,
+            scratch,
+        } = buffers;
+        projected.resize(state.len(), 0.0);
         self.out.apply_to(mixed, scratch, projected);
         add(state, projected);
         self.feed_forward_norm.apply_to(state, normed);
+        hidden.resize(state.len() / self.out.output() * self.expand.output(), 0.0);
         self.expand.apply_to(normed, scratch, hidden);
-        hidden.par_chunks_mut(1 << 14).for_each(gelu);
+        gelu(hidden);
         self.contract.apply_to(hidden, scratch, projected);
         add(state, projected);
-        Some(())
     }
 }
 
 /// Memory that all layers use, one after the other.
 #[derive(Default)]
 struct Buffers {
-    normed: Vec<f32>,
     query: Vec<f32>,
     key: Vec<f32>,
     value: Vec<f32>,
     mixed: Vec<f32>,
+}
+
+/// Memory of one thread.
+#[derive(Default)]
+struct TaskBuffers {
+    normed: Vec<f32>,
     projected: Vec<f32>,
     hidden: Vec<f32>,
     scratch: Scratch,

@@ -1,13 +1,11 @@
-//! Matrix products with weights that are packed once.
+//! Products of many positions with weights that are packed once.
 
 use rayon::prelude::*;
-use rten_gemm::{
-    BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix, QuantParams,
-};
+use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 use rten_tensor::{Matrix, NdTensorView};
 
 use crate::file::{FileError, ModelFile};
-use crate::kernels::{ZERO, quantise_signed, quantise_unsigned, scale_sums};
+use crate::kernels::{PANEL, ROWS, ZERO, multiply_panel, quantise_signed, quantise_unsigned};
 
 /// Numbers in which an encoder computes its products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +16,7 @@ pub enum Precision {
     Byte,
 }
 
-/// A layer `y = W x + b` for many positions at once.
+/// A layer `y = W x + b`.
 pub struct Linear {
     input: usize,
     output: usize,
@@ -32,20 +30,25 @@ pub struct Linear {
 pub struct Scratch {
     bytes: Vec<u8>,
     steps: Vec<f32>,
-    zeros: Vec<u8>,
-    sums: Vec<i32>,
 }
 
-/// Positions that one thread handles at a time.
-const ROWS_OF_A_TASK: usize = 32;
+/// The most positions that one thread handles at a time: their activations stay in a core's cache.
+const MOST_OF_A_TASK: usize = 8 * ROWS;
+/// Numbers of a column that lie side by side in a panel.
+const SIDE_BY_SIDE: usize = 4;
 
 enum Weights {
     Float(PackedBMatrix<f32>),
-    Byte {
-        packed: PackedBMatrix<i8>,
-        /// The value of a step, for each output.
-        scales: Vec<f32>,
-    },
+    Byte(Panels),
+}
+
+/// Weights in 8-bit numbers, packed for [`multiply_panel`].
+struct Panels {
+    bytes: Vec<i8>,
+    /// The value of a step, for each output.
+    scales: Vec<f32>,
+    /// The products with activations of zero, for each output.
+    offsets: Vec<i32>,
 }
 
 impl std::fmt::Debug for Linear {
@@ -54,15 +57,15 @@ impl std::fmt::Debug for Linear {
     }
 }
 
+/// Number of positions that one thread should handle at a time, so that all have work.
+pub(crate) fn positions_of_a_task(positions: usize) -> usize {
+    let even = positions.div_ceil(2 * rayon::current_num_threads());
+    even.next_multiple_of(ROWS).min(MOST_OF_A_TASK)
+}
+
 /// A row-major matrix.
 fn matrix<T>(rows: usize, columns: usize, values: &[T]) -> Matrix<'_, T> {
     NdTensorView::from_data([rows, columns], values)
-}
-
-/// A matrix whose neighbouring elements are `strides` apart.
-fn strided<T>(shape: [usize; 2], strides: [usize; 2], values: &[T]) -> Matrix<'_, T> {
-    NdTensorView::from_slice_with_strides(shape, values, strides)
-        .expect("the caller's slice holds this matrix")
 }
 
 impl Linear {
@@ -77,9 +80,9 @@ impl Linear {
         let weights = match precision {
             Precision::Float => Weights::floats(weights, input),
             Precision::Byte => {
-                let mut rows = QuantisedRows::new(input, Weights::most());
+                let mut rows = QuantisedRows::new(input);
                 rows.extend(weights);
-                Weights::bytes(rows)
+                Weights::Byte(Panels::pack(&rows))
             }
         };
         Self {
@@ -102,8 +105,8 @@ impl Linear {
         let weights = match precision {
             Precision::Float => Weights::floats(&file.tensor(&weights, &[output, input])?, input),
             Precision::Byte => {
-                let most = Weights::most();
-                Weights::bytes(QuantisedRows::read(file, &weights, (output, input), most)?)
+                let rows = QuantisedRows::read(file, &weights, (output, input))?;
+                Weights::Byte(Panels::pack(&rows))
             }
         };
         Ok(Self {
@@ -119,23 +122,28 @@ impl Linear {
         self.output
     }
 
-    /// Multiplies `input`, which has a row for each position. The result has one too.
+    /// Multiplies `input`, which has a row for each position, on all threads. The result has one too.
     pub fn apply(&self, input: &[f32]) -> Vec<f32> {
-        let mut out = Vec::new();
-        self.apply_to(input, &mut Scratch::default(), &mut out);
+        let positions = input.len() / self.input;
+        let mut out = vec![0.0; positions * self.output];
+        let each = positions_of_a_task(positions).max(1);
+        (input.par_chunks(each * self.input))
+            .zip(out.par_chunks_mut(each * self.output))
+            .for_each_init(Scratch::default, |scratch, (input, out)| {
+                self.apply_to(input, scratch, out);
+            });
         out
     }
 
-    /// As [`Self::apply`], into memory that was used before.
-    pub fn apply_to(&self, input: &[f32], scratch: &mut Scratch, out: &mut Vec<f32>) {
-        let rows = input.len() / self.input;
-        out.resize(rows * self.output, 0.0);
+    /// As [`Self::apply`], on one thread and into memory of the right size.
+    pub fn apply_to(&self, input: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
         match &self.weights {
             Weights::Float(packed) => {
                 let options = GemmOptions {
                     bias: Some(BiasVector::Row(&self.bias)),
                     ..GemmOptions::default()
                 };
+                let rows = input.len() / self.input;
                 GemmExecutor::<f32>::new()
                     .gemm(
                         out,
@@ -145,94 +153,75 @@ impl Linear {
                     )
                     .expect("the shapes fit");
             }
-            Weights::Byte { packed, scales } => {
-                self.apply_bytes(packed, scales, input, scratch, out);
-            }
+            Weights::Byte(panels) => self.apply_bytes(panels, input, scratch, out),
         }
     }
 
-    fn apply_bytes(
-        &self,
-        packed: &PackedBMatrix<i8>,
-        scales: &[f32],
-        input: &[f32],
-        scratch: &mut Scratch,
-        out: &mut [f32],
-    ) {
-        let rows = input.len() / self.input;
-        let Scratch {
-            bytes,
-            steps,
-            zeros,
-            sums,
-        } = scratch;
-        bytes.resize(input.len(), 0);
-        steps.resize(rows, 0.0);
-        // rten-gemm 0.27 uses the first rows' zero points for all rows, so all must be equal.
-        zeros.resize(rows, ZERO);
-        sums.resize(out.len(), 0);
-        (input.par_chunks(ROWS_OF_A_TASK * self.input))
-            .zip(bytes.par_chunks_mut(ROWS_OF_A_TASK * self.input))
-            .zip(steps.par_chunks_mut(ROWS_OF_A_TASK))
-            .for_each(|((input, bytes), steps)| {
-                let pairs = input
-                    .chunks_exact(self.input)
-                    .zip(bytes.chunks_exact_mut(self.input));
-                for ((row, bytes), step) in pairs.zip(steps) {
-                    *step = quantise_unsigned(row, bytes);
-                }
-            });
-        let options = GemmOptions {
-            a_quant: Some(QuantParams { zero_point: zeros }),
-            ..GemmOptions::default()
-        };
-        GemmExecutor::<u8, i8, i32>::new()
-            .gemm(
-                sums,
-                GemmInputA::Unpacked(matrix(rows, self.input, bytes)),
-                GemmInputB::Packed(packed),
-                options,
-            )
-            .expect("the shapes fit");
-        (sums.par_chunks(ROWS_OF_A_TASK * self.output))
-            .zip(out.par_chunks_mut(ROWS_OF_A_TASK * self.output))
-            .zip(steps.par_chunks(ROWS_OF_A_TASK))
-            .for_each(|((sums, out), steps)| {
-                let pairs = sums
-                    .chunks_exact(self.output)
-                    .zip(out.chunks_exact_mut(self.output));
-                for ((sums, out), step) in pairs.zip(steps) {
-                    scale_sums(sums, *step, scales, &self.bias, out);
-                }
-            });
+    fn apply_bytes(&self, panels: &Panels, input: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
+        let Scratch { bytes, steps } = scratch;
+        let (rows, width) = (
+            input.len() / self.input,
+            self.input.next_multiple_of(SIDE_BY_SIDE),
+        );
+        bytes.resize(rows * width, ZERO);
+        steps.clear();
+        let rows_of_bytes = bytes.chunks_exact_mut(width);
+        for (row, bytes) in input.chunks_exact(self.input).zip(rows_of_bytes) {
+            steps.push(quantise_unsigned(row, &mut bytes[..self.input]));
+        }
+        let panels_of_bytes = panels.bytes.chunks_exact(width * PANEL);
+        for (number, panel) in panels_of_bytes.enumerate() {
+            let columns = number * PANEL..self.output.min((number + 1) * PANEL);
+            for first in (0..rows).step_by(ROWS) {
+                let last = rows.min(first + ROWS);
+                multiply_panel(
+                    std::array::from_fn(|row| {
+                        &bytes[(first + row).min(last - 1) * width..][..width]
+                    }),
+                    panel,
+                    &steps[first..last],
+                    (
+                        &panels.offsets[columns.clone()],
+                        &panels.scales[columns.clone()],
+                    ),
+                    &self.bias[columns.clone()],
+                    &mut out[first * self.output + columns.start..],
+                    self.output,
+                );
+            }
+        }
     }
 }
 
 impl Weights {
     /// Packs rows of `width` numbers.
     fn floats(weights: &[f32], width: usize) -> Self {
-        let output = weights.len() / width;
-        let transposed = strided([width, output], [1, width], weights);
+        let shape = [width, weights.len() / width];
+        let transposed = NdTensorView::from_slice_with_strides(shape, weights, [1, width])
+            .expect("the slice holds this matrix");
         Self::Float(GemmExecutor::<f32>::new().prepack_b(transposed))
     }
+}
 
-    /// The largest magnitude of an 8-bit weight. Where sums of two products saturate at 16 bits, weights have one bit
-    /// less.
-    fn most() -> f32 {
-        if GemmExecutor::<u8, i8, i32>::new().may_saturate() {
-            63.0
-        } else {
-            127.0
+impl Panels {
+    fn pack(rows: &QuantisedRows) -> Self {
+        let width = rows.width.next_multiple_of(SIDE_BY_SIDE);
+        let outputs = rows.scales.len();
+        let mut bytes = vec![0; outputs.next_multiple_of(PANEL) * width];
+        let mut offsets = Vec::with_capacity(outputs);
+        for (number, row) in rows.bytes.chunks_exact(rows.width).enumerate() {
+            let panel = &mut bytes[number / PANEL * PANEL * width..];
+            let sum: i32 = row.iter().map(|byte| i32::from(*byte)).sum();
+            offsets.push(sum * i32::from(ZERO));
+            for (place, part) in row.chunks(SIDE_BY_SIDE).enumerate() {
+                let to = (place * PANEL + number % PANEL) * SIDE_BY_SIDE;
+                panel[to..to + part.len()].copy_from_slice(part);
+            }
         }
-    }
-
-    /// Packs rows of 8-bit numbers.
-    fn bytes(rows: QuantisedRows) -> Self {
-        let (width, output) = (rows.width, rows.scales.len());
-        let transposed = strided([width, output], [1, width], &rows.bytes);
-        Self::Byte {
-            packed: GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed),
-            scales: rows.scales,
+        Self {
+            bytes,
+            scales: rows.scales.clone(),
+            offsets,
         }
     }
 }
@@ -248,23 +237,24 @@ pub(crate) fn read_bias(
     has_bias.then(read).transpose()
 }
 
-/// A matrix whose rows are rounded to whole numbers of at most a given magnitude.
+/// The largest magnitude of an 8-bit weight.
+const MOST: f32 = 127.0;
+
+/// A matrix whose rows are rounded to 8-bit numbers.
 #[derive(Debug)]
 pub(crate) struct QuantisedRows {
     pub(crate) bytes: Vec<i8>,
     /// The value of a step, for each row.
     pub(crate) scales: Vec<f32>,
     width: usize,
-    most: f32,
 }
 
 impl QuantisedRows {
-    pub(crate) fn new(width: usize, most: f32) -> Self {
+    pub(crate) fn new(width: usize) -> Self {
         Self {
             bytes: Vec::new(),
             scales: Vec::new(),
             width,
-            most,
         }
     }
 
@@ -273,9 +263,8 @@ impl QuantisedRows {
         file: &ModelFile,
         name: &str,
         (output, input): (usize, usize),
-        most: f32,
     ) -> Result<Self, FileError> {
-        let mut rows = Self::new(input, most);
+        let mut rows = Self::new(input);
         rows.bytes.reserve_exact(output * input);
         file.each_rows(name, &[output, input], |weights| rows.extend(weights))?;
         Ok(rows)
@@ -287,7 +276,7 @@ impl QuantisedRows {
         self.bytes.resize(before + weights.len(), 0);
         let rows = weights.chunks_exact(self.width);
         for (row, bytes) in rows.zip(self.bytes[before..].chunks_exact_mut(self.width)) {
-            self.scales.push(quantise_signed(row, self.most, bytes));
+            self.scales.push(quantise_signed(row, MOST, bytes));
         }
     }
 }

@@ -9,15 +9,17 @@
 
 mod attention;
 mod elementwise;
+mod panels;
 mod products;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use attention::{Head, attend, attend_heads};
 pub use elementwise::{add, gelu, layer_norm, log_sum_exp, maximum, powers, scale};
+pub use panels::{PANEL, ROWS, multiply_panel};
 pub use products::{
     COLUMNS, QuantisedRow, ZERO, dot_columns, dot_floats, dot_rows, quantise_row, quantise_signed,
-    quantise_unsigned, scale_sums,
+    quantise_unsigned,
 };
 
 /// Compiles a function for several instruction sets, and calls the best one that the processor has. The function's

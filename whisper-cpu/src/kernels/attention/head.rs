@@ -8,16 +8,9 @@ use rayon::prelude::*;
 
 use super::super::elementwise::powers;
 use super::super::for_each_processor;
+use super::super::panels::{PANEL, ROWS, multiply_pairs};
 use super::super::products::{MOST, QuantisedRow, quantise_row, rounded, scale_sums};
-#[cfg(target_arch = "x86_64")]
-use super::super::x86::Level;
-#[cfg(target_arch = "x86_64")]
-use super::x86;
 
-/// Columns of a panel: a part of a matrix whose products with some rows are computed together.
-pub(super) const PANEL: usize = 64;
-/// Positions whose attention is computed together, so that keys and values are read once for all.
-const ROWS: usize = 6;
 /// Positions that one thread handles at a time.
 const ROWS_OF_A_TASK: usize = 4 * ROWS;
 /// Products for which another thread is worthwhile.
@@ -175,7 +168,7 @@ impl Head {
         }
         let rows: [&[i16]; R] = std::array::from_fn(|row| &scratch.queries[row].values[..]);
         for (number, panel) in self.keys.chunks_exact(PANEL * self.width).enumerate() {
-            multiply(rows, panel, &mut scratch.sums[number * PANEL..], padded);
+            multiply_pairs(rows, panel, &mut scratch.sums[number * PANEL..], padded);
         }
         let factor = 1.0 / (self.width as f32).sqrt();
         for row in 0..R {
@@ -192,7 +185,7 @@ impl Head {
             std::array::from_fn(|row| &scratch.weights[(first + row) * padded..][..padded]);
         let panels = self.values.chunks_exact(PANEL * padded);
         for (number, panel) in panels.enumerate() {
-            multiply(rows, panel, &mut scratch.sums, PANEL);
+            multiply_pairs(rows, panel, &mut scratch.sums, PANEL);
             let columns = number * PANEL..self.width.min((number + 1) * PANEL);
             for row in 0..R {
                 let factor = 1.0 / scratch.totals[first + row] as f32;
@@ -294,35 +287,6 @@ fn quantise_weights_plain<const FUSES: bool>(values: &[f32], factor: f32, to: &m
 for_each_processor! {
     /// Quantises positive numbers. Returns the sum of the results.
     quantise_weights(values: &[f32], factor: f32, to: &mut [i16]) -> i32 = quantise_weights_plain
-}
-
-/// Multiplies rows with a panel: row `r` of the products begins at `sums[r × stride]`.
-fn multiply<const R: usize>(rows: [&[i16]; R], panel: &[i16], sums: &mut [i32], stride: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(level) = Level::best() {
-        x86::multiply(level, rows, panel, sums, stride);
-        return;
-    }
-    multiply_plain(rows, panel, sums, stride);
-}
-
-pub(super) fn multiply_plain<const R: usize>(
-    rows: [&[i16]; R],
-    panel: &[i16],
-    sums: &mut [i32],
-    stride: usize,
-) {
-    for (number, row) in rows.iter().enumerate() {
-        let mut totals = [0_i32; PANEL];
-        let pairs = row.as_chunks::<2>().0.iter();
-        for (pair, columns) in pairs.zip(panel.chunks_exact(2 * PANEL)) {
-            for (total, column) in totals.iter_mut().zip(columns.as_chunks::<2>().0) {
-                let product = |place: usize| i32::from(pair[place]) * i32::from(column[place]);
-                *total += product(0) + product(1);
-            }
-        }
-        sums[number * stride..][..PANEL].copy_from_slice(&totals);
-    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,6 @@
 //! it ([`attend`]).
 
 mod head;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 pub use head::{Head, attend_heads};
 
