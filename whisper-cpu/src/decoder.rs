@@ -19,6 +19,8 @@ use crate::vocabulary::Token;
 
 /// Rows of a matrix that one thread multiplies at a time.
 const ROWS_OF_A_TASK: usize = 2048;
+/// Weights that stay in a core's cache while they are multiplied with many vectors, in bytes.
+const CACHED_WEIGHTS: usize = 128 << 10;
 
 /// A matrix for products with few vectors.
 #[derive(Debug)]
@@ -103,12 +105,7 @@ impl Matrix {
                         column
                     })
                     .collect();
-                for (columns, out) in columns
-                    .chunks(COLUMNS)
-                    .zip(out.chunks_mut(COLUMNS * height))
-                {
-                    multiply(bytes, scales, columns, out);
-                }
+                multiply(bytes, scales, &columns, &mut out);
             }
         }
         if let Some(bias) = &self.bias {
@@ -118,27 +115,45 @@ impl Matrix {
     }
 }
 
-/// Multiplies 8-bit rows with at most [`COLUMNS`] vectors. `out` has a row for each of them.
+/// Multiplies 8-bit rows with vectors. `out` has a row for each of them.
 fn multiply(bytes: &[i8], scales: &[f32], columns: &[QuantisedRow], out: &mut [f32]) {
     let (width, height) = (columns[0].values.len(), scales.len());
-    let parts = bytes
-        .par_chunks(ROWS_OF_A_TASK * width)
-        .zip(scales.par_chunks(ROWS_OF_A_TASK));
     if let [column] = columns {
-        parts
+        (bytes.par_chunks(ROWS_OF_A_TASK * width))
+            .zip(scales.par_chunks(ROWS_OF_A_TASK))
             .zip(out.par_chunks_mut(ROWS_OF_A_TASK))
             .for_each(|((bytes, scales), out)| dot_rows(bytes, scales, column, out));
         return;
     }
-    // Reading the weights takes the time, so it costs little to multiply with a vector more than once.
-    let all = std::array::from_fn(|column| &columns[column.min(columns.len() - 1)]);
-    let mut by_row = vec![0.0; COLUMNS * height];
-    parts
-        .zip(by_row.par_chunks_mut(ROWS_OF_A_TASK * COLUMNS))
-        .for_each(|((bytes, scales), out)| dot_columns(bytes, scales, &all, out));
-    for (row, values) in by_row.chunks_exact(COLUMNS).enumerate() {
-        for (column, value) in values[..columns.len()].iter().enumerate() {
-            out[column * height + row] = *value;
+    // Reading the weights takes the time, so it costs little to multiply with a vector more than once. Rows that stay in
+    // the cache are multiplied with all vectors before the next ones are read.
+    let rows = if columns.len() > COLUMNS {
+        CACHED_WEIGHTS.div_ceil(width)
+    } else {
+        ROWS_OF_A_TASK
+    };
+    let groups: Vec<[&QuantisedRow; COLUMNS]> = (columns.chunks(COLUMNS))
+        .map(|group| std::array::from_fn(|column| &group[column.min(group.len() - 1)]))
+        .collect();
+    let mut by_row = vec![0.0; groups.len() * COLUMNS * height];
+    (bytes.par_chunks(rows * width))
+        .zip(scales.par_chunks(rows))
+        .zip(by_row.par_chunks_mut(groups.len() * COLUMNS * rows))
+        .for_each(|((bytes, scales), out)| {
+            let outs = out.chunks_exact_mut(COLUMNS * scales.len());
+            for (group, out) in groups.iter().zip(outs) {
+                dot_columns(bytes, scales, group, out);
+            }
+        });
+    let blocks = by_row.chunks(groups.len() * COLUMNS * rows);
+    for (block, values) in blocks.enumerate() {
+        let rows_of_block = values.len() / (groups.len() * COLUMNS);
+        for (column, out) in out.chunks_exact_mut(height).enumerate() {
+            let group = &values[column / COLUMNS * COLUMNS * rows_of_block..];
+            let out = &mut out[block * rows..][..rows_of_block];
+            for (row, out) in out.iter_mut().enumerate() {
+                *out = group[row * COLUMNS + column % COLUMNS];
+            }
         }
     }
 }
