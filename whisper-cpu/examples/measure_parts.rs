@@ -15,6 +15,7 @@ use std::time::Instant;
 use whisper_cpu::Model;
 use whisper_cpu::decoder::Sequence;
 use whisper_cpu::linear::{Linear, Precision};
+use whisper_cpu::prepared::Prepared;
 use whisper_cpu::tail::Tail;
 
 /// Runs of each part.
@@ -79,6 +80,17 @@ fn main() {
     let begin = Instant::now();
     let tail = Tail::measure(&model, &[&noise(3.0)]);
     println!("tail in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let key = [0; 32];
+    model
+        .prepare(file.as_file_mut(), &key, &tail)
+        .expect("writes");
+    let took = least(|| {
+        let prepared = Prepared::open(file.path(), &key).expect("opens");
+        Model::load_prepared(Path::new(path), &prepared, threads).expect("loads");
+    });
+    println!("loaded in {:.0} ms, prepared", took * 1e3);
 
     products(&model, precision);
     let dimensions = model.dimensions;

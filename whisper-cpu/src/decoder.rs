@@ -14,6 +14,7 @@ use crate::kernels::{
     gelu, quantise_row,
 };
 use crate::linear::{Linear, Precision, QuantisedRows, read_bias};
+use crate::prepared::{ByteMatrix, Bytes};
 use crate::tail::{Rows, Tail};
 use crate::vocabulary::Token;
 
@@ -26,7 +27,7 @@ const CACHED_WEIGHTS: usize = 128 << 10;
 #[derive(Debug)]
 enum Weights {
     Float(Vec<f32>),
-    Byte { bytes: Vec<i8>, scales: Vec<f32> },
+    Byte(ByteMatrix),
 }
 
 #[derive(Debug)]
@@ -48,11 +49,15 @@ impl Matrix {
         let weights = match precision {
             Precision::Float => Weights::Float(file.tensor(&weights, &[output, input])?),
             Precision::Byte => {
-                let rows = QuantisedRows::read(file, &weights, (output, input))?;
-                Weights::Byte {
-                    bytes: rows.bytes,
-                    scales: rows.scales,
-                }
+                let matrix = file.prepared(&weights, output * input, output, || {
+                    let rows = QuantisedRows::read(file, &weights, (output, input))?;
+                    Ok(ByteMatrix {
+                        bytes: Bytes::Own(rows.bytes.into()),
+                        scales: rows.scales.into(),
+                        offsets: [].into(),
+                    })
+                })?;
+                Weights::Byte(matrix)
             }
         };
         Ok(Self {
@@ -65,7 +70,7 @@ impl Matrix {
     fn height(&self) -> usize {
         match &self.weights {
             Weights::Float(weights) => weights.len() / self.width,
-            Weights::Byte { scales, .. } => scales.len(),
+            Weights::Byte(matrix) => matrix.scales.len(),
         }
     }
 
@@ -74,9 +79,9 @@ impl Matrix {
         let range = number * self.width..(number + 1) * self.width;
         match &self.weights {
             Weights::Float(weights) => weights[range].to_vec(),
-            Weights::Byte { bytes, scales } => {
-                let scale = scales[number];
-                bytes[range]
+            Weights::Byte(matrix) => {
+                let scale = matrix.scales[number];
+                matrix.bytes[range]
                     .iter()
                     .map(|byte| f32::from(*byte) * scale)
                     .collect()
@@ -97,7 +102,7 @@ impl Matrix {
                         .for_each(|(weights, out)| dot_floats(weights, input, out));
                 }
             }
-            Weights::Byte { bytes, scales } => {
+            Weights::Byte(matrix) => {
                 let columns: Vec<QuantisedRow> = (input.chunks_exact(width))
                     .map(|row| {
                         let mut column = QuantisedRow::default();
@@ -105,7 +110,7 @@ impl Matrix {
                         column
                     })
                     .collect();
-                multiply(bytes, scales, &columns, &mut out);
+                multiply(&matrix.bytes, &matrix.scales, &columns, &mut out);
             }
         }
         if let Some(bias) = &self.bias {

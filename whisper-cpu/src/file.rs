@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::blocks::ElementType;
 use crate::linear::Precision;
+use crate::prepared::{ByteMatrix, Prepared};
 
 /// `ggml` as a little-endian number.
 const MAGIC: u32 = 0x6767_6d6c;
@@ -89,6 +90,9 @@ pub struct ModelFile {
     pub texts: Vec<Vec<u8>>,
     file: Mutex<File>,
     entries: HashMap<String, Entry>,
+    prepared: Option<Prepared>,
+    /// Matrices that were not prepared.
+    made: Mutex<Vec<(String, ByteMatrix)>>,
 }
 
 /// Rows of a tensor that are converted at a time: whole blocks of every element type.
@@ -123,7 +127,38 @@ impl ModelFile {
             texts,
             file: Mutex::new(file.into_inner()),
             entries,
+            prepared: None,
+            made: Mutex::default(),
         })
+    }
+
+    /// Takes 8-bit matrices from a prepared file.
+    pub(crate) fn use_prepared(&mut self, prepared: Prepared) {
+        self.prepared = Some(prepared);
+    }
+
+    /// A matrix with this many 8-bit numbers and outputs: from the prepared file, or made.
+    pub(crate) fn prepared(
+        &self,
+        name: &str,
+        bytes: usize,
+        outputs: usize,
+        make: impl FnOnce() -> Result<ByteMatrix, FileError>,
+    ) -> Result<ByteMatrix, FileError> {
+        if let Some(prepared) = &self.prepared {
+            return prepared.matrix(name, bytes, outputs);
+        }
+        let matrix = make()?;
+        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((name.to_owned(), matrix.clone()));
+        Ok(matrix)
+    }
+
+    /// All matrices that were made.
+    pub(crate) fn into_made(self) -> Vec<(String, ByteMatrix)> {
+        self.made
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The precision that fits the file's weights.

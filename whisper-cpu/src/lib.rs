@@ -2,7 +2,8 @@
 //!
 //! Reads Whisper models in ggml's format and computes what they are made of: the log-mel spectrogram
 //! ([`mel`]), the encoder ([`encoder`]), the decoder ([`decoder`]), and the tokens ([`vocabulary`]). The crate reads
-//! the model file and nothing else. Products of matrices come from `rten-gemm`; the other loops are in [`kernels`].
+//! the model file, and a file with the same weights [`prepared`] for use, and nothing else. Products of 32-bit matrices
+//! come from `rten-gemm`; the other loops are in [`kernels`].
 
 pub mod blocks;
 pub mod decoder;
@@ -12,12 +13,14 @@ pub mod file;
 pub mod kernels;
 pub mod linear;
 pub mod mel;
+pub mod prepared;
 pub mod rules;
 pub mod tail;
 pub mod tokenizer;
 pub mod transcribe;
 pub mod vocabulary;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +32,7 @@ use encoder::Encoder;
 use file::{Dimensions, FileError, ModelFile};
 use linear::Precision;
 use mel::Mel;
+use prepared::{ByteMatrix, Key, Prepared};
 use tail::{Rows, Tail};
 use vocabulary::{Token, Vocabulary};
 
@@ -52,6 +56,8 @@ pub struct Model {
     /// The decoder.
     pub decoder: Decoder,
     threads: ThreadPool,
+    /// 8-bit matrices that could be prepared for the next time.
+    made: Vec<(String, ByteMatrix)>,
 }
 
 impl Model {
@@ -67,6 +73,25 @@ impl Model {
     ) -> Result<Self, FileError> {
         let file = ModelFile::open(path)?;
         let precision = precision.unwrap_or_else(|| file.precision());
+        Self::read(file, precision, threads)
+    }
+
+    /// Loads a ggml file that was [prepared](Self::prepare).
+    ///
+    /// # Errors
+    /// As for [`Self::load`], or the prepared file lacks weights.
+    pub fn load_prepared(
+        path: &Path,
+        prepared: &Prepared,
+        threads: usize,
+    ) -> Result<Self, FileError> {
+        let mut file = ModelFile::open(path)?;
+        file.use_prepared(prepared.clone());
+        let precision = file.precision();
+        Self::read(file, precision, threads)
+    }
+
+    fn read(file: ModelFile, precision: Precision, threads: usize) -> Result<Self, FileError> {
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("whisper-{number}"))
@@ -85,7 +110,18 @@ impl Model {
             encoder: encoder?,
             decoder: decoder?,
             threads,
+            made: file.into_made(),
         })
+    }
+
+    /// Writes the 8-bit weights as they lie in memory, if there are any, and a `tail`, so that another process can map
+    /// them. The key identifies the model.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn prepare(&self, to: &mut File, key: &Key, tail: &Tail) -> std::io::Result<()> {
+        let tail = (tail::BLOCK, tail.values().collect());
+        prepared::write(to, key, &self.made, &[tail])
     }
 
     /// Runs work on the model's threads.

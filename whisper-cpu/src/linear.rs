@@ -6,6 +6,7 @@ use rten_tensor::{Matrix, NdTensorView};
 
 use crate::file::{FileError, ModelFile};
 use crate::kernels::{PANEL, ROWS, ZERO, multiply_panel, quantise_signed, quantise_unsigned};
+use crate::prepared::{ByteMatrix, Bytes};
 
 /// Numbers in which an encoder computes its products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,16 +40,8 @@ const SIDE_BY_SIDE: usize = 4;
 
 enum Weights {
     Float(PackedBMatrix<f32>),
-    Byte(Panels),
-}
-
-/// Weights in 8-bit numbers, packed for [`multiply_panel`].
-struct Panels {
-    bytes: Vec<i8>,
-    /// The value of a step, for each output.
-    scales: Vec<f32>,
-    /// The products with activations of zero, for each output.
-    offsets: Vec<i32>,
+    /// Packed for [`multiply_panel`].
+    Byte(ByteMatrix),
 }
 
 impl std::fmt::Debug for Linear {
@@ -82,7 +75,7 @@ impl Linear {
             Precision::Byte => {
                 let mut rows = QuantisedRows::new(input);
                 rows.extend(weights);
-                Weights::Byte(Panels::pack(&rows))
+                Weights::Byte(packed(&rows))
             }
         };
         Self {
@@ -105,8 +98,10 @@ impl Linear {
         let weights = match precision {
             Precision::Float => Weights::floats(&file.tensor(&weights, &[output, input])?, input),
             Precision::Byte => {
-                let rows = QuantisedRows::read(file, &weights, (output, input))?;
-                Weights::Byte(Panels::pack(&rows))
+                let bytes = output.next_multiple_of(PANEL) * input.next_multiple_of(SIDE_BY_SIDE);
+                let read = || QuantisedRows::read(file, &weights, (output, input));
+                let matrix = file.prepared(&weights, bytes, output, || Ok(packed(&read()?)))?;
+                Weights::Byte(matrix)
             }
         };
         Ok(Self {
@@ -153,11 +148,17 @@ impl Linear {
                     )
                     .expect("the shapes fit");
             }
-            Weights::Byte(panels) => self.apply_bytes(panels, input, scratch, out),
+            Weights::Byte(weights) => self.apply_bytes(weights, input, scratch, out),
         }
     }
 
-    fn apply_bytes(&self, panels: &Panels, input: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
+    fn apply_bytes(
+        &self,
+        weights: &ByteMatrix,
+        input: &[f32],
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
         let Scratch { bytes, steps } = scratch;
         let (rows, width) = (
             input.len() / self.input,
@@ -169,8 +170,8 @@ impl Linear {
         for (row, bytes) in input.chunks_exact(self.input).zip(rows_of_bytes) {
             steps.push(quantise_unsigned(row, &mut bytes[..self.input]));
         }
-        let panels_of_bytes = panels.bytes.chunks_exact(width * PANEL);
-        for (number, panel) in panels_of_bytes.enumerate() {
+        let panels = weights.bytes.chunks_exact(width * PANEL);
+        for (number, panel) in panels.enumerate() {
             let columns = number * PANEL..self.output.min((number + 1) * PANEL);
             for first in (0..rows).step_by(ROWS) {
                 let last = rows.min(first + ROWS);
@@ -181,8 +182,8 @@ impl Linear {
                     panel,
                     &steps[first..last],
                     (
-                        &panels.offsets[columns.clone()],
-                        &panels.scales[columns.clone()],
+                        &weights.offsets[columns.clone()],
+                        &weights.scales[columns.clone()],
                     ),
                     &self.bias[columns.clone()],
                     &mut out[first * self.output + columns.start..],
@@ -203,26 +204,25 @@ impl Weights {
     }
 }
 
-impl Panels {
-    fn pack(rows: &QuantisedRows) -> Self {
-        let width = rows.width.next_multiple_of(SIDE_BY_SIDE);
-        let outputs = rows.scales.len();
-        let mut bytes = vec![0; outputs.next_multiple_of(PANEL) * width];
-        let mut offsets = Vec::with_capacity(outputs);
-        for (number, row) in rows.bytes.chunks_exact(rows.width).enumerate() {
-            let panel = &mut bytes[number / PANEL * PANEL * width..];
-            let sum: i32 = row.iter().map(|byte| i32::from(*byte)).sum();
-            offsets.push(sum * i32::from(ZERO));
-            for (place, part) in row.chunks(SIDE_BY_SIDE).enumerate() {
-                let to = (place * PANEL + number % PANEL) * SIDE_BY_SIDE;
-                panel[to..to + part.len()].copy_from_slice(part);
-            }
+/// Packs rows in panels for [`multiply_panel`].
+fn packed(rows: &QuantisedRows) -> ByteMatrix {
+    let width = rows.width.next_multiple_of(SIDE_BY_SIDE);
+    let outputs = rows.scales.len();
+    let mut bytes = vec![0; outputs.next_multiple_of(PANEL) * width];
+    let mut offsets = Vec::with_capacity(outputs);
+    for (number, row) in rows.bytes.chunks_exact(rows.width).enumerate() {
+        let panel = &mut bytes[number / PANEL * PANEL * width..];
+        let sum: i32 = row.iter().map(|byte| i32::from(*byte)).sum();
+        offsets.push(sum * i32::from(ZERO));
+        for (place, part) in row.chunks(SIDE_BY_SIDE).enumerate() {
+            let to = (place * PANEL + number % PANEL) * SIDE_BY_SIDE;
+            panel[to..to + part.len()].copy_from_slice(part);
         }
-        Self {
-            bytes,
-            scales: rows.scales.clone(),
-            offsets,
-        }
+    }
+    ByteMatrix {
+        bytes: Bytes::Own(bytes.into()),
+        scales: rows.scales[..].into(),
+        offsets: offsets.into(),
     }
 }
 

@@ -11,12 +11,17 @@
 
 use crate::Model;
 use crate::encoder::SAMPLES;
+use crate::file::FileError;
 use crate::mel::FULL_FRAMES;
+use crate::prepared::Prepared;
 
 /// Positions for which one position of the tail stands.
 pub const STEP: usize = 8;
 /// Positions after the audio that are computed as well.
 pub const MARGIN: usize = 16;
+
+/// The tail's name in a prepared file.
+pub(crate) const BLOCK: &str = "tail";
 
 /// Keys and values of one layer's attention, a row for each position.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -110,15 +115,24 @@ impl Tail {
 /// All numbers in one row, for storage.
 impl Tail {
     /// The keys and values of all layers, the encoder's first.
-    pub fn values(&self) -> impl Iterator<Item = f32> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = f32> {
         let layers = self.encoder.iter().chain(&self.decoder);
         layers
             .flat_map(|layer| layer.keys.iter().chain(&layer.values))
             .copied()
     }
 
+    /// The tail in a prepared file.
+    ///
+    /// # Errors
+    /// There is none for this model.
+    pub fn of_prepared(model: &Model, prepared: &Prepared) -> Result<Self, FileError> {
+        let tail = Self::from_values(model, &prepared.floats(BLOCK)?);
+        tail.ok_or_else(|| FileError::Format("the prepared tail is another model's".to_owned()))
+    }
+
     /// The tail from its [`Self::values`]; `None` if there are more or fewer than the model needs.
-    pub fn from_values(model: &Model, values: &[f32]) -> Option<Self> {
+    fn from_values(model: &Model, values: &[f32]) -> Option<Self> {
         let width = model.dimensions.state;
         let each = model.dimensions.audio_positions.div_ceil(STEP) * width;
         let layers = model.dimensions.audio_layers + model.dimensions.text_layers;

@@ -12,6 +12,7 @@ import email.parser
 import email.policy
 import http.server
 import json
+import os
 import subprocess
 
 import numpy
@@ -85,6 +86,8 @@ def whisper_cpp_audio_ctx(path, threads):
 
 
 def openvino(path, threads):
+    # Otherwise the library sends statistics of its use.
+    os.environ["CI"] = "true"
     import openvino_genai
 
     # Beside int8 weights, f32 was faster than the default, bf16, on a processor with AVX-512 and without AMX.

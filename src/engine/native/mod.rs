@@ -1,6 +1,6 @@
 //! Whisper on the CPU, computed by the crate `whisper-cpu`.
 //!
-//! A chunk is encoded only as far as its audio goes; the model's mean tail (module `tail`) stands for the rest of the
+//! A chunk is encoded only as far as its audio goes; the model's mean tail stands for the rest of the
 //! window. A text that is doubtful is decoded again with the full window and OpenAI's temperature ladder.
 
 use std::ops::Range;
@@ -30,7 +30,7 @@ use alignment::Attention;
 
 mod alignment;
 mod heads;
-mod tail;
+mod prepared;
 
 /// Samples of a frame of 10 ms.
 const FRAME: usize = SAMPLE_RATE as usize / 100;
@@ -79,7 +79,7 @@ impl Native {
             format!("{} cannot be loaded: {error}", path.display())
         };
         let threads = options.threads.max(1) as usize;
-        let model = whisper_cpu::Model::load(path, None, threads).map_err(failed)?;
+        let (model, tail) = prepared::load(path, threads).map_err(failed)?;
         let dimensions = model.dimensions;
         let shape = (
             dimensions.text_layers,
@@ -89,7 +89,7 @@ impl Native {
         Ok(Self {
             rules: Rules::new(&model.vocabulary),
             tokenizer: Tokenizer::new(&model.vocabulary),
-            tail: tail::of(&model, path),
+            tail,
             beam: options.beam_size as usize,
             heads: heads::heads_of(shape, dimensions.heads),
             model,
