@@ -8,9 +8,9 @@
 //! ```
 //!
 //! A configuration is a window (`full`, or margin/minimum in frames of 20 ms) and options: `beam=N`,
-//! `no-times`, `model-b`, `detect` (the language is not given), `native` (the engine). The others are compared with
-//! the first one: differences of the word error rate are in points, with the 95 % interval of a paired
-//! bootstrap over clips.
+//! `no-times`, `model-b`, `detect` (the language is not given), `native` (the engine, which has no other window than
+//! its own and `full`). The others are compared with the first one: differences of the word error rate are in points,
+//! with the 95 % interval of a paired bootstrap over clips.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -81,7 +81,10 @@ impl Engine for Null {
         request: ChunkRequest,
         _heard: LanguageHeard,
     ) -> Result<ChunkTranscript, EngineError> {
-        tokio::time::sleep(self.work).await;
+        // Even a sleep of no time lasts until the timer's next millisecond.
+        if !self.work.is_zero() {
+            tokio::time::sleep(self.work).await;
+        }
         Ok(ChunkTranscript {
             segments: vec![Segment {
                 id: 0,

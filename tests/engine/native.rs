@@ -93,18 +93,24 @@ async fn a_prompt_decides_the_spelling_and_an_abort_ends_the_work() {
 }
 
 #[tokio::test]
-async fn the_mean_tail_is_kept_beside_the_model_and_measured_again_if_the_file_is_damaged() {
+async fn the_prepared_file_gives_the_same_text_and_is_made_again_if_it_is_damaged() {
     let folder = tempfile::tempdir().expect("a folder");
     let link = linked(folder.path(), "tiny.en").await;
-    let tail = folder.path().join("ggml-tiny.en.tail");
-    Native::load(&link, Options::default()).expect("loads");
-    let whole = std::fs::read(&tail).expect("is kept");
+    let prepared = folder.path().join("ggml-tiny.en.prepared");
+    let native = Native::load(&link, Options::default()).expect("loads");
+    let first = transcribe(&native, &request("en-sentence.wav"));
+    let whole = std::fs::read(&prepared).expect("is kept");
+    let native = Native::load(&link, Options::default()).expect("loads");
+    let second = transcribe(&native, &request("en-sentence.wav"));
+    assert_eq!(first.segments, second.segments);
     let mut damaged = whole.clone();
     damaged[100_000] ^= 1;
-    std::fs::write(&tail, &damaged).expect("writes");
+    // As another process would replace it: a mapped file must not change.
+    std::fs::remove_file(&prepared).expect("removes");
+    std::fs::write(&prepared, &damaged).expect("writes");
     let native = Native::load(&link, Options::default()).expect("loads");
-    assert!(std::fs::read(&tail).expect("is kept").len() == whole.len());
-    assert_ne!(std::fs::read(&tail).expect("is kept"), damaged);
+    assert!(std::fs::read(&prepared).expect("is kept").len() == whole.len());
+    assert_ne!(std::fs::read(&prepared).expect("is kept"), damaged);
     let done = transcribe(&native, &request("en-command.wav"));
     let text = words(&done.segments[0].text);
     assert_eq!(text, words(&sample_text("en-command.wav")));

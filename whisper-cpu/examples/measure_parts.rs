@@ -64,6 +64,20 @@ fn products(model: &Model, precision: Precision) {
     }
 }
 
+/// Loads the model once more, from a file that was prepared.
+fn loading_prepared(model: &Model, path: &Path, tail: &Tail, threads: usize) {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let key = [0; 32];
+    model
+        .prepare(file.as_file_mut(), &key, tail)
+        .expect("writes");
+    let took = least(|| {
+        let prepared = Prepared::open(file.path(), &key).expect("opens");
+        Model::load_prepared(path, &prepared, threads).expect("loads");
+    });
+    println!("loaded in {:.0} ms, prepared", took * 1e3);
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, precision, threads] = &arguments[..] else {
@@ -81,16 +95,9 @@ fn main() {
     let tail = Tail::measure(&model, &[&noise(3.0)]);
     println!("tail in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
 
-    let mut file = tempfile::NamedTempFile::new().expect("a file");
-    let key = [0; 32];
-    model
-        .prepare(file.as_file_mut(), &key, &tail)
-        .expect("writes");
-    let took = least(|| {
-        let prepared = Prepared::open(file.path(), &key).expect("opens");
-        Model::load_prepared(Path::new(path), &prepared, threads).expect("loads");
-    });
-    println!("loaded in {:.0} ms, prepared", took * 1e3);
+    if precision == Precision::Byte {
+        loading_prepared(&model, Path::new(path), &tail, threads);
+    }
 
     products(&model, precision);
     let dimensions = model.dimensions;

@@ -30,6 +30,9 @@ enum Weights {
     Byte(ByteMatrix),
 }
 
+/// The largest magnitude of an 8-bit weight.
+const MOST: f32 = 127.0;
+
 #[derive(Debug)]
 struct Matrix {
     width: usize,
@@ -50,7 +53,7 @@ impl Matrix {
             Precision::Float => Weights::Float(file.tensor(&weights, &[output, input])?),
             Precision::Byte => {
                 let matrix = file.prepared(&weights, output * input, output, || {
-                    let rows = QuantisedRows::read(file, &weights, (output, input))?;
+                    let rows = QuantisedRows::read(file, &weights, (output, input), MOST)?;
                     Ok(ByteMatrix {
                         bytes: Bytes::Own(rows.bytes.into()),
                         scales: rows.scales.into(),

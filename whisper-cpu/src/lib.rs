@@ -2,8 +2,8 @@
 //!
 //! Reads Whisper models in ggml's format and computes what they are made of: the log-mel spectrogram
 //! ([`mel`]), the encoder ([`encoder`]), the decoder ([`decoder`]), and the tokens ([`vocabulary`]). The crate reads
-//! the model file, and a file with the same weights [`prepared`] for use, and nothing else. Products of 32-bit matrices
-//! come from `rten-gemm`; the other loops are in [`kernels`].
+//! the model file, and a file with the same weights [`prepared`] for use, and nothing else. The loops that take the time are in
+//! [`kernels`].
 
 pub mod blocks;
 pub mod decoder;

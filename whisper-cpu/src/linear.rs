@@ -1,11 +1,12 @@
 //! Products of many positions with weights that are packed once.
 
 use rayon::prelude::*;
-use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
-use rten_tensor::{Matrix, NdTensorView};
 
 use crate::file::{FileError, ModelFile};
-use crate::kernels::{PANEL, ROWS, ZERO, multiply_panel, quantise_signed, quantise_unsigned};
+use crate::kernels::{
+    PANEL, ROWS, ZERO, largest_weight, multiply_float_panel, multiply_panel, quantise_signed,
+    quantise_unsigned,
+};
 use crate::prepared::{ByteMatrix, Bytes};
 
 /// Numbers in which an encoder computes its products.
@@ -39,7 +40,8 @@ const MOST_OF_A_TASK: usize = 8 * ROWS;
 const SIDE_BY_SIDE: usize = 4;
 
 enum Weights {
-    Float(PackedBMatrix<f32>),
+    /// Packed for [`multiply_float_panel`].
+    Float(Vec<f32>),
     /// Packed for [`multiply_panel`].
     Byte(ByteMatrix),
 }
@@ -56,11 +58,6 @@ pub(crate) fn positions_of_a_task(positions: usize) -> usize {
     even.next_multiple_of(ROWS).min(MOST_OF_A_TASK)
 }
 
-/// A row-major matrix.
-fn matrix<T>(rows: usize, columns: usize, values: &[T]) -> Matrix<'_, T> {
-    NdTensorView::from_data([rows, columns], values)
-}
-
 impl Linear {
     /// Packs weights of `output` rows and `input` columns.
     pub fn new(
@@ -73,7 +70,7 @@ impl Linear {
         let weights = match precision {
             Precision::Float => Weights::floats(weights, input),
             Precision::Byte => {
-                let mut rows = QuantisedRows::new(input);
+                let mut rows = QuantisedRows::new(input, largest_weight());
                 rows.extend(weights);
                 Weights::Byte(packed(&rows))
             }
@@ -99,7 +96,8 @@ impl Linear {
             Precision::Float => Weights::floats(&file.tensor(&weights, &[output, input])?, input),
             Precision::Byte => {
                 let bytes = output.next_multiple_of(PANEL) * input.next_multiple_of(SIDE_BY_SIDE);
-                let read = || QuantisedRows::read(file, &weights, (output, input));
+                let read =
+                    || QuantisedRows::read(file, &weights, (output, input), largest_weight());
                 let matrix = file.prepared(&weights, bytes, output, || Ok(packed(&read()?)))?;
                 Weights::Byte(matrix)
             }
@@ -133,20 +131,17 @@ impl Linear {
     /// As [`Self::apply`], on one thread and into memory of the right size.
     pub fn apply_to(&self, input: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
         match &self.weights {
-            Weights::Float(packed) => {
-                let options = GemmOptions {
-                    bias: Some(BiasVector::Row(&self.bias)),
-                    ..GemmOptions::default()
-                };
-                let rows = input.len() / self.input;
-                GemmExecutor::<f32>::new()
-                    .gemm(
-                        out,
-                        GemmInputA::Unpacked(matrix(rows, self.input, input)),
-                        GemmInputB::Packed(packed),
-                        options,
-                    )
-                    .expect("the shapes fit");
+            Weights::Float(weights) => {
+                let rows: Vec<&[f32]> = input.chunks_exact(self.input).collect();
+                let panels = weights.chunks_exact(self.input * PANEL).enumerate();
+                for (number, panel) in panels {
+                    let columns = number * PANEL..self.output.min((number + 1) * PANEL);
+                    let bias = &self.bias[columns.clone()];
+                    for (part, rows) in rows.chunks(ROWS).enumerate() {
+                        let out = &mut out[part * ROWS * self.output + columns.start..];
+                        multiply_float_panel(rows, panel, bias, out, self.output);
+                    }
+                }
             }
             Weights::Byte(weights) => self.apply_bytes(weights, input, scratch, out),
         }
@@ -197,10 +192,14 @@ impl Linear {
 impl Weights {
     /// Packs rows of `width` numbers.
     fn floats(weights: &[f32], width: usize) -> Self {
-        let shape = [width, weights.len() / width];
-        let transposed = NdTensorView::from_slice_with_strides(shape, weights, [1, width])
-            .expect("the slice holds this matrix");
-        Self::Float(GemmExecutor::<f32>::new().prepack_b(transposed))
+        let mut packed = vec![0.0; (weights.len() / width).next_multiple_of(PANEL) * width];
+        for (number, row) in weights.chunks_exact(width).enumerate() {
+            let panel = &mut packed[number / PANEL * PANEL * width..];
+            for (place, weight) in row.iter().enumerate() {
+                panel[place * PANEL + number % PANEL] = *weight;
+            }
+        }
+        Self::Float(packed)
     }
 }
 
@@ -237,24 +236,23 @@ pub(crate) fn read_bias(
     has_bias.then(read).transpose()
 }
 
-/// The largest magnitude of an 8-bit weight.
-const MOST: f32 = 127.0;
-
-/// A matrix whose rows are rounded to 8-bit numbers.
+/// A matrix whose rows are rounded to whole numbers of at most a given magnitude.
 #[derive(Debug)]
 pub(crate) struct QuantisedRows {
     pub(crate) bytes: Vec<i8>,
     /// The value of a step, for each row.
     pub(crate) scales: Vec<f32>,
     width: usize,
+    most: f32,
 }
 
 impl QuantisedRows {
-    pub(crate) fn new(width: usize) -> Self {
+    pub(crate) fn new(width: usize, most: f32) -> Self {
         Self {
             bytes: Vec::new(),
             scales: Vec::new(),
             width,
+            most,
         }
     }
 
@@ -263,8 +261,9 @@ impl QuantisedRows {
         file: &ModelFile,
         name: &str,
         (output, input): (usize, usize),
+        most: f32,
     ) -> Result<Self, FileError> {
-        let mut rows = Self::new(input);
+        let mut rows = Self::new(input, most);
         rows.bytes.reserve_exact(output * input);
         file.each_rows(name, &[output, input], |weights| rows.extend(weights))?;
         Ok(rows)
@@ -276,7 +275,7 @@ impl QuantisedRows {
         self.bytes.resize(before + weights.len(), 0);
         let rows = weights.chunks_exact(self.width);
         for (row, bytes) in rows.zip(self.bytes[before..].chunks_exact_mut(self.width)) {
-            self.scales.push(quantise_signed(row, MOST, bytes));
+            self.scales.push(quantise_signed(row, self.most, bytes));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Rounding a model's weights to 8 bits and packing them takes longer than reading them. So it is done once, and the
 //! result is written into a file that later processes map into their memory: they are ready at once, and share it.
 //!
-//! Layout, little-endian: [`MAGIC`], the caller's key for the model, a CRC-32 of all that follows, the length of the
+//! Layout, little-endian: [`MAGIC`], the largest weight that this processor's products allow, the caller's key for the model, a CRC-32 of all that follows, the length of the
 //! index, the index (for each block the length of its name, the name, its offset and its length), and the blocks, each at
 //! a multiple of [`ALIGNMENT`] bytes.
 
@@ -17,11 +17,12 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use crate::file::FileError;
+use crate::kernels::largest_weight;
 
 /// Changes when the layout or the packing changes.
-const MAGIC: &[u8; 16] = b"uttera prepared1";
-/// Bytes before the index: the magic, the key, the checksum and the index's length.
-const HEAD: usize = 16 + 32 + 4 + 4;
+const MAGIC: &[u8; 15] = b"uttera prepared";
+/// Bytes before the index: the magic, the largest weight of a panel, the key, the checksum and the index's length.
+const HEAD: usize = 15 + 1 + 32 + 4 + 4;
 /// Blocks begin at multiples of this.
 const ALIGNMENT: usize = 64;
 
@@ -84,7 +85,8 @@ impl Prepared {
         // changed in place.
         let map = unsafe { Mmap::map(&file) }?;
         let (head, rest) = map.split_at_checked(HEAD).ok_or_else(damaged)?;
-        let is_wanted = head[..16] == *MAGIC && head[16..48] == *key;
+        let is_wanted =
+            head[..15] == *MAGIC && head[15] == largest_weight() as u8 && head[16..48] == *key;
         if !is_wanted || head[48..52] != crc32fast::hash(rest).to_le_bytes() {
             return Err(damaged());
         }
@@ -201,6 +203,7 @@ pub(crate) fn write(
         checksum.update(part);
     }
     to.write_all(MAGIC)?;
+    to.write_all(&[largest_weight() as u8])?;
     to.write_all(key)?;
     to.write_all(&checksum.finalize().to_le_bytes())?;
     to.write_all(&(index as u32).to_le_bytes())?;

@@ -191,7 +191,7 @@ impl Transcriber<'_> {
     }
 
     /// Decodes at temperature 0. A bad text is decoded again at the higher temperatures, all at once; the lowest one
-    /// with a good text counts, otherwise the highest. Other temperatures are used alone.
+    /// with a good text counts. If there is none, the most probable text of all counts. Other temperatures are used alone.
     fn climb(
         &self,
         audio: &Arc<Audio>,
@@ -220,10 +220,17 @@ impl Transcriber<'_> {
                 seed: step,
             })
             .collect();
-        let mut all = begun.sample(&ladder).ok_or(Stopped)?;
-        let good = all.iter().position(|decoded| !self.failed(decoded));
-        let chosen = good.unwrap_or(all.len() - 1);
-        Ok((all.swap_remove(chosen), ladder[chosen].temperature))
+        let all = begun.sample(&ladder).ok_or(Stopped)?;
+        let mut all: Vec<(Decoded, f32)> = (all.into_iter())
+            .zip(ladder.iter().map(|sampling| sampling.temperature))
+            .collect();
+        if let Some(good) = all.iter().position(|(decoded, _)| !self.failed(decoded)) {
+            return Ok(all.swap_remove(good));
+        }
+        all.push((decoded, options.temperature));
+        let most_probable =
+            |a: &(Decoded, f32), b: &(Decoded, f32)| a.0.mean_logprob.total_cmp(&b.0.mean_logprob);
+        all.into_iter().max_by(most_probable).ok_or(Stopped)
     }
 
     fn failed(&self, decoded: &Decoded) -> bool {

@@ -6,9 +6,10 @@
 
 use std::path::Path;
 
-use matrixmultiply::sgemm;
 use safetensors::{Dtype, SafeTensors};
 use thiserror::Error;
+use whisper_cpu::kernels::{add, sigmoid, tanh};
+use whisper_cpu::linear::{Linear, Precision, Scratch};
 
 /// Samples of a frame at 16 kHz: 32 ms.
 pub const FRAME: usize = 512;
@@ -40,54 +41,15 @@ pub enum WeightsError {
     Content(String),
 }
 
-/// A row-major matrix of weights, and a bias per row.
-#[derive(Debug)]
-struct Layer {
-    rows: usize,
-    columns: usize,
-    weights: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl Layer {
-    /// Multiplies with a column-major matrix of `count` columns. The result is column-major too.
-    fn apply(&self, columns: &[f32], count: usize) -> Vec<f32> {
-        debug_assert_eq!(columns.len(), self.columns * count);
-        let mut out: Vec<f32> = self.bias.repeat(count);
-        let (rows, inner) = (self.rows, self.columns);
-        // SAFETY: the three matrices have `rows × inner`, `inner × count` and `rows × count` values
-        // with these strides: `weights` by construction, `columns` as asserted above, `out` by the
-        // length of `bias`, which is `rows`.
-        unsafe {
-            sgemm(
-                rows,
-                inner,
-                count,
-                1.0,
-                self.weights.as_ptr(),
-                inner as isize,
-                1,
-                columns.as_ptr(),
-                1,
-                inner as isize,
-                1.0,
-                out.as_mut_ptr(),
-                1,
-                rows as isize,
-            );
-        }
-        out
-    }
-}
-
 /// The network's weights. Shared by all streams.
 #[derive(Debug)]
 pub struct Weights {
-    fourier: Layer,
-    convolutions: [(Layer, usize); 4],
-    input: Layer,
-    recurrent: Layer,
-    output: Layer,
+    fourier: Linear,
+    /// With the distance of their positions.
+    convolutions: [(Linear, usize); 4],
+    input: Linear,
+    recurrent: Linear,
+    output: Linear,
 }
 
 impl Weights {
@@ -101,43 +63,53 @@ impl Weights {
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, WeightsError> {
         let tensors = SafeTensors::deserialize(bytes)?;
+        let bias = |name: &str, rows| values(&tensors, name, rows).map(Some);
         let layer =
-            |name: &str, bias: Option<&str>, rows, columns| -> Result<Layer, WeightsError> {
-                Ok(Layer {
-                    rows,
-                    columns,
-                    weights: values(&tensors, name, rows * columns)?,
-                    bias: match bias {
-                        Some(bias) => values(&tensors, bias, rows)?,
-                        None => vec![0.0; rows],
-                    },
-                })
-            };
-        let convolution = |number: usize, output, input, stride| {
-            let (weight, bias) = (format!("conv{number}.weight"), format!("conv{number}.bias"));
-            layer(&weight, Some(&bias), output, input * KERNEL).map(|layer| (layer, stride))
+            |weights: &[f32], bias, columns| Linear::new(weights, bias, columns, Precision::Float);
+        let dense = |name: &str, bias, rows: usize, columns: usize| {
+            Ok::<_, WeightsError>(layer(
+                &values(&tensors, name, rows * columns)?,
+                bias,
+                columns,
+            ))
+        };
+        let convolution = |number: usize, output, input: usize, stride| {
+            let stored = values(
+                &tensors,
+                &format!("conv{number}.weight"),
+                output * input * KERNEL,
+            )?;
+            // The channels of a position lie side by side, as in the inputs.
+            let mut weights = Vec::with_capacity(stored.len());
+            for row in stored.chunks_exact(input * KERNEL) {
+                for tap in 0..KERNEL {
+                    weights.extend(row.iter().skip(tap).step_by(KERNEL));
+                }
+            }
+            let bias = bias(&format!("conv{number}.bias"), output)?;
+            Ok::<_, WeightsError>((layer(&weights, bias, input * KERNEL), stride))
         };
         Ok(Self {
-            fourier: layer("stft_conv.weight", None, 2 * BINS, WINDOW)?,
+            fourier: dense("stft_conv.weight", None, 2 * BINS, WINDOW)?,
             convolutions: [
                 convolution(1, 128, BINS, 1)?,
                 convolution(2, 64, 128, 2)?,
                 convolution(3, 64, 64, 2)?,
                 convolution(4, HIDDEN, 64, 1)?,
             ],
-            input: layer(
+            input: dense(
                 "lstm_cell.weight_ih",
-                Some("lstm_cell.bias_ih"),
+                bias("lstm_cell.bias_ih", 4 * HIDDEN)?,
                 4 * HIDDEN,
                 HIDDEN,
             )?,
-            recurrent: layer(
+            recurrent: dense(
                 "lstm_cell.weight_hh",
-                Some("lstm_cell.bias_hh"),
+                bias("lstm_cell.bias_hh", 4 * HIDDEN)?,
                 4 * HIDDEN,
                 HIDDEN,
             )?,
-            output: layer("final_conv.weight", Some("final_conv.bias"), 1, HIDDEN)?,
+            output: dense("final_conv.weight", bias("final_conv.bias", 1)?, 1, HIDDEN)?,
         })
     }
 }
@@ -182,36 +154,54 @@ impl Weights {
     /// The probability of speech in each frame of `samples`, which are ±1.0 and whole frames.
     pub fn probabilities(&self, memory: &mut Memory, samples: &[f32]) -> Vec<f32> {
         let frames = samples.len() / FRAME;
-        let mut features = magnitudes(&self.fourier, &windows(memory, samples), frames);
+        let mut scratch = Scratch::default();
+        let mut apply = |layer: &Linear, rows: &[f32], count: usize| {
+            let mut out = vec![0.0; count * layer.output()];
+            layer.apply_to(rows, &mut scratch, &mut out);
+            out
+        };
+        let spectrum = apply(&self.fourier, &windows(memory, samples), frames * WINDOWS);
+        let mut features = magnitudes(&spectrum);
         let mut length = WINDOWS;
         for (layer, stride) in &self.convolutions {
             let (gathered, shorter) = gather(&features, frames, length, *stride);
-            features = layer.apply(&gathered, frames * shorter);
+            features = apply(layer, &gathered, frames * shorter);
             for value in &mut features {
                 *value = value.max(0.0);
             }
             length = shorter;
         }
-        let inputs = self.input.apply(&features, frames);
+        let inputs = apply(&self.input, &features, frames);
         (inputs.chunks_exact(4 * HIDDEN))
-            .map(|input| self.step(memory, input))
+            .map(|input| self.step(memory, input, &mut scratch))
             .collect()
     }
 
     /// One step of the recurrent cell: input, forget, cell and output gates, in that order.
-    fn step(&self, memory: &mut Memory, input: &[f32]) -> f32 {
-        let recurrent = self.recurrent.apply(&memory.hidden, 1);
-        let gate = |gate: usize, unit: usize| {
-            let place = gate * HIDDEN + unit;
-            input[place] + recurrent[place]
-        };
-        for unit in 0..HIDDEN {
-            let kept = sigmoid(gate(1, unit)) * memory.cell[unit];
-            memory.cell[unit] = kept + sigmoid(gate(0, unit)) * gate(2, unit).tanh();
-            memory.hidden[unit] = sigmoid(gate(3, unit)) * memory.cell[unit].tanh();
+    fn step(&self, memory: &mut Memory, input: &[f32], scratch: &mut Scratch) -> f32 {
+        let Memory { hidden, cell, .. } = memory;
+        let mut gates = [[0.0; HIDDEN]; 4];
+        self.recurrent
+            .apply_to(hidden, scratch, gates.as_flattened_mut());
+        add(gates.as_flattened_mut(), input);
+        let [input, forget, new, output] = &mut gates;
+        for gate in [&mut *input, forget, output] {
+            sigmoid(gate);
         }
-        let active: Vec<f32> = memory.hidden.iter().map(|value| value.max(0.0)).collect();
-        sigmoid(self.output.apply(&active, 1)[0])
+        tanh(new);
+        for unit in 0..HIDDEN {
+            cell[unit] = forget[unit] * cell[unit] + input[unit] * new[unit];
+        }
+        hidden.copy_from_slice(cell);
+        tanh(hidden);
+        for (hidden, output) in hidden.iter_mut().zip(output) {
+            *hidden *= *output;
+        }
+        let active = hidden.iter().map(|value| value.max(0.0));
+        let mut probability = [0.0];
+        (self.output).apply_to(&active.collect::<Vec<f32>>(), scratch, &mut probability);
+        sigmoid(&mut probability);
+        probability[0]
     }
 }
 
@@ -235,12 +225,13 @@ fn windows(memory: &mut Memory, samples: &[f32]) -> Vec<f32> {
 }
 
 /// The magnitude of each frequency of each window.
-fn magnitudes(fourier: &Layer, windows: &[f32], frames: usize) -> Vec<f32> {
-    let spectrum = fourier.apply(windows, frames * WINDOWS);
+fn magnitudes(spectrum: &[f32]) -> Vec<f32> {
     let of_window = |both: &[f32]| {
         let (real, imaginary) = both.split_at(BINS);
         let pairs = real.iter().zip(imaginary);
-        pairs.map(|(re, im)| re.hypot(*im)).collect::<Vec<f32>>()
+        pairs
+            .map(|(re, im)| (re * re + im * im).sqrt())
+            .collect::<Vec<f32>>()
     };
     spectrum
         .chunks_exact(2 * BINS)
@@ -265,16 +256,10 @@ fn gather(columns: &[f32], frames: usize, length: usize, stride: usize) -> (Vec<
                 else {
                     continue;
                 };
-                let from = (frame * length + from) * channels;
-                for channel in 0..channels {
-                    gathered[to + channel * KERNEL + tap] = columns[from + channel];
-                }
+                let from = &columns[(frame * length + from) * channels..][..channels];
+                gathered[to + tap * channels..][..channels].copy_from_slice(from);
             }
         }
     }
     (gathered, shorter)
-}
-
-fn sigmoid(value: f32) -> f32 {
-    1.0 / (1.0 + (-value).exp())
 }

@@ -24,7 +24,8 @@ use whisper_cpu::transcribe::{self as windows, Stopped, Transcriber, Transcript}
 use whisper_cpu::vocabulary::Token;
 
 use crate::engine::protocol::Failure;
-use crate::engine::whisper::{Options, Request, is_ladder, nothing_said, window};
+use crate::engine::whisper::window::{self, Window};
+use crate::engine::whisper::{Options, Request, is_ladder, nothing_said};
 use crate::engine::words;
 use alignment::Attention;
 
@@ -45,7 +46,8 @@ pub struct Native {
     model: whisper_cpu::Model,
     rules: Rules,
     tokenizer: Tokenizer,
-    tail: Tail,
+    /// `None`: every window is full.
+    tail: Option<Tail>,
     /// Texts that are kept at each token; 1: greedy decoding.
     beam: usize,
     /// Attention heads of the decoder that follow the audio.
@@ -89,7 +91,7 @@ impl Native {
         Ok(Self {
             rules: Rules::new(&model.vocabulary),
             tokenizer: Tokenizer::new(&model.vocabulary),
-            tail,
+            tail: (options.window != Window::Full).then_some(tail),
             beam: options.beam_size as usize,
             heads: heads::heads_of(shape, dimensions.heads),
             model,
@@ -134,12 +136,13 @@ impl Native {
             ladder: is_ladder(request.temperature),
         };
         let seconds = request.samples.len() as f64 / f64::from(SAMPLE_RATE);
-        let first = self.attempt(request, &options, Some(&self.tail), language.heard, abort)?;
+        let tail = self.tail.as_ref();
+        let first = self.attempt(request, &options, tail, language.heard, abort)?;
         let mut passes = first.encoder_passes + u32::from(language.probability.is_some());
         let mut segments = self.segments(first, seconds);
         let doubt = window::doubt(&segments, seconds);
         // A low probability is no reason for the full window: it gives the same text, and the ladder has been climbed.
-        if doubt.is_some_and(|doubt| doubt != Doubt::LowProbability) {
+        if tail.is_some() && doubt.is_some_and(|doubt| doubt != Doubt::LowProbability) {
             let second = self.attempt(request, &options, None, None, abort)?;
             passes += second.encoder_passes;
             segments = self.segments(second, seconds);
@@ -200,7 +203,7 @@ impl Native {
             });
         }
         let window = &request.samples[..request.samples.len().min(30 * SAMPLE_RATE as usize)];
-        let audio = windows::listen(&self.model, window, Some(&self.tail), abort);
+        let audio = windows::listen(&self.model, window, self.tail.as_ref(), abort);
         let audio = audio.ok_or(Failure::Aborted)?;
         let opening = Opening::new(&self.model, &audio, &self.heads);
         let all = opening.languages(&self.model);

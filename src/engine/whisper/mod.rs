@@ -63,7 +63,7 @@ pub struct Options {
     pub gpu: Option<u32>,
     /// Beam size at temperature 0; 1: greedy.
     pub beam_size: u32,
-    /// How much of the encoder's window a chunk uses.
+    /// How much of the encoder's window a chunk uses. The native engine takes any but the full one for its own choice.
     pub window: Window,
     /// Whether the model writes timestamps. Without them, a chunk is one segment.
     pub timestamps: bool,

@@ -217,6 +217,30 @@ for_each_processor! {
     add(to: &mut [f32], more: &[f32]) = add_plain
 }
 
+#[inline(always)]
+fn sigmoid_plain<const FUSES: bool>(values: &mut [f32]) {
+    for value in values {
+        *value = 1.0 / (1.0 + exp::<FUSES>(-*value));
+    }
+}
+
+for_each_processor! {
+    /// Replaces each value by `1 / (1 + e^−value)`.
+    sigmoid(values: &mut [f32]) = sigmoid_plain
+}
+
+#[inline(always)]
+fn tanh_plain<const FUSES: bool>(values: &mut [f32]) {
+    for value in values {
+        *value = 1.0 - 2.0 / (1.0 + exp::<FUSES>(2.0 * *value));
+    }
+}
+
+for_each_processor! {
+    /// Replaces each value by its hyperbolic tangent, within 3e-7.
+    tanh(values: &mut [f32]) = tanh_plain
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -257,6 +281,18 @@ mod tests {
             for (found, x) in found.iter().zip(values) {
                 let x = f64::from(x);
                 prop_assert!(near(*found, x * exact_normal(x), 1e-6, 2e-6 + 3e-7 * x.abs()), "{x}: {found}");
+            }
+        }
+
+        #[test]
+        fn sigmoid_and_hyperbolic_tangent_are_the_exact_ones(values in prop::collection::vec(-50.0_f32..50.0, 1..70)) {
+            let (mut sigmoids, mut tangents) = (values.clone(), values.clone());
+            sigmoid(&mut sigmoids);
+            tanh(&mut tangents);
+            for ((value, sigmoid), tangent) in values.iter().zip(sigmoids).zip(tangents) {
+                let value = f64::from(*value);
+                prop_assert!(near(sigmoid, 1.0 / (1.0 + (-value).exp()), 1e-6, 1e-30));
+                prop_assert!(near(tangent, value.tanh(), 0.0, 3e-7), "{value}: {tangent}");
             }
         }
 

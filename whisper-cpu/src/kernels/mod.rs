@@ -15,8 +15,8 @@ mod products;
 mod x86;
 
 pub use attention::{Head, attend, attend_heads};
-pub use elementwise::{add, gelu, layer_norm, log_sum_exp, maximum, powers, scale};
-pub use panels::{PANEL, ROWS, multiply_panel};
+pub use elementwise::{add, gelu, layer_norm, log_sum_exp, maximum, powers, scale, sigmoid, tanh};
+pub use panels::{PANEL, ROWS, largest_weight, multiply_float_panel, multiply_panel};
 pub use products::{
     COLUMNS, QuantisedRow, ZERO, dot_columns, dot_floats, dot_rows, quantise_row, quantise_signed,
     quantise_unsigned,

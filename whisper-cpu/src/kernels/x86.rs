@@ -37,6 +37,11 @@ impl Level {
         }
     }
 
+    /// Whether pairs of products of 8-bit numbers are summed in 16 bits, which saturates.
+    pub(super) fn saturates(self) -> bool {
+        matches!(self, Self::Avx2 | Self::Avx512)
+    }
+
     /// All that the processor has.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Self> {

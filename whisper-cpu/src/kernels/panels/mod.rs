@@ -4,7 +4,7 @@
 //! into 32 bits, then the next ones of each column: so an instruction multiplies them with the same numbers of a row, and
 //! adds them up for many columns. All products of up to [`ROWS`] rows with a panel are summed in registers.
 //!
-//! The sums are exact, so they are the same on all processors.
+//! The sums are exact, so they are the same on all processors (those of 32-bit numbers almost).
 
 #[cfg(target_arch = "x86_64")]
 use super::x86::Level;
@@ -31,6 +31,16 @@ pub(super) fn multiply_pairs<const R: usize>(
         return;
     }
     multiply_plain::<2, R, _, _>(rows, panel, sums, stride);
+}
+
+/// The largest magnitude of the numbers in panels of [`multiply_panel`]: sums of two products must fit into the bits that
+/// this processor sums them in.
+pub fn largest_weight() -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if Level::best().is_some_and(Level::saturates) {
+        return 63.0;
+    }
+    127.0
 }
 
 /// Multiplies rows of unsigned 8-bit numbers with a panel of four signed ones: row `r` of the products begins at
@@ -115,4 +125,61 @@ for_each_processor! {
         out: &mut [f32],
         stride: usize,
     ) = scale_products_plain
+}
+
+/// Multiplies rows of 32-bit numbers with a panel, in which one number of each column lies side by side: row `r` of the
+/// products begins at `sums[r × stride]`.
+fn multiply_floats<const R: usize>(
+    rows: [&[f32]; R],
+    panel: &[f32],
+    sums: &mut [f32],
+    stride: usize,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(level) = Level::best() {
+        x86::multiply_floats(level, rows, panel, sums, stride);
+        return;
+    }
+    multiply_floats_plain(rows, panel, sums, stride);
+}
+
+fn multiply_floats_plain<const R: usize>(
+    rows: [&[f32]; R],
+    panel: &[f32],
+    sums: &mut [f32],
+    stride: usize,
+) {
+    for (number, row) in rows.iter().enumerate() {
+        let mut totals = [0.0_f32; PANEL];
+        for (value, columns) in row.iter().zip(panel.as_chunks::<PANEL>().0) {
+            for (total, column) in totals.iter_mut().zip(columns) {
+                *total = mul_add::<{ cfg!(target_arch = "aarch64") }>(*value, *column, *total);
+            }
+        }
+        sums[number * stride..][..PANEL].copy_from_slice(&totals);
+    }
+}
+
+/// Multiplies up to [`ROWS`] rows of 32-bit numbers with a panel, in which one number of each column lies side by side:
+/// `out[r × stride + c] = Σ rows[r, k] panel[k, c] + bias[c]`, for as many columns as there are biases.
+pub fn multiply_float_panel(
+    rows: &[&[f32]],
+    panel: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+    stride: usize,
+) {
+    let mut sums = [0.0; ROWS * PANEL];
+    if let [row] = rows {
+        multiply_floats([*row], panel, &mut sums, PANEL);
+    } else {
+        let all = std::array::from_fn::<_, ROWS, _>(|row| rows[row.min(rows.len() - 1)]);
+        multiply_floats(all, panel, &mut sums, PANEL);
+    }
+    for (row, sums) in sums.chunks_exact(PANEL).take(rows.len()).enumerate() {
+        let columns = sums.iter().zip(bias);
+        for (out, (sum, bias)) in out[row * stride..].iter_mut().zip(columns) {
+            *out = sum + bias;
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! Products of rows with panels, with the vector instructions of x86-64.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16,
-    _mm256_dpbusd_avx_epi32, _mm256_dpwssd_avx_epi32, _mm256_hadd_epi32, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_epi64x,
-    _mm256_setzero_si256, _mm256_storeu_si256, _mm512_add_epi32, _mm512_dpbusd_epi32,
-    _mm512_dpwssd_epi32, _mm512_loadu_si512, _mm512_madd_epi16, _mm512_set1_epi32,
-    _mm512_setzero_si512, _mm512_storeu_si512,
+    __m256, __m256i, __m512, __m512i, _mm256_add_epi32, _mm256_dpbusd_avx_epi32,
+    _mm256_dpwssd_avx_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_set1_epi16,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    _mm512_storeu_si512,
 };
 
 use super::PANEL;
@@ -46,9 +48,29 @@ pub(super) fn multiply_fours<const R: usize>(
     // SAFETY: as above.
     unsafe {
         match level {
-            Level::Avx2 | Level::Avx512 => fours_avx2(rows, panel, sums, stride),
+            Level::Avx2 => fours_avx2(rows, panel, sums, stride),
+            Level::Avx512 => fours_avx512(rows, panel, sums, stride),
             Level::AvxVnni => fours_avx_vnni(rows, panel, sums, stride),
             Level::Vnni => fours_vnni(rows, panel, sums, stride),
+        }
+    }
+}
+
+/// Multiplies rows of 32-bit numbers with a panel; see the function of this name in the module above. The processor must
+/// have the level's instructions.
+#[inline]
+pub(super) fn multiply_floats<const R: usize>(
+    level: Level,
+    rows: [&[f32]; R],
+    panel: &[f32],
+    sums: &mut [f32],
+    stride: usize,
+) {
+    // SAFETY: as above.
+    unsafe {
+        match level {
+            Level::Avx2 | Level::AvxVnni => floats_avx2(rows, panel, sums, stride),
+            Level::Avx512 | Level::Vnni => floats_avx512(rows, panel, sums, stride),
         }
     }
 }
@@ -63,7 +85,7 @@ fn pair(numbers: [i16; 2]) -> i32 {
 /// registers hold. `N` numbers of each column lie side by side.
 macro_rules! version {
     (
-        $name:ident, $features:literal, ($row:ty, $number:ty, $n:literal, $together:expr),
+        $name:ident, $features:literal, ($row:ty, $number:ty, $n:literal, $together:expr, $sum:ty),
         ($vector:ty, $lanes:literal, $vectors:literal),
         $zero:ident, $one:ident, $load:ident, $store:ident, $add_products:expr
     ) => {
@@ -71,7 +93,7 @@ macro_rules! version {
         fn $name<const R: usize>(
             rows: [&[$row]; R],
             panel: &[$number],
-            sums: &mut [i32],
+            sums: &mut [$sum],
             stride: usize,
         ) {
             const COLUMNS: usize = $lanes * $vectors;
@@ -110,7 +132,7 @@ macro_rules! version {
 version!(
     pairs_avx2,
     "avx2",
-    (i16, i16, 2, pair),
+    (i16, i16, 2, pair, i32),
     (__m256i, 8, 2),
     _mm256_setzero_si256,
     _mm256_set1_epi32,
@@ -121,7 +143,7 @@ version!(
 version!(
     pairs_avx_vnni,
     "avx2,avxvnni",
-    (i16, i16, 2, pair),
+    (i16, i16, 2, pair, i32),
     (__m256i, 8, 2),
     _mm256_setzero_si256,
     _mm256_set1_epi32,
@@ -132,7 +154,7 @@ version!(
 version!(
     pairs_avx512,
     "avx512f,avx512bw",
-    (i16, i16, 2, pair),
+    (i16, i16, 2, pair, i32),
     (__m512i, 16, 4),
     _mm512_setzero_si512,
     _mm512_set1_epi32,
@@ -143,7 +165,7 @@ version!(
 version!(
     pairs_vnni,
     "avx512f,avx512bw,avx512vnni",
-    (i16, i16, 2, pair),
+    (i16, i16, 2, pair, i32),
     (__m512i, 16, 4),
     _mm512_setzero_si512,
     _mm512_set1_epi32,
@@ -151,10 +173,39 @@ version!(
     _mm512_storeu_si512,
     |total, row, value| _mm512_dpwssd_epi32(total, row, value)
 );
+// Pairs of products are summed in 16 bits first, which saturates; see `largest_weight`.
+version!(
+    fours_avx2,
+    "avx2",
+    (u8, i8, 4, i32::from_le_bytes, i32),
+    (__m256i, 8, 2),
+    _mm256_setzero_si256,
+    _mm256_set1_epi32,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    |total, row, value| {
+        let pairs = _mm256_maddubs_epi16(row, value);
+        _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
+);
+version!(
+    fours_avx512,
+    "avx512f,avx512bw",
+    (u8, i8, 4, i32::from_le_bytes, i32),
+    (__m512i, 16, 4),
+    _mm512_setzero_si512,
+    _mm512_set1_epi32,
+    _mm512_loadu_si512,
+    _mm512_storeu_si512,
+    |total, row, value| {
+        let pairs = _mm512_maddubs_epi16(row, value);
+        _mm512_add_epi32(total, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+    }
+);
 version!(
     fours_avx_vnni,
     "avx2,avxvnni",
-    (u8, i8, 4, i32::from_le_bytes),
+    (u8, i8, 4, i32::from_le_bytes, i32),
     (__m256i, 8, 2),
     _mm256_setzero_si256,
     _mm256_set1_epi32,
@@ -165,7 +216,7 @@ version!(
 version!(
     fours_vnni,
     "avx512f,avx512bw,avx512vnni",
-    (u8, i8, 4, i32::from_le_bytes),
+    (u8, i8, 4, i32::from_le_bytes, i32),
     (__m512i, 16, 4),
     _mm512_setzero_si512,
     _mm512_set1_epi32,
@@ -174,70 +225,35 @@ version!(
     |total, row, value| _mm512_dpbusd_epi32(total, row, value)
 );
 
-/// Fours of a row that are widened at a time.
-const WIDENED: usize = 64;
-
-/// Without an instruction for sums of four products, numbers are widened to 16 bits. The older one for two products of
-/// 8-bit numbers saturates.
-#[target_feature(enable = "avx2")]
-fn fours_avx2<const R: usize>(rows: [&[u8]; R], panel: &[i8], sums: &mut [i32], stride: usize) {
-    /// Columns of which a vector has four numbers.
-    const LANES: usize = 4;
-    const COLUMNS: usize = 2 * LANES;
-    let parts = panel.len() / (4 * PANEL);
-    let rows = rows.map(|row| &row.as_chunks::<4>().0[..parts]);
-    for number in 0..R {
-        sums[number * stride..][..PANEL].fill(0);
-    }
-    for begin in (0..parts).step_by(WIDENED) {
-        let end = parts.min(begin + WIDENED);
-        let wide: [[i64; WIDENED]; R] = rows.map(|row| {
-            let mut wide = [0; WIDENED];
-            for (wide, four) in wide.iter_mut().zip(&row[begin..end]) {
-                let [a, b, c, d] = four.map(i64::from);
-                *wide = a | b << 16 | c << 32 | d << 48;
-            }
-            wide
-        });
-        for first in (0..PANEL).step_by(COLUMNS) {
-            let mut totals: [[__m256i; 2]; R] = [[_mm256_setzero_si256(); 2]; R];
-            for place in begin..end {
-                let columns = &panel[4 * (place * PANEL + first)..][..4 * COLUMNS];
-                let chunks = columns.as_chunks::<16>().0;
-                let mut values = [_mm256_setzero_si256(); 2];
-                for (value, chunk) in values.iter_mut().zip(chunks) {
-                    // SAFETY: the chunk has 16 bytes.
-                    let bytes: __m128i = unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) };
-                    *value = _mm256_cvtepi8_epi16(bytes);
-                }
-                for (totals, wide) in totals.iter_mut().zip(&wide) {
-                    let row = _mm256_set1_epi64x(wide[place - begin]);
-                    for (total, value) in totals.iter_mut().zip(values) {
-                        *total = _mm256_add_epi32(*total, _mm256_madd_epi16(row, value));
-                    }
-                }
-            }
-            for (number, [low, high]) in totals.into_iter().enumerate() {
-                // Each column has two neighbouring sums. Adding neighbours puts the halves of both vectors in turn.
-                let added = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(low, high));
-                let sums = &mut sums[number * stride + first..][..COLUMNS];
-                // SAFETY: eight numbers are a vector.
-                unsafe {
-                    let before = _mm256_loadu_si256(sums.as_ptr().cast());
-                    let all = _mm256_add_epi32(before, added);
-                    _mm256_storeu_si256(sums.as_mut_ptr().cast(), all);
-                }
-            }
-        }
-    }
-}
+version!(
+    floats_avx2,
+    "avx2,fma",
+    (f32, f32, 1, |[value]: [f32; 1]| value, f32),
+    (__m256, 8, 2),
+    _mm256_setzero_ps,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    |total, row, value| _mm256_fmadd_ps(row, value, total)
+);
+version!(
+    floats_avx512,
+    "avx512f,avx512bw",
+    (f32, f32, 1, |[value]: [f32; 1]| value, f32),
+    (__m512, 16, 4),
+    _mm512_setzero_ps,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    |total, row, value| _mm512_fmadd_ps(row, value, total)
+);
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::panels::multiply_plain;
+    use crate::kernels::panels::{multiply_floats_plain, multiply_plain};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
@@ -266,7 +282,27 @@ mod tests {
             }
         }
 
-        /// The largest numbers as well: pairs of their products do not fit into 16 bits.
+        #[test]
+        fn every_level_gives_the_sums_of_floats(
+            (rows, panel) in (1_usize..100).prop_flat_map(|width| (
+                prop::collection::vec(prop::collection::vec(-2.0_f32..2.0, width), 6),
+                prop::collection::vec(-2.0_f32..2.0, width * PANEL),
+            )),
+        ) {
+            let stride = PANEL + 5;
+            let rows: [&[f32]; 6] = std::array::from_fn(|row| &rows[row][..]);
+            let mut expected = vec![0.0; 6 * stride];
+            multiply_floats_plain(rows, &panel, &mut expected, stride);
+            for level in Level::all() {
+                let mut found = vec![0.0; 6 * stride];
+                multiply_floats(level, rows, &panel, &mut found, stride);
+                for (found, expected) in found.iter().zip(&expected) {
+                    prop_assert!((found - expected).abs() < 1e-3, "{:?}: {} {}", level, found, expected);
+                }
+            }
+        }
+
+        /// The largest numbers as well.
         #[test]
         fn every_level_gives_the_exact_sums_of_fours(
             (rows, panel) in (1_usize..200).prop_flat_map(|fours| (
@@ -275,13 +311,15 @@ mod tests {
             )),
             extreme in any::<bool>(),
         ) {
-            let panel = if extreme { vec![-127; panel.len()] } else { panel };
+            let all = if extreme { vec![-127; panel.len()] } else { panel };
             let rows = if extreme { rows.iter().map(|row| vec![255; row.len()]).collect() } else { rows };
             let stride = PANEL + 5;
             let rows: [&[u8]; 6] = std::array::from_fn(|row| &rows[row][..]);
-            let mut expected = vec![0; 6 * stride];
-            multiply_plain::<4, 6, _, _>(rows, &panel, &mut expected, stride);
             for level in Level::all() {
+                let most = if level.saturates() { 63 } else { 127 };
+                let panel: Vec<i8> = all.iter().map(|weight| *weight.min(&most).max(&-most)).collect();
+                let mut expected = vec![0; 6 * stride];
+                multiply_plain::<4, 6, _, _>(rows, &panel, &mut expected, stride);
                 let mut found = vec![0; 6 * stride];
                 multiply_fours(level, rows, &panel, &mut found, stride);
                 prop_assert_eq!(&found, &expected, "{:?}", level);
