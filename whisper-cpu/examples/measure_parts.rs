@@ -6,17 +6,21 @@
 //! ```
 //!
 //! Each time is the least of several runs, in ms. Rates count the products of weights and activations: 2 operations for
-//! each weight and position.
+//! each weight and position. For 8-bit numbers, shares are those of the time that the work would take at the rates
+//! printed first: products whose numbers all lie in the nearest caches (those of attention have 16 bits and take twice
+//! as long), and reading memory from one end to the other.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use rayon::prelude::*;
 use whisper_cpu::Model;
 use whisper_cpu::decoder::Sequence;
+use whisper_cpu::kernels::{PANEL, ROWS, multiply_panel};
 use whisper_cpu::linear::{Linear, Precision};
 use whisper_cpu::prepared::Prepared;
-use whisper_cpu::tail::Tail;
+use whisper_cpu::tail::{STEP, Tail};
 
 /// Runs of each part.
 const RUNS: usize = 7;
@@ -41,6 +45,49 @@ fn noise(seconds: f64) -> Vec<f32> {
         ((state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0) * 0.1
     });
     samples.collect()
+}
+
+/// What the processor can do with all its threads.
+struct Limits {
+    /// Products of 8-bit numbers, in operations a second.
+    products: f64,
+    /// Memory that is read, in bytes a second.
+    memory: f64,
+}
+
+fn limits(model: &Model, threads: usize) -> Limits {
+    let width = 512;
+    let rows = vec![1_u8; ROWS * width];
+    let panel = vec![1_i8; PANEL * width];
+    let (scales, offsets, bias) = ([1.0; PANEL], [0; PANEL], [0.0; PANEL]);
+    let rounds = 2000;
+    let took = least(|| {
+        model.install(|| {
+            rayon::broadcast(|_| {
+                let rows = std::array::from_fn(|row| &rows[row * width..(row + 1) * width]);
+                let mut out = [0.0; ROWS * PANEL];
+                for _ in 0..rounds {
+                    let factors = (&offsets[..], &scales[..]);
+                    multiply_panel(rows, &panel, &[1.0; ROWS], factors, &bias, &mut out, PANEL);
+                }
+                std::hint::black_box(out);
+            });
+        });
+    });
+    let operations = (2 * rounds * ROWS * PANEL * width * threads) as f64;
+    // More than the caches hold.
+    let memory = vec![1_u64; 64 << 20];
+    let read = least(|| {
+        let sum: u64 = model.install(|| {
+            let parts = memory.par_chunks(1 << 16);
+            parts.map(|part| part.iter().sum::<u64>()).sum()
+        });
+        std::hint::black_box(sum);
+    });
+    Limits {
+        products: operations / took,
+        memory: 8.0 * memory.len() as f64 / read,
+    }
 }
 
 /// Products of the model's shapes alone.
@@ -99,6 +146,12 @@ fn main() {
         loading_prepared(&model, Path::new(path), &tail, threads);
     }
 
+    let limits = limits(&model, threads);
+    println!(
+        "limits: {:.0} G/s in products of 8-bit numbers, {:.1} GB/s from memory",
+        limits.products / 1e9,
+        limits.memory / 1e9
+    );
     products(&model, precision);
     let dimensions = model.dimensions;
     let (width, layers) = (dimensions.state, dimensions.audio_layers);
@@ -120,10 +173,14 @@ fn main() {
         // Attention, feed-forward networks, and the decoder's keys and values.
         let weights = width * width * (12 * layers + 2 * dimensions.text_layers);
         let operations = 2.0 * weights as f64 * positions as f64;
+        let keys = tail.map_or(positions, |_| positions + (1500 - positions).div_ceil(STEP));
+        let attention = (4 * positions * keys * width * layers) as f64;
+        let ideal = (operations + 2.0 * attention) / limits.products;
         println!(
-            "encoder, {positions} positions: {:.1} ms, {:.0} G/s in products with weights",
+            "encoder, {positions} positions: {:.1} ms, {:.0} G/s in products with weights, {:.0} % of the limit",
             took * 1e3,
-            operations / took / 1e9
+            operations / took / 1e9,
+            100.0 * ideal / took
         );
     }
 
@@ -147,10 +204,14 @@ fn main() {
                     model.step(&mut steps);
                 })
             });
+            // The audio's keys and values have 16 bits.
+            let keys = tail.map_or(positions, |_| positions + (1500 - positions).div_ceil(STEP));
+            let read = weights + 4 * keys * width * dimensions.text_layers;
             println!(
-                "step with {columns} sequences, {positions} positions: {:.2} ms, {:.1} G weights/s",
+                "step with {columns} sequences, {positions} positions: {:.2} ms, {:.1} G weights/s, {:.0} % of the limit",
                 took * 1e3,
-                weights as f64 / took / 1e9
+                weights as f64 / took / 1e9,
+                100.0 * read as f64 / limits.memory / took
             );
         }
     }

@@ -4,8 +4,12 @@
 //! previous one, goes through a short-time Fourier transform, four small convolutions and a recurrent cell,
 //! which give the probability of speech. Layers, order and padding are those of the published model.
 
+use std::f64::consts::TAU;
 use std::path::Path;
+use std::sync::Arc;
 
+use realfft::num_complex::Complex;
+use realfft::{RealFftPlanner, RealToComplex};
 use safetensors::{Dtype, SafeTensors};
 use thiserror::Error;
 use whisper_cpu::kernels::{add, sigmoid, tanh};
@@ -41,10 +45,69 @@ pub enum WeightsError {
     Content(String),
 }
 
+/// The Fourier transform of windows with Hann's weights.
+struct Fourier {
+    hann: [f32; WINDOW],
+    transform: Arc<dyn RealToComplex<f32>>,
+}
+
+impl std::fmt::Debug for Fourier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fourier")
+    }
+}
+
+impl Fourier {
+    /// The published network stores the transform as a matrix: the real parts of all frequencies, then the imaginary
+    /// ones. The fast transform takes its place.
+    fn of(matrix: &[f32]) -> Result<Self, WeightsError> {
+        let turn: [f64; WINDOW] =
+            std::array::from_fn(|place| (TAU * place as f64 / WINDOW as f64).cos());
+        let hann = turn.map(|cosine| 0.5 - 0.5 * cosine);
+        let value = |row: usize, place: usize| {
+            // −sin x = cos (x + a quarter)
+            let quarter = if row < BINS { 0 } else { WINDOW / 4 };
+            hann[place] * turn[(row % BINS * place + quarter) % WINDOW]
+        };
+        let mut rows = matrix.chunks_exact(WINDOW).enumerate();
+        let is_transform = rows.all(|(row, found)| {
+            let mut found = found.iter().enumerate();
+            found.all(|(place, found)| (f64::from(*found) - value(row, place)).abs() < 1e-6)
+        });
+        if !is_transform {
+            let message = "stft_conv.weight is not a Fourier transform";
+            return Err(WeightsError::Content(message.to_owned()));
+        }
+        Ok(Self {
+            hann: hann.map(|weight| weight as f32),
+            transform: RealFftPlanner::new().plan_fft_forward(WINDOW),
+        })
+    }
+
+    /// The magnitude of each frequency of each window. The windows are overwritten.
+    fn magnitudes(&self, windows: &mut [f32]) -> Vec<f32> {
+        let mut magnitudes = vec![0.0; windows.len() / WINDOW * BINS];
+        let mut spectrum = [Complex::ZERO; BINS];
+        let mut scratch = self.transform.make_scratch_vec();
+        let results = magnitudes.chunks_exact_mut(BINS);
+        for (window, magnitudes) in windows.chunks_exact_mut(WINDOW).zip(results) {
+            for (sample, weight) in window.iter_mut().zip(&self.hann) {
+                *sample *= weight;
+            }
+            let done = (self.transform).process_with_scratch(window, &mut spectrum, &mut scratch);
+            debug_assert!(done.is_ok(), "only wrong lengths are an error");
+            for (magnitude, value) in magnitudes.iter_mut().zip(&spectrum) {
+                *magnitude = value.norm_sqr().sqrt();
+            }
+        }
+        magnitudes
+    }
+}
+
 /// The network's weights. Shared by all streams.
 #[derive(Debug)]
 pub struct Weights {
-    fourier: Linear,
+    fourier: Fourier,
     /// With the distance of their positions.
     convolutions: [(Linear, usize); 4],
     input: Linear,
@@ -90,7 +153,7 @@ impl Weights {
             Ok::<_, WeightsError>((layer(&weights, bias, input * KERNEL), stride))
         };
         Ok(Self {
-            fourier: dense("stft_conv.weight", None, 2 * BINS, WINDOW)?,
+            fourier: Fourier::of(&values(&tensors, "stft_conv.weight", 2 * BINS * WINDOW)?)?,
             convolutions: [
                 convolution(1, 128, BINS, 1)?,
                 convolution(2, 64, 128, 2)?,
@@ -160,8 +223,7 @@ impl Weights {
             layer.apply_to(rows, &mut scratch, &mut out);
             out
         };
-        let spectrum = apply(&self.fourier, &windows(memory, samples), frames * WINDOWS);
-        let mut features = magnitudes(&spectrum);
+        let mut features = self.fourier.magnitudes(&mut windows(memory, samples));
         let mut length = WINDOWS;
         for (layer, stride) in &self.convolutions {
             let (gathered, shorter) = gather(&features, frames, length, *stride);
@@ -222,21 +284,6 @@ fn windows(memory: &mut Memory, samples: &[f32]) -> Vec<f32> {
         memory.context.copy_from_slice(&frame[FRAME - CONTEXT..]);
     }
     columns
-}
-
-/// The magnitude of each frequency of each window.
-fn magnitudes(spectrum: &[f32]) -> Vec<f32> {
-    let of_window = |both: &[f32]| {
-        let (real, imaginary) = both.split_at(BINS);
-        let pairs = real.iter().zip(imaginary);
-        pairs
-            .map(|(re, im)| (re * re + im * im).sqrt())
-            .collect::<Vec<f32>>()
-    };
-    spectrum
-        .chunks_exact(2 * BINS)
-        .flat_map(of_window)
-        .collect()
 }
 
 /// The inputs of a convolution at each position: the channels of its neighbours, and zeros beyond the frame.
