@@ -1,5 +1,7 @@
 //! Which vector instructions of x86-64 a processor has, for the loops that name them.
 
+use std::sync::LazyLock;
+
 /// Instructions that the processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -17,11 +19,14 @@ impl Level {
     /// The best one; `None` without AVX2.
     #[inline]
     pub(super) fn best() -> Option<Self> {
-        let best_first = [Self::Vnni, Self::Avx512, Self::AvxVnni, Self::Avx2];
-        best_first.into_iter().find(|level| level.is_there())
+        /// Kernels of a few nanoseconds ask for it.
+        static BEST: LazyLock<Option<Level>> = LazyLock::new(|| {
+            let best_first = [Level::Vnni, Level::Avx512, Level::AvxVnni, Level::Avx2];
+            best_first.into_iter().find(|level| level.is_there())
+        });
+        *BEST
     }
 
-    #[inline]
     fn is_there(self) -> bool {
         match self {
             Self::Avx2 => {

@@ -83,7 +83,13 @@ macro_rules! version {
                     }
                 }
             }
-            let mut sums = totals.map(|totals| totals.map(|total| sum_of(total)));
+            // Loops, because the compiler does not always inline functions that are given to `map`.
+            let mut sums = [[0; C]; R];
+            for (sums, totals) in sums.iter_mut().zip(totals) {
+                for (sum, total) in sums.iter_mut().zip(totals) {
+                    *sum = sum_of(total);
+                }
+            }
             add_rest::<$lanes, R, C>(&mut sums, rows, columns);
             sums
         }
