@@ -10,6 +10,8 @@
 use super::x86::Level;
 use super::{for_each_processor, mul_add};
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -30,6 +32,9 @@ pub(super) fn multiply_pairs<const R: usize>(
         x86::multiply_pairs(level, rows, panel, sums, stride);
         return;
     }
+    #[cfg(target_arch = "aarch64")]
+    neon::multiply_pairs(rows, panel, sums, stride);
+    #[cfg(not(target_arch = "aarch64"))]
     multiply_plain::<2, R, _, _>(rows, panel, sums, stride);
 }
 
@@ -51,10 +56,14 @@ fn multiply_fours<const R: usize>(rows: [&[u8]; R], panel: &[i8], sums: &mut [i3
         x86::multiply_fours(level, rows, panel, sums, stride);
         return;
     }
+    #[cfg(target_arch = "aarch64")]
+    neon::multiply_fours(rows, panel, sums, stride);
+    #[cfg(not(target_arch = "aarch64"))]
     multiply_plain::<4, R, _, _>(rows, panel, sums, stride);
 }
 
 /// `N` numbers of each column lie side by side.
+#[cfg(any(test, not(target_arch = "aarch64")))]
 fn multiply_plain<const N: usize, const R: usize, A, B>(
     rows: [&[A]; R],
     panel: &[B],
@@ -140,9 +149,13 @@ fn multiply_floats<const R: usize>(
         x86::multiply_floats(level, rows, panel, sums, stride);
         return;
     }
+    #[cfg(target_arch = "aarch64")]
+    neon::multiply_floats(rows, panel, sums, stride);
+    #[cfg(not(target_arch = "aarch64"))]
     multiply_floats_plain(rows, panel, sums, stride);
 }
 
+#[cfg(any(test, not(target_arch = "aarch64")))]
 fn multiply_floats_plain<const R: usize>(
     rows: [&[f32]; R],
     panel: &[f32],
