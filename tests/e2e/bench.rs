@@ -36,6 +36,9 @@ async fn a_run_is_shown_and_saved_and_a_broken_peer_does_not_end_it() {
     let (model, weights) = (model("tiny.en").await, voice_activity().await);
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path().canonicalize().expect("a path");
+    // In a folder of its own, so that its weights are not shared with the workers of other tests.
+    let own = folder.join("ggml-tiny.en.bin");
+    std::os::unix::fs::symlink(&model, &own).expect("links");
     let systems = folder.join("systems.json");
     let broken = r#"[{"name": "broken", "command": ["/nowhere/peer", "{port}"]}]"#;
     std::fs::write(&systems, broken).expect("writes");
@@ -48,7 +51,7 @@ async fn a_run_is_shown_and_saved_and_a_broken_peer_does_not_end_it() {
         .arg(&systems)
         .arg("--out")
         .arg(&out)
-        .env("WHISPER_MODEL", &model)
+        .env("WHISPER_MODEL", &own)
         .env("VAD_MODEL", &weights)
         .output()
         .expect("runs");
