@@ -3,9 +3,9 @@
 //! Rounding a model's weights to 8 bits and packing them takes longer than reading them. So it is done once, and the
 //! result is written into a file that later processes map into their memory: they are ready at once, and share it.
 //!
-//! Layout, little-endian: [`MAGIC`], the largest weight that this processor's products allow, the caller's key for the model, a CRC-32 of all that follows, the length of the
-//! index, the index (for each block the length of its name, the name, its offset and its length), and the blocks, each at
-//! a multiple of [`ALIGNMENT`] bytes.
+//! Layout, little-endian: a magic text, the largest weight that this processor's products allow, the caller's key for the
+//! model, a CRC-32 of all that follows, the length of the index, the index (for each block the length of its name, the
+//! name, its offset and its length), and the blocks, each at a multiple of 64 bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
