@@ -24,7 +24,7 @@ const WINDOW: usize = 30 * RATE;
 const LONGEST_WITH_TAIL: usize = 12 * RATE;
 /// Positions of silence after longer audio, as many as in the best window that is cut (`docs/performance.md`).
 const SILENCE: usize = 256;
-/// A rest shorter than this after a window is not transcribed, as in whisper.cpp: it rarely holds a word.
+/// A rest shorter than this after a window is not transcribed: it rarely holds a word. (whisper.cpp leaves out 0.1 s.)
 const LEAST_REST: usize = RATE;
 /// Mean log-probability below which a text is decoded again at a higher temperature.
 const LEAST_LOGPROB: f32 = -1.0;
