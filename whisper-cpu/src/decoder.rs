@@ -52,7 +52,7 @@ impl Matrix {
         let weights = match precision {
             Precision::Float => Weights::Float(file.tensor(&weights, &[output, input])?),
             Precision::Byte => {
-                let matrix = file.prepared(&weights, output * input, output, || {
+                let matrix = file.prepared(&weights, [output * input, output, 0], || {
                     let rows = QuantisedRows::read(file, &weights, (output, input), MOST)?;
                     Ok(ByteMatrix {
                         bytes: Bytes::Own(rows.bytes.into()),

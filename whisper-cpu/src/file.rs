@@ -24,6 +24,7 @@ const LONGEST_TOKEN: u32 = 4096;
 const LONGEST_NAME: u32 = 256;
 /// Limits of all dimensions: twice those of the largest published model.
 const MOST_STATE: u32 = 2560;
+const MOST_HEAD: u32 = 512;
 const MOST_LAYERS: u32 = 64;
 const MOST_VOCABULARY: u32 = 110_000;
 
@@ -137,16 +138,15 @@ impl ModelFile {
         self.prepared = Some(prepared);
     }
 
-    /// A matrix with this many 8-bit numbers and outputs: from the prepared file, or made.
+    /// A matrix with this many 8-bit numbers, scales and offsets: from the prepared file, or made.
     pub(crate) fn prepared(
         &self,
         name: &str,
-        bytes: usize,
-        outputs: usize,
+        lengths: [usize; 3],
         make: impl FnOnce() -> Result<ByteMatrix, FileError>,
     ) -> Result<ByteMatrix, FileError> {
         if let Some(prepared) = &self.prepared {
-            return prepared.matrix(name, bytes, outputs);
+            return prepared.matrix(name, lengths);
         }
         let matrix = make()?;
         let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,8 +258,9 @@ fn dimensions(header: &[u32; 11]) -> Result<Dimensions, FileError> {
         && (1..=MOST_STATE).contains(&state)
         && heads > 0
         && state % heads == 0
-        // The kernels work on whole groups of eight.
+        // The kernels work on whole groups of eight, and on sums that 32 bits hold.
         && (state / heads) % 8 == 0
+        && state / heads <= MOST_HEAD
         && (1..=MOST_LAYERS).contains(&audio_layers)
         && (1..=MOST_LAYERS).contains(&text_layers)
         && (text_state, text_heads) == (state, heads)

@@ -55,7 +55,7 @@ impl std::fmt::Debug for Linear {
 /// Number of positions that one thread should handle at a time, so that all have work.
 pub(crate) fn positions_of_a_task(positions: usize) -> usize {
     let even = positions.div_ceil(2 * rayon::current_num_threads());
-    even.next_multiple_of(ROWS).min(MOST_OF_A_TASK)
+    even.next_multiple_of(ROWS).clamp(ROWS, MOST_OF_A_TASK)
 }
 
 impl Linear {
@@ -98,7 +98,8 @@ impl Linear {
                 let bytes = output.next_multiple_of(PANEL) * input.next_multiple_of(SIDE_BY_SIDE);
                 let read =
                     || QuantisedRows::read(file, &weights, (output, input), largest_weight());
-                let matrix = file.prepared(&weights, bytes, output, || Ok(packed(&read()?)))?;
+                let matrix =
+                    file.prepared(&weights, [bytes, output, output], || Ok(packed(&read()?)))?;
                 Weights::Byte(matrix)
             }
         };
@@ -119,7 +120,7 @@ impl Linear {
     pub fn apply(&self, input: &[f32]) -> Vec<f32> {
         let positions = input.len() / self.input;
         let mut out = vec![0.0; positions * self.output];
-        let each = positions_of_a_task(positions).max(1);
+        let each = positions_of_a_task(positions);
         (input.par_chunks(each * self.input))
             .zip(out.par_chunks_mut(each * self.output))
             .for_each_init(Scratch::default, |scratch, (input, out)| {

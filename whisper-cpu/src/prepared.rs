@@ -4,8 +4,8 @@
 //! result is written into a file that later processes map into their memory: they are ready at once, and share it.
 //!
 //! Layout, little-endian: a magic text, the largest weight that this processor's products allow, the caller's key for the
-//! model, a CRC-32 of all that follows, the length of the index, the index (for each block the length of its name, the
-//! name, its offset and its length), and the blocks, each at a multiple of 64 bytes.
+//! model, a CRC-32 of the index and the blocks, the length of the index, the index (for each block the length of its name,
+//! the name, its offset and its length), and the blocks, each at a multiple of 64 bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -129,21 +129,15 @@ impl Prepared {
         self.blocks.get(name).cloned().ok_or_else(damaged)
     }
 
-    /// A matrix with this many 8-bit numbers and outputs.
-    pub(crate) fn matrix(
-        &self,
-        name: &str,
-        bytes: usize,
-        outputs: usize,
-    ) -> Result<ByteMatrix, FileError> {
+    /// A matrix with this many 8-bit numbers, scales and offsets.
+    pub(crate) fn matrix(&self, name: &str, lengths: [usize; 3]) -> Result<ByteMatrix, FileError> {
         let block = self.block(&format!("{name} bytes"))?;
         let scales = self.floats(&format!("{name} scales"))?;
         let offsets = &self.map[self.block(&format!("{name} offsets"))?];
         let offsets: Arc<[i32]> = (offsets.as_chunks::<4>().0.iter())
             .map(|four| i32::from_le_bytes(*four))
             .collect();
-        let has_offsets = [0, outputs].contains(&offsets.len());
-        if block.len() != bytes || scales.len() != outputs || !has_offsets {
+        if [block.len(), scales.len(), offsets.len()] != lengths {
             return Err(damaged());
         }
         Ok(ByteMatrix {
@@ -240,15 +234,20 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let prepared = open(&written(), 7).expect("opens");
-        let matrix = prepared.matrix("layer", 100, 2).expect("is there");
+        let matrix = prepared.matrix("layer", [100, 2, 2]).expect("is there");
         assert!(matrix.bytes.iter().copied().eq(0..100));
         assert_eq!(
             (&matrix.scales[..], &matrix.offsets[..]),
             (&[0.5, 0.25][..], &[3, 4][..])
         );
         assert_eq!(prepared.floats("tail").expect("is there"), [1.5; 5]);
-        for (name, bytes, outputs) in [("layer", 99, 2), ("layer", 100, 3), ("other", 100, 2)] {
-            assert!(prepared.matrix(name, bytes, outputs).is_err());
+        for (name, lengths) in [
+            ("layer", [99, 2, 2]),
+            ("layer", [100, 3, 2]),
+            ("layer", [100, 2, 0]),
+            ("other", [100, 2, 2]),
+        ] {
+            assert!(prepared.matrix(name, lengths).is_err());
         }
         assert!(open(&written(), 8).is_err(), "another model's key");
     }
@@ -278,7 +277,7 @@ mod tests {
             let checksum = crc32fast::hash(&bytes[HEAD..]);
             bytes[48..52].copy_from_slice(&checksum.to_le_bytes());
             if let Ok(prepared) = open(&bytes, 7) {
-                let _ = prepared.matrix("layer", 100, 2);
+                let _ = prepared.matrix("layer", [100, 2, 2]);
                 let _ = prepared.floats("tail");
             }
         }

@@ -191,7 +191,7 @@ impl Transcriber<'_> {
     }
 
     /// Decodes at temperature 0. A bad text is decoded again at the higher temperatures, all at once; the lowest one
-    /// with a good text counts. If there is none, the most probable text of all counts. Other temperatures are used alone.
+    /// with a good text counts. If there is none, the most probable one of those that `is_bad` accepts counts. Other temperatures are used alone.
     fn climb(
         &self,
         audio: &Arc<Audio>,
@@ -228,16 +228,23 @@ impl Transcriber<'_> {
             return Ok(all.swap_remove(good));
         }
         all.push((decoded, options.temperature));
-        let most_probable =
-            |a: &(Decoded, f32), b: &(Decoded, f32)| a.0.mean_logprob.total_cmp(&b.0.mean_logprob);
-        all.into_iter().max_by(most_probable).ok_or(Stopped)
+        // A text that repeats itself is probable, and bad all the same.
+        let rank = |(decoded, _): &(Decoded, f32)| (!self.is_bad(decoded), decoded.mean_logprob);
+        let order = |a: &(Decoded, f32), b: &(Decoded, f32)| {
+            let ((a_is_good, a), (b_is_good, b)) = (rank(a), rank(b));
+            a_is_good.cmp(&b_is_good).then(a.total_cmp(&b))
+        };
+        all.into_iter().max_by(order).ok_or(Stopped)
     }
 
     fn failed(&self, decoded: &Decoded) -> bool {
-        let tokens: Vec<Token> = decoded.choices.iter().map(|choice| choice.token).collect();
         let is_silent = decoded.no_speech > MOST_NO_SPEECH;
-        (decoded.mean_logprob < LEAST_LOGPROB && !is_silent)
-            || (self.is_bad)(&self.model.vocabulary.text(&tokens))
+        (decoded.mean_logprob < LEAST_LOGPROB && !is_silent) || self.is_bad(decoded)
+    }
+
+    fn is_bad(&self, decoded: &Decoded) -> bool {
+        let tokens: Vec<Token> = decoded.choices.iter().map(|choice| choice.token).collect();
+        (self.is_bad)(&self.model.vocabulary.text(&tokens))
     }
 }
 

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 use whisper_cpu::Model;
@@ -36,17 +37,21 @@ pub(super) fn load(path: &Path, threads: usize) -> Result<(Model, Tail), FileErr
     }
     let model = Model::load(path, None, threads)?;
     let tail = measured(&model);
-    match write(&place, &key, &model, &tail) {
-        // Mapped, so that the next worker shares the memory.
-        Ok(()) => Ok(open(path, &place, &key, threads).unwrap_or((model, tail))),
-        Err(error) => {
-            eprintln!(
-                "{} cannot be written, so every start takes longer and every worker has weights of its own: {error}",
-                place.display()
-            );
-            Ok((model, tail))
-        }
+    let shown = place.display();
+    if let Err(error) = write(path, &place, &key, (&model, &tail)) {
+        eprintln!(
+            "{shown} cannot be written, so every start takes longer and every worker has weights of its own: {error}"
+        );
+        return Ok((model, tail));
     }
+    // Mapped, so that the next worker shares the memory. Both at once could be too much.
+    drop((model, tail));
+    open(path, &place, &key, threads).or_else(|error| {
+        eprintln!("{shown} was written and cannot be used, so every start takes longer: {error}");
+        let model = Model::load(path, None, threads)?;
+        let tail = measured(&model);
+        Ok((model, tail))
+    })
 }
 
 fn open(path: &Path, place: &Path, key: &Key, threads: usize) -> Result<(Model, Tail), FileError> {
@@ -70,10 +75,14 @@ fn measured(model: &Model) -> Tail {
 /// Identifies a model file by parts all over it, because reading all of it would take as long as loading it.
 fn key(path: &Path) -> std::io::Result<Key> {
     let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
+    let metadata = file.metadata()?;
+    let length = metadata.len();
     let mut hash = Sha256::new();
     hash.update(VERSION);
     hash.update(length.to_le_bytes());
+    // A copy that replaces a damaged file may have the same parts.
+    let changed = metadata.modified()?.duration_since(UNIX_EPOCH);
+    hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
     let mut bytes = Vec::new();
     for part in 0..PARTS {
         file.seek(SeekFrom::Start(length / PARTS * part))?;
@@ -85,10 +94,20 @@ fn key(path: &Path) -> std::io::Result<Key> {
 }
 
 /// Writes the file beside its final place first, so that no process ever reads an incomplete one.
-fn write(place: &Path, key: &Key, model: &Model, tail: &Tail) -> std::io::Result<()> {
+fn write(
+    model_path: &Path,
+    place: &Path,
+    key: &Key,
+    (model, tail): (&Model, &Tail),
+) -> std::io::Result<()> {
     let folder = place.parent().map_or_else(PathBuf::new, Path::to_owned);
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    // The name of the models' unfinished files, which the server removes if a worker was killed while it wrote.
+    let mut file =
+        (tempfile::Builder::new().prefix(".ggml-").suffix(".tmp")).tempfile_in(folder)?;
     model.prepare(file.as_file_mut(), key, tail)?;
+    // As readable as the model: other users may share the folder.
+    let readable = std::fs::metadata(model_path)?.permissions();
+    file.as_file().set_permissions(readable)?;
     file.persist(place)?;
     Ok(())
 }
