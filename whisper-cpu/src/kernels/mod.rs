@@ -1,8 +1,9 @@
-//! The loops that take the time, besides matrix products.
+//! The loops that take the time.
 //!
-//! Each is written once, in plain Rust, in a shape that the compiler turns into vector instructions, and compiled
-//! for several instruction sets; the choice is made at run time. So the plain version, which runs on any processor,
-//! is the definition of what the others compute. They may differ in the last bits, where products and sums fuse.
+//! Most are written once, in plain Rust, in a shape that the compiler turns into vector instructions, and compiled for
+//! several instruction sets; the choice is made at run time. So the plain version, which runs on any processor, is the
+//! definition of what the others compute. They may differ in the last bits, where products and sums fuse. The innermost
+//! products ([`multiply_panel`] and its like, [`dot_rows`]) name their instructions, and have a plain version too.
 
 // A function is compiled for an instruction set only where it is inlined into one that asks for it.
 #![allow(clippy::inline_always)]

@@ -17,7 +17,7 @@ const ROWS_OF_A_TASK: usize = 4 * ROWS;
 const LEAST_OF_A_TASK: usize = 1 << 18;
 /// The largest weight.
 const MOST_WEIGHT: f32 = 32_767.0;
-/// The largest sum of a position's weights: their products with values of 11 bits and a sign fit into 31 bits.
+/// The largest sum of a position's weights: their products with 12-bit values fit into 32 bits.
 const MOST_TOTAL: f32 = (1 << 19) as f32;
 /// Added to scores of positions that do not exist.
 const NEVER: f32 = -1e30;

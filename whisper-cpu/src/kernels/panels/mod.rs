@@ -4,7 +4,7 @@
 //! into 32 bits, then the next ones of each column: so an instruction multiplies them with the same numbers of a row, and
 //! adds them up for many columns. All products of up to [`ROWS`] rows with a panel are summed in registers.
 //!
-//! The sums are exact, so they are the same on all processors (those of 32-bit numbers almost).
+//! Sums of whole numbers are exact: for the same numbers, they are the same on all processors.
 
 #[cfg(target_arch = "x86_64")]
 use super::x86::Level;

@@ -268,7 +268,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
 
-        /// The largest numbers as well: their sums must not overflow.
+        /// The largest numbers as well.
         #[test]
         fn the_sums_of_pairs_are_exact(
             (rows, panel) in (1_usize..60).prop_flat_map(|pairs| (
