@@ -96,10 +96,12 @@ async fn a_prompt_decides_the_spelling_and_an_abort_ends_the_work() {
 async fn the_prepared_file_gives_the_same_text_and_is_made_again_if_it_is_damaged() {
     let folder = tempfile::tempdir().expect("a folder");
     let link = linked(folder.path(), "tiny.en").await;
-    let prepared = folder.path().join("ggml-tiny.en.prepared");
+    let prepared = folder.path().join("ggml-tiny.en.bin.prepared");
     let native = Native::load(&link, Options::default()).expect("loads");
     let first = transcribe(&native, &request("en-sentence.wav"));
     let whole = std::fs::read(&prepared).expect("is kept");
+    let mode = |path: &Path| std::fs::metadata(path).expect("is there").permissions();
+    assert_eq!(mode(&prepared), mode(&link), "other users may read both");
     let native = Native::load(&link, Options::default()).expect("loads");
     let second = transcribe(&native, &request("en-sentence.wav"));
     assert_eq!(first.segments, second.segments);

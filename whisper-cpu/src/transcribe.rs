@@ -228,13 +228,8 @@ impl Transcriber<'_> {
             return Ok(all.swap_remove(good));
         }
         all.push((decoded, options.temperature));
-        // A text that repeats itself is probable, and bad all the same.
-        let rank = |(decoded, _): &(Decoded, f32)| (!self.is_bad(decoded), decoded.mean_logprob);
-        let order = |a: &(Decoded, f32), b: &(Decoded, f32)| {
-            let ((a_is_good, a), (b_is_good, b)) = (rank(a), rank(b));
-            a_is_good.cmp(&b_is_good).then(a.total_cmp(&b))
-        };
-        all.into_iter().max_by(order).ok_or(Stopped)
+        let chosen = most_probable(all, |decoded| self.is_bad(decoded));
+        chosen.ok_or(Stopped)
     }
 
     fn failed(&self, decoded: &Decoded) -> bool {
@@ -246,6 +241,19 @@ impl Transcriber<'_> {
         let tokens: Vec<Token> = decoded.choices.iter().map(|choice| choice.token).collect();
         (self.is_bad)(&self.model.vocabulary.text(&tokens))
     }
+}
+
+/// The most probable text of those that are not bad, or of all if all are: a text that repeats itself is probable, and bad
+/// all the same.
+fn most_probable(
+    all: Vec<(Decoded, f32)>,
+    is_bad: impl Fn(&Decoded) -> bool,
+) -> Option<(Decoded, f32)> {
+    let good = all.iter().any(|(decoded, _)| !is_bad(decoded));
+    let rated = all
+        .into_iter()
+        .filter(|(decoded, _)| !good || !is_bad(decoded));
+    rated.max_by(|(a, _), (b, _)| a.mean_logprob.total_cmp(&b.mean_logprob))
 }
 
 /// The segments of a window, and how much of it they cover.
@@ -336,6 +344,24 @@ mod tests {
             .into_iter()
             .map(|piece| (piece.time, piece.tokens));
         (pieces.collect(), found.length)
+    }
+
+    #[test]
+    fn a_bad_text_is_chosen_only_if_all_are_bad_however_probable_it_is() {
+        let texts = [(-0.1, 0.0), (-1.5, 0.2), (-1.2, 0.4), (-4.0, 1.0)];
+        let chosen = |is_bad: fn(&Decoded) -> bool| {
+            let all = texts.map(|(mean_logprob, temperature)| {
+                let decoded = Decoded {
+                    mean_logprob,
+                    ..Decoded::default()
+                };
+                (decoded, temperature)
+            });
+            most_probable(all.to_vec(), is_bad).map(|(decoded, _)| decoded.mean_logprob)
+        };
+        assert_eq!(chosen(|decoded| decoded.mean_logprob > -1.0), Some(-1.2));
+        assert_eq!(chosen(|_| true), Some(-0.1));
+        assert_eq!(chosen(|_| false), Some(-0.1));
     }
 
     #[test]

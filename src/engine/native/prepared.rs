@@ -30,7 +30,10 @@ const PART_BYTES: u64 = 64 << 10;
 
 /// Loads a model as its prepared file has it. If there is none for it, or a damaged one, prepares it.
 pub(super) fn load(path: &Path, threads: usize) -> Result<(Model, Tail), FileError> {
-    let place = path.with_extension("prepared");
+    // Added to the whole name, so that no two models share a file, and none is taken for its own.
+    let mut place = path.as_os_str().to_owned();
+    place.push(".prepared");
+    let place = PathBuf::from(place);
     let key = key(path)?;
     if let Ok(both) = open(path, &place, &key, threads) {
         return Ok(both);
