@@ -7,9 +7,22 @@ use stt_actors::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
 
 /// Resident memory of a process, in bytes; `None` if it is gone.
 pub fn resident_bytes(process_id: u32) -> Option<u64> {
+    Some(memory_of(process_id)?.resident)
+}
+
+/// Resident memory of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ProcessMemory {
+    /// In bytes.
+    resident: u64,
+    /// Bytes of `resident` that belong to files, which other processes may use too.
+    of_files: u64,
+}
+
+fn memory_of(process_id: u32) -> Option<ProcessMemory> {
     let statm = std::fs::read_to_string(format!("/proc/{process_id}/statm")).ok()?;
     let page_size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    resident_in(&statm, u64::try_from(page_size).ok()?)
+    memory_in(&statm, u64::try_from(page_size).ok()?)
 }
 
 /// Number of processes that the kernel has killed for lack of memory since boot; `None` if the kernel
@@ -78,7 +91,11 @@ impl VramProbe for HostMemoryProbe {
             total,
             used_by_process: processes
                 .iter()
-                .filter_map(|&process| Some((process, resident_bytes(process)?)))
+                .filter_map(|&process| {
+                    // All workers share the pages of the prepared model, which the kernel counts as available.
+                    let memory = memory_of(process)?;
+                    Some((process, memory.resident.saturating_sub(memory.of_files)))
+                })
                 .collect(),
         })
     }
@@ -150,9 +167,14 @@ fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// The second number of `/proc/PID/statm`, converted from pages to bytes.
-fn resident_in(statm: &str, page_size: u64) -> Option<u64> {
-    number(statm.split_whitespace().nth(1)?)?.checked_mul(page_size)
+/// The second and the third number of `/proc/PID/statm`, converted from pages to bytes.
+fn memory_in(statm: &str, page_size: u64) -> Option<ProcessMemory> {
+    let mut pages = statm.split_whitespace().skip(1);
+    let mut bytes = || number(pages.next()?)?.checked_mul(page_size);
+    Some(ProcessMemory {
+        resident: bytes()?,
+        of_files: bytes()?,
+    })
 }
 
 #[cfg(test)]
@@ -271,10 +293,15 @@ mod tests {
     }
 
     #[test]
-    fn resident_memory_is_the_second_number_in_pages() {
-        assert_eq!(resident_in("9 3 1 1 0 1 0\n", 4096), Some(12_288));
-        assert_eq!(resident_in("", 4096), None);
-        assert_eq!(resident_in("9 18446744073709551615", 4096), None);
+    fn resident_memory_is_the_second_number_in_pages_and_the_part_of_files_the_third() {
+        let memory = ProcessMemory {
+            resident: 12_288,
+            of_files: 4096,
+        };
+        assert_eq!(memory_in("9 3 1 1 0 1 0\n", 4096), Some(memory));
+        assert_eq!(memory_in("", 4096), None);
+        assert_eq!(memory_in("9 3", 4096), None);
+        assert_eq!(memory_in("9 18446744073709551615 1", 4096), None);
     }
 
     proptest! {
@@ -286,7 +313,7 @@ mod tests {
             for text in [text, format!("MemTotal: {number} kB"), format!("1 {number}")] {
                 let _ = meminfo_bytes(&text, "MemTotal");
                 let _ = counter(&text, "oom_kill");
-                let _ = resident_in(&text, 4096);
+                let _ = memory_in(&text, 4096);
                 if let Some(group) = own_group(&text) {
                     // No path leads outside the root.
                     for folder in levels(Path::new("/r"), group) {

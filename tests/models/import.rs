@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use test_support::models::{ct2_folder, models_dir, resolved, store, transcribe_command};
-use uttera_stt::engine::EngineChoice;
+use uttera_stt::engine::{Engine, EngineChoice};
 use uttera_stt::models::{ComputeType, GgmlFile, ModelStore, Verdict, find};
 
 /// Checksum of the import from the two wheels. A published file of the same model is accepted as well.
@@ -14,9 +14,13 @@ const TINY_EN_SHA256: &str = "49b35c0f0fa5e8fe48396546d4c3308e7cc3e8a50589273a99
 const BASE_SHA256: &str = "c0db470711f9496ec80feedb59b0916f10a0c301218e7254a61e7d3d1890dc6d";
 
 fn assert_understands(path: &Path) {
-    // The CPU code of whisper.cpp 1.8.3 aborts on 32-bit weights (its issue 2557).
     let engines = match GgmlFile::open(path).unwrap().weights_name() {
-        "f32" => &[EngineChoice::Native][..],
+        "f32" => {
+            let options = uttera_stt::engine::whisper::Options::default();
+            let refused = Engine::load(path, EngineChoice::WhisperCpp, options).unwrap_err();
+            assert!(refused.contains("32-bit weights"), "{refused}");
+            &[EngineChoice::Native][..]
+        }
         _ => &[EngineChoice::Native, EngineChoice::WhisperCpp],
     };
     for engine in engines {

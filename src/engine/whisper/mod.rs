@@ -15,6 +15,7 @@ use whisper_rs::{
 };
 
 use crate::engine::protocol::Failure;
+use crate::models::GgmlFile;
 use callbacks::Watch;
 use window::Window;
 
@@ -108,6 +109,15 @@ impl Model {
     pub fn load(path: &Path, options: Options) -> Result<Self, String> {
         callbacks::quieten_log();
         let gpu = options.gpu;
+        // It would abort (version 1.8.3, its issue 2557).
+        let is_32_bit = || GgmlFile::open(path).is_ok_and(|file| file.weights_name() == "f32");
+        if gpu.is_none() && is_32_bit() {
+            return Err(format!(
+                "whisper.cpp cannot compute the 32-bit weights of {} on a CPU; set ENGINE=auto, or convert the \
+                 model to 16 bits",
+                path.display()
+            ));
+        }
         let mut parameters = WhisperContextParameters::default();
         parameters
             .use_gpu(gpu.is_some())
