@@ -13,6 +13,12 @@ die() {
     exit 1
 }
 
+# The value of an option, for a loop over the arguments that then shifts by two.
+value_of() { # option, number of arguments, value
+    (($2 > 1)) || die "$1 needs a value"
+    printf '%s' "$3"
+}
+
 # Required packages, as "package|command that succeeds if it is installed|purpose". If the command fails or is empty, dpkg
 # decides.
 # shellcheck disable=SC2034 # used by the scripts that source this file
