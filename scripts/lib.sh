@@ -115,12 +115,8 @@ default_cpu() {
 # Settings for a build of whisper.cpp that runs on processors without AVX2.
 for_any_cpu=(GGML_NATIVE=OFF GGML_AVX=OFF GGML_AVX2=OFF GGML_FMA=OFF GGML_F16C=OFF GGML_BMI2=OFF)
 
-# Packages for GPUs; see build_packages.
-# shellcheck disable=SC2034 # used by the scripts that source this file
-vulkan_packages=(
-    'glslc|command -v glslc|compiles the shaders'
-    'libvulkan-dev||links the program with the Vulkan loader'
-)
+# Packages for a build for Vulkan; see build_packages.
+vulkan_packages=('libvulkan-dev||links the program with the Vulkan loader')
 
 # Builds the program for an instruction set, and for a GPU if one is given, and sets `program` to its path. Each
 # combination has its own target folder, because cargo does not notice a change of these settings.
@@ -143,12 +139,12 @@ build_release() { # avx2, any or native; cuda, vulkan or nothing; architectures 
             )
             ;;
         vulkan)
-            local headers
+            local sdk
             ensure_packages "${vulkan_packages[@]}"
-            headers=$("$repository/scripts/gpu/vulkan-headers" --into "$target/vulkan-headers")
+            sdk=$("$repository/scripts/gpu/vulkan-sdk" --into "$target/vulkan-sdk")
             target=$target/vulkan
             features=(--features vulkan)
-            [[ -z $headers ]] || build_settings=("CPATH=$headers${CPATH:+:$CPATH}")
+            [[ -z $sdk ]] || build_settings=("CPATH=$sdk/include${CPATH:+:$CPATH}" "PATH=$sdk/bin:$PATH")
             ;;
         *) die "unknown feature '$2': use cuda or vulkan" ;;
     esac
