@@ -255,7 +255,6 @@ class Proof:
             )
         name = f"burst of {self.number}"
         self.step(name, f"all at once to {self.main_model}; cold workers by free memory", self.measure_burst)
-        self.step("no cold worker by setting", "MIN_COLD_VRAM_GB above what is free: no cold worker", self.refuse_by_setting)
         self.step(
             "no cold worker without memory",
             f"another process takes all GPU memory but {LEFT_FREE} MiB: no cold worker, all requests answered",
@@ -332,21 +331,6 @@ class Proof:
             f"{result['seconds']:.1f} s, {result['audio_seconds_per_second']:.0f} audio s/s, "
             f"{result['most_cold_workers']} cold workers, ended after {result['seconds_until_cold_workers_ended']} s"
         )
-
-    def refuse_by_setting(self):
-        enough = {**self.cold_settings(), "MIN_COLD_VRAM_GB": "10000"}
-        with self.server("refusal-by-setting", self.main_model, **enough) as server:
-            server.wait_ready()
-            sampler = Sampler(server, self.gpu)
-            sampler.start()
-            result = burst(server, self.clips, self.number, self.audio_seconds)
-            result.update(sampler.stop())
-        self.report["refusal_by_setting"] = result
-        if result["most_cold_workers"]:
-            raise Failure(f"{result['most_cold_workers']} cold workers started")
-        if result["answered"] != self.number:
-            raise Failure(f"only {result['answered']} of {self.number} were answered")
-        return f"no cold worker; all {self.number} answered in {result['seconds']:.1f} s"
 
     def refuse_in_real_shortage(self):
         self.need_gpu()
