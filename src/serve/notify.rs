@@ -56,8 +56,8 @@ pub(crate) fn reloaded() {
 async fn report_states(stt: Stt) {
     let mut states = stt.hot_states();
     loop {
-        let state = states.borrow_and_update().clone();
-        let status = match &state {
+        let hot = states.borrow_and_update().clone();
+        let status = match &hot {
             HotState::Starting => "loading the model".to_owned(),
             HotState::Ready(engine) => format!("ready, model {}", engine.model),
             HotState::Asleep(engine) => {
@@ -69,7 +69,7 @@ async fn report_states(stt: Stt) {
         // A line break would begin another assignment.
         let status = status.replace('\n', " ");
         let mut message = vec![NotifyState::Status(&status)];
-        let is_ready = matches!(state, HotState::Ready(_) | HotState::Asleep(_));
+        let is_ready = matches!(hot, HotState::Ready(_) | HotState::Asleep(_));
         if is_ready && !IS_READY.swap(true, Ordering::AcqRel) {
             message.push(NotifyState::Ready);
         }
