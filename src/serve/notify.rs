@@ -54,9 +54,9 @@ pub(crate) fn reloaded() {
 }
 
 async fn report_states(stt: Stt) {
-    let mut states = stt.hot_states();
+    let mut changes = stt.hot_states();
     loop {
-        let hot = states.borrow_and_update().clone();
+        let hot = changes.borrow_and_update().clone();
         let status = match &hot {
             HotState::Starting => "loading the model".to_owned(),
             HotState::Ready(engine) => format!("ready, model {}", engine.model),
@@ -74,7 +74,7 @@ async fn report_states(stt: Stt) {
             message.push(NotifyState::Ready);
         }
         send(&message);
-        if states.changed().await.is_err() {
+        if changes.changed().await.is_err() {
             return;
         }
     }
