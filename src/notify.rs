@@ -11,12 +11,12 @@ use tokio::task::JoinSet;
 use tracing::{debug, error};
 
 /// Reports readiness and liveness until it is dropped.
-pub(super) struct Notifier(JoinSet<()>);
+pub(crate) struct Notifier(JoinSet<()>);
 
 impl Notifier {
     /// Reports readiness when the model has transcribed its first clip, and, if the unit has a watchdog, that the
     /// tree is alive.
-    pub(super) fn start(stt: &Stt) -> Self {
+    pub(crate) fn start(stt: &Stt) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(report_states(stt.clone()));
         if let Some(limit) = sd_notify::watchdog_enabled() {
@@ -26,7 +26,7 @@ impl Notifier {
     }
 
     /// Reports that the server stops. From here on, systemd waits for its end, and the watchdog is off.
-    pub(super) fn stopping(mut self) {
+    pub(crate) fn stopping(mut self) {
         self.0.abort_all();
         send(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     }
