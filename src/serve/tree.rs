@@ -15,12 +15,13 @@ use super::sizing::{default_lanes, pool_size, threads};
 use crate::audio::vad::VoiceActivity;
 use crate::audio::vad::silero::Weights;
 use crate::audio::{Decoder, DecoderLimits};
+use crate::engine::devices::{self, DeviceProbe};
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
 use crate::fallback::FallbackServer;
 use crate::host_memory::HostMemoryProbe;
 use crate::libretranslate::LibreTranslate;
 use crate::metrics::GB;
-use crate::models::configured::{ConfiguredModel, gpu};
+use crate::models::configured::ConfiguredModel;
 use crate::models::{self, Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
 use crate::redis::{NodeAddress, RedisDirectory};
@@ -65,9 +66,11 @@ pub async fn start_tree(
 ) -> anyhow::Result<(Stt, TreeEnded)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads(settings, cores);
-    let gpu = gpu(settings)?;
+    let executable = own_executable()?;
+    let device = devices::choose(settings, &executable).await?;
+    let gpu = device.as_ref().map(|(index, _)| *index);
     let worker = WorkerConfig {
-        executable: own_executable()?,
+        executable: executable.clone(),
         threads,
         gpu,
         beam_size: settings.beam_size,
@@ -75,8 +78,10 @@ pub async fn start_tree(
         hello_limit: HELLO_LIMIT,
         load_limit: LOAD_LIMIT,
     };
-    let models = Arc::new(ConfiguredModel::new(settings));
+    let vram = device.as_ref().map(|(_, device)| device.total);
+    let models = Arc::new(ConfiguredModel::new(settings, vram));
     let memory: Arc<dyn VramProbe> = match gpu {
+        Some(index) if cfg!(feature = "vulkan") => Arc::new(DeviceProbe::new(executable, index)),
         Some(index) => Arc::new(NvmlProbe::new(index)),
         None => Arc::new(HostMemoryProbe::new()),
     };
