@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 
 use nix::libc::{RTLD_LAZY, RTLD_LOCAL, dlerror, dlopen, dlsym};
 
+/// Major version of the toolkit whose headers ggml was compiled with. Drivers of this version run it, and newer ones.
+const CUDA: c_int = 13;
 /// `CUDA_ERROR_NO_DEVICE`.
 const NO_DEVICE: c_int = 100;
 /// `CUBLAS_STATUS_NOT_INITIALIZED`.
@@ -18,7 +20,7 @@ const NOT_INITIALIZED: c_int = 1;
 
 /// The last folder is that of WSL, which the loader may not search.
 static DRIVER: Library = Library::new("libcuda.so.1", || vec![PathBuf::from("/usr/lib/wsl/lib")]);
-/// The number is that of the toolkit whose headers ggml was compiled with.
+/// The number is [`CUDA`].
 static CUBLAS: Library = Library::new("libcublas.so.13", cublas_folders);
 
 /// A shared library, loaded when it is first needed and never unloaded.
@@ -90,7 +92,13 @@ fn cublas_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// Checks that the driver answers, that it has a GPU, and that cuBLAS is there.
+/// The first result that is an error; 0: none.
+fn first_error(results: &[c_int]) -> c_int {
+    let error = results.iter().find(|result| **result != 0);
+    error.copied().unwrap_or(0)
+}
+
+/// Checks that the driver answers and is new enough, that it has a GPU, and that cuBLAS is there.
 ///
 /// # Errors
 /// The message says what is missing.
@@ -98,15 +106,22 @@ pub fn check() -> Result<(), String> {
     if let Err(message) = DRIVER.handle() {
         return Err(format!("there is no NVIDIA driver ({message})"));
     }
+    let (mut version, mut count) = (0, 0);
     // SAFETY: the driver's own functions, with the arguments that its header gives them.
-    let (status, count) = unsafe {
-        let mut count = 0;
-        let status = match cuInit(0) {
-            0 => cuDeviceGetCount(&raw mut count),
-            failed => failed,
-        };
-        (status, count)
+    let status = unsafe {
+        first_error(&[
+            cuDriverGetVersion(&raw mut version),
+            cuInit(0),
+            cuDeviceGetCount(&raw mut count),
+        ])
     };
+    if version > 0 && version / 1000 < CUDA {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(format!(
+            "the NVIDIA driver is too old: it supports CUDA {major}.{minor}, and this program needs {CUDA}.0 \
+             (driver 580 or newer)"
+        ));
+    }
     match (status, count) {
         (0, 1..) => {}
         (0 | NO_DEVICE, _) => return Err("the NVIDIA driver finds no GPU".to_owned()),
@@ -155,6 +170,7 @@ type Opaque = *const c_void;
 type GpuAddress = c_ulonglong;
 
 forward! { DRIVER, NO_DEVICE;
+    fn cuDriverGetVersion(version: *mut c_int) -> c_int;
     fn cuInit(flags: c_uint) -> c_int;
     fn cuDeviceGetCount(count: *mut c_int) -> c_int;
     fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int;
