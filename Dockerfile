@@ -18,24 +18,34 @@ RUN apt-get update \
 # scripts/build would install the package of it, which is large.
 COPY --from=ffmpeg /ffmpeg /usr/local/bin/ffmpeg
 WORKDIR /build
-COPY . .
 
-# The cargo caches outlive a build, so that the next one compiles only what changed.
+# The caches of cargo outlive a build, so that the next one compiles only what changed.
 FROM toolchain AS build-cpu
+COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,id=uttera-stt-cpu \
     program=$(scripts/build --cpu avx2) && cp "$program" /uttera-stt
 
 FROM toolchain AS build-vulkan
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends glslc libvulkan-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,id=uttera-stt-vulkan \
-    program=$(scripts/build --features vulkan) && cp "$program" /uttera-stt
+    program=$(scripts/build --cpu avx2 --features vulkan) && cp "$program" /uttera-stt
 
 FROM toolchain AS build-cuda
-# Of the toolkit, the image gets cuBLAS alone.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3-pip \
+    && rm -rf /var/lib/apt/lists/*
+# Compute capabilities of the GPUs: scripts/build --help.
+ARG CUDA_ARCH=86
+COPY . .
+# The compiler comes into the cache; of the toolkit, the image gets cuBLAS alone.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,id=uttera-stt-cuda \
-    program=$(scripts/build --features cuda) && cp "$program" /uttera-stt \
+    program=$(scripts/build --cpu avx2 --features cuda --cuda-arch "$CUDA_ARCH") && cp "$program" /uttera-stt \
     && scripts/gpu/cuda-toolkit --runtime /cuda-libraries
 
 # What all images share at run time.
@@ -82,11 +92,11 @@ USER 10001:10001
 COPY --from=build-vulkan /uttera-stt /usr/local/bin/uttera-stt
 
 FROM runtime AS cuda
-COPY --from=build-cuda /cuda-libraries/ /usr/local/lib/cuda/
-# The driver and its libraries come from the host: by CDI (`--device nvidia.com/gpu=all`), or for `--gpus all` as these
-# variables say. Compiled kernels are kept in the volume.
-ENV LD_LIBRARY_PATH=/usr/local/lib/cuda \
-    NVIDIA_VISIBLE_DEVICES=all \
+# Where the program looks for it.
+COPY --from=build-cuda /cuda-libraries/ /usr/local/lib/uttera-stt/
+# The driver and its libraries come from the host: by CDI (`--device nvidia.com/gpu=all`), or with `--gpus all`, for which
+# these variables are. Kernels that the driver compiles for the GPU are kept in the volume.
+ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     CUDA_CACHE_PATH=/models/cuda
 COPY --from=build-cuda /uttera-stt /usr/local/bin/uttera-stt
