@@ -2,5 +2,6 @@
 
 mod documentation;
 mod models_from_wheels;
+mod packaging;
 mod transcribe_replies;
 mod transcribe_requests;
