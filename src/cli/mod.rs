@@ -1,5 +1,6 @@
 //! The command line.
 
+mod healthcheck;
 mod models;
 mod transcribe;
 
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tracing::warn;
 use uttera_stt_tools::bench::{self, BenchArgs, OwnServer};
 use uttera_stt_tools::conformance::{self, ConformanceArgs};
@@ -21,6 +22,7 @@ use crate::models::ModelStore;
 use crate::settings::{Loaded, Role, Settings, Sources};
 use crate::shutdown::StopSignals;
 use crate::{engine, serve, telemetry};
+use healthcheck::{HealthcheckArgs, healthcheck};
 use models::ModelsArgs;
 use transcribe::TranscribeArgs;
 
@@ -74,6 +76,17 @@ enum Command {
     Models(ModelsArgs),
     /// Check the settings and exit; exit status 0 if they are valid.
     CheckConfig,
+    /// Ask a server of this machine whether it can transcribe now; exit status 0 if it can.
+    Healthcheck(HealthcheckArgs),
+    /// Print the manual page (roff).
+    #[command(hide = true)]
+    Manual,
+    /// Print the completions of a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Worker process; the server starts it.
     #[command(hide = true)]
     Worker,
@@ -96,6 +109,23 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Some(Command::Smoke(args)) => run_to_end(smoke::smoke(args)).map(ExitCode::from),
         Some(Command::Load(args)) => run_to_end(load_test(args)).map(ExitCode::from),
+        Some(Command::Healthcheck(ref args)) => {
+            let own = if args.url.is_none() {
+                Some(load_settings(&cli)?.0.settings)
+            } else {
+                None
+            };
+            run_to_end(healthcheck(args, own.as_ref()))
+        }
+        Some(Command::Manual) => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Completions { shell }) => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "uttera-stt", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Some(Command::Transcribe(args)) if args.is_remote() => {
             run_to_end(transcribe::transcribe_remotely(args, local)).map(|()| ExitCode::SUCCESS)
         }
@@ -142,6 +172,9 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             | Command::Conformance(_)
             | Command::Smoke(_)
             | Command::Load(_)
+            | Command::Healthcheck(_)
+            | Command::Manual
+            | Command::Completions { .. }
             | Command::Serve { .. },
         )
         | None => {
@@ -187,17 +220,15 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
         pairs.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
     };
     own("WHISPER_MODEL", &cli.model);
-    let mut role = Role::default();
-    if let Some(Command::Serve {
-        host,
-        port,
-        role: played,
-    }) = &cli.command
-    {
-        own("HOST", host);
-        own("PORT", port);
-        role = *played;
-    }
+    let role = match &cli.command {
+        Some(Command::Serve { host, port, role }) => {
+            own("HOST", host);
+            own("PORT", port);
+            *role
+        }
+        Some(Command::Healthcheck(args)) => args.role,
+        _ => Role::default(),
+    };
     let sources = Sources::of_process(role, cli.config.as_deref(), pairs.clone())?;
     let loaded = Settings::load(&sources)?;
     // Reload from the same file, even if the search would then find another one.

@@ -16,6 +16,8 @@ use protocol::Failure;
 use whisper::{Options, Request};
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod memory;
 pub mod native;
 pub mod process;

@@ -81,7 +81,25 @@ impl ModelSource for ConfiguredModel {
     }
 }
 
-/// The GPU that workers use; `None`: the CPU.
-pub fn gpu(settings: &Settings) -> Option<u32> {
-    (BUILT_FOR_GPU && settings.device != Device::Cpu).then_some(settings.device_index)
+/// The GPU that workers use; `None`: the CPU. With `DEVICE=auto`, a build for CUDA uses the CPU where there is no GPU,
+/// and logs the reason.
+///
+/// # Errors
+/// `DEVICE=cuda`, and there is no GPU; the message says why.
+pub fn gpu(settings: &Settings) -> anyhow::Result<Option<u32>> {
+    if !BUILT_FOR_GPU || settings.device == Device::Cpu {
+        return Ok(None);
+    }
+    #[cfg(feature = "cuda")]
+    if let Err(reason) = crate::engine::cuda::check() {
+        if settings.device == Device::Cuda {
+            anyhow::bail!("DEVICE=cuda: {reason}; DEVICE=auto or DEVICE=cpu uses the CPU");
+        }
+        tracing::warn!(
+            reason,
+            "no NVIDIA GPU can be used: inference runs on the CPU"
+        );
+        return Ok(None);
+    }
+    Ok(Some(settings.device_index))
 }

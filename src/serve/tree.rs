@@ -65,7 +65,7 @@ pub async fn start_tree(
 ) -> anyhow::Result<(Stt, TreeEnded)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads(settings, cores);
-    let gpu = gpu(settings);
+    let gpu = gpu(settings)?;
     let worker = WorkerConfig {
         executable: own_executable()?,
         threads,

@@ -28,6 +28,7 @@ mod registration;
 mod requests;
 mod roles;
 mod sdk;
+mod service;
 mod smoke;
 mod stream;
 mod transcribe_script;
