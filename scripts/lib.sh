@@ -92,6 +92,17 @@ ensure_rust() {
     fi
 }
 
+# Installs a subcommand of cargo if it is missing. Little optimisation, because these tools run for seconds and compiling
+# them takes minutes.
+cargo_install() { # command in cargo, options...
+    local name=$1
+    shift
+    command -v "cargo-$name" >/dev/null && return
+    say "cargo-$name is missing: compiling it (once per machine, takes minutes)"
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --quiet --locked "cargo-$name" "$@"
+}
+
 # The build of whisper.cpp reads every WHISPER_… variable as one of its own options; the server's settings have the same
 # prefix.
 without_whisper_variables() {
