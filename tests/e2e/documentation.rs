@@ -2,12 +2,14 @@
 //!
 //! A block of code is run if the line before it is a comment `<!-- test: run -->`, which readers do not see. With
 //! `<!-- test: run; prints WORDS -->`, its output must contain these words. Blocks in `sh`, `python` and `js` are run, in
-//! the folder of the repository; the addresses of the documentation stand for servers of this test.
+//! the folder of the repository; the addresses of the documentation stand for servers of this test. The blocks of a page
+//! share a home folder, which has what the pages assume. `systemctl` is replaced: it succeeds and does nothing.
 
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use test_support::libretranslate::StandIn;
-use test_support::{PATIENCE, Server, model, repository};
+use test_support::{PATIENCE, Server, model, program, repository};
 use tokio::process::Command;
 use uttera_stt::settings::variables::VARIABLES;
 
@@ -16,6 +18,19 @@ const SERVER: &str = "http://127.0.0.1:9005";
 /// LibreTranslate's address in the documentation.
 const LIBRETRANSLATE: &str = "http://127.0.0.1:5000";
 const MARK: &str = "<!-- test: run";
+
+/// Settings of the Python original.
+const HOTCOLD: &str = "WHISPER_MODEL=medium  # tiny, base, small, medium, large
+WHISPER_FP16=1
+COLD_POOL_SIZE=10
+MIN_COLD_VRAM_GB=4.0  # 0: no check
+XDG_CACHE_HOME=assets/models
+LIBRETRANSLATE_URL=
+DEBUG=false
+VENV_PYTHON=venv/bin/python
+";
+const UNIT: &str = ".config/systemd/user/uttera-stt.service";
+const OLD_UNIT: &str = "[Service]\nExecStart=%h/uttera-stt-hotcold/venv/bin/uvicorn main_stt:app\n";
 
 /// A block of code to run.
 struct Block {
@@ -93,7 +108,7 @@ impl Interpreters {
     }
 
     /// The command that runs a block. `None` if the interpreter is not installed.
-    fn command(&self, block: &Block, code: &str, folder: &Path) -> Option<Command> {
+    fn command(&self, block: &Block, code: &str, home: &Path) -> Option<Command> {
         let mut command;
         match block.language.as_str() {
             "sh" => {
@@ -107,7 +122,9 @@ impl Interpreters {
             "js" => {
                 // Node looks for packages beside the program.
                 let packages = self.node.as_ref()?.join("node_modules");
-                std::os::unix::fs::symlink(packages, folder.join("node_modules")).expect("links");
+                let folder = home.join(format!("line-{}", block.line));
+                std::fs::create_dir(&folder).expect("makes");
+                symlink(packages, folder.join("node_modules")).expect("links");
                 let file = folder.join("block.mjs");
                 std::fs::write(&file, code).expect("writes");
                 command = Command::new("node");
@@ -119,10 +136,42 @@ impl Interpreters {
     }
 }
 
+/// A home folder with what the pages assume: the Python servers that their readers come from, and this repository.
+fn home() -> tempfile::TempDir {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = |path: &str, text: &str| {
+        let path = home.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
+        std::fs::write(&path, text).expect("writes");
+        path
+    };
+    file("uttera-stt-hotcold/.env", HOTCOLD);
+    file(UNIT, OLD_UNIT);
+    file(
+        "workspace/skills/openai-whisper-api/scripts/transcribe.sh",
+        "",
+    );
+    let systemctl = file("bin/systemctl", "#!/bin/sh\n");
+    let permissions = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(systemctl, permissions).expect("sets");
+    symlink(repository(), home.path().join("uttera-stt")).expect("links");
+    home
+}
+
+/// The search path with the home folder's programs and the program under test.
+fn search_path(home: &Path) -> std::ffi::OsString {
+    let built = program().parent().expect("a folder").to_owned();
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let folders = [home.join("bin"), built];
+    let folders = folders.into_iter().chain(std::env::split_paths(&usual));
+    std::env::join_paths(folders).expect("no colons")
+}
+
 /// Runs a block, and returns the reason if it does not do what the page says.
 async fn failure(
     block: &Block,
     interpreters: &Interpreters,
+    home: &Path,
     server: &str,
     libretranslate: &str,
 ) -> Option<String> {
@@ -130,20 +179,21 @@ async fn failure(
         .code
         .replace(SERVER, server)
         .replace(LIBRETRANSLATE, libretranslate);
-    let folder = tempfile::tempdir().expect("a folder");
-    let Some(mut command) = interpreters.command(block, &code, folder.path()) else {
+    let Some(mut command) = interpreters.command(block, &code, home) else {
         println!("skipped: a block in {}", block.language);
         return None;
     };
     for variable in VARIABLES {
         command.env_remove(variable.name);
     }
-    for variable in ["WHISPER_API_URL", "WHISPER_API_KEY", "UTTERA_API_KEY"] {
+    for variable in ["WHISPER_API_URL", "WHISPER_API_KEY", "XDG_CONFIG_HOME"] {
         command.env_remove(variable);
     }
     let run = command
         .current_dir(repository())
-        .env("TMPDIR", folder.path())
+        .env("HOME", home)
+        .env("PATH", search_path(home))
+        .env("TMPDIR", home)
         .env("OPENAI_BASE_URL", format!("{server}/v1"))
         .env("OPENAI_API_KEY", "unused")
         .kill_on_drop(true)
@@ -177,16 +227,25 @@ async fn the_marked_blocks_of_the_documentation_do_what_it_says() {
     let docs = repository().join("docs").canonicalize().expect("exists");
     let mut failures = Vec::new();
     let mut count = 0;
-    for block in pages(&docs).iter().flat_map(|page| blocks(page)) {
-        count += 1;
-        let server = if block.page.ends_with("libretranslate.md") {
-            &translating
+    for page in pages(&docs) {
+        let home = home();
+        let server = if page.ends_with("libretranslate.md") {
+            &translating.url
         } else {
-            &server
+            &server.url
         };
-        if let Some(reason) = failure(&block, &interpreters, &server.url, &libretranslate).await {
-            let page = block.page.display();
-            failures.push(format!("{page}:{}: {reason}", block.line));
+        for block in blocks(&page) {
+            count += 1;
+            let run = failure(&block, &interpreters, home.path(), server, &libretranslate);
+            if let Some(reason) = run.await {
+                let page = block.page.display();
+                failures.push(format!("{page}:{}: {reason}", block.line));
+            }
+        }
+        // The page about the Python server ends with the way back.
+        let unit = std::fs::read_to_string(home.path().join(UNIT)).unwrap_or_default();
+        if page.ends_with("from-uttera-stt-hotcold.md") && unit != OLD_UNIT {
+            failures.push(format!("{}: the old unit is not back", page.display()));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
