@@ -136,7 +136,7 @@ impl Interpreters {
     }
 }
 
-/// A home folder with what the pages assume: the Python servers that their readers come from, and this repository.
+/// A home folder with what the pages assume: the Python servers that their readers come from.
 fn home() -> tempfile::TempDir {
     let home = tempfile::tempdir().expect("a folder");
     let file = |path: &str, text: &str| {
@@ -154,7 +154,6 @@ fn home() -> tempfile::TempDir {
     let systemctl = file("bin/systemctl", "#!/bin/sh\n");
     let permissions = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(systemctl, permissions).expect("sets");
-    symlink(repository(), home.path().join("uttera-stt")).expect("links");
     home
 }
 
