@@ -18,6 +18,10 @@ fn read(page: &Path) -> String {
     fs::read_to_string(page).unwrap_or_else(|error| panic!("{}: {error}", page.display()))
 }
 
+fn is_page(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "md")
+}
+
 /// The pages in a folder and in its folders, without build outputs, installed packages and hidden folders.
 fn pages(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -30,7 +34,7 @@ fn pages(folder: &Path) -> Vec<PathBuf> {
         }
         if path.is_dir() {
             found.extend(pages(&path));
-        } else if path.extension().is_some_and(|extension| extension == "md") {
+        } else if is_page(&path) {
             found.push(path);
         }
     }
@@ -138,7 +142,7 @@ fn the_index_leads_to_every_page() {
             let text = prose(&read(&page));
             let files = links(&text).into_iter().filter_map(|link| {
                 let file = link.split('#').next().expect("a first part");
-                file.ends_with(".md").then(|| folder.join(file))
+                is_page(Path::new(file)).then(|| folder.join(file))
             });
             next.extend(files.filter(|file| file.exists()));
         }
