@@ -8,7 +8,6 @@ use tracing::info;
 use super::store::start_time;
 use super::{ComputeType, Logged, ModelStore, find};
 use crate::engine::process::{ModelSource, ReadyModel};
-use crate::metrics::GB;
 use crate::settings::Settings;
 
 /// Meaning of `auto` without a GPU: the largest model that an ordinary CPU runs much faster than real time.
@@ -38,10 +37,10 @@ impl ConfiguredModel {
             return Self::named(settings, named);
         }
         let model = vram.map_or(AUTO_ON_CPU, automatic_on_gpu);
-        let vram_gb = vram.map(|bytes| bytes as f64 / GB);
+        let vram_mib = vram.map(|bytes| bytes >> 20);
         info!(
             model,
-            vram_gb, "WHISPER_MODEL is auto: chose a model for the device"
+            vram_mib, "WHISPER_MODEL is auto: chose a model for the device"
         );
         Self::named(settings, model)
     }
