@@ -183,6 +183,7 @@ find_gpu() {
     find_nvidia_gpu || find_vulkan_device || true
 }
 
+device_files=/dev
 # The oldest driver and GPU that CUDA 13 supports.
 oldest_driver=580
 oldest_architecture=75
@@ -207,7 +208,7 @@ find_nvidia_gpu() {
         fi
         return 1
     fi
-    if [[ -e /dev/nvidiactl || -e /dev/dxg ]] && driver_library_is_there; then
+    if [[ -e $device_files/nvidiactl || -e $device_files/dxg ]] && driver_library_is_there; then
         gpu=cuda gpu_architecture=86 gpu_reason="there is an NVIDIA driver (without nvidia-smi, so for capability 8.6)"
         return 0
     fi
@@ -221,7 +222,7 @@ driver_library_is_there() {
 
 find_vulkan_device() {
     local node devices
-    local -a nodes=(/dev/dri/renderD*)
+    local -a nodes=("$device_files"/dri/renderD*)
     node=${nodes[0]}
     if [[ -e $node && ! -w $node ]]; then
         gpu_reason+="; this user may not use $node (as root: usermod -aG render $(id -un), then log in again)"
@@ -241,7 +242,7 @@ find_vulkan_device() {
     local best
     best=$(grep -m 1 '^DISCRETE_GPU ' <<<"$devices" || grep -m 1 -v -e '^CPU ' -e '^$' <<<"$devices" || true)
     if [[ -n $best ]]; then
-        gpu=vulkan gpu_reason+="; Vulkan reports ${best#* }"
+        gpu=vulkan gpu_architecture='' gpu_reason+="; Vulkan reports ${best#* }"
         return 0
     elif [[ -n $devices ]]; then
         gpu_reason+="; the only Vulkan device is in software (${devices#* }), slower than this program on the CPU"
