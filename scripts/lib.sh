@@ -242,6 +242,7 @@ find_vulkan_device() {
     local best
     best=$(grep -m 1 '^DISCRETE_GPU ' <<<"$devices" || grep -m 1 -v -e '^CPU ' -e '^$' <<<"$devices" || true)
     if [[ -n $best ]]; then
+        # shellcheck disable=SC2034 # used by the scripts that source this file
         gpu=vulkan gpu_architecture='' gpu_reason+="; Vulkan reports ${best#* }"
         return 0
     elif [[ -n $devices ]]; then
