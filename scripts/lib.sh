@@ -92,6 +92,17 @@ ensure_rust() {
     fi
 }
 
+# Installs a subcommand of cargo if it is missing. Little optimisation, because these tools run for seconds and compiling
+# them takes minutes.
+cargo_install() { # command in cargo, options...
+    local name=$1
+    shift
+    command -v "cargo-$name" >/dev/null && return
+    say "cargo-$name is missing: compiling it (once per machine, takes minutes)"
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --quiet --locked "cargo-$name" "$@"
+}
+
 # The build of whisper.cpp reads every WHISPER_… variable as one of its own options; the server's settings have the same
 # prefix.
 without_whisper_variables() {
@@ -172,6 +183,7 @@ find_gpu() {
     find_nvidia_gpu || find_vulkan_device || true
 }
 
+device_files=/dev
 # The oldest driver and GPU that CUDA 13 supports.
 oldest_driver=580
 oldest_architecture=75
@@ -196,7 +208,7 @@ find_nvidia_gpu() {
         fi
         return 1
     fi
-    if [[ -e /dev/nvidiactl || -e /dev/dxg ]] && driver_library_is_there; then
+    if [[ -e $device_files/nvidiactl || -e $device_files/dxg ]] && driver_library_is_there; then
         gpu=cuda gpu_architecture=86 gpu_reason="there is an NVIDIA driver (without nvidia-smi, so for capability 8.6)"
         return 0
     fi
@@ -210,7 +222,7 @@ driver_library_is_there() {
 
 find_vulkan_device() {
     local node devices
-    local -a nodes=(/dev/dri/renderD*)
+    local -a nodes=("$device_files"/dri/renderD*)
     node=${nodes[0]}
     if [[ -e $node && ! -w $node ]]; then
         gpu_reason+="; this user may not use $node (as root: usermod -aG render $(id -un), then log in again)"
@@ -230,7 +242,8 @@ find_vulkan_device() {
     local best
     best=$(grep -m 1 '^DISCRETE_GPU ' <<<"$devices" || grep -m 1 -v -e '^CPU ' -e '^$' <<<"$devices" || true)
     if [[ -n $best ]]; then
-        gpu=vulkan gpu_reason+="; Vulkan reports ${best#* }"
+        # shellcheck disable=SC2034 # used by the scripts that source this file
+        gpu=vulkan gpu_architecture='' gpu_reason+="; Vulkan reports ${best#* }"
         return 0
     elif [[ -n $devices ]]; then
         gpu_reason+="; the only Vulkan device is in software (${devices#* }), slower than this program on the CPU"

@@ -21,6 +21,7 @@ pub mod serve;
 pub mod settings;
 pub mod telemetry;
 
+mod notify;
 mod priority;
 mod shutdown;
 mod tls;

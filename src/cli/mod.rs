@@ -78,6 +78,15 @@ enum Command {
     CheckConfig,
     /// Ask a server of this machine whether it can transcribe now; exit status 0 if it can.
     Healthcheck(HealthcheckArgs),
+    /// List the GPUs that this build can use, with their indices for DEVICE_INDEX.
+    Devices {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Answer each line of standard input with JSON; the server does this.
+        #[arg(long, hide = true)]
+        answer: bool,
+    },
     /// Print the manual page (roff).
     #[command(hide = true)]
     Manual,
@@ -117,6 +126,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             run_to_end(healthcheck(args, own.as_ref()))
         }
+        Some(Command::Devices { answer: true, .. }) => {
+            engine::devices::answer().map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Devices { json, .. }) => list_devices(json),
         Some(Command::Manual) => {
             clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
@@ -131,6 +144,28 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         _ => run_here(cli).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// Prints the GPUs. Exit status 1: there is none.
+fn list_devices(json: bool) -> anyhow::Result<ExitCode> {
+    let devices = engine::devices::list();
+    let found = devices.as_deref().unwrap_or_default();
+    if json {
+        println!("{}", serde_json::to_string_pretty(found)?);
+    }
+    for (index, device) in found.iter().enumerate().filter(|_| !json) {
+        let gb = |bytes: u64| bytes as f64 / crate::metrics::GB;
+        let (free, total) = (gb(device.free), gb(device.total));
+        println!(
+            "{index}: {}, {free:.1} of {total:.1} GB free",
+            device.title()
+        );
+    }
+    if let Err(reason) = devices {
+        eprintln!("no GPU: {reason}");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An option about the settings of this machine, if one is given.
@@ -173,6 +208,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             | Command::Smoke(_)
             | Command::Load(_)
             | Command::Healthcheck(_)
+            | Command::Devices { .. }
             | Command::Manual
             | Command::Completions { .. }
             | Command::Serve { .. },

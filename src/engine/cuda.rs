@@ -137,8 +137,11 @@ macro_rules! forward {
                     return $missing;
                 };
                 // SAFETY: the library's header declares the function so.
-                let function: unsafe extern "C" fn($($kind),*) -> $result =
-                    unsafe { std::mem::transmute(address as *const c_void) };
+                let function = unsafe {
+                    std::mem::transmute::<*const c_void, unsafe extern "C" fn($($kind),*) -> $result>(
+                        address as *const c_void,
+                    )
+                };
                 // SAFETY: the caller vouches for the arguments.
                 unsafe { function($($argument),*) }
             }

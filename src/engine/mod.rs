@@ -18,6 +18,7 @@ use whisper::{Options, Request};
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod devices;
 mod memory;
 pub mod native;
 pub mod process;

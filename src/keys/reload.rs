@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::{Keyring, KeysError, load, load::warn_of};
 use crate::metrics;
-use crate::serve::notify;
+use crate::notify;
 use crate::settings::{Loaded, SettingsError};
 
 /// Reads the settings again from the sources of the start.

@@ -1,6 +1,5 @@
 //! Composes the server: the supervision tree with its real ports (`tree`), and HTTP in front of it.
 
-pub(crate) mod notify;
 mod sizing;
 mod tree;
 
@@ -18,9 +17,9 @@ use crate::http::UploadStore;
 use crate::http::{self, AppState, Limits};
 use crate::keys::{self, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
+use crate::notify::Notifier;
 use crate::settings::{Loaded, Settings};
 use crate::shutdown::{HangUp, HangUps, StopSignals};
-use notify::Notifier;
 pub use tree::{Neighbours, start_tree};
 
 /// How long running requests may continue after a stop signal. Together with the grace of the workers

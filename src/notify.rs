@@ -11,12 +11,12 @@ use tokio::task::JoinSet;
 use tracing::{debug, error};
 
 /// Reports readiness and liveness until it is dropped.
-pub(super) struct Notifier(JoinSet<()>);
+pub(crate) struct Notifier(JoinSet<()>);
 
 impl Notifier {
     /// Reports readiness when the model has transcribed its first clip, and, if the unit has a watchdog, that the
     /// tree is alive.
-    pub(super) fn start(stt: &Stt) -> Self {
+    pub(crate) fn start(stt: &Stt) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(report_states(stt.clone()));
         if let Some(limit) = sd_notify::watchdog_enabled() {
@@ -26,7 +26,7 @@ impl Notifier {
     }
 
     /// Reports that the server stops. From here on, systemd waits for its end, and the watchdog is off.
-    pub(super) fn stopping(mut self) {
+    pub(crate) fn stopping(mut self) {
         self.0.abort_all();
         send(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     }
@@ -54,10 +54,10 @@ pub(crate) fn reloaded() {
 }
 
 async fn report_states(stt: Stt) {
-    let mut states = stt.hot_states();
+    let mut changes = stt.hot_states();
     loop {
-        let state = states.borrow_and_update().clone();
-        let status = match &state {
+        let hot = changes.borrow_and_update().clone();
+        let status = match &hot {
             HotState::Starting => "loading the model".to_owned(),
             HotState::Ready(engine) => format!("ready, model {}", engine.model),
             HotState::Asleep(engine) => {
@@ -69,12 +69,12 @@ async fn report_states(stt: Stt) {
         // A line break would begin another assignment.
         let status = status.replace('\n', " ");
         let mut message = vec![NotifyState::Status(&status)];
-        let is_ready = matches!(state, HotState::Ready(_) | HotState::Asleep(_));
+        let is_ready = matches!(hot, HotState::Ready(_) | HotState::Asleep(_));
         if is_ready && !IS_READY.swap(true, Ordering::AcqRel) {
             message.push(NotifyState::Ready);
         }
         send(&message);
-        if states.changed().await.is_err() {
+        if changes.changed().await.is_err() {
             return;
         }
     }
