@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders of the repository. A path in backticks that begins with one of them must exist.
-const FOLDERS: [&str; 13] = [
-    ".cargo", ".config", "actors", "client", "config", "docs", "examples", "samples", "scripts",
-    "src", "systemd", "tests", "tools",
+const FOLDERS: [&str; 14] = [
+    ".cargo", ".config", "actors", "client", "config", "deploy", "docs", "examples", "samples",
+    "scripts", "src", "systemd", "tests", "tools",
 ];
 
 fn repository() -> &'static Path {
