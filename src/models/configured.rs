@@ -12,7 +12,7 @@ use crate::engine::process::{ModelSource, ReadyModel};
 use crate::settings::{Device, Settings};
 
 /// Meaning of `auto` without a GPU: the largest model that an ordinary CPU runs much faster than real time.
-const AUTO_ON_CPU: &str = "base";
+pub const AUTO_ON_CPU: &str = "base";
 
 /// The configured model. Every launch of a worker looks for it, so that a model that is added later is found.
 /// A missing catalogue model is fetched.
