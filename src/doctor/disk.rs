@@ -155,10 +155,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let below = file.path().join("whisper");
         assert_eq!(of_uploads(&below, 1)[0].severity, Severity::Error);
-        let settings = Settings {
-            models_dir: below,
-            ..Settings::default()
-        };
+        let mut settings = Settings::default();
+        settings.models_dir = below;
         let finding = of_models(&settings);
         assert_eq!(finding.severity, Severity::Error, "{finding:?}");
         assert!(finding.what.contains("is not a folder"), "{finding:?}");

@@ -69,7 +69,11 @@ pub(super) fn examine(machine: &Machine, build: Build, device: Device) -> Vec<Fi
 
 /// Memory of the GPU against the model; `None` if inference runs on the CPU, or on a GPU without NVIDIA's driver.
 /// Blocks: the driver of a GPU that sleeps takes seconds to answer.
-pub(super) fn memory(machine: &Machine, settings: &Settings, is_served: bool) -> Option<Finding> {
+pub(super) fn of_memory(
+    machine: &Machine,
+    settings: &Settings,
+    is_served: bool,
+) -> Option<Finding> {
     let index = configured::gpu(settings)?;
     if !Seen::on(machine).has_nvidia_driver {
         return None;
@@ -338,8 +342,8 @@ mod tests {
         for (files, expected) in [
             (&[][..], "DEVICE=cpu"),
             (&NVIDIA_CARD[..], "apt-get install nvidia-driver"),
-            (&[wsl], "in Windows"),
-            (&[container], "--device nvidia.com/gpu=all"),
+            (&[wsl][..], "in Windows"),
+            (&[container][..], "--device nvidia.com/gpu=all"),
         ] {
             let (severity, fix) = first(files, CUDA, Device::Auto);
             assert_eq!(severity, Severity::Warning);

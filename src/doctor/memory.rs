@@ -109,11 +109,9 @@ mod tests {
             ("/sys/fs/cgroup/box/memory.max", "100000000\n"),
             ("/sys/fs/cgroup/box/memory.current", "1000\n"),
         ]);
-        let settings = Settings {
-            whisper_model: "large-v3".to_owned(),
-            models_dir: "/nowhere".into(),
-            ..Settings::default()
-        };
+        let mut settings = Settings::default();
+        settings.whisper_model = "large-v3".to_owned();
+        settings.models_dir = "/nowhere".into();
         let found = examine(&machine.machine(), &settings, false);
         assert_eq!(found[0].severity, Severity::Error, "{found:?}");
         let unreadable = MadeUp::new(&[]);

@@ -90,7 +90,7 @@ pub async fn examine(subject: Subject) -> Vec<Finding> {
     } = subject;
     let loaded = match loaded {
         Ok(loaded) => loaded,
-        Err(problem) => return without_settings(problem, machine, role).await,
+        Err(problem) => return without_settings(problem, &machine, role).await,
     };
     // The first one, because its result matters to the checks of memory and of the registered address.
     let port = network::port(&loaded.settings).await;
@@ -135,7 +135,7 @@ pub async fn examine(subject: Subject) -> Vec<Finding> {
 }
 
 /// The checks that need no settings.
-async fn without_settings(problem: String, machine: Machine, role: Role) -> Vec<Finding> {
+async fn without_settings(problem: String, machine: &Machine, role: Role) -> Vec<Finding> {
     let error = Finding::error("settings", problem, "the server does not start")
         .mended_by("correct this setting, then uttera-stt check-config");
     let for_gpu = machine.clone();
@@ -143,7 +143,7 @@ async fn without_settings(problem: String, machine: Machine, role: Role) -> Vec<
         in_background("system", LIMIT, || system::examine(None)),
         ffmpeg::examine(&DecoderLimits::default().ffmpeg),
         in_background("gpu", LIMIT, move || of_gpu(&for_gpu, Device::Auto)),
-        service::examine(&machine, role),
+        service::examine(machine, role),
     );
     let mut findings = vec![error];
     findings.extend(system);
@@ -167,7 +167,7 @@ fn of_memory(context: &Context) -> Vec<Finding> {
         machine, is_served, ..
     } = context;
     let settings = &context.loaded.settings;
-    let of_gpu = gpu::memory(machine, settings, *is_served);
+    let of_gpu = gpu::of_memory(machine, settings, *is_served);
     match of_gpu {
         Some(finding) => vec![finding],
         None => memory::examine(machine, settings, *is_served),
@@ -197,14 +197,14 @@ async fn in_background(
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_check_that_hangs_is_left_behind() {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let hangs = move || {
             let _ = ended.recv();
             Vec::new()
         };
-        let found = in_background("disk", LIMIT, hangs).await;
+        let found = in_background("disk", Duration::from_millis(1), hangs).await;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].severity, Severity::Warning);
         drop(end);

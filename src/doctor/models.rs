@@ -64,10 +64,8 @@ mod tests {
     #[test]
     fn a_model_that_is_not_there_has_no_checksum() {
         let folder = tempfile::tempdir().expect("a folder");
-        let settings = Settings {
-            models_dir: folder.path().to_owned(),
-            ..Settings::default()
-        };
+        let mut settings = Settings::default();
+        settings.models_dir = folder.path().to_owned();
         assert_eq!(examine(&settings, true), []);
     }
 }

@@ -141,6 +141,10 @@ struct Fallback {
 }
 
 impl Fallback {
+    const CHECK: &str = "fallback";
+    const WHY: &str = "doubtful texts are not transcribed again: /v1/transcribe fails with 502, and other routes keep \
+                       the doubtful text";
+
     async fn ask(&self) -> Asked {
         let ready = match self.readiness().await {
             Ok(reply) => reply,
@@ -185,10 +189,6 @@ impl Fallback {
             ..finding.into()
         }
     }
-
-    const CHECK: &str = "fallback";
-    const WHY: &str = "doubtful texts are not transcribed again: /v1/transcribe fails with 502, and other routes keep \
-                       the doubtful text";
 
     /// `/readyz`, else the paths that other servers of this kind have.
     async fn readiness(&self) -> Result<http::Reply, String> {
@@ -247,11 +247,9 @@ mod tests {
     }
 
     async fn of_fallback(node: &MockServer, key: Option<&str>) -> Finding {
-        let settings = Settings {
-            fallback_url: Some(format!("{}/v1/", node.uri()).parse().expect("a URL")),
-            fallback_api_key: key.map(Secret::from),
-            ..Settings::default()
-        };
+        let mut settings = Settings::default();
+        settings.fallback_url = Some(format!("{}/v1/", node.uri()).parse().expect("a URL"));
+        settings.fallback_api_key = key.map(Secret::from);
         let finding = only(fallback(&settings).await);
         assert!(!format!("{finding:?}").contains(KEY), "{finding:?}");
         finding
@@ -291,10 +289,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_is_its_own_fallback_is_an_error() {
-        let settings = Settings {
-            fallback_url: Some("http://localhost:9005".parse().expect("a URL")),
-            ..Settings::default()
-        };
+        let mut settings = Settings::default();
+        settings.fallback_url = Some("http://localhost:9005".parse().expect("a URL"));
         let finding = only(fallback(&settings).await);
         assert!(finding.what.contains("this node itself"), "{finding:?}");
     }
@@ -303,10 +299,8 @@ mod tests {
     async fn libretranslate_must_list_its_languages() {
         let ask = async |status, body| {
             let server = server(&[("/languages", status, body)]).await;
-            let settings = Settings {
-                libretranslate_url: Some(server.uri().parse().expect("a URL")),
-                ..Settings::default()
-            };
+            let mut settings = Settings::default();
+            settings.libretranslate_url = Some(server.uri().parse().expect("a URL"));
             only(libretranslate(&settings).await)
         };
         let works = ask(200, r#"[{"code":"en"},{"code":"de"}]"#).await;
@@ -328,10 +322,8 @@ mod tests {
             .respond_with(late)
             .mount(&server)
             .await;
-        let settings = Settings {
-            libretranslate_url: Some(server.uri().parse().expect("a URL")),
-            ..Settings::default()
-        };
+        let mut settings = Settings::default();
+        settings.libretranslate_url = Some(server.uri().parse().expect("a URL"));
         let found = examine(&settings).await;
         let clock = found
             .iter()

@@ -168,11 +168,10 @@ mod tests {
     use crate::settings::Secret;
 
     fn settings(host: &str, port: u16) -> Settings {
-        Settings {
-            host: host.parse().expect("an address"),
-            port,
-            ..Settings::default()
-        }
+        let mut settings = Settings::default();
+        settings.host = host.parse().expect("an address");
+        settings.port = port;
+        settings
     }
 
     #[tokio::test]
@@ -194,29 +193,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_registered_address_is_compared_with_the_one_to_listen_on() {
-        let registered = |host: &str, node_host: &str| Settings {
-            redis_url: Some(Secret::from("redis://192.0.2.7")),
-            node_host: node_host.to_owned(),
-            ..settings(host, 9005)
-        };
-        let severity = async |host: &str, node_host: &str| {
-            let finding = node_host_of(&registered(host, node_host)).await;
+        let severity = async |host: &str, registered: &str| {
+            let mut settings = settings(host, 9005);
+            settings.redis_url = Some(Secret::from("redis://192.0.2.7"));
+            registered.clone_into(&mut settings.node_host);
+            let finding = node_host(&settings, false).await;
             finding.map(|finding| finding.severity)
         };
-        async fn node_host_of(settings: &Settings) -> Option<Finding> {
-            node_host(settings, false).await
-        }
         assert_eq!(severity("0.0.0.0", "localhost").await, None);
-        assert_eq!(
-            severity("127.0.0.1", "192.0.2.8").await,
-            Some(Severity::Warning)
-        );
-        assert_eq!(severity("0.0.0.0", "192.0.2.8").await, Some(Severity::Note));
-        assert_eq!(
-            severity("0.0.0.0", "no such name").await,
-            Some(Severity::Warning)
-        );
-        assert_eq!(node_host_of(&settings("0.0.0.0", 9005)).await, None);
+        let behind_a_proxy = severity("127.0.0.1", "192.0.2.8").await;
+        assert_eq!(behind_a_proxy, Some(Severity::Warning));
+        let not_ours = severity("0.0.0.0", "192.0.2.8").await;
+        assert_eq!(not_ours, Some(Severity::Note));
+        let unknown = severity("0.0.0.0", "no such name").await;
+        assert_eq!(unknown, Some(Severity::Warning));
+        assert_eq!(node_host(&settings("0.0.0.0", 9005), false).await, None);
     }
 
     #[test]

@@ -189,7 +189,10 @@ async fn a_running_server_is_recognised_and_a_fallback_must_accept_the_key() {
 
     let findings = Setup::healthy().await.with("PORT", port).examine(&[]);
     let what = findings.what("port", "ok");
-    assert!(what.starts_with("uttera-stt ") && what.contains("tiny.en"), "{what}");
+    assert!(
+        what.starts_with("uttera-stt ") && what.contains("tiny.en"),
+        "{what}"
+    );
 
     let asking = async |key: &str| {
         let setup = Setup::healthy().await.with("FALLBACK_URL", &server.url);
@@ -265,7 +268,10 @@ async fn neighbours_that_accept_and_never_answer_are_errors_not_a_hang() {
         assert_eq!(findings.of(check), "error", "{:#?}", findings.all);
     }
     let what = findings.what("fallback", "error");
-    assert!(what.starts_with(&format!("the fallback at 127.0.0.1:{fallback}: ")), "{what}");
+    assert!(
+        what.starts_with(&format!("the fallback at 127.0.0.1:{fallback}: ")),
+        "{what}"
+    );
     let text = setup.run(&["doctor"]);
     assert_eq!(text.status.code(), Some(2));
 }
@@ -293,7 +299,10 @@ async fn a_path_without_a_model_is_an_error_for_both_commands() {
         let findings = setup.examine(&[]);
         assert_eq!(findings.status, 2);
         let what = findings.what("model", "error");
-        assert!(what.starts_with(&format!("{variable}={missing}: ")), "{what}");
+        assert!(
+            what.starts_with(&format!("{variable}={missing}: ")),
+            "{what}"
+        );
         let checked = setup.run(&["check-config"]);
         assert_eq!(checked.status.code(), Some(1), "{}", out(&checked));
         let said = err(&checked);
@@ -312,7 +321,10 @@ async fn a_model_that_is_not_downloaded_yet_is_a_note_for_both_commands() {
     let checked = setup.run(&["check-config"]);
     assert!(checked.status.success(), "{}", err(&checked));
     let said = out(&checked);
-    assert!(said.contains("note: WHISPER_MODEL=base is not in "), "{said}");
+    assert!(
+        said.contains("note: WHISPER_MODEL=base is not in "),
+        "{said}"
+    );
     assert!(said.ends_with("the settings are valid\n"), "{said}");
     // Neither command has created anything.
     let folder = setup.folder.path().join("whisper");
@@ -344,7 +356,10 @@ async fn a_settings_file_that_does_not_load_is_a_finding_among_others() {
     let setup = Setup::healthy().await.without("PORT");
     let file = setup.folder.path().join(".env");
     for (text, told) in [
-        (format!("API_KEYS={SECRET}\nPORT=many\n"), "PORT=many (.env) is invalid"),
+        (
+            format!("API_KEYS={SECRET}\nPORT=many\n"),
+            "PORT=many (.env) is invalid",
+        ),
         (format!("{SECRET}\n"), ".env, line 1: expected NAME=value"),
     ] {
         std::fs::write(&file, text).expect("writes");
