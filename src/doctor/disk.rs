@@ -76,7 +76,7 @@ fn of_uploads(folder: &Path, largest: u64) -> Vec<Finding> {
     );
     let fix = format!("a lower MAX_UPLOAD_MB, or {elsewhere}");
     let space = if found.free < largest {
-        let why = "a large file fails with 507 or 500 although the settings allow it";
+        let why = "a large file fails with 507 although the settings allow it";
         Finding::error(CHECK, what, why).mended_by(fix)
     } else if found.free < most {
         let why = "several large files at the same time fill the disk";

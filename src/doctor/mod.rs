@@ -103,6 +103,7 @@ pub async fn examine(subject: Subject) -> Vec<Finding> {
         is_served: port.is_served,
     });
     let settings = &context.loaded.settings;
+    let decoder = DecoderLimits::default().ffmpeg;
     let of_machine = |name, check: fn(&Context) -> Vec<Finding>| {
         let limit = if full { FULL_LIMIT } else { LIMIT };
         let context = Arc::clone(&context);
@@ -111,7 +112,7 @@ pub async fn examine(subject: Subject) -> Vec<Finding> {
     let (of_settings, system, ffmpeg, models, memory, gpu, disk, node_host, neighbours, service) = tokio::join!(
         of_machine("settings", |c| settings::examine(&c.loaded)),
         of_machine("system", of_system),
-        ffmpeg::examine(&DecoderLimits::default().ffmpeg),
+        ffmpeg::examine(&decoder),
         of_machine("checksum", |c| models::examine(&c.loaded.settings, c.full)),
         of_machine("memory", of_memory),
         of_machine("gpu", |c| of_gpu(&c.machine, c.loaded.settings.device)),
@@ -139,9 +140,10 @@ async fn without_settings(problem: String, machine: &Machine, role: Role) -> Vec
     let error = Finding::error("settings", problem, "the server does not start")
         .mended_by("correct this setting, then uttera-stt check-config");
     let for_gpu = machine.clone();
+    let decoder = DecoderLimits::default().ffmpeg;
     let (system, ffmpeg, gpu, service) = tokio::join!(
         in_background("system", LIMIT, || system::examine(None)),
-        ffmpeg::examine(&DecoderLimits::default().ffmpeg),
+        ffmpeg::examine(&decoder),
         in_background("gpu", LIMIT, move || of_gpu(&for_gpu, Device::Auto)),
         service::examine(machine, role),
     );
