@@ -10,7 +10,7 @@ pub enum Severity {
     Ok,
     /// Worth knowing; nothing is wrong, or the check could not be made.
     Note,
-    /// The server works, but not in every case or not for everybody who should reach it.
+    /// The server works, but not always, not as set, or not safely.
     Warning,
     /// The server does not start, or a configured part of it does not work.
     Error,

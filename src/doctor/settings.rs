@@ -165,8 +165,12 @@ fn of_keys(settings: &Settings, keys: &Keys) -> Vec<Finding> {
     let readable = readable_file.map(|file| {
         let file = file.display();
         let what = format!("every user of this machine can read {file}");
-        Finding::warning(CHECK, what, "they can use the server under another's name")
-            .mended_by(format!("chmod o-rwx {file}"))
+        Finding::warning(
+            CHECK,
+            what,
+            "each of them can use the server with the keys of other clients",
+        )
+        .mended_by(format!("chmod o-rwx {file}"))
     });
     let mut findings: Vec<Finding> = short.into_iter().chain(readable).collect();
     if findings.is_empty() {

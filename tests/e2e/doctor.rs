@@ -240,8 +240,8 @@ async fn a_redis_on_another_machine_that_is_away_gives_both_findings() {
     assert!(checked.status.success(), "{}", err(&checked));
     assert!(out(&checked).contains("warning: NODE_HOST is localhost"));
 
-    let nobody = format!("redis://:{SECRET}@127.0.0.1:{}", free_port());
-    let findings = setup.with("REDIS_URL", &nobody).examine(&[]);
+    let unused = format!("redis://:{SECRET}@127.0.0.1:{}", free_port());
+    let findings = setup.with("REDIS_URL", &unused).examine(&[]);
     let what = findings.what("redis", "error");
     assert!(what.contains("refused"), "{what}");
 }
