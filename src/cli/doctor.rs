@@ -26,15 +26,15 @@ pub struct DoctorArgs {
 /// Makes all checks and prints the findings. The exit status is 0 (nothing worse than a note), 1 (warnings) or 2
 /// (errors).
 pub async fn doctor(args: DoctorArgs, loaded: anyhow::Result<Loaded>) -> anyhow::Result<ExitCode> {
-    let findings = doctor::examine(Subject {
+    let examination = doctor::examine(Subject {
         loaded: loaded.map_err(|error| format!("{error:#}")),
         role: args.role,
         uploads: UploadStore::default_parent(),
         files_needed,
         full: args.full,
         machine: Machine::here(),
-    })
-    .await;
+    });
+    let findings = Box::pin(examination).await;
     let text = if args.json {
         report::json(&findings)
     } else {

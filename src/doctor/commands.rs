@@ -13,7 +13,6 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Ended {
     pub(super) succeeded: bool,
     pub(super) out: String,
-    pub(super) err: String,
 }
 
 /// Why a program gave no output.
@@ -43,10 +42,8 @@ pub(super) async fn run(mut command: Command) -> Result<Ended, Failure> {
             return Err(Failure::Other(format!("it did not end within {seconds} s")));
         }
     };
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     Ok(Ended {
         succeeded: output.status.success(),
-        out: text(&output.stdout),
-        err: text(&output.stderr),
+        out: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     })
 }

@@ -47,6 +47,10 @@ struct DeviceFile {
 
 /// What the machine shows of GPUs.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about a machine, not states"
+)]
 struct Seen {
     is_container: bool,
     is_wsl: bool,

@@ -222,7 +222,7 @@ mod tests {
             full: false,
             machine: Machine::under(PathBuf::from("/nowhere")),
         };
-        let found = examine(subject).await;
+        let found = Box::pin(examine(subject)).await;
         assert_eq!(found[0].severity, Severity::Error);
         assert_eq!(found[0].what, "PORT=many is invalid");
         let checks: Vec<&str> = found.iter().map(|finding| finding.check).collect();

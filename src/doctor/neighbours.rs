@@ -270,8 +270,8 @@ mod tests {
         let wrong = of_fallback(&node, Some("something-else")).await;
         assert_eq!(wrong.severity, Severity::Error);
         assert!(wrong.what.ends_with("it rejects the key"), "{wrong:?}");
-        let none = of_fallback(&node, None).await;
-        assert!(none.what.ends_with("it requires a key"), "{none:?}");
+        let keyless = of_fallback(&node, None).await;
+        assert!(keyless.what.ends_with("it requires a key"), "{keyless:?}");
     }
 
     #[tokio::test]
