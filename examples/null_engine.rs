@@ -53,6 +53,7 @@ impl EngineLauncher for Launcher {
             info: EngineInfo {
                 model: "null".to_owned(),
                 multilingual: true,
+                device: "CPU".to_owned(),
                 process_id: None,
                 load_time: Duration::from_millis(1),
                 calibration: None,

@@ -13,6 +13,12 @@ die() {
     exit 1
 }
 
+# The value of an option, for a loop over the arguments that then shifts by two.
+value_of() { # option, number of arguments, value
+    (($2 > 1)) || die "$1 needs a value"
+    printf '%s' "$3"
+}
+
 # Required packages, as "package|command that succeeds if it is installed|purpose". If the command fails or is empty, dpkg
 # decides.
 # shellcheck disable=SC2034 # used by the scripts that source this file
@@ -86,6 +92,17 @@ ensure_rust() {
     fi
 }
 
+# Installs a subcommand of cargo if it is missing. Little optimisation, because these tools run for seconds and compiling
+# them takes minutes.
+cargo_install() { # command in cargo, options...
+    local name=$1
+    shift
+    command -v "cargo-$name" >/dev/null && return
+    say "cargo-$name is missing: compiling it (once per machine, takes minutes)"
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --quiet --locked "cargo-$name" "$@"
+}
+
 # The build of whisper.cpp reads every WHISPER_… variable as one of its own options; the server's settings have the same
 # prefix.
 without_whisper_variables() {
@@ -109,27 +126,131 @@ default_cpu() {
 # Settings for a build of whisper.cpp that runs on processors without AVX2.
 for_any_cpu=(GGML_NATIVE=OFF GGML_AVX=OFF GGML_AVX2=OFF GGML_FMA=OFF GGML_F16C=OFF GGML_BMI2=OFF)
 
-# Builds the program for an instruction set and sets `program` to its path. Each set has its own target folder, because
-# cargo does not notice a change of these settings.
-build_release() { # avx2, any or native
+# Packages for a build for Vulkan; see build_packages.
+vulkan_packages=('libvulkan-dev||links the program with the Vulkan loader')
+
+# Builds the program for an instruction set, and for a GPU if one is given, and sets `program` to its path. Each
+# combination has its own target folder, because cargo does not notice a change of these settings.
+build_release() { # avx2, any or native; cuda, vulkan or nothing; architectures for CUDA, such as 86 or 86,89
     local target=${CARGO_TARGET_DIR:-$repository/target}
-    local -a flags=()
+    local -a build_settings=() features=()
+    case ${2:-} in
+        '') ;;
+        cuda)
+            local toolkit architectures=${3:-86}
+            [[ $architectures =~ ^[0-9]+[a-z]?(,[0-9]+[a-z]?)*$ ]] ||
+                die "--cuda-arch takes a number such as 86 (GeForce RTX 30) or 89 (RTX 40), or several: 86,89"
+            toolkit=$("$repository/scripts/gpu/cuda-toolkit" --into "$target/cuda-toolkit")
+            target=$target/cuda-${architectures//,/-}
+            features=(--features cuda)
+            build_settings=(
+                "PATH=$toolkit/bin:$PATH" "CUDACXX=$toolkit/bin/nvcc" "CUDAToolkit_ROOT=$toolkit"
+                "CMAKE_CUDA_ARCHITECTURES=${architectures//,/;}"
+                "LIBRARY_PATH=$toolkit/lib64:$toolkit/lib64/stubs" "UTTERA_CUDA_LIBRARIES=$toolkit/lib64"
+            )
+            ;;
+        vulkan)
+            local sdk
+            ensure_packages "${vulkan_packages[@]}"
+            sdk=$("$repository/scripts/gpu/vulkan-sdk" --into "$target/vulkan-sdk")
+            target=$target/vulkan
+            features=(--features vulkan)
+            [[ -z $sdk ]] || build_settings=("CPATH=$sdk/include${CPATH:+:$CPATH}" "PATH=$sdk/bin:$PATH")
+            ;;
+        *) die "unknown feature '$2': use cuda or vulkan" ;;
+    esac
     case $1 in
         avx2) ;;
         any)
-            flags=("${for_any_cpu[@]}")
+            build_settings+=("${for_any_cpu[@]}")
             target=$target/cpu-any
             ;;
         native)
-            flags=(GGML_NATIVE=ON)
+            build_settings+=(GGML_NATIVE=ON)
             target=$target/cpu-native
             ;;
         *) die "unknown instruction set '$1': use avx2, any or native" ;;
     esac
-    without_whisper_variables env "${flags[@]}" \
-        cargo build --release --locked --bin uttera-stt --target-dir "$target" >&2
+    without_whisper_variables env "${build_settings[@]}" \
+        cargo build --release --locked --bin uttera-stt "${features[@]}" --target-dir "$target" >&2
     # shellcheck disable=SC2034 # used by the scripts that source this file
     program=$target/release/uttera-stt
+}
+
+# Finds a GPU and sets `gpu` (cuda, vulkan or nothing), `gpu_architecture` (for CUDA) and `gpu_reason` (for people).
+find_gpu() {
+    gpu='' gpu_architecture='' gpu_reason=''
+    find_nvidia_gpu || find_vulkan_device || true
+}
+
+device_files=/dev
+# The oldest driver and GPU that CUDA 13 supports.
+oldest_driver=580
+oldest_architecture=75
+
+find_nvidia_gpu() {
+    local listed name driver capability
+    if command -v nvidia-smi >/dev/null &&
+        listed=$(nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader 2>/dev/null); then
+        # Of several GPUs, the first one.
+        IFS=, read -r name driver capability <<<"${listed%%$'\n'*}"
+        driver=${driver// /} capability=${capability//[ .]/}
+        gpu_architecture=$capability
+        if [[ ! $gpu_architecture =~ ^[0-9]+$ ]]; then
+            gpu_reason="nvidia-smi does not tell what $name is able to compute"
+        elif ((gpu_architecture < oldest_architecture)); then
+            gpu_reason="$name is too old for CUDA 13"
+        elif ((${driver%%.*} < oldest_driver)); then
+            gpu_reason="the NVIDIA driver $driver is older than $oldest_driver, which CUDA 13 needs"
+        else
+            gpu=cuda gpu_reason="the NVIDIA driver $driver reports $name"
+            return 0
+        fi
+        return 1
+    fi
+    if [[ -e $device_files/nvidiactl || -e $device_files/dxg ]] && driver_library_is_there; then
+        gpu=cuda gpu_architecture=86 gpu_reason="there is an NVIDIA driver (without nvidia-smi, so for capability 8.6)"
+        return 0
+    fi
+    gpu_reason='no NVIDIA driver answers'
+    return 1
+}
+
+driver_library_is_there() {
+    [[ -e /usr/lib/wsl/lib/libcuda.so.1 ]] || ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1 '
+}
+
+find_vulkan_device() {
+    local node devices
+    local -a nodes=("$device_files"/dri/renderD*)
+    node=${nodes[0]}
+    if [[ -e $node && ! -w $node ]]; then
+        gpu_reason+="; this user may not use $node (as root: usermod -aG render $(id -un), then log in again)"
+        return 1
+    fi
+    # A GPU shows itself to Vulkan only with its driver installed. Without a GPU, nothing needs to be installed.
+    if [[ -e $node ]]; then
+        ensure_packages 'mesa-vulkan-drivers||Vulkan drivers for AMD and Intel' \
+            'vulkan-tools|command -v vulkaninfo|lists Vulkan devices'
+    elif ! command -v vulkaninfo >/dev/null; then
+        gpu_reason+='; there is no render node (/dev/dri/renderD128)'
+        return 1
+    fi
+    # Type and name of each device, in their order; a device of type CPU is one in software.
+    devices=$(vulkaninfo --summary 2>/dev/null |
+        sed -n 's/^.*deviceType *= *PHYSICAL_DEVICE_TYPE_//p; s/^.*deviceName *= */ /p' | paste -d '' - - || true)
+    local best
+    best=$(grep -m 1 '^DISCRETE_GPU ' <<<"$devices" || grep -m 1 -v -e '^CPU ' -e '^$' <<<"$devices" || true)
+    if [[ -n $best ]]; then
+        # shellcheck disable=SC2034 # used by the scripts that source this file
+        gpu=vulkan gpu_architecture='' gpu_reason+="; Vulkan reports ${best#* }"
+        return 0
+    elif [[ -n $devices ]]; then
+        gpu_reason+="; the only Vulkan device is in software (${devices#* }), slower than this program on the CPU"
+    else
+        gpu_reason+='; there is no Vulkan device'
+    fi
+    return 1
 }
 
 # Puts a model into the models folder: over HTTPS, else from Python wheels, which exist for few models. Needs `program`.

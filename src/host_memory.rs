@@ -1,6 +1,7 @@
 //! Memory of the machine and of its processes, from `/proc` and from the cgroup (v2) of this process: a
 //! container or a systemd unit may have a lower limit than the machine.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use stt_actors::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
@@ -8,6 +9,20 @@ use stt_actors::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
 /// Resident memory of a process, in bytes; `None` if it is gone.
 pub fn resident_bytes(process_id: u32) -> Option<u64> {
     Some(memory_of(process_id)?.resident)
+}
+
+/// Resident memory of a process without the pages of files, which other processes may share; `None` if it is gone.
+pub fn private_bytes(process_id: u32) -> Option<u64> {
+    let memory = memory_of(process_id)?;
+    Some(memory.resident.saturating_sub(memory.of_files))
+}
+
+/// Memory of GPUs that a process uses, in bytes, as the kernel's graphics drivers report it (`drm-usage-stats`); `None`
+/// if they report nothing.
+pub fn gpu_bytes(process_id: u32) -> Option<u64> {
+    let folder = std::fs::read_dir(format!("/proc/{process_id}/fdinfo")).ok()?;
+    let files = folder.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
+    gpu_bytes_in(files)
 }
 
 /// Resident memory of a process.
@@ -93,8 +108,7 @@ impl VramProbe for HostMemoryProbe {
                 .iter()
                 .filter_map(|&process| {
                     // All workers share the pages of the prepared model, which the kernel counts as available.
-                    let memory = memory_of(process)?;
-                    Some((process, memory.resident.saturating_sub(memory.of_files)))
+                    Some((process, private_bytes(process)?))
                 })
                 .collect(),
         })
@@ -165,6 +179,47 @@ fn counter(text: &str, name: &str) -> Option<u64> {
 
 fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
+}
+
+/// The sum over all clients of a graphics driver. A client appears once for each of its open files.
+fn gpu_bytes_in(files: impl Iterator<Item = String>) -> Option<u64> {
+    let mut clients = BTreeMap::new();
+    for file in files {
+        let fields: BTreeMap<&str, &str> = (file.lines())
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name, value.trim()))
+            .collect();
+        let Some(client) = fields.get("drm-client-id") else {
+            continue;
+        };
+        let device = fields.get("drm-pdev").copied().unwrap_or_default();
+        // Older kernels report `drm-memory-` only.
+        let sum = |prefix: &str| {
+            let regions = fields.iter().filter_map(|(name, value)| {
+                let region = name.strip_prefix(prefix)?;
+                (region != "cpu").then(|| size(value))?
+            });
+            regions.reduce(u64::saturating_add)
+        };
+        let Some(bytes) = sum("drm-resident-").or_else(|| sum("drm-memory-")) else {
+            continue;
+        };
+        clients.insert((device.to_owned(), (*client).to_owned()), bytes);
+    }
+    (!clients.is_empty()).then(|| clients.values().copied().fold(0, u64::saturating_add))
+}
+
+/// A size such as `12 KiB`; without a unit, bytes.
+fn size(text: &str) -> Option<u64> {
+    let mut words = text.split_whitespace();
+    let count = number(words.next()?)?;
+    let unit = match words.next() {
+        None => 1,
+        Some("KiB") => 1 << 10,
+        Some("MiB") => 1 << 20,
+        Some(_) => return None,
+    };
+    count.checked_mul(unit)
 }
 
 /// The second and the third number of `/proc/PID/statm`, converted from pages to bytes.
@@ -304,6 +359,24 @@ mod tests {
         assert_eq!(memory_in("9 18446744073709551615 1", 4096), None);
     }
 
+    #[test]
+    fn memory_of_gpus_is_summed_over_regions_once_for_each_client() {
+        let amd = "pos:\t0\ndrm-driver:\tamdgpu\ndrm-client-id:\t7\ndrm-pdev:\t0000:03:00.0\n\
+                   drm-memory-vram:\t1024 KiB\ndrm-memory-gtt: \t4 KiB\ndrm-memory-cpu: \t99 KiB\n";
+        let intel = "drm-client-id: 9\ndrm-total-local0: 5 MiB\ndrm-resident-local0: 2 MiB\n\
+                     drm-resident-system0: 0\n";
+        let none = "pos: 0\nflags: 02\n";
+        let sum = |files: &[&str]| gpu_bytes_in(files.iter().map(|file| (*file).to_owned()));
+        assert_eq!(sum(&[amd, none, amd]), Some(1028 << 10));
+        assert_eq!(sum(&[amd, intel]), Some((1028 << 10) + (2 << 20)));
+        assert_eq!(
+            sum(&[none, "drm-client-id: 9\ndrm-memory-vram: x KiB\n"]),
+            None
+        );
+        assert_eq!(size("3"), Some(3));
+        assert_eq!(size("18446744073709551615 MiB"), None);
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_a_parser_panic(
@@ -314,6 +387,7 @@ mod tests {
                 let _ = meminfo_bytes(&text, "MemTotal");
                 let _ = counter(&text, "oom_kill");
                 let _ = memory_in(&text, 4096);
+                let _ = gpu_bytes_in(std::iter::once(format!("drm-client-id: 1\n{text}")));
                 if let Some(group) = own_group(&text) {
                     // No path leads outside the root.
                     for folder in levels(Path::new("/r"), group) {

@@ -22,6 +22,7 @@ pub mod serve;
 pub mod settings;
 pub mod telemetry;
 
+mod notify;
 mod priority;
 mod shutdown;
 mod tls;

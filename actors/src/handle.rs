@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorRef, RpcReplyPort};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -137,7 +137,7 @@ impl Stt {
     ) -> Result<TranscriptStream, SttError> {
         let slot = admission.slot;
         let (events, receiver) = mpsc::unbounded_channel();
-        let (reply, accepted) = tokio::sync::oneshot::channel();
+        let (reply, accepted) = oneshot::channel();
         let message = SupervisorMessage::Submit {
             job: Box::new(job),
             slot,
@@ -184,6 +184,19 @@ impl Stt {
                 return Err("the tree has ended".to_owned());
             }
         }
+    }
+
+    /// Whether the actors that every request needs (Supervisor, Transcriptions, Dispatcher) handle their messages
+    /// within `limit`. One that is being replaced counts as unresponsive until its successor runs.
+    pub async fn is_responsive(&self, limit: Duration) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let asked = (self.supervisor).cast(SupervisorMessage::Ping(RpcReplyPort::from(reply)));
+        asked.is_ok() && matches!(tokio::time::timeout(limit, answer).await, Ok(Ok(())))
+    }
+
+    /// The state of the hot lane, now and at each change.
+    pub fn hot_states(&self) -> watch::Receiver<HotState> {
+        self.status.subscribe_hot()
     }
 
     /// Rejects new requests, lets running ones finish within `grace`, cancels the rest, then stops the tree:

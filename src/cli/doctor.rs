@@ -53,7 +53,7 @@ pub async fn doctor(args: DoctorArgs, loaded: anyhow::Result<Loaded>) -> anyhow:
 /// # Errors
 /// The settings do not work; all errors, one line each.
 pub fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
-    let findings = doctor::settings::examine(loaded);
+    let findings = doctor::settings::examine_alone(loaded);
     let (errors, others): (Vec<Finding>, Vec<Finding>) = (findings.into_iter())
         .filter(|finding| finding.severity != Severity::Ok)
         .partition(|finding| finding.severity == Severity::Error);

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod doctor;
+mod healthcheck;
 mod models;
 mod transcribe;
 
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tracing::warn;
 use uttera_stt_tools::bench::{self, BenchArgs, OwnServer};
 use uttera_stt_tools::conformance::{self, ConformanceArgs};
@@ -23,6 +24,7 @@ use crate::settings::{Loaded, Role, Settings, Sources};
 use crate::shutdown::StopSignals;
 use crate::{engine, serve, telemetry};
 use doctor::DoctorArgs;
+use healthcheck::{HealthcheckArgs, healthcheck};
 use models::ModelsArgs;
 use transcribe::TranscribeArgs;
 
@@ -78,6 +80,26 @@ enum Command {
     CheckConfig,
     /// Examine the machine, the settings and the neighbours; exit status 0 good, 1 warnings, 2 errors.
     Doctor(DoctorArgs),
+    /// Ask a server of this machine whether it can transcribe now; exit status 0 if it can.
+    Healthcheck(HealthcheckArgs),
+    /// List the GPUs that this build can use, with their indices for DEVICE_INDEX.
+    Devices {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Answer each line of standard input with JSON; the server does this.
+        #[arg(long, hide = true)]
+        answer: bool,
+    },
+    /// Print the manual page (roff).
+    #[command(hide = true)]
+    Manual,
+    /// Print the completions of a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Worker process; the server starts it.
     #[command(hide = true)]
     Worker,
@@ -106,11 +128,54 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Some(Command::Smoke(args)) => run_to_end(smoke::smoke(args)).map(ExitCode::from),
         Some(Command::Load(args)) => run_to_end(load_test(args)).map(ExitCode::from),
+        Some(Command::Healthcheck(ref args)) => {
+            let own = if args.url.is_none() {
+                Some(load_settings(&cli)?.0.settings)
+            } else {
+                None
+            };
+            run_to_end(healthcheck(args, own.as_ref()))
+        }
+        Some(Command::Devices { answer: true, .. }) => {
+            engine::devices::answer().map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Devices { json, .. }) => list_devices(json),
+        Some(Command::Manual) => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Completions { shell }) => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "uttera-stt", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Some(Command::Transcribe(args)) if args.is_remote() => {
             run_to_end(transcribe::transcribe_remotely(args, local)).map(|()| ExitCode::SUCCESS)
         }
         _ => run_here(cli).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// Prints the GPUs. Exit status 1: there is none.
+fn list_devices(json: bool) -> anyhow::Result<ExitCode> {
+    let devices = engine::devices::list();
+    let found = devices.as_deref().unwrap_or_default();
+    if json {
+        println!("{}", serde_json::to_string_pretty(found)?);
+    }
+    for (index, device) in found.iter().enumerate().filter(|_| !json) {
+        let gb = |bytes: u64| bytes as f64 / crate::metrics::GB;
+        let (free, total) = (gb(device.free), gb(device.total));
+        println!(
+            "{index}: {}, {free:.1} of {total:.1} GB free",
+            device.title()
+        );
+    }
+    if let Err(reason) = devices {
+        eprintln!("no GPU: {reason}");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An option about the settings of this machine, if one is given.
@@ -153,6 +218,10 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             | Command::Smoke(_)
             | Command::Load(_)
             | Command::Doctor(_)
+            | Command::Healthcheck(_)
+            | Command::Devices { .. }
+            | Command::Manual
+            | Command::Completions { .. }
             | Command::Serve { .. },
         )
         | None => {
@@ -198,20 +267,16 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
         pairs.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
     };
     own("WHISPER_MODEL", &cli.model);
-    let mut role = Role::default();
-    if let Some(Command::Serve {
-        host,
-        port,
-        role: played,
-    }) = &cli.command
-    {
-        own("HOST", host);
-        own("PORT", port);
-        role = *played;
-    }
-    if let Some(Command::Doctor(args)) = &cli.command {
-        role = args.role;
-    }
+    let role = match &cli.command {
+        Some(Command::Serve { host, port, role }) => {
+            own("HOST", host);
+            own("PORT", port);
+            *role
+        }
+        Some(Command::Healthcheck(args)) => args.role,
+        Some(Command::Doctor(args)) => args.role,
+        _ => Role::default(),
+    };
     let sources = Sources::of_process(role, cli.config.as_deref(), pairs.clone())?;
     let loaded = Settings::load(&sources)?;
     // Reload from the same file, even if the search would then find another one.

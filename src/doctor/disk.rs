@@ -6,7 +6,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 
 use super::finding::{Finding, size};
-use super::settings::wanted;
+use super::settings::WantedModel;
 use crate::models::{self, CatalogueEntry, ModelStore};
 use crate::settings::Settings;
 
@@ -14,9 +14,9 @@ use crate::settings::Settings;
 const UPLOADS_AT_ONCE: u64 = 4;
 
 /// Findings about the folder of uploads and the models folder.
-pub(super) fn examine(settings: &Settings, uploads: &Path) -> Vec<Finding> {
+pub(super) fn examine(settings: &Settings, models: &[WantedModel], uploads: &Path) -> Vec<Finding> {
     let mut findings = of_uploads(uploads, settings.max_upload_bytes);
-    findings.push(of_models(settings));
+    findings.push(of_models(settings, models));
     findings
 }
 
@@ -92,10 +92,9 @@ fn of_uploads(folder: &Path, largest: u64) -> Vec<Finding> {
     [space].into_iter().chain(in_memory).collect()
 }
 
-fn of_models(settings: &Settings) -> Finding {
+fn of_models(settings: &Settings, models: &[WantedModel]) -> Finding {
     const CHECK: &str = "models-disk";
     let store = ModelStore::new(settings.models_dir.clone());
-    let models = wanted(settings);
     let missing = models
         .iter()
         .filter(|model| store.look_up(&model.name).is_err());
@@ -132,6 +131,7 @@ fn of_models(settings: &Settings) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::super::finding::Severity;
+    use super::super::settings::wanted;
     use super::*;
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(of_uploads(&below, 1)[0].severity, Severity::Error);
         let mut settings = Settings::default();
         settings.models_dir = below;
-        let finding = of_models(&settings);
+        let finding = of_models(&settings, &wanted(&settings, None));
         assert_eq!(finding.severity, Severity::Error, "{finding:?}");
         assert!(finding.what.contains("is not a folder"), "{finding:?}");
     }

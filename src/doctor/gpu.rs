@@ -3,14 +3,11 @@
 use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::{AccessFlags, Gid, Group, access};
-use stt_actors::ports::VramProbe;
 
-use super::finding::{Finding, Severity};
+use super::finding::Finding;
 use super::machine::Machine;
-use super::memory;
-use crate::models::configured;
-use crate::nvml::NvmlProbe;
-use crate::settings::{Device, Settings};
+use crate::engine::devices;
+use crate::settings::Device;
 
 const CHECK: &str = "gpu";
 
@@ -66,38 +63,35 @@ struct Seen {
     has_cdi_file: bool,
 }
 
-/// Findings about the GPU as files in `/dev`, `/proc` and `/sys` show it.
-pub(super) fn examine(machine: &Machine, build: Build, device: Device) -> Vec<Finding> {
-    decide(&Seen::on(machine), build, device)
-}
+/// The answer of the drivers: the GPU that inference uses, or why none can be used.
+pub(super) type Answer = Result<devices::Device, String>;
 
-/// Memory of the GPU against the model; `None` if inference runs on the CPU, or on a GPU without NVIDIA's driver.
-/// Blocks: the driver of a GPU that sleeps takes seconds to answer.
-pub(super) fn of_memory(
-    machine: &Machine,
-    settings: &Settings,
-    is_served: bool,
-) -> Option<Finding> {
-    let index = configured::gpu(settings)?;
-    if !Seen::on(machine).has_nvidia_driver {
+/// Asks the drivers for the GPU with this index, in a process of its own and with a time limit. `None`: this build or
+/// the settings use only the CPU.
+pub(super) async fn ask(device: Device, index: u32) -> Option<Answer> {
+    if !crate::BUILT_FOR_GPU || device == Device::Cpu {
         return None;
     }
-    Some(match NvmlProbe::new(index).sample(&[]) {
-        Ok(sample) => {
-            let place = format!("of the GPU {index}");
-            // A model that is unknown needs nothing here; its own finding has the reason.
-            let needed = memory::needed(settings).unwrap_or(0);
-            memory::compare(&place, needed, &sample, is_served)
-        }
-        Err(error) => {
-            let why = "the server does not know how many workers fit, and tries";
-            let mut finding = Finding::warning(CHECK, error.0, why).mended_by("nvidia-smi");
-            if settings.device == Device::Cuda {
-                finding.severity = Severity::Error;
-            }
-            finding
-        }
-    })
+    let executable = match std::env::current_exe() {
+        Ok(executable) => executable,
+        Err(error) => return Some(Err(format!("this program does not find itself: {error}"))),
+    };
+    let found = devices::ask(&executable).await;
+    Some(found.and_then(|found| {
+        let count = found.len();
+        let wanted = found.into_iter().nth(index as usize);
+        wanted.ok_or_else(|| format!("there is none with DEVICE_INDEX={index} (GPUs: {count})"))
+    }))
+}
+
+/// Findings about the GPU: what files in `/dev`, `/proc` and `/sys` show, and the answer of the drivers.
+pub(super) fn examine(
+    machine: &Machine,
+    build: Build,
+    device: Device,
+    answer: Option<&Answer>,
+) -> Vec<Finding> {
+    decide(&Seen::on(machine), build, device, answer)
 }
 
 impl Seen {
@@ -158,8 +152,13 @@ impl DeviceFile {
     }
 }
 
-fn decide(seen: &Seen, build: Build, device: Device) -> Vec<Finding> {
-    let mut findings = vec![of_device(seen, build, device)];
+fn decide(seen: &Seen, build: Build, device: Device, answer: Option<&Answer>) -> Vec<Finding> {
+    let mut findings = vec![match answer {
+        Some(Ok(gpu)) => of_gpu(gpu),
+        Some(Err(reason)) => unusable(seen, build, device, reason),
+        None if device == Device::Cpu => Finding::ok(CHECK, "not used: DEVICE=cpu"),
+        None => idle(seen),
+    }];
     if device != Device::Cpu {
         findings.extend(of_permissions(seen, build, device));
         findings.extend(of_wsl(seen, build));
@@ -175,80 +174,65 @@ fn decide(seen: &Seen, build: Build, device: Device) -> Vec<Finding> {
     findings
 }
 
-/// Whether inference can run where the settings say.
-fn of_device(seen: &Seen, build: Build, device: Device) -> Finding {
-    let has_render = !seen.render.is_empty();
-    let idle = "a GPU runs larger models, and faster";
-    match build {
-        _ if device == Device::Cpu => Finding::ok(CHECK, "not used: DEVICE=cpu"),
-        Build {
-            cuda: false,
-            vulkan: false,
-        } => {
-            let found = match (seen.has_nvidia_driver, seen.has_nvidia_hardware) {
-                (true, _) => Some(("an NVIDIA GPU", "scripts/build --features cuda")),
-                (false, true) => Some((
-                    "an NVIDIA GPU without its driver",
-                    "sudo apt-get install nvidia-driver, then scripts/build --features cuda",
-                )),
-                (false, false) if has_render => Some((
-                    "a GPU (/dev/dri/renderD*)",
-                    "scripts/build --features vulkan",
-                )),
-                (false, false) => None,
-            };
-            match found {
-                Some((gpu, fix)) => {
-                    let what = format!("this build uses only the CPU, and the machine has {gpu}");
-                    Finding::note(CHECK, what).because(idle).mended_by(fix)
-                }
-                None => Finding::ok(CHECK, "none found; this build uses the CPU"),
-            }
-        }
-        Build { cuda: true, .. } if seen.has_nvidia_driver => {
-            Finding::ok(CHECK, "an NVIDIA driver is there")
-        }
-        Build {
-            cuda: true,
-            vulkan: false,
-        } => {
-            let what = "this build needs an NVIDIA driver, and none is there";
-            absent(what, device == Device::Cuda).mended_by(driver_fix(seen))
-        }
-        Build { vulkan: true, .. } => {
-            if has_render || seen.has_nvidia_driver || seen.has_dxg {
-                return Finding::ok(CHECK, "a GPU is there, for Vulkan");
-            }
-            let what = "there is no GPU: no /dev/dri/renderD*, no NVIDIA driver";
-            let fix = if seen.is_container {
-                "start the container with --device /dev/dri"
-            } else {
-                "sudo apt-get install mesa-vulkan-drivers; for an NVIDIA GPU, its driver"
-            };
-            absent(what, device == Device::Vulkan).mended_by(fix)
-        }
+fn of_gpu(gpu: &devices::Device) -> Finding {
+    let what = format!("inference runs on {}", gpu.title());
+    if !gpu.is_software() {
+        return Finding::ok(CHECK, what);
     }
+    let why = "the CPU imitates this GPU, which takes longer than inference on the CPU itself";
+    Finding::warning(CHECK, what, why)
+        .mended_by("DEVICE=cpu, or the driver of the GPU: sudo apt-get install mesa-vulkan-drivers")
 }
 
-fn absent(what: &str, is_required: bool) -> Finding {
-    if is_required {
-        let why = "the settings require the GPU, so no worker can load the model";
+/// A build for GPUs on a machine where it can use none.
+fn unusable(seen: &Seen, build: Build, device: Device, reason: &str) -> Finding {
+    let what = format!("no GPU can be used: {reason}");
+    let finding = if device == Device::Auto {
+        Finding::warning(CHECK, what, "inference runs on the CPU")
+    } else {
+        let why = "the settings require a GPU (DEVICE), so the server does not start";
         Finding::error(CHECK, what, why)
-    } else {
-        let why = "inference runs on the CPU, or on a GPU that the CPU imitates";
-        Finding::warning(CHECK, what, why)
-    }
+    };
+    let fix = match (seen.is_container, build.cuda) {
+        (true, true) => "start the container with --device nvidia.com/gpu=all",
+        (true, false) => "start the container with --device /dev/dri",
+        _ if seen.is_wsl => {
+            "install the driver of the GPU in Windows, none inside WSL, then wsl --shutdown"
+        }
+        (false, true) if seen.has_nvidia_driver => {
+            "nvidia-smi, which shows whether the driver works"
+        }
+        (false, true) if seen.has_nvidia_hardware => {
+            "sudo apt-get install nvidia-driver, then restart the machine"
+        }
+        (false, true) => "DEVICE=cpu, or a build for this machine: scripts/build",
+        (false, false) => "sudo apt-get install mesa-vulkan-drivers; for an NVIDIA GPU, its driver",
+    };
+    finding.mended_by(fix)
 }
 
-fn driver_fix(seen: &Seen) -> &'static str {
-    if seen.is_container {
-        "start the container with --device nvidia.com/gpu=all"
-    } else if seen.is_wsl {
-        "install NVIDIA's driver in Windows, none inside WSL, then wsl --shutdown"
-    } else if seen.has_nvidia_hardware {
-        "sudo apt-get install nvidia-driver, then restart the machine"
-    } else {
-        "DEVICE=cpu, or a build for this machine: scripts/build"
+/// A build for the CPU, perhaps on a machine with a GPU.
+fn idle(seen: &Seen) -> Finding {
+    let found = match (seen.has_nvidia_driver, seen.has_nvidia_hardware) {
+        (true, _) => Some(("an NVIDIA GPU", "scripts/build --features cuda")),
+        (false, true) => Some((
+            "an NVIDIA GPU without its driver",
+            "sudo apt-get install nvidia-driver, then scripts/build --features cuda",
+        )),
+        (false, false) if !seen.render.is_empty() => Some((
+            "a GPU (/dev/dri/renderD*)",
+            "scripts/build --features vulkan",
+        )),
+        (false, false) => None,
+    };
+    match found {
+        Some((gpu, fix)) => {
+            let what = format!("this build uses only the CPU, and the machine has {gpu}");
+            Finding::note(CHECK, what)
+                .because("a GPU runs larger models, and faster")
+                .mended_by(fix)
+        }
+        None => Finding::ok(CHECK, "none found; this build uses the CPU"),
     }
 }
 
@@ -295,6 +279,7 @@ fn of_wsl(seen: &Seen, build: Build) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding::Severity;
     use super::super::machine::MadeUp;
     use super::*;
 
@@ -317,8 +302,29 @@ mod tests {
     const NVIDIA_DRIVER: (&str, &str) = ("/dev/nvidia0", "");
     const RENDER: (&str, &str) = ("/dev/dri/renderD128", "");
 
+    fn no_gpu() -> Answer {
+        Err("the drivers report no GPU".to_owned())
+    }
+
+    fn gpu(description: &str) -> Answer {
+        Ok(devices::Device {
+            name: "Vulkan0".to_owned(),
+            description: description.to_owned(),
+            free: 1 << 30,
+            total: 2 << 30,
+        })
+    }
+
+    /// As on a machine with these files; drivers are asked by builds for GPUs only, and here they report none.
     fn findings(files: &[(&str, &str)], build: Build, device: Device) -> Vec<Finding> {
-        decide(&Seen::on(&MadeUp::new(files).machine()), build, device)
+        let answer = (build.cuda || build.vulkan).then(no_gpu);
+        let answer = answer.filter(|_| device != Device::Cpu);
+        examine(
+            &MadeUp::new(files).machine(),
+            build,
+            device,
+            answer.as_ref(),
+        )
     }
 
     /// Severity and remedy of the first finding.
@@ -336,47 +342,47 @@ mod tests {
         assert_eq!(text, "scripts/build --features cuda");
         assert!(fix(&NVIDIA_CARD).1.contains("nvidia-driver"));
         assert_eq!(fix(&[RENDER]).1, "scripts/build --features vulkan");
+        // The files of other things than GPUs.
+        let others = [
+            ("/dev/nvidiactl", ""),
+            ("/dev/nvidia-uvm", ""),
+            ("/dev/dri/card0", ""),
+        ];
+        assert_eq!(fix(&others).0, Severity::Ok);
         assert_eq!(first(&[RENDER], CPU, Device::Cpu).0, Severity::Ok);
     }
 
     #[test]
-    fn a_cuda_build_without_a_driver_says_where_to_get_one() {
+    fn a_build_for_gpus_without_one_says_what_gives_it_one() {
         let wsl = ("/proc/version", "5.15-microsoft-standard-WSL2");
         let container = ("/run/.containerenv", "");
-        for (files, expected) in [
-            (&[][..], "DEVICE=cpu"),
-            (&NVIDIA_CARD[..], "apt-get install nvidia-driver"),
-            (&[wsl][..], "in Windows"),
-            (&[container][..], "--device nvidia.com/gpu=all"),
+        for (build, device, files, expected) in [
+            (CUDA, Device::Cuda, &[][..], "DEVICE=cpu"),
+            (CUDA, Device::Cuda, &NVIDIA_CARD[..], "nvidia-driver"),
+            (CUDA, Device::Cuda, &[NVIDIA_DRIVER][..], "nvidia-smi"),
+            (CUDA, Device::Cuda, &[wsl][..], "in Windows"),
+            (CUDA, Device::Cuda, &[container][..], "nvidia.com/gpu=all"),
+            (VULKAN, Device::Vulkan, &[][..], "mesa-vulkan-drivers"),
+            (VULKAN, Device::Vulkan, &[container][..], "/dev/dri"),
         ] {
-            let (severity, fix) = first(files, CUDA, Device::Auto);
+            let (severity, fix) = first(files, build, Device::Auto);
             assert_eq!(severity, Severity::Warning);
             assert!(fix.contains(expected), "{fix}");
-            assert_eq!(first(files, CUDA, Device::Cuda).0, Severity::Error);
-            assert_eq!(first(files, CUDA, Device::Cpu).0, Severity::Ok);
+            assert_eq!(first(files, build, device).0, Severity::Error);
+            assert_eq!(first(files, build, Device::Cpu).0, Severity::Ok);
         }
-        assert_eq!(first(&[NVIDIA_DRIVER], CUDA, Device::Cuda).0, Severity::Ok);
-        let by_windows = [("/dev/dxg", ""), (WSL_LIBRARY, ""), wsl];
-        let found = findings(&by_windows, CUDA, Device::Cuda);
-        assert!(
-            found.iter().all(|f| f.severity == Severity::Ok),
-            "{found:?}"
-        );
-        // The files of other things than GPUs.
-        let others = [("/dev/nvidiactl", ""), ("/dev/nvidia-uvm", "")];
-        assert_eq!(first(&others, CUDA, Device::Auto).0, Severity::Warning);
     }
 
     #[test]
-    fn a_vulkan_build_needs_a_gpu_of_any_maker() {
-        assert_eq!(first(&[], VULKAN, Device::Auto).0, Severity::Warning);
-        assert_eq!(first(&[], VULKAN, Device::Vulkan).0, Severity::Error);
-        assert_eq!(first(&[RENDER], VULKAN, Device::Vulkan).0, Severity::Ok);
-        let cards_only = ("/dev/dri/card0", "");
-        assert_eq!(
-            first(&[cards_only], VULKAN, Device::Auto).0,
-            Severity::Warning
-        );
+    fn a_gpu_that_the_cpu_imitates_is_a_warning() {
+        let severity = |description| {
+            let answer = gpu(description);
+            let machine = MadeUp::new(&[]).machine();
+            let found = examine(&machine, VULKAN, Device::Auto, Some(&answer));
+            found[0].severity
+        };
+        assert_eq!(severity("AMD Radeon RX 7600"), Severity::Ok);
+        assert_eq!(severity("llvmpipe (LLVM 15.0.6)"), Severity::Warning);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use stt_actors::ports::{MemorySample, VramProbe};
 
 use super::finding::{Finding, size};
 use super::machine::Machine;
-use super::settings::wanted;
+use super::settings::WantedModel;
 use crate::host_memory::HostMemoryProbe;
 use crate::models::{self, CatalogueEntry, ModelStore};
 use crate::settings::Settings;
@@ -14,9 +14,39 @@ const CHECK: &str = "memory";
 /// Working memory of a worker whose model is not in the catalogue, in bytes: that of a large one.
 const WORKING_BYTES: u64 = 1 << 30;
 
-/// Memory that one worker with the configured model needs, in bytes: an estimate. `None`: the model is unknown.
-pub(super) fn needed(settings: &Settings) -> Option<u64> {
-    let model = wanted(settings).into_iter().next()?;
+/// Memory in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) free: u64,
+    pub(super) total: u64,
+}
+
+/// Compares memory with what one worker with this model needs. `gpu`: that of the GPU, if inference runs on one.
+/// `is_served`: whether the server runs already.
+pub(super) fn examine(
+    machine: &Machine,
+    settings: &Settings,
+    model: &WantedModel,
+    gpu: Option<Memory>,
+    is_served: bool,
+) -> Option<Finding> {
+    // Without a need, the finding about the model has the reason.
+    let needed = needed(settings, model)?;
+    if let Some(gpu) = gpu {
+        return Some(compare("of the GPU", needed, gpu, is_served));
+    }
+    let probe = HostMemoryProbe::under(machine.path("/proc"), machine.path("/sys/fs/cgroup"));
+    Some(match probe.sample(&[]) {
+        Ok(MemorySample { free, total, .. }) => {
+            let place = "of this machine or its control group";
+            compare(place, needed, Memory { free, total }, is_served)
+        }
+        Err(error) => Finding::note(CHECK, format!("not checked: {}", error.0)),
+    })
+}
+
+/// Memory that one worker needs, in bytes: an estimate. `None`: the model is unknown.
+fn needed(settings: &Settings, model: &WantedModel) -> Option<u64> {
     let store = ModelStore::new(settings.models_dir.clone());
     let found = store.look_up(&model.name).ok();
     let name = found.as_ref().map_or(&model.name, |found| &found.name);
@@ -24,34 +54,15 @@ pub(super) fn needed(settings: &Settings) -> Option<u64> {
     known.or_else(|| found.map(|found| found.size_bytes + WORKING_BYTES))
 }
 
-/// Compares the memory of the machine, or of this control group, with the model. `is_served`: whether the server
-/// runs already.
-pub(super) fn examine(machine: &Machine, settings: &Settings, is_served: bool) -> Vec<Finding> {
-    let Some(needed) = needed(settings) else {
-        // The finding about the model has the reason.
-        return Vec::new();
-    };
-    let probe = HostMemoryProbe::under(machine.path("/proc"), machine.path("/sys/fs/cgroup"));
-    vec![match probe.sample(&[]) {
-        Ok(sample) => compare(
-            "of this machine or its control group",
-            needed,
-            &sample,
-            is_served,
-        ),
-        Err(error) => Finding::note(CHECK, format!("not checked: {}", error.0)),
-    }]
-}
-
-/// Compares memory with the need of one worker. `place`: whose memory it is.
-pub(super) fn compare(place: &str, needed: u64, sample: &MemorySample, is_served: bool) -> Finding {
-    let (free, total) = (size(sample.free), size(sample.total));
+/// Compares memory with the need of one worker, and of two. `place`: whose memory it is.
+fn compare(place: &str, needed: u64, memory: Memory, is_served: bool) -> Finding {
+    let (free, total) = (size(memory.free), size(memory.total));
     let what = format!(
         "{free} free of {total} {place}; a worker with the model needs about {}",
         size(needed)
     );
     let smaller = "--set WHISPER_MODEL=NAME with a smaller model of `uttera-stt models list`";
-    if sample.total < needed {
+    if memory.total < needed {
         let why = "the worker is killed or cannot load the model";
         return Finding::error(CHECK, what, why).mended_by(smaller);
     }
@@ -59,12 +70,12 @@ pub(super) fn compare(place: &str, needed: u64, sample: &MemorySample, is_served
         let what = format!("{what}; the server has loaded it already");
         return Finding::ok(CHECK, what);
     }
-    if sample.free < needed {
+    if memory.free < needed {
         let why = "the worker may be killed, or push other programs out of memory";
         return Finding::warning(CHECK, what, why)
             .mended_by(format!("end other programs, or {smaller}"));
     }
-    if sample.free < needed.saturating_mul(2) {
+    if memory.free < needed.saturating_mul(2) {
         return Finding::note(CHECK, what)
             .because("it is enough for the hot worker, but not for a cold worker beside it");
     }
@@ -80,13 +91,8 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn severity(free: u64, total: u64, is_served: bool) -> Severity {
-        let sample = MemorySample {
-            utilization_percent: None,
-            free: free * GIB,
-            total: total * GIB,
-            used_by_process: Vec::default(),
-        };
-        compare("", 2 * GIB, &sample, is_served).severity
+        let (free, total) = (free * GIB, total * GIB);
+        compare("", 2 * GIB, Memory { free, total }, is_served).severity
     }
 
     #[test]
@@ -110,12 +116,22 @@ mod tests {
             ("/sys/fs/cgroup/box/memory.current", "1000\n"),
         ]);
         let mut settings = Settings::default();
-        settings.whisper_model = "large-v3".to_owned();
         settings.models_dir = "/nowhere".into();
-        let found = examine(&machine.machine(), &settings, false);
-        assert_eq!(found[0].severity, Severity::Error, "{found:?}");
+        let model = WantedModel {
+            variable: "WHISPER_MODEL",
+            name: "large-v3".to_owned(),
+        };
+        let examine = |machine: &Machine, gpu| {
+            let found = super::examine(machine, &settings, &model, gpu, false);
+            found.expect("a finding").severity
+        };
+        assert_eq!(examine(&machine.machine(), None), Severity::Error);
         let unreadable = MadeUp::new(&[]);
-        let found = examine(&unreadable.machine(), &settings, false);
-        assert_eq!(found[0].severity, Severity::Note, "{found:?}");
+        assert_eq!(examine(&unreadable.machine(), None), Severity::Note);
+        let gpu = Memory {
+            free: 24 * GIB,
+            total: 24 * GIB,
+        };
+        assert_eq!(examine(&machine.machine(), Some(gpu)), Severity::Ok);
     }
 }

@@ -44,7 +44,9 @@ pub use finding::{Finding, Severity};
 pub use machine::Machine;
 
 use crate::audio::DecoderLimits;
-use crate::settings::{Device, Loaded, Role};
+use crate::settings::{Loaded, Role};
+use memory::Memory;
+use settings::WantedModel;
 
 /// Time limit of a check of the machine itself: a network file system or a driver may hang.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -74,6 +76,10 @@ struct Context {
     files_needed: fn(u32) -> u64,
     full: bool,
     machine: Machine,
+    /// The models that the settings mean on this machine.
+    models: Vec<WantedModel>,
+    /// The GPU, if inference may use one.
+    gpu: Option<gpu::Answer>,
     /// Whether the server runs already.
     is_served: bool,
 }
@@ -92,14 +98,22 @@ pub async fn examine(subject: Subject) -> Vec<Finding> {
         Ok(loaded) => loaded,
         Err(problem) => return without_settings(problem, &machine, role).await,
     };
-    // The first one, because its result matters to the checks of memory and of the registered address.
-    let port = network::port(&loaded.settings).await;
+    let settings = &loaded.settings;
+    // First, because other checks depend on the results.
+    let (port, gpu) = tokio::join!(
+        network::port(settings),
+        gpu::ask(settings.device, settings.device_index)
+    );
+    let vram = gpu.as_ref().and_then(|gpu| Some(gpu.as_ref().ok()?.total));
+    let models = settings::wanted(settings, vram);
     let context = Arc::new(Context {
         loaded,
         uploads,
         files_needed,
         full,
         machine,
+        models,
+        gpu,
         is_served: port.is_served,
     });
     let settings = &context.loaded.settings;
@@ -110,13 +124,21 @@ pub async fn examine(subject: Subject) -> Vec<Finding> {
         in_background(name, limit, move || check(&context))
     };
     let (of_settings, system, ffmpeg, models, memory, gpu, disk, node_host, neighbours, service) = tokio::join!(
-        of_machine("settings", |c| settings::examine(&c.loaded)),
+        of_machine("settings", |c| settings::examine(&c.loaded, &c.models)),
         of_machine("system", of_system),
         ffmpeg::examine(&decoder),
-        of_machine("checksum", |c| models::examine(&c.loaded.settings, c.full)),
+        of_machine("checksum", |c| models::examine(
+            &c.loaded.settings,
+            &c.models,
+            c.full
+        )),
         of_machine("memory", of_memory),
-        of_machine("gpu", |c| of_gpu(&c.machine, c.loaded.settings.device)),
-        of_machine("disk", |c| disk::examine(&c.loaded.settings, &c.uploads)),
+        of_machine("gpu", of_gpu),
+        of_machine("disk", |c| disk::examine(
+            &c.loaded.settings,
+            &c.models,
+            &c.uploads
+        )),
         network::node_host(settings, context.is_served),
         neighbours::examine(settings),
         service::examine(&context.machine, role),
@@ -139,18 +161,15 @@ pub async fn examine(subject: Subject) -> Vec<Finding> {
 async fn without_settings(problem: String, machine: &Machine, role: Role) -> Vec<Finding> {
     let error = Finding::error("settings", problem, "the server does not start")
         .mended_by("correct this setting, then uttera-stt check-config");
-    let for_gpu = machine.clone();
     let decoder = DecoderLimits::default().ffmpeg;
-    let (system, ffmpeg, gpu, service) = tokio::join!(
+    let (system, ffmpeg, service) = tokio::join!(
         in_background("system", LIMIT, || system::examine(None)),
         ffmpeg::examine(&decoder),
-        in_background("gpu", LIMIT, move || of_gpu(&for_gpu, Device::Auto)),
         service::examine(machine, role),
     );
     let mut findings = vec![error];
     findings.extend(system);
     findings.push(ffmpeg);
-    findings.extend(gpu);
     findings.extend(service);
     findings
 }
@@ -163,21 +182,28 @@ fn of_system(context: &Context) -> Vec<Finding> {
     findings
 }
 
-/// Memory where the model runs.
+/// Memory where the model of this node runs.
 fn of_memory(context: &Context) -> Vec<Finding> {
-    let Context {
-        machine, is_served, ..
-    } = context;
     let settings = &context.loaded.settings;
-    let of_gpu = gpu::of_memory(machine, settings, *is_served);
-    match of_gpu {
-        Some(finding) => vec![finding],
-        None => memory::examine(machine, settings, *is_served),
-    }
+    let gpu = context.gpu.as_ref().and_then(|gpu| gpu.as_ref().ok());
+    let gpu = gpu.map(|gpu| Memory {
+        free: gpu.free,
+        total: gpu.total,
+    });
+    let own = context.models.first();
+    let found = own
+        .and_then(|own| memory::examine(&context.machine, settings, own, gpu, context.is_served));
+    found.into_iter().collect()
 }
 
-fn of_gpu(machine: &Machine, device: Device) -> Vec<Finding> {
-    gpu::examine(machine, gpu::Build::THIS, device)
+fn of_gpu(context: &Context) -> Vec<Finding> {
+    let device = context.loaded.settings.device;
+    gpu::examine(
+        &context.machine,
+        gpu::Build::THIS,
+        device,
+        context.gpu.as_ref(),
+    )
 }
 
 /// Makes a check that blocks, off the runtime's threads. A check that hangs is left behind.
@@ -226,7 +252,7 @@ mod tests {
         assert_eq!(found[0].severity, Severity::Error);
         assert_eq!(found[0].what, "PORT=many is invalid");
         let checks: Vec<&str> = found.iter().map(|finding| finding.check).collect();
-        for check in ["cpu", "ffmpeg", "gpu", "service"] {
+        for check in ["cpu", "ffmpeg", "service"] {
             assert!(checks.contains(&check), "{check} in {checks:?}");
         }
     }

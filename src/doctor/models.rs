@@ -1,7 +1,7 @@
 //! Checksums of the models on disk.
 
 use super::finding::{Finding, size};
-use super::settings::wanted;
+use super::settings::WantedModel;
 use crate::models::{ModelStore, Verdict};
 use crate::settings::Settings;
 
@@ -12,9 +12,8 @@ const CHEAP: u64 = 256 << 20;
 
 /// Verifies the checksums of the models that the settings name; with `full`, also of large files. Blocks: seconds for
 /// each GiB.
-pub(super) fn examine(settings: &Settings, full: bool) -> Vec<Finding> {
+pub(super) fn examine(settings: &Settings, models: &[WantedModel], full: bool) -> Vec<Finding> {
     let store = ModelStore::new(settings.models_dir.clone());
-    let models = wanted(settings);
     let names = models.iter().map(|model| model.name.as_str());
     names
         .filter_map(|name| of_model(&store, name, full))
@@ -59,6 +58,7 @@ fn of_model(store: &ModelStore, name: &str, full: bool) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::wanted;
     use super::*;
 
     #[test]
@@ -66,6 +66,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut settings = Settings::default();
         settings.models_dir = folder.path().to_owned();
-        assert_eq!(examine(&settings, true), []);
+        let models = wanted(&settings, None);
+        assert_eq!(examine(&settings, &models, true), []);
     }
 }

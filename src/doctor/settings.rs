@@ -5,16 +5,29 @@ use std::net::{IpAddr, UdpSocket};
 use super::finding::{Finding, size};
 use crate::audio::vad::silero::Weights;
 use crate::keys::{self, Keys, SHORTEST_GOOD_KEY, Weaknesses};
-use crate::models::configured::AUTO_ON_CPU;
+use crate::models::configured;
 use crate::models::{self, ModelError, ModelStore};
 use crate::redis;
 use crate::settings::variables::ct2_path;
-use crate::settings::{Loaded, Settings, VadModel};
+use crate::settings::{Device, Loaded, Settings, VadModel};
 
 const NO_MODEL: &str = "the server rejects every request until it has a model";
 
-/// Findings about settings that were loaded. Blocks for milliseconds; changes nothing and asks no other server.
-pub fn examine(loaded: &Loaded) -> Vec<Finding> {
+/// Findings about settings that were loaded, for a machine of which nothing else is known. On a build for GPUs, the
+/// meaning of `WHISPER_MODEL=auto` depends on the GPU, so that the model is left out.
+pub fn examine_alone(loaded: &Loaded) -> Vec<Finding> {
+    let settings = &loaded.settings;
+    let mut models = wanted(settings, None);
+    let may_use_gpu = crate::BUILT_FOR_GPU && settings.device != Device::Cpu;
+    if may_use_gpu && settings.whisper_model == "auto" {
+        models.remove(0);
+    }
+    examine(loaded, &models)
+}
+
+/// Findings about settings that were loaded, and about the models that they mean. Blocks for milliseconds; changes
+/// nothing and asks no other server.
+pub(super) fn examine(loaded: &Loaded, models: &[WantedModel]) -> Vec<Finding> {
     let settings = &loaded.settings;
     let mut findings: Vec<Finding> = (loaded.warnings.iter())
         .map(|warning| {
@@ -23,6 +36,7 @@ pub fn examine(loaded: &Loaded) -> Vec<Finding> {
                 warning,
                 "the server does not do what the setting says",
             )
+            .mended_by("correct or remove the setting")
         })
         .collect();
     if findings.is_empty() {
@@ -37,7 +51,7 @@ pub fn examine(loaded: &Loaded) -> Vec<Finding> {
         )),
     }
     let store = ModelStore::new(settings.models_dir.clone());
-    findings.extend(wanted(settings).iter().map(|model| of_model(&store, model)));
+    findings.extend(models.iter().map(|model| of_model(&store, model)));
     findings.extend(of_voice_activity(&store, &settings.vad_model));
     findings.extend(of_node_host(settings));
     findings
@@ -51,14 +65,18 @@ pub(super) struct WantedModel {
     pub(super) name: String,
 }
 
-/// The model of this node, and its fallback model if it has one.
-pub(super) fn wanted(settings: &Settings) -> Vec<WantedModel> {
+/// The model of this node, and its fallback model if it has one. `vram`: all memory of the GPU in bytes, if inference
+/// runs on one.
+pub(super) fn wanted(settings: &Settings, vram: Option<u64>) -> Vec<WantedModel> {
     let named = settings.whisper_model.as_str();
     let variable = match ct2_path(settings) {
         Some((variable, path)) if path == named => variable,
         _ => "WHISPER_MODEL",
     };
-    let name = if named == "auto" { AUTO_ON_CPU } else { named };
+    let name = match named {
+        "auto" => configured::automatic(vram),
+        other => other,
+    };
     let own = WantedModel {
         variable,
         name: name.to_owned(),
@@ -95,9 +113,13 @@ fn of_model(store: &ModelStore, model: &WantedModel) -> Finding {
             }
             (error, _) => {
                 let error = anyhow::Error::from(error);
+                let other = match *variable {
+                    "WHISPER_MODEL" | "FALLBACK_MODEL" => "",
+                    _ => "remove it and set WHISPER_MODEL ",
+                };
                 Finding::error(CHECK, format!("{variable}={name}: {error:#}"), NO_MODEL).mended_by(
                     format!(
-                        "set {variable} to a file or folder that exists, or WHISPER_MODEL to a name of \
+                        "set {variable} to a file or folder that exists, or {other}to a name of \
                          `uttera-stt models list`"
                     ),
                 )
@@ -245,7 +267,7 @@ mod tests {
     }
 
     fn found(check: &str, pairs: &[(&str, &str)]) -> Vec<Finding> {
-        let all = examine(&loaded(pairs));
+        let all = examine_alone(&loaded(pairs));
         all.into_iter().filter(|f| f.check == check).collect()
     }
 
@@ -305,7 +327,7 @@ mod tests {
         assert_eq!(severity("keys", &[open, good]), Severity::Ok);
         let short = ("API_KEYS", "sesame");
         assert_eq!(severity("keys", &[open, short]), Severity::Warning);
-        let shown = format!("{:?}", examine(&loaded(&[open, short])));
+        let shown = format!("{:?}", examine_alone(&loaded(&[open, short])));
         assert!(!shown.contains("sesame"), "{shown}");
         let nowhere = ("API_KEYS_FILE", "/nowhere/keys");
         assert_eq!(severity("keys", &[nowhere]), Severity::Error);

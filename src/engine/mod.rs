@@ -16,6 +16,9 @@ use protocol::Failure;
 use whisper::{Options, Request};
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod devices;
 mod memory;
 pub mod native;
 pub mod process;

@@ -17,7 +17,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 use super::EngineChoice;
 
 /// Changes with every change of a message.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Exit code of a worker whose native code aborted because an allocation failed.
 pub const OUT_OF_MEMORY_EXIT: i32 = 77;
@@ -86,6 +86,8 @@ pub enum FromWorker {
     Loaded {
         /// Whether it supports languages other than English.
         multilingual: bool,
+        /// What it computes on: a GPU's name, or `CPU`.
+        device: String,
     },
     /// The model could not be loaded; the worker exits.
     LoadFailed {

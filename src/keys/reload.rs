@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 
 use super::{Keyring, KeysError, load, load::warn_of};
 use crate::metrics;
+use crate::notify;
 use crate::settings::{Loaded, SettingsError};
 
 /// Reads the settings again from the sources of the start.
@@ -34,9 +35,11 @@ impl Reloader {
                 let (keyring, reload, at_start) =
                     (keyring.clone(), Arc::clone(&reload), Arc::clone(&at_start));
                 let read = move || read_again(&keyring, &reload, &at_start);
+                notify::reloading();
                 if tokio::task::spawn_blocking(read).await.is_err() {
                     error!("reloading the keys panicked; the current keys stay valid");
                 }
+                notify::reloaded();
             }
         });
         Self(notify)

@@ -6,13 +6,17 @@ use async_trait::async_trait;
 use tracing::info;
 
 use super::store::start_time;
-use super::{ComputeType, Logged, ModelStore};
-use crate::BUILT_FOR_GPU;
+use super::{ComputeType, Logged, ModelStore, find};
 use crate::engine::process::{ModelSource, ReadyModel};
-use crate::settings::{Device, Settings};
+use crate::settings::Settings;
 
 /// Meaning of `auto` without a GPU: the largest model that an ordinary CPU runs much faster than real time.
-pub const AUTO_ON_CPU: &str = "base";
+const AUTO_ON_CPU: &str = "base";
+/// Choices of `auto` on a GPU, the largest first. The large ones are left out: `turbo` cannot translate.
+const AUTO_ON_GPU: [&str; 3] = ["medium", "small", "base"];
+/// Workers that should fit the memory of a GPU, with a quarter left for other programs. The total counts, and not what
+/// is free now, so that a restart never changes the model.
+const WORKERS_ON_GPU: u64 = 2;
 
 /// The configured model. Every launch of a worker looks for it, so that a model that is added later is found.
 /// A missing catalogue model is fetched.
@@ -26,19 +30,19 @@ pub struct ConfiguredModel {
 }
 
 impl ConfiguredModel {
-    /// The model of the settings.
-    pub fn new(settings: &Settings) -> Self {
-        let model = match settings.whisper_model.as_str() {
-            "auto" => {
-                info!(
-                    model = AUTO_ON_CPU,
-                    "WHISPER_MODEL is auto: chose a model for the device"
-                );
-                AUTO_ON_CPU.to_owned()
-            }
-            named => named.to_owned(),
-        };
-        Self::named(settings, &model)
+    /// The model of the settings. `vram`: all memory of the GPU in bytes, if inference runs on one.
+    pub fn new(settings: &Settings, vram: Option<u64>) -> Self {
+        let named = settings.whisper_model.as_str();
+        if named != "auto" {
+            return Self::named(settings, named);
+        }
+        let model = automatic(vram);
+        let vram_mib = vram.map(|bytes| bytes >> 20);
+        info!(
+            model,
+            vram_mib, "WHISPER_MODEL is auto: chose a model for the device"
+        );
+        Self::named(settings, model)
     }
 
     /// This model, in the folder and number format of the settings.
@@ -81,7 +85,35 @@ impl ModelSource for ConfiguredModel {
     }
 }
 
-/// The GPU that workers use; `None`: the CPU.
-pub fn gpu(settings: &Settings) -> Option<u32> {
-    (BUILT_FOR_GPU && settings.device != Device::Cpu).then_some(settings.device_index)
+/// The model that `auto` means. `vram`: all memory of the GPU in bytes, if inference runs on one.
+pub fn automatic(vram: Option<u64>) -> &'static str {
+    vram.map_or(AUTO_ON_CPU, automatic_on_gpu)
+}
+
+/// The largest model of which enough workers fit a GPU with this memory, in bytes.
+fn automatic_on_gpu(vram: u64) -> &'static str {
+    let fits = |name: &&&str| {
+        let need = find(name).map_or(u64::MAX, |model| model.memory_bytes() * WORKERS_ON_GPU);
+        need <= vram / 4 * 3
+    };
+    AUTO_ON_GPU
+        .iter()
+        .find(fits)
+        .copied()
+        .unwrap_or(AUTO_ON_CPU)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_gpu_decides_which_model_auto_means() {
+        let model = |gigabytes: u64| automatic_on_gpu(gigabytes << 30);
+        let chosen = [0, 1, 2, 4, 6, 8, 12, 24, 80].map(model);
+        let expected = [
+            "base", "base", "base", "small", "medium", "medium", "medium", "medium", "medium",
+        ];
+        assert_eq!(chosen, expected);
+    }
 }

@@ -17,6 +17,7 @@ use crate::http::UploadStore;
 use crate::http::{self, AppState, Limits};
 use crate::keys::{self, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
+use crate::notify::Notifier;
 use crate::settings::{Loaded, Settings};
 use crate::shutdown::{HangUp, HangUps, StopSignals};
 pub use tree::{Neighbours, start_tree};
@@ -66,6 +67,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let server = http::server(listener, state, threads.min(MAX_HTTP_THREADS))?;
     let running = Running {
+        notifier: Some(Notifier::start(&stt)),
         stt,
         tree_ended,
         server_handle: server.handle(),
@@ -102,6 +104,8 @@ impl Signals {
 
 /// The running server.
 struct Running {
+    /// `None`: systemd knows that the server stops.
+    notifier: Option<Notifier>,
     stt: Stt,
     tree_ended: TreeEnded,
     server_handle: ServerHandle,
@@ -116,7 +120,7 @@ impl Running {
             tokio::select! {
                 signal = signals.stop.next() => {
                     info!(signal, "draining; signal again to stop immediately");
-                    self.stt.drain(DRAIN_GRACE);
+                    self.drain();
                 }
                 hang_up = signals.hang_up.next() => match hang_up {
                     HangUp::Reload => reloader.request(),
@@ -125,7 +129,7 @@ impl Running {
                     HangUp::TerminalClosed => {
                         terminal_is_closed = true;
                         info!("draining: the terminal was closed");
-                        self.stt.drain(DRAIN_GRACE);
+                        self.drain();
                     }
                 },
                 () = self.tree_ended.wait() => break !self.stt.snapshot().draining,
@@ -145,6 +149,15 @@ impl Running {
         }
         info!("stopped");
         Ok(())
+    }
+}
+
+impl Running {
+    fn drain(&mut self) {
+        if let Some(notifier) = self.notifier.take() {
+            notifier.stopping();
+        }
+        self.stt.drain(DRAIN_GRACE);
     }
 }
 

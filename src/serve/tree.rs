@@ -15,16 +15,17 @@ use super::sizing::{default_lanes, pool_size, threads};
 use crate::audio::vad::VoiceActivity;
 use crate::audio::vad::silero::Weights;
 use crate::audio::{Decoder, DecoderLimits};
+use crate::engine::devices::{self, DeviceProbe};
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
 use crate::fallback::FallbackServer;
 use crate::host_memory::HostMemoryProbe;
 use crate::libretranslate::LibreTranslate;
 use crate::metrics::GB;
-use crate::models::configured::{ConfiguredModel, gpu};
+use crate::models::configured::ConfiguredModel;
 use crate::models::{self, Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
 use crate::redis::{NodeAddress, RedisDirectory};
-use crate::settings::{Secret, Settings, VadModel};
+use crate::settings::{self, Secret, Settings, VadModel};
 
 /// How long a worker may take to exit after its socket was closed.
 const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
@@ -65,9 +66,11 @@ pub async fn start_tree(
 ) -> anyhow::Result<(Stt, TreeEnded)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads(settings, cores);
-    let gpu = gpu(settings);
+    let executable = own_executable()?;
+    let device = chosen_gpu(settings, &executable).await?;
+    let gpu = device.as_ref().map(|(index, _)| *index);
     let worker = WorkerConfig {
-        executable: own_executable()?,
+        executable: executable.clone(),
         threads,
         gpu,
         beam_size: settings.beam_size,
@@ -75,8 +78,10 @@ pub async fn start_tree(
         hello_limit: HELLO_LIMIT,
         load_limit: LOAD_LIMIT,
     };
-    let models = Arc::new(ConfiguredModel::new(settings));
+    let vram = device.as_ref().map(|(_, device)| device.total);
+    let models = Arc::new(ConfiguredModel::new(settings, vram));
     let memory: Arc<dyn VramProbe> = match gpu {
+        Some(index) if cfg!(feature = "vulkan") => Arc::new(DeviceProbe::new(executable, index)),
         Some(index) => Arc::new(NvmlProbe::new(index)),
         None => Arc::new(HostMemoryProbe::new()),
     };
@@ -99,6 +104,41 @@ pub async fn start_tree(
     let config = tree_config(settings, lanes);
     info!(cold_pool_size = config.pool.size, "limit of cold workers");
     Ok(Stt::start(ports, config).await?)
+}
+
+/// The GPU that the settings choose, with its index; `None`: inference runs on the CPU. With `DEVICE=auto`, the log
+/// says why a build for GPUs uses the CPU.
+///
+/// # Errors
+/// The settings name a GPU, and there is none; the message says why.
+async fn chosen_gpu(
+    settings: &Settings,
+    executable: &Path,
+) -> anyhow::Result<Option<(u32, devices::Device)>> {
+    if !crate::BUILT_FOR_GPU || settings.device == settings::Device::Cpu {
+        return Ok(None);
+    }
+    let index = settings.device_index;
+    let found = devices::ask(executable).await.and_then(|devices| {
+        let count = devices.len();
+        let wanted = devices.into_iter().nth(index as usize);
+        wanted.ok_or_else(|| format!("there is none with the DEVICE_INDEX {index} (GPUs: {count})"))
+    });
+    match found {
+        Ok(device) => {
+            info!(device = device.title(), index, "inference runs on a GPU");
+            Ok(Some((index, device)))
+        }
+        Err(reason) if settings.device == settings::Device::Auto => {
+            warn!(reason, "no GPU can be used: inference runs on the CPU");
+            Ok(None)
+        }
+        Err(reason) => {
+            anyhow::bail!(
+                "DEVICE names a GPU, but {reason}; DEVICE=auto or DEVICE=cpu uses the CPU"
+            )
+        }
+    }
 }
 
 /// The configured fallback: another node, or a second model on this node.

@@ -164,6 +164,7 @@ async fn health_models_and_head_answer_as_the_contract_says(server: &Server) {
     let health = server.health().await;
     assert_eq!(health["status"], "ok");
     assert_eq!(health["model"], "tiny.en");
+    assert_eq!(health["device"], "CPU");
     assert_eq!(health["hot_worker_loaded"], true);
     assert_eq!(health["hot_worker_error"], Value::Null);
     assert_eq!(health["routing"]["accepts_requests"], true);

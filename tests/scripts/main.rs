@@ -1,6 +1,8 @@
-//! The scripts for users, run against stand-ins for servers and for pip, and the documentation.
+//! The scripts for users, run against stand-ins for servers, GPUs and pip, and the documentation.
 
 mod documentation;
+mod gpu;
 mod models_from_wheels;
+mod packaging;
 mod transcribe_replies;
 mod transcribe_requests;

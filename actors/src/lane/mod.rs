@@ -135,7 +135,7 @@ impl Lane {
 
     fn engine_up(&mut self, myself: &ActorRef<LaneMessage>, engine: Arc<dyn Engine>) -> EngineInfo {
         let info = engine.info().clone();
-        info!(worker = %self.arguments.worker, model = info.model,
+        info!(worker = %self.arguments.worker, model = info.model, device = info.device,
             load_seconds = info.load_time.as_secs_f64(), "worker ready");
         let watched = Arc::clone(&engine);
         let lane = myself.clone();

@@ -97,6 +97,8 @@ pub struct EngineInfo {
     pub model: String,
     /// Whether the model supports languages besides English.
     pub multilingual: bool,
+    /// What it computes on: a GPU's name, or `CPU`.
+    pub device: String,
     /// The worker's process id, if it is a process.
     pub process_id: Option<u32>,
     /// Time from the start of the worker until it was ready: an estimate for the next start.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ractor::ActorRef;
+use ractor::{ActorRef, RpcReplyPort};
 
 use crate::domain::error::{EngineError, EngineExit, LaunchError, SttError};
 use crate::domain::ids::{ChunkIndex, JobId, LaneId, LaneKind, LeaseId};
@@ -82,6 +82,8 @@ pub enum DispatcherMessage {
     HotLaneLost(SttError),
     /// From the ColdPool: no lane will be ready soon. Discards the work that waits now with this error.
     DiscardWaiting(SttError),
+    /// From the Transcriptions: answer, to show that this actor handles its messages.
+    Ping(RpcReplyPort<()>),
 }
 
 /// Messages that a lane handles.

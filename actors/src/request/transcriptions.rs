@@ -89,6 +89,8 @@ pub enum TranscriptionsMessage {
     CancelAll,
     /// To itself: drop expired values.
     Sweep,
+    /// From the Supervisor: pass a question about liveness on to the Dispatcher.
+    Ping(RpcReplyPort<()>),
 }
 
 /// Arguments of the Transcriptions actor.
@@ -174,6 +176,10 @@ impl Actor for Transcriptions {
             }
             TranscriptionsMessage::CancelAll => state.cancel_all(),
             TranscriptionsMessage::Sweep => state.sweep(),
+            TranscriptionsMessage::Ping(reply) => {
+                // Without a Dispatcher, the port closes, which is an answer as well.
+                let _ = (state.arguments.dispatcher).cast(DispatcherMessage::Ping(reply));
+            }
         }
         Ok(())
     }

@@ -97,6 +97,9 @@ pub enum SupervisorMessage {
     TranslationsDone,
     /// To itself: the grace is over.
     DrainOverdue,
+    /// From the handle: answer through the Transcriptions and the Dispatcher, to show that all three handle their
+    /// messages.
+    Ping(RpcReplyPort<()>),
 }
 
 /// Arguments of the Supervisor.
@@ -184,6 +187,10 @@ impl Actor for Supervisor {
             SupervisorMessage::TranscriptionsDone => state.transcriptions_done(&myself).await,
             SupervisorMessage::TranslationsDone => state.stop_all(&myself).await,
             SupervisorMessage::DrainOverdue => state.drain_overdue(&myself),
+            SupervisorMessage::Ping(reply) => {
+                // Transcriptions that are being replaced drop the port, and the asker tries again.
+                let _ = (state.transcriptions).cast(TranscriptionsMessage::Ping(reply));
+            }
         }
         Ok(())
     }

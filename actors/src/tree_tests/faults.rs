@@ -1,6 +1,12 @@
 //! Engines that die, hang, fail or never start, and actors that break: a test for each fault.
 
 use super::*;
+use crate::domain::chunk::AudioChunk;
+use crate::domain::ids::JobId;
+use crate::domain::job::{Priority, SchedulingKey};
+use crate::domain::transcript::Task;
+use crate::ports::ChunkRequest;
+use crate::queue::messages::ChunkOwner;
 use crate::status::load::Load;
 use crate::{HotState, SttError};
 
@@ -166,5 +172,48 @@ async fn lost_transcriptions_fail_typed_and_the_next_request_works() {
 async fn a_panic_inside_an_engine_call_is_a_failure_like_any_other() {
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Panic])]).await;
     assert_eq!(tree.text("1").await.expect("rescued"), "0");
+    tree.end().await;
+}
+
+/// With threads of its own, because the Dispatcher blocks one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_dispatcher_that_hangs_makes_the_tree_unresponsive_until_it_goes_on() {
+    const LONG: Duration = Duration::from_secs(60);
+    let tree = Tree::ready(vec![]).await;
+    assert!(tree.stt.is_responsive(LONG).await);
+
+    // The owner of a chunk blocks the Dispatcher, which reports the text to it.
+    let (entered, mut is_blocked) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let owner = ChunkOwner::new(move |_, _| {
+        let _ = entered.send(());
+        let _ = lock(&wait).recv();
+    });
+    let chunk = DispatcherMessage::Enqueue {
+        job: JobId::next(),
+        request: ChunkRequest {
+            request_id: Arc::from("test"),
+            audio: AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; 16_000])),
+            task: Task::Transcribe,
+            language: Some("en".to_owned()),
+            likely_language: None,
+            prompt: None,
+            temperature: 0.0,
+        },
+        scheduling: SchedulingKey {
+            client: Client::new("client"),
+            priority: Priority::Normal,
+            total_seconds: 1.0,
+            remaining_seconds: 1.0,
+        },
+        owner,
+    };
+    tree.dispatcher().send_message(chunk).expect("sent");
+    is_blocked.recv().await.expect("the owner was called");
+    assert!(!tree.stt.is_responsive(Duration::from_millis(20)).await);
+
+    drop(go_on);
+    assert!(tree.stt.is_responsive(LONG).await);
     tree.end().await;
 }

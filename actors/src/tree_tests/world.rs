@@ -317,6 +317,7 @@ impl EngineLauncher for Launcher {
             info: EngineInfo {
                 model: "scripted".to_owned(),
                 multilingual: true,
+                device: "CPU".to_owned(),
                 process_id: Some(self.0.launched().len() as u32),
                 load_time: START,
                 calibration: Some(Calibration {

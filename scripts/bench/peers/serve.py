@@ -1,9 +1,9 @@
 """Runs a peer behind a minimal server with the OpenAI audio API: one queue, one request at a time.
 
-usage: serve.py PEER MODEL PORT [--threads N]
+usage: serve.py PEER MODEL PORT [--threads N] [--device cpu|cuda]
 
 Every connection has its own thread, so that connections can stay open; a single thread does all work, in the order of
-arrival.
+arrival. Only faster-whisper can use a GPU (cuda).
 """
 
 import argparse
@@ -23,10 +23,15 @@ FRAME_SAMPLES = 320
 WINDOW_FRAMES = 1500
 
 
-def faster_whisper(path, threads):
+def load_faster_whisper(path, threads, device):
     from faster_whisper import WhisperModel
 
-    model = WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=threads)
+    compute_type = "int8" if device == "cpu" else "float16"
+    return WhisperModel(path, device=device, compute_type=compute_type, cpu_threads=threads)
+
+
+def faster_whisper(path, threads, device="cpu"):
+    model = load_faster_whisper(path, threads, device)
 
     def transcribe(audio, language):
         segments, _ = model.transcribe(audio, language=language, beam_size=1)
@@ -35,11 +40,11 @@ def faster_whisper(path, threads):
     return transcribe
 
 
-def faster_whisper_batched(path, threads):
+def faster_whisper_batched(path, threads, device="cpu"):
     """Cuts the audio at pauses and decodes eight pieces together."""
-    from faster_whisper import BatchedInferencePipeline, WhisperModel
+    from faster_whisper import BatchedInferencePipeline
 
-    model = BatchedInferencePipeline(WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=threads))
+    model = BatchedInferencePipeline(load_faster_whisper(path, threads, device))
 
     def transcribe(audio, language):
         segments, _ = model.transcribe(audio, language=language, beam_size=1, batch_size=8)
@@ -176,10 +181,12 @@ def main():
     parser.add_argument("model")
     parser.add_argument("port", type=int)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
+    options = {} if arguments.device == "cpu" else {"device": arguments.device}
     queue = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     # Load the model on the thread that uses it: libraries bind their own threads to the calling one.
-    transcribe = queue.submit(PEERS[arguments.peer], arguments.model, arguments.threads).result()
+    transcribe = queue.submit(PEERS[arguments.peer], arguments.model, arguments.threads, **options).result()
     server = Server(("127.0.0.1", arguments.port), Handler)
     server.queue, server.transcribe = queue, transcribe
     server.serve_forever()

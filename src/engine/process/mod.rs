@@ -50,9 +50,20 @@ const PASSED_ON: &[&str] = &[
     "LANG",
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
+    "GGML_VK_VISIBLE_DEVICES",
+    "MESA_VK_DEVICE_SELECT",
+    "VK_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
     "RUST_BACKTRACE",
     "RUST_LOG",
 ];
+
+/// The environment of a worker, and of other processes that only ask a driver.
+pub(super) fn passed_on() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
+    PASSED_ON
+        .iter()
+        .filter_map(|name| Some((*name, std::env::var_os(name)?)))
+}
 
 /// A model, ready on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,16 +131,13 @@ impl WorkerLauncher {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let (log, log_writer) = std::io::pipe()?;
-        let kept = PASSED_ON
-            .iter()
-            .filter_map(|name| Some((name, std::env::var_os(name)?)));
         let mut command = Process::new(&self.config.executable);
         command
             // The name in process lists.
             .arg0("uttera-stt")
             .arg("worker")
             .env_clear()
-            .envs(kept)
+            .envs(passed_on())
             // By default ggml's threads spin while they wait. Work that two workers with as many threads as
             // cores do in 16 s then takes 275 s.
             .env("OMP_WAIT_POLICY", "passive")
@@ -161,7 +169,11 @@ impl WorkerLauncher {
     }
 
     /// Waits for the hello and for the model to load, each within its limit.
-    async fn greet(&self, frames: &mut Frames, model: &ReadyModel) -> Result<bool, LaunchError> {
+    async fn greet(
+        &self,
+        frames: &mut Frames,
+        model: &ReadyModel,
+    ) -> Result<Greeting, LaunchError> {
         match within(self.config.hello_limit, link::receive(frames)).await? {
             FromWorker::Hello { version } if version == protocol::VERSION => {}
             other => {
@@ -181,7 +193,13 @@ impl WorkerLauncher {
             .await
             .map_err(|error| LaunchError::Worker(error.to_string()))?;
         match within(self.config.load_limit, link::receive(frames)).await? {
-            FromWorker::Loaded { multilingual } => Ok(multilingual),
+            FromWorker::Loaded {
+                multilingual,
+                device,
+            } => Ok(Greeting {
+                multilingual,
+                device,
+            }),
             FromWorker::LoadFailed {
                 reason,
                 out_of_memory: true,
@@ -190,6 +208,12 @@ impl WorkerLauncher {
             other => Err(LaunchError::Worker(format!("unexpected answer {other:?}"))),
         }
     }
+}
+
+/// What a worker says about itself when its model is loaded.
+struct Greeting {
+    multilingual: bool,
+    device: String,
 }
 
 impl WorkerLauncher {
@@ -276,8 +300,8 @@ impl EngineLauncher for WorkerLauncher {
             .spawn(worker)
             .map_err(|error| LaunchError::Worker(error.to_string()))?;
         let process_id = owner.process_id();
-        let multilingual = match self.greet(&mut frames, &model).await {
-            Ok(multilingual) => multilingual,
+        let greeting = match self.greet(&mut frames, &model).await {
+            Ok(greeting) => greeting,
             Err(LaunchError::Exited(_)) => {
                 // The worker closed its end of the socket; its exit status follows.
                 return Err(end_of_launch(end_of(&owner).await));
@@ -294,7 +318,8 @@ impl EngineLauncher for WorkerLauncher {
         let mut engine = Worker {
             info: EngineInfo {
                 model: model.name,
-                multilingual,
+                multilingual: greeting.multilingual,
+                device: greeting.device,
                 process_id,
                 load_time: begin.elapsed(),
                 calibration: None,

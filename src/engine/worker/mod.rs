@@ -17,11 +17,11 @@ use serde::de::DeserializeOwned;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 use crate::engine::Engine;
-use crate::engine::memory;
 use crate::engine::protocol::{
     self, Failure, FromWorker, LoadRequest, ToWorker, TranscribeRequest,
 };
 use crate::engine::whisper::{self, Request};
+use crate::engine::{devices, memory};
 
 /// Added to the kernel's out-of-memory score. The kernel should kill a worker, which is replaced within
 /// seconds, rather than the server.
@@ -141,8 +141,9 @@ fn serve(
     let Ok(ToWorker::Load(load)) = inbox.recv() else {
         bail!("the first message is not a model to load");
     };
-    let mut model = match load_model(&load) {
-        Ok(model) => model,
+    let loaded = device_of(load.gpu).and_then(|device| Ok((load_model(&load)?, device)));
+    let (mut model, device) = match loaded {
+        Ok(loaded) => loaded,
         Err(reason) => {
             server.send(&FromWorker::LoadFailed {
                 reason,
@@ -153,6 +154,7 @@ fn serve(
     };
     server.send(&FromWorker::Loaded {
         multilingual: model.is_multilingual(),
+        device,
     });
     while let Ok(message) = inbox.recv() {
         let ToWorker::Transcribe(request) = message else {
@@ -163,6 +165,18 @@ fn serve(
         server.send(&answer);
     }
     Ok(())
+}
+
+/// The name of the GPU with this index. Without one, whisper.cpp would compute on the CPU and say nothing.
+fn device_of(gpu: Option<u32>) -> Result<String, String> {
+    let Some(index) = gpu else {
+        return Ok("CPU".to_owned());
+    };
+    let devices = devices::list()?;
+    let device = devices.get(index as usize);
+    device
+        .map(devices::Device::title)
+        .ok_or_else(|| format!("there is no GPU with the index {index} any more"))
 }
 
 fn load_model(load: &LoadRequest) -> Result<Engine, String> {

@@ -56,6 +56,7 @@ mod tests {
         EngineInfo {
             model: "tiny.en".to_owned(),
             multilingual,
+            device: "CPU".to_owned(),
             process_id: None,
             load_time: Duration::ZERO,
             calibration: None,

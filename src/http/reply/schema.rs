@@ -104,6 +104,9 @@ pub struct Health {
     pub version: &'static str,
     /// The served model.
     pub model: String,
+    /// What it computes on: a GPU's name, or `CPU`; null until the model was loaded once.
+    #[schema(required)]
+    pub device: Option<String>,
     /// Whether the model is in memory.
     pub hot_worker_loaded: bool,
     /// The error of the hot worker, if there is one.

@@ -81,6 +81,7 @@ fn report(snapshot: &Snapshot, settings: &Settings) -> Health {
         status: status(snapshot),
         version: env!("CARGO_PKG_VERSION"),
         model: model(snapshot, settings).to_owned(),
+        device: (snapshot.last_engine.as_ref()).map(|engine| engine.device.clone()),
         hot_worker_loaded: snapshot.engine().is_some(),
         hot_worker_error: snapshot.hot_error().map(str::to_owned),
         routing: Routing {
