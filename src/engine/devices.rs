@@ -39,7 +39,7 @@ impl Device {
     }
 
     /// Whether it computes on the CPU: Mesa's llvmpipe, which other programs of its kind are named after too.
-    fn is_software(&self) -> bool {
+    pub fn is_software(&self) -> bool {
         let description = self.description.to_ascii_lowercase();
         ["llvmpipe", "swiftshader"]
             .iter()

@@ -36,7 +36,7 @@ impl ConfiguredModel {
         if named != "auto" {
             return Self::named(settings, named);
         }
-        let model = vram.map_or(AUTO_ON_CPU, automatic_on_gpu);
+        let model = automatic(vram);
         let vram_mib = vram.map(|bytes| bytes >> 20);
         info!(
             model,
@@ -83,6 +83,11 @@ impl ModelSource for ConfiguredModel {
     fn record_start(&self, took: Duration) {
         self.store.record_start(&self.model, took);
     }
+}
+
+/// The model that `auto` means. `vram`: all memory of the GPU in bytes, if inference runs on one.
+pub fn automatic(vram: Option<u64>) -> &'static str {
+    vram.map_or(AUTO_ON_CPU, automatic_on_gpu)
 }
 
 /// The largest model of which enough workers fit a GPU with this memory, in bytes.
