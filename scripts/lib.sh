@@ -92,6 +92,17 @@ ensure_rust() {
     fi
 }
 
+# Installs a subcommand of cargo if it is missing. Little optimisation, because these tools run for seconds and compiling
+# them takes minutes.
+cargo_install() { # command in cargo, options...
+    local name=$1
+    shift
+    command -v "cargo-$name" >/dev/null && return
+    say "cargo-$name is missing: compiling it (once per machine, takes minutes)"
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --quiet --locked "cargo-$name" "$@"
+}
+
 # The build of whisper.cpp reads every WHISPER_… variable as one of its own options; the server's settings have the same
 # prefix.
 without_whisper_variables() {
@@ -231,6 +242,7 @@ find_vulkan_device() {
     local best
     best=$(grep -m 1 '^DISCRETE_GPU ' <<<"$devices" || grep -m 1 -v -e '^CPU ' -e '^$' <<<"$devices" || true)
     if [[ -n $best ]]; then
+        # shellcheck disable=SC2034 # used by the scripts that source this file
         gpu=vulkan gpu_architecture='' gpu_reason+="; Vulkan reports ${best#* }"
         return 0
     elif [[ -n $devices ]]; then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sends a recording to a transcription server and prints the text. Replaces the script of the same name in OpenClaw's
-# skill openai-whisper-api; see docs/openclaw.md. Needs curl, coreutils and bash 3.2 or newer (the version of macOS), and
-# neither jq nor Python.
+# skill openai-whisper-api; see docs/clients/openclaw.md. Needs curl, coreutils and bash 3.2 or newer (the version of
+# macOS), and neither jq nor Python.
 set -euo pipefail
 # Work on bytes: lengths and patterns must not depend on the user's locale.
 export LC_ALL=C

@@ -5,6 +5,7 @@
 
 pub mod audio;
 pub mod cli;
+pub mod doctor;
 pub mod engine;
 pub mod fallback;
 pub mod host_memory;

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, cmd,
-    parse_redis_url,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    IntoConnectionInfo, RedisError, cmd, parse_redis_url,
 };
 use deadpool_redis::{Connection, Manager, Pool, PoolError};
 use serde::Serialize;
@@ -129,7 +129,17 @@ impl RedisDirectory {
         serde_json::to_string(&value).map_err(|error| DirectoryError(error.to_string()))
     }
 
-    async fn run(&self, command: &Cmd) -> Result<(), DirectoryError> {
+    /// Asks for a sign of life, and for the clock of the server (TIME), which is `None` if its user may not read it.
+    pub async fn ping(&self) -> Result<Option<SystemTime>, DirectoryError> {
+        self.run::<()>(&cmd("PING")).await?;
+        let time = self.run::<(u64, u32)>(&cmd("TIME")).await.ok();
+        Ok(time.and_then(|(seconds, microseconds)| {
+            let since = Duration::new(seconds, microseconds.checked_mul(1000)?);
+            UNIX_EPOCH.checked_add(since)
+        }))
+    }
+
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, DirectoryError> {
         let deadline = Instant::now() + TIME_LIMIT;
         let mut lease = match timeout_at(deadline, self.pool.get()).await {
             Ok(Ok(connection)) => Lease(Some(connection)),
@@ -137,10 +147,10 @@ impl RedisDirectory {
             Ok(Err(error)) => return Err(self.error(&error.to_string())),
             Err(_) => return Err(self.error("no connection in time")),
         };
-        match timeout_at(deadline, command.exec_async(lease.connection())).await {
-            Ok(Ok(())) => {
+        match timeout_at(deadline, command.query_async(lease.connection())).await {
+            Ok(Ok(answer)) => {
                 lease.keep();
-                Ok(())
+                Ok(answer)
             }
             Ok(Err(error)) => Err(self.error(&as_answer(&error))),
             Err(_) => Err(self.error("it gave no answer in time")),
@@ -210,6 +220,14 @@ fn whole_seconds(ttl: Duration) -> u64 {
 /// Checks that [`RedisDirectory::new`] accepts this URL.
 pub fn check_url(url: &str) -> Result<(), RedisUrlError> {
     connection_info(url).map(drop)
+}
+
+/// The host in a URL; `None` for a socket in the file system, and for a URL that [`check_url`] rejects.
+pub fn host_in(url: &str) -> Option<String> {
+    match connection_info(url).ok()?.addr() {
+        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => Some(host.clone()),
+        _ => None,
+    }
 }
 
 fn connection_info(url: &str) -> Result<ConnectionInfo, RedisUrlError> {

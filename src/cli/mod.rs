@@ -1,5 +1,6 @@
 //! The command line.
 
+mod doctor;
 mod healthcheck;
 mod models;
 mod transcribe;
@@ -22,6 +23,7 @@ use crate::models::ModelStore;
 use crate::settings::{Loaded, Role, Settings, Sources};
 use crate::shutdown::StopSignals;
 use crate::{engine, serve, telemetry};
+use doctor::DoctorArgs;
 use healthcheck::{HealthcheckArgs, healthcheck};
 use models::ModelsArgs;
 use transcribe::TranscribeArgs;
@@ -76,6 +78,8 @@ enum Command {
     Models(ModelsArgs),
     /// Check the settings and exit; exit status 0 if they are valid.
     CheckConfig,
+    /// Examine the machine, the settings and the neighbours; exit status 0 good, 1 warnings, 2 errors.
+    Doctor(DoctorArgs),
     /// Ask a server of this machine whether it can transcribe now; exit status 0 if it can.
     Healthcheck(HealthcheckArgs),
     /// List the GPUs that this build can use, with their indices for DEVICE_INDEX.
@@ -110,6 +114,12 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command line's subcommand.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Some(Command::Doctor(args)) = &cli.command
+        && !cli.print_config
+    {
+        let loaded = load_settings(&cli).map(|(loaded, _)| loaded);
+        return run_to_end(doctor::doctor(args.clone(), loaded));
+    }
     let local = local_option(&cli);
     match cli.command {
         // These test another server and do not use the settings of this machine.
@@ -207,6 +217,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             | Command::Conformance(_)
             | Command::Smoke(_)
             | Command::Load(_)
+            | Command::Doctor(_)
             | Command::Healthcheck(_)
             | Command::Devices { .. }
             | Command::Manual
@@ -235,7 +246,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             let store = ModelStore::new(loaded.settings.models_dir);
             models::command(args, &store)
         }
-        Some(Command::CheckConfig) => check_config(&loaded),
+        Some(Command::CheckConfig) => doctor::check_config(&loaded),
     }
 }
 
@@ -263,6 +274,7 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
             *role
         }
         Some(Command::Healthcheck(args)) => args.role,
+        Some(Command::Doctor(args)) => args.role,
         _ => Role::default(),
     };
     let sources = Sources::of_process(role, cli.config.as_deref(), pairs.clone())?;
@@ -299,24 +311,6 @@ fn start_log(loaded: &Loaded, usual: &str) {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-}
-
-fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
-    keys::load(&loaded.settings)?;
-    for warning in &loaded.warnings {
-        println!("warning: {warning}");
-    }
-    let store = ModelStore::new(loaded.settings.models_dir.clone());
-    match loaded.settings.whisper_model.as_str() {
-        "auto" => {}
-        named => {
-            if let Err(error) = store.resolve(named, None) {
-                println!("warning: WHISPER_MODEL={named}: {error}");
-            }
-        }
-    }
-    println!("the settings are valid");
-    Ok(())
 }
 
 /// Runs a future on a new runtime. Does not wait for blocking work that the future leaves behind, such as a

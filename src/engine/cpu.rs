@@ -25,6 +25,16 @@ pub fn check() -> Result<(), String> {
     ))
 }
 
+/// The instruction sets that this build can use and this processor has, for people. Empty on architectures with one
+/// build for all.
+pub fn present() -> Vec<&'static str> {
+    let known = needed().into_iter();
+    known
+        .filter(|(_, _, there)| *there)
+        .map(|(name, _, _)| name)
+        .collect()
+}
+
 /// Instruction sets: name, whether the build uses it, whether the processor has it.
 #[cfg(target_arch = "x86_64")]
 fn needed() -> Vec<(&'static str, bool, bool)> {

@@ -15,7 +15,6 @@ use stt_actors::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
 
 use crate::engine::process::passed_on;
 use crate::host_memory::{gpu_bytes, private_bytes};
-use crate::settings::{Device as Wanted, Settings};
 
 /// How long the drivers may take to list their devices: seconds if a GPU has to wake up.
 const LIST_LIMIT: Duration = Duration::from_secs(30);
@@ -40,7 +39,7 @@ impl Device {
     }
 
     /// Whether it computes on the CPU: Mesa's llvmpipe, which other programs of its kind are named after too.
-    fn is_software(&self) -> bool {
+    pub fn is_software(&self) -> bool {
         let description = self.description.to_ascii_lowercase();
         ["llvmpipe", "swiftshader"]
             .iter()
@@ -114,41 +113,11 @@ pub fn answer() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The GPU that the settings choose, with its index; `None`: inference runs on the CPU. With `DEVICE=auto`, the log
-/// says why a build for GPUs uses the CPU.
+/// Asks a process of its own for the devices. `executable`: this program.
 ///
 /// # Errors
-/// The settings name a GPU, and there is none; the message says why.
-pub async fn choose(
-    settings: &Settings,
-    executable: &Path,
-) -> anyhow::Result<Option<(u32, Device)>> {
-    if !crate::BUILT_FOR_GPU || settings.device == Wanted::Cpu {
-        return Ok(None);
-    }
-    let index = settings.device_index;
-    let found = ask(executable).await.and_then(|devices| {
-        let count = devices.len();
-        let wanted = devices.into_iter().nth(index as usize);
-        wanted.ok_or_else(|| format!("there is none with the DEVICE_INDEX {index} (GPUs: {count})"))
-    });
-    match found {
-        Ok(device) => {
-            tracing::info!(device = device.title(), index, "inference runs on a GPU");
-            Ok(Some((index, device)))
-        }
-        Err(reason) if settings.device == Wanted::Auto => {
-            tracing::warn!(reason, "no GPU can be used: inference runs on the CPU");
-            Ok(None)
-        }
-        Err(reason) => {
-            bail!("DEVICE names a GPU, but {reason}; DEVICE=auto or DEVICE=cpu uses the CPU")
-        }
-    }
-}
-
-/// Asks a process of its own for the devices.
-async fn ask(executable: &Path) -> Result<Vec<Device>, String> {
+/// The message says why there is none.
+pub async fn ask(executable: &Path) -> Result<Vec<Device>, String> {
     let mut command = tokio::process::Command::from(command(executable));
     command.stdin(Stdio::piped()).kill_on_drop(true);
     let answer = async {

@@ -33,6 +33,7 @@ use crate::keys::Keyring;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
 pub use body::upload::UploadStore;
+pub use connections::files_needed;
 use connections::request_reader::{self, RequestReader};
 use connections::{ConnectionLimit, guard};
 pub use limits::Limits;

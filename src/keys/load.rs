@@ -1,7 +1,7 @@
 //! Loads the keys of `API_KEYS` and `API_KEYS_FILE`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tracing::warn;
@@ -11,7 +11,7 @@ use super::{Key, Keys};
 use crate::settings::{Secret, Settings};
 
 /// Shorter keys cause a warning, since they can be guessed.
-const SHORTEST_GOOD_KEY: usize = 16;
+pub const SHORTEST_GOOD_KEY: usize = 16;
 
 /// Why the keys are unusable: one line that contains no key.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -78,21 +78,43 @@ pub fn plain_key(settings: &Settings) -> Option<String> {
     listed.map(Secret::reveal).or_else(of_file)
 }
 
-/// Warns about short keys and about a file that every user can read.
-pub(super) fn warn_of(settings: &Settings) {
+/// What is weak about keys that are valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Weaknesses {
+    /// Names of the keys that can be guessed because they are short.
+    pub short: Vec<String>,
+    /// The file of keys, if every user of the machine can read it.
+    pub readable_file: Option<PathBuf>,
+}
+
+/// Finds short keys and a file that every user can read.
+pub fn weaknesses(settings: &Settings) -> Weaknesses {
     let listed = listed(&settings.api_keys).unwrap_or_default();
     let path = settings.api_keys_file.as_deref();
     let of_file = path.and_then(|path| file::read(path).ok());
     let lines = listed.iter().chain(of_file.iter().flatten());
     let short = lines.filter(|line| line.text.len() < SHORTEST_GOOD_KEY);
-    let short: Vec<&str> = short.map(|line| &*line.key.name).collect();
+    Weaknesses {
+        short: short.map(|line| line.key.name.to_string()).collect(),
+        readable_file: path
+            .filter(|path| is_world_readable(path))
+            .map(Path::to_path_buf),
+    }
+}
+
+/// Logs the weaknesses of the keys.
+pub(super) fn warn_of(settings: &Settings) {
+    let Weaknesses {
+        short,
+        readable_file,
+    } = weaknesses(settings);
     if !short.is_empty() {
         warn!(
             keys = short.join(","),
             "keys with fewer than {SHORTEST_GOOD_KEY} characters can be guessed"
         );
     }
-    if let Some(path) = path.filter(|path| is_world_readable(path)) {
+    if let Some(path) = readable_file {
         warn!(file = %path.display(), "every user of this machine can read the file of keys");
     }
 }

@@ -17,7 +17,7 @@ use stt_actors::Priority;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use uuid::Uuid;
 
-pub use load::{KeysError, load, plain_key};
+pub use load::{KeysError, SHORTEST_GOOD_KEY, Weaknesses, load, plain_key, weaknesses};
 pub use reload::{Reload, Reloader};
 
 /// Name under which requests without a key are counted; no key may have it.

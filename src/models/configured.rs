@@ -8,7 +8,6 @@ use tracing::info;
 use super::store::start_time;
 use super::{ComputeType, Logged, ModelStore, find};
 use crate::engine::process::{ModelSource, ReadyModel};
-use crate::metrics::GB;
 use crate::settings::Settings;
 
 /// Meaning of `auto` without a GPU: the largest model that an ordinary CPU runs much faster than real time.
@@ -37,11 +36,11 @@ impl ConfiguredModel {
         if named != "auto" {
             return Self::named(settings, named);
         }
-        let model = vram.map_or(AUTO_ON_CPU, automatic_on_gpu);
-        let vram_gb = vram.map(|bytes| bytes as f64 / GB);
+        let model = automatic(vram);
+        let vram_mib = vram.map(|bytes| bytes >> 20);
         info!(
             model,
-            vram_gb, "WHISPER_MODEL is auto: chose a model for the device"
+            vram_mib, "WHISPER_MODEL is auto: chose a model for the device"
         );
         Self::named(settings, model)
     }
@@ -84,6 +83,11 @@ impl ModelSource for ConfiguredModel {
     fn record_start(&self, took: Duration) {
         self.store.record_start(&self.model, took);
     }
+}
+
+/// The model that `auto` means. `vram`: all memory of the GPU in bytes, if inference runs on one.
+pub fn automatic(vram: Option<u64>) -> &'static str {
+    vram.map_or(AUTO_ON_CPU, automatic_on_gpu)
 }
 
 /// The largest model of which enough workers fit a GPU with this memory, in bytes.

@@ -42,4 +42,4 @@ pub use progress::{Bar, Logged, Progress, Silent};
 pub use store::inspect::{LocalModel, Verdict, Verified};
 pub use store::locate::name_of;
 pub use store::voice_activity::VOICE_ACTIVITY_NAME;
-pub use store::{ModelStore, ResolvedModel};
+pub use store::{FoundModel, ModelStore, ResolvedModel};

@@ -25,7 +25,7 @@ use crate::models::configured::ConfiguredModel;
 use crate::models::{self, Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
 use crate::redis::{NodeAddress, RedisDirectory};
-use crate::settings::{Secret, Settings, VadModel};
+use crate::settings::{self, Secret, Settings, VadModel};
 
 /// How long a worker may take to exit after its socket was closed.
 const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
@@ -67,7 +67,7 @@ pub async fn start_tree(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads(settings, cores);
     let executable = own_executable()?;
-    let device = devices::choose(settings, &executable).await?;
+    let device = chosen_gpu(settings, &executable).await?;
     let gpu = device.as_ref().map(|(index, _)| *index);
     let worker = WorkerConfig {
         executable: executable.clone(),
@@ -104,6 +104,41 @@ pub async fn start_tree(
     let config = tree_config(settings, lanes);
     info!(cold_pool_size = config.pool.size, "limit of cold workers");
     Ok(Stt::start(ports, config).await?)
+}
+
+/// The GPU that the settings choose, with its index; `None`: inference runs on the CPU. With `DEVICE=auto`, the log
+/// says why a build for GPUs uses the CPU.
+///
+/// # Errors
+/// The settings name a GPU, and there is none; the message says why.
+async fn chosen_gpu(
+    settings: &Settings,
+    executable: &Path,
+) -> anyhow::Result<Option<(u32, devices::Device)>> {
+    if !crate::BUILT_FOR_GPU || settings.device == settings::Device::Cpu {
+        return Ok(None);
+    }
+    let index = settings.device_index;
+    let found = devices::ask(executable).await.and_then(|devices| {
+        let count = devices.len();
+        let wanted = devices.into_iter().nth(index as usize);
+        wanted.ok_or_else(|| format!("there is none with the DEVICE_INDEX {index} (GPUs: {count})"))
+    });
+    match found {
+        Ok(device) => {
+            info!(device = device.title(), index, "inference runs on a GPU");
+            Ok(Some((index, device)))
+        }
+        Err(reason) if settings.device == settings::Device::Auto => {
+            warn!(reason, "no GPU can be used: inference runs on the CPU");
+            Ok(None)
+        }
+        Err(reason) => {
+            anyhow::bail!(
+                "DEVICE names a GPU, but {reason}; DEVICE=auto or DEVICE=cpu uses the CPU"
+            )
+        }
+    }
 }
 
 /// The configured fallback: another node, or a second model on this node.

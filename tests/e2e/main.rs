@@ -8,6 +8,8 @@ mod clients;
 mod conformance;
 mod corpus;
 mod cors;
+mod doctor;
+mod documentation;
 mod errors;
 mod escalation;
 mod faults;

@@ -8,10 +8,6 @@ use test_support::wer::assert_alike;
 use test_support::{PATIENCE, Server, model, repository, sample, sample_text, words};
 use tokio::process::Command;
 
-/// The version of the Python client that the tests use.
-const CLIENT: &str = "openai==3.57.0";
-/// The version of the Node client that the tests use.
-const NODE_CLIENT: &str = "openai@6.49.0";
 const KEY: &str = "sesame";
 
 /// The client, ready for checks.
@@ -23,8 +19,7 @@ struct Client {
 
 impl Client {
     async fn of(server: &Server, file: &str) -> Self {
-        let making = || test_support::python::environment("openai-venv", CLIENT);
-        let python = tokio::task::spawn_blocking(making).await;
+        let python = tokio::task::spawn_blocking(test_support::python::openai).await;
         Self {
             python: python.expect("the client can be had"),
             url: format!("{}/v1", server.url),
@@ -72,8 +67,7 @@ async fn the_official_client_gets_its_own_types_and_errors() {
 
 /// Runs one check of the Node client's script and returns its output; `None` without Node.
 async fn node_check(server: &Server, file: &str, name: &str) -> Option<Value> {
-    let install = || test_support::node::package("openai-node", NODE_CLIENT);
-    let folder = tokio::task::spawn_blocking(install).await;
+    let folder = tokio::task::spawn_blocking(test_support::node::openai).await;
     let folder = folder.expect("the client can be had")?;
     let run = Command::new("node")
         .arg(repository().join("tests/support/openai_client.mjs"))
@@ -110,7 +104,8 @@ async fn the_example_of_the_documentation_runs() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
     let client = Client::of(&server, "en-sentence.wav").await;
     let repository = repository();
-    let page = std::fs::read_to_string(repository.join("docs/clients.md")).expect("is there");
+    let page = repository.join("docs/clients/openai-sdk.md");
+    let page = std::fs::read_to_string(page).expect("is there");
     let example = page.split("```python\n").nth(1).expect("an example");
     let example = example.split("```").next().expect("its end");
     let run = Command::new(&client.python)

@@ -1,12 +1,13 @@
-//! The documentation names only files and headings that exist, and its index lists every page.
+//! The documentation names only files and headings that exist, and its index leads to every page.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders of the repository. A path in backticks that begins with one of them must exist.
-const FOLDERS: [&str; 13] = [
-    ".cargo", ".config", "actors", "client", "config", "docs", "examples", "samples", "scripts",
-    "src", "systemd", "tests", "tools",
+const FOLDERS: [&str; 14] = [
+    ".cargo", ".config", "actors", "client", "config", "deploy", "docs", "examples", "samples",
+    "scripts", "src", "systemd", "tests", "tools",
 ];
 
 fn repository() -> &'static Path {
@@ -17,26 +18,31 @@ fn read(page: &Path) -> String {
     fs::read_to_string(page).unwrap_or_else(|error| panic!("{}: {error}", page.display()))
 }
 
-/// The pages in `docs/`.
-fn documentation() -> Vec<PathBuf> {
-    let folder = fs::read_dir(repository().join("docs")).expect("docs/ exists");
-    let files = folder.map(|entry| entry.expect("a readable entry").path());
-    files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .collect()
+fn is_page(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "md")
+}
+
+/// The pages in a folder and in its folders, without build outputs, installed packages and hidden folders.
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("a readable entry").path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.expect("a name in UTF-8");
+        if name.starts_with('.') || matches!(name, "target" | "node_modules") {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(pages(&path));
+        } else if is_page(&path) {
+            found.push(path);
+        }
+    }
+    found
 }
 
 fn all_pages() -> Vec<PathBuf> {
-    let others = [
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "client/README.md",
-        "samples/README.md",
-    ];
-    let mut pages = documentation();
-    pages.extend(others.map(|page| repository().join(page)));
-    pages
+    pages(repository())
 }
 
 /// The page without its blocks of code.
@@ -124,14 +130,29 @@ fn every_path_in_the_documentation_exists() {
 }
 
 #[test]
-fn the_index_lists_every_page() {
-    let index = read(&repository().join("docs/README.md"));
-    for page in documentation() {
-        let name = page.file_name().and_then(|name| name.to_str());
-        let name = name.expect("a name in UTF-8");
+fn the_index_leads_to_every_page() {
+    let docs = repository().join("docs").canonicalize().expect("exists");
+    let mut reached = BTreeSet::new();
+    let mut next = vec![docs.join("README.md")];
+    while let Some(page) = next.pop() {
+        let page = page.canonicalize().expect("a page that exists");
+        let folder = page.parent().expect("a folder");
+        // From other pages than those in docs/, links lead everywhere.
+        if folder.starts_with(&docs) && reached.insert(page.clone()) {
+            let text = prose(&read(&page));
+            let files = links(&text).into_iter().filter_map(|link| {
+                let file = link.split('#').next().expect("a first part");
+                is_page(Path::new(file)).then(|| folder.join(file))
+            });
+            next.extend(files.filter(|file| file.exists()));
+        }
+    }
+    for page in pages(&docs) {
+        let page = page.canonicalize().expect("a page that exists");
         assert!(
-            name == "README.md" || links(&index).contains(&name),
-            "docs/README.md does not list {name}"
+            reached.contains(&page),
+            "no links lead from docs/README.md to {}",
+            page.display()
         );
     }
 }

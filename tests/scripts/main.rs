@@ -3,5 +3,6 @@
 mod documentation;
 mod gpu;
 mod models_from_wheels;
+mod packaging;
 mod transcribe_replies;
 mod transcribe_requests;

@@ -7,6 +7,14 @@ use std::process::{Command, Stdio};
 use crate::python::run;
 use crate::repository;
 
+/// The version of OpenAI's client for Node that the tests use.
+const OPENAI: &str = "openai@6.49.0";
+
+/// A folder in which Node finds OpenAI's client. `None`, with a message, if Node or npm is not installed.
+pub fn openai() -> Option<PathBuf> {
+    package("openai-node", OPENAI)
+}
+
 /// A folder in which Node finds this one package. `None`, with a message, if Node or npm is not installed.
 pub fn package(name: &str, requirement: &str) -> Option<PathBuf> {
     if !is_installed("node") || !is_installed("npm") {

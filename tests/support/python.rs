@@ -6,6 +6,14 @@ use std::process::Command;
 
 use crate::repository;
 
+/// The version of OpenAI's client for Python that the tests use.
+const OPENAI: &str = "openai==3.57.0";
+
+/// The interpreter of an environment with OpenAI's client.
+pub fn openai() -> PathBuf {
+    environment("openai-venv", OPENAI)
+}
+
 /// The interpreter of an environment with this one requirement. Makes the environment if it is missing or has
 /// another requirement.
 pub fn environment(name: &str, requirement: &str) -> PathBuf {

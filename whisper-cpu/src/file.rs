@@ -162,7 +162,7 @@ impl ModelFile {
     }
 
     /// The precision that fits the file's weights.
-    pub(crate) fn precision(&self) -> Precision {
+    pub fn precision(&self) -> Precision {
         let weights = self.entries.get("decoder.token_embedding.weight");
         match weights.map(|entry| entry.kind) {
             Some(ElementType::F32) => Precision::Float,

@@ -10,12 +10,13 @@ use std::time::Instant;
 
 use stt_actors::domain::chunk::SAMPLE_RATE;
 use stt_actors::domain::transcript::{ChunkTranscript, Doubt, Segment, Task};
+use whisper_cpu::file::ModelFile;
+use whisper_cpu::linear::Precision;
 use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState,
 };
 
 use crate::engine::protocol::Failure;
-use crate::models::GgmlFile;
 use callbacks::Watch;
 use window::Window;
 
@@ -110,7 +111,8 @@ impl Model {
         callbacks::quieten_log();
         let gpu = options.gpu;
         // It would abort (version 1.8.3, its issue 2557).
-        let is_32_bit = || GgmlFile::open(path).is_ok_and(|file| file.weights_name() == "f32");
+        let is_32_bit =
+            || ModelFile::open(path).is_ok_and(|file| file.precision() == Precision::Float);
         if gpu.is_none() && is_32_bit() {
             return Err(format!(
                 "whisper.cpp cannot compute the 32-bit weights of {} on a CPU; set ENGINE=auto, or convert the \

@@ -135,10 +135,15 @@ pub async fn require_permit<B: MessageBody>(
     Ok(response)
 }
 
+/// Open files of a server with this many connections.
+pub fn files_needed(connections: u32) -> u64 {
+    u64::from(connections) * FILES_PER_CONNECTION + OTHER_FILES
+}
+
 /// Raises the process's limit on open files to what this many connections need, as far as the system
 /// allows.
 pub fn raise_file_limit(connections: u32) {
-    let needed = u64::from(connections) * FILES_PER_CONNECTION + OTHER_FILES;
+    let needed = files_needed(connections);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
     };

@@ -41,6 +41,19 @@ pub struct ResolvedModel {
     pub size_bytes: u64,
 }
 
+/// A model on disk as [`ModelStore::look_up`] finds it: complete and well-formed, perhaps not yet converted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundModel {
+    /// Canonical catalogue name, or a short name of the file or folder.
+    pub name: String,
+    /// The ggml file or the CTranslate2 folder.
+    pub path: PathBuf,
+    /// Size in bytes of the file with the weights.
+    pub size_bytes: u64,
+    /// Whether [`ModelStore::resolve`] makes a ggml file from it.
+    pub is_source: bool,
+}
+
 impl ModelStore {
     /// A store in `dir`, which need not exist yet. The environment may name a mirror of the model files
     /// (`UTTERA_MODEL_MIRROR`: an HTTPS address or a folder); its files must have the published checksums.
@@ -89,6 +102,30 @@ impl ModelStore {
                 ready(name, path)
             }
         }
+    }
+
+    /// Finds what [`Self::resolve`] would use and checks its structure. Changes nothing: it neither imports nor
+    /// converts.
+    pub fn look_up(&self, model: &str) -> Result<FoundModel, ModelError> {
+        let (name, path, weights, is_source) = match locate::locate(&self.dir, model)? {
+            Located::File { name, path } => (name, path.clone(), path, false),
+            Located::Variant { name, base, .. } => (name, base.clone(), base, true),
+            Located::Folder { name, path } => {
+                Ct2Model::open(&path)?;
+                let weights = path.join("model.bin");
+                (name, path, weights, true)
+            }
+        };
+        if path == weights {
+            GgmlFile::open(&weights)?;
+        }
+        let metadata = std::fs::metadata(&weights).map_err(ModelError::io("read", &weights))?;
+        Ok(FoundModel {
+            name,
+            path,
+            size_bytes: metadata.len(),
+            is_source,
+        })
     }
 
     fn resolve_file(

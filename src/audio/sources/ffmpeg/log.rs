@@ -24,6 +24,9 @@ const KEPT_ERRORS: usize = 8;
 /// What an error says of a file whose format is not accepted, after the format's name.
 const FORMAT_REJECTED: &str = ": Format not on whitelist";
 
+/// What ffmpeg 7 says of a track whose codec it does not know.
+const NO_DECODER: &str = "no decoder found for";
+
 /// Exit code of ffmpeg when more than two thirds of all packets could not be decoded.
 const EXIT_MOSTLY_ERRORS: i32 = 69;
 
@@ -128,6 +131,8 @@ impl FfmpegLog {
         let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
         if line.contains("[error]") || line.contains("[fatal]") || line.contains("[panic]") {
             self.error_count += 1;
+            // ffmpeg 7 ends before it says which track it has chosen.
+            self.chosen = self.chosen.or_else(|| track_without_decoder(&line));
             if self.errors.len() < KEPT_ERRORS {
                 self.errors.push(match rejected_format(&line) {
                     Some(name) => format!("{name}{FORMAT_REJECTED}"),
@@ -243,7 +248,7 @@ fn explain(error: &str) -> Option<DecodeError> {
             undecodable(
                 "it is incomplete: its index (the moov atom) is missing, as after a cut-off upload",
             )
-        } else if has("not found for input stream") {
+        } else if has("not found for input stream") || has(NO_DECODER) {
             undecodable("no track of it has a codec that ffmpeg knows")
         } else if has("no 'data' tag found") {
             DecodeError::Empty("a WAV header without sound".into())
@@ -257,6 +262,12 @@ fn explain(error: &str) -> Option<DecodeError> {
             return None;
         },
     )
+}
+
+/// The number of the track in `[aist#0:1/none @ 0x5581] [error] Decoding requested, but no decoder found for: none`.
+fn track_without_decoder(line: &str) -> Option<usize> {
+    let (number, rest) = line.strip_prefix("[aist#0:")?.split_once('/')?;
+    rest.contains(NO_DECODER).then(|| number.parse().ok())?
 }
 
 /// The format in `[png_pipe @ 0x5581] [error] Format not on whitelist 'aac,wav'`.

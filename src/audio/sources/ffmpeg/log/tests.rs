@@ -142,6 +142,20 @@ fn the_tracks_are_read_with_the_one_that_ffmpeg_decodes_first() {
 }
 
 #[test]
+fn a_track_that_ffmpeg_7_cannot_decode_is_the_one_that_it_has_chosen() {
+    let error = "[aist#0:2/none @ 0x5581] [error] Decoding requested, but no decoder found for: none\n\
+        [error] Error opening output file pipe:1.\n";
+    let mut refused = log(&format!("{DESCRIPTION}{error}"));
+    assert_eq!(refused.tracks(), [2, 1, 13]);
+    let verdict = refused.verdict(exit(234), false);
+    let expected = "no track of it has a codec that ffmpeg knows";
+    assert!(
+        matches!(&verdict, Some(DecodeError::Undecodable(why)) if **why == *expected),
+        "{verdict:?}"
+    );
+}
+
+#[test]
 fn containers_have_a_clock_with_gaps_and_bare_streams_have_none() {
     let described = |names: &str, start: &str| {
         log(&format!(
