@@ -155,7 +155,7 @@ build_release() { # avx2, any or native; cuda, vulkan or nothing; architectures 
             sdk=$("$repository/scripts/gpu/vulkan-sdk" --into "$target/vulkan-sdk")
             target=$target/vulkan
             features=(--features vulkan)
-            [[ -z $sdk ]] || build_settings=("CPATH=$sdk/include${CPATH:+:$CPATH}" "PATH=$sdk/bin:$PATH")
+            [[ -z $sdk ]] || build_settings=("VULKAN_SDK=$sdk")
             ;;
         *) die "unknown feature '$2': use cuda or vulkan" ;;
     esac
