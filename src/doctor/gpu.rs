@@ -306,13 +306,13 @@ mod tests {
         Err("the drivers report no GPU".to_owned())
     }
 
-    fn gpu(description: &str) -> Answer {
-        Ok(devices::Device {
+    fn gpu(description: &str) -> devices::Device {
+        devices::Device {
             name: "Vulkan0".to_owned(),
             description: description.to_owned(),
             free: 1 << 30,
             total: 2 << 30,
-        })
+        }
     }
 
     /// As on a machine with these files; drivers are asked by builds for GPUs only, and here they report none.
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn a_gpu_that_the_cpu_imitates_is_a_warning() {
         let severity = |description| {
-            let answer = gpu(description);
+            let answer = Ok(gpu(description));
             let machine = MadeUp::new(&[]).machine();
             let found = examine(&machine, VULKAN, Device::Auto, Some(&answer));
             found[0].severity
