@@ -35,7 +35,7 @@ pub struct Device {
 impl Device {
     /// Name and description.
     pub fn title(&self) -> String {
-        format!("{} ({})", self.description, self.name)
+        title(&self.name, &self.description)
     }
 
     /// Whether it computes on the CPU: Mesa's llvmpipe, which other programs of its kind are named after too.
@@ -47,17 +47,44 @@ impl Device {
     }
 }
 
-/// The GPUs that this process can use.
+fn title(name: &str, description: &str) -> String {
+    format!("{description} ({name})")
+}
+
+/// Name and description of the GPU with this index, without a question about its memory, for which CUDA would take
+/// memory of every GPU.
 ///
 /// # Errors
-/// The message says why there is none.
-pub fn list() -> Result<Vec<Device>, String> {
+/// The message says that it is not there, or why.
+pub fn title_of(index: u32) -> Result<String, String> {
+    check()?;
+    #[cfg(any(feature = "cuda", feature = "vulkan"))]
+    if let Some(device) = ggml::devices().nth(index as usize) {
+        return Ok(title(&ggml::name(device), &ggml::description(device)));
+    }
+    Err(format!("there is no GPU with the index {index} any more"))
+}
+
+/// Whether this build and the drivers support a GPU.
+fn check() -> Result<(), String> {
     if !crate::BUILT_FOR_GPU {
         return Err("this build supports only the CPU".to_owned());
     }
     #[cfg(feature = "cuda")]
     crate::engine::cuda::check()?;
-    let found = ggml_devices();
+    Ok(())
+}
+
+/// The GPUs that this process can use.
+///
+/// # Errors
+/// The message says why there is none.
+pub fn list() -> Result<Vec<Device>, String> {
+    check()?;
+    #[cfg(any(feature = "cuda", feature = "vulkan"))]
+    let found: Vec<Device> = ggml::devices().map(ggml::described).collect();
+    #[cfg(not(any(feature = "cuda", feature = "vulkan")))]
+    let found = Vec::new();
     if found.is_empty() {
         return Err("the drivers report no GPU".to_owned());
     }
@@ -65,37 +92,55 @@ pub fn list() -> Result<Vec<Device>, String> {
 }
 
 #[cfg(any(feature = "cuda", feature = "vulkan"))]
-fn ggml_devices() -> Vec<Device> {
-    use std::ffi::CStr;
+mod ggml {
+    use std::ffi::{CStr, c_char};
 
     use whisper_rs::whisper_rs_sys as sys;
 
-    // SAFETY: the registry of ggml's devices lives as long as the process, and so do the devices and their texts.
-    unsafe {
-        let all = (0..sys::ggml_backend_dev_count()).map(|index| sys::ggml_backend_dev_get(index));
-        let is_gpu = |device: &sys::ggml_backend_dev_t| {
-            let kind = sys::ggml_backend_dev_type(*device);
+    use super::Device;
+
+    /// The GPUs in the order in which whisper.cpp counts them.
+    pub fn devices() -> impl Iterator<Item = sys::ggml_backend_dev_t> {
+        // SAFETY: the registry of ggml's devices lives as long as the process.
+        let count = unsafe { sys::ggml_backend_dev_count() };
+        // SAFETY: the index is below the count.
+        let all = (0..count).map(|index| unsafe { sys::ggml_backend_dev_get(index) });
+        all.filter(|device| {
+            // SAFETY: devices live as long as the process.
+            let kind = unsafe { sys::ggml_backend_dev_type(*device) };
             kind == sys::ggml_backend_dev_type_GGML_BACKEND_DEVICE_TYPE_GPU
                 || kind == sys::ggml_backend_dev_type_GGML_BACKEND_DEVICE_TYPE_IGPU
-        };
-        let text = |text| CStr::from_ptr(text).to_string_lossy().into_owned();
-        let described = all.filter(is_gpu).map(|device| {
-            let (mut free, mut total) = (0, 0);
-            sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total);
-            Device {
-                name: text(sys::ggml_backend_dev_name(device)),
-                description: text(sys::ggml_backend_dev_description(device)),
-                free: free as u64,
-                total: total as u64,
-            }
-        });
-        described.collect()
+        })
     }
-}
 
-#[cfg(not(any(feature = "cuda", feature = "vulkan")))]
-fn ggml_devices() -> Vec<Device> {
-    Vec::new()
+    pub fn name(device: sys::ggml_backend_dev_t) -> String {
+        // SAFETY: devices and their texts live as long as the process.
+        text(unsafe { sys::ggml_backend_dev_name(device) })
+    }
+
+    pub fn description(device: sys::ggml_backend_dev_t) -> String {
+        // SAFETY: as above.
+        text(unsafe { sys::ggml_backend_dev_description(device) })
+    }
+
+    pub fn described(device: sys::ggml_backend_dev_t) -> Device {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the device lives as long as the process, and both places are valid.
+        unsafe { sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total) };
+        Device {
+            name: name(device),
+            description: description(device),
+            free: free as u64,
+            total: total as u64,
+        }
+    }
+
+    fn text(text: *const c_char) -> String {
+        // SAFETY: ggml returns texts that end with a zero.
+        unsafe { CStr::from_ptr(text) }
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 /// Writes the devices as a line of JSON for each line that it reads.

@@ -169,14 +169,7 @@ fn serve(
 
 /// The name of the GPU with this index. Without one, whisper.cpp would compute on the CPU and say nothing.
 fn device_of(gpu: Option<u32>) -> Result<String, String> {
-    let Some(index) = gpu else {
-        return Ok("CPU".to_owned());
-    };
-    let devices = devices::list()?;
-    let device = devices.get(index as usize);
-    device
-        .map(devices::Device::title)
-        .ok_or_else(|| format!("there is no GPU with the index {index} any more"))
+    gpu.map_or_else(|| Ok("CPU".to_owned()), devices::title_of)
 }
 
 fn load_model(load: &LoadRequest) -> Result<Engine, String> {
@@ -228,16 +221,22 @@ fn transcribe(
     }
 }
 
-/// Distinguishes an abort for lack of memory, which says nothing about the audio, from any other.
+/// Distinguishes an abort or a crash for lack of memory, which says nothing about the audio, from any other. ggml
+/// crashes if a driver cannot allocate what it needs for a computation.
 fn catch_aborts() -> nix::Result<()> {
-    let action = SigAction::new(
-        SigHandler::Handler(on_abort),
-        SaFlags::SA_RESETHAND,
-        SigSet::empty(),
-    );
-    // SAFETY: the handler does only what a signal handler may: it reads an atomic, ends the process
-    // or raises a signal.
-    unsafe { sigaction(Signal::SIGABRT, &action) }?;
+    for (signal, handler) in [
+        (Signal::SIGABRT, on_abort as extern "C" fn(i32)),
+        (Signal::SIGSEGV, on_crash),
+    ] {
+        let action = SigAction::new(
+            SigHandler::Handler(handler),
+            SaFlags::SA_RESETHAND | SaFlags::SA_ONSTACK,
+            SigSet::empty(),
+        );
+        // SAFETY: the handlers do only what a signal handler may: they read an atomic, end the process
+        // or raise a signal.
+        unsafe { sigaction(signal, &action) }?;
+    }
     // SAFETY: the function only remembers the handler, which lives as long as the process.
     unsafe { set_new_handler(Some(on_failed_allocation)) };
     Ok(())
@@ -260,6 +259,14 @@ extern "C" fn on_abort(_signal: i32) {
     }
     // The handler has been reset, so this ends the process with the original signal.
     let _ = raise(Signal::SIGABRT);
+}
+
+extern "C" fn on_crash(_signal: i32) {
+    if memory::was_short() {
+        end_now(protocol::OUT_OF_MEMORY_EXIT);
+    }
+    // The handler has been reset, so this ends the process with the original signal.
+    let _ = raise(Signal::SIGSEGV);
 }
 
 /// Ends the process without running destructors, which would race with whisper's threads.
