@@ -128,6 +128,20 @@ def check_device_is_named(server, device):
     return device
 
 
+def check_memory_is_known(server):
+    """Without these numbers, cold workers would start unchecked."""
+    names = ["vram_free_gb", "cold_vram_ema_gb", "cold_vram_per_worker_gb"]
+    numbers = {}
+
+    def known():
+        routing = server.health()["smart_routing"]
+        numbers.update({name: routing[name] for name in names})
+        return all(numbers.values())
+
+    wait_until("/health does not know the device's memory", known, 30)
+    return ", ".join(f"{name} {value:.2f}" for name, value in numbers.items())
+
+
 def check_repetition(server, clips):
     """Whether an earlier request leaves anything on the device that a later one reads."""
     first = texts_of(server, clips)
@@ -298,6 +312,7 @@ def main():
         if not gpu.answers("/readyz"):
             sys.exit(f"error: nothing else can be checked; the log ends with {gpu.last_lines(10)}")
         checks.run("CPU is ready for comparison", lambda: f"{native.wait_ready():.1f} s, {plain.wait_ready():.1f} s")
+        checks.run("memory of the device and need of a worker", lambda: check_memory_is_known(gpu))
         checks.run("log and /health name the device", lambda: check_device_is_named(gpu, used_device(devices)))
         checks.run("samples are transcribed", lambda: check_texts(gpu, samples))
         checks.run("a repeated request has the same text", lambda: check_repetition(gpu, short))
