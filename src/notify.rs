@@ -28,6 +28,8 @@ impl Notifier {
     /// Reports that the server stops. From here on, systemd waits for its end, and the watchdog is off.
     pub(crate) fn stopping(mut self) {
         self.0.abort_all();
+        // A reload that follows reports nothing.
+        IS_READY.store(false, Ordering::Release);
         send(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     }
 }

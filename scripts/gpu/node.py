@@ -30,6 +30,22 @@ class Failure(Exception):
     """A check found something wrong; the message is for people."""
 
 
+class Skipped(Exception):
+    """A check that this machine or build cannot run; the message says why."""
+
+
+def outcome(check):
+    """Runs a check and returns its result (passed, failed or skipped) and a note. None that breaks hides the others."""
+    try:
+        return "passed", check()
+    except Skipped as reason:
+        return "skipped", str(reason)
+    except Failure as failure:
+        return "failed", str(failure)
+    except Exception as error:
+        return "failed", f"{type(error).__name__}: {error}"
+
+
 @dataclasses.dataclass
 class Reply:
     status: int

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from node import REPOSITORY, Failure, Server, corpus_clips, in_parallel, sample_clips
+from node import REPOSITORY, Failure, Server, Skipped, corpus_clips, in_parallel, outcome, sample_clips
 from node import free_port, wait_until, word_error_rate
 
 MIB = 1024 * 1024
@@ -30,10 +30,6 @@ FREED_TOLERANCE = 64
 LEFT_FREE = 700
 # Seconds between two samples of the state during a burst.
 SAMPLING = 0.1
-
-
-class Skipped(Exception):
-    """A step that this machine cannot do; the message says why."""
 
 
 class Gpu:
@@ -227,14 +223,7 @@ class Proof:
 
     def step(self, name, what, work):
         print(f"-- {name}: {what}", flush=True)
-        try:
-            result, note = "passed", work()
-        except Skipped as reason:
-            result, note = "not run", str(reason)
-        except Failure as failure:
-            result, note = "failed", str(failure)
-        except Exception as error:  # one step must not end the others
-            result, note = "failed", f"{type(error).__name__}: {error}"
+        result, note = outcome(work)
         self.checks.append({"name": name, "result": result, "note": note})
         print(f"{result:7}  {name}: {note}", flush=True)
 

@@ -11,8 +11,8 @@ import tempfile
 import threading
 import time
 
-from node import Clip, Failure, Server, corpus_clips, cpu_seconds, difference, memory_kib, sample_clips, wait_until
-from node import word_error_rate, words
+from node import Clip, Failure, Server, corpus_clips, cpu_seconds, difference, memory_kib, outcome, sample_clips
+from node import wait_until, word_error_rate, words
 
 MIB = 1024 * 1024
 MODEL = "tiny.en"
@@ -43,20 +43,9 @@ class Checks:
 
     def run(self, name, check):
         begin = time.monotonic()
-        try:
-            result, note = "passed", check()
-        except Skipped as reason:
-            result, note = "skipped", str(reason)
-        except Failure as failure:
-            result, note = "failed", str(failure)
-        except Exception as error:  # a check that breaks must not hide the others
-            result, note = "failed", f"{type(error).__name__}: {error}"
+        result, note = outcome(check)
         self.counts[result] += 1
         print(f"{result:7} {time.monotonic() - begin:6.1f} s  {name}: {note}", flush=True)
-
-
-class Skipped(Exception):
-    """A check that this machine or build cannot run; the message says why."""
 
 
 def vulkan_devices():

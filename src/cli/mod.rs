@@ -139,7 +139,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Devices { answer: true, .. }) => {
             engine::devices::answer().map(|()| ExitCode::SUCCESS)
         }
-        Some(Command::Devices { json, .. }) => list_devices(json),
+        Some(Command::Devices { json, .. }) => run_to_end(list_devices(json)),
         Some(Command::Manual) => {
             clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
@@ -157,8 +157,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints the GPUs. Exit status 1: there is none.
-fn list_devices(json: bool) -> anyhow::Result<ExitCode> {
-    let devices = engine::devices::list();
+async fn list_devices(json: bool) -> anyhow::Result<ExitCode> {
+    let devices = engine::devices::find_all().await;
     let found = devices.as_deref().unwrap_or_default();
     if json {
         println!("{}", serde_json::to_string_pretty(found)?);

@@ -72,16 +72,7 @@ pub(super) async fn ask(device: Device, index: u32) -> Option<Answer> {
     if !crate::BUILT_FOR_GPU || device == Device::Cpu {
         return None;
     }
-    let executable = match std::env::current_exe() {
-        Ok(executable) => executable,
-        Err(error) => return Some(Err(format!("this program does not find itself: {error}"))),
-    };
-    let found = devices::ask(&executable).await;
-    Some(found.and_then(|found| {
-        let count = found.len();
-        let wanted = found.into_iter().nth(index as usize);
-        wanted.ok_or_else(|| format!("there is none with DEVICE_INDEX={index} (GPUs: {count})"))
-    }))
+    Some(devices::find(index).await)
 }
 
 /// Findings about the GPU: what files in `/dev`, `/proc` and `/sys` show, and the answer of the drivers.

@@ -13,7 +13,8 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use stt_actors::ports::{MemoryKind, MemorySample, ProbeError, VramProbe};
 
-use crate::engine::process::passed_on;
+use crate::engine::own_executable;
+use crate::engine::process::environment;
 use crate::host_memory::{gpu_bytes, private_bytes};
 
 /// How long the drivers may take to list their devices: seconds if a GPU has to wake up.
@@ -75,7 +76,7 @@ fn check() -> Result<(), String> {
     Ok(())
 }
 
-/// The GPUs that this process can use.
+/// The GPUs that this process can use. Drivers may crash it: see [`find_all`].
 ///
 /// # Errors
 /// The message says why there is none.
@@ -158,11 +159,29 @@ pub fn answer() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks a process of its own for the devices. `executable`: this program.
+/// The GPUs that workers can use, as a process of its own reports them.
 ///
 /// # Errors
 /// The message says why there is none.
-pub async fn ask(executable: &Path) -> Result<Vec<Device>, String> {
+pub async fn find_all() -> Result<Vec<Device>, String> {
+    let executable =
+        own_executable().map_err(|error| format!("this program does not find itself: {error}"))?;
+    ask(&executable).await
+}
+
+/// The GPU with this index, as a process of its own reports it.
+///
+/// # Errors
+/// The message says why there is none.
+pub async fn find(index: u32) -> Result<Device, String> {
+    let found = find_all().await?;
+    let count = found.len();
+    let wanted = found.into_iter().nth(index as usize);
+    wanted.ok_or_else(|| format!("there is none with DEVICE_INDEX={index} (GPUs: {count})"))
+}
+
+/// Asks a process of its own for the devices. `executable`: this program.
+async fn ask(executable: &Path) -> Result<Vec<Device>, String> {
     let mut command = tokio::process::Command::from(command(executable));
     command.stdin(Stdio::piped()).kill_on_drop(true);
     let answer = async {
@@ -192,7 +211,7 @@ fn command(executable: &Path) -> Command {
     command
         .args(["devices", "--answer"])
         .env_clear()
-        .envs(passed_on())
+        .envs(environment())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     command

@@ -5,7 +5,7 @@
 //! ([`worker`]) is the same executable and holds one model ([`whisper`]). A crash in native code ends one
 //! worker and never the server. [`native`] computes Whisper on CPUs without whisper.cpp.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
@@ -94,4 +94,17 @@ impl Engine {
             Self::Native(model) => model.transcribe(&request, abort, heard),
         }
     }
+}
+
+/// The path of this program, which workers and the processes that ask drivers run. `/proc/self/exe` stays valid when an
+/// update replaces the file while the server runs.
+///
+/// # Errors
+/// The operating system does not tell.
+pub fn own_executable() -> std::io::Result<PathBuf> {
+    let proc = PathBuf::from("/proc/self/exe");
+    if proc.exists() {
+        return Ok(proc);
+    }
+    std::env::current_exe()
 }

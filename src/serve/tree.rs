@@ -1,6 +1,6 @@
 //! The ports and limits of the supervision tree, made from the settings.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::audio::vad::VoiceActivity;
 use crate::audio::vad::silero::Weights;
 use crate::audio::{Decoder, DecoderLimits};
 use crate::engine::devices::{self, DeviceProbe};
+use crate::engine::own_executable;
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
 use crate::fallback::FallbackServer;
 use crate::host_memory::HostMemoryProbe;
@@ -66,8 +67,8 @@ pub async fn start_tree(
 ) -> anyhow::Result<(Stt, TreeEnded)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads(settings, cores);
-    let executable = own_executable()?;
-    let device = chosen_gpu(settings, &executable).await?;
+    let executable = own_executable().context("cannot find the executable of this program")?;
+    let device = chosen_gpu(settings).await?;
     let gpu = device.as_ref().map(|(index, _)| *index);
     let worker = WorkerConfig {
         executable: executable.clone(),
@@ -111,20 +112,12 @@ pub async fn start_tree(
 ///
 /// # Errors
 /// The settings name a GPU, and there is none; the message says why.
-async fn chosen_gpu(
-    settings: &Settings,
-    executable: &Path,
-) -> anyhow::Result<Option<(u32, devices::Device)>> {
+async fn chosen_gpu(settings: &Settings) -> anyhow::Result<Option<(u32, devices::Device)>> {
     if !crate::BUILT_FOR_GPU || settings.device == settings::Device::Cpu {
         return Ok(None);
     }
     let index = settings.device_index;
-    let found = devices::ask(executable).await.and_then(|devices| {
-        let count = devices.len();
-        let wanted = devices.into_iter().nth(index as usize);
-        wanted.ok_or_else(|| format!("there is none with the DEVICE_INDEX {index} (GPUs: {count})"))
-    });
-    match found {
+    match devices::find(index).await {
         Ok(device) => {
             info!(device = device.title(), index, "inference runs on a GPU");
             Ok(Some((index, device)))
@@ -271,14 +264,4 @@ fn translator(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Translator>>
         LibreTranslate::new(url, key).context("cannot create the client of LibreTranslate")?;
     info!("LibreTranslate makes the translations");
     Ok(Some(Arc::new(server)))
-}
-
-/// The path of this program. `/proc/self/exe` stays valid when an update replaces the file while the
-/// server runs.
-fn own_executable() -> anyhow::Result<PathBuf> {
-    let proc = PathBuf::from("/proc/self/exe");
-    if proc.exists() {
-        return Ok(proc);
-    }
-    std::env::current_exe().context("cannot find the executable of this program")
 }

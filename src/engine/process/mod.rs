@@ -5,6 +5,7 @@
 //! native code prints can corrupt a frame. A worker has a process group of its own, because Ctrl-C at the
 //! terminal must not kill lanes that are draining.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -58,11 +59,14 @@ const PASSED_ON: &[&str] = &[
     "RUST_LOG",
 ];
 
-/// The environment of a worker, and of other processes that only ask a driver.
-pub(super) fn passed_on() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
-    PASSED_ON
+/// The environment of a worker, and of a process that only asks the drivers.
+pub(super) fn environment() -> impl Iterator<Item = (&'static str, OsString)> {
+    let passed_on = PASSED_ON
         .iter()
-        .filter_map(|name| Some((*name, std::env::var_os(name)?)))
+        .filter_map(|name| Some((*name, std::env::var_os(name)?)));
+    // NVML numbers GPUs by their position on the bus. CUDA must do the same, so that an index means the same GPU
+    // everywhere.
+    passed_on.chain([("CUDA_DEVICE_ORDER", OsString::from("PCI_BUS_ID"))])
 }
 
 /// A model, ready on disk.
@@ -137,15 +141,12 @@ impl WorkerLauncher {
             .arg0("uttera-stt")
             .arg("worker")
             .env_clear()
-            .envs(passed_on())
+            .envs(environment())
             // By default ggml's threads spin while they wait. Work that two workers with as many threads as
             // cores do in 16 s then takes 275 s.
             .env("OMP_WAIT_POLICY", "passive")
             // ggml would start a debugger to print a backtrace before it aborts.
             .env("GGML_NO_BACKTRACE", "1")
-            // NVML numbers GPUs by their position on the bus. CUDA must do the same, so that free memory is
-            // measured on the GPU in use.
-            .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(log_writer.try_clone()?)
             .stderr(log_writer)
