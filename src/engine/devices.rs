@@ -187,7 +187,8 @@ async fn ask(executable: &Path) -> Result<Vec<Device>, String> {
     let answer = async {
         let mut child = command.spawn()?;
         if let Some(mut question) = child.stdin.take() {
-            tokio::io::AsyncWriteExt::write_all(&mut question, b"\n").await?;
+            // A process that has crashed reads nothing; its exit status says so.
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut question, b"\n").await;
         }
         child.wait_with_output().await
     };
@@ -251,8 +252,8 @@ impl Asked {
     }
 
     fn devices(&mut self) -> anyhow::Result<Result<Vec<Device>, String>> {
-        self.questions.write_all(b"\n")?;
-        self.questions.flush()?;
+        // A process that has ended reads nothing, and answers nothing.
+        let _ = self.questions.write_all(b"\n");
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
             bail!("the process that asks the driver ended");
