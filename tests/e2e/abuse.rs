@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::join_all;
 use reqwest::{Body, Client};
-use test_support::{Server, model, refused, resident_kib, sample};
+use test_support::{Server, allocated_kib, model, refused, sample};
 
 const PATH: &str = "/v1/audio/transcriptions";
 const WRONG_KEYS: usize = 10_000;
 const CONNECTIONS: usize = 8;
-/// Maximum growth of a server's memory after all requests, in KiB: buffers of connections and files.
+/// Maximum growth of a server's memory in the second round of requests, in KiB.
 const MOST_MEMORY_KIB: u64 = 16 * 1024;
 /// Maximum growth after requests without bodies: the table of addresses.
 const MOST_MEMORY_OF_HEADS_KIB: u64 = 6 * 1024;
@@ -43,11 +43,6 @@ where
     same.map(|same| (same[0], same.len())).collect()
 }
 
-/// Growth of the server's memory since then, in KiB.
-fn grown(server: &Server, before: u64) -> u64 {
-    resident_kib(server.pid()).saturating_sub(before)
-}
-
 #[tokio::test]
 async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
     let settings = [
@@ -59,7 +54,7 @@ async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
     let file = sample("en-command.wav");
     let right = server.transcribe_with("right-key", &file).await;
     assert_eq!(right.status(), 200);
-    let (before, memory) = (server.inferences().await, resident_kib(server.pid()));
+    let (before, memory) = (server.inferences().await, allocated_kib(server.pid()));
     let url = format!("{}{PATH}", server.url);
     let bytes = std::fs::read(&file).expect("reads");
     let send = |client: Client, number: usize| {
@@ -88,7 +83,7 @@ async fn ten_thousand_wrong_keys_cost_no_inference_and_little_memory() {
     assert!(unauthorized >= elsewhere + 20, "{unauthorized}");
     assert!(unauthorized < elsewhere + elsewhere / 2, "{unauthorized}");
     assert!((server.inferences().await - before).abs() < 1e-9);
-    let grown = grown(&server, memory);
+    let grown = allocated_kib(server.pid()).saturating_sub(memory);
     assert!(grown < MOST_MEMORY_OF_HEADS_KIB, "{grown} KiB");
     // A request with the right key is accepted at once, from the same address.
     until_limited(&server, &file).await;
@@ -132,7 +127,7 @@ async fn oversized_bodies_cost_no_inference_and_little_memory() {
     let server = Server::ready(&model("base").await, &settings).await;
     let file = sample("en-command.wav");
     assert_eq!(server.transcribe(&file, &[]).await.status(), 200);
-    let (before, memory) = (server.inferences().await, resident_kib(server.pid()));
+    let before = server.inferences().await;
     let mut multipart =
         b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n".to_vec();
     multipart.resize(4 * 1024 * 1024, b'x');
@@ -167,16 +162,21 @@ async fn oversized_bodies_cost_no_inference_and_little_memory() {
         let request = request.header("content-type", kind).body(body);
         async move { request.send().await.expect("an answer").status().as_u16() }
     };
-    let statuses = send_all(BODIES, send).await;
-    let of = |status: u16| {
-        let found = statuses.iter().find(|(other, _)| *other == status);
-        found.map_or(0, |(_, count)| *count)
-    };
-    // Together they may fill the disk space for uploads, which is four times the maximum upload size.
-    assert_eq!(of(413) + of(507), BODIES, "{statuses:?}");
-    assert!(of(413) > BODIES / 2, "{statuses:?}");
+    let mut grown = 0;
+    // The first round also fills the buffers that the server keeps for its connections; only a leak grows again.
+    for _round in 0..2 {
+        let memory = allocated_kib(server.pid());
+        let statuses = send_all(BODIES, &send).await;
+        let of = |status: u16| {
+            let found = statuses.iter().find(|(other, _)| *other == status);
+            found.map_or(0, |(_, count)| *count)
+        };
+        // Together they may fill the disk space for uploads, which is four times the maximum upload size.
+        assert_eq!(of(413) + of(507), BODIES, "{statuses:?}");
+        assert!(of(413) > BODIES / 2, "{statuses:?}");
+        grown = allocated_kib(server.pid()).saturating_sub(memory);
+    }
     assert!((server.inferences().await - before).abs() < 1e-9);
-    let grown = grown(&server, memory);
     assert!(grown < MOST_MEMORY_KIB, "{grown} KiB");
     assert_eq!(uploads(server.folder()), Vec::<PathBuf>::new());
     assert_eq!(server.transcribe(&file, &[]).await.status(), 200);

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use reqwest::Response;
 use serde_json::Value;
 use test_support::{
-    Server, built, checks, children, corpus, model, resident_kib, sample, sample_text, signal,
+    Server, built, checks, children, corpus, model, allocated_kib, sample, sample_text, signal,
     until, voice_activity, words,
 };
 
@@ -354,7 +354,7 @@ impl NullEngine {
         let answered = async || {
             let pid = self.child.id();
             let all = children(pid, "-i").into_iter().chain([pid]);
-            peak = peak.max(all.map(resident_kib).sum());
+            peak = peak.max(all.map(allocated_kib).sum());
             answer.is_finished()
         };
         until("the answer", answered).await;

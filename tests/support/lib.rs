@@ -36,7 +36,7 @@ use std::time::Duration;
 
 pub use http::{form, refused};
 pub use models::{model, voice_activity};
-pub use processes::{children, is_stopped, lives, resident_kib, signal};
+pub use processes::{allocated_kib, children, is_stopped, lives, signal};
 pub use samples::{corpus, sample, sample_text, words};
 pub use server::Server;
 pub use waiting::{patiently, until};

@@ -32,10 +32,11 @@ pub fn lives(pid: u32) -> bool {
     !stat.is_empty() && !stat.contains(") Z")
 }
 
-/// Memory of a process, in KiB.
-pub fn resident_kib(pid: u32) -> u64 {
+/// Memory that a process has allocated, in KiB. Pages of its program file do not count: how many of them are mapped
+/// depends on the machine's page cache.
+pub fn allocated_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let number = line.and_then(|line| line.split_whitespace().next());
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
