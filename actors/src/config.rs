@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::fallback::policy::EscalationPolicy;
 use crate::lane::recycling::RecyclingLimits;
+use crate::live::LiveConfig;
 use crate::pool::PoolConfig;
 use crate::ports::{
     AudioDecoder, EngineLauncher, FallbackPort, NodeDirectory, Translator, VramProbe,
@@ -44,6 +45,8 @@ pub struct TreeConfig {
     pub hot_idle_limit: Option<Duration>,
     /// When engines are replaced.
     pub recycling: RecyclingLimits,
+    /// Limits of live sessions.
+    pub live: LiveConfig,
     /// Limits of the cold workers.
     pub pool: PoolConfig,
     /// Which texts are escalated, where a fallback is configured.

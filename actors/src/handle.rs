@@ -7,28 +7,28 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorRef, RpcReplyPort};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::{Ports, TreeConfig};
-use crate::domain::error::{SttError, TranslationError};
-use crate::domain::job::{Event, Job};
+use crate::domain::error::{LiveError, SttError, TranslationError};
+use crate::domain::job::Job;
+use crate::domain::live::{LiveClient, LiveOptions};
 use crate::domain::transcript::Transcript;
 use crate::domain::translation::TranslationJob;
+use crate::live::sessions::{LiveEvents, LiveInput};
 use crate::ports::EngineInfo;
-use crate::request::transcription::TranscriptionMessage;
+use crate::request::{self, stream::TranscriptStream};
 use crate::status::NodeStatus;
-use crate::status::admission::{self, LONGEST_RETRY_AFTER, SHORTEST_RETRY_AFTER};
-use crate::status::admission::{AdmissionRequest, AdmissionSlot};
+use crate::status::admission::{self, AdmissionRequest, AdmissionSlot};
 use crate::status::load::WaitEstimate;
 use crate::status::snapshot::{HotState, Snapshot};
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 
-/// Time limit for starting a transcription. It takes microseconds; the limit bounds how long a client waits if
-/// the tree does not answer.
-const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit for opening a live session, which takes microseconds.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much longer than its time limit a translation is awaited, in case the tree does not answer.
 const TRANSLATION_MARGIN: Duration = Duration::from_secs(5);
@@ -117,7 +117,7 @@ impl Stt {
         // The slot is taken before the check, so that concurrent requests cannot all see the last one free.
         let slot = self.status.take_slot(admission_request);
         let snapshot = self.snapshot();
-        reject_if_unable(&snapshot, self.has_fallback)?;
+        admission::reject_if_unable(&snapshot, self.has_fallback)?;
         let wait_estimate = admission::decide(&snapshot, slot.ahead(), self.status.max_queue())?;
         if matches!(snapshot.hot, HotState::Asleep(_)) {
             // The model loads during the upload. If the tree has ended, `submit` reports it.
@@ -135,34 +135,37 @@ impl Stt {
         admission: Admission,
         job: Job,
     ) -> Result<TranscriptStream, SttError> {
-        let slot = admission.slot;
-        let (events, receiver) = mpsc::unbounded_channel();
-        let (reply, accepted) = oneshot::channel();
-        let message = SupervisorMessage::Submit {
-            job: Box::new(job),
-            slot,
-            events,
-            reply: RpcReplyPort::from(reply),
-        };
-        (self.supervisor.cast(message)).map_err(|_gone| self.lost("the tree has ended"))?;
-        let transcription = tokio::time::timeout(SUBMIT_TIMEOUT, accepted)
-            .await
-            .map_err(|_elapsed| self.lost("the tree gave no answer in time"))?
-            .map_err(|_dropped| self.lost("the request was lost in a restart"))??;
-        Ok(TranscriptStream {
-            events: receiver,
-            transcription,
-            ended: false,
+        request::stream::submit(&self.status, job, admission.slot, |submission| {
+            (self.supervisor)
+                .cast(SupervisorMessage::Submit(submission))
+                .is_ok()
         })
+        .await
     }
 
-    /// Why the tree did not start a request: it is shutting down, or it failed.
-    fn lost(&self, what: &'static str) -> SttError {
-        let snapshot = self.snapshot();
-        if snapshot.draining {
-            return snapshot.draining_refusal();
+    /// Opens a live session. The halves belong to one connection.
+    ///
+    /// # Errors
+    /// Too many sessions are open, the format is none, or the server is shutting down.
+    pub async fn open_live(
+        &self,
+        client: LiveClient,
+        options: LiveOptions,
+    ) -> Result<(LiveInput, LiveEvents), LiveError> {
+        if self.status.is_draining() {
+            return Err(LiveError::Draining);
         }
-        SttError::Internal(what)
+        let (reply, opened) = oneshot::channel();
+        let open = SupervisorMessage::OpenLive {
+            client,
+            options: Box::new(options),
+            reply: RpcReplyPort::from(reply),
+        };
+        (self.supervisor.cast(open)).map_err(|_ended| LiveError::Lost)?;
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, opened).await;
+        opened
+            .map_err(|_elapsed| LiveError::Lost)?
+            .map_err(|_dropped| LiveError::Lost)?
     }
 
     /// The current status of the node. Asks no actor.
@@ -207,27 +210,6 @@ impl Stt {
     }
 }
 
-/// Rejects requests while no lane will be ready soon and there is no fallback.
-fn reject_if_unable(snapshot: &Snapshot, has_fallback: bool) -> Result<(), SttError> {
-    if snapshot.draining {
-        return Err(snapshot.draining_refusal());
-    }
-    match &snapshot.hot {
-        HotState::Ready(_) | HotState::Asleep(_) | HotState::Restarting { .. } => Ok(()),
-        // Cold workers that are ready continue without the hot lane.
-        HotState::Failed { .. } if snapshot.lanes() > 0 || has_fallback => Ok(()),
-        HotState::Starting => Err(not_ready("the model is loading", snapshot.ready_in())),
-        HotState::Failed { reason } => Err(not_ready(reason, snapshot.start_time())),
-    }
-}
-
-fn not_ready(reason: &str, ready_in: Duration) -> SttError {
-    SttError::NotReady {
-        reason: reason.to_owned(),
-        retry_after: ready_in.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER),
-    }
-}
-
 /// A translation that a request will need. While it exists, a drain waits for it, within its grace.
 pub struct PendingTranslation {
     supervisor: ActorRef<SupervisorMessage>,
@@ -267,52 +249,5 @@ impl Admission {
     /// The wait that was estimated at the admission.
     pub fn wait_estimate(&self) -> WaitEstimate {
         self.wait_estimate
-    }
-}
-
-/// The events of a transcription. Dropping the stream cancels the transcription, unless another client waits for
-/// the same one.
-pub struct TranscriptStream {
-    events: mpsc::UnboundedReceiver<Result<Event, SttError>>,
-    /// `None`: the result was cached, and there is nothing to cancel.
-    transcription: Option<ActorRef<TranscriptionMessage>>,
-    ended: bool,
-}
-
-impl TranscriptStream {
-    /// The next event. The last one is [`Event::Done`] or an error; then `None`.
-    pub async fn next(&mut self) -> Option<Result<Event, SttError>> {
-        if self.ended {
-            return None;
-        }
-        let event = (self.events.recv().await)
-            .unwrap_or(Err(SttError::Internal("the transcription failed")));
-        self.ended = matches!(event, Err(_) | Ok(Event::Done(_)));
-        Some(event)
-    }
-
-    /// Waits for the whole transcript.
-    pub async fn transcript(mut self) -> Result<Transcript, SttError> {
-        while let Some(event) = self.next().await {
-            if let Event::Done(transcript) = event? {
-                return Ok(transcript);
-            }
-        }
-        Err(SttError::Internal(
-            "the transcription ended without a result",
-        ))
-    }
-}
-
-impl Drop for TranscriptStream {
-    fn drop(&mut self) {
-        if !self.ended {
-            // Closed first: the transcription may check for listeners before the message arrives.
-            self.events.close();
-            if let Some(transcription) = &self.transcription {
-                // It may have ended already.
-                let _ = transcription.cast(TranscriptionMessage::SubscribersChanged);
-            }
-        }
     }
 }

@@ -5,6 +5,8 @@
 //!  ├─ Dispatcher             owns the shared work queue: gives chunks to lanes
 //!  ├─ Transcriptions         supervises the requests
 //!  │   └─ Transcription × n  one request: decode → chunks → merge → events
+//!  ├─ LiveSessions           supervises the live sessions
+//!  │   └─ LiveSession × n    one connection's audio: speech → turns → parts → events
 //!  ├─ HotWorker              the lane whose engine stays loaded
 //!  ├─ ColdPool               decides how many cold workers there are
 //!  │   └─ ColdWorker × n     a lane that starts when work piles up and ends when it is idle
@@ -37,9 +39,10 @@
 //! | [`pool`] | the ColdPool and the VramWatcher: demand, size, memory | `lane`, `queue`, `status` |
 //! | [`fallback`] | which texts escalate, and where to | `pool`, `lane`, `queue`, `status`, `text` |
 //! | [`request`] | one request: decoding, language, texts, escalation, subscribers, caches | `fallback`, `queue`, `status`, `text` |
-//! | [`config`] | the configuration of a tree | `fallback`, `pool`, `lane` |
+//! | [`live`] | live audio: sessions, turns, text while speaking | `request`, `status` |
+//! | [`config`] | the configuration of a tree | `fallback`, `pool`, `lane`, `live` |
 //! | [`supervisor`] | the Supervisor: start, restart, shutdown | all of them |
-//! | [`handle`] | [`Stt`] | `supervisor`, `request`, `config`, `status` |
+//! | [`handle`] | [`Stt`] | `supervisor`, `request`, `live`, `config`, `status` |
 //!
 //! Every room may use `domain`, `ports`, `task` and `metrics`, as far as these are above it.
 
@@ -50,6 +53,7 @@ pub mod domain;
 pub mod fallback;
 pub mod handle;
 pub mod lane;
+pub mod live;
 pub mod metrics;
 pub mod pool;
 pub mod ports;
@@ -65,16 +69,19 @@ pub mod translation;
 mod tree_tests;
 
 pub use config::{Ports, TreeConfig};
-pub use domain::error::{SttError, TranslationError, TranslatorError};
+pub use domain::error::{LiveError, SttError, TranslationError, TranslatorError};
 pub use domain::ids::JobId;
-pub use domain::job::{Client, Event, Identity, Job, Options, Priority, Progress};
+pub use domain::job::{Client, Event, Identity, Job, Options, Priority, Progress, Urgency};
 pub use domain::translation::{TargetLanguage, TranslationJob};
 pub use fallback::policy::EscalationPolicy;
-pub use handle::{Admission, PendingTranslation, StartError, Stt, TranscriptStream, TreeEnded};
+pub use handle::{Admission, PendingTranslation, StartError, Stt, TreeEnded};
 pub use lane::idle::IdlePolicy;
 pub use lane::recycling::RecyclingLimits;
+pub use live::LiveConfig;
+pub use live::sessions::{LiveEvents, LiveInput};
 pub use pool::PoolConfig;
 pub use ports::FallbackPort;
+pub use request::stream::TranscriptStream;
 pub use status::admission::AdmissionRequest;
 pub use status::load::WaitEstimate;
 pub use status::snapshot::{FallbackCounts, HotState, Snapshot};

@@ -17,7 +17,7 @@ const FOUNDATION: [(&str, &[&str]); 4] = [
 ];
 
 /// The rooms of this crate above the foundation, and the rooms that each may use besides it.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("status", &[]),
     ("text", &[]),
     ("translation", &[]),
@@ -27,13 +27,15 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("pool", &["lane", "queue", "status"]),
     ("fallback", &["lane", "pool", "queue", "status", "text"]),
     ("request", &["fallback", "queue", "status", "text"]),
-    ("config", &["fallback", "lane", "pool"]),
+    ("live", &["request", "status"]),
+    ("config", &["fallback", "lane", "live", "pool"]),
     (
         "supervisor",
         &[
             "config",
             "fallback",
             "lane",
+            "live",
             "pool",
             "queue",
             "registrar",
@@ -43,7 +45,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
             "translation",
         ],
     ),
-    ("handle", &["config", "request", "status", "supervisor"]),
+    (
+        "handle",
+        &["config", "live", "request", "status", "supervisor"],
+    ),
 ];
 
 /// The only rooms of the server that may use its HTTP side: they put it together.

@@ -6,12 +6,15 @@
 //! into chunks at quiet places. Nothing is decoded ahead: an hour of audio takes as much memory as a minute,
 //! and dropping a stream ends everything that it started.
 //!
+//! Live audio (`live`) takes the same conversion and detector, without files and chunks: the session in the tree cuts it.
+//!
 //! Two limits protect the machine from many requests at once. A stream holds a *turn* only while it decodes a
 //! chunk. So the number of turns limits the decoders at work, and a short command waits for at most one chunk
 //! of each long file before it. Each ffmpeg process holds a *slot* for its whole life, even while it waits.
 
 pub mod chunker;
 mod convert;
+mod live;
 mod sources;
 mod stream;
 pub mod vad;
@@ -25,10 +28,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stt_actors::domain::chunk::AudioSource;
 use stt_actors::domain::error::DecodeError;
-use stt_actors::ports::{AudioDecoder, ChunkStream, DecodeOptions};
+use stt_actors::domain::live::PcmFormat;
+use stt_actors::ports::{AudioDecoder, ChunkStream, DecodeOptions, LiveStream};
 use tokio::sync::Semaphore;
 
 use chunker::Chunker;
+use live::LivePcm;
 use sources::compressed::{self, ShortSource};
 use sources::ffmpeg::{FfmpegSettings, FfmpegSource};
 use sources::wav::{self, Inspected};
@@ -130,6 +135,11 @@ impl AudioDecoder for Decoder {
             self.ffmpeg.max_audio,
             self.turns.clone(),
         )))
+    }
+
+    fn open_live(&self, format: PcmFormat) -> Result<Box<dyn LiveStream>, String> {
+        let pcm = LivePcm::new(format, self.voice_activity.weights())?;
+        Ok(Box::new(pcm))
     }
 }
 

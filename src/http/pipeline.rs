@@ -7,7 +7,7 @@ use std::sync::Arc;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use stt_actors::domain::transcript::{Task, Transcript};
-use stt_actors::{Admission, AdmissionRequest, Identity, Job, Options};
+use stt_actors::{Admission, AdmissionRequest, Identity, Job, Options, Urgency};
 
 use crate::fallback::ESCALATED;
 use crate::http::AppState;
@@ -90,13 +90,14 @@ impl AdmittedRequest<'_> {
                 owner: Caller::of(self.request).owner(),
                 digest: form.audio.digest,
             }),
-            source: form.audio.source,
+            audio: form.audio.source.into(),
             options: Options {
                 task: translation.engine_task(),
                 ..form.options
             },
             escalates: !is_escalated,
             streamed: form.stream,
+            urgency: Urgency::default(),
         }
     }
 

@@ -22,6 +22,9 @@ pub(super) const GAUGES: &[(&str, &str, Reading)] = &[
         "Admitted audio requests that are not finished, including those still uploading.",
         |s| s.requests as f64,
     ),
+    ("uttera_stt_live_sessions", "Open live sessions.", |s| {
+        s.live_sessions as f64
+    }),
     (
         "uttera_stt_cold_workers_active",
         "Cold workers that are ready.",

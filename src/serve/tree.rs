@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use stt_actors::ports::{NodeDirectory, Translator, VramProbe};
 use stt_actors::{
-    FallbackPort, IdlePolicy, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig, TreeEnded,
+    FallbackPort, IdlePolicy, LiveConfig, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig,
+    TreeEnded,
 };
 use tracing::{info, warn};
 
@@ -217,6 +218,10 @@ fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
         recycling: RecyclingLimits {
             chunks: settings.worker_max_chunks,
             resident_bytes: settings.worker_max_memory,
+        },
+        live: LiveConfig {
+            sessions: settings.max_live_sessions as usize,
+            idle_limit: settings.live_idle_timeout,
         },
         pool: PoolConfig {
             size: pool_size(settings, lanes),

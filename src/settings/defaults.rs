@@ -39,6 +39,8 @@ impl Default for Settings {
             result_cache: Duration::ZERO,
             max_upload_bytes: 512 * MEGABYTE,
             max_audio: Duration::from_secs(14_400),
+            max_live_sessions: 64,
+            live_idle_timeout: Duration::from_secs(120),
             libretranslate_url: None,
             libretranslate_api_key: None,
             libretranslate_timeout: Duration::from_secs(30),

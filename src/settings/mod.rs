@@ -93,6 +93,10 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// Longest audio.
     pub max_audio: Duration,
+    /// Maximum number of live sessions.
+    pub max_live_sessions: u32,
+    /// Time without audio and requests after which a live session is ended.
+    pub live_idle_timeout: Duration,
     /// Base URL of a LibreTranslate server; `None`: whisper translates, to English only.
     pub libretranslate_url: Option<Url>,
     /// API key of the LibreTranslate server.

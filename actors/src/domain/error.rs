@@ -79,6 +79,26 @@ impl SttError {
     }
 }
 
+/// Why a live session cannot be opened or used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum LiveError {
+    /// As many sessions as this server takes are open.
+    #[error("{limit} live sessions are open, which is the limit (MAX_LIVE_SESSIONS)")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The format is not one of audio.
+    #[error("the audio format cannot be read: {0}")]
+    Format(String),
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The session has ended, by itself or by a fault of the tree.
+    #[error("the live session has ended")]
+    Lost,
+}
+
 /// Why audio could not be decoded. All but [`DecodeError::Unavailable`] are client errors.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {

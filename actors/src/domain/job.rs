@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::chunk::{AudioSource, MAX_CHUNK};
+use crate::domain::chunk::{AudioChunk, AudioSource, MAX_CHUNK};
 use crate::domain::transcript::{Route, Segment, Task, Transcript};
 
 /// The sender of a request, for fairness: the name of an API key, or a network address.
@@ -27,6 +27,23 @@ pub enum Priority {
     Normal,
     /// Before the others.
     High,
+}
+
+/// When a request's chunks get a lane. Priority and length decide among requests of the same urgency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// After all other work, and only until other work waits for the lane: the result may never be needed.
+    Spare,
+    /// In the order of the queue.
+    #[default]
+    Queued,
+    /// Before all other work: the end of a live utterance.
+    Live,
+}
+
+impl Urgency {
+    /// All variants, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Queued, Self::Spare];
 }
 
 /// How to transcribe the audio.
@@ -75,13 +92,28 @@ pub struct Identity {
     pub digest: [u8; 32],
 }
 
+/// The audio of a job.
+#[derive(Clone, Debug)]
+pub enum JobAudio {
+    /// A file to decode.
+    File(AudioSource),
+    /// Decoded speech that is one chunk: a live utterance.
+    Decoded(AudioChunk),
+}
+
+impl From<AudioSource> for JobAudio {
+    fn from(file: AudioSource) -> Self {
+        Self::File(file)
+    }
+}
+
 /// A request to transcribe audio.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// The request id from the client or the server, for logs.
     pub request_id: Arc<str>,
     /// The audio.
-    pub source: AudioSource,
+    pub audio: JobAudio,
     /// How to transcribe it.
     pub options: Options,
     /// For finding an equal request; `None`: transcribe without looking for one.
@@ -90,6 +122,8 @@ pub struct Job {
     pub escalates: bool,
     /// Whether the client receives text as it is made: the first chunks are shorter then.
     pub streamed: bool,
+    /// When its chunks get a lane.
+    pub urgency: Urgency,
 }
 
 /// An event of a running transcription, for the caller that submitted it.
@@ -131,6 +165,8 @@ pub struct SchedulingKey {
     pub client: Client,
     /// The sender's priority.
     pub priority: Priority,
+    /// Decides before anything else.
+    pub urgency: Urgency,
     /// Length of the audio in seconds, as far as it is known.
     pub total_seconds: f64,
     /// Seconds of audio that are not transcribed yet.

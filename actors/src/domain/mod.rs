@@ -5,5 +5,6 @@ pub mod chunk;
 pub mod error;
 pub mod ids;
 pub mod job;
+pub mod live;
 pub mod transcript;
 pub mod translation;

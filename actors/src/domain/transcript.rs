@@ -207,7 +207,7 @@ pub struct ChunkTranscript {
 }
 
 /// The lanes that did the work: the value of the header `X-Route`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Route {
     /// The hot lane did all of it.
     #[default]
@@ -256,7 +256,7 @@ pub struct Timings {
 }
 
 /// The result of a request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Transcript {
     /// In order of time, with ids from 0.
     pub segments: Vec<Segment>,
@@ -296,6 +296,52 @@ impl Transcript {
     pub fn text(&self) -> String {
         let joined: String = self.segments.iter().map(|s| s.text.as_str()).collect();
         joined.trim().to_owned()
+    }
+
+    /// Moves all times by this many seconds.
+    #[must_use]
+    pub fn delayed_by(mut self, seconds: f64) -> Self {
+        for segment in &mut self.segments {
+            segment.seek += (seconds * 100.0) as u64;
+            segment.start += seconds;
+            segment.end += seconds;
+            for word in &mut segment.words {
+                word.start += seconds;
+                word.end += seconds;
+            }
+        }
+        for removed in &mut self.removed {
+            removed.start += seconds;
+            removed.end += seconds;
+        }
+        self
+    }
+
+    /// Appends the transcript of the audio that follows.
+    pub fn append(&mut self, next: Self) {
+        let first = self.segments.len();
+        let segments = next.segments.into_iter().enumerate();
+        self.segments
+            .extend(segments.map(|(place, segment)| Segment {
+                id: first + place,
+                ..segment
+            }));
+        self.removed.extend(next.removed);
+        self.duration += next.duration;
+        self.route = self.route.max(next.route);
+        let (own, other) = (&mut self.timings, next.timings);
+        own.decode += other.decode;
+        own.inference += other.inference;
+        own.fallback += other.fallback;
+        own.total += other.total;
+        self.escalation = match (self.escalation.take(), next.escalation) {
+            (Some(one), Some(other)) if other.used || other.error.is_some() => Some(Escalation {
+                used: one.used || other.used,
+                error: one.error.or(other.error),
+                ..other
+            }),
+            (one, other) => one.or(other),
+        };
     }
 
     /// Whether a chunk was escalated and the fallback failed.

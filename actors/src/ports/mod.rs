@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::domain::chunk::{AudioChunk, AudioSource};
 use crate::domain::error::{DecodeError, EngineError, EngineExit, LaunchError};
 use crate::domain::ids::WorkerId;
+use crate::domain::live::{PcmFormat, SpeechFrame};
 use crate::domain::transcript::{ChunkTranscript, Task};
 
 pub use fallback::{FallbackNode, FallbackPort, FallbackRequest, FallbackText};
@@ -40,7 +41,7 @@ pub enum Decoded {
     Silence,
 }
 
-/// Opens audio of any format as a stream of chunks.
+/// Opens files of any format, and live audio.
 #[async_trait]
 pub trait AudioDecoder: Send + Sync + 'static {
     /// Starts decoding.
@@ -52,6 +53,21 @@ pub trait AudioDecoder: Send + Sync + 'static {
         source: &AudioSource,
         options: DecodeOptions,
     ) -> Result<Box<dyn ChunkStream>, DecodeError>;
+
+    /// Opens a stream of live audio in this format.
+    ///
+    /// # Errors
+    /// The format is not one of audio; the text says why.
+    fn open_live(&self, format: PcmFormat) -> Result<Box<dyn LiveStream>, String>;
+}
+
+/// Live audio. Pure computation: neither call waits for anything.
+pub trait LiveStream: Send {
+    /// Takes the next bytes, and returns the frames that are complete. Bytes of an incomplete sample are kept.
+    fn push(&mut self, bytes: &[u8]) -> Vec<SpeechFrame>;
+
+    /// Returns what is left in the stream, because a pause or the end of the audio follows.
+    fn flush(&mut self) -> Vec<SpeechFrame>;
 }
 
 /// Audio that is being decoded. Dropping the stream ends the decoder and its processes.

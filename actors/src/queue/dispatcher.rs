@@ -21,7 +21,7 @@ use crate::domain::job::SchedulingKey;
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::ports::{ChunkRequest, DetectedLanguage};
 use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage, LaneMessage, Retire};
-use crate::queue::work_queue::{Ended, Retirement, WorkQueue};
+use crate::queue::work_queue::{Ended, Retirement, WorkQueue, Yielded};
 use crate::status::NodeStatus;
 
 /// Arguments of the Dispatcher.
@@ -99,6 +99,7 @@ impl Actor for Dispatcher {
                 }
             }
             DispatcherMessage::Attended(job) => state.queue.attend(job),
+            DispatcherMessage::SetUrgency(job, urgency) => state.queue.set_urgency(job, urgency),
             DispatcherMessage::CancelAll => {
                 for job in state.owners.keys().copied().collect::<Vec<_>>() {
                     state.cancel(job);
@@ -304,14 +305,22 @@ impl DispatcherState {
             }
         }
         self.discard_if_no_lane_is_left();
-        for (lane, lease, key) in self.queue.yield_lanes() {
-            info!(
+        for yielded in self.queue.yield_lanes() {
+            let Yielded {
+                lane,
+                lease,
+                key,
+                withdrawn,
+            } = yielded;
+            debug!(
                 request_id = self.request_id(key),
                 chunk = %key.index,
-                "aborting a chunk without a client: other work waits"
+                "aborting a chunk that yields to other work"
             );
             self.abort(lane, lease);
-            self.tell(key, ChunkNews::Withdrawn);
+            if withdrawn {
+                self.tell(key, ChunkNews::Withdrawn);
+            }
         }
         for (lane, lease) in self.queue.held_up() {
             if let Some(actor) = self.lanes.get(&lane) {

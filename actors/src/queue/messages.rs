@@ -7,7 +7,7 @@ use ractor::{ActorRef, RpcReplyPort};
 
 use crate::domain::error::{EngineError, EngineExit, LaunchError, SttError};
 use crate::domain::ids::{ChunkIndex, JobId, LaneId, LaneKind, LeaseId};
-use crate::domain::job::SchedulingKey;
+use crate::domain::job::{SchedulingKey, Urgency};
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::ports::{ChunkRequest, DetectedLanguage, Engine};
 
@@ -32,6 +32,8 @@ pub enum DispatcherMessage {
     Unattended(JobId),
     /// From a Transcription: a client is back.
     Attended(JobId),
+    /// From a Transcription: its chunks have this urgency from now on.
+    SetUrgency(JobId, Urgency),
     /// From the Supervisor: the Transcriptions failed, so every request has ended.
     CancelAll,
     /// From a lane: its engine is loaded, or a new Dispatcher took over.

@@ -10,6 +10,8 @@
 //! chunk at a time, and a client that sends a hundred requests at once takes turns with one that sends one.
 //!
 //! Chunks that a lane failed on come first: they had their turn.
+//!
+//! All that holds among requests of the same [`Urgency`], which decides first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::ids::{ChunkIndex, ChunkKey, JobId};
-use crate::domain::job::{Priority, SchedulingKey};
+use crate::domain::job::{Priority, SchedulingKey, Urgency};
 use crate::queue::work_queue::Work;
 
 /// The largest handicap for a request's length. A second of remaining audio counts as a second of waiting.
@@ -79,14 +81,32 @@ impl Waiting {
         self.retries.push_front(work);
     }
 
+    /// Sets the urgency of a request's chunks.
+    pub(crate) fn set_urgency(&mut self, job: JobId, urgency: Urgency) {
+        let retries = self.retries.iter_mut().filter(|work| work.key.job == job);
+        retries.for_each(|work| work.urgency = urgency);
+        if let Some(waiting) = self.jobs.get_mut(&job) {
+            waiting.scheduling.urgency = urgency;
+            (waiting.chunks.values_mut()).for_each(|work| work.urgency = urgency);
+        }
+    }
+
     /// Removes and returns the next chunk that `fits` accepts.
     pub(crate) fn take(&mut self, fits: impl Fn(&Work) -> bool, now: Instant) -> Option<Work> {
-        if let Some(place) = self.retries.iter().position(&fits) {
+        let of = |urgency| {
+            let fits = &fits;
+            move |work: &Work| work.urgency == urgency && fits(work)
+        };
+        (Urgency::ALL.into_iter()).find_map(|urgency| self.take_next(&of(urgency), now))
+    }
+
+    fn take_next(&mut self, fits: &impl Fn(&Work) -> bool, now: Instant) -> Option<Work> {
+        if let Some(place) = self.retries.iter().position(fits) {
             return self.retries.remove(place);
         }
-        let id = self.next_job(&fits)?;
+        let id = self.next_job(fits)?;
         let job = self.jobs.get_mut(&id)?;
-        let index = first_fitting(job, &fits)?;
+        let index = first_fitting(job, fits)?;
         let work = job.chunks.remove(&index);
         let (client, is_long) = (job.scheduling.client.clone(), job.scheduling.is_long());
         if job.chunks.is_empty() {
@@ -148,12 +168,6 @@ impl Waiting {
             .filter(|work| fits(work))
             .count()
     }
-
-    /// Number of waiting chunks.
-    pub(crate) fn len(&self) -> usize {
-        let waiting: usize = self.jobs.values().map(|job| job.chunks.len()).sum();
-        waiting + self.retries.len()
-    }
 }
 
 fn first_fitting(job: &WaitingJob, fits: &impl Fn(&Work) -> bool) -> Option<ChunkIndex> {
@@ -212,7 +226,8 @@ mod tests {
                 temperature: 0.0,
             };
             let now = self.instant();
-            self.waiting.push(Work::new(job, request), scheduling, now);
+            let work = Work::new(job, request, scheduling.urgency);
+            self.waiting.push(work, scheduling, now);
         }
 
         /// Adds a request of this length and returns its id.
@@ -236,6 +251,7 @@ mod tests {
         SchedulingKey {
             client: Client::new(client),
             priority: Priority::Normal,
+            urgency: Urgency::default(),
             total_seconds: seconds,
             remaining_seconds: seconds,
         }
@@ -358,6 +374,7 @@ mod tests {
         let low = JobId::next();
         let patient = SchedulingKey {
             priority: Priority::Low,
+            urgency: Urgency::default(),
             ..scheduling_key("a", 2.0)
         };
         queue.put(low, 0, patient);
@@ -386,7 +403,7 @@ mod tests {
                     expected += 1;
                 }
             }
-            prop_assert_eq!(queue.waiting.len(), expected);
+            prop_assert_eq!(queue.waiting.count(|_| true), expected);
             let mut newest: BTreeMap<_, ChunkKey> = BTreeMap::new();
             for _ in 0..expected {
                 queue.now += 1.0;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::domain::error::{EngineError, EngineExit, SttError};
 use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind, LeaseId};
-use crate::domain::job::SchedulingKey;
+use crate::domain::job::{SchedulingKey, Urgency};
 use crate::domain::transcript::ChunkTranscript;
 use crate::ports::ChunkRequest;
 use crate::queue::messages::{Lease, Retire};
@@ -64,11 +64,12 @@ pub(crate) struct Work {
     cold_failed: bool,
     /// No client waits for it: it yields the lane to any other work.
     unattended: bool,
+    pub(crate) urgency: Urgency,
 }
 
 impl Work {
     /// A chunk that was not tried yet.
-    pub(crate) fn new(job: JobId, request: ChunkRequest) -> Self {
+    pub(crate) fn new(job: JobId, request: ChunkRequest, urgency: Urgency) -> Self {
         Self {
             key: ChunkKey {
                 job,
@@ -80,7 +81,13 @@ impl Work {
             engine_failures: 0,
             cold_failed: false,
             unattended: false,
+            urgency,
         }
+    }
+
+    /// Whether lanes must not be kept from it.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.urgency != Urgency::Spare
     }
 
     fn is_for(&self, kind: LaneKind, hot_is_up: bool) -> bool {
@@ -119,6 +126,19 @@ struct Lane {
     state: LaneState,
 }
 
+/// A chunk that was cancelled for other work.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Yielded {
+    /// The lane that works on it until it is aborted.
+    pub lane: LaneId,
+    /// Its lease there.
+    pub lease: LeaseId,
+    /// The chunk.
+    pub key: ChunkKey,
+    /// Whether it left the queue, because no client waits for it. Otherwise it waits again.
+    pub withdrawn: bool,
+}
+
 /// The queue and its lanes.
 #[derive(Debug)]
 pub struct WorkQueue {
@@ -146,7 +166,8 @@ impl WorkQueue {
         scheduling: SchedulingKey,
         now: Instant,
     ) {
-        self.waiting.push(Work::new(job, request), scheduling, now);
+        let work = Work::new(job, request, scheduling.urgency);
+        self.waiting.push(work, scheduling, now);
     }
 
     /// Adds an idle lane; does nothing if the lane is known.
@@ -309,9 +330,23 @@ impl WorkQueue {
         }
     }
 
-    /// Cancels unattended chunks, as many as lanes are missing for the waiting ones, and returns them. Call it after
-    /// [`Self::assign`] returned `None`, when no idle lane can take the work.
-    pub fn yield_lanes(&mut self) -> Vec<(LaneId, LeaseId, ChunkKey)> {
+    /// Sets the urgency of a request's chunks, those that lanes work on included.
+    pub fn set_urgency(&mut self, job: JobId, urgency: Urgency) {
+        self.waiting.set_urgency(job, urgency);
+        for lane in self.lanes.values_mut() {
+            if let LaneState::Busy {
+                work: Some(work), ..
+            } = &mut lane.state
+                && work.key.job == job
+            {
+                work.urgency = urgency;
+            }
+        }
+    }
+
+    /// Cancels unattended and spare chunks, as many as lanes are missing for the waiting ones, and returns them. Spare
+    /// ones wait again. Call it after [`Self::assign`] returned `None`, when no idle lane can take the work.
+    pub fn yield_lanes(&mut self) -> Vec<Yielded> {
         let hot_is_up = self.lanes.values().any(|lane| lane.kind == LaneKind::Hot);
         let is_cancelled = |lane: &&Lane| matches!(lane.state, LaneState::Busy { work: None, .. });
         let mut soon_free = self.lanes.values().filter(is_cancelled).count();
@@ -320,12 +355,21 @@ impl WorkQueue {
             let LaneState::Busy { lease, work, .. } = &mut lane.state else {
                 continue;
             };
-            let waiting = (self.waiting).count(|work| work.is_for(lane.kind, hot_is_up));
+            let waiting =
+                (self.waiting).count(|work| work.is_needed() && work.is_for(lane.kind, hot_is_up));
             if soon_free < waiting
-                && let Some(work) = work.take_if(|work| work.unattended)
+                && let Some(work) = work.take_if(|work| work.unattended || !work.is_needed())
             {
                 soon_free += 1;
-                yielded.push((id, *lease, work.key));
+                yielded.push(Yielded {
+                    lane: id,
+                    lease: *lease,
+                    key: work.key,
+                    withdrawn: work.unattended,
+                });
+                if !work.unattended {
+                    self.waiting.push_retry(*work);
+                }
             }
         }
         yielded
@@ -336,9 +380,9 @@ impl WorkQueue {
         self.waiting.take_all()
     }
 
-    /// Number of waiting chunks.
+    /// Number of waiting chunks, without spare ones: no lane is started for those.
     pub fn depth(&self) -> usize {
-        self.waiting.len()
+        self.waiting.count(Work::is_needed)
     }
 
     /// The chunk of this lease, unless the lease was revoked.
@@ -365,7 +409,9 @@ impl WorkQueue {
                 hurried,
                 ..
             } = &mut lane.state
-                && held_up.len() < self.waiting.count(|work| work.is_for(lane.kind, hot_is_up))
+                && held_up.len()
+                    < (self.waiting)
+                        .count(|work| work.is_needed() && work.is_for(lane.kind, hot_is_up))
                 && !std::mem::replace(hurried, true)
             {
                 held_up.push((id, *lease));

@@ -9,7 +9,7 @@ use super::work_queue::*;
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{EngineError, EngineExit, SttError};
 use crate::domain::ids::{ChunkIndex, ChunkKey, JobId, LaneId, LaneKind};
-use crate::domain::job::{Client, Priority, SchedulingKey};
+use crate::domain::job::{Client, Priority, SchedulingKey, Urgency};
 use crate::domain::transcript::{ChunkTranscript, Task};
 use crate::ports::ChunkRequest;
 use crate::queue::messages::{Lease, Retire};
@@ -34,6 +34,7 @@ fn put(queue: &mut WorkQueue, job: JobId, index: usize) {
     let scheduling = SchedulingKey {
         client: Client::new("client"),
         priority: Priority::Normal,
+        urgency: Urgency::default(),
         total_seconds: 1.0,
         remaining_seconds: 1.0,
     };
@@ -215,7 +216,9 @@ fn unattended_chunks_yield_as_many_lanes_as_other_work_needs_and_keep_them_when_
     let yielded = queue.yield_lanes();
     assert_eq!(yielded.len(), 1);
     assert_eq!(queue.yield_lanes(), [], "the lane is free soon");
-    let (lane, lease, key) = yielded[0];
+    let Yielded {
+        lane, lease, key, ..
+    } = yielded[0];
     assert_eq!(
         (lane, lease, key.index),
         (leases[0].0, leases[0].1.id, ChunkIndex::Whole(0))
@@ -464,7 +467,10 @@ impl Model {
             }
             assert!(self.leases.insert(lane.0, lease).is_none(), "two leases");
         }
-        for (lane, lease, key) in self.queue.yield_lanes() {
+        for yielded in self.queue.yield_lanes() {
+            let Yielded {
+                lane, lease, key, ..
+            } = yielded;
             assert_eq!(self.leases.get(&lane.0).map(|held| held.id), Some(lease));
             assert!(self.open.remove(&key), "yielded twice");
         }

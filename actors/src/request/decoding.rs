@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::domain::chunk::{AudioChunk, AudioSource, samples_to_seconds};
+use crate::domain::chunk::{AudioChunk, AudioSource, MAX_CHUNK, samples_to_seconds};
 use crate::domain::error::DecodeError;
+use crate::domain::job::JobAudio;
 use crate::ports::{AudioDecoder, ChunkStream, DecodeOptions, Decoded};
 use crate::status::NodeStatus;
 use crate::status::admission::outstanding_chunks;
@@ -139,11 +140,57 @@ impl Lengths {
     }
 }
 
-/// Decodes the whole source, one chunk for each permit. `report` returns whether the request still runs.
+/// Decodes the whole audio, one chunk for each permit. `report` returns whether the request still runs.
 ///
 /// # Errors
 /// The audio cannot be decoded, the request ended, or the server stops.
 pub(crate) async fn decode(
+    decoder: &dyn AudioDecoder,
+    audio: &JobAudio,
+    options: DecodeOptions,
+    lengths: Lengths,
+    budget: ChunkBudget,
+    report: impl Fn(DecodeProgress) -> bool,
+) -> Result<DecodedAudio, DecodeError> {
+    match audio {
+        JobAudio::File(file) => decode_file(decoder, file, options, lengths, budget, report).await,
+        JobAudio::Decoded(chunk) => pass_on(chunk.clone(), budget, report).await,
+    }
+}
+
+/// Reports audio that is decoded already.
+async fn pass_on(
+    chunk: AudioChunk,
+    mut budget: ChunkBudget,
+    report: impl Fn(DecodeProgress) -> bool,
+) -> Result<DecodedAudio, DecodeError> {
+    let samples = chunk.end_sample();
+    let seconds = samples_to_seconds(samples);
+    // Its length is given, so there is no target for the next one.
+    let progress = DecodeProgress::Chunk {
+        target: MAX_CHUNK,
+        permit: budget.permit().await?,
+        position: Position {
+            known: seconds,
+            settled: seconds,
+            decode_seconds: 0.0,
+        },
+        chunk,
+    };
+    if !report(progress) {
+        return Err(request_ended());
+    }
+    Ok(DecodedAudio {
+        samples,
+        decode_seconds: 0.0,
+    })
+}
+
+fn request_ended() -> DecodeError {
+    DecodeError::Unavailable("the request has ended".to_owned())
+}
+
+async fn decode_file(
     decoder: &dyn AudioDecoder,
     source: &AudioSource,
     options: DecodeOptions,
@@ -198,7 +245,7 @@ pub(crate) async fn decode(
             }
         };
         if !report(progress) {
-            return Err(DecodeError::Unavailable("the request has ended".to_owned()));
+            return Err(request_ended());
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod decoding;
 pub mod expiring_cache;
 pub(crate) mod language;
 pub mod resume;
+pub mod stream;
 pub(crate) mod subscribers;
 pub mod transcription;
 pub mod transcriptions;

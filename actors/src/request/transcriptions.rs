@@ -23,6 +23,7 @@ use crate::ports::AudioDecoder;
 use crate::queue::messages::DispatcherMessage;
 use crate::request::expiring_cache::ExpiringCache;
 use crate::request::resume::FinishedWork;
+use crate::request::stream::Submission;
 use crate::request::subscribers::{Ending, EventSender, Subscribers};
 use crate::request::transcription::{Transcription, TranscriptionArguments, TranscriptionMessage};
 use crate::status::NodeStatus;
@@ -69,16 +70,7 @@ struct Running {
 #[derive(Debug)]
 pub enum TranscriptionsMessage {
     /// Start a transcription.
-    Submit {
-        /// The job.
-        job: Box<Job>,
-        /// Its admission slot.
-        slot: AdmissionSlot,
-        /// Receives its events.
-        events: EventSender,
-        /// Receives whether it started.
-        reply: RpcReplyPort<Accepted>,
-    },
+    Submit(Submission),
     /// The Dispatcher was replaced.
     DispatcherReplaced(ActorRef<DispatcherMessage>),
     /// Set the fallback for later requests.
@@ -150,12 +142,13 @@ impl Actor for Transcriptions {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            TranscriptionsMessage::Submit {
-                job,
-                slot,
-                events,
-                reply,
-            } => {
+            TranscriptionsMessage::Submit(submission) => {
+                let Submission {
+                    job,
+                    slot,
+                    events,
+                    reply,
+                } = submission;
                 // If the caller is gone, nothing is started.
                 if !reply.is_closed() {
                     let accepted = state.accept(&myself, *job, slot, events).await;

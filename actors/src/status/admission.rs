@@ -16,9 +16,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::domain::error::SttError;
-use crate::domain::job::{Client, Priority, SchedulingKey, is_long};
+use crate::domain::job::{Client, Priority, SchedulingKey, Urgency, is_long};
 use crate::status::load::{Ahead, Left, Load, WaitEstimate};
-use crate::status::snapshot::Snapshot;
+use crate::status::snapshot::{HotState, Snapshot};
 
 /// Requests that the node accepts at once. Each costs little; this limits what a flood of them costs.
 const MOST_REQUESTS: usize = 512;
@@ -83,6 +83,27 @@ pub(crate) fn decide(
         return Err(overloaded(next_end(snapshot, estimate)));
     }
     Ok(estimate)
+}
+
+/// Rejects requests while no lane will be ready soon and there is no fallback.
+pub(crate) fn reject_if_unable(snapshot: &Snapshot, has_fallback: bool) -> Result<(), SttError> {
+    if snapshot.draining {
+        return Err(snapshot.draining_refusal());
+    }
+    match &snapshot.hot {
+        HotState::Ready(_) | HotState::Asleep(_) | HotState::Restarting { .. } => Ok(()),
+        // Cold workers that are ready continue without the hot lane.
+        HotState::Failed { .. } if snapshot.lanes() > 0 || has_fallback => Ok(()),
+        HotState::Starting => Err(not_ready("the model is loading", snapshot.ready_in())),
+        HotState::Failed { reason } => Err(not_ready(reason, snapshot.start_time())),
+    }
+}
+
+fn not_ready(reason: &str, ready_in: Duration) -> SttError {
+    SttError::NotReady {
+        reason: reason.to_owned(),
+        retry_after: ready_in.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER),
+    }
 }
 
 /// Rejects a request whose estimated wait exceeds `max_queue`.
@@ -252,12 +273,14 @@ impl AdmissionSlot {
     /// The values that decide the order of this request's chunks.
     pub(crate) fn scheduling_key(
         &self,
+        urgency: Urgency,
         total_seconds: f64,
         remaining_seconds: f64,
     ) -> SchedulingKey {
         SchedulingKey {
             client: self.client.clone(),
             priority: self.priority,
+            urgency,
             total_seconds,
             remaining_seconds,
         }
@@ -400,6 +423,7 @@ mod tests {
         status.set_queue(0, 1, 0);
         Snapshot {
             requests,
+            live_sessions: 0,
             ..status.snapshot()
         }
     }

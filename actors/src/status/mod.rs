@@ -71,6 +71,7 @@ pub struct NodeStatus {
     memory: MemoryFacts,
     engines: Mutex<BTreeMap<LaneId, Option<u32>>>,
     fallbacks: [AtomicU64; 3],
+    live_sessions: AtomicUsize,
 }
 
 /// Written by the Dispatcher.
@@ -150,6 +151,7 @@ impl NodeStatus {
             },
             engines: Mutex::default(),
             fallbacks: Default::default(),
+            live_sessions: AtomicUsize::default(),
         }
     }
 
@@ -215,6 +217,12 @@ impl NodeStatus {
         self.queue.idle_lanes.store(idle_lanes, Ordering::Relaxed);
     }
 
+    /// Whether a lane is idle while no chunk waits.
+    pub(crate) fn has_idle_lane(&self) -> bool {
+        let queue = &self.queue;
+        queue.idle_lanes.load(Ordering::Relaxed) > 0 && queue.depth.load(Ordering::Relaxed) == 0
+    }
+
     /// Lanes that are ready, busy or idle.
     pub(crate) fn lanes(&self) -> usize {
         let queue = &self.queue;
@@ -259,6 +267,12 @@ impl NodeStatus {
     pub(crate) fn engines(&self) -> (usize, Vec<u32>) {
         let engines = lock(&self.engines);
         (engines.len(), engines.values().flatten().copied().collect())
+    }
+
+    // --- The LiveSessions' facts
+
+    pub(crate) fn set_live_sessions(&self, count: usize) {
+        self.live_sessions.store(count, Ordering::Relaxed);
     }
 
     // --- The ColdPool's facts
@@ -359,6 +373,7 @@ impl NodeStatus {
             busy_lanes: count(&self.queue.busy_lanes),
             idle_lanes: count(&self.queue.idle_lanes),
             requests: self.slots.held(),
+            live_sessions: count(&self.live_sessions),
             remaining: self.slots.remaining(),
             finished_hot_chunks: self.finished_chunks(LaneKind::Hot),
             finished_cold_chunks: self.finished_chunks(LaneKind::Cold),

@@ -94,6 +94,8 @@ pub struct Snapshot {
     pub idle_lanes: usize,
     /// Admitted requests that have not ended, including those whose upload is still coming in.
     pub requests: usize,
+    /// Open live sessions.
+    pub live_sessions: usize,
     /// Work that all of them still need, including the undecoded rest of long files.
     pub remaining: Load,
     /// Chunks that hot lanes finished since the start.

@@ -15,6 +15,8 @@ use crate::lane::LaneArguments;
 use crate::lane::exit::{LaneExit, LaneFailure};
 use crate::lane::idle::IdlePolicy;
 use crate::lane::worker::{HotWorker, WorkerArguments};
+use crate::live::sessions::{LiveSessions, LiveSessionsArguments, LiveSessionsMessage};
+use crate::live::work::LiveWork;
 use crate::pool::PoolConfig;
 use crate::pool::cold_pool::{ColdPool, ColdPoolArguments, ColdPoolMessage};
 use crate::pool::demand::DemandPolicy;
@@ -101,6 +103,34 @@ pub(super) async fn transcriptions(
     };
     let spawned =
         Transcriptions::spawn_linked(None, Transcriptions, arguments, myself.get_cell()).await;
+    spawned.map(|(actor, _join)| actor)
+}
+
+pub(super) async fn live_sessions(
+    myself: &ActorRef<SupervisorMessage>,
+    arguments: &SupervisorArguments,
+) -> Result<ActorRef<LiveSessionsMessage>, SpawnErr> {
+    let (submitter, waker, supervisor) = (myself.clone(), myself.clone(), myself.clone());
+    let arguments = LiveSessionsArguments {
+        config: arguments.config.live,
+        decoder: Arc::clone(&arguments.ports.decoder),
+        work: LiveWork {
+            submit: Arc::new(move |submission| {
+                let submit = SupervisorMessage::Submit(submission);
+                submitter.cast(submit).is_ok()
+            }),
+            wake: Arc::new(move || {
+                let _ = waker.cast(SupervisorMessage::Wake);
+            }),
+            has_fallback: arguments.ports.fallback.is_some(),
+            status: Arc::clone(&arguments.status),
+        },
+        on_drained: Box::new(move || {
+            let _ = supervisor.cast(SupervisorMessage::LiveSessionsDone);
+        }),
+    };
+    let spawned =
+        LiveSessions::spawn_linked(None, LiveSessions, arguments, myself.get_cell()).await;
     spawned.map(|(actor, _join)| actor)
 }
 

@@ -1,14 +1,15 @@
 //! The Supervisor: root of the tree.
 //!
-//! It starts and supervises the Dispatcher, the FallbackModel, the Transcriptions, the ColdPool, the
-//! Translations, the HotWorker, the VramWatcher and the Registrar. `shutdown` says in which order they stop.
+//! It starts and supervises the Dispatcher, the FallbackModel, the Transcriptions, the LiveSessions, the ColdPool,
+//! the Translations, the HotWorker, the VramWatcher and the Registrar. `shutdown` says in which order they stop.
 //! Each child has its own restart policy:
 //!
 //! - HotWorker: restarted after a pause that grows with consecutive failures (`hot`). Work waits for it while the
 //!   restart budget lasts. When the budget is spent or the model itself is broken, work is discarded unless
 //!   cold workers can do it, and the restarts continue at long intervals.
 //! - Dispatcher: replaced immediately. Lanes and transcriptions enqueue again, and nothing is lost.
-//! - Transcriptions: replaced immediately. All running requests fail with it.
+//! - Transcriptions: replaced immediately. All running requests fail with it; live sessions transcribe again.
+//! - LiveSessions: replaced immediately. All live sessions fail with it.
 //! - ColdPool: replaced immediately. Its workers end with it, and their chunks are retried.
 //! - Translations: replaced immediately. All running translations fail with it.
 //! - FallbackModel: replaced after a pause. Requests that waited for it keep the text that they have.
@@ -30,20 +31,21 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, warn};
 
 use crate::config::{Ports, TreeConfig};
+use crate::domain::error::LiveError;
 use crate::domain::ids::LaneId;
-use crate::domain::job::Job;
+use crate::domain::live::{LiveClient, LiveOptions};
 use crate::domain::translation::TranslationJob;
 use crate::fallback::Escalator;
 use crate::fallback::model::FallbackModelHandle;
+use crate::live::sessions::{LiveInputAndEvents, LiveSessionsMessage};
 use crate::pool::cold_pool::ColdPoolMessage;
 use crate::pool::vram_watcher::VramWatcherMessage;
 use crate::ports::EngineInfo;
 use crate::queue::messages::{DispatcherMessage, LaneMessage};
 use crate::registrar::RegistrarMessage;
-use crate::request::subscribers::EventSender;
-use crate::request::transcriptions::{Accepted, TranscriptionsMessage};
+use crate::request::stream::Submission;
+use crate::request::transcriptions::TranscriptionsMessage;
 use crate::status::NodeStatus;
-use crate::status::admission::AdmissionSlot;
 use crate::translation::{Translated, TranslationsMessage};
 use children::Failure;
 use hot::HotLane;
@@ -54,17 +56,19 @@ const SIDE_CHILD_PAUSE: Duration = Duration::from_secs(1);
 /// Messages that the Supervisor handles.
 #[derive(Debug)]
 pub enum SupervisorMessage {
-    /// From the handle: start a request.
-    Submit {
-        /// The request.
-        job: Box<Job>,
-        /// Its admission slot.
-        slot: AdmissionSlot,
-        /// Receives its events.
-        events: EventSender,
-        /// Receives whether it started.
-        reply: RpcReplyPort<Accepted>,
+    /// From the handle or a live session: start a request.
+    Submit(Submission),
+    /// From the handle: open a live session.
+    OpenLive {
+        /// Who opens it.
+        client: LiveClient,
+        /// How it begins.
+        options: Box<LiveOptions>,
+        /// Receives the session.
+        reply: RpcReplyPort<Result<LiveInputAndEvents, LiveError>>,
     },
+    /// From the LiveSessions, during a drain: the last session has ended.
+    LiveSessionsDone,
     /// From the handle: translate a transcript.
     Translate {
         /// The transcript and its target language.
@@ -120,6 +124,7 @@ pub struct SupervisorState {
     dispatcher: ActorRef<DispatcherMessage>,
     dispatcher_generation: u32,
     transcriptions: ActorRef<TranscriptionsMessage>,
+    live_sessions: ActorRef<LiveSessionsMessage>,
     cold_pool: ActorRef<ColdPoolMessage>,
     translations: Option<ActorRef<TranslationsMessage>>,
     fallback_model: Option<FallbackModelHandle>,
@@ -169,15 +174,26 @@ impl Actor for Supervisor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SupervisorMessage::Submit {
-                job,
-                slot,
-                events,
+            SupervisorMessage::Submit(submission) => {
+                state.wake(&myself).await?;
+                // If the actor has just failed, the reply is dropped and the submitter reports it.
+                let submit = TranscriptionsMessage::Submit(submission);
+                let _ = state.transcriptions.cast(submit);
+            }
+            SupervisorMessage::OpenLive {
+                client,
+                options,
                 reply,
             } => {
-                state.wake(&myself).await?;
-                state.submit(job, slot, events, reply);
+                let open = LiveSessionsMessage::Open {
+                    client,
+                    options,
+                    reply,
+                };
+                // If the actor has just failed, the reply is dropped and the handle reports it.
+                let _ = state.live_sessions.cast(open);
             }
+            SupervisorMessage::LiveSessionsDone => state.live_sessions_done(),
             SupervisorMessage::Translate { job, reply } => state.translate(job, reply),
             SupervisorMessage::Wake => state.wake(&myself).await?,
             SupervisorMessage::HotReady { worker, info } => state.hot_ready(worker, info),
@@ -238,6 +254,7 @@ impl SupervisorState {
         let escalator = escalator(&arguments, fallback_model.as_ref());
         let transcriptions =
             children::transcriptions(myself, &arguments, &dispatcher, escalator).await?;
+        let live_sessions = children::live_sessions(myself, &arguments).await?;
         let cold_pool = children::cold_pool(myself, &arguments, &dispatcher).await?;
         let translations = children::translations(myself, &arguments).await?;
         let mut state = Self {
@@ -245,6 +262,7 @@ impl SupervisorState {
             dispatcher,
             dispatcher_generation: 0,
             transcriptions,
+            live_sessions,
             cold_pool,
             translations,
             fallback_model,
@@ -259,23 +277,6 @@ impl SupervisorState {
         state.start_hot(myself).await?;
         state.start_side_children(myself).await?;
         Ok(state)
-    }
-
-    fn submit(
-        &self,
-        job: Box<Job>,
-        slot: AdmissionSlot,
-        events: EventSender,
-        reply: RpcReplyPort<Accepted>,
-    ) {
-        let submit = TranscriptionsMessage::Submit {
-            job,
-            slot,
-            events,
-            reply,
-        };
-        // If the actor has just failed, the reply is dropped and the handle reports it.
-        let _ = self.transcriptions.cast(submit);
     }
 
     fn translate(&self, job: Box<TranslationJob>, reply: oneshot::Sender<Translated>) {
@@ -305,6 +306,12 @@ impl SupervisorState {
         } else if self.transcriptions.get_id() == ended {
             error!(reason = %failure, "the transcriptions failed; replacing them");
             self.replace_transcriptions(myself).await?;
+        } else if self.live_sessions.get_id() == ended {
+            error!(reason = %failure, "the live sessions failed; replacing them");
+            self.live_sessions = children::live_sessions(myself, &self.arguments).await?;
+            if self.phase == Phase::Draining {
+                let _ = self.live_sessions.cast(LiveSessionsMessage::Drain);
+            }
         } else if self.cold_pool.get_id() == ended {
             error!(reason = %failure, "the cold pool failed; replacing it");
             let gone = DispatcherMessage::ColdLanesGone {

@@ -1,4 +1,4 @@
-//! The ordered shutdown: intake, transcriptions, translations, dispatcher, lanes, watcher, registrar. Each step
+//! The ordered shutdown: intake, live sessions, transcriptions, translations, dispatcher, lanes, watcher, registrar. Each step
 //! waits for the one before, because ractor stops all children concurrently.
 
 use std::time::Duration;
@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{Phase, SupervisorMessage, SupervisorState};
 use crate::fallback::model::FallbackModelMessage;
+use crate::live::sessions::LiveSessionsMessage;
 use crate::pool::cold_pool::ColdPoolMessage;
 use crate::queue::messages::LaneMessage;
 use crate::request::transcriptions::TranscriptionsMessage;
@@ -26,12 +27,18 @@ impl SupervisorState {
         info!(grace_seconds = grace.as_secs_f64(), "draining");
         self.phase = Phase::Draining;
         self.arguments.status.set_draining();
-        let _ = self.transcriptions.cast(TranscriptionsMessage::Drain);
+        // The turns that are open become requests first.
+        let _ = self.live_sessions.cast(LiveSessionsMessage::Drain);
         drop(myself.send_after(grace, || SupervisorMessage::DrainOverdue));
+    }
+
+    pub(super) fn live_sessions_done(&mut self) {
+        let _ = self.transcriptions.cast(TranscriptionsMessage::Drain);
     }
 
     pub(super) fn drain_overdue(&mut self, myself: &ActorRef<SupervisorMessage>) {
         self.is_overdue = true;
+        let _ = self.live_sessions.cast(LiveSessionsMessage::EndAll);
         let _ = self.transcriptions.cast(TranscriptionsMessage::CancelAll);
         if self.awaiting_translations.take().is_some() {
             let _ = myself.cast(SupervisorMessage::TranslationsDone);
@@ -58,6 +65,7 @@ impl SupervisorState {
     pub(super) async fn stop_all(&mut self, myself: &ActorRef<SupervisorMessage>) {
         self.phase = Phase::Stopping;
         let grace = self.arguments.config.stop_grace;
+        stop(self.live_sessions.get_cell(), grace, "live sessions").await;
         stop(self.transcriptions.get_cell(), grace * 2, "transcriptions").await;
         if let Some(translations) = self.translations.take() {
             stop(translations.get_cell(), grace, "translations").await;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::chunk::AudioChunk;
 use crate::domain::ids::JobId;
-use crate::domain::job::{Priority, SchedulingKey};
+use crate::domain::job::{Priority, SchedulingKey, Urgency};
 use crate::domain::transcript::Task;
 use crate::ports::ChunkRequest;
 use crate::queue::messages::ChunkOwner;
@@ -204,6 +204,7 @@ async fn a_dispatcher_that_hangs_makes_the_tree_unresponsive_until_it_goes_on() 
         scheduling: SchedulingKey {
             client: Client::new("client"),
             priority: Priority::Normal,
+            urgency: Urgency::default(),
             total_seconds: 1.0,
             remaining_seconds: 1.0,
         },

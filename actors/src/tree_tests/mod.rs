@@ -9,6 +9,7 @@ mod fallback_model;
 mod faults;
 mod hot_idle;
 mod impatient;
+mod live;
 mod memory;
 mod pool;
 mod registration;
@@ -32,8 +33,8 @@ use crate::domain::error::{EngineExit, LaunchError};
 use crate::fallback::policy::EscalationPolicy;
 use crate::queue::messages::DispatcherMessage;
 use crate::{
-    Admission, AdmissionRequest, Client, IdlePolicy, Job, Options, PoolConfig, Ports,
-    RecyclingLimits, Stt, SttError, TranscriptStream, TreeConfig, TreeEnded,
+    Admission, AdmissionRequest, Client, IdlePolicy, Job, LiveConfig, Options, PoolConfig, Ports,
+    RecyclingLimits, Stt, SttError, TranscriptStream, TreeConfig, TreeEnded, Urgency,
 };
 
 use warnings::Warnings;
@@ -68,6 +69,10 @@ pub fn config(pool_size: usize) -> TreeConfig {
         drain_cap: Duration::from_secs(120),
         hot_idle_limit: None,
         recycling: RecyclingLimits::default(),
+        live: LiveConfig {
+            sessions: 8,
+            idle_limit: Duration::from_secs(300),
+        },
         pool: PoolConfig {
             size: pool_size,
             interval: Duration::from_millis(500),
@@ -219,11 +224,12 @@ pub async fn all_texts(streams: Vec<TranscriptStream>) -> Vec<String> {
 pub fn job(script: &str) -> Job {
     Job {
         request_id: Arc::from("test"),
-        source: AudioSource::file(script),
+        audio: AudioSource::file(script).into(),
         options: Options::default(),
         identity: None,
         escalates: true,
         streamed: false,
+        urgency: Urgency::default(),
     }
 }
 

@@ -11,10 +11,11 @@ use tokio::sync::{Notify, watch};
 use crate::domain::chunk::{AudioChunk, AudioSource, SAMPLE_RATE, SPEECH_FRAME, SpeechTrack};
 use crate::domain::error::{DecodeError, EngineError, EngineExit, LaunchError};
 use crate::domain::ids::{ChunkIndex, WorkerId};
+use crate::domain::live::{PcmFormat, SpeechFrame};
 use crate::domain::transcript::{ChunkTranscript, Segment};
 use crate::ports::{
     AudioDecoder, Calibration, ChunkRequest, ChunkStream, DecodeOptions, Decoded, DetectedLanguage,
-    Engine, EngineInfo, EngineLauncher, LanguageHeard,
+    Engine, EngineInfo, EngineLauncher, LanguageHeard, LiveStream,
 };
 
 /// Duration of a scripted engine's work on a chunk.
@@ -261,6 +262,9 @@ fn answer(request: &ChunkRequest) -> ChunkTranscript {
             end: request.audio.duration_seconds() * if is_half_heard { 0.5 } else { 1.0 },
             text: match request.audio.index {
                 ChunkIndex::Whole(_) if is_half_heard => format!(" {HALF_HEARD_TEXT}"),
+                ChunkIndex::Whole(_) if request.audio.samples[1] == LIVE => {
+                    live_text(request.audio.samples.len() / SPEECH_FRAME)
+                }
                 ChunkIndex::Whole(number) => format!(" {number}"),
                 ChunkIndex::Part(_) => " and the rest".to_owned(),
             },
@@ -398,6 +402,13 @@ fn parts(script: &str) -> VecDeque<Part> {
 
 #[async_trait]
 impl AudioDecoder for Decoder {
+    fn open_live(&self, format: PcmFormat) -> Result<Box<dyn LiveStream>, String> {
+        match format.channels {
+            0 => Err("no channels".to_owned()),
+            _ => Ok(Box::new(LiveFrames)),
+        }
+    }
+
     async fn open(
         &self,
         source: &AudioSource,
@@ -416,6 +427,39 @@ impl AudioDecoder for Decoder {
             next_index: 0,
         }))
     }
+}
+
+/// Live audio: each byte is a frame, and its value the probability of speech. [`POISONED_FRAME`] crashes every engine.
+struct LiveFrames;
+
+/// A frame of speech on which every engine crashes, if the chunk begins with it.
+pub const POISONED_FRAME: u8 = 251;
+/// Second sample of live audio: its text has a word for every ten frames, and a full stop after each fifth one.
+const LIVE: i16 = 77;
+
+impl LiveStream for LiveFrames {
+    fn push(&mut self, bytes: &[u8]) -> Vec<SpeechFrame> {
+        let frames = bytes.iter().map(|&speech| {
+            let mut samples = vec![0; SPEECH_FRAME];
+            samples[0] = if speech == POISONED_FRAME { POISON } else { 0 };
+            samples[1] = LIVE;
+            SpeechFrame { samples, speech }
+        });
+        frames.collect()
+    }
+
+    fn flush(&mut self) -> Vec<SpeechFrame> {
+        Vec::new()
+    }
+}
+
+/// The text of live audio of this many frames.
+pub fn live_text(frames: usize) -> String {
+    let word = |number: usize| {
+        let stop = if number.is_multiple_of(5) { "." } else { "" };
+        format!(" w{number}{stop}")
+    };
+    (1..=frames / 10).map(word).collect()
 }
 
 #[async_trait]

@@ -1,11 +1,10 @@
-//! Sources of samples, one per way of decoding: WAV (`wav`, with `riff` for its headers and `pcm` for its samples),
+//! Sources of samples, one per way of decoding: WAV (`wav`, with `riff` for its headers),
 //! short FLAC and MP3 files in this process (`compressed`), and everything else in an ffmpeg process (`ffmpeg`). `flac` finds
 //! joined files.
 
 pub(super) mod compressed;
 pub(super) mod ffmpeg;
 mod flac;
-mod pcm;
 mod riff;
 pub(super) mod wav;
 

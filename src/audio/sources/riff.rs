@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::pcm::{Encoding, Format};
+use crate::audio::convert::pcm::{Encoding, Format};
 
 const PCM: u16 = 0x0001;
 const IEEE_FLOAT: u16 = 0x0003;

@@ -6,22 +6,16 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::time::Duration;
 
-use stt_actors::domain::chunk::SAMPLE_RATE;
 use stt_actors::domain::error::DecodeError;
 use tokio::task::JoinHandle;
 
-use super::pcm::{Encoding, Format};
 use super::riff::{Content, Sound};
-use crate::audio::convert::mono::Mono;
-use crate::audio::convert::resample::{Resampler, can_resample};
+use crate::audio::convert::pcm::{Converter, Format};
 
 /// Frames per block: a few seconds, so that switching threads costs little.
 const BLOCK_FRAMES: usize = 65_536;
 /// Bytes per read, so that memory stays small with any number of channels.
 const READ_BYTES: usize = 2 * BLOCK_FRAMES;
-
-/// Most channels; no recorder has as many.
-const MOST_CHANNELS: u16 = 64;
 
 /// Result of inspecting a file.
 pub(crate) enum Inspected {
@@ -36,7 +30,7 @@ pub(crate) enum Inspected {
 /// Inspects the content of `file`. Blocks.
 pub(crate) fn inspect(mut file: File) -> io::Result<Inspected> {
     match Sound::open(file.try_clone()?)? {
-        Content::Sound(sound) if sound.format().as_ref().is_some_and(can_convert) => {
+        Content::Sound(sound) if sound.format().as_ref().is_some_and(Format::can_convert) => {
             Ok(Inspected::Pcm(WavSource::new(sound)?))
         }
         Content::NoData => Ok(Inspected::NoSamples),
@@ -45,11 +39,6 @@ pub(crate) fn inspect(mut file: File) -> io::Result<Inspected> {
             Ok(Inspected::Other(file))
         }
     }
-}
-
-/// Whether the format is one of a recorder, so that converting it takes little memory.
-fn can_convert(format: &Format) -> bool {
-    format.channels <= MOST_CHANNELS && can_resample(format.rate)
 }
 
 /// A block, or `None` at the end.
@@ -123,7 +112,7 @@ impl Worker {
                 DecodeError::Unavailable(format!("cannot read the audio file: {error}"))
             })?;
             match read {
-                Some((format, bytes)) if can_convert(&format) => {
+                Some((format, bytes)) if format.can_convert() => {
                     frames += bytes.len() / format.frame_bytes().max(1) as usize;
                     self.convert(format, &bytes, &mut output)?;
                 }
@@ -144,69 +133,15 @@ impl Worker {
         bytes: &[u8],
         output: &mut Vec<i16>,
     ) -> Result<(), DecodeError> {
-        let is_other = |converter: &mut Converter| converter.format != format;
+        let is_other = |converter: &mut Converter| converter.format() != format;
         if let Some(former) = self.converter.take_if(is_other) {
             former.finish(output);
         }
         let converter = match &mut self.converter {
             Some(converter) => converter,
-            none => none.insert(Converter::new(format)?),
+            none => none.insert(Converter::new(format).map_err(DecodeError::Undecodable)?),
         };
         converter.push(bytes, output);
         Ok(())
-    }
-}
-
-/// Converts samples of one format to 16 kHz mono.
-struct Converter {
-    format: Format,
-    /// `None` for the format that fast clients send, which needs no conversion.
-    steps: Option<(Mono, Resampler)>,
-}
-
-impl Converter {
-    fn new(format: Format) -> Result<Self, DecodeError> {
-        let is_plain = format
-            == Format {
-                channels: 1,
-                rate: SAMPLE_RATE,
-                encoding: Encoding::Integer,
-                bytes: 2,
-                is_big_endian: false,
-            };
-        let steps = if is_plain {
-            None
-        } else {
-            let resampler = Resampler::new(format.rate).map_err(|error| {
-                DecodeError::Undecodable(format!("a rate of {} Hz: {error}", format.rate))
-            })?;
-            let mono = Mono::new(usize::from(format.channels), format.rate);
-            Some((mono, resampler))
-        };
-        Ok(Self { format, steps })
-    }
-
-    fn push(&mut self, bytes: &[u8], output: &mut Vec<i16>) {
-        let Some((mono, resampler)) = &mut self.steps else {
-            let samples = bytes.chunks_exact(2);
-            output.extend(samples.map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
-            return;
-        };
-        let mut samples = Vec::with_capacity(bytes.len() / usize::from(self.format.bytes.max(1)));
-        self.format.read(bytes, &mut samples);
-        let mut mixed =
-            Vec::with_capacity(samples.len() / usize::from(self.format.channels.max(1)));
-        mono.push(&samples, &mut mixed);
-        resampler.push(&mixed, output);
-    }
-
-    fn finish(self, output: &mut Vec<i16>) {
-        let Some((mut mono, mut resampler)) = self.steps else {
-            return;
-        };
-        let mut mixed = Vec::new();
-        mono.finish(&mut mixed);
-        resampler.push(&mixed, output);
-        resampler.finish(output);
     }
 }

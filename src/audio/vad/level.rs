@@ -5,6 +5,8 @@
 //! level of ordinary speech; it is never attenuated. In longer blocks a loud voice would hide a quiet one
 //! next to it.
 
+use std::collections::VecDeque;
+
 /// Samples per measurement of the level: 20 ms.
 const WINDOW: usize = 320;
 /// Target level of a block's louder moments, in dB of full scale.
@@ -16,8 +18,14 @@ const PERCENTILE: f32 = 0.95;
 
 /// Amplifies a block in place. Returns whether it contains sound. Samples are ±1.0 before and after.
 pub fn normalise(block: &mut [f32]) -> bool {
+    let power = loud_power(block);
+    amplify(block, power)
+}
+
+/// Amplifies samples whose louder moments have this power.
+fn amplify(samples: &mut [f32], power: f32) -> bool {
     // The level of digital silence is minus infinity.
-    let level = 10.0 * loud_power(block).log10();
+    let level = 10.0 * power.log10();
     if level < SILENT_DBFS {
         return false;
     }
@@ -25,25 +33,52 @@ pub fn normalise(block: &mut [f32]) -> bool {
         return true;
     }
     let gain = 10.0_f32.powf((WANTED_DBFS - level) / 20.0);
-    for sample in block {
+    for sample in samples {
         *sample = (*sample * gain).clamp(-1.0, 1.0);
     }
     true
 }
 
+/// The level of live audio: that of the last two seconds and of the present.
+#[derive(Debug, Default)]
+pub struct RunningLevel {
+    /// Powers of the last windows, the oldest first.
+    powers: VecDeque<f32>,
+}
+
+impl RunningLevel {
+    /// Windows in the time that counts.
+    const WINDOWS: usize = 100;
+
+    /// Amplifies the next samples in place, as [`normalise`] does. Returns whether there is sound in the last two
+    /// seconds.
+    pub fn normalise(&mut self, samples: &mut [f32]) -> bool {
+        self.powers
+            .extend(samples.chunks_exact(WINDOW).map(mean_square));
+        let excess = self.powers.len().saturating_sub(Self::WINDOWS);
+        self.powers.drain(..excess);
+        // A word after silence is loud before it fills the percentile.
+        let past = percentile(self.powers.iter().copied().collect());
+        let level = past.unwrap_or_default().max(loud_power(samples));
+        amplify(samples, level)
+    }
+}
+
 /// The mean square of a block's louder moments.
 fn loud_power(block: &[f32]) -> f32 {
-    let power = |window: &[f32]| {
-        let squares: f32 = window.iter().map(|sample| sample * sample).sum();
-        squares / window.len().max(1) as f32
-    };
-    let mut powers: Vec<f32> = block.chunks_exact(WINDOW).map(power).collect();
-    if powers.is_empty() {
-        return power(block);
-    }
-    let place = (powers.len() as f32 * PERCENTILE) as usize;
-    let place = place.min(powers.len() - 1);
-    *powers.select_nth_unstable_by(place, f32::total_cmp).1
+    let powers = block.chunks_exact(WINDOW).map(mean_square).collect();
+    percentile(powers).unwrap_or_else(|| mean_square(block))
+}
+
+fn mean_square(window: &[f32]) -> f32 {
+    let squares: f32 = window.iter().map(|sample| sample * sample).sum();
+    squares / window.len().max(1) as f32
+}
+
+fn percentile(mut powers: Vec<f32>) -> Option<f32> {
+    let last = powers.len().checked_sub(1)?;
+    let place = ((powers.len() as f32 * PERCENTILE) as usize).min(last);
+    Some(*powers.select_nth_unstable_by(place, f32::total_cmp).1)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod silero;
 
 use std::sync::{Arc, OnceLock};
 
+use level::RunningLevel;
 use silero::{FRAME, Memory, Weights};
 use stt_actors::domain::chunk::{SAMPLE_RATE, SPEECH_FRAME};
 
@@ -61,6 +62,40 @@ impl DetectSpeech for SpeechDetector {
             .into_iter()
             .map(|p| (p * 255.0).round() as u8)
             .collect()
+    }
+}
+
+/// Silero's detector for live audio, which has no block to measure the level of.
+pub struct LiveDetector {
+    weights: Arc<Weights>,
+    high_pass: HighPass,
+    level: RunningLevel,
+    memory: Memory,
+}
+
+impl LiveDetector {
+    /// A detector for a new stream.
+    pub fn new(weights: Arc<Weights>) -> Self {
+        Self {
+            weights,
+            high_pass: HighPass::new(LOWEST_HERTZ, SAMPLE_RATE),
+            level: RunningLevel::default(),
+            memory: Memory::default(),
+        }
+    }
+
+    /// The probability of speech in the next frame, in 255ths. An incomplete frame counts.
+    pub fn score(&mut self, frame: &[i16]) -> u8 {
+        let mut samples: Vec<f32> = frame.iter().map(|s| f32::from(*s) / 32_768.0).collect();
+        self.high_pass.filter(&mut samples);
+        if !self.level.normalise(&mut samples) {
+            // Skip the network for silence.
+            self.memory = Memory::default();
+            return 0;
+        }
+        samples.resize(FRAME, 0.0);
+        let probabilities = self.weights.probabilities(&mut self.memory, &samples);
+        (probabilities.first()).map_or(0, |probability| (probability * 255.0).round() as u8)
     }
 }
 

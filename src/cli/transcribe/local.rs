@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use stt_actors::domain::chunk::AudioSource;
 use stt_actors::domain::transcript::{Task, Transcript};
-use stt_actors::{AdmissionRequest, Client, Event, Job, Options, Stt};
+use stt_actors::{AdmissionRequest, Client, Event, Job, Options, Stt, Urgency};
 use tracing::warn;
 
 use super::{Progress, TranscribeArgs, each_file};
@@ -85,7 +85,7 @@ async fn one(
     };
     let job = Job {
         request_id: file.display().to_string().into(),
-        source: AudioSource::file(std::path::absolute(file)?),
+        audio: AudioSource::file(std::path::absolute(file)?).into(),
         options: Options {
             task,
             language: language_of(settings, args).map(str::to_owned),
@@ -98,6 +98,7 @@ async fn one(
         identity: None,
         escalates: true,
         streamed: false,
+        urgency: Urgency::default(),
     };
     let mut transcript = follow(stt, job, file).await?;
     if args.translate {

@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{DecodeError, FallbackError, SttError};
 use crate::domain::ids::{ChunkIndex, JobId};
-use crate::domain::job::Job;
+use crate::domain::job::{Job, Urgency};
 use crate::domain::transcript::{ChunkDone, Task};
 use crate::fallback::Escalator;
 use crate::ports::{AudioDecoder, DecodeOptions, DetectedLanguage, FallbackText};
@@ -93,6 +93,8 @@ pub enum TranscriptionMessage {
     DispatcherReplaced(ActorRef<DispatcherMessage>),
     /// From the Dispatcher: no lane works on a chunk any more, because there was no subscriber.
     ChunkWithdrawn(ChunkIndex),
+    /// From the holder of its events: its chunks have this urgency from now on.
+    SetUrgency(Urgency),
     /// A subscriber left or joined, or the server is draining.
     SubscribersChanged,
     /// From [`Transcriptions`](crate::request::transcriptions): end with this error.
@@ -181,7 +183,7 @@ impl Actor for Transcription {
         } = arguments;
         // Translations are not escalated.
         let escalator = escalator.filter(|_| job.escalates && job.options.task == Task::Transcribe);
-        let source = job.source.clone();
+        let audio = job.audio.clone();
         let budget = ChunkBudget::new(Arc::clone(&status), chunk_budget);
         let language = job.options.language.clone();
         let has_languages =
@@ -197,7 +199,7 @@ impl Actor for Transcription {
         };
         let decoding = tokio::spawn(async move {
             let report = |progress| myself.cast(decoded(progress)).is_ok();
-            let decoding = decode(decoder.as_ref(), &source, options, lengths, budget, report);
+            let decoding = decode(decoder.as_ref(), &audio, options, lengths, budget, report);
             let ended = (caught(decoding).await)
                 .unwrap_or_else(|| Err(DecodeError::Unavailable("it panicked".to_owned())));
             let _ = myself.cast(TranscriptionMessage::DecodeEnded(ended));
@@ -266,6 +268,10 @@ impl Actor for Transcription {
             } => state.fallback_ended(&myself, index, outcome, seconds),
             TranscriptionMessage::DispatcherReplaced(dispatcher) => {
                 state.dispatcher_replaced(&myself, dispatcher);
+                Outcome::GoesOn
+            }
+            TranscriptionMessage::SetUrgency(urgency) => {
+                state.set_urgency(urgency);
                 Outcome::GoesOn
             }
             TranscriptionMessage::SubscribersChanged => Outcome::GoesOn,

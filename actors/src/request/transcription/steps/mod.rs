@@ -13,6 +13,7 @@ use super::{Outcome, TranscriptionMessage, TranscriptionState, owner};
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::SttError;
 use crate::domain::ids::ChunkIndex;
+use crate::domain::job::Urgency;
 use crate::domain::transcript::{ChunkDone, Escalation, Timings, Transcript};
 use crate::ports::{ChunkRequest, DetectedLanguage};
 use crate::queue::messages::DispatcherMessage;
@@ -85,7 +86,7 @@ impl TranscriptionState {
     /// Updates the slot's remaining work.
     pub(super) fn update_accounts(&mut self) {
         let Some(slot) = &mut self.slot else { return };
-        if self.absence.is_on() {
+        if self.absence.is_on() || self.job.urgency == Urgency::Spare {
             // What it still has yields to any other work.
             slot.clear();
         } else if let Some(work) = self.intake.remaining_work() {
@@ -115,7 +116,8 @@ impl TranscriptionState {
         self.intake.start(chunk);
         let Some(slot) = &self.slot else { return };
         let known = self.intake.seconds_known();
-        let scheduling = slot.scheduling_key(known, known - self.texts.seconds_done());
+        let scheduling =
+            slot.scheduling_key(self.job.urgency, known, known - self.texts.seconds_done());
         // If the Dispatcher is gone, the chunk is sent to its successor (`DispatcherReplaced`).
         let _ = self.dispatcher.cast(DispatcherMessage::Enqueue {
             job: self.id,
@@ -123,6 +125,11 @@ impl TranscriptionState {
             scheduling,
             owner: owner(myself.clone()),
         });
+    }
+
+    pub(super) fn set_urgency(&mut self, urgency: Urgency) {
+        self.job.urgency = urgency;
+        let _ = (self.dispatcher).cast(DispatcherMessage::SetUrgency(self.id, urgency));
     }
 
     pub(super) fn dispatcher_replaced(

@@ -206,7 +206,7 @@ impl TranscriptionState {
             return;
         };
         let seconds = chunk.audio.duration_seconds();
-        let scheduling = slot.scheduling_key(seconds, seconds);
+        let scheduling = slot.scheduling_key(self.job.urgency, seconds, seconds);
         let options = &self.job.options;
         let request = FallbackRequest {
             request_id: self.job.request_id.clone(),

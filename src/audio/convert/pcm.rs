@@ -1,8 +1,17 @@
-//! Samples of WAV files: linear, floating-point and logarithmic (telephone) encodings of either byte order.
+//! Uncompressed samples, of WAV files and live audio: linear, floating-point and logarithmic (telephone) encodings of
+//! either byte order, any rate and any number of channels.
+
+use stt_actors::domain::chunk::SAMPLE_RATE;
+
+use super::mono::Mono;
+use super::resample::{Resampler, can_resample};
+
+/// Most channels; no recorder has as many.
+const MOST_CHANNELS: u16 = 64;
 
 /// How a sample is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub(crate) enum Encoding {
     /// Linear; a single byte is unsigned.
     Integer,
     Float,
@@ -13,19 +22,19 @@ pub(super) enum Encoding {
 
 /// The format of interleaved samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Format {
-    pub(super) channels: u16,
+pub(crate) struct Format {
+    pub(crate) channels: u16,
     /// Hz.
-    pub(super) rate: u32,
-    pub(super) encoding: Encoding,
+    pub(crate) rate: u32,
+    pub(crate) encoding: Encoding,
     /// Of one sample.
-    pub(super) bytes: u16,
-    pub(super) is_big_endian: bool,
+    pub(crate) bytes: u16,
+    pub(crate) is_big_endian: bool,
 }
 
 impl Format {
     /// Whether samples of this kind can be read.
-    pub(super) fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         match self.encoding {
             Encoding::Integer => (1..=4).contains(&self.bytes),
             Encoding::Float => matches!(self.bytes, 4 | 8),
@@ -33,13 +42,18 @@ impl Format {
         }
     }
 
+    /// Whether the format is one of a recorder, so that converting it takes little memory.
+    pub(crate) fn can_convert(&self) -> bool {
+        self.channels <= MOST_CHANNELS && can_resample(self.rate)
+    }
+
     /// Bytes of one sample of each channel.
-    pub(super) fn frame_bytes(&self) -> u64 {
+    pub(crate) fn frame_bytes(&self) -> u64 {
         u64::from(self.channels) * u64::from(self.bytes)
     }
 
     /// Appends samples, full scale 1. An incomplete one at the end is dropped.
-    pub(super) fn read(&self, bytes: &[u8], output: &mut Vec<f32>) {
+    pub(crate) fn read(&self, bytes: &[u8], output: &mut Vec<f32>) {
         let samples = bytes.chunks_exact(usize::from(self.bytes.max(1)));
         match (self.encoding, self.bytes) {
             (Encoding::Integer, 1) => {
@@ -71,6 +85,67 @@ impl Format {
         } else {
             sample.iter().rev().fold(0, append)
         }
+    }
+}
+
+/// Converts samples of one format to 16 kHz mono.
+pub(crate) struct Converter {
+    format: Format,
+    /// `None` for the format that fast clients send, which needs no conversion.
+    steps: Option<(Mono, Resampler)>,
+}
+
+impl Converter {
+    /// A converter for a new stream; an error text if the rate is impossible.
+    pub(crate) fn new(format: Format) -> Result<Self, String> {
+        let is_plain = format
+            == Format {
+                channels: 1,
+                rate: SAMPLE_RATE,
+                encoding: Encoding::Integer,
+                bytes: 2,
+                is_big_endian: false,
+            };
+        let steps = if is_plain {
+            None
+        } else {
+            let resampler = Resampler::new(format.rate)
+                .map_err(|error| format!("a rate of {} Hz: {error}", format.rate))?;
+            let mono = Mono::new(usize::from(format.channels), format.rate);
+            Some((mono, resampler))
+        };
+        Ok(Self { format, steps })
+    }
+
+    /// The format of the samples.
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Converts whole samples, and appends what is finished to `output`.
+    pub(crate) fn push(&mut self, bytes: &[u8], output: &mut Vec<i16>) {
+        let Some((mono, resampler)) = &mut self.steps else {
+            let samples = bytes.chunks_exact(2);
+            output.extend(samples.map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
+            return;
+        };
+        let mut samples = Vec::with_capacity(bytes.len() / usize::from(self.format.bytes.max(1)));
+        self.format.read(bytes, &mut samples);
+        let mut mixed =
+            Vec::with_capacity(samples.len() / usize::from(self.format.channels.max(1)));
+        mono.push(&samples, &mut mixed);
+        resampler.push(&mixed, output);
+    }
+
+    /// Appends the rest at the end of the stream.
+    pub(crate) fn finish(self, output: &mut Vec<i16>) {
+        let Some((mut mono, mut resampler)) = self.steps else {
+            return;
+        };
+        let mut mixed = Vec::new();
+        mono.finish(&mut mixed);
+        resampler.push(&mixed, output);
+        resampler.finish(output);
     }
 }
 
