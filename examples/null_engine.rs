@@ -182,6 +182,10 @@ fn config(settings: &Settings) -> TreeConfig {
         drain_cap: settings.routing_drain_cap,
         hot_idle_limit: None,
         recycling: RecyclingLimits::default(),
+        live: stt_actors::LiveConfig {
+            sessions: 64,
+            idle_limit: Duration::from_secs(120),
+        },
         pool: PoolConfig {
             size: 0,
             interval: settings.pool_interval,

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use reqwest::Response;
 use serde_json::Value;
 use test_support::{
-    Server, built, checks, children, corpus, model, allocated_kib, sample, sample_text, signal,
+    Server, allocated_kib, built, checks, children, corpus, model, sample, sample_text, signal,
     until, voice_activity, words,
 };
 

@@ -51,6 +51,10 @@ fn config() -> TreeConfig {
         drain_cap: Duration::from_secs(120),
         hot_idle_limit: None,
         recycling: RecyclingLimits::default(),
+        live: stt_actors::LiveConfig {
+            sessions: 1,
+            idle_limit: Duration::from_secs(120),
+        },
         pool: PoolConfig {
             size: 2,
             interval: Duration::from_millis(100),
@@ -70,11 +74,12 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
     for _ in 0..count {
         let job = Job {
             request_id: Arc::from("test"),
-            source: AudioSource::file(sample("en-command.wav")),
+            audio: AudioSource::file(sample("en-command.wav")).into(),
             options: Options::default(),
             identity: None,
             escalates: false,
             streamed: false,
+            urgency: stt_actors::Urgency::default(),
         };
         let admission = stt
             .admit(AdmissionRequest::of(Client::new("test")))
