@@ -2,7 +2,9 @@
 
 mod doctor;
 mod healthcheck;
+mod listen;
 mod models;
+mod server_key;
 mod transcribe;
 
 use std::path::PathBuf;
@@ -25,6 +27,7 @@ use crate::shutdown::StopSignals;
 use crate::{engine, serve, telemetry};
 use doctor::DoctorArgs;
 use healthcheck::{HealthcheckArgs, healthcheck};
+use listen::ListenArgs;
 use models::ModelsArgs;
 use transcribe::TranscribeArgs;
 
@@ -66,6 +69,8 @@ enum Command {
     },
     /// Transcribe files and exit.
     Transcribe(TranscribeArgs),
+    /// Print live text of the microphone or of PCM on standard input.
+    Listen(ListenArgs),
     /// Measure speed and accuracy on this machine, alone or in comparison with other systems.
     Bench(BenchArgs),
     /// Check that a server implements the public API; exit status 0 passed, 1 failed, 2 unreachable.
@@ -152,6 +157,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Transcribe(args)) if args.is_remote() => {
             run_to_end(transcribe::transcribe_remotely(args, local)).map(|()| ExitCode::SUCCESS)
         }
+        Some(Command::Listen(args)) if args.is_remote() => {
+            run_to_end(listen::listen_remotely(args, local)).map(|()| ExitCode::SUCCESS)
+        }
         _ => run_here(cli).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -231,6 +239,10 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Transcribe(args)) => {
             start_log(&loaded, "warn");
             run_to_end(transcribe::transcribe(loaded.settings, args))
+        }
+        Some(Command::Listen(args)) => {
+            start_log(&loaded, "warn");
+            run_to_end(listen::listen(loaded.settings, args))
         }
         Some(Command::Bench(args)) => {
             start_log(&loaded, "warn");

@@ -34,9 +34,9 @@ pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Res
     result
 }
 
-/// Downloads the weights of the voice activity detector before the first file, if possible, so that all files are
+/// Downloads the weights of the voice activity detector before the first audio, if possible, so that all audio is
 /// treated alike.
-async fn ensure_voice_activity(settings: &Settings) {
+pub(in crate::cli) async fn ensure_voice_activity(settings: &Settings) {
     let store = ModelStore::new(settings.models_dir.clone());
     if settings.vad_model == VadModel::Silero
         && let Err(error) = store.ensure_voice_activity(&Logged::default()).await

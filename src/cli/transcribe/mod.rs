@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::language;
 use crate::render::Format;
+pub(super) use local::ensure_voice_activity;
 pub use local::transcribe;
 pub use remote::transcribe as transcribe_remotely;
 
@@ -64,7 +65,7 @@ fn parse_format(name: &str) -> Result<Format, String> {
     Format::parse(name).ok_or_else(|| "expected txt, json, verbose_json, srt or vtt".to_owned())
 }
 
-fn parse_language(text: &str) -> Result<String, String> {
+pub(super) fn parse_language(text: &str) -> Result<String, String> {
     let language = language::parse(text).ok_or("expected a language code such as en")?;
     Ok(language.code().to_owned())
 }

@@ -11,10 +11,8 @@ use uttera_stt_client::{
 };
 
 use super::{Progress, TranscribeArgs, each_file};
+use crate::cli::server_key::server_key;
 use crate::render::Format;
-
-/// The default variable with the server's key.
-const KEY_VARIABLE: &str = "UTTERA_API_KEY";
 
 /// Options for the server.
 #[derive(Debug, Args)]
@@ -48,18 +46,8 @@ impl ServerArgs {
         !self.url.is_empty()
     }
 
-    fn key(&self) -> anyhow::Result<String> {
-        let name = self.api_key_env.as_deref().unwrap_or(KEY_VARIABLE);
-        match std::env::var(name) {
-            Ok(key) => Ok(key),
-            // The default variable is optional.
-            Err(std::env::VarError::NotPresent) if self.api_key_env.is_none() => Ok(String::new()),
-            Err(error) => Err(error).with_context(|| format!("no key in {name}")),
-        }
-    }
-
     fn servers(&self) -> anyhow::Result<SttPool> {
-        let key = self.key()?;
+        let key = server_key(self.api_key_env.as_deref())?;
         let clients = self.url.iter().map(|url| {
             let client = Client::builder(url).api_key(&key).telemetry(tell_retry);
             client.build().context("--url")
