@@ -19,6 +19,7 @@ mod keys;
 mod language;
 mod leaks;
 mod limits;
+mod listen;
 mod load;
 mod long_audio;
 mod metrics;
