@@ -1,19 +1,24 @@
 """Runs a peer behind a minimal server with the OpenAI audio API: one queue, one request at a time.
 
-usage: serve.py PEER MODEL PORT [--threads N] [--device cpu|cuda]
+usage: serve.py PEER MODEL PORT [--threads N] [--device cpu|cuda] [--wyoming-port PORT]
 
 Every connection has its own thread, so that connections can stay open; a single thread does all work, in the order of
 arrival. Only faster-whisper can use a GPU (cuda).
 """
 
 import argparse
+import asyncio
 import concurrent.futures
 import email.parser
 import email.policy
 import http.server
 import json
 import os
+import socket
 import subprocess
+import sys
+import tempfile
+import time
 
 import numpy
 
@@ -108,6 +113,46 @@ def openvino(path, threads):
     return transcribe
 
 
+def wyoming_faster_whisper(path, threads, wyoming_port):
+    """The Wyoming server of that name, which serves this port itself; other requests go through it as well."""
+    import wyoming.asr
+    import wyoming.audio
+    import wyoming.client
+
+    folder = tempfile.mkdtemp()
+    uri = f"tcp://127.0.0.1:{wyoming_port}"
+    command = [sys.executable, "-m", "wyoming_faster_whisper", "--model", path, "--uri", uri]
+    command += ["--data-dir", folder, "--download-dir", folder, "--local-files-only", "--stt-library", "faster-whisper"]
+    command += ["--device", "cpu", "--compute-type", "int8", "--beam-size", "1", "--cpu-threads", str(threads)]
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", wyoming_port)).close()
+            break
+        except ConnectionRefusedError:
+            if process.poll() is not None:
+                raise RuntimeError("wyoming-faster-whisper ended")
+            time.sleep(0.05)
+
+    async def say(samples, language):
+        form = {"rate": SAMPLE_RATE, "width": 2, "channels": 1}
+        async with wyoming.client.AsyncTcpClient("127.0.0.1", wyoming_port) as client:
+            await client.write_event(wyoming.asr.Transcribe(language=language).event())
+            await client.write_event(wyoming.audio.AudioStart(**form).event())
+            await client.write_event(wyoming.audio.AudioChunk(audio=samples, **form).event())
+            await client.write_event(wyoming.audio.AudioStop().event())
+            while event := await client.read_event():
+                if wyoming.asr.Transcript.is_type(event.type):
+                    return wyoming.asr.Transcript.from_event(event).text
+        raise RuntimeError("wyoming-faster-whisper closed the connection")
+
+    def transcribe(audio, language):
+        samples = (audio.clip(-1, 1) * 32767).astype("<i2").tobytes()
+        return asyncio.run(say(samples, language))
+
+    return transcribe
+
+
 PEERS = {
     "faster-whisper": faster_whisper,
     "faster-whisper-batched": faster_whisper_batched,
@@ -115,6 +160,7 @@ PEERS = {
     "whisper.cpp": whisper_cpp,
     "whisper.cpp-audio-ctx": whisper_cpp_audio_ctx,
     "openvino": openvino,
+    "wyoming-faster-whisper": wyoming_faster_whisper,
 }
 
 
@@ -182,8 +228,11 @@ def main():
     parser.add_argument("port", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--wyoming-port", type=int)
     arguments = parser.parse_args()
     options = {} if arguments.device == "cpu" else {"device": arguments.device}
+    if arguments.wyoming_port:
+        options["wyoming_port"] = arguments.wyoming_port
     queue = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     # Load the model on the thread that uses it: libraries bind their own threads to the calling one.
     transcribe = queue.submit(PEERS[arguments.peer], arguments.model, arguments.threads, **options).result()

@@ -15,7 +15,11 @@ def main():
     for peer in peers:
         name, model = peer.split("=", 1)
         command = [sys.executable, server, name, model, "{port}", "--threads", threads]
-        systems.append({"name": name, "command": command, "ready": "/health"})
+        system = {"name": name, "command": command, "ready": "/health"}
+        if name.startswith("wyoming"):
+            command += ["--wyoming-port", "{wyoming_port}"]
+            system["wyoming"] = "127.0.0.1:{wyoming_port}"
+        systems.append(system)
     pathlib.Path(target).write_text(json.dumps(systems, indent=2) + "\n")
 
 

@@ -188,7 +188,7 @@ fn percentile_95(values: &[f64]) -> Option<f64> {
     percentile(values, 95)
 }
 
-const RECIPES: [Recipe; 11] = [
+const RECIPES: [Recipe; 14] = [
     recipe(
         Scenario::Start,
         "start to first transcript",
@@ -251,6 +251,27 @@ const RECIPES: [Recipe; 11] = [
         Quantity::BusyCommandSeconds,
         Kind::PlainRatio,
         percentile_95,
+    ),
+    recipe(
+        Scenario::Live,
+        "a spoken command of about 2 s, from its end to the text: median",
+        Quantity::LiveShortSeconds,
+        Kind::PlainRatio,
+        median,
+    ),
+    recipe(
+        Scenario::Live,
+        "a spoken command of about 6 s, from its end to the text: median",
+        Quantity::LiveLongSeconds,
+        Kind::PlainRatio,
+        median,
+    ),
+    recipe(
+        Scenario::Live,
+        "a spoken command during the long file: median",
+        Quantity::LiveBusySeconds,
+        Kind::PlainRatio,
+        median,
     ),
     recipe(
         Scenario::Memory,

@@ -2,13 +2,14 @@
 //! that implement the same API.
 //!
 //! [`run`] manages the systems and executes the scenarios, each in a file of its own ([`start`], [`short`],
-//! [`long`], [`burst`], [`command`], [`memory`]); every [`sample`] is kept. [`figures`] evaluates the
+//! [`long`], [`burst`], [`command`], [`live`], [`memory`]); every [`sample`] is kept. [`figures`] evaluates the
 //! samples; the [`report`] is printed as a [`table`] and written as JSON and as a picture ([`plot`]).
 
 pub mod burst;
 pub mod client;
 pub mod command;
 pub mod figures;
+pub mod live;
 pub mod long;
 pub mod machine;
 pub mod memory;
@@ -217,17 +218,24 @@ fn own_spec(args: &BenchArgs, arguments: Vec<String>) -> anyhow::Result<Spec> {
         "{port}",
         "--set",
         "REDIS_URL=",
+        "--set",
+        "WYOMING_PORT={wyoming_port}",
     ];
     command.extend(own.map(str::to_owned));
-    let (command, url) = match &args.url {
-        Some(url) => (Vec::new(), url.trim_end_matches('/').to_owned()),
-        None => (command, "http://127.0.0.1:{port}".to_owned()),
+    let (command, url, wyoming) = match &args.url {
+        Some(url) => (Vec::new(), url.trim_end_matches('/').to_owned(), None),
+        None => (
+            command,
+            "http://127.0.0.1:{port}".to_owned(),
+            Some("127.0.0.1:{wyoming_port}".to_owned()),
+        ),
     };
     Ok(Spec {
         name: OWN_NAME.to_owned(),
         command,
         env: std::collections::BTreeMap::new(),
         url,
+        wyoming,
         ready: "/readyz".to_owned(),
         ours: true,
         key: None,

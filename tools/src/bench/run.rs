@@ -8,7 +8,7 @@ use super::client::{self, Answer, Target};
 use super::recordings::{Recording, Recordings};
 use super::sample::{Outcome, Quantity, Sample, Scenario};
 use super::system::System;
-use super::{burst, command, long, memory, short, start};
+use super::{burst, command, live, long, memory, short, start};
 use crate::probe::progress::Progress;
 use crate::probe::word_error_rate::Score;
 
@@ -75,6 +75,9 @@ impl Run {
         }
         if self.measures(Scenario::Command) {
             command::measure(self).await;
+        }
+        if self.measures(Scenario::Live) {
+            live::measure(self).await;
         }
         self.progress
             .begin("stopping the systems", self.systems.len());

@@ -21,6 +21,8 @@ pub enum Scenario {
     Burst,
     /// A command on an idle server, and during the transcription of the long file.
     Command,
+    /// Voice commands over the Wyoming protocol, as they are spoken.
+    Live,
     /// Memory, idle and at the peak of a burst.
     Memory,
 }
@@ -47,6 +49,12 @@ pub enum Quantity {
     IdleCommandSeconds,
     /// Seconds for a command sent during the transcription of the long file.
     BusyCommandSeconds,
+    /// Seconds from the end of a spoken command of about two seconds until its text.
+    LiveShortSeconds,
+    /// The same with a command of about six seconds.
+    LiveLongSeconds,
+    /// The same with both, during the transcription of the long file.
+    LiveBusySeconds,
 }
 
 /// How a measurement ended.

@@ -21,8 +21,9 @@ const READY_LIMIT: Duration = Duration::from_secs(300);
 const READY_INTERVAL: Duration = Duration::from_millis(20);
 /// Time for a system to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Placeholder for a free port in commands and addresses.
+/// Placeholders for free ports in commands and addresses: of the API, and of the Wyoming protocol.
 const PORT: &str = "{port}";
+const WYOMING_PORT: &str = "{wyoming_port}";
 
 /// A system as listed in the file of systems (`--systems`).
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -39,6 +40,9 @@ pub struct Spec {
     /// Address of its API.
     #[serde(default = "local_url")]
     pub url: String,
+    /// Address of its Wyoming server, as host:port; `{wyoming_port}` stands for another free port.
+    #[serde(default)]
+    pub wyoming: Option<String>,
     /// Path that answers 200 as soon as the system can transcribe.
     #[serde(default = "health")]
     pub ready: String,
@@ -79,6 +83,8 @@ pub struct System {
     pub spec: Spec,
     /// Its current address.
     pub url: String,
+    /// The current address of its Wyoming server, if it has one.
+    pub wyoming: Option<String>,
     /// Why it is excluded, if it failed.
     pub failed: Option<String>,
     process: Option<Process>,
@@ -92,6 +98,7 @@ impl System {
         let name: String = spec.name.chars().map(safe).collect();
         Self {
             url: spec.url.clone(),
+            wyoming: spec.wyoming.clone(),
             failed: None,
             process: None,
             log: logs.join(format!("{name}.log")),
@@ -117,9 +124,11 @@ impl System {
     /// Starts it and waits until it can transcribe.
     pub async fn start(&mut self, client: &Client) -> anyhow::Result<()> {
         if self.is_started_here() {
-            let port = free_port()?.to_string();
-            self.url = self.spec.url.replace(PORT, &port);
-            self.process = Some(Process::spawn(&self.spec, &port, &self.log)?);
+            let ports = Ports::free()?;
+            self.url = ports.fill_in(&self.spec.url);
+            let wyoming = self.spec.wyoming.as_ref();
+            self.wyoming = wyoming.map(|address| ports.fill_in(address));
+            self.process = Some(Process::spawn(&self.spec, &ports, &self.log)?);
         }
         let ready = self.until_ready(client).await;
         if ready.is_err() {
@@ -179,8 +188,8 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(spec: &Spec, port: &str, log: &Path) -> anyhow::Result<Self> {
-        let with_port = |text: &String| text.replace(PORT, port);
+    fn spawn(spec: &Spec, ports: &Ports, log: &Path) -> anyhow::Result<Self> {
+        let with_port = |text: &String| ports.fill_in(text);
         let words: Vec<String> = spec.command.iter().map(with_port).collect();
         let (program, arguments) = words.split_first().context("the command is empty")?;
         let output = File::options().create(true).append(true).open(log);
@@ -217,9 +226,28 @@ impl Drop for Process {
     }
 }
 
-/// A free port. Another process may take it before the system does, but the kernel assigns other ports first.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// Two free ports. Another process may take them before the system does, but the kernel assigns other ports first.
+struct Ports {
+    http: u16,
+    wyoming: u16,
+}
+
+impl Ports {
+    fn free() -> std::io::Result<Self> {
+        let bind = || TcpListener::bind(("127.0.0.1", 0));
+        // Both are bound at the same time, so that they differ.
+        let (http, wyoming) = (bind()?, bind()?);
+        Ok(Self {
+            http: http.local_addr()?.port(),
+            wyoming: wyoming.local_addr()?.port(),
+        })
+    }
+
+    /// Replaces the placeholders.
+    fn fill_in(&self, text: &str) -> String {
+        let text = text.replace(PORT, &self.http.to_string());
+        text.replace(WYOMING_PORT, &self.wyoming.to_string())
+    }
 }
 
 /// The last line of a system's log, to append to a message.
@@ -242,6 +270,7 @@ mod tests {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             env: BTreeMap::new(),
             url: local_url(),
+            wyoming: None,
             ready: health(),
             ours: false,
             key: None,
@@ -310,7 +339,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let spec = spec(&["sh", "-c", "setsid sleep 1000 & sleep 1000"]);
-        let process = Process::spawn(&spec, "1", &log).unwrap();
+        let process = Process::spawn(&spec, &Ports::free().unwrap(), &log).unwrap();
         let leader = process.leader;
         until(|| process_tree::members(leader).len() == 3).await;
         let members = process_tree::members(leader);

@@ -86,6 +86,7 @@ fn value(row: &Row, unit: Unit) -> String {
         return "-".to_owned();
     };
     let text = match unit {
+        Unit::Seconds if value < 0.1 => format!("{:.1} ms", 1000.0 * value),
         Unit::Seconds if value < 10.0 => format!("{value:.2} s"),
         Unit::Seconds => format!("{value:.1} s"),
         Unit::Mebibytes => format!("{value:.0} MiB"),

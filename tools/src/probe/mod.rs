@@ -17,6 +17,7 @@ pub mod speech;
 pub mod statistics;
 pub mod transcript;
 pub mod word_error_rate;
+pub mod wyoming;
 
 /// The current time for reports: UTC, to the second.
 pub fn now() -> String {
