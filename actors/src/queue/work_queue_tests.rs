@@ -31,10 +31,15 @@ fn request(index: usize) -> ChunkRequest {
 
 /// Adds a chunk of a short request.
 fn put(queue: &mut WorkQueue, job: JobId, index: usize) {
+    put_as(queue, job, index, Urgency::Queued);
+}
+
+/// Adds a chunk of a short request with this urgency.
+fn put_as(queue: &mut WorkQueue, job: JobId, index: usize, urgency: Urgency) {
     let scheduling = SchedulingKey {
         client: Client::new("client"),
         priority: Priority::Normal,
-        urgency: Urgency::default(),
+        urgency,
         total_seconds: 1.0,
         remaining_seconds: 1.0,
     };
@@ -232,6 +237,60 @@ fn unattended_chunks_yield_as_many_lanes_as_other_work_needs_and_keep_them_when_
     assert_eq!(queue.yield_lanes(), [], "a client waits for it again");
     let done = queue.lease_ended(leases[2].0, leases[2].1.id, Ok(ChunkTranscript::default()));
     assert!(matches!(done, Ended::Done { .. }));
+}
+
+#[test]
+fn live_work_is_first_and_spare_work_last_also_after_a_failure() {
+    let mut queue = WorkQueue::new(0);
+    let [spare, queued, live, failed] = std::array::from_fn(|_| JobId::next());
+    // A spare chunk that failed does not pass the others.
+    queue.lane_ready(HOT, LaneKind::Hot);
+    put_as(&mut queue, failed, 0, Urgency::Spare);
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
+    let error = EngineError::Failed("scripted".to_owned());
+    queue.lease_ended(HOT, lease.id, Err(error));
+    put_as(&mut queue, spare, 0, Urgency::Spare);
+    put(&mut queue, queued, 0);
+    put_as(&mut queue, live, 0, Urgency::Live);
+    assert_eq!(queue.depth(), 2, "no lane is started for spare work");
+    let mut order = Vec::new();
+    while let Some((lane, lease)) = queue.assign(Instant::now()) {
+        order.push(queue.chunk_of(lane, lease.id).expect("its chunk").job);
+        queue.lease_ended(lane, lease.id, Ok(ChunkTranscript::default()));
+    }
+    assert_eq!(order, [live, queued, failed, spare]);
+}
+
+#[test]
+fn spare_work_yields_its_lane_and_waits_again_and_is_kept_once_it_is_live() {
+    let mut queue = WorkQueue::new(0);
+    let (spare, other) = (JobId::next(), JobId::next());
+    queue.lane_ready(HOT, LaneKind::Hot);
+    put_as(&mut queue, spare, 0, Urgency::Spare);
+    put_as(&mut queue, spare, 1, Urgency::Spare);
+    let (_, first) = queue.assign(Instant::now()).expect("assigned");
+    assert_eq!(
+        queue.yield_lanes(),
+        [],
+        "spare work does not yield to spare work"
+    );
+    put(&mut queue, other, 0);
+    let yielded = queue.yield_lanes();
+    assert_eq!((yielded.len(), yielded[0].lease), (1, first.id));
+    assert!(!yielded[0].withdrawn);
+    assert_eq!(queue.yield_lanes(), [], "the lane is free soon");
+    let aborted = queue.lease_ended(HOT, first.id, Err(EngineError::Aborted));
+    assert_eq!(aborted, Ended::Stale, "it waits again, without a failure");
+    let (_, lease) = queue.assign(Instant::now()).expect("assigned");
+    let key = queue.chunk_of(HOT, lease.id).expect("its chunk");
+    assert_eq!(key.job, other);
+    queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
+    // Its turn ends while it runs.
+    queue.assign(Instant::now()).expect("assigned");
+    queue.set_urgency(spare, Urgency::Live);
+    put(&mut queue, other, 1);
+    assert_eq!(queue.yield_lanes(), []);
+    assert_eq!(queue.depth(), 2, "its second chunk is needed as well");
 }
 
 #[test]
