@@ -29,8 +29,11 @@ use crate::status::snapshot::HotState;
 pub(crate) const MOST_AHEAD_MILLIS: usize = 60_000;
 /// Parts without a text, from which on no more audio is taken until one has its text.
 const MOST_OPEN_PARTS: usize = 8;
-/// A pass over the growing utterance begins after this many new frames: half a second.
-const PARTIAL_STEP: u64 = 16;
+/// A pass over the growing part begins after this many new frames, so that the second one, which may confirm the first
+/// words, begins within a second of the first speech.
+const SHORTEST_STEP: u64 = 12;
+/// A long part grows by at least this share between two passes: a pass costs more the longer it is.
+const STEP_SHARE: u64 = 24;
 /// How often a part is transcribed whose job was lost by a fault of the tree.
 const MOST_ATTEMPTS: usize = 3;
 
@@ -234,6 +237,8 @@ impl LiveSessionState {
                     self.send(LiveEvent::SpeechStarted { turn, at });
                 }
                 self.wake();
+                // What is there now is hardly speech.
+                self.length_at_partial = self.segmenter.part_length();
             }
             Step::Paused(audio, place) => {
                 self.partial = None;
@@ -442,7 +447,8 @@ impl LiveSessionState {
     /// Begins another pass over the growing utterance, if there is enough new audio and a lane is idle.
     fn start_partial(&mut self, myself: &ActorRef<LiveMessage>) {
         let length = self.segmenter.part_length();
-        let is_due = length >= self.length_at_partial + PARTIAL_STEP;
+        let step = SHORTEST_STEP.max(length / STEP_SHARE);
+        let is_due = length >= self.length_at_partial + step;
         let is_free = self.partial.is_none() && self.guess.is_none();
         let status = &self.arguments.work.status;
         if self.arguments.options.partials && is_due && is_free && status.has_idle_lane() {
