@@ -97,6 +97,16 @@ pub struct Settings {
     pub max_live_sessions: u32,
     /// Time without audio and requests after which a live session is ended.
     pub live_idle_timeout: Duration,
+    /// Port for the Wyoming protocol on `host`; `None`: none.
+    pub wyoming_port: Option<u16>,
+    /// Further addresses for the Wyoming protocol.
+    pub wyoming_uri: Vec<WyomingAddress>,
+    /// Codes of the languages that Wyoming clients may choose; empty: all of the model.
+    pub wyoming_languages: Vec<String>,
+    /// Name of the announcement in the local network; `None`: no announcement.
+    pub wyoming_name: Option<String>,
+    /// Whether Wyoming clients get text while the utterance is spoken.
+    pub wyoming_partials: bool,
     /// Base URL of a LibreTranslate server; `None`: whisper translates, to English only.
     pub libretranslate_url: Option<Url>,
     /// API key of the LibreTranslate server.
@@ -168,6 +178,15 @@ pub enum VadModel {
     File(PathBuf),
     /// No detector: all audio counts as speech.
     Off,
+}
+
+/// An address for the Wyoming protocol (`WYOMING_URI`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WyomingAddress {
+    /// A host, as a name or an address, and a port.
+    Tcp(String),
+    /// The path of a socket's file.
+    Unix(PathBuf),
 }
 
 /// Origins whose pages may use this server from a browser (`CORS_ALLOW_ORIGINS`).
