@@ -183,7 +183,10 @@ fn wyoming_address(text: &str) -> Result<WyomingAddress, String> {
 /// Parses a name for DNS: one label, with any characters.
 pub fn wyoming_name(settings: &mut Settings, value: &str) -> Result<(), String> {
     const MAX_LABEL_BYTES: usize = 63;
-    if value.len() > MAX_LABEL_BYTES || value.contains(['.', '\\']) || value.contains(char::is_control) {
+    if value.len() > MAX_LABEL_BYTES
+        || value.contains(['.', '\\'])
+        || value.contains(char::is_control)
+    {
         return Err("expected a name of at most 63 bytes without dots".to_owned());
     }
     settings.wyoming_name = Some(value.to_owned());

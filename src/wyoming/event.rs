@@ -282,9 +282,6 @@ mod tests {
             language: Some("de-DE".to_owned()),
             ..Transcribe::default()
         };
-        assert_eq!(
-            request("transcribe", fields),
-            Request::Transcribe(expected)
-        );
+        assert_eq!(request("transcribe", fields), Request::Transcribe(expected));
     }
 }

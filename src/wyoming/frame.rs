@@ -302,3 +302,6 @@ fn parse_line(line: &[u8]) -> Result<(Event, usize), FrameError> {
 fn parse<'a, T: Deserialize<'a>>(what: &'static str, json: &'a [u8]) -> Result<T, FrameError> {
     serde_json::from_slice(json).map_err(|error| FrameError::Invalid { what, error })
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,9 +49,8 @@ impl Sockets {
         let mut sockets = Self::default();
         if let Some(port) = settings.wyoming_port {
             let host = settings.host;
-            let listener = net::TcpListener::bind((host, port)).with_context(|| {
-                format!("cannot listen on {host}:{port} (HOST, WYOMING_PORT)")
-            })?;
+            let listener = net::TcpListener::bind((host, port))
+                .with_context(|| format!("cannot listen on {host}:{port} (HOST, WYOMING_PORT)"))?;
             sockets.add(listener)?;
         }
         for address in &settings.wyoming_uri {
@@ -188,7 +187,10 @@ impl Connections {
     {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             let limit = MAX_CONNECTIONS;
-            warn!(peer = caller.peer, limit, "a Wyoming connection is closed: there are too many");
+            warn!(
+                peer = caller.peer,
+                limit, "a Wyoming connection is closed: there are too many"
+            );
             return;
         };
         let server = Arc::clone(&self.server);

@@ -236,7 +236,9 @@ impl Reply {
                     self.partial(&text).await;
                 }
                 // There is one turn: the client ends it, or the session does when it ends.
-                Some(LiveEvent::Completed { result: of_turn, .. }) => result = Some(of_turn),
+                Some(LiveEvent::Completed {
+                    result: of_turn, ..
+                }) => result = Some(of_turn),
                 Some(LiveEvent::Ended(end)) => break Some(end),
                 Some(_) => {}
                 None => break None,

@@ -36,3 +36,4 @@ mod stream;
 mod transcribe_script;
 mod transcribe_url;
 mod translation;
+mod wyoming;
