@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use stt_actors::Client;
+use tracing::warn;
 
 use crate::http::AppState;
 use crate::settings::Settings;
@@ -35,7 +36,13 @@ pub(super) fn start(
     settings: &Settings,
     state: AppState,
 ) -> std::io::Result<Option<Wyoming>> {
-    let start = |sockets| {
+    let start = |sockets: Sockets| {
+        for address in sockets.open_to_others() {
+            warn!(
+                %address,
+                "anyone who reaches this address can use Wyoming, which has no keys: protect it with a firewall"
+            );
+        }
         let stt = state.stt.clone();
         Wyoming::start(sockets, settings, stt, Arc::new(Addresses(state)))
     };

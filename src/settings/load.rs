@@ -75,9 +75,8 @@ impl Settings {
         if self.fallback_url.is_some() && self.fallback_model.is_some() {
             found.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
         }
-        let has_wyoming = self.wyoming_port.is_some() || !self.wyoming_uri.is_empty();
         for name in ["WYOMING_LANGUAGES", "WYOMING_NAME", "WYOMING_PARTIALS"] {
-            if self.is_set(name) && !has_wyoming {
+            if self.is_set(name) && !self.wyoming.is_on() {
                 found.push(format!(
                     "{name} has no effect without WYOMING_PORT or WYOMING_URI"
                 ));

@@ -158,7 +158,7 @@ pub fn wyoming_uri(settings: &mut Settings, value: &str) -> Result<(), String> {
         .split(',')
         .map(str::trim)
         .filter(|text| !text.is_empty());
-    settings.wyoming_uri = texts.map(wyoming_address).collect::<Result<_, _>>()?;
+    settings.wyoming.addresses = texts.map(wyoming_address).collect::<Result<_, _>>()?;
     Ok(())
 }
 
@@ -189,7 +189,7 @@ pub fn wyoming_name(settings: &mut Settings, value: &str) -> Result<(), String> 
     {
         return Err("expected a name of at most 63 bytes without dots".to_owned());
     }
-    settings.wyoming_name = Some(value.to_owned());
+    settings.wyoming.name = Some(value.to_owned());
     Ok(())
 }
 
@@ -216,7 +216,7 @@ mod tests {
         let tcp = |text: &str| WyomingAddress::Tcp(text.to_owned());
         let unix = WyomingAddress::Unix("/run/stt.sock".into());
         assert_eq!(
-            settings.wyoming_uri,
+            settings.wyoming.addresses,
             [tcp("0.0.0.0:10300"), tcp("[::1]:10301"), unix]
         );
         for bad in [

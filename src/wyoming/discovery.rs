@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(service.get_type(), SERVICE);
         assert_eq!(service.get_hostname(), "Living-room.local.");
         assert_eq!(service.get_port(), 10_300);
-        let addresses: Vec<_> = service.get_addresses_v4().into_iter().collect();
+        let addresses: Vec<_> = service.get_addresses_v4().into_iter().copied().collect();
         assert_eq!(addresses, [address]);
         assert_eq!(service.get_properties().len(), 0);
     }

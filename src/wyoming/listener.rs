@@ -47,13 +47,13 @@ impl Sockets {
     /// A socket cannot be bound.
     pub fn bind(settings: &Settings) -> anyhow::Result<Option<Self>> {
         let mut sockets = Self::default();
-        if let Some(port) = settings.wyoming_port {
+        if let Some(port) = settings.wyoming.port {
             let host = settings.host;
             let listener = net::TcpListener::bind((host, port))
                 .with_context(|| format!("cannot listen on {host}:{port} (HOST, WYOMING_PORT)"))?;
             sockets.add(listener)?;
         }
-        for address in &settings.wyoming_uri {
+        for address in &settings.wyoming.addresses {
             match address {
                 WyomingAddress::Tcp(address) => {
                     let listener = net::TcpListener::bind(address.as_str())
@@ -84,6 +84,12 @@ impl Sockets {
     /// The address of the first TCP socket.
     pub(super) fn first_address(&self) -> Option<SocketAddr> {
         self.tcp.first().map(|(_, address)| *address)
+    }
+
+    /// Addresses that other machines may reach.
+    pub fn open_to_others(&self) -> impl Iterator<Item = SocketAddr> {
+        let addresses = self.tcp.iter().map(|(_, address)| *address);
+        addresses.filter(|address| !address.ip().is_loopback())
     }
 
     /// Accepts connections until the server drains.

@@ -69,9 +69,9 @@ struct Caller {
     id: Arc<str>,
 }
 
-/// The settings of this room.
+/// The settings of a connection.
 #[derive(Clone, Debug)]
-struct WyomingSettings {
+struct ConnectionSettings {
     idle_limit: Duration,
     partials: bool,
     default_language: Option<String>,
@@ -83,7 +83,7 @@ struct WyomingSettings {
 /// What all connections share.
 struct Server {
     stt: Stt,
-    settings: WyomingSettings,
+    settings: ConnectionSettings,
     callers: Arc<dyn Callers>,
     /// Cancelled when the server begins to stop.
     draining: CancellationToken,
@@ -122,11 +122,11 @@ impl Wyoming {
         let tasks = TaskTracker::new();
         let server = Server {
             stt,
-            settings: WyomingSettings {
+            settings: ConnectionSettings {
                 idle_limit: settings.live_idle_timeout,
-                partials: settings.wyoming_partials,
+                partials: settings.wyoming.partials,
                 default_language: settings.default_language.clone(),
-                languages: settings.wyoming_languages.clone(),
+                languages: settings.wyoming.languages.clone(),
                 model: configured_model(settings),
             },
             callers,
@@ -162,7 +162,7 @@ impl Wyoming {
 
 /// Announces the first TCP socket in the network, if the settings give a name for it.
 fn announcement(sockets: &Sockets, settings: &Settings) -> Option<Announcement> {
-    let name = settings.wyoming_name.as_deref()?;
+    let name = settings.wyoming.name.as_deref()?;
     let started = match sockets.first_address() {
         Some(address) => Announcement::start(name, address),
         None => Err("there is no TCP socket".to_owned()),

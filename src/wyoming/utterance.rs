@@ -73,7 +73,7 @@ impl Utterance {
             session_id: Arc::clone(&caller.id),
         };
         let (input, events) = server.stt.open_live(client, options.clone()).await?;
-        let replied = CancellationToken::new();
+        let end = CancellationToken::new();
         let audio = Arc::new(AudioLength::default());
         let reply = Reply {
             server: Arc::clone(server),
@@ -82,7 +82,7 @@ impl Utterance {
             replies,
             is_started: false,
         };
-        let guard = replied.clone().drop_guard();
+        let guard = end.clone().drop_guard();
         let task = tokio::spawn(async move {
             let _guard = guard;
             reply.follow(events).await;
@@ -91,7 +91,7 @@ impl Utterance {
             input,
             options,
             audio,
-            replied,
+            replied: end,
             _task: AbortOnDropHandle::new(task),
         })
     }

@@ -29,7 +29,7 @@ pub const ROWS: &[Variable] = &[
         "Port for the Wyoming protocol, on the address HOST; usual is 10300; empty: none.",
         |s, v| {
             let port = number(v, 0, u16::MAX, "a port from 0 to 65535")?;
-            s.wyoming_port = Some(port);
+            s.wyoming.port = Some(port);
             Ok(())
         },
     ),
@@ -44,13 +44,13 @@ pub const ROWS: &[Variable] = &[
         "",
         "Comma-separated languages that Wyoming clients may choose; empty: all that the model knows.",
         |s, v| {
-            s.wyoming_languages.clear();
+            s.wyoming.languages.clear();
             for text in v.split(',').map(str::trim).filter(|text| !text.is_empty()) {
                 let language = language::parse(text)
                     .ok_or("expected comma-separated language codes such as en,de")?;
                 let code = language.code().to_owned();
-                if !s.wyoming_languages.contains(&code) {
-                    s.wyoming_languages.push(code);
+                if !s.wyoming.languages.contains(&code) {
+                    s.wyoming.languages.push(code);
                 }
             }
             Ok(())
@@ -67,7 +67,7 @@ pub const ROWS: &[Variable] = &[
         "false",
         "true: Wyoming clients get text while the utterance is spoken.",
         |s, v| {
-            s.wyoming_partials = flag(v)?;
+            s.wyoming.partials = flag(v)?;
             Ok(())
         },
     ),
