@@ -37,3 +37,4 @@ mod transcribe_script;
 mod transcribe_url;
 mod translation;
 mod wyoming;
+mod wyoming_faults;

@@ -10,7 +10,7 @@ use crate::repository;
 const OPENAI: &str = "openai==3.57.0";
 
 /// The version of the Wyoming protocol's package that the tests use.
-const WYOMING: &str = "wyoming==1.10.2";
+const WYOMING: &str = "wyoming[zeroconf]==1.10.2";
 
 /// The interpreter of an environment with the Wyoming protocol's package.
 pub fn wyoming() -> PathBuf {

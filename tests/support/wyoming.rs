@@ -8,8 +8,12 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::waiting::patiently;
-use crate::{Server, sample};
+use crate::{Server, model, sample, sample_text, words};
 
+/// The sample with a short command.
+pub const COMMAND: &str = "en-command.wav";
+/// The setting that opens a port.
+pub const PORT: (&str, &str) = ("WYOMING_PORT", "0");
 /// Bytes of a chunk of audio, as Home Assistant sends it.
 const CHUNK: usize = 2048;
 
@@ -22,6 +26,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// A connection.
 pub struct WyomingClient {
     stream: BufReader<Box<dyn Stream>>,
+}
+
+/// A server with a Wyoming port and the model tiny.en, ready to transcribe.
+pub async fn server(settings: &[(&str, &str)]) -> Server {
+    let settings = [&[PORT], settings].concat();
+    Server::ready(&model("tiny.en").await, &settings).await
+}
+
+/// The audio of a sample in the usual format.
+pub fn audio(name: &str) -> Vec<u8> {
+    Format::USUAL.audio(name)
+}
+
+/// Asserts that a text is that of [`COMMAND`].
+#[track_caller]
+pub fn assert_command(text: &str) {
+    assert_eq!(words(text), words(&sample_text(COMMAND)));
+}
+
+/// The number of utterances with this outcome.
+pub async fn outcomes(server: &Server, outcome: &str) -> f64 {
+    let series = format!("uttera_stt_wyoming_utterances_total{{outcome=\"{outcome}\"}}");
+    server.metric(&series).await
+}
+
+/// Waits until no live session is open.
+pub async fn until_no_session(server: &Server) {
+    let none = async || server.metric("uttera_stt_live_sessions").await < 0.5;
+    server.until("all sessions have ended", none).await;
 }
 
 /// The address of a server's Wyoming socket.

@@ -2,11 +2,13 @@
 
 wyoming_client.py URI info
 wyoming_client.py URI transcribe FILE [LANGUAGE]
+wyoming_client.py - discover NAME
 """
 
 import asyncio
 import json
 import sys
+import threading
 import wave
 
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
@@ -50,10 +52,38 @@ async def transcribe(client, path, language=None):
     return {"text": result.text, "language": result.language, "streamed": streamed}
 
 
+def discover(name):
+    """Waits until the server is announced, and until it is not any more."""
+    from zeroconf import ServiceBrowser, ServiceListener, Zeroconf
+
+    wanted, seen, left = f"{name}._wyoming._tcp.local.", [], threading.Event()
+
+    class Listener(ServiceListener):
+        def add_service(self, zc, type_, name):
+            if name == wanted:
+                info = zc.get_service_info(type_, name, timeout=30_000)
+                seen.append({"addresses": info.parsed_addresses(), "port": info.port, "text": info.text.hex()})
+                print(json.dumps(seen[0]), flush=True)
+
+        def update_service(self, zc, type_, name):
+            pass
+
+        def remove_service(self, zc, type_, name):
+            if name == wanted:
+                left.set()
+
+    with Zeroconf() as zc:
+        ServiceBrowser(zc, "_wyoming._tcp.local.", Listener())
+        left.wait()
+
+
 async def main():
     uri, check, *arguments = sys.argv[1:]
     async with AsyncClient.from_uri(uri) as client:
         print(json.dumps(await {"info": info, "transcribe": transcribe}[check](client, *arguments)))
 
 
-asyncio.run(main())
+if sys.argv[2] == "discover":
+    discover(sys.argv[3])
+else:
+    asyncio.run(main())
