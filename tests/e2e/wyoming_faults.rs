@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 use test_support::wyoming::{
-    Format, PORT, WyomingClient, assert_command, audio, frame, outcomes, server, until_no_session,
+    COMMAND, Format, PORT, WyomingClient, assert_command, audio, frame, outcomes, server,
+    until_no_session,
 };
 use test_support::{Server, model, patiently, signal};
 use tokio::process::Command;
