@@ -27,7 +27,7 @@ struct Options {
 
 const CONVERSATION: &[u8] = b"{\"type\":\"describe\"}\n\
 {\"type\":\"transcribe\",\"data\":{\"language\":\"en\",\"context\":{\"prompt\":\"a\"}}}\n\
-{\"type\":\"audio-start\",\"version\":\"1.10.2\",\"data_length\":40}\n{\"rate\": 16000, \"width\": 2, \"channels\":1}\
+{\"type\":\"audio-start\",\"version\":\"1.10.2\",\"data_length\":41}\n{\"rate\": 16000, \"width\": 2, \"channels\":1}\
 {\"type\":\"audio-chunk\",\"data\":{\"rate\":16000,\"width\":2,\"channels\":1},\"payload_length\":8}\n\x00\x01\x02\x03\x04\x05\x06\x07\
 {\"type\":\"audio-stop\",\"data\":{\"timestamp\":null}}\n";
 

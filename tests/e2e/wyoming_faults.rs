@@ -254,6 +254,16 @@ async fn a_description_is_answered_while_the_model_loads_and_while_all_work_stan
 }
 
 #[tokio::test]
+async fn an_utterance_that_comes_while_the_model_loads_gets_its_text() {
+    let server = Server::start(&model("tiny.en").await, &[PORT]).await;
+    let mut client = WyomingClient::connect(&server).await;
+    client
+        .utter(json!({}), &Format::USUAL, &audio(COMMAND))
+        .await;
+    assert_command(&client.transcript().await);
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_stops_the_start() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = held.local_addr().expect("bound").port().to_string();
