@@ -1,4 +1,4 @@
-//! The edges of uttera-stt: command line, settings, HTTP, audio, engines and models, and the clients of
+//! The edges of uttera-stt: command line, settings, HTTP, Wyoming, audio, engines and models, and the clients of
 //! Redis, LibreTranslate and a fallback node.
 //!
 //! The supervision tree is the crate `stt-actors`. [`serve`] composes it with the edges.
@@ -21,6 +21,7 @@ pub mod render;
 pub mod serve;
 pub mod settings;
 pub mod telemetry;
+pub mod wyoming;
 
 mod notify;
 mod priority;

@@ -150,6 +150,7 @@ pub async fn examine(subject: Subject) -> Vec<Finding> {
         findings.extend(group);
     }
     findings.push(port.finding);
+    findings.extend(network::wyoming(settings, context.is_served));
     findings.extend(network::container(&context.machine, settings));
     findings.extend(node_host);
     findings.extend(neighbours);

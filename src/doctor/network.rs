@@ -12,7 +12,8 @@ use super::finding::Finding;
 use super::http::{self, LIMIT};
 use super::machine::Machine;
 use super::settings::{is_own_address, names_this_machine};
-use crate::settings::Settings;
+use crate::settings::{Settings, WyomingAddress};
+use crate::wyoming::Sockets;
 
 const CHECK: &str = "port";
 
@@ -67,6 +68,22 @@ pub(super) async fn port(settings: &Settings) -> Port {
         finding,
         is_served: false,
     }
+}
+
+/// Tries to bind the TCP ports of Wyoming. `None` without such a port, or if the running server holds them.
+pub(super) fn wyoming(settings: &Settings, is_served: bool) -> Option<Finding> {
+    const CHECK: &str = "wyoming";
+    let mut settings = settings.clone();
+    // To try a unix socket would leave or replace a file.
+    (settings.wyoming.addresses).retain(|address| matches!(address, WyomingAddress::Tcp(_)));
+    if is_served || !settings.wyoming.is_on() {
+        return None;
+    }
+    Some(match Sockets::bind(&settings) {
+        Ok(_) => Finding::ok(CHECK, "the ports for Wyoming are free"),
+        Err(error) => Finding::error(CHECK, format!("{error:#}"), "the server does not start")
+            .mended_by("another WYOMING_PORT or WYOMING_URI, or end the program that listens there: sudo ss -ltnp"),
+    })
 }
 
 /// The address under which this machine reaches a server that listens on `host`.
@@ -189,6 +206,22 @@ mod tests {
         let foreign = port(&settings("192.0.2.7", 9005)).await;
         assert_eq!(foreign.finding.severity, Severity::Error);
         assert!(foreign.finding.what.contains("not an address"));
+    }
+
+    #[test]
+    fn a_taken_port_of_wyoming_is_an_error_unless_the_server_itself_has_it() {
+        assert_eq!(wyoming(&settings("127.0.0.1", 0), false), None);
+        let held = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let mut taken = settings("127.0.0.1", 0);
+        taken.wyoming.port = Some(held.local_addr().expect("bound").port());
+        let finding = wyoming(&taken, false).expect("a finding");
+        assert_eq!(finding.severity, Severity::Error);
+        assert!(finding.what.contains("WYOMING_PORT"), "{}", finding.what);
+        assert_eq!(wyoming(&taken, true), None);
+        let mut free = settings("127.0.0.1", 0);
+        free.wyoming.addresses = vec![WyomingAddress::Tcp("127.0.0.1:0".to_owned())];
+        let finding = wyoming(&free, false).expect("a finding");
+        assert_eq!(finding.severity, Severity::Ok);
     }
 
     #[tokio::test]

@@ -66,6 +66,14 @@ impl Caller {
         caller
     }
 
+    /// A caller that is known by its address only.
+    pub fn without_key(address: Option<IpAddr>) -> Self {
+        Self {
+            address,
+            ..Self::default()
+        }
+    }
+
     /// The caller of an identified request.
     pub fn of(request: &HttpRequest) -> Self {
         let known = request.extensions().get::<Self>().cloned();

@@ -14,7 +14,7 @@ mod routes;
 mod translation;
 mod usage;
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,17 +26,19 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::middleware::{NormalizePath, from_fn};
 use actix_web::{App, web};
-use stt_actors::Stt;
+use stt_actors::{Client, Stt};
 use tokio::net::TcpStream;
 
 use crate::keys::Keyring;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
 pub use body::upload::UploadStore;
+use caller::Caller;
 pub use connections::files_needed;
 use connections::request_reader::{self, RequestReader};
 use connections::{ConnectionLimit, guard};
 pub use limits::Limits;
+pub use reply::error::ApiError;
 
 /// How long a client may take to send the head of a connection's first request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,6 +70,29 @@ pub struct AppState {
     pub limits: Limits,
     /// Records and exports metrics.
     pub metrics: Exporter,
+}
+
+/// For servers beside HTTP, whose callers have no keys: the limits for callers without one.
+impl AppState {
+    /// Checks and counts a request with audio.
+    ///
+    /// # Errors
+    /// The request rate or the audio per day is exceeded.
+    pub fn admit_address(&self, address: Option<IpAddr>) -> Result<(), ApiError> {
+        self.limits.admit(&Caller::without_key(address))
+    }
+
+    /// Counts transcribed audio.
+    pub fn charge_address(&self, address: Option<IpAddr>, seconds: f64) {
+        let caller = Caller::without_key(address);
+        self.limits.charge(&caller, seconds);
+        self.metrics.record_key_audio(&caller.name(), seconds);
+    }
+
+    /// The client for the fair order of the queue.
+    pub fn client_at(&self, address: Option<IpAddr>) -> Client {
+        Caller::without_key(address).client()
+    }
 }
 
 /// Creates the server on a bound socket; it runs when awaited. It handles no signals.

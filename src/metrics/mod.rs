@@ -6,6 +6,7 @@
 
 pub mod escalation;
 pub mod keys;
+pub mod wyoming;
 
 mod gauges;
 mod labels;
@@ -229,6 +230,7 @@ fn describe() {
     describe_gauge!(LIBRETRANSLATE_CONFIGURED, "1 if LIBRETRANSLATE_URL is set.");
     keys::describe();
     escalation::describe();
+    wyoming::describe();
     for (name, help, _) in GAUGES {
         describe_gauge!(*name, *help);
     }
@@ -267,6 +269,7 @@ fn register() {
     }
     keys::register([ANONYMOUS].into_iter());
     escalation::register();
+    wyoming::register();
     for kind in ErrorType::ALL {
         let _ = counter!(ERRORS, "type" => kind.as_str());
     }

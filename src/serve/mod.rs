@@ -2,6 +2,7 @@
 
 mod sizing;
 mod tree;
+mod wyoming;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::notify::Notifier;
 use crate::settings::{Loaded, Settings};
 use crate::shutdown::{HangUp, HangUps, StopSignals};
+use crate::wyoming::{Sockets, Wyoming};
 pub use tree::{Neighbours, start_tree};
 
 /// How long running requests may continue after a stop signal. Together with the grace of the workers
@@ -39,6 +41,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let keys = keys::load(settings)?;
     let listener = bind(settings)?;
     let address = listener.local_addr()?;
+    let wyoming_sockets = Sockets::bind(settings)?;
     warn_if_open(settings, &keys);
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)
         .context("cannot create the upload folder")?;
@@ -64,12 +67,14 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         uploads: uploads.clone(),
         metrics,
     };
+    let wyoming = wyoming::start(wyoming_sockets, &state.settings, state.clone())?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let server = http::server(listener, state, threads.min(MAX_HTTP_THREADS))?;
     let running = Running {
         notifier: Some(Notifier::start(&stt)),
         stt,
         tree_ended,
+        wyoming,
         server_handle: server.handle(),
         server: tokio::spawn(server),
     };
@@ -108,6 +113,7 @@ struct Running {
     notifier: Option<Notifier>,
     stt: Stt,
     tree_ended: TreeEnded,
+    wyoming: Option<Wyoming>,
     server_handle: ServerHandle,
     server: JoinHandle<std::io::Result<()>>,
 }
@@ -141,7 +147,10 @@ impl Running {
                 }
             }
         };
-        // The tree has answered every request; the HTTP server still has to send the last responses.
+        // The tree has answered every request; the servers still have to send the last responses.
+        if let Some(wyoming) = self.wyoming {
+            wyoming.closed().await;
+        }
         self.server_handle.stop(true).await;
         if unexpected {
             error!("the supervision tree ended unexpectedly");
@@ -156,6 +165,9 @@ impl Running {
     fn drain(&mut self) {
         if let Some(notifier) = self.notifier.take() {
             notifier.stopping();
+        }
+        if let Some(wyoming) = &mut self.wyoming {
+            wyoming.drain();
         }
         self.stt.drain(DRAIN_GRACE);
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::MEGABYTE;
-use super::{Device, LogFormat, Origins, Role, Settings, VadModel, variables};
+use super::{Device, LogFormat, Origins, Role, Settings, VadModel, WyomingSettings, variables};
 use crate::engine::EngineChoice;
 
 impl Default for Settings {
@@ -41,6 +41,7 @@ impl Default for Settings {
             max_audio: Duration::from_secs(14_400),
             max_live_sessions: 64,
             live_idle_timeout: Duration::from_secs(120),
+            wyoming: WyomingSettings::default(),
             libretranslate_url: None,
             libretranslate_api_key: None,
             libretranslate_timeout: Duration::from_secs(30),

@@ -75,6 +75,13 @@ impl Settings {
         if self.fallback_url.is_some() && self.fallback_model.is_some() {
             found.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
         }
+        for name in ["WYOMING_LANGUAGES", "WYOMING_NAME", "WYOMING_PARTIALS"] {
+            if self.is_set(name) && !self.wyoming.is_on() {
+                found.push(format!(
+                    "{name} has no effect without WYOMING_PORT or WYOMING_URI"
+                ));
+            }
+        }
         if matches!(self.device, Device::Cuda | Device::Vulkan) && !crate::BUILT_FOR_GPU {
             let text = "DEVICE names a GPU, but this build supports only the CPU, which is used";
             found.push(text.to_owned());

@@ -97,6 +97,8 @@ pub struct Settings {
     pub max_live_sessions: u32,
     /// Time without audio and requests after which a live session is ended.
     pub live_idle_timeout: Duration,
+    /// The Wyoming protocol.
+    pub wyoming: WyomingSettings,
     /// Base URL of a LibreTranslate server; `None`: whisper translates, to English only.
     pub libretranslate_url: Option<Url>,
     /// API key of the LibreTranslate server.
@@ -168,6 +170,37 @@ pub enum VadModel {
     File(PathBuf),
     /// No detector: all audio counts as speech.
     Off,
+}
+
+/// Settings of the Wyoming protocol (`WYOMING_…`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WyomingSettings {
+    /// Port on the address `HOST`; `None`: none.
+    pub port: Option<u16>,
+    /// Further addresses.
+    pub addresses: Vec<WyomingAddress>,
+    /// Codes of the languages that clients may choose; empty: all of the model.
+    pub languages: Vec<String>,
+    /// Name of the announcement in the local network; `None`: no announcement.
+    pub name: Option<String>,
+    /// Whether clients get text while the utterance is spoken.
+    pub partials: bool,
+}
+
+impl WyomingSettings {
+    /// Whether the server speaks the protocol.
+    pub fn is_on(&self) -> bool {
+        self.port.is_some() || !self.addresses.is_empty()
+    }
+}
+
+/// An address for the Wyoming protocol (`WYOMING_URI`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WyomingAddress {
+    /// A host, as a name or an address, and a port.
+    Tcp(String),
+    /// The path of a socket's file.
+    Unix(PathBuf),
 }
 
 /// Origins whose pages may use this server from a browser (`CORS_ALLOW_ORIGINS`).

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use reqwest::Url;
 
-use super::{Device, Origins, Settings};
+use super::{Device, Origins, Settings, WyomingAddress};
 
 /// Bytes in a megabyte (MiB), as `MAX_UPLOAD_MB` counts it.
 pub const MEGABYTE: u64 = 1024 * 1024;
@@ -152,6 +152,47 @@ fn canonical(network: IpNet) -> IpNet {
     }
 }
 
+/// Parses comma-separated addresses of Wyoming's servers.
+pub fn wyoming_uri(settings: &mut Settings, value: &str) -> Result<(), String> {
+    let texts = value
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty());
+    settings.wyoming.addresses = texts.map(wyoming_address).collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+fn wyoming_address(text: &str) -> Result<WyomingAddress, String> {
+    if let Some(path) = text.strip_prefix("unix://").filter(|p| p.starts_with('/')) {
+        return Ok(WyomingAddress::Unix(path.into()));
+    }
+    let tcp = || {
+        let address = text.strip_prefix("tcp://")?.trim_end_matches('/');
+        let (host, port) = address.rsplit_once(':')?;
+        let is_one_host = !host.contains(['/', '@', ':']) || host.starts_with('[');
+        let is_valid = !host.is_empty() && is_one_host && port.parse::<u16>().is_ok();
+        is_valid.then(|| WyomingAddress::Tcp(address.to_owned()))
+    };
+    tcp().ok_or_else(|| {
+        format!(
+            "expected comma-separated addresses such as tcp://0.0.0.0:10300 or unix:///run/stt.sock, not {text:?}"
+        )
+    })
+}
+
+/// Parses a name for DNS: one label, with any characters.
+pub fn wyoming_name(settings: &mut Settings, value: &str) -> Result<(), String> {
+    const MAX_LABEL_BYTES: usize = 63;
+    if value.len() > MAX_LABEL_BYTES
+        || value.contains(['.', '\\'])
+        || value.contains(char::is_control)
+    {
+        return Err("expected a name of at most 63 bytes without dots".to_owned());
+    }
+    settings.wyoming.name = Some(value.to_owned());
+    Ok(())
+}
+
 pub fn device(settings: &mut Settings, value: &str) -> Result<(), String> {
     settings.device = match value {
         "auto" => Device::Auto,
@@ -166,6 +207,40 @@ pub fn device(settings: &mut Settings, value: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_wyoming_are_tcp_or_unix() {
+        let mut settings = Settings::default();
+        let good = "tcp://0.0.0.0:10300, tcp://[::1]:10301/,unix:///run/stt.sock";
+        wyoming_uri(&mut settings, good).expect("valid");
+        let tcp = |text: &str| WyomingAddress::Tcp(text.to_owned());
+        let unix = WyomingAddress::Unix("/run/stt.sock".into());
+        assert_eq!(
+            settings.wyoming.addresses,
+            [tcp("0.0.0.0:10300"), tcp("[::1]:10301"), unix]
+        );
+        for bad in [
+            "stdio://",
+            "0.0.0.0:10300",
+            "tcp://0.0.0.0",
+            "tcp://:10300",
+            "tcp://::1:70000",
+            "unix://relative",
+            "http://x:1",
+        ] {
+            let error = wyoming_uri(&mut settings, bad).expect_err(bad);
+            assert!(error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_label() {
+        let mut settings = Settings::default();
+        assert_eq!(wyoming_name(&mut settings, "Speech to text"), Ok(()));
+        for bad in ["a.b", "a\nb", &"x".repeat(64)] {
+            assert!(wyoming_name(&mut settings, bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn only_base_urls_are_accepted_and_errors_never_repeat_them() {

@@ -6,6 +6,7 @@ mod escalation;
 mod inference;
 mod limits;
 mod listening;
+mod live;
 mod log;
 mod model;
 mod neighbours;
@@ -87,6 +88,7 @@ const SUBJECTS: &[&[Variable]] = &[
     model::ROWS,
     workers::ROWS,
     limits::ROWS,
+    live::ROWS,
     neighbours::ROWS,
     access::ROWS,
     inference::ROWS,

@@ -37,3 +37,5 @@ mod stream;
 mod transcribe_script;
 mod transcribe_url;
 mod translation;
+mod wyoming;
+mod wyoming_faults;

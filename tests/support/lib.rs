@@ -29,6 +29,7 @@ pub mod transcribe_script;
 pub mod waiting;
 pub mod wav;
 pub mod wer;
+pub mod wyoming;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

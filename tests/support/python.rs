@@ -9,6 +9,14 @@ use crate::repository;
 /// The version of OpenAI's client for Python that the tests use.
 const OPENAI: &str = "openai==3.57.0";
 
+/// The version of the Wyoming protocol's package that the tests use.
+const WYOMING: &str = "wyoming[zeroconf]==1.10.2";
+
+/// The interpreter of an environment with the Wyoming protocol's package.
+pub fn wyoming() -> PathBuf {
+    environment("wyoming-venv", WYOMING)
+}
+
 /// The interpreter of an environment with OpenAI's client.
 pub fn openai() -> PathBuf {
     environment("openai-venv", OPENAI)

@@ -50,22 +50,4 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     ),
-    row(
-        "MAX_LIVE_SESSIONS",
-        "64",
-        "Maximum number of live sessions at the same time.",
-        |s, v| {
-            s.max_live_sessions = number(v, 0, 10_000, "a whole number from 0 to 10000")?;
-            Ok(())
-        },
-    ),
-    row(
-        "LIVE_IDLE_TIMEOUT",
-        "120",
-        "Seconds without audio or a request after which a live session is ended.",
-        |s, v| {
-            s.live_idle_timeout = positive_seconds(v)?;
-            Ok(())
-        },
-    ),
 ];

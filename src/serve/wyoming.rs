@@ -1,0 +1,50 @@
+//! The Wyoming server beside HTTP: it shares the tree and the limits per client.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use stt_actors::Client;
+use tracing::warn;
+
+use crate::http::AppState;
+use crate::settings::Settings;
+use crate::wyoming::{Callers, Failure, Sockets, Wyoming};
+
+/// Callers by their addresses, under the limits that HTTP applies to callers without a key.
+struct Addresses(AppState);
+
+impl Callers for Addresses {
+    fn admit(&self, address: Option<IpAddr>) -> Result<(), Failure> {
+        self.0.admit_address(address).map_err(|error| Failure {
+            code: error.code(),
+            text: error.to_string(),
+        })
+    }
+
+    fn charge(&self, address: Option<IpAddr>, seconds: f64) {
+        self.0.charge_address(address, seconds);
+    }
+
+    fn client(&self, address: Option<IpAddr>) -> Client {
+        self.0.client_at(address)
+    }
+}
+
+/// Starts the Wyoming server, if there are sockets for it.
+pub(super) fn start(
+    sockets: Option<Sockets>,
+    settings: &Settings,
+    state: AppState,
+) -> std::io::Result<Option<Wyoming>> {
+    let start = |sockets: Sockets| {
+        for address in sockets.open_to_others() {
+            warn!(
+                %address,
+                "anyone who reaches this address can use Wyoming, which has no keys: protect it with a firewall"
+            );
+        }
+        let stt = state.stt.clone();
+        Wyoming::start(sockets, settings, stt, Arc::new(Addresses(state)))
+    };
+    sockets.map(start).transpose()
+}
