@@ -8,6 +8,7 @@ mod connections;
 mod cors;
 mod limits;
 mod pipeline;
+mod realtime;
 mod reply;
 mod request_log;
 mod routes;
@@ -37,6 +38,7 @@ pub use connections::files_needed;
 use connections::request_reader::{self, RequestReader};
 use connections::{ConnectionLimit, guard};
 pub use limits::Limits;
+pub use realtime::ClientSecrets;
 
 /// How long a client may take to send the head of a connection's first request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -66,6 +68,8 @@ pub struct AppState {
     pub keys: Keyring,
     /// The limits on requests and audio per client.
     pub limits: Limits,
+    /// The ephemeral keys for realtime sessions.
+    pub client_secrets: ClientSecrets,
     /// Records and exports metrics.
     pub metrics: Exporter,
 }
