@@ -21,6 +21,7 @@ pub mod nvml_driver;
 pub mod port;
 pub mod processes;
 pub mod python;
+pub mod realtime;
 pub mod redis_server;
 pub mod samples;
 pub mod server;
