@@ -109,6 +109,7 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
             .h1_allow_half_closed(false)
             .on_connect_ext(move |connection: &RequestReader<TcpStream>, data| {
                 limit.on_connect(connection.stream(), data);
+                data.insert(connection.end_of_input());
             })
             .h1(map_config(app(state.clone()), |()| AppConfig::default()));
         accept.and_then(http)

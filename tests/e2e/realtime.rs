@@ -499,14 +499,12 @@ async fn a_drain_completes_turns_and_says_that_the_server_goes_away() {
 
 #[tokio::test]
 async fn an_idle_session_is_closed_and_one_may_wait_for_the_model() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let late = folder.path().join("ggml-tiny.en.bin");
-    let settings = [("COLD_START_TIME_SECONDS", "1"), ("LIVE_IDLE_TIMEOUT", "3")];
-    let server = Server::start(&late, &settings).await;
+    let settings = [("LIVE_IDLE_TIMEOUT", "3")];
+    // It is loading while the client speaks.
+    let server = Server::start(&model("tiny.en").await, &settings).await;
     let mut client = Realtime::session(&server, Value::Null).await;
     client.append(&speech(COMMAND, 0)).await;
     client.commit().await;
-    std::os::unix::fs::symlink(model("tiny.en").await, &late).expect("links");
     let (text, _) = client.turn().await;
     assert_alike(&text, &sample_text(COMMAND));
     let (code, reason, _) = client.closed().await;

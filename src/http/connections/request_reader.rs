@@ -11,6 +11,8 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use actix_http::error::ParseError;
@@ -23,6 +25,7 @@ use actix_web::http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{Error, ResponseError};
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::codec::Decoder;
 
@@ -50,6 +53,27 @@ pub struct RequestReader<S> {
     /// Bytes for the library.
     ready: VecDeque<Bytes>,
     place: Place,
+    end: EndOfInput,
+}
+
+/// Ends what the library reads of a WebSocket. Without it, the library would wait for the client to close a connection
+/// whose last frame it has sent, while the client waits for the server, as WebSockets demand.
+#[derive(Clone, Debug, Default)]
+pub struct EndOfInput(Arc<(AtomicBool, AtomicWaker)>);
+
+impl EndOfInput {
+    /// The library reads nothing more of the WebSocket, and closes the connection. Does nothing before there is one.
+    pub fn reach(&self) {
+        let (is_reached, waker) = &*self.0;
+        is_reached.store(true, Ordering::Release);
+        waker.wake();
+    }
+
+    fn is_reached(&self, context: &Context<'_>) -> bool {
+        let (is_reached, waker) = &*self.0;
+        waker.register(context.waker());
+        is_reached.load(Ordering::Acquire)
+    }
 }
 
 /// Where in the client's bytes the reader is.
@@ -59,6 +83,8 @@ enum Place {
     Head,
     /// In a body; `is_chunked`: of the transfer encoding `chunked`.
     Body { is_chunked: bool },
+    /// In the frames of a WebSocket, which last until the connection ends.
+    WebSocket,
     /// After a request that cannot be read: what follows is ignored.
     Malformed,
 }
@@ -73,7 +99,13 @@ impl<S> RequestReader<S> {
             received: BytesMut::new(),
             ready: VecDeque::new(),
             place: Place::Head,
+            end: EndOfInput::default(),
         }
+    }
+
+    /// Ends the connection's WebSocket.
+    pub fn end_of_input(&self) -> EndOfInput {
+        self.end.clone()
     }
 
     /// The connection itself.
@@ -125,6 +157,7 @@ impl<S> RequestReader<S> {
         }
         self.ready.push_back(head.into());
         self.place = match self.codec.message_type() {
+            MessageType::Stream if is_web_socket => Place::WebSocket,
             MessageType::None => Place::Head,
             MessageType::Payload | MessageType::Stream => Place::Body {
                 is_chunked: request.chunked().unwrap_or(false),
@@ -162,6 +195,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestReader<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.place == Place::WebSocket && this.end.is_reached(context) {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             if let Some(bytes) = this.ready.front_mut() {
                 let length = bytes.len().min(buffer.remaining());

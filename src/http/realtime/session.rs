@@ -24,6 +24,7 @@ use super::outbox::Outbox;
 use super::unix_time;
 use crate::http::AppState;
 use crate::http::caller::Caller;
+use crate::http::connections::request_reader::EndOfInput;
 use crate::http::reply::error::ApiError;
 use crate::http::usage;
 use crate::metrics::{Endpoint, escalation, live, record_error};
@@ -36,6 +37,9 @@ const LAST_TURNS: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// A client that sends nothing for this long, not even a pong, is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The time for the last frame.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -102,6 +106,8 @@ pub struct Opened {
     pub messages: MessageStream,
     /// Sends to the client.
     pub sender: Session,
+    /// Ends the connection.
+    pub end_of_input: Option<EndOfInput>,
 }
 
 /// Runs a session until its connection ends.
@@ -115,10 +121,11 @@ pub async fn run(opened: Opened) {
         live: (input, events),
         messages,
         sender,
+        end_of_input,
     } = opened;
     let outbox = Outbox::new(sender);
     let messages = messages.max_frame_size(MOST_MESSAGE_BYTES);
-    let messages = messages.aggregate_continuations().max_continuation_size(MOST_MESSAGE_BYTES);
+    let mut messages = messages.aggregate_continuations().max_continuation_size(MOST_MESSAGE_BYTES);
     let begin = Instant::now();
     let shared = Rc::new(RefCell::new(Shared {
         state,
@@ -138,7 +145,7 @@ pub async fn run(opened: Opened) {
         events::session(shared.shape, "created", &shared.report())
     };
     let end = tokio::select! {
-        end = receive(client, messages, begin + LONGEST) => end,
+        end = receive(client, &mut messages, begin + LONGEST) => end,
         end = send(&shared, first, events, outbox.clone()) => end,
         end = keep_alive(outbox.clone()) => end,
     };
@@ -150,12 +157,18 @@ pub async fn run(opened: Opened) {
     );
     drop(shared);
     close(outbox, end).await;
+    // Its messages end when the last frame is on its way.
+    let is_sent = async { while let Some(Ok(_)) = messages.recv().await {} };
+    let _ = tokio::time::timeout(CLOSE_TIME, is_sent).await;
+    if let Some(end_of_input) = end_of_input {
+        end_of_input.reach();
+    }
 }
 
 /// Handles what the client sends.
 async fn receive(
     mut client: ClientSide,
-    mut messages: AggregatedMessageStream,
+    messages: &mut AggregatedMessageStream,
     expires_at: Instant,
 ) -> End {
     let mut is_expired = false;

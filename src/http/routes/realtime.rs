@@ -10,7 +10,7 @@ use stt_actors::domain::live::LiveClient;
 
 use super::{keyed_post, models, only};
 use crate::http::caller::{Caller, PresentedKey, key_of_web_socket, offered_protocols};
-use crate::http::connections::request_reader::WEB_SOCKET_PATH;
+use crate::http::connections::request_reader::{EndOfInput, WEB_SOCKET_PATH};
 use crate::http::realtime::session::{self, Opened};
 use crate::http::realtime::{self, SessionConfig, Shape, secrets};
 use crate::http::reply::error::ApiError;
@@ -75,6 +75,7 @@ async fn connect(
         live,
         messages,
         sender,
+        end_of_input: request.conn_data::<EndOfInput>().cloned(),
     };
     actix_web::rt::spawn(session::run(opened));
     Ok(response)

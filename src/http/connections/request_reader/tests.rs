@@ -110,6 +110,28 @@ async fn a_web_socket_of_the_path_that_has_one_passes_and_so_do_its_bytes() {
 }
 
 #[actix_web::test]
+async fn the_server_ends_a_web_socket_and_no_other_request() {
+    let web_socket = "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    for (request, ends) in [(web_socket, true), (&format!("{HOST}\r\n"), false)] {
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(request.as_bytes()).await.expect("sends");
+        let mut reader = RequestReader::new(server, ServiceConfig::default());
+        let mut head = vec![0; 1024];
+        let length = reader.read(&mut head).await.expect("reads");
+        assert!(head[..length].ends_with(b"\r\n\r\n"));
+        let end = reader.end_of_input();
+        let mut rest = [0; 8];
+        let mut reading = std::pin::pin!(reader.read(&mut rest));
+        assert!(futures::poll!(&mut reading).is_pending());
+        end.reach();
+        match futures::poll!(&mut reading) {
+            Poll::Ready(read) => assert_eq!(read.expect("reads"), usize::from(!ends)),
+            Poll::Pending => assert!(!ends),
+        }
+    }
+}
+
+#[actix_web::test]
 async fn bodies_arrive_unchanged_and_are_not_searched_for_offers() {
     let body = "GET / HTTP/1.1\r\nupgrade: h2c\r\n\r\n";
     let offer = "upgrade: websocket\r\n";
