@@ -92,6 +92,8 @@ struct Part {
     audio: AudioChunk,
     agreement: Agreement,
     attempts: usize,
+    /// Its job began before its turn was over, and failed rather than wait.
+    is_guess: bool,
     state: PartState,
 }
 
@@ -406,6 +408,7 @@ impl LiveSessionState {
             audio,
             agreement: Agreement::default(),
             attempts: 1,
+            is_guess: urgency == Urgency::Spare,
             state: PartState::Running(running),
         }
     }
@@ -473,7 +476,8 @@ impl LiveSessionState {
         let Some(part) = parts.into_iter().find(|part| part.id == id) else {
             return;
         };
-        let is_lost = matches!(outcome, Err(SttError::Internal(_)));
+        let is_lost =
+            matches!(outcome, Err(SttError::Internal(_))) || (part.is_guess && outcome.is_err());
         if is_lost && part.attempts < MOST_ATTEMPTS {
             let (audio, attempts) = (part.audio.clone(), part.attempts + 1);
             debug!("a part of a live turn was lost; transcribing it again");
@@ -482,6 +486,7 @@ impl LiveSessionState {
             if let Some(part) = parts.find(|part| part.id == id) {
                 part.id = new_id;
                 part.attempts = attempts;
+                part.is_guess = false;
                 part.state = PartState::Running(running);
             }
             return;

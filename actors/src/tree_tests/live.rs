@@ -470,6 +470,19 @@ async fn a_turn_waits_for_a_model_that_loads() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_turn_waits_for_a_model_that_loads_even_if_its_guess_could_not() {
+    let tree = Tree::start(vec![]).await;
+    let mut session = Session::open(&tree, options(TurnDetection::Manual)).await;
+    // Without time in between: the guess fails after the turn has ended.
+    let frames: Vec<u8> = [vec![SAID; 60], vec![0; 20]].concat();
+    session.input.push(&frames).await.expect("sent");
+    session.input.commit().expect("sent");
+    assert_eq!(session.completed().await.1, text(68));
+    drop(session);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_model_that_is_asleep_loads_while_the_client_speaks() {
     let limits = TreeConfig {
         hot_idle_limit: Some(Duration::from_secs(10)),
