@@ -58,7 +58,11 @@ impl Caller {
             bearer(request.headers())
         };
         let find = |given| {
-            let maker = || is_realtime.then(|| state.client_secrets.maker(given)).flatten();
+            let maker = || {
+                is_realtime
+                    .then(|| state.client_secrets.maker(given))
+                    .flatten()
+            };
             keys.find(given).or_else(|| keys.with_id(&*maker()?))
         };
         let key = match given {

@@ -64,9 +64,11 @@ pub fn allows_page(origins: &Origins, request: &HttpRequest) -> bool {
     };
     let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
     let origin = origin.as_bytes();
-    let is_own = [&b"http://"[..], b"https://"]
-        .iter()
-        .any(|scheme| origin.strip_prefix(*scheme).is_some_and(|own| Some(own) == host));
+    let is_own = [&b"http://"[..], b"https://"].iter().any(|scheme| {
+        origin
+            .strip_prefix(*scheme)
+            .is_some_and(|own| Some(own) == host)
+    });
     is_own || allows(origins, origin)
 }
 

@@ -115,13 +115,15 @@ impl Exporter {
                 counter!(TRANSLATIONS, "mode" => mode, "response_format" => format).increment(1);
             }
         }
-        self.audio.add(done.endpoint, done.route, done.audio_seconds);
+        self.audio
+            .add(done.endpoint, done.route, done.audio_seconds);
     }
 
     /// Records a turn of a live session that has its text.
     pub fn record_live_turn(&self, endpoint: Endpoint, transcript: &Transcript) {
         live::record_turn(true);
-        self.audio.add(endpoint, transcript.route, transcript.duration);
+        self.audio
+            .add(endpoint, transcript.route, transcript.duration);
     }
 }
 

@@ -26,6 +26,7 @@ pub mod redis_server;
 pub mod samples;
 pub mod server;
 pub mod small_model;
+pub mod tls;
 pub mod transcribe_script;
 pub mod waiting;
 pub mod wav;

@@ -109,7 +109,8 @@ impl Realtime {
 
     /// Ends the turn.
     pub async fn commit(&mut self) {
-        self.send(json!({"type": "input_audio_buffer.commit"})).await;
+        self.send(json!({"type": "input_audio_buffer.commit"}))
+            .await;
     }
 
     /// The next event.

@@ -34,6 +34,7 @@ const FIELDS: &[&str] = &[
     "hallucination_guard",
     "include",
     "language",
+    "languages",
     "model",
     "multilingual",
     "output",

@@ -258,7 +258,9 @@ fn offers_upgrade(request: &Request) -> bool {
 fn opens_web_socket(request: &Request) -> bool {
     let headers = request.headers();
     let has_option = |name: &HeaderName, option: &str| {
-        let values = headers.get_all(name).filter_map(|value| value.to_str().ok());
+        let values = headers
+            .get_all(name)
+            .filter_map(|value| value.to_str().ok());
         let mut options = values.flat_map(|value| value.split(','));
         options.any(|given| given.trim().eq_ignore_ascii_case(option))
     };

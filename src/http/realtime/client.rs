@@ -97,7 +97,8 @@ impl ClientSide {
     /// # Errors
     /// The connection is over.
     pub async fn reject_binary(&mut self) -> Result<(), End> {
-        let message = "binary messages are not understood; send audio as base64 in input_audio_buffer.append";
+        let message =
+            "binary messages are not understood; send audio as base64 in input_audio_buffer.append";
         let error = EventError::new("invalid_event", message);
         self.outbox.send(events::error(&error, None)).await
     }
@@ -173,10 +174,7 @@ impl ClientSide {
                 "the buffer is too small: it has {:.2} ms of audio, and 100 ms are needed",
                 buffered.as_secs_f64() * 1000.0
             );
-            return Err(EventError::new(
-                "input_audio_buffer_commit_empty",
-                message,
-            ));
+            return Err(EventError::new("input_audio_buffer_commit_empty", message));
         }
         shared.committed_to = shared.received;
         self.input.commit().map_err(|error| ended(&error))
@@ -200,7 +198,9 @@ impl ClientSide {
         check_language(&shared.state, config.language())?;
         let default_language = shared.state.settings.default_language.as_deref();
         let options = config.live_options(default_language);
-        self.input.configure(options).map_err(|error| ended(&error))?;
+        self.input
+            .configure(options)
+            .map_err(|error| ended(&error))?;
         shared.config = config;
         shared.shape = shape;
         Ok(events::session(shape, "updated", &shared.report()))

@@ -1,6 +1,8 @@
 //! The configuration of a session: what a client sets, and what the server reports of it.
 
 mod report;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use std::time::Duration;
@@ -59,6 +61,8 @@ struct Transcription {
     /// Any name means the served model.
     model: Option<String>,
     language: SpokenLanguage,
+    /// The languages among which it is detected; empty: all.
+    languages: Vec<String>,
     keywords: Vec<String>,
     prompt: Option<String>,
     /// Reported only: the server always sends text as soon as it is certain.
@@ -143,14 +147,21 @@ impl SessionConfig {
 
     /// The options for the tree. `default_language`: that of the server.
     pub fn live_options(&self, default_language: Option<&str>) -> LiveOptions {
-        let language = match &self.transcription.language {
-            SpokenLanguage::Given(code) => Some(code.clone()),
-            SpokenLanguage::NotGiven => default_language.map(str::to_owned),
-            SpokenLanguage::Detected => None,
+        let Transcription {
+            language,
+            languages,
+            ..
+        } = &self.transcription;
+        let language = match (language, languages.as_slice()) {
+            (SpokenLanguage::Given(code), _) => Some(code.clone()),
+            (_, [only]) => Some(only.clone()),
+            (SpokenLanguage::NotGiven, []) => default_language.map(str::to_owned),
+            (SpokenLanguage::NotGiven | SpokenLanguage::Detected, _) => None,
         };
         LiveOptions {
             format: self.pcm_format(),
             options: Options {
+                languages: languages.clone(),
                 language,
                 prompt: self.prompt(),
                 ..Options::default()

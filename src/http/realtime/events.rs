@@ -52,8 +52,8 @@ pub fn delta(item_id: &str, text: &str) -> String {
 /// The text of an item.
 pub fn completed(item_id: &str, transcript: &Transcript, with_logprobs: bool) -> String {
     let has_text = !transcript.segments.is_empty();
-    let languages = (has_text && !transcript.language.is_empty())
-        .then(|| json!({"code": transcript.language}));
+    let languages =
+        (has_text && !transcript.language.is_empty()).then(|| json!({"code": transcript.language}));
     let mut fields = json!({
         "item_id": item_id,
         "content_index": 0,

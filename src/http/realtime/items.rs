@@ -116,7 +116,10 @@ mod tests {
         assert_eq!(items.complete(TurnId(1), None), started);
         let found = items.get(&second.id).expect("it is there").object();
         assert_eq!(found["content"][0]["transcript"], "two");
-        assert!(items.get(&started).expect("it is there").object()["content"][0]["transcript"].is_null());
+        assert!(
+            items.get(&started).expect("it is there").object()["content"][0]["transcript"]
+                .is_null()
+        );
         assert!(items.delete(&started) && !items.delete(&started));
         assert!(items.get(&started).is_none() && items.open.is_empty());
     }

@@ -167,10 +167,9 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     fn caller(name: &str) -> Caller {
-        Caller {
-            key: PresentedKey::Valid(Key::new(name, name)),
-            ..Caller::default()
-        }
+        let mut caller = Caller::default();
+        caller.key = PresentedKey::Valid(Key::new(name, name));
+        caller
     }
 
     fn create(secrets: &ClientSecrets, name: &str, lifetime: Duration) -> Option<String> {

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix_ws::{
-    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, MessageStream, ProtocolError,
-    Session,
+    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, MessageStream,
+    ProtocolError, Session,
 };
 use serde_json::json;
 use stt_actors::domain::live::{LiveEnd, LiveEvent, TurnId};
@@ -125,7 +125,9 @@ pub async fn run(opened: Opened) {
     } = opened;
     let outbox = Outbox::new(sender);
     let messages = messages.max_frame_size(MOST_MESSAGE_BYTES);
-    let mut messages = messages.aggregate_continuations().max_continuation_size(MOST_MESSAGE_BYTES);
+    let mut messages = messages
+        .aggregate_continuations()
+        .max_continuation_size(MOST_MESSAGE_BYTES);
     let begin = Instant::now();
     let shared = Rc::new(RefCell::new(Shared {
         state,
@@ -248,7 +250,9 @@ async fn close(mut outbox: Outbox, end: End) {
         End::Gone | End::Slow => return,
         End::Closed(reason) => reason.map(|reason| reason.code.into()),
         End::Broken(ProtocolError::Overflow) => reason(CloseCode::Size, "the message is too large"),
-        End::Broken(ProtocolError::Io(_)) => reason(CloseCode::Invalid, "the message cannot be read"),
+        End::Broken(ProtocolError::Io(_)) => {
+            reason(CloseCode::Invalid, "the message cannot be read")
+        }
         End::Broken(_) => reason(CloseCode::Protocol, "the frame is not valid"),
         End::Tree(Some(LiveEnd::Idle)) => reason(
             CloseCode::Normal,

@@ -265,7 +265,8 @@ impl ApiError {
 
     /// A page of another origin wants a WebSocket of a server that requires no keys.
     pub fn origin_not_allowed() -> Self {
-        let message = "pages of this origin may not use this server: set CORS_ALLOW_ORIGINS, or keys";
+        let message =
+            "pages of this origin may not use this server: set CORS_ALLOW_ORIGINS, or keys";
         Self::client(StatusCode::FORBIDDEN, "origin_not_allowed", message)
             .counted_as(ErrorType::Auth)
     }

@@ -82,15 +82,22 @@ async fn a_web_socket_of_the_path_that_has_one_passes_and_so_do_its_bytes() {
             let sent = format!("{HOST}\r\n{head}{frames}");
             let passed = passed_on(sent.as_bytes(), block).await;
             let rest = passed.strip_prefix(&format!("{HOST}\r\n"));
-            let (passed_head, rest) = rest.and_then(|rest| rest.split_once("\r\n\r\n")).expect("a head");
+            let (passed_head, rest) = rest
+                .and_then(|rest| rest.split_once("\r\n\r\n"))
+                .expect("a head");
             assert_eq!(sorted(&format!("{passed_head}\r\n\r\n")), sorted(&head));
             assert_eq!(rest, frames);
         }
     }
     for (request, left) in [
-        (format!("GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n"), ""),
         (
-            format!("GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"),
+            format!("GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n"),
+            "",
+        ),
+        (
+            format!(
+                "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"
+            ),
             "",
         ),
         (
@@ -111,7 +118,8 @@ async fn a_web_socket_of_the_path_that_has_one_passes_and_so_do_its_bytes() {
 
 #[actix_web::test]
 async fn the_server_ends_a_web_socket_and_no_other_request() {
-    let web_socket = "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let web_socket =
+        "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     for (request, ends) in [(web_socket, true), (&format!("{HOST}\r\n"), false)] {
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(request.as_bytes()).await.expect("sends");

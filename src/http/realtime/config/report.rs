@@ -72,6 +72,9 @@ impl SessionConfig {
             SpokenLanguage::Detected => value["language"] = "auto".into(),
             SpokenLanguage::Given(code) => value["language"] = code.as_str().into(),
         }
+        if !transcription.languages.is_empty() {
+            value["languages"] = json!(transcription.languages);
+        }
         if let Some(prompt) = &transcription.prompt {
             value["prompt"] = prompt.as_str().into();
         }

@@ -21,6 +21,7 @@ const MOST_MILLIS: u64 = 10_000;
 const LONGEST_NAME: usize = 256;
 /// Bytes of a prompt. Whisper reads the last 224 tokens.
 const LONGEST_PROMPT: usize = 16 * 1024;
+const MOST_LANGUAGES: usize = 100;
 const MOST_KEYWORDS: usize = 256;
 
 impl SessionConfig {
@@ -47,7 +48,8 @@ impl SessionConfig {
             );
             return Err(EventError::invalid(path, message));
         }
-        if let Field::Given(include) = present(session.texts("include", 16, LONGEST_NAME)?, vec![]) {
+        if let Field::Given(include) = present(session.texts("include", 16, LONGEST_NAME)?, vec![])
+        {
             if let Some(other) = include.iter().find(|value| **value != LOGPROBS) {
                 let path = session.path("include");
                 let message = format!("{path} has {}; expected {LOGPROBS}", quoted(other));
@@ -118,6 +120,12 @@ impl Transcription {
         fields
             .read("language", spoken)?
             .set_or(&mut self.language, SpokenLanguage::NotGiven);
+        let languages = fields.texts("languages", MOST_LANGUAGES, LONGEST_NAME)?;
+        if let Field::Given(languages) = present(languages, vec![]) {
+            let path = fields.path("languages");
+            let codes = languages.iter().map(|text| code_of(text, path.clone()));
+            self.languages = codes.collect::<Result<_, _>>()?;
+        }
         owned(fields.text("prompt", LONGEST_PROMPT)?).set(&mut self.prompt);
         if let Field::Given(keywords) = present(
             fields.texts("keywords", MOST_KEYWORDS, LONGEST_NAME)?,
@@ -209,9 +217,7 @@ fn turns(so_far: Option<TurnRules>, fields: &Fields) -> Result<TurnRules, EventE
             Some(TurnRules::Semantic { eagerness }) => eagerness,
             Some(TurnRules::Server { .. }) | None => "auto",
         };
-        let eagerness = fields
-            .choice("eagerness", EAGERNESS)?
-            .or(eagerness, "auto");
+        let eagerness = fields.choice("eagerness", EAGERNESS)?.or(eagerness, "auto");
         return Ok(TurnRules::Semantic { eagerness });
     }
     let (threshold, prefix, silence) = match so_far {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use stt_actors::LiveError;
+use utoipa::openapi::Required;
 use utoipa::openapi::content::Content;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, PathItem};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{Object, Type};
-use utoipa::openapi::Required;
 
 use super::audio::with_query;
 use super::{Path, described, header, keyed, operation, with_errors};
@@ -32,14 +32,25 @@ pub fn paths(keys_required: bool) -> Vec<Path> {
 }
 
 fn web_socket(keys_required: bool) -> PathItem {
-    let opened = described("The connection is a WebSocket with the events of a transcription session.")
-        .header("Sec-WebSocket-Protocol", header("The chosen sub-protocol, if the client offers any.", Type::String));
+    let opened =
+        described("The connection is a WebSocket with the events of a transcription session.")
+            .header(
+                "Sec-WebSocket-Protocol",
+                header(
+                    "The chosen sub-protocol, if the client offers any.",
+                    Type::String,
+                ),
+            );
     let operation = operation("Realtime transcription over a WebSocket", "realtime")
         .response("101", opened.build());
     let operation = with_query(
         operation,
         &[
-            ("intent", "`transcription`, as clients send it; ignored.", &[]),
+            (
+                "intent",
+                "`transcription`, as clients send it; ignored.",
+                &[],
+            ),
             ("model", "Any name means the served model.", &[]),
         ],
     );
