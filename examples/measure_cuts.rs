@@ -182,6 +182,7 @@ fn transcribe(engine: &mut Engine, cut: &Cut<'_>) -> anyhow::Result<ChunkTranscr
         samples: samples.iter().map(|s| f32::from(*s) / 32_768.0).collect(),
         task: Task::Transcribe,
         language: Some(cut.recording.language.clone()),
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature: 0.0,

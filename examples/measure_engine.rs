@@ -222,6 +222,7 @@ fn transcribe(way: &mut Way, samples: &[i16], language: &str) -> anyhow::Result<
         samples: samples.iter().map(|s| f32::from(*s) / 32_768.0).collect(),
         task: Task::Transcribe,
         language: (!way.detects).then(|| language.to_owned()),
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature: 0.0,

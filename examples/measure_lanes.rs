@@ -165,6 +165,7 @@ async fn lane(
             audio: AudioChunk::contiguous(0, 0, Arc::clone(&samples)),
             task: Task::Transcribe,
             language: Some("en".to_owned()),
+            languages: Vec::new(),
             likely_language: None,
             prompt: None,
             temperature: 0.0,

@@ -199,6 +199,7 @@ async fn round_trips(program: PathBuf, model: PathBuf) -> anyhow::Result<()> {
                 audio: AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; samples])),
                 task: Task::Transcribe,
                 language: Some("en".to_owned()),
+                languages: Vec::new(),
                 likely_language: None,
                 prompt: None,
                 temperature: 0.0,

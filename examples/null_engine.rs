@@ -24,7 +24,7 @@ use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::http::UploadStore;
-use uttera_stt::http::{self, AppState, Limits};
+use uttera_stt::http::{self, AppState, ClientSecrets, Limits};
 use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;
 use uttera_stt::settings::Settings;
@@ -160,6 +160,7 @@ async fn main() -> anyhow::Result<()> {
     let state = AppState {
         stt,
         keys: Keyring::default(),
+        client_secrets: ClientSecrets::default(),
         limits: Limits::new(&settings),
         settings: Arc::new(settings),
         uploads,

@@ -71,17 +71,23 @@ impl FallbackNode for FallbackServer {
             request_id,
             audio,
             language,
+            languages,
             prompt,
             temperature,
             hallucination_guard,
         } = request;
-        let guard = hallucination_guard.to_string();
+        let guard = (
+            "hallucination_guard".to_owned(),
+            hallucination_guard.to_string(),
+        );
+        let languages = languages.into_iter();
+        let languages = languages.map(|code| ("languages[]".to_owned(), code));
         let options = TranscribeOptions {
             language,
             prompt,
             temperature: (temperature > 0.0).then_some(temperature),
             words: true,
-            fields: vec![("hallucination_guard".to_owned(), guard)],
+            fields: languages.chain([guard]).collect(),
             request_id: Some(request_id.to_string()),
             timeout: None,
         };
@@ -218,6 +224,7 @@ mod tests {
             request_id: Arc::from("r1"),
             audio: chunk(),
             language: Some("es".to_owned()),
+            languages: Vec::new(),
             prompt: None,
             temperature: 0.0,
             hallucination_guard: true,

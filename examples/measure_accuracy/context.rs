@@ -75,6 +75,7 @@ fn transcribe(
         samples: samples.iter().map(|s| f32::from(*s) / 32_768.0).collect(),
         task: Task::Transcribe,
         language: Some(language.to_owned()),
+        languages: Vec::new(),
         likely_language: None,
         prompt,
         temperature: 0.0,

@@ -188,6 +188,7 @@ fn transcribe(model: &mut Model, chunk: &AudioChunk) -> anyhow::Result<ChunkTran
         samples: samples.collect(),
         task: Task::Transcribe,
         language: Some(LANGUAGE.to_owned()),
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature: 0.0,

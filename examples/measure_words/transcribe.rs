@@ -67,6 +67,7 @@ pub fn ours(args: &Score, chunks: &Chunks, engine: EngineChoice) -> anyhow::Resu
                 samples: floats(&chunk.samples),
                 task: Task::Transcribe,
                 language: Some(language_of(clip).to_owned()),
+                languages: Vec::new(),
                 likely_language: None,
                 prompt: None,
                 temperature: 0.0,

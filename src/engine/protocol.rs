@@ -17,7 +17,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 use super::EngineChoice;
 
 /// Changes with every change of a message.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// Exit code of a worker whose native code aborted because an allocation failed.
 pub const OUT_OF_MEMORY_EXIT: i32 = 77;
@@ -66,6 +66,8 @@ pub struct TranscribeRequest {
     pub task: Task,
     /// ISO 639-1; `None`: detect.
     pub language: Option<String>,
+    /// The languages among which the detection chooses; empty: all.
+    pub languages: Vec<String>,
     /// ISO 639-1: the language to use if the detection is uncertain.
     pub likely_language: Option<String>,
     /// Text that the model takes as preceding the chunk.
@@ -184,6 +186,7 @@ mod tests {
             audio: longest,
             task: Task::Translate,
             language: Some("en".to_owned()),
+            languages: vec!["en".to_owned()],
             likely_language: Some("en".to_owned()),
             prompt: Some("x".repeat(10_000)),
             temperature: 1.0,

@@ -7,13 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::dev::ServiceRequest;
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
 use actix_web::{HttpMessage, HttpRequest, web};
 use stt_actors::{Client, Priority};
 
 use crate::http::AppState;
+use crate::http::connections::request_reader::WEB_SOCKET_PATH;
 use crate::http::limits::{RateLimitKey, proxies};
 use crate::keys::{ANONYMOUS, Key};
+
+/// The sub-protocol in which a page sends its key.
+const KEY_PROTOCOL: &str = "openai-insecure-api-key.";
 
 /// The caller of one request.
 #[derive(Clone, Debug, Default)]
@@ -47,11 +51,24 @@ impl Caller {
             return Self::default();
         };
         let keys = state.keys.now();
-        let key = match bearer(request.headers()) {
+        let is_realtime = request.path() == WEB_SOCKET_PATH;
+        let given = if is_realtime {
+            key_of_web_socket(request.headers())
+        } else {
+            bearer(request.headers())
+        };
+        let find = |given| {
+            let maker = || {
+                is_realtime
+                    .then(|| state.client_secrets.maker(given))
+                    .flatten()
+            };
+            keys.find(given).or_else(|| keys.with_id(&*maker()?))
+        };
+        let key = match given {
             _ if keys.is_open() => PresentedKey::NotRequired,
             None => PresentedKey::Missing,
-            Some(given) => keys
-                .find(given)
+            Some(given) => find(given)
                 .cloned()
                 .map_or(PresentedKey::Invalid, PresentedKey::Valid),
         };
@@ -143,6 +160,22 @@ impl Caller {
     }
 }
 
+/// The key of a request for a WebSocket. Browsers cannot set its headers, except for the names of sub-protocols.
+pub fn key_of_web_socket(headers: &HeaderMap) -> Option<&str> {
+    let offered = || offered_protocols(headers).find_map(|name| name.strip_prefix(KEY_PROTOCOL));
+    bearer(headers).or_else(offered)
+}
+
+/// The sub-protocols that a request for a WebSocket offers.
+pub fn offered_protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+}
+
 /// The key in the headers. An empty one counts as none: some clients without a key send it.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let header = headers.get(AUTHORIZATION)?;
@@ -177,6 +210,18 @@ mod tests {
             assert_eq!(bearer(&headers), read, "{written}");
         }
         assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_page_sends_its_key_as_a_sub_protocol() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(key_of_web_socket(&headers), None);
+        let offered = "realtime, openai-insecure-api-key.k,openai-beta.realtime-v1";
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
+        assert_eq!(key_of_web_socket(&headers), Some("k"));
+        assert_eq!(offered_protocols(&headers).count(), 3);
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer other"));
+        assert_eq!(key_of_web_socket(&headers), Some("other"));
     }
 
     #[test]

@@ -9,10 +9,10 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    HeaderName,
+    HOST, HeaderName, HeaderValue, ORIGIN,
 };
 use actix_web::middleware::{Condition, Next};
-use actix_web::{Error, ResponseError};
+use actix_web::{Error, HttpRequest, ResponseError};
 
 use crate::http::pipeline::{X_ROUTE, X_TRANSLATION_MODE};
 use crate::http::reply::error::ApiError;
@@ -44,13 +44,32 @@ pub fn middleware(origins: &Origins) -> Condition<Cors> {
         // A client that is not a browser may send an Origin header, too: serve it.
         .block_on_origin_mismatch(false);
     let origins = origins.clone();
-    let allows = move |origin: &[u8]| match &origins {
+    let cors = cors.allowed_origin_fn(move |origin, _| allows(&origins, origin.as_bytes()));
+    Condition::new(is_on, cors)
+}
+
+fn allows(origins: &Origins, origin: &[u8]) -> bool {
+    match origins {
         Origins::None => false,
         Origins::Any => true,
         Origins::These(these) => these.iter().any(|known| known.as_bytes() == origin),
+    }
+}
+
+/// Whether a WebSocket may be opened: by a program, by a page of these origins, or by a page of this server. Browsers
+/// send no preflight before a WebSocket, and let every page read from it.
+pub fn allows_page(origins: &Origins, request: &HttpRequest) -> bool {
+    let Some(origin) = request.headers().get(ORIGIN) else {
+        return true;
     };
-    let cors = cors.allowed_origin_fn(move |origin, _| allows(origin.as_bytes()));
-    Condition::new(is_on, cors)
+    let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let origin = origin.as_bytes();
+    let is_own = [&b"http://"[..], b"https://"].iter().any(|scheme| {
+        origin
+            .strip_prefix(*scheme)
+            .is_some_and(|own| Some(own) == host)
+    });
+    is_own || allows(origins, origin)
 }
 
 /// Corrects the library's responses: removes headers that it sends even to origins that are not

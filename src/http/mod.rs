@@ -8,6 +8,7 @@ mod connections;
 mod cors;
 mod limits;
 mod pipeline;
+mod realtime;
 mod reply;
 mod request_log;
 mod routes;
@@ -39,6 +40,7 @@ use connections::request_reader::{self, RequestReader};
 use connections::{ConnectionLimit, guard};
 pub use limits::Limits;
 pub use reply::error::ApiError;
+pub use realtime::ClientSecrets;
 
 /// How long a client may take to send the head of a connection's first request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,6 +70,8 @@ pub struct AppState {
     pub keys: Keyring,
     /// The limits on requests and audio per client.
     pub limits: Limits,
+    /// The ephemeral keys for realtime sessions.
+    pub client_secrets: ClientSecrets,
     /// Records and exports metrics.
     pub metrics: Exporter,
 }
@@ -130,6 +134,7 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
             .h1_allow_half_closed(false)
             .on_connect_ext(move |connection: &RequestReader<TcpStream>, data| {
                 limit.on_connect(connection.stream(), data);
+                data.insert(connection.end_of_input());
             })
             .h1(map_config(app(state.clone()), |()| AppConfig::default()));
         accept.and_then(http)

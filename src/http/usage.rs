@@ -90,10 +90,14 @@ impl UsageMeter {
 
     fn charge(&mut self) {
         let seconds = std::mem::take(&mut self.seconds).min(self.max_seconds);
-        if seconds > 0.0 {
-            self.state.limits.charge(&self.caller, seconds);
-            let name = self.caller.name();
-            self.state.metrics.record_key_audio(&name, seconds);
-        }
+        charge(&self.state, &self.caller, seconds);
+    }
+}
+
+/// Charges a caller for transcribed audio.
+pub fn charge(state: &AppState, caller: &Caller, seconds: f64) {
+    if seconds > 0.0 {
+        state.limits.charge(caller, seconds);
+        state.metrics.record_key_audio(&caller.name(), seconds);
     }
 }

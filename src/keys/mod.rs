@@ -110,6 +110,11 @@ impl Keys {
         self.0.get(found as usize)
     }
 
+    /// The key with this id.
+    pub fn with_id(&self, id: &str) -> Option<&Key> {
+        self.0.iter().find(|key| *key.id == *id)
+    }
+
     /// The names of all keys.
     pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.0.iter().map(|key| &key.name)

@@ -17,6 +17,9 @@ pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     ("/detect-language", "POST"),
     (Endpoint::Inference.path(), "POST"),
     (Endpoint::Transcribe.path(), "POST"),
+    (Endpoint::Realtime.path(), "GET"),
+    ("/v1/realtime/client_secrets", "POST"),
+    ("/v1/realtime/transcription_sessions", "POST"),
     ("/v1/health", "GET"),
     ("/v1/metrics", "GET"),
 ];
@@ -34,15 +37,18 @@ pub enum Endpoint {
     Inference,
     /// The API of a primary and a fallback.
     Transcribe,
+    /// Realtime transcriptions of OpenAI's API.
+    Realtime,
 }
 
 impl Endpoint {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Transcriptions,
         Self::Translations,
         Self::Asr,
         Self::Inference,
         Self::Transcribe,
+        Self::Realtime,
     ];
 
     /// The path.
@@ -53,6 +59,7 @@ impl Endpoint {
             Self::Asr => "/asr",
             Self::Inference => "/inference",
             Self::Transcribe => "/v1/transcribe",
+            Self::Realtime => "/v1/realtime",
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod escalation;
 pub mod keys;
 pub mod wyoming;
+pub mod live;
 
 mod gauges;
 mod labels;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use stt_actors::Snapshot;
-use stt_actors::domain::transcript::{Doubt, Reason, Route, Task};
+use stt_actors::domain::transcript::{Doubt, Reason, Route, Task, Transcript};
 use stt_actors::metrics::{
     ENCODER_PASSES_TOTAL, HALLUCINATIONS_TOTAL, INFERENCE_DURATION_SECONDS, INFERENCE_OPS,
     JOINED_REQUESTS_TOTAL, JoinedFrom, REDECODED_TOTAL,
@@ -115,7 +116,15 @@ impl Exporter {
                 counter!(TRANSLATIONS, "mode" => mode, "response_format" => format).increment(1);
             }
         }
-        self.audio.add(done);
+        self.audio
+            .add(done.endpoint, done.route, done.audio_seconds);
+    }
+
+    /// Records a turn of a live session that has its text.
+    pub fn record_live_turn(&self, endpoint: Endpoint, transcript: &Transcript) {
+        live::record_turn(true);
+        self.audio
+            .add(endpoint, transcript.route, transcript.duration);
     }
 }
 
@@ -153,11 +162,11 @@ pub struct Transcribed {
 struct AudioSeconds([[AtomicU64; 3]; Endpoint::ALL.len()]);
 
 impl AudioSeconds {
-    fn add(&self, done: &Transcribed) {
-        let sum = &self.0[done.endpoint as usize][done.route as usize];
-        let millis = (done.audio_seconds * 1000.0) as u64;
+    fn add(&self, endpoint: Endpoint, route: Route, seconds: f64) {
+        let sum = &self.0[endpoint as usize][route as usize];
+        let millis = (seconds * 1000.0) as u64;
         let total = sum.fetch_add(millis, Ordering::Relaxed) + millis;
-        audio_seconds(done.endpoint, done.route).absolute(total / 1000);
+        audio_seconds(endpoint, route).absolute(total / 1000);
     }
 }
 
@@ -229,6 +238,7 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Version, engine and model; always 1.");
     describe_gauge!(LIBRETRANSLATE_CONFIGURED, "1 if LIBRETRANSLATE_URL is set.");
     keys::describe();
+    live::describe();
     escalation::describe();
     wyoming::describe();
     for (name, help, _) in GAUGES {
@@ -270,6 +280,7 @@ fn register() {
     keys::register([ANONYMOUS].into_iter());
     escalation::register();
     wyoming::register();
+    live::register();
     for kind in ErrorType::ALL {
         let _ = counter!(ERRORS, "type" => kind.as_str());
     }

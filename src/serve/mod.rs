@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::http::UploadStore;
-use crate::http::{self, AppState, Limits};
+use crate::http::{self, AppState, ClientSecrets, Limits};
 use crate::keys::{self, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::notify::Notifier;
@@ -62,6 +62,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let state = AppState {
         stt: stt.clone(),
         limits,
+        client_secrets: ClientSecrets::default(),
         keys: keyring,
         settings: Arc::new(settings),
         uploads: uploads.clone(),

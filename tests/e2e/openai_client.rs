@@ -1,9 +1,10 @@
 //! The server as OpenAI's own clients for Python and Node see it: types, errors, retries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use test_support::libretranslate::{Behaviour, StandIn};
+use test_support::tls::TlsProxy;
 use test_support::wer::assert_alike;
 use test_support::{PATIENCE, Server, model, repository, sample, sample_text, words};
 use tokio::process::Command;
@@ -51,7 +52,7 @@ impl Client {
 async fn the_official_client_gets_its_own_types_and_errors() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
     let client = Client::of(&server, "en-command.wav").await;
-    for check in ["formats", "streaming", "words"] {
+    for check in ["formats", "streaming", "words", "realtime"] {
         let text = client.check(check).await;
         let text = text.as_str().expect("a text");
         assert_eq!(
@@ -66,16 +67,22 @@ async fn the_official_client_gets_its_own_types_and_errors() {
 }
 
 /// Runs one check of the Node client's script and returns its output; `None` without Node.
-async fn node_check(server: &Server, file: &str, name: &str) -> Option<Value> {
+async fn node_check(
+    url: &str,
+    file: &str,
+    name: &str,
+    more: Option<(&str, &Path)>,
+) -> Option<Value> {
     let folder = tokio::task::spawn_blocking(test_support::node::openai).await;
     let folder = folder.expect("the client can be had")?;
     let run = Command::new("node")
         .arg(repository().join("tests/support/openai_client.mjs"))
         .arg(name)
         .current_dir(folder)
-        .env("BASE_URL", format!("{}/v1", server.url))
+        .env("BASE_URL", format!("{url}/v1"))
         .env("API_KEY", KEY)
         .env("FILE", sample(file))
+        .envs(more)
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(PATIENCE, run).await.expect("ends");
@@ -89,13 +96,26 @@ async fn node_check(server: &Server, file: &str, name: &str) -> Option<Value> {
 async fn the_official_client_for_node_gets_formats_streams_and_errors() {
     let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
     for check in ["formats", "streaming", "errors"] {
-        let Some(told) = node_check(&server, "en-command.wav", check).await else {
+        let Some(told) = node_check(&server.url, "en-command.wav", check, None).await else {
             return;
         };
         if let Some(text) = told.as_str() {
             let said = words(&sample_text("en-command.wav"));
             assert_eq!(words(text), said, "{check}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_official_client_for_node_gets_realtime_events_over_tls() {
+    let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
+    let proxy = TlsProxy::start(&server.url).await;
+    let certificate = proxy.certificate();
+    let trusted = Some(("NODE_EXTRA_CA_CERTS", certificate.as_path()));
+    let told = node_check(&proxy.url, "en-command.wav", "realtime", trusted).await;
+    if let Some(text) = told {
+        let text = text.as_str().expect("a text");
+        assert_eq!(words(text), words(&sample_text("en-command.wav")));
     }
 }
 

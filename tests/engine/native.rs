@@ -16,6 +16,7 @@ fn request(name: &str) -> Request {
         samples: samples.map(|s| f32::from(s) / 32_768.0).collect(),
         task: Task::Transcribe,
         language: None,
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature: 0.0,
@@ -66,6 +67,12 @@ async fn it_writes_what_is_said_in_the_language_that_it_hears() {
             }
         }
     }
+    // Among other languages, it chooses the likeliest of them.
+    let mut asked = request("de-sentence.wav");
+    asked.languages = vec!["nl".to_owned(), "ja".to_owned()];
+    let done = transcribe(&native, &asked);
+    assert_eq!(done.language, "nl");
+    assert!(done.language_probability > Some(0.5));
     // Speech is found where it is said: the sentence's second half begins after its first.
     let done = transcribe(&native, &request("en-sentence.wav"));
     let all: Vec<_> = done.segments.iter().flat_map(|s| &s.words).collect();

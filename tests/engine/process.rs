@@ -64,6 +64,7 @@ fn request() -> ChunkRequest {
         audio: AudioChunk::contiguous(0, 0, Arc::from(samples)),
         task: Task::Transcribe,
         language: None,
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature: 0.0,
@@ -191,6 +192,7 @@ async fn detecting_the_language_costs_no_pass_of_its_own_and_changes_nothing_els
     assert!(detected.language_probability > Some(0.5), "{detected:?}");
     let forced = ChunkRequest {
         language: Some("en".to_owned()),
+        languages: Vec::new(),
         likely_language: None,
         ..request()
     };

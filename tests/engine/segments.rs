@@ -35,6 +35,7 @@ fn transcribe(model: &mut Engine, samples: Vec<f32>, temperature: f32) -> ChunkT
         samples,
         task: Task::Transcribe,
         language: Some("en".to_owned()),
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature,

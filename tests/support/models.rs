@@ -121,6 +121,7 @@ pub fn transcribe_command(model: &Path, engine: EngineChoice) -> String {
         samples: command(),
         task: Task::Transcribe,
         language: Some("en".to_owned()),
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature: 0.0,

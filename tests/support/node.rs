@@ -7,15 +7,15 @@ use std::process::{Command, Stdio};
 use crate::python::run;
 use crate::repository;
 
-/// The version of OpenAI's client for Node that the tests use.
-const OPENAI: &str = "openai@6.49.0";
+/// The version of OpenAI's client for Node that the tests use, and of the WebSockets that it uses.
+const OPENAI: &str = "openai@6.49.0 ws@8.18.3";
 
 /// A folder in which Node finds OpenAI's client. `None`, with a message, if Node or npm is not installed.
 pub fn openai() -> Option<PathBuf> {
     package("openai-node", OPENAI)
 }
 
-/// A folder in which Node finds this one package. `None`, with a message, if Node or npm is not installed.
+/// A folder in which Node finds these packages, separated by spaces. `None`, with a message, if Node or npm is not installed.
 pub fn package(name: &str, requirement: &str) -> Option<PathBuf> {
     if !is_installed("node") || !is_installed("npm") {
         println!("skipped: node and npm are not installed");
@@ -33,7 +33,7 @@ pub fn package(name: &str, requirement: &str) -> Option<PathBuf> {
     run(Command::new("npm")
         .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
         .arg(&folder)
-        .arg(requirement));
+        .args(requirement.split(' ')));
     fs::write(ready, requirement).expect("writes");
     Some(folder)
 }

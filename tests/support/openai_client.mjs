@@ -8,7 +8,8 @@ import fs from "node:fs";
 import { createRequire } from "node:module";
 
 // The package lies in the folder in which the program runs, not beside this file.
-const { default: OpenAI, toFile } = createRequire(`${process.cwd()}/`)("openai");
+const load = createRequire(`${process.cwd()}/`);
+const { default: OpenAI, toFile } = load("openai");
 
 const { BASE_URL: baseURL, API_KEY: apiKey, FILE } = process.env;
 const api = (more = {}) => new OpenAI({ baseURL, apiKey, maxRetries: 0, ...more });
@@ -86,5 +87,34 @@ async function impatience() {
   return { tries, text };
 }
 
-const told = await { formats, streaming, errors, impatience }[process.argv[2]]();
+/** A realtime session over TLS, which the client demands, and with a model in the URL, which it demands as well. */
+async function realtime() {
+  const { OpenAIRealtimeWS } = load("openai/realtime/ws");
+  const connection = new OpenAIRealtimeWS({ model: "whisper-1" }, api());
+  const samples = fs.readFileSync(FILE).subarray(44);
+  return await new Promise((resolve, reject) => {
+    connection.on("error", reject);
+    connection.on("session.created", (event) => {
+      assert.equal(event.session.audio.input.transcription.model, "whisper-1");
+      const input = { format: { type: "audio/pcm", rate: 16000 }, turn_detection: null };
+      connection.send({ type: "session.update", session: { type: "transcription", audio: { input } } });
+    });
+    connection.on("session.updated", () => {
+      for (let begin = 0; begin < samples.length; begin += 3200) {
+        const audio = samples.subarray(begin, begin + 3200).toString("base64");
+        connection.send({ type: "input_audio_buffer.append", audio });
+      }
+      connection.send({ type: "input_audio_buffer.commit" });
+    });
+    connection.on("conversation.item.input_audio_transcription.completed", (event) => {
+      connection.socket.on("close", (code) => {
+        assert.equal(code, 1000);
+        resolve(event.transcript);
+      });
+      connection.close();
+    });
+  });
+}
+
+const told = await { formats, streaming, errors, impatience, realtime }[process.argv[2]]();
 if (told !== undefined) console.log(JSON.stringify(told));

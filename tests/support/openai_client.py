@@ -4,12 +4,15 @@ Usage: openai_client.py CHECK, with BASE_URL, API_KEY and FILE in the environmen
 raises; one that has something to tell prints it as JSON.
 """
 
+import array
 import asyncio
+import base64
 import json
 import os
 import pathlib
 import sys
 import time
+import wave
 
 import openai
 
@@ -219,9 +222,65 @@ def retries():
     assert error.status_code == 502 and error.code == "translation_backend", error.body
 
 
+def realtime():
+    """A realtime session with the client's own types, by an API key and by an ephemeral one."""
+    api = client()
+    audio = {"input": {"format": {"type": "audio/pcm", "rate": 24000}, "turn_detection": None}}
+    session = {"type": "transcription", "audio": audio}
+    made = api.realtime.client_secrets.create(
+        session=session, expires_after={"anchor": "created_at", "seconds": 60}
+    )
+    assert made.value.startswith("ek_") and made.session.type == "transcription", made
+    # The client resamples nothing: the recording has 16 kHz, the client wants 24.
+    with wave.open(str(FILE)) as recording:
+        samples = array.array("h", recording.readframes(recording.getnframes()))
+    places = [place * 2 / 3 for place in range(len(samples) * 3 // 2 - 1)]
+    louder = array.array("h", (
+        int(samples[int(p)] + (p % 1) * (samples[min(int(p) + 1, len(samples) - 1)] - samples[int(p)]))
+        for p in places
+    ))
+    texts = []
+    for key in (None, made.value):
+        other = client(api_key=key) if key else api
+        with other.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+            created = connection.recv()
+            assert created.type == "session.created" and created.session.type == "transcription", created
+            if key:
+                assert created.session.audio.input.turn_detection is None, created
+            else:
+                connection.session.update(session=session)
+                updated = connection.recv()
+                assert type(updated).__name__ == "SessionUpdatedEvent", updated
+            for begin in range(0, len(louder), 2400):
+                block = base64.b64encode(louder[begin : begin + 2400].tobytes()).decode()
+                connection.input_audio_buffer.append(audio=block)
+            connection.input_audio_buffer.commit()
+            kinds = []
+            for event in connection:
+                kinds.append(event.type)
+                assert event.type != "error", event
+                if event.type == "conversation.item.added":
+                    assert event.item.role == "user" and event.item.content[0].type == "input_audio", event
+                if event.type.endswith(".completed"):
+                    assert event.usage.type == "duration", event
+                    texts.append(event.transcript)
+                    break
+            assert "conversation.item.input_audio_transcription.delta" in kinds, kinds
+            connection.response.create()
+            assert connection.recv().error.code == "invalid_event"
+    try:
+        with client(api_key="wrong").realtime.connect(extra_query={"intent": "transcription"}, max_retries=0):
+            raise AssertionError("a wrong key opens a session")
+    except Exception as error:
+        assert "401" in str(error), repr(error)
+    assert texts[0] == texts[1], texts
+    return texts[0]
+
+
 if __name__ == "__main__":
     told = {check.__name__: check for check in (
         formats, ways_of_sending, streaming, words, translations, models, errors, request_ids, patience, retries,
+        realtime,
     )}[sys.argv[1]]()
     if told is not None:
         print(json.dumps(told))

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::repository;
 
 /// The version of OpenAI's client for Python that the tests use.
-const OPENAI: &str = "openai==3.57.0";
+const OPENAI: &str = "openai[realtime]==3.57.0";
 
 /// The version of the Wyoming protocol's package that the tests use.
 const WYOMING: &str = "wyoming[zeroconf]==1.10.2";

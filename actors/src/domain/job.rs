@@ -53,6 +53,8 @@ pub struct Options {
     pub task: Task,
     /// ISO 639-1 code; `None`: detect the language.
     pub language: Option<String>,
+    /// The languages among which the detection chooses, as ISO 639-1 codes; empty: all.
+    pub languages: Vec<String>,
     /// Text that the model treats as the text before the audio, for every chunk.
     pub prompt: Option<String>,
     /// 0: greedy, and again at rising temperatures if the text is bad, as whisper does; otherwise this
@@ -73,6 +75,7 @@ impl Default for Options {
         Self {
             task: Task::default(),
             language: None,
+            languages: Vec::new(),
             prompt: None,
             temperature: 0.0,
             voice_activity: true,

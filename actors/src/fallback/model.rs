@@ -247,6 +247,7 @@ impl FallbackModelHandle {
                 audio: request.audio,
                 task: Task::Transcribe,
                 language: request.language,
+                languages: request.languages,
                 likely_language: None,
                 prompt: request.prompt,
                 temperature: request.temperature,

@@ -18,6 +18,8 @@ pub struct FallbackRequest {
     pub audio: AudioChunk,
     /// ISO 639-1 code; `None`: detect the language.
     pub language: Option<String>,
+    /// The languages among which the detection chooses; empty: all.
+    pub languages: Vec<String>,
     /// Text that the model treats as the text before the audio.
     pub prompt: Option<String>,
     /// As in [`ChunkRequest`](super::ChunkRequest).

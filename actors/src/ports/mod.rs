@@ -146,6 +146,8 @@ pub struct ChunkRequest {
     pub task: Task,
     /// ISO 639-1 code; `None`: detect the language.
     pub language: Option<String>,
+    /// The languages among which the detection chooses; empty: all.
+    pub languages: Vec<String>,
     /// The language to use if the detected one is less probable than [`CERTAIN_LANGUAGE`]: that of the speech before.
     /// `None`: the detected one is used in any case.
     pub likely_language: Option<String>,

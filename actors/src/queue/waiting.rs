@@ -221,6 +221,7 @@ mod tests {
                 },
                 task: Task::Transcribe,
                 language: None,
+                languages: Vec::new(),
                 likely_language: None,
                 prompt: None,
                 temperature: 0.0,

@@ -23,6 +23,7 @@ fn request(index: usize) -> ChunkRequest {
         audio: AudioChunk::contiguous(index, 0, Arc::from(vec![0_i16; 16_000])),
         task: Task::Transcribe,
         language: None,
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature: 0.0,

@@ -197,6 +197,7 @@ async fn a_dispatcher_that_hangs_makes_the_tree_unresponsive_until_it_goes_on() 
             audio: AudioChunk::contiguous(0, 0, Arc::from(vec![0_i16; 16_000])),
             task: Task::Transcribe,
             language: Some("en".to_owned()),
+            languages: Vec::new(),
             likely_language: None,
             prompt: None,
             temperature: 0.0,

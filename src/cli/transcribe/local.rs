@@ -89,6 +89,7 @@ async fn one(
         options: Options {
             task,
             language: language_of(settings, args).map(str::to_owned),
+            languages: Vec::new(),
             prompt: args.prompt.clone(),
             temperature: args.temperature,
             voice_activity: !args.no_vad,

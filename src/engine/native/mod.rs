@@ -24,6 +24,7 @@ use whisper_cpu::transcribe::{self as windows, Stopped, Transcriber, Transcript}
 use whisper_cpu::vocabulary::Token;
 
 use crate::engine::protocol::Failure;
+use crate::engine::whisper::language::{id_of, restrict};
 use crate::engine::whisper::window::{self, Window};
 use crate::engine::whisper::{Options, Request, is_ladder, nothing_said};
 use crate::engine::words;
@@ -206,7 +207,8 @@ impl Native {
         let audio = windows::listen(&self.model, window, self.tail.as_ref(), abort);
         let audio = audio.ok_or(Failure::Aborted)?;
         let opening = Opening::new(&self.model, &audio, &self.heads);
-        let all = opening.languages(&self.model);
+        let mut all = opening.languages(&self.model);
+        restrict(&mut all, &request.languages);
         let best = all.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
         let (best, probability) =
             best.map_or((0, 0.0), |(place, probability)| (place, *probability));
@@ -314,7 +316,5 @@ impl Native {
 
 /// The place of a language in Whisper's list.
 fn token_of(code: &str) -> Option<u32> {
-    let clean = !code.contains('\0');
-    let id = clean.then(|| whisper_rs::get_lang_id(code)).flatten()?;
-    u32::try_from(id).ok()
+    u32::try_from(id_of(code)?).ok()
 }

@@ -376,6 +376,7 @@ impl Engine for Worker {
             audio: protocol::samples_to_bytes(&request.audio.samples),
             task: request.task,
             language: request.language,
+            languages: request.languages,
             likely_language: request.likely_language,
             prompt: request.prompt,
             temperature: request.temperature,

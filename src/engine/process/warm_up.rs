@@ -23,6 +23,7 @@ pub fn clip() -> Result<ChunkRequest, hound::Error> {
         audio: AudioChunk::contiguous(0, 0, Arc::from(samples)),
         task: Task::Transcribe,
         language: Some("en".to_owned()),
+        languages: Vec::new(),
         likely_language: None,
         prompt: None,
         temperature: 0.0,

@@ -11,6 +11,16 @@ use crate::engine::protocol::Failure;
 /// Vocabulary size of the models with 100 languages; models with smaller vocabularies have 99.
 const VOCABULARY_WITH_100_LANGUAGES: i32 = 51_866;
 
+/// What a request says about the language.
+pub(super) struct Wanted<'a> {
+    /// The language; `None`: detect.
+    pub(super) language: Option<&'a str>,
+    /// The languages among which the detection chooses; empty: all.
+    pub(super) languages: &'a [String],
+    /// The language to use if the detection is uncertain.
+    pub(super) likely: Option<&'a str>,
+}
+
 /// The language of a chunk.
 pub(super) struct Language {
     /// ISO 639-1.
@@ -26,16 +36,15 @@ impl Model {
         state: &mut WhisperState,
         samples: &[f32],
         window: usize,
-        wanted: Option<&str>,
-        likely: Option<&str>,
+        wanted: &Wanted,
     ) -> Result<Language, Failure> {
-        if let Some(code) = self.forced_language(wanted)? {
+        if let Some(code) = self.forced_language(wanted.language)? {
             return Ok(Language {
                 code,
                 probability: None,
             });
         }
-        self.detect_language(state, samples, window, likely)
+        self.detect_language(state, samples, window, wanted)
     }
 
     /// The language that needs no detection: the client's, or English for an English-only model. Whisper
@@ -71,7 +80,7 @@ impl Model {
         state: &mut WhisperState,
         samples: &[f32],
         window: usize,
-        likely: Option<&str>,
+        wanted: &Wanted,
     ) -> Result<Language, Failure> {
         let mut parameters = self.parameters("en", Task::Transcribe, 0.0);
         parameters.set_audio_ctx(window as i32);
@@ -80,8 +89,9 @@ impl Model {
         state.full(parameters, samples).map_err(whisper_failed)?;
         let threads = self.options.threads as usize;
         let (_, probabilities) = state.lang_detect(0, threads).map_err(whisper_failed)?;
-        let known = &probabilities[..probabilities.len().min(self.language_count())];
-        match choose(known, likely.and_then(whisper_rs::get_lang_id)) {
+        let mut known = probabilities[..probabilities.len().min(self.language_count())].to_vec();
+        restrict(&mut known, wanted.languages);
+        match choose(&known, wanted.likely.and_then(whisper_rs::get_lang_id)) {
             Some((code, probability)) => Ok(Language {
                 code: code.to_owned(),
                 probability: Some(probability),
@@ -89,6 +99,30 @@ impl Model {
             None => Err(Failure::Engine("no language was detected".to_owned())),
         }
     }
+}
+
+/// Leaves the probabilities of these languages only, which then add up to 1. Changes nothing if there are none that the
+/// model knows.
+pub(in crate::engine) fn restrict(probabilities: &mut [f32], languages: &[String]) {
+    let ids = languages.iter().filter_map(|code| id_of(code));
+    let ids: Vec<usize> = ids.filter(|id| *id < probabilities.len()).collect();
+    let total: f32 = ids.iter().map(|id| probabilities[*id]).sum();
+    if total > 0.0 {
+        for (id, probability) in probabilities.iter_mut().enumerate() {
+            *probability = if ids.contains(&id) {
+                *probability / total
+            } else {
+                0.0
+            };
+        }
+    }
+}
+
+/// The number of a language in Whisper's list.
+pub(in crate::engine) fn id_of(code: &str) -> Option<usize> {
+    let clean = !code.contains('\0');
+    let id = clean.then(|| whisper_rs::get_lang_id(code)).flatten()?;
+    usize::try_from(id).ok()
 }
 
 /// The most probable language, from the probabilities by whisper's numbers; if it is uncertain, the `likely` one.
@@ -105,6 +139,35 @@ fn choose(probabilities: &[f32], likely: Option<i32>) -> Option<(&'static str, f
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_detection_chooses_among_the_languages_that_are_allowed() {
+        let id = |code| id_of(code).expect("known");
+        let mut all = vec![0.0; 99];
+        (all[id("en")], all[id("de")], all[id("nl")]) = (0.7, 0.06, 0.24);
+        for (allowed, expected) in [
+            (vec!["de", "nl"], ("nl", 0.8)),
+            (vec!["de"], ("de", 1.0)),
+            // Unknown to the model, or to everybody.
+            (vec!["yue", "xx", "e\0n"], ("en", 0.7)),
+            (vec![], ("en", 0.7)),
+        ] {
+            let mut left = all.clone();
+            let allowed: Vec<String> = allowed.into_iter().map(str::to_owned).collect();
+            restrict(&mut left, &allowed);
+            let (code, probability) = choose(&left, None).expect("one");
+            assert_eq!(code, expected.0, "{allowed:?}");
+            assert!(
+                (probability - expected.1).abs() < 1e-6,
+                "{allowed:?}: {probability}"
+            );
+        }
+        // Whisper is certain that it is none of them.
+        let mut none = vec![0.0; 99];
+        none[id("en")] = 1.0;
+        restrict(&mut none, &["de".to_owned()]);
+        assert_eq!(choose(&none, None), Some(("en", 1.0)));
+    }
 
     #[test]
     fn an_uncertain_language_gives_way_to_the_likely_one_and_a_certain_one_does_not() {

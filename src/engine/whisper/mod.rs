@@ -21,7 +21,7 @@ use callbacks::Watch;
 use window::Window;
 
 mod callbacks;
-mod language;
+pub(in crate::engine) mod language;
 mod segments;
 pub mod window;
 mod windows;
@@ -48,6 +48,8 @@ pub struct Request {
     pub task: Task,
     /// ISO 639-1; `None`: detect.
     pub language: Option<String>,
+    /// The languages among which the detection chooses; empty: all.
+    pub languages: Vec<String>,
     /// ISO 639-1: the language to use if the detection is uncertain.
     pub likely_language: Option<String>,
     /// Text that the model takes as preceding the chunk.
@@ -158,9 +160,12 @@ impl Model {
         }
         let window = (self.options.window).frames(samples.len(), self.window_step());
         let mut state = self.context.create_state().map_err(whisper_failed)?;
-        let wanted = request.language.as_deref();
-        let likely = request.likely_language.as_deref();
-        let language = self.language(&mut state, &samples, window, wanted, likely)?;
+        let wanted = language::Wanted {
+            language: request.language.as_deref(),
+            languages: &request.languages,
+            likely: request.likely_language.as_deref(),
+        };
+        let language = self.language(&mut state, &samples, window, &wanted)?;
         let mut passes = 0;
         if let Some(probability) = language.probability {
             passes += 1;

@@ -197,6 +197,7 @@ fn transcribe(
                 samples,
                 task: request.task,
                 language: request.language,
+                languages: request.languages,
                 likely_language: request.likely_language,
                 prompt: request.prompt,
                 temperature: request.temperature,

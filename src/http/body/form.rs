@@ -39,14 +39,15 @@ pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
         None => Format::Json,
     };
     let details = details(&parts)?;
-    let detects_language = is_auto(&parts) || switch(&parts, "multilingual", false)?;
+    let options = options(&parts, task)?;
+    let detects_language = is_auto(&parts) || options.multilingual || !options.languages.is_empty();
     check_chunking_strategy(&parts)?;
     let target = match parts.field("to_language") {
         Some(value) if task == Task::Translate => parse_target(value)?,
         Some(_) | None => TargetLanguage::default(),
     };
     Ok(AudioForm {
-        options: options(&parts, task)?,
+        options,
         target,
         format,
         details,
@@ -63,14 +64,32 @@ fn options(parts: &Parts, task: Task) -> Result<Options, ApiError> {
     };
     let prompt = parts.field("prompt");
     let prompt = prompt.filter(|text| !prompt::is_instruction(text));
+    let (language, languages) = languages(parts)?;
     Ok(Options {
         task,
-        language: language(parts)?,
+        language,
+        languages,
         prompt: prompt.map(str::to_owned),
         temperature,
         voice_activity: switch(parts, "vad_filter", true)?,
         hallucination_guard: switch(parts, "hallucination_guard", true)?,
         multilingual: switch(parts, "multilingual", false)?,
+    })
+}
+
+/// The spoken language, and the languages among which it is detected. One of the latter is the spoken language.
+fn languages(parts: &Parts) -> Result<(Option<String>, Vec<String>), ApiError> {
+    let mut languages = Vec::new();
+    for value in parts.values("languages") {
+        let code = parse_language("languages", &value)?;
+        if !languages.contains(&code) {
+            languages.push(code);
+        }
+    }
+    Ok(match language(parts)? {
+        Some(language) => (Some(language), Vec::new()),
+        None if languages.len() == 1 => (languages.pop(), languages),
+        None => (None, languages),
     })
 }
 

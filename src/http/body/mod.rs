@@ -5,7 +5,7 @@ pub mod form;
 mod json;
 pub mod language;
 mod multipart;
-mod prompt;
+pub mod prompt;
 pub mod upload;
 mod upload_rate;
 
@@ -34,6 +34,7 @@ const FIELDS: &[&str] = &[
     "hallucination_guard",
     "include",
     "language",
+    "languages",
     "model",
     "multilingual",
     "output",

@@ -1,8 +1,8 @@
 //! Reads requests from a connection before the HTTP library does, for what the library cannot be told:
 //!
 //! - A client may offer to upgrade the connection (`Upgrade: h2c`, as every Java client does). The library
-//!   would close such a connection after the response. This server has nothing to upgrade to, so the offer is
-//!   removed, as if the client had not made it.
+//!   would close such a connection after the response. This server upgrades only [`WEB_SOCKET_PATH`] to a
+//!   WebSocket; any other offer is removed, as if the client had not made it.
 //! - The library answers a request that it cannot read with a bare 400. Such a request is replaced by one that
 //!   [`reject_malformed`] answers, so that the client gets the reason and the log has a line.
 //!
@@ -11,6 +11,8 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use actix_http::error::ParseError;
@@ -18,15 +20,19 @@ use actix_http::h1::{Codec, Message, MessageType};
 use actix_http::{HttpMessage, Request, ServiceConfig};
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{Error, ResponseError};
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::codec::Decoder;
 
 use crate::http::reply::error::ApiError;
 
+/// The path whose connections become WebSockets.
+pub const WEB_SOCKET_PATH: &str = "/v1/realtime";
 /// The reason why a request could not be read, in the request that replaces it. A client cannot send it.
 const MALFORMED: HeaderName = HeaderName::from_static("x-malformed-request");
 /// The settings of an upgrade to HTTP/2.
@@ -47,6 +53,27 @@ pub struct RequestReader<S> {
     /// Bytes for the library.
     ready: VecDeque<Bytes>,
     place: Place,
+    end: EndOfInput,
+}
+
+/// Ends what the library reads of a WebSocket. Without it, the library would wait for the client to close a connection
+/// whose last frame it has sent, while the client waits for the server, as WebSockets demand.
+#[derive(Clone, Debug, Default)]
+pub struct EndOfInput(Arc<(AtomicBool, AtomicWaker)>);
+
+impl EndOfInput {
+    /// The library reads nothing more of the WebSocket, and closes the connection. Does nothing before there is one.
+    pub fn reach(&self) {
+        let (is_reached, waker) = &*self.0;
+        is_reached.store(true, Ordering::Release);
+        waker.wake();
+    }
+
+    fn is_reached(&self, context: &Context<'_>) -> bool {
+        let (is_reached, waker) = &*self.0;
+        waker.register(context.waker());
+        is_reached.load(Ordering::Acquire)
+    }
 }
 
 /// Where in the client's bytes the reader is.
@@ -56,6 +83,8 @@ enum Place {
     Head,
     /// In a body; `is_chunked`: of the transfer encoding `chunked`.
     Body { is_chunked: bool },
+    /// In the frames of a WebSocket, which last until the connection ends.
+    WebSocket,
     /// After a request that cannot be read: what follows is ignored.
     Malformed,
 }
@@ -70,7 +99,13 @@ impl<S> RequestReader<S> {
             received: BytesMut::new(),
             ready: VecDeque::new(),
             place: Place::Head,
+            end: EndOfInput::default(),
         }
+    }
+
+    /// Ends the connection's WebSocket.
+    pub fn end_of_input(&self) -> EndOfInput {
+        self.end.clone()
     }
 
     /// The connection itself.
@@ -109,8 +144,10 @@ impl<S> RequestReader<S> {
 
     /// Passes on the head of a request.
     fn begin(&mut self, request: &Request) {
-        let head = head_without_upgrade(request);
-        if offers_upgrade(request) {
+        let is_web_socket = opens_web_socket(request);
+        let head = head(request, is_web_socket);
+        // After the head of a WebSocket, the codec takes all bytes for one body, as the library does.
+        if offers_upgrade(request) && !is_web_socket {
             // The body may have been taken for that of another protocol.
             let mut codec = Codec::new(self.config.clone());
             match codec.decode(&mut BytesMut::from(head.as_slice())) {
@@ -120,6 +157,7 @@ impl<S> RequestReader<S> {
         }
         self.ready.push_back(head.into());
         self.place = match self.codec.message_type() {
+            MessageType::Stream if is_web_socket => Place::WebSocket,
             MessageType::None => Place::Head,
             MessageType::Payload | MessageType::Stream => Place::Body {
                 is_chunked: request.chunked().unwrap_or(false),
@@ -157,6 +195,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestReader<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.place == Place::WebSocket && this.end.is_reached(context) {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             if let Some(bytes) = this.ready.front_mut() {
                 let length = bytes.len().min(buffer.remaining());
@@ -213,8 +254,27 @@ fn offers_upgrade(request: &Request) -> bool {
             .any(|value| remaining_options(value).is_none_or(|kept| kept != value))
 }
 
-/// The head of a request without its offer to upgrade the connection.
-fn head_without_upgrade(request: &Request) -> Vec<u8> {
+/// Whether a request asks for a WebSocket on the path that has one.
+fn opens_web_socket(request: &Request) -> bool {
+    let headers = request.headers();
+    let has_option = |name: &HeaderName, option: &str| {
+        let values = headers
+            .get_all(name)
+            .filter_map(|value| value.to_str().ok());
+        let mut options = values.flat_map(|value| value.split(','));
+        options.any(|given| given.trim().eq_ignore_ascii_case(option))
+    };
+    // The router ignores slashes that are doubled or at the end as well.
+    let segments = |path: &'static str| path.split('/').filter(|segment| !segment.is_empty());
+    let sent = request.path().split('/').filter(|part| !part.is_empty());
+    *request.method() == Method::GET
+        && sent.eq(segments(WEB_SOCKET_PATH))
+        && has_option(&UPGRADE, "websocket")
+        && has_option(&CONNECTION, "upgrade")
+}
+
+/// The head of a request, without its offer to upgrade the connection unless `upgrades`.
+fn head(request: &Request, upgrades: bool) -> Vec<u8> {
     let mut head = Vec::new();
     // Writing to a vector cannot fail.
     let _ = write!(
@@ -225,10 +285,10 @@ fn head_without_upgrade(request: &Request) -> Vec<u8> {
         request.version()
     );
     for (name, value) in request.headers() {
-        if [UPGRADE, HTTP2_SETTINGS, MALFORMED].contains(name) {
+        if [HTTP2_SETTINGS, MALFORMED].contains(name) || (*name == UPGRADE && !upgrades) {
             continue;
         }
-        let value = if *name == CONNECTION {
+        let value = if *name == CONNECTION && !upgrades {
             remaining_options(value)
         } else {
             Some(value.clone())

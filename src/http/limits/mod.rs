@@ -94,7 +94,16 @@ impl Limits {
         if let Some(requests) = &self.0.requests {
             requests.take(&key).map_err(ApiError::rate_limited)?;
         }
-        (self.0.quota.check(key, caller.daily_allowance())).map_err(|exceeded| {
+        self.check_audio(caller)
+    }
+
+    /// Checks whether a caller may have more audio transcribed today.
+    ///
+    /// # Errors
+    /// The audio per day is exceeded.
+    pub fn check_audio(&self, caller: &Caller) -> Result<(), ApiError> {
+        let (key, own) = (caller.rate_limit_key(), caller.daily_allowance());
+        (self.0.quota.check(key, own)).map_err(|exceeded| {
             ApiError::insufficient_quota(exceeded.allowance, exceeded.until_reset)
         })
     }

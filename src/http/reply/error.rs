@@ -6,10 +6,13 @@ mod conversions;
 mod documented;
 mod limits;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{
+    ALLOW, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 use stt_actors::domain::error::FallbackError;
@@ -39,7 +42,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn as_str(self) -> &'static str {
+    /// The `type` in the body.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request_error",
             Self::RateLimit => "rate_limit_error",
@@ -65,7 +69,7 @@ pub struct ApiError {
     status: StatusCode,
     kind: Kind,
     code: &'static str,
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
     message: String,
     retry_after: Option<Duration>,
     /// The methods of the route, for `Allow`.
@@ -116,7 +120,7 @@ impl ApiError {
     }
 
     fn with_param(mut self, param: &'static str) -> Self {
-        self.param = Some(param);
+        self.param = Some(param.into());
         self
     }
 
@@ -259,6 +263,32 @@ impl ApiError {
         Self::client(StatusCode::BAD_REQUEST, "cors_refused", message)
     }
 
+    /// A page of another origin wants a WebSocket of a server that requires no keys.
+    pub fn origin_not_allowed() -> Self {
+        let message =
+            "pages of this origin may not use this server: set CORS_ALLOW_ORIGINS, or keys";
+        Self::client(StatusCode::FORBIDDEN, "origin_not_allowed", message)
+            .counted_as(ErrorType::Auth)
+    }
+
+    /// The path has only WebSockets.
+    pub fn upgrade_required(reason: &str) -> Self {
+        let message = format!("this path is a WebSocket: {reason}");
+        Self::client(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+    }
+
+    /// The configuration of a realtime session is not valid.
+    pub fn invalid_session(
+        code: &'static str,
+        message: impl Into<String>,
+        param: Option<String>,
+    ) -> Self {
+        Self {
+            param: param.map(Cow::Owned),
+            ..Self::client(StatusCode::BAD_REQUEST, code, message)
+        }
+    }
+
     /// The route does not accept the method.
     pub fn method_not_allowed(allowed: &'static str) -> Self {
         let message = format!("this path accepts {allowed} only");
@@ -354,7 +384,7 @@ impl ApiError {
             error: ErrorObject {
                 message: self.message.clone(),
                 kind: self.kind.as_str(),
-                param: self.param,
+                param: self.param.as_deref().map(str::to_owned),
                 code: Some(self.code),
             },
             detail: self.message.clone(),
@@ -365,6 +395,11 @@ impl ApiError {
     /// Whether the response has `Retry-After`.
     pub fn has_retry_after(&self) -> bool {
         self.retry_after.is_some()
+    }
+
+    /// The type of the error.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The `code` in the body.
@@ -401,6 +436,10 @@ impl ResponseError for ApiError {
                 &mut response,
                 escalation_headers::fallback_error(Some(&failed.error)),
             );
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            response.insert_header((UPGRADE, "websocket"));
+            response.insert_header((SEC_WEBSOCKET_VERSION, "13"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer");

@@ -3,6 +3,7 @@
 //! routes, and a running server with the whole document.
 
 mod audio;
+mod realtime;
 
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub fn document(keys_required: bool) -> OpenApi {
     let mut paths = PathsBuilder::new();
     for (path, item) in audio::paths(keys_required)
         .into_iter()
+        .chain(realtime::paths(keys_required))
         .chain(models(keys_required))
         .chain(state(keys_required))
         .chain(documentation())

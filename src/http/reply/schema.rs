@@ -36,7 +36,7 @@ pub struct ErrorObject {
     pub kind: &'static str,
     /// The invalid field, if the error is about one.
     #[schema(required)]
-    pub param: Option<&'static str>,
+    pub param: Option<String>,
     /// A code for programs.
     #[schema(required)]
     pub code: Option<&'static str>,

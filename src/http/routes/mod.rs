@@ -7,6 +7,7 @@ mod metrics;
 mod models;
 mod nearest;
 mod openai;
+mod realtime;
 mod transcribe;
 mod whisper_cpp;
 
@@ -22,6 +23,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
     metrics::configure(config);
     models::configure(config);
     openai::configure(config);
+    realtime::configure(config);
     transcribe::configure(config);
     bazarr::configure(config);
     whisper_cpp::configure(config);

@@ -46,7 +46,7 @@ async fn one(state: web::Data<AppState>, id: web::Path<String>) -> Result<HttpRe
 }
 
 /// The name of the served model; before it is loaded, the configured name unless that is `auto` or a path.
-fn served_name(state: &AppState) -> Option<String> {
+pub fn served_name(state: &AppState) -> Option<String> {
     if let Some(engine) = state.stt.snapshot().last_engine {
         return Some(engine.model);
     }

@@ -18,6 +18,9 @@ const PATHS: &[&str] = &[
     "/v1/metrics",
     "/v1/models",
     "/v1/models/{id}",
+    "/v1/realtime",
+    "/v1/realtime/client_secrets",
+    "/v1/realtime/transcription_sessions",
     "/v1/transcribe",
 ];
 /// Paths at least this similar are one path with an error.

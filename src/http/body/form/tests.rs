@@ -68,6 +68,7 @@ fn every_field_out_of_range_is_named_with_the_status_of_the_error_table() {
         ("hallucination_guard", "2", 422, "invalid_value"),
         ("multilingual", "de", 422, "invalid_value"),
         ("language", "klingon", 400, "unsupported_language"),
+        ("languages[]", "en,klingon", 400, "unsupported_language"),
         ("to_language", "klingon", 400, "unsupported_language"),
     ] {
         let found = rejected(&[(name, value)]);
@@ -101,6 +102,40 @@ fn a_format_is_known_in_capital_letters_and_with_a_hyphen() {
     ] {
         let form = accepted(&[("response_format", written)]);
         assert_eq!(form.format.name(), name, "{written}");
+    }
+}
+
+#[test]
+fn languages_restrict_the_detection_and_one_of_them_is_the_language() {
+    for (fields, language, languages, detects) in [
+        (
+            vec![("languages[]", "en"), ("languages[]", "German")],
+            None,
+            vec!["en", "de"],
+            true,
+        ),
+        (
+            vec![("languages", "[\"es\", \"es\"]")],
+            Some("es"),
+            vec![],
+            false,
+        ),
+        (
+            vec![
+                ("languages[0]", "en"),
+                ("languages[1]", "de"),
+                ("language", "fr"),
+            ],
+            Some("fr"),
+            vec![],
+            false,
+        ),
+        (vec![("languages[]", "null")], None, vec![], false),
+    ] {
+        let form = accepted(&fields);
+        assert_eq!(form.options.language.as_deref(), language, "{fields:?}");
+        assert_eq!(form.options.languages, languages, "{fields:?}");
+        assert_eq!(form.detects_language, detects, "{fields:?}");
     }
 }
 

@@ -68,6 +68,78 @@ async fn an_offer_to_upgrade_is_removed_and_other_options_stay() {
 }
 
 #[actix_web::test]
+async fn a_web_socket_of_the_path_that_has_one_passes_and_so_do_its_bytes() {
+    const OFFER: &str = "connection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n";
+    // They look like requests, and are not.
+    let frames = "GET / HTTP/1.1\r\nupgrade: h2c\r\n\r\n\u{1}\u{2} POST /a b c\r\n\r\n";
+    for path in [
+        "/v1/realtime?intent=transcription",
+        "/v1/realtime",
+        "//v1/realtime/",
+    ] {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{OFFER}x-a: b\r\n\r\n");
+        for block in [1, 7, 1000] {
+            let sent = format!("{HOST}\r\n{head}{frames}");
+            let passed = passed_on(sent.as_bytes(), block).await;
+            let rest = passed.strip_prefix(&format!("{HOST}\r\n"));
+            let (passed_head, rest) = rest
+                .and_then(|rest| rest.split_once("\r\n\r\n"))
+                .expect("a head");
+            assert_eq!(sorted(&format!("{passed_head}\r\n\r\n")), sorted(&head));
+            assert_eq!(rest, frames);
+        }
+    }
+    for (request, left) in [
+        (
+            format!("GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n"),
+            "",
+        ),
+        (
+            format!(
+                "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"
+            ),
+            "",
+        ),
+        (
+            format!("GET /v1/realtime/x HTTP/1.1\r\nhost: x\r\n{OFFER}\r\n"),
+            "connection: keep-alive\r\n",
+        ),
+        (
+            format!("POST /v1/realtime HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n{OFFER}\r\n"),
+            "connection: keep-alive\r\ncontent-length: 0\r\n",
+        ),
+    ] {
+        let passed = passed_on(request.as_bytes(), 1000).await;
+        let (first, _) = request.split_once("\r\n").expect("a line");
+        let expected = format!("{first}\r\nhost: x\r\n{left}\r\n");
+        assert_eq!(sorted(&passed), sorted(&expected));
+    }
+}
+
+#[actix_web::test]
+async fn the_server_ends_a_web_socket_and_no_other_request() {
+    let web_socket =
+        "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    for (request, ends) in [(web_socket, true), (&format!("{HOST}\r\n"), false)] {
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(request.as_bytes()).await.expect("sends");
+        let mut reader = RequestReader::new(server, ServiceConfig::default());
+        let mut head = vec![0; 1024];
+        let length = reader.read(&mut head).await.expect("reads");
+        assert!(head[..length].ends_with(b"\r\n\r\n"));
+        let end = reader.end_of_input();
+        let mut rest = [0; 8];
+        let mut reading = std::pin::pin!(reader.read(&mut rest));
+        assert!(futures::poll!(&mut reading).is_pending());
+        end.reach();
+        match futures::poll!(&mut reading) {
+            Poll::Ready(read) => assert_eq!(read.expect("reads"), usize::from(!ends)),
+            Poll::Pending => assert!(!ends),
+        }
+    }
+}
+
+#[actix_web::test]
 async fn bodies_arrive_unchanged_and_are_not_searched_for_offers() {
     let body = "GET / HTTP/1.1\r\nupgrade: h2c\r\n\r\n";
     let offer = "upgrade: websocket\r\n";

@@ -1,12 +1,36 @@
 //! Errors of the actor tree and of LibreTranslate as API errors. The matches are exhaustive: a new
 //! error does not compile without a status.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use stt_actors::domain::error::DecodeError;
-use stt_actors::{SttError, TranslationError};
+use stt_actors::{LiveError, SttError, TranslationError};
 
 use super::ApiError;
 use crate::metrics::ErrorType;
+
+/// Retry-After when a live session cannot be opened.
+const LIVE_RETRY: Duration = Duration::from_secs(10);
+
+impl From<LiveError> for ApiError {
+    fn from(error: LiveError) -> Self {
+        let message = error.to_string();
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        match error {
+            LiveError::TooMany { .. } => Self::server(unavailable, "overloaded", message)
+                .with_retry_after(LIVE_RETRY)
+                .counted_as(ErrorType::Overloaded),
+            LiveError::Draining => Self::server(unavailable, "draining", message)
+                .with_retry_after(LIVE_RETRY)
+                .counted_as(ErrorType::Overloaded),
+            LiveError::Format(_) => Self::invalid_session("invalid_value", message, None),
+            LiveError::Lost => {
+                Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+            }
+        }
+    }
+}
 
 impl From<DecodeError> for ApiError {
     fn from(error: DecodeError) -> Self {

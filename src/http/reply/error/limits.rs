@@ -9,6 +9,8 @@ use crate::metrics::ErrorType;
 
 /// Retry-After when too many connections are open.
 const CONNECTION_RETRY: Duration = Duration::from_secs(2);
+/// Retry-After when too many ephemeral keys are valid.
+const SECRETS_RETRY: Duration = Duration::from_secs(60);
 
 impl ApiError {
     /// One client sent too many requests.
@@ -44,6 +46,14 @@ impl ApiError {
         }
         .with_retry_after(wait)
         .counted_as(ErrorType::RateLimit)
+    }
+
+    /// Too many ephemeral keys are valid.
+    pub fn too_many_client_secrets() -> Self {
+        let message = "too many ephemeral keys are valid";
+        Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+            .with_retry_after(SECRETS_RETRY)
+            .counted_as(ErrorType::Overloaded)
     }
 
     /// The connection limit is reached.

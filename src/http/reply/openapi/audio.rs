@@ -147,7 +147,7 @@ fn detect_language() -> OperationBuilder {
 }
 
 /// Adds query options: name, description, and the allowed values (empty: any).
-fn with_query(
+pub(super) fn with_query(
     mut operation: OperationBuilder,
     options: &[(&str, &str, &[&str])],
 ) -> OperationBuilder {

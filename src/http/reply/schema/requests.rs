@@ -120,6 +120,9 @@ pub struct Options {
     /// default.
     #[schema(nullable = false)]
     language: Option<String>,
+    /// The languages among which the spoken one is detected; all by default. Without effect with `language`.
+    #[schema(rename = "languages[]", nullable = false)]
+    languages: Option<Vec<String>>,
     /// Words and names to expect.
     #[schema(nullable = false)]
     prompt: Option<String>,

@@ -109,6 +109,7 @@ impl TranscriptionState {
             audio: chunk.audio.clone(),
             task: options.task,
             language: self.language.code().map(str::to_owned),
+            languages: options.languages.clone(),
             likely_language: chunk.likely_language.clone(),
             prompt: options.prompt.clone(),
             temperature: options.temperature,

@@ -212,6 +212,7 @@ impl TranscriptionState {
             request_id: self.job.request_id.clone(),
             audio: chunk.audio.clone(),
             language: self.language.for_fallback(own.as_ref().ok()),
+            languages: options.languages.clone(),
             prompt: options.prompt.clone(),
             temperature: options.temperature,
             hallucination_guard: options.hallucination_guard,
