@@ -151,13 +151,7 @@ pub async fn run(opened: Opened) {
         end = send(&shared, first, events, outbox.clone()) => end,
         end = keep_alive(outbox.clone()) => end,
     };
-    let shared = shared.borrow();
-    info!(
-        session = %shared.id, client = &*shared.caller.name(), turns = shared.turns,
-        audio_seconds = shared.received.as_secs_f64(), total_seconds = begin.elapsed().as_secs_f64(),
-        ?end, "realtime session ended"
-    );
-    drop(shared);
+    shared.borrow().log_end(&end, begin.elapsed());
     close(outbox, end).await;
     // Its messages end when the last frame is on its way.
     let is_sent = async { while let Some(Ok(_)) = messages.recv().await {} };
@@ -276,6 +270,14 @@ async fn close(mut outbox: Outbox, end: End) {
 }
 
 impl Shared {
+    fn log_end(&self, end: &End, lasted: Duration) {
+        info!(
+            session = %self.id, client = &*self.caller.name(), turns = self.turns,
+            audio_seconds = self.received.as_secs_f64(), total_seconds = lasted.as_secs_f64(),
+            ?end, "realtime session ended"
+        );
+    }
+
     /// The messages for an event of the tree.
     fn translate(&mut self, event: LiveEvent) -> Vec<String> {
         let millis = |at: Duration| at.as_millis() as u64;
