@@ -63,7 +63,7 @@ impl Caller {
                     .then(|| state.client_secrets.maker(given))
                     .flatten()
             };
-            keys.find(given).or_else(|| keys.with_id(&*maker()?))
+            keys.find(given).or_else(|| keys.with_id(&maker()?))
         };
         let key = match given {
             _ if keys.is_open() => PresentedKey::NotRequired,

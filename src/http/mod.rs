@@ -39,8 +39,8 @@ pub use connections::files_needed;
 use connections::request_reader::{self, RequestReader};
 use connections::{ConnectionLimit, guard};
 pub use limits::Limits;
-pub use reply::error::ApiError;
 pub use realtime::ClientSecrets;
+pub use reply::error::ApiError;
 
 /// How long a client may take to send the head of a connection's first request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -6,7 +6,6 @@
 
 pub mod escalation;
 pub mod keys;
-pub mod wyoming;
 pub mod live;
 
 mod gauges;
@@ -122,7 +121,7 @@ impl Exporter {
 
     /// Records a turn of a live session that has its text.
     pub fn record_live_turn(&self, endpoint: Endpoint, transcript: &Transcript) {
-        live::record_turn(true);
+        live::record_turn(live::Protocol::Realtime, live::Outcome::Completed);
         self.audio
             .add(endpoint, transcript.route, transcript.duration);
     }
@@ -240,7 +239,6 @@ fn describe() {
     keys::describe();
     live::describe();
     escalation::describe();
-    wyoming::describe();
     for (name, help, _) in GAUGES {
         describe_gauge!(*name, *help);
     }
@@ -279,7 +277,6 @@ fn register() {
     }
     keys::register([ANONYMOUS].into_iter());
     escalation::register();
-    wyoming::register();
     live::register();
     for kind in ErrorType::ALL {
         let _ = counter!(ERRORS, "type" => kind.as_str());

@@ -18,7 +18,7 @@ use super::frame::Event;
 use super::{Caller, Server};
 use crate::language;
 use crate::metrics::escalation as escalation_metrics;
-use crate::metrics::wyoming::{Outcome, record_utterance};
+use crate::metrics::live::{Outcome, Protocol, record_turn};
 
 /// Events that are sent together.
 pub type Replies = mpsc::Sender<Vec<Event>>;
@@ -170,7 +170,7 @@ impl Utterance {
 impl Drop for Utterance {
     fn drop(&mut self) {
         if !self.is_replied() {
-            record_utterance(Outcome::Abandoned);
+            record_turn(Protocol::Wyoming, Outcome::Abandoned);
         }
     }
 }
@@ -272,7 +272,7 @@ impl Reply {
         let seconds = self.audio.seconds();
         self.server.callers.charge(self.caller.address, seconds);
         escalation_metrics::record_transcript(transcript);
-        record_utterance(Outcome::Completed);
+        record_turn(Protocol::Wyoming, Outcome::Completed);
         let text = transcript.text();
         info!(
             session = %self.caller.id,
@@ -308,7 +308,7 @@ impl Reply {
 
 /// Counts and logs an utterance without a transcript, and returns the event for it.
 pub fn failed(caller: &Caller, failure: &Failure) -> Event {
-    record_utterance(Outcome::Failed);
+    record_turn(Protocol::Wyoming, Outcome::Failed);
     let Failure { code, text } = failure;
     info!(session = %caller.id, peer = %caller.peer, code, reason = text, "Wyoming: no transcript");
     failure.event()

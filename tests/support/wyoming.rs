@@ -47,7 +47,8 @@ pub fn assert_command(text: &str) {
 
 /// The number of utterances with this outcome.
 pub async fn outcomes(server: &Server, outcome: &str) -> f64 {
-    let series = format!("uttera_stt_wyoming_utterances_total{{outcome=\"{outcome}\"}}");
+    let series =
+        format!("uttera_stt_live_turns_total{{protocol=\"wyoming\",outcome=\"{outcome}\"}}");
     server.metric(&series).await
 }
 

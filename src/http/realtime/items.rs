@@ -86,6 +86,11 @@ impl Items {
         id
     }
 
+    /// Number of turns without a text.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// The item with this id.
     pub fn get(&self, id: &str) -> Option<&Item> {
         self.committed.iter().find(|item| item.id == id)

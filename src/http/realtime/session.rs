@@ -88,6 +88,14 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for _turn in 0..self.items.open() {
+            live::record_turn(live::Protocol::Realtime, live::Outcome::Abandoned);
+        }
+    }
+}
+
 /// A session about to begin.
 pub struct Opened {
     /// The server.
@@ -151,13 +159,7 @@ pub async fn run(opened: Opened) {
         end = send(&shared, first, events, outbox.clone()) => end,
         end = keep_alive(outbox.clone()) => end,
     };
-    let shared = shared.borrow();
-    info!(
-        session = %shared.id, client = &*shared.caller.name(), turns = shared.turns,
-        audio_seconds = shared.received.as_secs_f64(), total_seconds = begin.elapsed().as_secs_f64(),
-        ?end, "realtime session ended"
-    );
-    drop(shared);
+    shared.borrow().log_end(&end, begin.elapsed());
     close(outbox, end).await;
     // Its messages end when the last frame is on its way.
     let is_sent = async { while let Some(Ok(_)) = messages.recv().await {} };
@@ -276,6 +278,14 @@ async fn close(mut outbox: Outbox, end: End) {
 }
 
 impl Shared {
+    fn log_end(&self, end: &End, lasted: Duration) {
+        info!(
+            session = %self.id, client = &*self.caller.name(), turns = self.turns,
+            audio_seconds = self.received.as_secs_f64(), total_seconds = lasted.as_secs_f64(),
+            ?end, "realtime session ended"
+        );
+    }
+
     /// The messages for an event of the tree.
     fn translate(&mut self, event: LiveEvent) -> Vec<String> {
         let millis = |at: Duration| at.as_millis() as u64;
@@ -322,7 +332,7 @@ impl Shared {
             Err(error) => {
                 let error = ApiError::from(error);
                 record_error(error.error_type());
-                live::record_turn(false);
+                live::record_turn(live::Protocol::Realtime, live::Outcome::Failed);
                 info!(session = %self.id, code = error.code(), reason = %error, "a turn has no text");
                 let item_id = self.items.complete(turn, None);
                 events::failed(&item_id, &error)

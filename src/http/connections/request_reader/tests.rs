@@ -91,13 +91,12 @@ async fn a_web_socket_of_the_path_that_has_one_passes_and_so_do_its_bytes() {
     }
     for (request, left) in [
         (
-            format!("GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n"),
+            "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n".to_owned(),
             "",
         ),
         (
-            format!(
-                "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"
-            ),
+            "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"
+                .to_owned(),
             "",
         ),
         (
