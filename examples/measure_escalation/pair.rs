@@ -165,6 +165,7 @@ fn spec(
         command,
         env: BTreeMap::new(),
         url: "http://127.0.0.1:{port}".to_owned(),
+        wyoming: None,
         ready: "/readyz".to_owned(),
         ours: true,
         key: None,
