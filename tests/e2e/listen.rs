@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use test_support::command_line::{err, out, run};
-use test_support::{model, program, sample, sample_text, voice_activity, words};
+use test_support::{Server, model, program, sample, sample_text, voice_activity, words};
 
 /// A command with a second of silence after it, twice, as raw samples.
 fn command_twice() -> Vec<u8> {
@@ -91,4 +91,37 @@ fn a_server_that_is_not_there_is_named() {
         told.contains("cannot open ws://127.0.0.1:1/v1/realtime"),
         "{told}"
     );
+}
+
+#[tokio::test]
+async fn a_server_does_the_work_with_its_key_and_an_error_of_the_server_ends_it() {
+    let settings = [("API_KEYS", "right-key")];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let input = folder.path().join("input.raw");
+    std::fs::write(&input, command_twice()).expect("writes");
+    let listen = |key: &str| {
+        let input = std::fs::File::open(&input).expect("is there");
+        Command::new(program())
+            .args([
+                "listen",
+                "--stdin",
+                "--url",
+                &server.url,
+                "--language",
+                "en",
+            ])
+            .env("UTTERA_API_KEY", key)
+            .stdin(Stdio::from(input))
+            .output()
+            .expect("the program runs")
+    };
+    let output = listen("right-key");
+    assert!(output.status.success(), "{}", err(&output));
+    let expected = words(&sample_text("en-command.wav"));
+    let lines: Vec<_> = out(&output).lines().map(words).collect();
+    assert_eq!(lines, [expected.clone(), expected]);
+    let output = listen("wrong-key");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("401"), "{}", err(&output));
 }

@@ -140,6 +140,13 @@ pub struct LiveSessionState {
     ending: Option<LiveEnd>,
 }
 
+impl Drop for LiveSessionState {
+    fn drop(&mut self) {
+        // Also after a failure: a client that waits for permits must not wait for ever.
+        self.arguments.ahead.close();
+    }
+}
+
 /// Whether the session goes on.
 #[derive(PartialEq, Eq)]
 enum Outcome {

@@ -459,6 +459,23 @@ async fn a_flood_of_audio_waits_and_stays_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_waits_to_send_hears_that_its_session_failed() {
+    let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Hang; 1])]).await;
+    let session = Session::open(&tree, options(TurnDetection::Manual)).await;
+    let flood = [vec![SAID; 10 * SECOND], vec![0; 3 * SECOND]].concat().repeat(150);
+    let sending = session.input.push(&flood);
+    let failing = async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let sessions = tree.children::<LiveSessionsMessage>().remove(0);
+        sessions.get_children().remove(0).kill();
+    };
+    let (sent, ()) = tokio::join!(sending, failing);
+    assert_eq!(sent, Err(LiveError::Lost));
+    drop(session);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_turn_waits_for_a_model_that_loads() {
     let tree = Tree::start(vec![]).await;
     let mut session = Session::open(&tree, options(HALF_A_SECOND)).await;

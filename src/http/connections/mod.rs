@@ -24,8 +24,8 @@ use idle::{IdleTracker, RequestInProgress, TrackedConnection};
 
 /// Connections that are accepted beyond the limit, for probes. More than these wait to be accepted.
 const PROBE_CONNECTIONS: usize = 32;
-/// Open files that are not connections: sockets of workers, pipes of ffmpeg, the log.
-const OTHER_FILES: u64 = 256;
+/// Open files that are not connections of HTTP: those of Wyoming, sockets of workers, pipes of ffmpeg, the log.
+const OTHER_FILES: u64 = 512;
 /// The connection, its duplicate in the idle tracker, and the file of its upload.
 const FILES_PER_CONNECTION: u64 = 3;
 
