@@ -462,7 +462,9 @@ async fn a_flood_of_audio_waits_and_stays_bounded() {
 async fn a_client_that_waits_to_send_hears_that_its_session_failed() {
     let tree = Tree::ready(vec![LaunchPlan::Up(vec![ChunkPlan::Hang; 1])]).await;
     let session = Session::open(&tree, options(TurnDetection::Manual)).await;
-    let flood = [vec![SAID; 10 * SECOND], vec![0; 3 * SECOND]].concat().repeat(150);
+    let flood = [vec![SAID; 10 * SECOND], vec![0; 3 * SECOND]]
+        .concat()
+        .repeat(150);
     let sending = session.input.push(&flood);
     let failing = async {
         tokio::time::sleep(Duration::from_secs(10)).await;

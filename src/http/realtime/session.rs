@@ -35,6 +35,8 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 const LAST_TURNS: Duration = Duration::from_secs(30);
 /// Proxies close connections that are silent for a minute or less.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// The ping that comes with a warning: a minute before the session ends.
+const LAST_MINUTE: u32 = (LONGEST.as_secs() - 60) as u32 / PING_INTERVAL.as_secs() as u32;
 /// A client that sends nothing for this long, not even a pong, is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -157,7 +159,7 @@ pub async fn run(opened: Opened) {
     let end = tokio::select! {
         end = receive(client, &mut messages, begin + LONGEST) => end,
         end = send(&shared, first, events, outbox.clone()) => end,
-        end = keep_alive(outbox.clone()) => end,
+        end = keep_alive(&shared, outbox.clone(), begin) => end,
     };
     shared.borrow().log_end(&end, begin.elapsed());
     close(outbox, end).await;
@@ -231,10 +233,19 @@ async fn send(
     End::Tree(None)
 }
 
-async fn keep_alive(mut outbox: Outbox) -> End {
+/// Sends pings, and a warning before the session ends.
+async fn keep_alive(shared: &RefCell<Shared>, mut outbox: Outbox, begin: Instant) -> End {
+    let mut number = 0;
     loop {
-        tokio::time::sleep(PING_INTERVAL).await;
-        if let Err(end) = outbox.ping().await {
+        number += 1;
+        tokio::time::sleep_until(begin + PING_INTERVAL * number).await;
+        let mut sent = outbox.ping().await;
+        if sent.is_ok() && number == LAST_MINUTE {
+            // Not an `error`: some clients end at each of those.
+            let fields = json!({"expires_at": shared.borrow().expires_at});
+            sent = outbox.send(events::event("session.expiring", fields)).await;
+        }
+        if let Err(end) = sent {
             return end;
         }
     }
