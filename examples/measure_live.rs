@@ -131,7 +131,6 @@ async fn upload(stt: &Stt, source: AudioSource, options: Options) -> anyhow::Res
 
 async fn live(stt: &Stt, args: &Args, samples: &[i16], options: Options) -> anyhow::Result<String> {
     let client = LiveClient {
-        client: Client::new("measurement"),
         priority: Priority::Normal,
         session_id: Arc::from("live"),
     };

@@ -27,7 +27,7 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::middleware::{NormalizePath, from_fn};
 use actix_web::{App, web};
-use stt_actors::{Client, Stt};
+use stt_actors::Stt;
 use tokio::net::TcpStream;
 
 use crate::keys::Keyring;
@@ -91,11 +91,6 @@ impl AppState {
         let caller = Caller::without_key(address);
         self.limits.charge(&caller, seconds);
         self.metrics.record_key_audio(&caller.name(), seconds);
-    }
-
-    /// The client for the fair order of the queue.
-    pub fn client_at(&self, address: Option<IpAddr>) -> Client {
-        Caller::without_key(address).client()
     }
 }
 

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use stt_actors::Client;
 use tracing::warn;
 
 use crate::http::AppState;
@@ -23,10 +22,6 @@ impl Callers for Addresses {
 
     fn charge(&self, address: Option<IpAddr>, seconds: f64) {
         self.0.charge_address(address, seconds);
-    }
-
-    fn client(&self, address: Option<IpAddr>) -> Client {
-        self.0.client_at(address)
     }
 }
 

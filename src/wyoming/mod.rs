@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stt_actors::{Client, Stt};
+use stt_actors::Stt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -53,9 +53,6 @@ pub trait Callers: Send + Sync {
 
     /// Counts transcribed audio.
     fn charge(&self, address: Option<IpAddr>, seconds: f64);
-
-    /// The client for the fair order of the queue.
-    fn client(&self, address: Option<IpAddr>) -> Client;
 }
 
 /// Who is at the other end of a connection.

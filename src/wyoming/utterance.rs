@@ -68,7 +68,6 @@ impl Utterance {
         };
         server.callers.admit(caller.address)?;
         let client = LiveClient {
-            client: server.callers.client(caller.address),
             priority: Priority::default(),
             session_id: Arc::clone(&caller.id),
         };

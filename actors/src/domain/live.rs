@@ -2,11 +2,12 @@
 //!
 //! A session consists of *turns*: what a client gets one text for. A turn is transcribed in *parts* of one chunk each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::chunk::SPEECH_FRAME;
 use crate::domain::error::SttError;
-use crate::domain::job::{Client, Options, Priority};
+use crate::domain::job::{Options, Priority};
 use crate::domain::transcript::Transcript;
 
 /// How samples are stored, in little-endian order.
@@ -111,12 +112,11 @@ pub struct LiveOptions {
 /// Who opens a session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LiveClient {
-    /// Sessions of one client share its turns in the queue.
-    pub client: Client,
     /// The priority of its work among other live work.
     pub priority: Priority,
-    /// The id of the connection, for logs.
-    pub session_id: std::sync::Arc<str>,
+    /// The id of the connection, for logs. It must be unique: sessions take turns in the queue, whoever opened them,
+    /// because many satellites may share one address.
+    pub session_id: Arc<str>,
 }
 
 /// Identifies a turn within its session: 1, 2, …

@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::SttError;
-use crate::domain::job::{Event, Job, JobAudio, Options, Urgency};
+use crate::domain::job::{Client, Event, Job, JobAudio, Options, Urgency};
 use crate::domain::live::LiveClient;
 use crate::domain::transcript::Transcript;
 use crate::request::stream::{Submission, submit};
@@ -110,7 +110,7 @@ impl LiveWork {
         let deadline = Instant::now() + READY_LIMIT;
         let mut hot = self.status.subscribe_hot();
         let slot = self.status.take_slot(AdmissionRequest {
-            client: client.client,
+            client: Client::new(client.session_id),
             priority: client.priority,
             body_bytes: None,
         });

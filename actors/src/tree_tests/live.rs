@@ -2,6 +2,8 @@
 
 use super::*;
 
+use std::sync::atomic::AtomicUsize;
+
 use crate::LiveEvents;
 use crate::LiveInput;
 use crate::domain::error::LiveError;
@@ -42,10 +44,11 @@ const HALF_A_SECOND: TurnDetection = TurnDetection::Silence {
 };
 
 fn client() -> LiveClient {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::SeqCst);
     LiveClient {
-        client: Client::new("voice"),
         priority: crate::Priority::default(),
-        session_id: Arc::from("live"),
+        session_id: format!("live-{number}").into(),
     }
 }
 
@@ -455,6 +458,28 @@ async fn a_flood_of_audio_waits_and_stays_bounded() {
     session.input.commit().expect("sent");
     assert_eq!(session.completed().await.1, "");
     drop(session);
+    tree.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_floods_does_not_delay_the_turn_of_another() {
+    let tree = Tree::ready(vec![]).await;
+    let flooding = Session::open(&tree, options(TurnDetection::Manual)).await;
+    let mut other = Session::open(&tree, options(TurnDetection::Manual)).await;
+    let flood = [vec![SAID; 10 * SECOND], vec![0; 3 * SECOND]]
+        .concat()
+        .repeat(20);
+    let commanding = async {
+        other.say(30, SAID).await;
+        other.say(20, 0).await;
+        other.input.commit().expect("sent");
+        other.delay().await
+    };
+    let (sent, delay) = tokio::join!(flooding.input.push(&flood), commanding);
+    sent.expect("sent");
+    // Its own second of work, and the chunk that ran.
+    assert!(delay <= WORK * 2, "{delay:?}");
+    drop((flooding, other));
     tree.end().await;
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stt_actors::domain::live::{LiveClient, LiveEvent, LiveOptions, PcmFormat, TurnDetection};
-use stt_actors::{Client, LiveEvents, LiveInput, Options, Priority, Stt};
+use stt_actors::{LiveEvents, LiveInput, Options, Priority, Stt};
 
 use super::{ListenArgs, Printer, Source};
 use crate::cli::transcribe::ensure_voice_activity;
@@ -43,7 +43,6 @@ async fn session(
     stt.ready().await.map_err(anyhow::Error::msg)?;
     eprintln!("listening; Ctrl-C ends");
     let client = LiveClient {
-        client: Client::new("command line"),
         priority: Priority::Normal,
         session_id: Arc::from("listen"),
     };

@@ -59,7 +59,6 @@ async fn connect(
     let (config, shape) = start_of_session(&state, &request);
     let id = realtime::new_id("sess");
     let client = LiveClient {
-        client: caller.client(),
         priority: caller.priority(),
         session_id: Arc::from(id.as_str()),
     };
