@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Parser;
-use measurement_support::corpus::{Pair, difference, rows};
+use measurement_support::corpus::{Pair, print_difference, rows};
 use measurement_support::decode::decode;
 use measurement_support::wav::wav;
 use stt_actors::domain::chunk::AudioSource;
@@ -99,17 +99,8 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
             errors: scores.map(|score| score.edits),
         });
     }
-    ensure!(!pairs.is_empty(), "no recordings in these languages");
-    let (rates, interval) = difference(&pairs);
-    println!(
-        "{} recordings, {same} with the same text: upload {:.2} % errors, live {:.2} %: {:+.2} points ({:+.2} to {:+.2})",
-        pairs.len(),
-        rates[0],
-        rates[1],
-        rates[1] - rates[0],
-        interval[0],
-        interval[1]
-    );
+    println!("{same} recordings have the same text");
+    print_difference(&pairs, ["upload", "live"])?;
     stt.drain(Duration::ZERO);
     ended.wait().await;
     Ok(())

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use measurement_support::corpus::{Pair, difference};
+use measurement_support::corpus::{Pair, print_difference};
 use reqwest::Client;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
@@ -87,18 +87,7 @@ async fn main() -> anyhow::Result<()> {
             errors: scores.map(|score| score.edits),
         });
     }
-    ensure!(!pairs.is_empty(), "no recordings in these languages");
-    let (rates, interval) = difference(&pairs);
-    println!(
-        "{} recordings: plain {:.2} % errors, streamed {:.2} %: {:+.2} points ({:+.2} to {:+.2})",
-        pairs.len(),
-        rates[0],
-        rates[1],
-        rates[1] - rates[0],
-        interval[0],
-        interval[1]
-    );
-    Ok(())
+    print_difference(&pairs, ["plain", "streamed"])
 }
 
 async fn ask(

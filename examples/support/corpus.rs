@@ -46,6 +46,27 @@ pub struct Pair {
     pub errors: [usize; 2],
 }
 
+/// Prints how many recordings there were, the error rates of A and B by their names, and their difference.
+///
+/// # Errors
+/// There was no recording.
+pub fn print_difference(pairs: &[Pair], names: [&str; 2]) -> anyhow::Result<()> {
+    anyhow::ensure!(!pairs.is_empty(), "no recordings in these languages");
+    let (rates, interval) = difference(pairs);
+    println!(
+        "{} recordings: {} {:.2} % errors, {} {:.2} %: {:+.2} points ({:+.2} to {:+.2})",
+        pairs.len(),
+        names[0],
+        rates[0],
+        names[1],
+        rates[1],
+        rates[1] - rates[0],
+        interval[0],
+        interval[1]
+    );
+    Ok(())
+}
+
 /// The error rates of A and B in percent, and the 95 % interval of their difference in points, by a
 /// bootstrap over the pairs.
 pub fn difference(pairs: &[Pair]) -> ([f64; 2], [f64; 2]) {

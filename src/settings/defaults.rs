@@ -41,6 +41,7 @@ impl Default for Settings {
             max_audio: Duration::from_secs(14_400),
             max_live_sessions: 64,
             live_idle_timeout: Duration::from_secs(120),
+            realtime_session: Duration::from_secs(3600),
             wyoming: WyomingSettings::default(),
             libretranslate_url: None,
             libretranslate_api_key: None,

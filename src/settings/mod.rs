@@ -97,6 +97,8 @@ pub struct Settings {
     pub max_live_sessions: u32,
     /// Time without audio and requests after which a live session is ended.
     pub live_idle_timeout: Duration,
+    /// The longest realtime session.
+    pub realtime_session: Duration,
     /// The Wyoming protocol.
     pub wyoming: WyomingSettings,
     /// Base URL of a LibreTranslate server; `None`: whisper translates, to English only.

@@ -47,3 +47,21 @@ async fn the_default_language_counts_where_a_request_names_none() {
         assert_eq!(body["language"], spoken);
     }
 }
+
+#[tokio::test]
+async fn both_engines_detect_only_among_the_languages_of_the_request() {
+    for engine in ["native", "whisper.cpp"] {
+        let server = Server::ready(&model("base").await, &[("ENGINE", engine)]).await;
+        let file = sample("es-sentence.wav");
+        for (languages, spoken) in [
+            (&["en", "es", "fr"][..], &["spanish"][..]),
+            (&["en", "de"], &["english", "german"]),
+        ] {
+            let mut fields = vec![("response_format", "verbose_json")];
+            fields.extend(languages.iter().map(|code| ("languages[]", *code)));
+            let body: Value = (server.transcribe(&file, &fields).await.json().await).expect("JSON");
+            let found = body["language"].as_str().expect("a language");
+            assert!(spoken.contains(&found), "{engine}, {languages:?}: {found}");
+        }
+    }
+}

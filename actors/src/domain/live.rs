@@ -114,8 +114,8 @@ pub struct LiveOptions {
 pub struct LiveClient {
     /// The priority of its work among other live work.
     pub priority: Priority,
-    /// The id of the connection, for logs. It must be unique: sessions take turns in the queue, whoever opened them,
-    /// because many satellites may share one address.
+    /// The unique id of the connection. It names the session in logs, and is its client in the queue: a house's
+    /// satellites may share one address, and must not wait for each other.
     pub session_id: Arc<str>,
 }
 

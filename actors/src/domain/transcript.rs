@@ -294,8 +294,12 @@ pub struct Escalation {
 impl Transcript {
     /// The text of all segments, trimmed.
     pub fn text(&self) -> String {
-        let joined: String = self.segments.iter().map(|s| s.text.as_str()).collect();
-        joined.trim().to_owned()
+        self.untrimmed_text().trim().to_owned()
+    }
+
+    /// The text of all segments, with the spaces before and after it.
+    pub(crate) fn untrimmed_text(&self) -> String {
+        self.segments.iter().map(|s| s.text.as_str()).collect()
     }
 
     /// Moves all times by this many seconds.

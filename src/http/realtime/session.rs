@@ -29,14 +29,12 @@ use crate::http::reply::error::ApiError;
 use crate::http::usage;
 use crate::metrics::{Endpoint, escalation, live, record_error};
 
-/// The longest session.
-const LONGEST: Duration = Duration::from_secs(60 * 60);
-/// How long the last turns may take when a session has been open for [`LONGEST`].
+/// How long the last turns may take when a session has lasted as long as it may.
 const LAST_TURNS: Duration = Duration::from_secs(30);
 /// Proxies close connections that are silent for a minute or less.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// The ping that comes with a warning: a minute before the session ends.
-const LAST_MINUTE: u32 = (LONGEST.as_secs() - 60) as u32 / PING_INTERVAL.as_secs() as u32;
+/// How long before its end a session warns: at most this, and at most a tenth of its time.
+const WARNING_TIME: Duration = Duration::from_secs(60);
 /// A client that sends nothing for this long, not even a pong, is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -139,11 +137,12 @@ pub async fn run(opened: Opened) {
         .aggregate_continuations()
         .max_continuation_size(MOST_MESSAGE_BYTES);
     let begin = Instant::now();
+    let longest = state.settings.realtime_session;
     let shared = Rc::new(RefCell::new(Shared {
         state,
         caller,
         id,
-        expires_at: unix_time() + LONGEST.as_secs(),
+        expires_at: unix_time() + longest.as_secs(),
         shape,
         config,
         items: Items::default(),
@@ -157,12 +156,13 @@ pub async fn run(opened: Opened) {
         events::session(shared.shape, "created", &shared.report())
     };
     let end = tokio::select! {
-        end = receive(client, &mut messages, begin + LONGEST) => end,
+        end = receive(client, &mut messages, begin + longest) => end,
         end = send(&shared, first, events, outbox.clone()) => end,
-        end = keep_alive(&shared, outbox.clone(), begin) => end,
+        end = keep_alive(outbox.clone()) => end,
+        end = warn(&shared, outbox.clone(), begin + longest - WARNING_TIME.min(longest / 10)) => end,
     };
     shared.borrow().log_end(&end, begin.elapsed());
-    close(outbox, end).await;
+    close(outbox, end, longest).await;
     // Its messages end when the last frame is on its way.
     let is_sent = async { while let Some(Ok(_)) = messages.recv().await {} };
     let _ = tokio::time::timeout(CLOSE_TIME, is_sent).await;
@@ -233,26 +233,27 @@ async fn send(
     End::Tree(None)
 }
 
-/// Sends pings, and a warning before the session ends.
-async fn keep_alive(shared: &RefCell<Shared>, mut outbox: Outbox, begin: Instant) -> End {
-    let mut number = 0;
+async fn keep_alive(mut outbox: Outbox) -> End {
     loop {
-        number += 1;
-        tokio::time::sleep_until(begin + PING_INTERVAL * number).await;
-        let mut sent = outbox.ping().await;
-        if sent.is_ok() && number == LAST_MINUTE {
-            // Not an `error`: some clients end at each of those.
-            let fields = json!({"expires_at": shared.borrow().expires_at});
-            sent = outbox.send(events::event("session.expiring", fields)).await;
-        }
-        if let Err(end) = sent {
+        tokio::time::sleep(PING_INTERVAL).await;
+        if let Err(end) = outbox.ping().await {
             return end;
         }
     }
 }
 
+/// Warns at this moment that the session will end. Not with an `error`: some clients end at each of those.
+async fn warn(shared: &RefCell<Shared>, mut outbox: Outbox, at: Instant) -> End {
+    tokio::time::sleep_until(at).await;
+    let fields = json!({"expires_at": shared.borrow().expires_at});
+    match outbox.send(events::event("session.expiring", fields)).await {
+        Ok(()) => std::future::pending().await,
+        Err(end) => end,
+    }
+}
+
 /// Closes the connection, and says why.
-async fn close(mut outbox: Outbox, end: End) {
+async fn close(mut outbox: Outbox, end: End, longest: Duration) {
     let reason = |code, description: &str| {
         Some(CloseReason {
             code,
@@ -276,7 +277,10 @@ async fn close(mut outbox: Outbox, end: End) {
         }
         // Only the limit of time makes this side finish a session.
         End::Expired | End::Tree(Some(LiveEnd::Finished)) => {
-            let message = "the session has lasted 60 minutes, which is the limit";
+            let message = format!(
+                "the session has lasted {} s, which is the limit (REALTIME_SESSION_SECONDS)",
+                longest.as_secs()
+            );
             let error = EventError::new("session_expired", message);
             if outbox.send(events::error(&error, None)).await.is_err() {
                 return;

@@ -24,6 +24,15 @@ pub const ROWS: &[Variable] = &[
         },
     ),
     row(
+        "REALTIME_SESSION_SECONDS",
+        "3600",
+        "Seconds after which a realtime session is ended.",
+        |s, v| {
+            s.realtime_session = positive_seconds(v)?;
+            Ok(())
+        },
+    ),
+    row(
         "WYOMING_PORT",
         "",
         "Port for the Wyoming protocol, on the address HOST; usual is 10300; empty: none.",

@@ -183,7 +183,7 @@ async fn audio_counts_and_nothing_is_taken_beyond_the_allowance() {
         .await;
     assert!((5.0..9.0).contains(&used), "{used}");
     client.append(&speech(COMMAND, 0)).await;
-    // It is told once.
+    // The server sends this error once.
     let error = client.error().await;
     assert_eq!(
         (error["code"].as_str(), error["type"].as_str()),

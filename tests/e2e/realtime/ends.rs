@@ -4,7 +4,7 @@ use test_support::realtime::tungstenite::Message;
 use test_support::realtime::tungstenite::protocol::CloseFrame;
 use test_support::realtime::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use test_support::realtime::tungstenite::protocol::frame::{Frame, FrameHeader};
-use test_support::{lives, signal};
+use test_support::{lives, sample_text, signal, words};
 
 use super::*;
 
@@ -146,5 +146,29 @@ async fn an_idle_session_is_closed_and_one_may_wait_for_the_model() {
     let (code, reason, _) = client.closed().await;
     assert_eq!(code, 1000);
     assert!(reason.contains("LIVE_IDLE_TIMEOUT"), "{reason}");
+    no_session_is_left(&server).await;
+}
+
+#[tokio::test]
+async fn a_session_warns_of_its_end_completes_its_turn_and_takes_no_more_audio() {
+    let settings = [("REALTIME_SESSION_SECONDS", "2")];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let mut client = Realtime::connect(&server, PATH, &[])
+        .await
+        .expect("connects");
+    let created = client.event("session.created").await;
+    client.configure(json!({"turn_detection": null})).await;
+    client.append(&speech(COMMAND, 0)).await;
+    let warning = client.event("session.expiring").await;
+    assert_eq!(warning["expires_at"], created["session"]["expires_at"]);
+    let (code, reason, events) = client.closed().await;
+    assert_eq!((code, reason.as_str()), (1000, "session_expired"));
+    let of_kind = |kind: &str| events.iter().find(|event| event["type"] == kind);
+    let completed = "conversation.item.input_audio_transcription.completed";
+    let completed = of_kind(completed).expect("the open turn has its text");
+    let text = completed["transcript"].as_str().expect("a text");
+    assert_eq!(words(text), words(&sample_text(COMMAND)));
+    let error = &of_kind("error").expect("the reason")["error"];
+    assert_eq!(error["code"], "session_expired");
     no_session_is_left(&server).await;
 }
