@@ -47,6 +47,7 @@ impl Settings {
         }
         choose_model(&mut settings, sources);
         check_default_language(&settings, sources)?;
+        check_ports(&settings, sources)?;
         warnings.extend(settings.contradictions());
         Ok(Loaded {
             settings,
@@ -148,6 +149,22 @@ fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), 
                 ),
             })
         }
+        _ => Ok(()),
+    }
+}
+
+/// Rejects one port for two protocols on the same address.
+fn check_ports(settings: &Settings, sources: &Sources) -> Result<(), SettingsError> {
+    // Port 0 means any free port.
+    let is_shared = settings.port != 0 && settings.wyoming.port == Some(settings.port);
+    let name = "WYOMING_PORT";
+    match sources.find(name) {
+        Some((value, origin)) if is_shared => Err(SettingsError::Value {
+            name: name.to_owned(),
+            value: value.trim().to_owned(),
+            origin,
+            allowed: "expected a port other than PORT; usual is 10300".to_owned(),
+        }),
         _ => Ok(()),
     }
 }

@@ -257,3 +257,19 @@ fn an_ipv4_proxy_written_as_ipv6_becomes_ipv4() {
         .collect();
     assert_eq!(shown, ["192.0.2.1/32", "10.0.0.0/8", "::/0"]);
 }
+
+#[test]
+fn wyoming_needs_a_port_of_its_own() {
+    let error = load(&[("PORT", "9000"), ("WYOMING_PORT", "9000")]).err();
+    let told = error.expect("it is refused").to_string();
+    assert!(
+        told.contains("WYOMING_PORT=9000") && told.contains("other than PORT"),
+        "{told}"
+    );
+    for pair in [
+        [("PORT", "0"), ("WYOMING_PORT", "0")],
+        [("PORT", "9000"), ("WYOMING_PORT", "9001")],
+    ] {
+        load(&pair).expect("loads");
+    }
+}
