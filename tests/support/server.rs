@@ -282,6 +282,37 @@ impl Server {
         running
     }
 
+    /// Starts the first cold worker and waits until it is ready. Meanwhile the hot worker stands still: on a fast
+    /// machine it would finish the work before.
+    pub async fn start_cold_worker(&self) {
+        let hot = self.workers()[0];
+        signal(hot, "STOP");
+        let url = format!("{}/v1/audio/transcriptions", self.url);
+        let requests: Vec<_> = (0..16)
+            .map(|_| {
+                let request = (self.client.post(&url))
+                    .multipart(form(&sample("en-command.wav"), &[]))
+                    .send();
+                tokio::spawn(request)
+            })
+            .collect();
+        self.until_a_cold_worker_is_ready().await;
+        signal(hot, "CONT");
+        for request in requests {
+            let response = request.await.expect("no panic").expect("an answer");
+            assert_eq!(response.status(), 200);
+        }
+    }
+
+    /// Waits until the first cold worker is ready. It gets work at once, if there is any.
+    pub async fn until_a_cold_worker_is_ready(&self) {
+        let is_ready = || async {
+            let ready = self.log_lines("worker ready");
+            ready.iter().any(|line| line.contains("cold-1"))
+        };
+        self.until("a cold worker is ready", is_ready).await;
+    }
+
     /// The running worker processes of this server.
     pub fn workers(&self) -> Vec<u32> {
         children(self.pid(), "worker")

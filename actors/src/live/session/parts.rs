@@ -155,6 +155,7 @@ impl LiveSessionState {
             return;
         };
         if ends_a_sentence(&transcript.text()) {
+            debug!(session = %self.arguments.client.session_id, "the text up to the pause is a whole sentence");
             self.segmenter.sentence_ended();
         }
         if self.arguments.options.partials {
