@@ -63,6 +63,7 @@ impl Default for Settings {
             server_commit: None,
             api_keys_file: None,
             metrics_keyed: false,
+            board: true,
             rate_limit_rps: None,
             rate_limit_burst: None,
             max_audio_per_day: None,

@@ -141,6 +141,8 @@ pub struct Settings {
     pub api_keys_file: Option<PathBuf>,
     /// Whether `/metrics` needs a key.
     pub metrics_keyed: bool,
+    /// Whether there is a page at `/`, and a board (`BOARD`).
+    pub board: bool,
     /// Requests for work per second and client; `None`: no limit.
     pub rate_limit_rps: Option<f64>,
     /// Burst size of the rate limit per client; `None`: derived from the rate.

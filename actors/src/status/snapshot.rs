@@ -201,6 +201,16 @@ impl Snapshot {
         self.can_serve() && self.load_score() < 1.0 && !self.draining
     }
 
+    /// The state in one word: `ok`, `loading`, `degraded` or `draining`.
+    pub fn status(&self) -> &'static str {
+        match &self.hot {
+            _ if self.draining => "draining",
+            HotState::Ready(_) | HotState::Asleep(_) => "ok",
+            HotState::Starting => "loading",
+            HotState::Restarting { .. } | HotState::Failed { .. } => "degraded",
+        }
+    }
+
     /// Whether the hot lane is ready, or loads its model for the next request.
     pub fn can_serve(&self) -> bool {
         match self.hot {

@@ -4,6 +4,7 @@
 
 mod audio;
 mod realtime;
+mod status;
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub fn document(keys_required: bool) -> OpenApi {
         ))
         .license(Some(License::new(env!("CARGO_PKG_LICENSE"))))
         .build();
-    let mut components = schemas();
+    let mut components = status::schemas(schemas());
     if keys_required {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         components = components.security_scheme(BEARER, SecurityScheme::Http(scheme));
@@ -47,6 +48,7 @@ pub fn document(keys_required: bool) -> OpenApi {
         .chain(realtime::paths(keys_required))
         .chain(models(keys_required))
         .chain(state(keys_required))
+        .chain(status::paths(keys_required))
         .chain(documentation())
     {
         paths = paths.path(path, item);

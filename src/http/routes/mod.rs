@@ -8,6 +8,7 @@ mod models;
 mod nearest;
 mod openai;
 mod realtime;
+mod status;
 mod transcribe;
 mod whisper_cpp;
 
@@ -24,6 +25,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
     models::configure(config);
     openai::configure(config);
     realtime::configure(config);
+    status::configure(config);
     transcribe::configure(config);
     bazarr::configure(config);
     whisper_cpp::configure(config);
