@@ -39,6 +39,7 @@ impl Default for Settings {
             result_cache: Duration::ZERO,
             max_upload_bytes: 512 * MEGABYTE,
             max_audio: Duration::from_secs(14_400),
+            board: true,
             max_live_sessions: 64,
             live_idle_timeout: Duration::from_secs(120),
             realtime_session: Duration::from_secs(3600),

@@ -93,6 +93,8 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// Longest audio.
     pub max_audio: Duration,
+    /// Whether the page at `/` and the board are served.
+    pub board: bool,
     /// Maximum number of live sessions.
     pub max_live_sessions: u32,
     /// Time without audio and requests after which a live session is ended.

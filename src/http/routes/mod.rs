@@ -7,6 +7,7 @@ mod metrics;
 mod models;
 mod nearest;
 mod openai;
+mod page;
 mod realtime;
 mod transcribe;
 mod whisper_cpp;
@@ -18,7 +19,11 @@ use crate::http::auth;
 use crate::http::reply::error::ApiError;
 
 /// Registers all routes.
-pub fn configure(config: &mut web::ServiceConfig) {
+/// `board`: whether there are the page and the board.
+pub fn configure(config: &mut web::ServiceConfig, board: bool) {
+    if board {
+        page::configure(config);
+    }
     health::configure(config);
     metrics::configure(config);
     models::configure(config);

@@ -1,7 +1,7 @@
-//! Address and port of the server.
+//! Address and port of the server, and its pages.
 
 use super::{Variable, row};
-use crate::settings::read::number;
+use crate::settings::read::{flag, number};
 
 pub const ROWS: &[Variable] = &[
     row("HOST", "127.0.0.1", "Address to listen on.", |s, v| {
@@ -13,4 +13,13 @@ pub const ROWS: &[Variable] = &[
         s.port = number(v, 0, u16::MAX, "a port from 0 to 65535")?;
         Ok(())
     }),
+    row(
+        "BOARD",
+        "1",
+        "0: neither the page at / nor the board at /board.",
+        |s, v| {
+            s.board = flag(v)?;
+            Ok(())
+        },
+    ),
 ];
