@@ -17,6 +17,7 @@ pub mod libretranslate;
 pub mod metrics;
 pub mod models;
 pub mod nvml;
+pub mod page;
 pub mod redis;
 pub mod render;
 pub mod serve;

@@ -31,6 +31,8 @@ pub struct Details {
     pub words: bool,
     /// Log-probability of each token.
     pub logprobs: bool,
+    /// Events for segments and the progress, in a streamed reply.
+    pub streamed_segments: bool,
 }
 
 impl Default for Details {
@@ -40,6 +42,7 @@ impl Default for Details {
             segments: true,
             words: false,
             logprobs: false,
+            streamed_segments: false,
         }
     }
 }
@@ -166,6 +169,28 @@ fn segment(segment: &Segment, until: f64) -> Value {
     })
 }
 
+/// A segment as an event of a streamed reply. Its words have their probability, which `verbose_json` does not have.
+pub fn streamed_segment(segment: &Segment, details: Details) -> Value {
+    let mut value = json!({
+        "type": "transcript.text.segment",
+        "id": segment.id,
+        "start": rounded(segment.start),
+        "end": rounded(segment.end),
+        "text": segment.text,
+        "avg_logprob": short(segment.avg_logprob),
+        "no_speech_prob": short(segment.no_speech_prob),
+    });
+    if details.words {
+        let words = segment.words.iter().filter_map(|word| {
+            let mut value = self::word(word, f64::INFINITY)?;
+            value["probability"] = word.probability().map(short).into();
+            Some(value)
+        });
+        value["words"] = words.collect();
+    }
+    value
+}
+
 /// A word without the blank before it, with its punctuation; `None` if it is empty.
 fn word(word: &Word, until: f64) -> Option<Value> {
     let text = word.text.trim();
@@ -194,7 +219,7 @@ pub fn logprobs(segments: &[Segment]) -> Value {
 }
 
 /// Removed text. OpenAI's API has no such field; replies contain it only if text was removed.
-fn removed(removed: &Removed) -> Value {
+pub fn removed(removed: &Removed) -> Value {
     json!({
         "start": rounded(removed.start),
         "end": rounded(removed.end),
@@ -204,12 +229,12 @@ fn removed(removed: &Removed) -> Value {
 }
 
 /// Seconds rounded so that every sample of 16 kHz stays exact (multiples of 62.5 µs).
-fn sample_precise(seconds: f64) -> f64 {
+pub fn sample_precise(seconds: f64) -> f64 {
     (seconds * 1e7).round() / 1e7
 }
 
 /// Seconds rounded to milliseconds.
-fn rounded(seconds: f64) -> f64 {
+pub fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 

@@ -153,6 +153,7 @@ fn app(
     >,
 > {
     let origins = state.settings.cors_allow_origins.clone();
+    let board = state.settings.board;
     App::new()
         .app_data(web::Data::new(state))
         .wrap(from_fn(connections::require_permit))
@@ -163,6 +164,6 @@ fn app(
         .wrap(from_fn(guard::guard_connection))
         // Slashes that are doubled or at the end come from base URLs and mean nothing.
         .wrap(NormalizePath::trim())
-        .configure(routes::configure)
+        .configure(move |config| routes::configure(config, board))
         .default_service(web::to(routes::unknown_path))
 }

@@ -10,6 +10,8 @@ pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     ("/readyz", "GET"),
     ("/metrics", "GET"),
     ("/openapi.json", "GET"),
+    ("/", "GET"),
+    ("/page/{file}", "GET"),
     ("/docs", "GET"),
     ("/docs/{asset}", "GET"),
     ("/v1/models", "GET"),

@@ -93,6 +93,8 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// Longest audio.
     pub max_audio: Duration,
+    /// Whether the page at `/` and the board are served.
+    pub board: bool,
     /// Maximum number of live sessions.
     pub max_live_sessions: u32,
     /// Time without audio and requests after which a live session is ended.
@@ -141,8 +143,6 @@ pub struct Settings {
     pub api_keys_file: Option<PathBuf>,
     /// Whether `/metrics` needs a key.
     pub metrics_keyed: bool,
-    /// Whether there is a page at `/`, and a board (`BOARD`).
-    pub board: bool,
     /// Requests for work per second and client; `None`: no limit.
     pub rate_limit_rps: Option<f64>,
     /// Burst size of the rate limit per client; `None`: derived from the rate.

@@ -22,6 +22,7 @@ async fn streams_of_an_undisturbed_server() {
         &server;
         the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply,
         a_short_compressed_clip_is_one_chunk,
+        segments_and_the_progress_are_events_if_they_are_asked_for,
         silence_is_no_delta_and_an_empty_text,
         a_failure_before_the_first_word_has_the_status_of_a_plain_reply,
         a_format_that_cannot_be_streamed_arrives_as_a_plain_reply,
@@ -55,6 +56,68 @@ async fn the_deltas_of_a_short_clip_are_the_text_of_a_plain_reply(server: &Serve
     }
     let requests = r#"uttera_stt_transcriptions_total{response_format="text"}"#;
     assert!((server.metric(requests).await - 2.0).abs() < 1e-9);
+}
+
+async fn segments_and_the_progress_are_events_if_they_are_asked_for(server: &Server) {
+    let fields = [
+        STREAM,
+        ("include[]", "segments"),
+        ("timestamp_granularities[]", "word"),
+    ];
+    let response = server.transcribe(&sample("en-long.ogg"), &fields).await;
+    let mut events = Events::of(response);
+    let (mut deltas, mut segments, mut progress) = (String::new(), Vec::new(), Vec::new());
+    let done = loop {
+        let Some(Line::Event(event)) = events.event().await else {
+            panic!("the last event is missing");
+        };
+        match event["type"].as_str() {
+            Some("transcript.text.delta") => deltas += event["delta"].as_str().expect("a text"),
+            Some("transcript.text.segment") => segments.push(event),
+            Some("transcript.progress") => progress.push(event),
+            Some("transcript.text.done") => break event,
+            _ => panic!("{event}"),
+        }
+    };
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let duration = number(&done["duration"]);
+    let joined: String = (segments.iter())
+        .map(|segment| segment["text"].as_str().expect("a text"))
+        .collect();
+    assert_eq!(joined.trim(), deltas);
+    assert_eq!(done["text"], deltas);
+    let starts: Vec<f64> = segments.iter().map(|one| number(&one["start"])).collect();
+    assert!(starts.len() > 1 && starts.is_sorted(), "{starts:?}");
+    for segment in &segments {
+        let spoken = segment["words"].as_array().expect("words");
+        let said: Vec<&str> = spoken
+            .iter()
+            .map(|word| word["word"].as_str().expect("a word"))
+            .collect();
+        let text = segment["text"].as_str().expect("a text");
+        assert_eq!(words(&said.join(" ")), words(text));
+        for word in spoken {
+            let probability = number(&word["probability"]);
+            assert!(probability > 0.0 && probability <= 1.0, "{word}");
+            assert!(number(&word["start"]) <= number(&word["end"]), "{word}");
+        }
+        assert!(
+            number(&segment["end"]) <= duration,
+            "{segment} of {duration}"
+        );
+    }
+    let parts: Vec<f64> = (progress.iter())
+        .map(|part| number(&part["seconds_done"]))
+        .collect();
+    assert!(parts.is_sorted(), "{parts:?}");
+    let last = progress.last().expect("the progress");
+    assert!(
+        (number(&last["seconds_done"]) - duration).abs() < 0.01,
+        "{last}"
+    );
+    assert_eq!(done["language"], "english");
+    assert_eq!(done["model"], "tiny.en");
+    assert_eq!(done["removed"], serde_json::json!([]));
 }
 
 async fn a_short_compressed_clip_is_one_chunk(server: &Server) {

@@ -120,6 +120,13 @@ pub struct Word {
     pub logprob: f32,
 }
 
+impl Word {
+    /// The geometric mean of its tokens' probabilities; `None` without tokens.
+    pub fn probability(&self) -> Option<f32> {
+        (self.tokens > 0).then(|| (self.logprob / self.tokens as f32).exp().min(1.0))
+    }
+}
+
 /// Text that was removed as hallucinated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Removed {

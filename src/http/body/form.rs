@@ -139,6 +139,7 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
         segments: false,
         words: false,
         logprobs: false,
+        streamed_segments: false,
     };
     for value in parts.values("timestamp_granularities") {
         match value.to_ascii_lowercase().as_str() {
@@ -155,11 +156,17 @@ fn details(parts: &Parts) -> Result<Details, ApiError> {
     }
     details.segments |= !details.words;
     for value in parts.values("include") {
-        if !value.eq_ignore_ascii_case("logprobs") {
-            let message = format!("include is {}; expected logprobs", quoted(&value));
-            return Err(ApiError::invalid_value("include", message));
+        match value.to_ascii_lowercase().as_str() {
+            "logprobs" => details.logprobs = true,
+            "segments" => details.streamed_segments = true,
+            _ => {
+                let message = format!(
+                    "include is {}; expected logprobs or segments",
+                    quoted(&value)
+                );
+                return Err(ApiError::invalid_value("include", message));
+            }
         }
-        details.logprobs = true;
     }
     Ok(details)
 }

@@ -208,7 +208,8 @@ pub struct StreamEvent {
     /// JSON: `{"type": "transcript.text.delta", "delta"}` during transcription, then
     /// `{"type": "transcript.text.done", "text", "usage", "x_route"}` (and `"x_fallback_used"`,
     /// `"x_final_model"`, `"x_fallback_error"` if a fallback is configured), or `{"error"}`;
-    /// `[DONE]` at the end.
+    /// `[DONE]` at the end. With `include[]=segments` also `transcript.text.segment` and
+    /// `transcript.progress`.
     data: String,
 }
 

@@ -20,7 +20,8 @@ use crate::http::reply::escalation_headers;
 use crate::http::request_log::{StreamedLogLine, WorkSummary};
 use crate::http::translation::Translation;
 use crate::http::usage::MeteredEvents;
-use crate::render::{logprobs, usage};
+use crate::language;
+use crate::render::{logprobs, removed, rounded, sample_precise, short, streamed_segment, usage};
 
 /// Proxies close connections that are silent for a minute or less.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -147,12 +148,20 @@ impl SseReply {
         match event {
             // These are in the spoken language: the client gets the translation instead.
             Ok(Event::Segment(_)) if self.plan.by_libretranslate => None,
-            Ok(Event::Segment(segment)) => self.delta(&segment.text, slice::from_ref(&segment)),
+            Ok(Event::Segment(segment)) => self.segments(&segment.text, slice::from_ref(&segment)),
             Ok(Event::Done(transcript)) => {
                 let translation = self.translation.take()?;
                 self.translating =
                     Some(async move { translation.finish(transcript).await }.boxed());
                 None
+            }
+            Ok(Event::Progress(progress)) if self.plan.details.streamed_segments => {
+                let event = json!({
+                    "type": "transcript.progress",
+                    "seconds_done": rounded(progress.seconds_done),
+                    "seconds_known": rounded(progress.seconds_known),
+                });
+                Some(data(&event).into())
             }
             Ok(Event::Language { .. } | Event::Route(_) | Event::Progress(_)) => None,
             Err(error) => Some(self.failed(&error.into())),
@@ -166,8 +175,8 @@ impl SseReply {
         self.log_line
             .end(Some(&WorkSummary::from(transcript)), None);
         let translated = self.plan.by_libretranslate.then(|| transcript.text());
-        let last = translated.and_then(|text| self.delta(&text, &transcript.segments));
-        let mut bytes = last.unwrap_or_default().to_vec();
+        let last = translated.and_then(|text| self.segments(&text, &transcript.segments));
+        let mut bytes = last.map(Vec::from).unwrap_or_default();
         let mut event = json!({
             "type": "transcript.text.done",
             "text": self.text.whole,
@@ -178,19 +187,39 @@ impl SseReply {
         if self.plan.details.logprobs {
             event["logprobs"] = logprobs(&transcript.segments);
         }
+        if self.plan.details.streamed_segments {
+            event["language"] = language::name_of(&transcript.language).into();
+            event["language_probability"] = transcript.language_probability.map(short).into();
+            event["duration"] = sample_precise(transcript.duration).into();
+            event["model"] = transcript.model.as_str().into();
+            event["removed"] = transcript.removed.iter().map(removed).collect();
+        }
         bytes.extend(data(&event));
         bytes.extend_from_slice(END);
         bytes.into()
     }
 
+    /// The events for some segments, if there are any.
+    fn segments(&mut self, text: &str, segments: &[Segment]) -> Option<Bytes> {
+        let details = self.plan.details;
+        let mut bytes = self.delta(text, segments).unwrap_or_default();
+        if details.streamed_segments {
+            let events = segments
+                .iter()
+                .map(|segment| streamed_segment(segment, details));
+            bytes.extend(events.flat_map(|event| data(&event)));
+        }
+        (!bytes.is_empty()).then(|| bytes.into())
+    }
+
     /// The event for some segments' text, if it adds any.
-    fn delta(&mut self, text: &str, segments: &[Segment]) -> Option<Bytes> {
+    fn delta(&mut self, text: &str, segments: &[Segment]) -> Option<Vec<u8>> {
         let delta = self.text.push(text)?;
         let mut event = json!({"type": "transcript.text.delta", "delta": delta});
         if self.plan.details.logprobs {
             event["logprobs"] = logprobs(segments);
         }
-        Some(data(&event).into())
+        Some(data(&event))
     }
 
     /// The last event of a failed reply.

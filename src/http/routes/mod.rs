@@ -7,6 +7,7 @@ mod metrics;
 mod models;
 mod nearest;
 mod openai;
+mod page;
 mod realtime;
 mod status;
 mod transcribe;
@@ -18,14 +19,17 @@ use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, Route, w
 use crate::http::auth;
 use crate::http::reply::error::ApiError;
 
-/// Registers all routes.
-pub fn configure(config: &mut web::ServiceConfig) {
+/// Registers all routes. `board`: those of the page and of the board as well.
+pub fn configure(config: &mut web::ServiceConfig, board: bool) {
+    if board {
+        page::configure(config);
+        status::configure(config);
+    }
     health::configure(config);
     metrics::configure(config);
     models::configure(config);
     openai::configure(config);
     realtime::configure(config);
-    status::configure(config);
     transcribe::configure(config);
     bazarr::configure(config);
     whisper_cpp::configure(config);
@@ -63,7 +67,9 @@ where
 /// Replies with 404 to a path that does not exist.
 pub async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
     let path = request.path();
-    Err(ApiError::not_found(path, nearest::path(path)))
+    // With BOARD=0, some known paths do not exist.
+    let nearest = nearest::path(path).filter(|nearest| *nearest != path);
+    Err(ApiError::not_found(path, nearest))
 }
 
 /// Replies with 405 to a method other than these.

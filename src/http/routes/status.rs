@@ -1,4 +1,4 @@
-//! `/v1/status`: what the node does now and did in the last 15 minutes, once or as a feed. `BOARD=0` switches both off.
+//! `/v1/status`: what the node does now and did in the last 15 minutes, once or as a feed.
 
 use actix_web::http::Method;
 use actix_web::middleware::from_fn;
@@ -20,12 +20,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
 }
 
 /// One report.
-async fn report(
-    request: HttpRequest,
-    state: web::Data<AppState>,
-) -> Result<HttpResponse, ApiError> {
-    require_board(&request, &state)?;
-    Ok(HttpResponse::Ok().json(state.board.report()))
+async fn report(state: web::Data<AppState>) -> HttpResponse {
+    HttpResponse::Ok().json(state.board.report())
 }
 
 /// A report at once, and then one each second until the client leaves or the server stops.
@@ -33,7 +29,6 @@ async fn events(
     request: HttpRequest,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    require_board(&request, &state)?;
     if request.method() == Method::HEAD {
         return Ok(sse::head().finish());
     }
@@ -46,13 +41,6 @@ async fn events(
     let mut response = sse::head().streaming(feed.stream());
     response.extensions_mut().insert(log_line);
     Ok(response)
-}
-
-fn require_board(request: &HttpRequest, state: &AppState) -> Result<(), ApiError> {
-    if state.settings.board {
-        return Ok(());
-    }
-    Err(ApiError::not_found(request.path(), None))
 }
 
 /// The body of the feed.

@@ -1,4 +1,4 @@
-//! Address and port of the server, and its page.
+//! Address and port of the server, and its pages.
 
 use super::{Variable, row};
 use crate::settings::read::{flag, number};
@@ -16,7 +16,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "BOARD",
         "1",
-        "Page at /, board at /board and /v1/status; 0: none of them.",
+        "0: neither the page at / nor the board at /board nor /v1/status.",
         |s, v| {
             s.board = flag(v)?;
             Ok(())

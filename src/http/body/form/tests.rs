@@ -184,6 +184,8 @@ fn lists_are_accepted_with_and_without_brackets_and_words_alone_omit_segments() 
     assert!(accepted(&[("include[]", "logprobs")]).details.logprobs);
     assert!(accepted(&[("include", "[\"logprobs\"]")]).details.logprobs);
     assert!(!accepted(&[("include[]", "")]).details.logprobs);
+    let both = accepted(&[("include[]", "segments"), ("include[]", "logprobs")]).details;
+    assert!(both.logprobs && both.streamed_segments);
 }
 
 #[test]

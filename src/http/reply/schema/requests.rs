@@ -138,7 +138,7 @@ pub struct Options {
     /// For verbose_json; default `segment`.
     #[schema(rename = "timestamp_granularities[]", inline, nullable = false)]
     timestamp_granularities: Option<Vec<Granularity>>,
-    /// Additional content of json and verbose_json.
+    /// Additional content: `logprobs` of json and verbose_json, `segments` of a streamed reply.
     #[schema(rename = "include[]", inline, nullable = false)]
     include: Option<Vec<Include>>,
     /// `auto`, or an object of the type `server_vad`. Without effect: the audio is always cut at pauses.
@@ -182,4 +182,5 @@ pub enum Granularity {
 #[expect(dead_code, reason = "describes what `body::form` reads")]
 pub enum Include {
     Logprobs,
+    Segments,
 }

@@ -1,0 +1,247 @@
+// The page: records, takes files, and lists transcripts.
+import {Failure, json, key} from "./api.js";
+import {Card} from "./card.js";
+import {byId, clock, make} from "./dom.js";
+import * as history from "./history.js";
+import {Recording, whyNoMicrophone, wordsOf} from "./live.js";
+import * as options from "./options.js";
+
+/** Time between two looks at the state of the server, in milliseconds. */
+const LOOK_MILLIS = 5000;
+
+// --- The state of the server
+
+const STATES = {
+  ok: "Ready",
+  loading: "The model is loading; requests are accepted as soon as it is there.",
+  degraded: "The model is not available at the moment",
+  draining: "The server is stopping and takes no more requests.",
+};
+
+async function look() {
+  const place = byId("server");
+  try {
+    const health = await json("health");
+    const about = health.status === "ok" ? ` · ${health.model}${health.device ? ` on ${health.device}` : ""}` : "";
+    const reason = health.hot_worker_error ? `: ${health.hot_worker_error}` : "";
+    show(place, (STATES[health.status] ?? health.status) + about + reason, health.status !== "ok");
+  } catch (error) {
+    show(place, error.message, true);
+  }
+  setTimeout(look, LOOK_MILLIS);
+}
+
+function show(place, text, isBad) {
+  if (place.textContent !== text) place.textContent = text;
+  place.classList.toggle("bad", isBad);
+}
+
+// --- The key
+
+let entering = null;
+
+/** Asks for a key. Resolves when one was entered, rejects if not. */
+function askForKey(failure) {
+  if (entering) return entering;
+  const dialog = byId("key-dialog");
+  byId("key-note").textContent = key.get()
+    ? `${failure.message} Enter another key.`
+    : "Enter the key that the operator of the server gave you. This browser keeps it.";
+  byId("key").value = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  entering = new Promise((resolve, reject) => {
+    dialog.onclose = () => {
+      entering = null;
+      const given = byId("key").value.trim();
+      if (dialog.returnValue !== "save" || !given) { reject(failure); return; }
+      key.set(given);
+      byId("change-key").hidden = false;
+      resolve();
+    };
+  });
+  return entering;
+}
+
+byId("key-cancel").onclick = () => byId("key-dialog").close("");
+byId("change-key").onclick = () => askForKey(new Failure("A key is stored.")).catch(() => {});
+
+/** Checks the key before it is needed. */
+async function checkKey() {
+  byId("change-key").hidden = !key.get();
+  for (;;) {
+    try {
+      await json("v1/models");
+      return true;
+    } catch (error) {
+      if (error.status !== 401) return true;
+      try { await askForKey(error); } catch { return false; }
+    }
+  }
+}
+
+// --- Transcripts
+
+const cards = new Set();
+
+const page = {
+  needsKey: askForKey,
+  removed: card => { cards.delete(card); listed(); },
+  again: (audio, name) => transcribe(audio, name),
+};
+
+function add(name, isNew = true) {
+  const card = new Card(name, page);
+  cards.add(card);
+  if (isNew) byId("cards").prepend(card.element);
+  else byId("cards").append(card.element);
+  listed();
+  return card;
+}
+
+function listed() {
+  byId("empty").hidden = cards.size > 0;
+  byId("clear").hidden = cards.size === 0;
+}
+
+function transcribe(audio, name) {
+  add(name).transcribe(audio, options.current());
+}
+
+byId("clear").onclick = async () => {
+  if (!confirm(`Delete all ${cards.size} transcripts and recordings from this browser?`)) return;
+  await history.forgetAll().catch(() => {});
+  for (const card of cards) card.dispose();
+  cards.clear();
+  listed();
+};
+
+// --- Files
+
+byId("files").onchange = event => {
+  for (const file of event.target.files) transcribe(file, file.name);
+  event.target.value = "";
+};
+
+const dropping = byId("dropping");
+const hasFiles = event => event.dataTransfer?.types.includes("Files");
+addEventListener("dragover", event => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  dropping.hidden = false;
+});
+addEventListener("dragleave", event => { if (!event.relatedTarget) dropping.hidden = true; });
+addEventListener("drop", event => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  dropping.hidden = true;
+  for (const file of event.dataTransfer.files) transcribe(file, file.name);
+});
+
+// --- The microphone
+
+const record = byId("record");
+let recording = null;
+
+function label(text, isOn, isBusy = false) {
+  byId("record-label").textContent = text;
+  record.setAttribute("aria-pressed", isOn);
+  record.disabled = isBusy;
+}
+
+const report = {
+  level: peak => { byId("level").style.transform = `scaleX(${Math.min(Math.sqrt(peak), 1)})`; },
+  text: turns => {
+    const place = byId("live-text");
+    turns.forEach((turn, index) => {
+      const line = place.children[index] ?? place.appendChild(make("p", {dir: "auto"}));
+      if (line.textContent !== turn.text) line.textContent = turn.text;
+      line.classList.toggle("open", !turn.isDone);
+    });
+    place.scrollTop = place.scrollHeight;
+  },
+  trouble: message => { byId("live-note").textContent = message; },
+};
+
+async function begin() {
+  label("Starting …", false, true);
+  byId("live-text").replaceChildren();
+  byId("live-note").textContent = "";
+  if (!await checkKey()) { label("Record", false); return; }
+  try {
+    recording = await Recording.begin(options.current(), report);
+  } catch (error) {
+    label("Record", false);
+    const isRefused = error.name === "NotAllowedError";
+    show(byId("record-note"), isRefused
+      ? "The browser does not allow this page to use the microphone. Allow it beside the address, and press Record again."
+      : `The microphone cannot be used: ${error.message}`, true);
+    return;
+  }
+  show(byId("record-note"), "Text appears while you speak.", false);
+  byId("live").hidden = false;
+  label("Stop", true);
+  tick();
+}
+
+function tick() {
+  if (!recording) return;
+  byId("live-time").textContent = clock(recording.seconds);
+  setTimeout(tick, 250);
+}
+
+async function end() {
+  const ended = recording;
+  label("Finishing …", true, true);
+  const stopped = performance.now();
+  const {audio, turns, seconds} = await ended.stop();
+  recording = null;
+  report.level(0);
+  byId("live").hidden = true;
+  label("Record", false);
+  const name = `Recording ${new Date().toLocaleString([], {dateStyle: "medium", timeStyle: "medium"})}.wav`;
+  const chosen = options.current();
+  // The live path does not translate.
+  if (!turns || chosen.target) { transcribe(audio, name); return; }
+  const languages = turns.flatMap(turn => turn.languages ?? []);
+  await add(name).finish({
+    id: crypto.randomUUID?.() ?? String(Date.now()),
+    name,
+    created: Date.now(),
+    task: "transcribe",
+    language: languages.length ? languageName(languages[0]) : "",
+    duration: seconds,
+    seconds: (performance.now() - stopped) / 1000,
+    route: "live",
+    segments: turns.map((turn, index) => ({
+      start: turn.start,
+      end: Math.min(turn.end ?? seconds, seconds),
+      text: (index > 0 ? " " : "") + turn.text.trim(),
+      words: wordsOf(turn.logprobs),
+    })),
+  }, audio);
+}
+
+/** A language as the server reports it: a code, or an object with one. */
+function languageName(language) {
+  const code = typeof language === "string" ? language : language.code ?? "";
+  try { return new Intl.DisplayNames(["en"], {type: "language"}).of(code); } catch { return code; }
+}
+
+record.onclick = () => { if (recording) end(); else begin(); };
+addEventListener("beforeunload", event => { if (recording) event.preventDefault(); });
+
+// --- Start
+
+options.begin();
+const reason = whyNoMicrophone();
+if (reason) {
+  record.disabled = true;
+  byId("record-note").textContent = reason;
+}
+try {
+  for (const transcript of await history.all()) add(transcript.name, false).restore(transcript);
+} catch { /* A browser without storage: no history. */ }
+listed();
+look();
+checkKey();
