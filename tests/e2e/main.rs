@@ -34,6 +34,7 @@ mod roles;
 mod sdk;
 mod service;
 mod smoke;
+mod status;
 mod stream;
 mod transcribe_script;
 mod transcribe_url;
