@@ -180,8 +180,7 @@ async fn an_idle_cold_worker_counts_down_and_a_killed_one_is_gone_with_a_warning
 
 #[tokio::test]
 async fn the_history_has_requests_with_audio_by_their_end() {
-    let settings = [("MAX_QUEUE_SECONDS", "1.5")];
-    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     let file = sample("en-command.wav");
     for _ in 0..2 {
         assert_eq!(server.transcribe(&file, &[]).await.status(), 200);
@@ -196,18 +195,22 @@ async fn the_history_has_requests_with_audio_by_their_end() {
     assert_eq!(none.status(), 400);
     let worker = server.workers()[0];
     signal(worker, "STOP");
-    let leaves = send(&server, "en-long.ogg");
-    let is_busy = |report: &Value| report["lanes"][0]["state"] == "busy";
-    report_with(&server, "it works", is_busy).await;
-    // The long file does not hold up a command, but another long file.
-    let rejected = send(&server, "en-long.ogg").await.expect("no panic");
-    assert_eq!(rejected.status(), 503);
+    let stays = send(&server, "en-command.wav");
+    let leaves = send(&server, "en-command.wav");
+    let both = |report: &Value| report["queue"]["waiting"]["short"] == 1;
+    report_with(&server, "one waits for the other", both).await;
+    // Whichever waits: both are the same recording.
     leaves.abort();
-    let left = report_with(&server, "the client left", |report| {
-        sum(report, "left") > 0.0
-    })
-    .await;
+    let has_left = |report: &Value| sum(report, "left") > 0.0;
+    report_with(&server, "the client left", has_left).await;
+    // While the server drains, it takes no requests.
+    signal(server.pid(), "TERM");
+    let is_draining = |report: &Value| report["node"]["status"] == "draining";
+    report_with(&server, "it drains", is_draining).await;
+    assert_eq!(server.transcribe(&file, &[]).await.status(), 503);
+    let left = status(&server).await;
     signal(worker, "CONT");
+    all_answered(vec![stays]).await;
     let sums = |report: &Value| {
         ["requests", "client_errors", "server_errors", "left"].map(|list| sum(report, list))
     };
@@ -225,6 +228,7 @@ async fn the_history_has_requests_with_audio_by_their_end() {
         assert!(known.map(number).all(|seconds| seconds > 0.0));
         assert!(list.iter().any(|seconds| !seconds.is_null()));
     }
+    assert_eq!(server.exit_code().await, Some(0));
 }
 
 #[tokio::test]
