@@ -25,6 +25,7 @@ mod long_audio;
 mod metrics;
 mod openai_client;
 mod openapi;
+mod page;
 mod realtime;
 mod recordings;
 mod redis_directory;

@@ -59,6 +59,11 @@ impl Browser {
         found.map(Self)
     }
 
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.0
+    }
+
     /// Opens the page under this origin and returns what its script saw of the server.
     pub async fn visit(&self, page: &Page, origin: &str, server: &str, key: &str) -> Value {
         let profile = tempfile::tempdir().expect("a folder");

@@ -18,6 +18,7 @@ pub mod libretranslate;
 pub mod models;
 pub mod node;
 pub mod nvml_driver;
+pub mod page;
 pub mod port;
 pub mod processes;
 pub mod python;

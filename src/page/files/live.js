@@ -21,10 +21,13 @@ export function whyNoMicrophone() {
 /** A recording: its samples, and the text of its turns. */
 export class Recording {
   #blocks = [];
+  #samples = 0;
   #turns = new Map();
   #socket = null;
   #isOpen = false;
   #failure = null;
+  #isCommitted = false;
+  #isClosed = false;
   #wake = () => {};
   #context;
   #stream;
@@ -64,9 +67,7 @@ export class Recording {
   }
 
   /** The length so far, in seconds. */
-  get seconds() {
-    return this.#blocks.reduce((sum, block) => sum + block.length, 0) / this.#context.sampleRate;
-  }
+  get seconds() { return this.#samples / this.#context.sampleRate; }
 
   #take(samples) {
     const block = new Int16Array(samples.length);
@@ -76,6 +77,7 @@ export class Recording {
       peak = Math.max(peak, Math.abs(sample));
     });
     this.#blocks.push(block);
+    this.#samples += block.length;
     this.report.level(peak);
     if (this.#isOpen) this.#send(block);
   }
@@ -134,12 +136,9 @@ export class Recording {
     this.#wake();
   }
 
-  #isCommitted = false;
-
   #lost(reason) {
-    const isLate = this.#isClosed;
     [this.#isOpen, this.#failure] = [false, this.#failure ?? (reason || "the connection ended")];
-    if (!isLate) this.report.trouble("Live text is not available at the moment. The recording continues and is transcribed when it ends.");
+    if (!this.#isClosed) this.report.trouble("Live text is not available at the moment. The recording continues and is transcribed when it ends.");
     this.#wake();
   }
 
@@ -151,8 +150,6 @@ export class Recording {
     for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
     this.#tell({type: "input_audio_buffer.append", audio: btoa(text)});
   }
-
-  #isClosed = false;
 
   #close() {
     this.#isClosed = true;
@@ -193,7 +190,7 @@ export class Recording {
   }
 
   #wav() {
-    const samples = this.#blocks.reduce((sum, block) => sum + block.length, 0);
+    const samples = this.#samples;
     const header = new DataView(new ArrayBuffer(44));
     const text = (at, letters) => [...letters].forEach((letter, index) => header.setUint8(at + index, letter.charCodeAt(0)));
     const rate = this.#context.sampleRate;

@@ -108,6 +108,12 @@ function transcribe(audio, name) {
   add(name).transcribe(audio, options.current());
 }
 
+/** The first file is at the top, and is sent first. */
+function transcribeAll(files) {
+  const added = [...files].reverse().map(file => [add(file.name), file]);
+  for (const [card, file] of added.reverse()) card.transcribe(file, options.current());
+}
+
 byId("clear").onclick = async () => {
   if (!confirm(`Delete all ${cards.size} transcripts and recordings from this browser?`)) return;
   await history.forgetAll().catch(() => {});
@@ -119,7 +125,7 @@ byId("clear").onclick = async () => {
 // --- Files
 
 byId("files").onchange = event => {
-  for (const file of event.target.files) transcribe(file, file.name);
+  transcribeAll(event.target.files);
   event.target.value = "";
 };
 
@@ -135,7 +141,7 @@ addEventListener("drop", event => {
   if (!hasFiles(event)) return;
   event.preventDefault();
   dropping.hidden = true;
-  for (const file of event.dataTransfer.files) transcribe(file, file.name);
+  transcribeAll(event.dataTransfer.files);
 });
 
 // --- The microphone

@@ -12,9 +12,9 @@ const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
 export const settings = JSON.parse(process.argv[3] ?? "{}");
 /** Time limit of one wait, in milliseconds. It is never the length of a successful test. */
-const PATIENCE = 120_000;
-/** What the browser itself reports of replies with an error, which some tests cause. */
-const FAILED_LOAD = /^Failed to load resource/;
+const PATIENCE = settings.patience ?? 60_000;
+/** What the browser itself reports of refused requests, which some tests cause. */
+const FAILED_LOAD = /^Failed to load resource|^WebSocket connection to .* failed/;
 
 /** Opens a page and does the work on it; checks that the page asked no other host and reported no error. */
 export async function visit(work, {path = "", context: options = {}, flags = [], mayFail = false, url = settings.url} = {}) {
@@ -74,7 +74,10 @@ export async function shot(page, name) {
 /** Asks the test for something that only it can do, and waits for its answer. */
 export function ask(what) {
   console.log(`ask ${what}`);
-  return new Promise(resolve => process.stdin.once("data", () => { process.stdin.pause(); resolve(); }));
+  return new Promise(resolve => {
+    process.stdin.once("data", () => { process.stdin.pause(); resolve(); });
+    process.stdin.resume();
+  });
 }
 
 /** Runs the scenario that the command line names. */
