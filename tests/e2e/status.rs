@@ -56,11 +56,12 @@ fn number(value: &Value) -> f64 {
         .unwrap_or_else(|| panic!("{value} is no number"))
 }
 
-/// The sum of a list of the history.
-fn sum(report: &Value, list: &str) -> f64 {
+/// The sum of a list of counts of the history.
+fn sum(report: &Value, list: &str) -> u64 {
     let list = report["history"][list].as_array().expect("a list");
     assert_eq!(list.len(), 90);
-    list.iter().map(number).sum()
+    let counts = list.iter().map(|count| count.as_u64().expect("a count"));
+    counts.sum()
 }
 
 #[tokio::test]
@@ -201,7 +202,7 @@ async fn the_history_has_requests_with_audio_by_their_end() {
     report_with(&server, "one waits for the other", both).await;
     // Whichever waits: both are the same recording.
     leaves.abort();
-    let has_left = |report: &Value| sum(report, "left") > 0.0;
+    let has_left = |report: &Value| sum(report, "left") > 0;
     report_with(&server, "the client left", has_left).await;
     // While the server drains, it takes no requests.
     signal(server.pid(), "TERM");
@@ -214,7 +215,7 @@ async fn the_history_has_requests_with_audio_by_their_end() {
     let sums = |report: &Value| {
         ["requests", "client_errors", "server_errors", "left"].map(|list| sum(report, list))
     };
-    assert_eq!(sums(&left), [6.0, 2.0, 1.0, 1.0], "{}", left["history"]);
+    assert_eq!(sums(&left), [6, 2, 1, 1], "{}", left["history"]);
     assert_eq!(left["history"]["step_seconds"], 10);
     let newest = number(&left["history"]["newest"]);
     assert!(

@@ -113,8 +113,10 @@ struct Entry {
     worker: WorkerId,
     activity: Activity,
     since: Instant,
-    /// The process of a loaded engine; `None`: no engine is loaded.
-    engine: Option<Option<u32>>,
+    /// Whether the engine is loaded.
+    loaded: bool,
+    /// The process of the loaded engine, if it has one.
+    process_id: Option<u32>,
 }
 
 impl Entry {
@@ -130,7 +132,7 @@ impl Entry {
                 },
             },
             since: now.saturating_duration_since(self.since),
-            process_id: self.engine.flatten(),
+            process_id: self.process_id,
         }
     }
 }
@@ -143,8 +145,9 @@ impl Lanes {
     /// Number of loaded engines, and the ids of their processes.
     pub(crate) fn engines(&self) -> (usize, Vec<u32>) {
         let lanes = self.lock();
-        let loaded = || lanes.values().filter_map(|lane| lane.engine);
-        (loaded().count(), loaded().flatten().collect())
+        let loaded = || lanes.values().filter(|lane| lane.loaded);
+        let processes = loaded().filter_map(|lane| lane.process_id);
+        (loaded().count(), processes.collect())
     }
 
     /// All lanes, the hot one first and then the oldest. The hot one is there even without a worker. `hot_for`: for
@@ -211,7 +214,8 @@ impl LaneAccount {
             worker,
             activity: Activity::Loading,
             since: Instant::now(),
-            engine: None,
+            loaded: false,
+            process_id: None,
         };
         status.lanes.lock().insert(lane, entry);
         Self {
@@ -222,7 +226,10 @@ impl LaneAccount {
 
     /// The engine is loaded.
     pub(crate) fn engine_up(&self, process_id: Option<u32>) {
-        self.change(|entry| entry.engine = Some(process_id));
+        self.change(|entry| {
+            entry.loaded = true;
+            entry.process_id = process_id;
+        });
     }
 
     /// The lane works on a chunk from now on.
