@@ -11,6 +11,7 @@ pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     ("/metrics", "GET"),
     ("/openapi.json", "GET"),
     ("/", "GET"),
+    ("/board", "GET"),
     ("/page/{file}", "GET"),
     ("/docs", "GET"),
     ("/docs/{asset}", "GET"),

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod bench;
+mod board;
 mod chaos;
 mod cli;
 mod clients;

@@ -1,4 +1,4 @@
-//! What each lane does, for people who look at the node. A lane keeps its entry through a [`LaneAccount`].
+//! What each lane does, for people who look at the node. A lane keeps its entry through an account, which ends with it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
