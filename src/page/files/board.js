@@ -19,7 +19,9 @@ const WORK = {live: "live speech", short: "a short request", long: "a long file"
 
 const set = (element, text) => { if (element.textContent !== text) element.textContent = text; };
 const count = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
-const whole = seconds => seconds < 1 ? "less than 1 s" : spell(Math.floor(seconds));
+/** A time that counts up or down. */
+const whole = seconds => seconds < 60 ? `${Math.floor(seconds)} s` : spell(Math.floor(seconds));
+const size = bytes => bytes < 1e9 ? megabytes(bytes) : `${(bytes / 1e9).toFixed(1)} GB`;
 
 function tell(text, isBad) {
   set(byId("server"), text);
@@ -78,7 +80,7 @@ function showLane(element, lane) {
   set(state, lane.state);
   state.className = `state ${lane.state}`;
   set(what, whatItDoes(lane));
-  const facts = [lane.memory_bytes && megabytes(lane.memory_bytes), lane.process_id && `process ${lane.process_id}`];
+  const facts = [lane.memory_bytes && size(lane.memory_bytes), lane.process_id && `process ${lane.process_id}`];
   set(more, facts.filter(Boolean).join(" · "));
   gauge.hidden = lane.ends_in_seconds === null;
   if (!gauge.hidden) fill(gauge, lane.ends_in_seconds / (lane.ends_in_seconds + lane.seconds));
@@ -91,8 +93,8 @@ function showHistory(history) {
   const {requests, client_errors: refused, server_errors: failed, left} = history;
   const answered = requests.map((all, index) => all - refused[index] - failed[index] - left[index]);
   const most = stacked(byId("requests"), [["answered", answered], ["refused", refused], ["failed", failed], ["left", left]]);
-  set(byId("requests-most"), `top: ${most}`);
   const all = sum("requests");
+  set(byId("requests-most"), all === 0 ? "" : `top: ${most}`);
   const text = all === 0 ? "No request ended." : `${count(all, "request")}, ${(all / 15).toFixed(1)} a minute. ` +
     `${count(sum("client_errors"), "error of a client", "errors of clients")}, ` +
     `${count(sum("server_errors"), "error of the server", "errors of the server")}, ${count(sum("left"), "client")} left.`;
@@ -116,9 +118,9 @@ function showMemory(memory) {
     fill(byId("memory-bar"), used, `${Math.round(used * 100)} % of the memory is used`);
     byId("memory-bar").classList.toggle("much", used > 0.9);
   }
-  const bytes = number => number === null ? null : megabytes(number);
+  const bytes = number => number === null ? null : size(number);
   figures(byId("memory"), [
-    [memory.kind === "gpu" ? "Memory of the GPU" : "Memory of the machine", isKnown ? `${megabytes(free)} free of ${megabytes(total)}` : "unknown"],
+    [memory.kind === "gpu" ? "Memory of the GPU" : "Memory of the machine", isKnown ? `${size(free)} free of ${size(total)}` : "unknown"],
     ["Load of the GPU", memory.utilization_percent === null ? null : `${memory.utilization_percent} %`],
     ["One worker uses", bytes(memory.worker_bytes)],
     ["Another worker", memory.fits_one_more ? "fits" : "does not fit"],
