@@ -194,10 +194,14 @@ export class Card {
     this.transcript = transcript;
     this.element.open = false;
     this.#head();
+    let isShown = false;
     this.element.addEventListener("toggle", async () => {
+      // It is also called for the change above.
+      if (!this.element.open || isShown) return;
+      isShown = true;
       this.audio = await history.audioOf(transcript.id).catch(() => null);
       this.#show(transcript);
-    }, {once: true});
+    });
   }
 
   async remove() {
@@ -218,7 +222,7 @@ export class Card {
   #head() {
     const {transcript} = this;
     this.age.textContent = new Date(transcript.created).toLocaleString([], {dateStyle: "medium", timeStyle: "short"});
-    this.gist.textContent = plainText(transcript) || "No speech";
+    this.gist.textContent = plainText({segments: transcript.segments.slice(0, 20)}).slice(0, 300) || "No speech";
   }
 
   #note(text) {
