@@ -12,6 +12,8 @@ use crate::redis::nodes::{ListedNode, NodeList, NodeReader};
 
 /// Least time between two reads; longer than one may take, so that there is one at a time.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// An older list is of an earlier time when somebody looked.
+const OLD: Duration = Duration::from_secs(15);
 
 /// The nodes, and who reads them.
 pub(super) struct Nodes {
@@ -63,31 +65,29 @@ impl Nodes {
 }
 
 impl State {
-    /// Without nodes whose record has expired since it was read.
+    /// The list as it was read. Records live for some seconds only and are renewed between two reads; but in a list
+    /// that could not be read again, those that have expired since are left out.
     fn report(&self, now: Instant) -> NodesReport {
         let read = self.read.as_ref();
         let age = read.map(|(at, _)| now.saturating_duration_since(*at));
-        let of = |node: &ListedNode| {
-            let expires_in = match node.expires_in {
-                Some(expires_in) => Some(expires_in.checked_sub(age?)?),
-                None => None,
-            };
-            Some(NodeReport {
-                id: node.id.clone(),
-                host: node.record.host.clone(),
-                port: node.record.port,
-                load_score: node.record.load_score,
-                accepts_requests: node.record.accepts_requests,
-                version: node.record.version.clone(),
-                expires_in_seconds: expires_in.map(seconds),
-            })
+        let is_stale = self.error.is_some() || age.is_some_and(|age| age > OLD);
+        let is_listed =
+            |node: &&ListedNode| !is_stale || node.expires_in.is_none_or(|left| Some(left) > age);
+        let of = |node: &ListedNode| NodeReport {
+            id: node.id.clone(),
+            host: node.record.host.clone(),
+            port: node.record.port,
+            load_score: node.record.load_score,
+            accepts_requests: node.record.accepts_requests,
+            version: node.record.version.clone(),
+            expires_in_seconds: node.expires_in.map(seconds),
         };
         NodesReport {
             error: self.error.clone(),
             age_seconds: age.map(seconds),
             complete: read.is_some_and(|(_, list)| list.complete),
             list: read.map_or_else(Vec::new, |(_, list)| {
-                list.nodes.iter().filter_map(of).collect()
+                list.nodes.iter().filter(is_listed).map(of).collect()
             }),
         }
     }
@@ -99,7 +99,7 @@ mod tests {
     use crate::redis::nodes::Record;
 
     #[test]
-    fn a_record_expires_also_while_redis_is_away() {
+    fn records_that_expire_are_left_out_only_of_a_list_that_is_not_read_again() {
         let node = |id: &str, expires_in| ListedNode {
             id: id.to_owned(),
             record: Record {
@@ -113,7 +113,7 @@ mod tests {
         };
         let seconds = Duration::from_secs;
         let begin = Instant::now();
-        let state = State {
+        let mut state = State {
             begun: Some(begin),
             read: Some((
                 begin,
@@ -126,18 +126,20 @@ mod tests {
                     complete: true,
                 },
             )),
-            error: Some("away".to_owned()),
+            error: None,
         };
-        let at = |after| state.report(begin + seconds(after));
-        let ids = |report: &NodesReport| {
-            let ids = report.list.iter().map(|node| node.id.clone());
+        let ids = |report: NodesReport| {
+            let ids = report.list.into_iter().map(|node| node.id);
             ids.collect::<Vec<_>>().concat()
         };
-        assert_eq!(ids(&at(5)), "abc");
-        assert_eq!(at(5).list[0].expires_in_seconds, Some(5.0));
-        assert_eq!(at(5).age_seconds, Some(5.0));
-        assert_eq!(ids(&at(15)), "bc");
-        assert_eq!(ids(&at(25)), "c");
-        assert_eq!(at(25).error.as_deref(), Some("away"));
+        let fresh = state.report(begin + seconds(11));
+        assert_eq!(fresh.list[0].expires_in_seconds, Some(10.0));
+        assert_eq!(fresh.age_seconds, Some(11.0));
+        assert_eq!(ids(fresh), "abc");
+        assert_eq!(ids(state.report(begin + seconds(16))), "bc");
+        state.error = Some("away".to_owned());
+        assert_eq!(ids(state.report(begin + seconds(5))), "abc");
+        assert_eq!(ids(state.report(begin + seconds(11))), "bc");
+        assert_eq!(ids(state.report(begin + seconds(25))), "c");
     }
 }

@@ -223,7 +223,8 @@ pub struct WarningReport {
 #[schema(as = Nodes)]
 #[serde(deny_unknown_fields)]
 pub struct NodesReport {
-    /// Why the list could not be read the last time, else null. The list is then the one read before.
+    /// Why the list could not be read the last time, else null. The list is then the one read before, without nodes
+    /// whose record has expired since.
     #[schema(required)]
     pub error: Option<String>,
     /// Seconds since the list was read; null: not yet. It is read while somebody looks, and at most every 5 seconds.
@@ -252,7 +253,7 @@ pub struct NodeReport {
     pub accepts_requests: bool,
     /// Version of its program.
     pub version: String,
-    /// Seconds until its record expires unless it renews it; null: never.
+    /// Seconds after which its record expires unless it renews it, counted from when the list was read; null: never.
     #[schema(required)]
     pub expires_in_seconds: Option<f64>,
 }

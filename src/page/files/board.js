@@ -135,6 +135,7 @@ function showNodes(nodes) {
     : nodes.complete ? count(nodes.list.length, "node") : `More than ${count(nodes.list.length, "node")}`);
   set(byId("nodes-note"), note);
   byId("nodes-note").classList.toggle("bad", nodes.error !== null);
+  byId("nodes-table").hidden = nodes.list.length === 0;
   keep(byId("nodes"), nodes.list, node => node.id,
     () => make("tr", {}, make("th", {scope: "row"}), ...Array.from({length: 5}, () => make("td"))),
     (row, node) => [
