@@ -1,17 +1,55 @@
-//! Logging to standard error, as text or JSON, filtered by `RUST_LOG` or `DEBUG`. The board keeps the last warnings.
+//! Logging to standard error and to files, as text, JSON or logfmt, filtered by `RUST_LOG` or `DEBUG`. The board keeps
+//! the last warnings.
+
+mod file;
+mod logfmt;
 
 use std::io::IsTerminal;
 
+use tracing::Metadata;
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
 use crate::board::warnings::WarningLayer;
-use crate::settings::{LogFormat, Settings};
+use crate::settings::{LogFormat, Role, Settings};
+use logfmt::Logfmt;
 
-/// Starts logging. `filter` is the value of `RUST_LOG`. If it is empty, the filter is the debug level
-/// with `DEBUG`, else `default`.
-pub fn start(settings: &Settings, filter: &str, default: &str) {
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Which command logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logger {
+    /// The server, whose log also goes to `LOG_DIR`.
+    Server,
+    /// A command that ends by itself.
+    Command,
+}
+
+impl Logger {
+    /// The filter without `RUST_LOG` and `DEBUG`.
+    fn default_filter(self) -> &'static str {
+        match self {
+            Self::Server => "info",
+            Self::Command => "warn",
+        }
+    }
+}
+
+/// The running log. Dropping it writes what is left.
+#[must_use]
+pub struct Log {
+    _files: Option<WorkerGuard>,
+}
+
+/// Starts logging. `filter` is the value of `RUST_LOG`. If it is empty, the filter is the debug level with `DEBUG`,
+/// else the default of the command.
+pub fn start(settings: &Settings, filter: &str, logger: Logger) -> Log {
+    let default = logger.default_filter();
     let filter = match filter {
         "" if settings.debug => "info,uttera_stt=debug,stt_actors=debug".to_owned(),
         "" => default.to_owned(),
@@ -25,18 +63,51 @@ pub fn start(settings: &Settings, filter: &str, default: &str) {
         Ok(parsed) => (parsed, None),
         Err(error) => (EnvFilter::new(default), Some(error)),
     };
+    let has_transcripts = settings.log_transcripts;
+    let may_be_logged = filter_fn(move |metadata| may_be_logged(metadata, has_transcripts))
+        .with_max_level_hint(LevelFilter::TRACE);
     let ansi = std::io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
-    let lines = match settings.log_format {
-        LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-    };
-    let log = registry().with(filter).with(lines).with(WarningLayer);
-    let started = log.try_init();
+    let mut layers = vec![lines(settings.log_format, ansi, std::io::stderr)];
+    let folder = (settings.log_dir.as_deref()).filter(|_| logger == Logger::Server);
+    let files = folder.map(|folder| {
+        let (writer, guard) = file::start(folder, file_name(settings.role));
+        layers.push(lines(settings.log_format, false, writer));
+        guard
+    });
+    layers.push(WarningLayer.boxed());
+    let log = layers.with_filter(filter.and(may_be_logged));
+    let started = registry().with(log).try_init();
     if let Some(error) = problem {
         tracing::warn!(%error, "RUST_LOG is invalid; using the default filter");
     }
     if let Err(error) = started {
         tracing::debug!(%error, "logging was started before");
+    }
+    Log { _files: files }
+}
+
+/// Whether an event may be logged, whatever `RUST_LOG` says. Text of speech has a target of its own.
+fn may_be_logged(metadata: &Metadata, has_transcripts: bool) -> bool {
+    has_transcripts || metadata.target() != stt_actors::TRANSCRIPTS
+}
+
+/// The file of the log. Two nodes of one machine may have the same folder.
+fn file_name(role: Role) -> &'static str {
+    match role {
+        Role::Hotcold => "uttera-stt.log",
+        Role::Primary => "uttera-stt-primary.log",
+        Role::Fallback => "uttera-stt-fallback.log",
+    }
+}
+
+fn lines<W>(format: LogFormat, ansi: bool, writer: W) -> BoxedLayer
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let lines = fmt::layer().with_ansi(ansi).with_writer(writer);
+    match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Logfmt => lines.event_format(Logfmt).boxed(),
     }
 }

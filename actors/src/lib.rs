@@ -48,6 +48,9 @@
 
 mod task;
 
+/// The target of log lines with text of speech.
+pub const TRANSCRIPTS: &str = "stt_actors::transcripts";
+
 pub mod config;
 pub mod domain;
 pub mod fallback;

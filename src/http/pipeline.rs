@@ -136,6 +136,8 @@ impl AdmittedRequest<'_> {
         // The lanes are free by now: LibreTranslate keeps no worker waiting.
         let transcript = submitted.translation.finish(transcript).await?;
         submitted.plan.record(&transcript);
+        let summary = submitted.plan.summary(&transcript);
+        request.extensions_mut().insert(summary);
         Ok(Finished {
             timings: ReplyTimings::of(&transcript, ArrivalTime::since(request)),
             transcript,
@@ -193,6 +195,11 @@ pub struct ReplyPlan {
 }
 
 impl ReplyPlan {
+    /// What the log line says of a transcript.
+    pub fn summary(&self, transcript: &Transcript) -> WorkSummary {
+        WorkSummary::of(transcript, self.state.settings.log_transcripts)
+    }
+
     /// Records the metrics of a transcript.
     pub fn record(&self, transcript: &Transcript) {
         escalation_metrics::record_transcript(transcript);
@@ -230,12 +237,9 @@ impl Finished {
         }
         let headers = escalation_headers::headers(&self.transcript, self.timings);
         escalation_headers::insert(&mut response, headers);
-        let mut response = response
+        response
             .insert_header((CONTENT_TYPE, content_type))
             .insert_header((X_ROUTE, self.transcript.route.as_str()))
-            .body(body);
-        let summary = WorkSummary::from(&self.transcript);
-        response.extensions_mut().insert(summary);
-        response
+            .body(body)
     }
 }

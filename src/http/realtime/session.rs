@@ -58,6 +58,23 @@ pub enum End {
     Expired,
 }
 
+impl End {
+    /// The end, for the log. The reason that a client gives is any text, and is left out.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Closed(_) => "closed",
+            Self::Gone => "gone",
+            Self::Slow => "slow",
+            Self::Broken(_) => "broken",
+            Self::Tree(Some(LiveEnd::Finished)) => "finished",
+            Self::Tree(Some(LiveEnd::Idle)) => "idle",
+            Self::Tree(Some(LiveEnd::Draining)) => "draining",
+            Self::Tree(None) => "failed",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 /// What the two directions of a session share.
 pub struct Shared {
     /// The server.
@@ -297,7 +314,7 @@ impl Shared {
         info!(
             session = %self.id, client = &*self.caller.name(), turns = self.turns,
             audio_seconds = self.received.as_secs_f64(), total_seconds = lasted.as_secs_f64(),
-            ?end, "realtime session ended"
+            end = end.as_str(), "realtime session ended"
         );
     }
 
@@ -348,7 +365,7 @@ impl Shared {
                 let error = ApiError::from(error);
                 record_error(error.error_type());
                 live::record_turn(live::Protocol::Realtime, live::Outcome::Failed);
-                info!(session = %self.id, code = error.code(), reason = %error, "a turn has no text");
+                info!(session = %self.id, code = error.code(), reason = error.reason_for_log(), "a turn has no text");
                 let item_id = self.items.complete(turn, None);
                 events::failed(&item_id, &error)
             }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Myself;
+use crate::TRANSCRIPTS;
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{FallbackError, SttError};
 use crate::domain::ids::ChunkIndex;
@@ -64,7 +65,7 @@ impl TranscriptionState {
         for removed in &checked.removed {
             let (reason, start) = (removed.reason.as_str(), audio.begins_at(removed.start));
             info!(request_id = %self.job.request_id, reason, start, "removed hallucinated text");
-            debug!(request_id = %self.job.request_id, text = removed.text, "the removed text");
+            debug!(target: TRANSCRIPTS, request_id = %self.job.request_id, text = removed.text, "the removed text");
             if !checked.reused {
                 record_hallucination(removed.reason);
             }
@@ -255,7 +256,7 @@ impl TranscriptionState {
                 self.settle_better(chunk, text, own.as_ref());
             }
             Ok((chunk, FallbackEnd::Kept { own, error })) => {
-                warn!(request_id = %self.job.request_id, chunk = %index, %error, "the fallback failed: keeping this node's text");
+                warn!(request_id = %self.job.request_id, chunk = %index, error = error.for_log(), "the fallback failed: keeping this node's text");
                 self.settle_own(chunk, own);
             }
             Err(error) => return self.fail(error),
