@@ -15,7 +15,7 @@ use stt_actors::ports::{FallbackNode, FallbackRequest, FallbackText};
 use tracing::debug;
 use uttera_stt_client::{Audio, Client, Error, RetryPolicy, TranscribeOptions, Transcript};
 
-use crate::language;
+use crate::{language, telemetry};
 
 /// Header that tells a node not to escalate this request. Without it, two nodes that name each other as
 /// fallback would escalate forever.
@@ -75,6 +75,7 @@ impl FallbackNode for FallbackServer {
             prompt,
             temperature,
             hallucination_guard,
+            trace,
         } = request;
         let guard = (
             "hallucination_guard".to_owned(),
@@ -89,6 +90,7 @@ impl FallbackNode for FallbackServer {
             words: true,
             fields: languages.chain([guard]).collect(),
             request_id: Some(request_id.to_string()),
+            headers: telemetry::headers(&trace),
             timeout: None,
         };
         let wav = wav(&audio).map_err(|error| FallbackError::BadAnswer(error.to_string()))?;
@@ -210,6 +212,7 @@ fn word(word: &uttera_stt_client::Word) -> Word {
 mod tests {
     use std::sync::Arc;
 
+    use stt_actors::{Trace, TraceContext};
     use wiremock::matchers::path;
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -228,6 +231,13 @@ mod tests {
             prompt: None,
             temperature: 0.0,
             hallucination_guard: true,
+            trace: Trace {
+                context: Some(TraceContext {
+                    parent: Arc::from("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+                    state: Some(Arc::from("vendor=1")),
+                }),
+                ..Trace::default()
+            },
         }
     }
 
@@ -262,6 +272,9 @@ mod tests {
         for request in &asked {
             assert_eq!(request.headers["authorization"], "Bearer between-us");
             assert_eq!(request.headers["x-request-id"], "r1");
+            let parent = request.headers["traceparent"].to_str().expect("ASCII");
+            assert!(parent.starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+            assert_eq!(request.headers["tracestate"], "vendor=1");
             assert!(request.headers.contains_key(ESCALATED));
             let body = String::from_utf8_lossy(&request.body);
             assert!(body.contains("RIFF") && body.contains("name=\"language\""));

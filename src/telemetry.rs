@@ -3,11 +3,15 @@
 
 mod file;
 mod logfmt;
+#[cfg(feature = "otel")]
+mod otel;
 
 use std::io::IsTerminal;
 
-use tracing::Metadata;
+use stt_actors::domain::trace::SPANS;
+use stt_actors::{TRANSCRIPTS, Trace, TraceContext};
 use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Span};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
@@ -43,6 +47,9 @@ impl Logger {
 /// The running log. Dropping it writes what is left.
 #[must_use]
 pub struct Log {
+    // The traces first: they may still log.
+    #[cfg(feature = "otel")]
+    _traces: Option<otel::Traces>,
     _files: Option<WorkerGuard>,
 }
 
@@ -76,19 +83,80 @@ pub fn start(settings: &Settings, filter: &str, logger: Logger) -> Log {
     });
     layers.push(WarningLayer.boxed());
     let log = layers.with_filter(filter.and(may_be_logged));
-    let started = registry().with(log).try_init();
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(unused_mut, reason = "traces are one more")
+    )]
+    let mut layers: Vec<BoxedLayer> = vec![log.boxed()];
+    #[cfg(feature = "otel")]
+    let traces = match logger {
+        Logger::Server => otel::start(),
+        Logger::Command => Ok(None),
+    };
+    #[cfg(feature = "otel")]
+    let (traces, no_traces) = match traces {
+        Ok(Some((traces, layer))) => {
+            layers.push(layer);
+            (Some(traces), None)
+        }
+        Ok(None) => (None, None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let started = registry().with(layers).try_init();
     if let Some(error) = problem {
         tracing::warn!(%error, "RUST_LOG is invalid; using the default filter");
     }
     if let Err(error) = started {
         tracing::debug!(%error, "logging was started before");
     }
-    Log { _files: files }
+    #[cfg(feature = "otel")]
+    if let Some(reason) = no_traces {
+        tracing::warn!(reason, "traces are off: a variable OTEL_… is invalid");
+    }
+    Log {
+        #[cfg(feature = "otel")]
+        _traces: traces,
+        _files: files,
+    }
 }
 
-/// Whether an event may be logged, whatever `RUST_LOG` says. Text of speech has a target of its own.
+/// Makes a request's span continue the trace of its client.
+#[cfg_attr(
+    not(feature = "otel"),
+    expect(unused_variables, reason = "there are no traces")
+)]
+pub fn continue_trace(span: &Span, context: Option<&TraceContext>) {
+    #[cfg(feature = "otel")]
+    if let Some(context) = context {
+        otel::continue_trace(span, context);
+    }
+}
+
+/// The headers with which another server continues a trace: within the span, if it is exported; else what the client
+/// sent.
+pub fn headers(trace: &Trace) -> Vec<(String, String)> {
+    #[cfg(feature = "otel")]
+    {
+        let own = otel::headers(&trace.span);
+        if !own.is_empty() {
+            return own;
+        }
+    }
+    let Some(context) = &trace.context else {
+        return Vec::new();
+    };
+    let parent = Some(("traceparent".to_owned(), context.parent.to_string()));
+    let state = (context.state.as_ref()).map(|state| ("tracestate".to_owned(), state.to_string()));
+    parent.into_iter().chain(state).collect()
+}
+
+/// Whether something may be logged, whatever `RUST_LOG` says. Text of speech and the spans of traces have targets of
+/// their own.
 fn may_be_logged(metadata: &Metadata, has_transcripts: bool) -> bool {
-    has_transcripts || metadata.target() != stt_actors::TRANSCRIPTS
+    match metadata.target() {
+        TRANSCRIPTS => has_transcripts,
+        target => target != SPANS,
+    }
 }
 
 /// The file of the log. Two nodes of one machine may have the same folder.

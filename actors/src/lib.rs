@@ -77,6 +77,7 @@ pub use domain::ids::JobId;
 pub use domain::job::{
     Client, Event, Identity, Job, Options, Priority, Progress, Urgency, WorkKind,
 };
+pub use domain::trace::{Trace, TraceContext};
 pub use domain::translation::{TargetLanguage, TranslationJob};
 pub use fallback::policy::EscalationPolicy;
 pub use handle::{Admission, PendingTranslation, StartError, Stt, TreeEnded};

@@ -12,6 +12,7 @@ mod realtime;
 mod reply;
 mod request_log;
 mod routes;
+mod traces;
 mod translation;
 mod usage;
 

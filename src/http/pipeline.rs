@@ -19,6 +19,7 @@ use crate::http::reply::error::ApiError;
 use crate::http::reply::escalation_headers::{self, ReplyTimings};
 use crate::http::reply::sse;
 use crate::http::request_log::{ArrivalTime, RequestId, WorkSummary};
+use crate::http::traces;
 use crate::http::translation::{self, Translation};
 use crate::http::usage::MeteredEvents;
 use crate::metrics::{
@@ -98,6 +99,7 @@ impl AdmittedRequest<'_> {
             escalates: !is_escalated,
             streamed: form.stream,
             urgency: Urgency::default(),
+            trace: traces::of(self.request),
         }
     }
 

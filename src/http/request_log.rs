@@ -14,13 +14,13 @@ use stt_actors::WaitEstimate;
 use stt_actors::domain::error::FallbackError;
 use stt_actors::domain::transcript::Transcript;
 use tokio::time::Instant;
-use tracing::field::display;
-use tracing::{debug, error, info, warn};
+use tracing::{Span, debug, error, info, warn};
 use uuid::Uuid;
 
 use crate::board::history::{self, End};
 use crate::http::caller::Caller;
 use crate::http::reply::error::ApiError;
+use crate::http::traces;
 use crate::metrics::{self, record_error, record_request, takes_audio};
 
 /// The request id, in requests and responses.
@@ -79,8 +79,10 @@ impl ArrivalTime {
 /// What a transcription adds to the log line.
 #[derive(Clone, Debug)]
 pub struct WorkSummary {
-    language: String,
-    model: String,
+    /// ISO 639-1 code.
+    pub language: String,
+    /// The model or models that wrote the text.
+    pub model: String,
     route: &'static str,
     /// Whether any of the text is from the fallback; `None`: the request has none.
     fallback_used: Option<bool>,
@@ -145,6 +147,8 @@ struct LogLine {
     pattern: Option<String>,
     caller: Caller,
     received: ReceivedBytes,
+    /// Its trace; ends with the line.
+    span: Span,
     started_at: Instant,
     written: bool,
 }
@@ -187,7 +191,9 @@ impl LogLine {
         let received = ReceivedBytes::default();
         request.extensions_mut().insert(ArrivalTime(started_at));
         request.extensions_mut().insert(received.clone());
+        let span = traces::begin(request, &id.0);
         let line = Self {
+            span,
             id,
             method: request.method().to_string(),
             path: request.path().to_owned(),
@@ -219,6 +225,7 @@ impl LogLine {
 
     fn write(&mut self, status: u16, work: Option<&WorkSummary>, error: Option<&ApiError>) {
         self.written = true;
+        traces::end(&self.span, status, work, error.map(ApiError::code));
         self.record(status, error);
         match error {
             Some(failure) if failure.status_code().is_server_error() => {
@@ -293,6 +300,7 @@ impl StreamedLogLine {
 impl Drop for LogLine {
     fn drop(&mut self) {
         if !self.written {
+            traces::end(&self.span, CLIENT_CLOSED_REQUEST, None, None);
             self.record(CLIENT_CLOSED_REQUEST, None);
             let status = None::<u16>;
             write_line!(

@@ -22,6 +22,7 @@ mod leaks;
 mod limits;
 mod listen;
 mod load;
+mod logs;
 mod long_audio;
 mod metrics;
 mod openai_client;

@@ -11,7 +11,7 @@ use actix_ws::{
 use serde_json::json;
 use stt_actors::domain::live::{LiveEnd, LiveEvent, TurnId};
 use stt_actors::domain::transcript::Transcript;
-use stt_actors::{LiveEvents, LiveInput, SttError};
+use stt_actors::{LiveEvents, LiveInput, SttError, TRANSCRIPTS};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -358,7 +358,15 @@ impl Shared {
                 self.state
                     .metrics
                     .record_live_turn(Endpoint::Realtime, &transcript);
-                let item_id = self.items.complete(turn, Some(&transcript.text()));
+                let text = transcript.text();
+                info!(
+                    session = %self.id, language = transcript.language, model = transcript.model,
+                    route = transcript.route.as_str(), audio_seconds = transcript.duration,
+                    fallback_used = transcript.escalation.as_ref().map(|escalation| escalation.used),
+                    "a turn is transcribed"
+                );
+                info!(target: TRANSCRIPTS, session = %self.id, text, "the text of a turn");
+                let item_id = self.items.complete(turn, Some(&text));
                 events::completed(&item_id, &transcript, self.config.logprobs)
             }
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{Span, debug, info, info_span, warn};
 
 use super::Myself;
 use crate::TRANSCRIPTS;
@@ -11,6 +11,7 @@ use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{FallbackError, SttError};
 use crate::domain::ids::ChunkIndex;
 use crate::domain::job::Event;
+use crate::domain::trace::{SPANS, TRACED_CHUNKS};
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::metrics::record_hallucination;
 use crate::ports::{FallbackRequest, FallbackText};
@@ -217,6 +218,10 @@ impl TranscriptionState {
             prompt: options.prompt.clone(),
             temperature: options.temperature,
             hallucination_guard: options.hallucination_guard,
+            trace: self
+                .job
+                .trace
+                .within(self.escalation_span(chunk.audio.index)),
         };
         // A chunk that waits long at the fallback must not keep other requests from being decoded.
         chunk.permit = chunk.permit.map(ChunkPermit::of_its_request_alone);
@@ -236,6 +241,15 @@ impl TranscriptionState {
         });
         self.calls.insert(index, call);
         self.escalating.send(chunk, own);
+    }
+
+    /// The span of a call of the fallback.
+    fn escalation_span(&self, index: ChunkIndex) -> Span {
+        if index.number() >= TRACED_CHUNKS {
+            return Span::none();
+        }
+        let request = &self.job.trace.span;
+        info_span!(target: SPANS, parent: request, "escalation", otel.kind = "client", chunk = %index)
     }
 
     pub(in crate::request::transcription) fn fallback_ended(
