@@ -39,6 +39,8 @@ mod service;
 mod smoke;
 mod status;
 mod stream;
+#[cfg(feature = "otel")]
+mod traces;
 mod transcribe_script;
 mod transcribe_url;
 mod translation;
