@@ -150,7 +150,7 @@ export function transcribe(audio, name, options, report, signal) {
     };
     request.onerror = async () => {
       // A file that was changed or deleted meanwhile looks like a server that does not answer.
-      const isReadable = await audio.slice(0, 1).arrayBuffer().then(() => true, () => false);
+      const isReadable = await audio.slice(0, 1).arrayBuffer().then(part => part.byteLength > 0, () => false);
       reject(isReadable ? new Failure(UNREACHABLE, {mayRetry: true}) : new Failure("This file can no longer be read. Choose it again."));
     };
     signal.addEventListener("abort", () => { request.abort(); reject(signal.reason); });
