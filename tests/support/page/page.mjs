@@ -368,7 +368,7 @@ await run({
       const lost = cards(page).filter({hasText: "vanishing.wav"});
       await lost.getByText(/Waiting until other files are sent/).waitFor();
       await ask("vanish");
-      await lost.getByText(/can no longer be read/).waitFor();
+      await lost.getByRole("status").getByText(/can no longer be read/).waitFor();
       await hasText(cards(page).first(), settings.commandText);
       await page.getByText(/keeps no history/).first().waitFor();
     }, {mayFail: true, init: () => {
