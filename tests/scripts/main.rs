@@ -2,6 +2,7 @@
 
 mod documentation;
 mod gpu;
+mod kubernetes;
 mod models_from_wheels;
 mod packaging;
 mod transcribe_replies;
