@@ -5,5 +5,6 @@ mod gpu;
 mod kubernetes;
 mod models_from_wheels;
 mod packaging;
+mod soak;
 mod transcribe_replies;
 mod transcribe_requests;
