@@ -80,7 +80,7 @@ def memory(pid):
 
 
 def sizes(folder):
-    """The sizes of the files in a folder. Without a listing of each moment: files come and go."""
+    """The sizes of the files in a folder."""
     found = []
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -167,9 +167,9 @@ def draw(samples, path):
     for index, (name, (unit, _)) in enumerate(BOUNDS.items()):
         most = max(row[name] for row in samples) or 1
         top = index * height + 10
+        across, down = (width - left - 10) / end, (height - 20) / most
         points = " ".join(
-            f"{left + row['seconds'] / end * (width - left - 10):.1f},{top + (1 - row[name] / most) * (height - 20):.1f}"
-            for row in samples
+            f"{left + row['seconds'] * across:.1f},{top + (most - row[name]) * down:.1f}" for row in samples
         )
         strips.append(
             f'<text x="10" y="{top + 20}">{name}</text>'

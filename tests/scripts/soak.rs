@@ -42,6 +42,12 @@ fn judge_file(csv: &str) -> Output {
     soak.arg("--judge").arg(file).output().expect("it starts")
 }
 
+/// Long files come and go.
+fn peak(hours: f64) -> f64 {
+    let sample = (hours * 180.0) as u32;
+    if sample.is_multiple_of(5) { 4.0 } else { 1.0 }
+}
+
 #[track_caller]
 fn fails_with(output: &Output, words: &str) {
     let text = String::from_utf8_lossy(&output.stdout);
@@ -54,12 +60,7 @@ fn what_goes_up_and_down_or_grows_in_the_beginning_only_is_no_leak() {
     let output = judge(
         |_, usual, hours| {
             let warm_up = usual * hours.min(0.3) * 3.0;
-            // Long files come and go.
-            let peak = if (hours * 180.0) as u32 % 5 == 0 {
-                4.0
-            } else {
-                1.0
-            };
+            let peak = peak(hours);
             usual * peak + warm_up
         },
         0,
@@ -74,11 +75,7 @@ fn steady_growth_of_any_measure_is_a_leak_even_among_peaks() {
     for (grown, _) in MEASURES {
         let output = judge(
             |name, usual, hours| {
-                let peak = if (hours * 180.0) as u32 % 5 == 0 {
-                    4.0
-                } else {
-                    1.0
-                };
+                let peak = peak(hours);
                 let leak = if name == grown { 60.0 * hours } else { 0.0 };
                 usual * peak + leak
             },

@@ -1,5 +1,6 @@
 //! Builds manifests with kubectl, validates them, and finds objects in them.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -83,7 +84,7 @@ impl Builder {
             text.push_str("components:\n");
         }
         for component in components {
-            text.push_str(&format!("  - {base}/components/{component}\n"));
+            writeln!(text, "  - {base}/components/{component}").expect("writes");
         }
         self.write("user/kustomization.yaml", &text);
         self.build("user")
