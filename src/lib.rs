@@ -4,6 +4,7 @@
 //! The supervision tree is the crate `stt-actors`. [`serve`] composes it with the edges.
 
 pub mod audio;
+pub mod board;
 pub mod cli;
 pub mod doctor;
 pub mod engine;

@@ -24,6 +24,7 @@ pub enum Format {
 
 /// Optional parts of a JSON reply: `timestamp_granularities[]` and `include[]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of its own")]
 pub struct Details {
     /// Segments, in verbose_json.
     pub segments: bool,
@@ -373,6 +374,7 @@ mod tests {
     #[test]
     fn words_and_logprobs_are_present_on_request() {
         let details = Details {
+            streamed_segments: false,
             segments: false,
             words: true,
             logprobs: true,

@@ -30,6 +30,7 @@ use actix_web::{App, web};
 use stt_actors::Stt;
 use tokio::net::TcpStream;
 
+use crate::board::Board;
 use crate::keys::Keyring;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
@@ -74,6 +75,8 @@ pub struct AppState {
     pub client_secrets: ClientSecrets,
     /// Records and exports metrics.
     pub metrics: Exporter,
+    /// Reports what the node does.
+    pub board: Board,
 }
 
 /// For servers beside HTTP, whose callers have no keys: the limits for callers without one.
