@@ -12,7 +12,8 @@ BOUNDS = {
     "server_files": ("", 12),
     "server_threads": ("", 6),
     "workers": ("", 1),
-    "worker_memory": ("MB", 24),
+    # A worker that was just started has little, and reaches its plateau within a minute.
+    "worker_memory": ("MB", 48),
     "worker_files": ("", 6),
     "worker_threads": ("", 3),
     "ffmpeg": ("", 2),
@@ -20,6 +21,9 @@ BOUNDS = {
     "temporary_memory": ("MB", 24),
 }
 COLUMNS = ["seconds", *BOUNDS, "requests", "failed"]
+# The load rests for the last part of each period, in seconds, so that cold workers end. What is sampled then, and until
+# the load is as usual again, says nothing about growth.
+PERIOD, REST, SETTLED = 120, 25, 20
 # A second half with fewer samples has no trend.
 FEWEST_SAMPLES = 10
 # Values of which the trend is computed; of more, equal shares are averaged.
@@ -134,14 +138,24 @@ def slope(points):
     )
 
 
+def rests(seconds):
+    """Whether the load rests at this time of a run."""
+    return seconds % PERIOD > PERIOD - REST
+
+
+def is_under_load(seconds):
+    """Whether a sample at this time counts."""
+    return seconds % PERIOD >= SETTLED and not rests(seconds)
+
+
 def judge(samples):
     """Prints each measure's course in the second half of the run, and returns a list of what grows too much."""
     if not samples:
         return ["there are no samples"]
     end = samples[-1]["seconds"]
-    second_half = [row for row in samples if row["seconds"] >= end / 2]
+    second_half = [row for row in samples if row["seconds"] >= end / 2 and is_under_load(row["seconds"])]
     if len(second_half) < FEWEST_SAMPLES:
-        return [f"the second half has {len(second_half)} samples, fewer than {FEWEST_SAMPLES}"]
+        return [f"the second half has {len(second_half)} samples under load, fewer than {FEWEST_SAMPLES}"]
     hours = (end - second_half[0]["seconds"]) / 3600
     print(f"{'second half':18}{'least':>9}{'median':>9}{'most':>9}{'per hour':>11}{'growth':>9}{'bound':>8}")
     wrong = []
