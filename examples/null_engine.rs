@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
+use uttera_stt::board::{Board, Identity};
 use uttera_stt::http::UploadStore;
 use uttera_stt::http::{self, AppState, ClientSecrets, Limits};
 use uttera_stt::keys::Keyring;
@@ -158,6 +159,7 @@ async fn main() -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)?;
     let state = AppState {
+        board: Board::new(stt.clone(), Identity::default(), None),
         stt,
         keys: Keyring::default(),
         client_secrets: ClientSecrets::default(),

@@ -5,6 +5,7 @@
 
 pub mod allow_list;
 pub mod audio;
+pub mod board;
 pub mod cli;
 pub mod doctor;
 pub mod engine;

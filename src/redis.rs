@@ -5,13 +5,15 @@
 //! timeout or a cancelled call it is closed, and the next call opens a new one. This module does not
 //! log; its errors are short texts without secrets.
 
+pub mod nodes;
+
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use deadpool_redis::redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
-    IntoConnectionInfo, RedisError, cmd, parse_redis_url,
+    IntoConnectionInfo, Pipeline, RedisError, cmd, parse_redis_url,
 };
 use deadpool_redis::{Connection, Manager, Pool, PoolError};
 use serde::Serialize;
@@ -74,11 +76,23 @@ pub enum RedisUrlError {
 ///
 /// The Redis user needs the commands SET and DEL, and PING and UNWATCH to keep the connection.
 pub struct RedisDirectory {
+    client: Client,
+    key: String,
+    node: NodeAddress,
+}
+
+/// One connection to a Redis server, kept between calls.
+struct Client {
     pool: Pool,
     /// Host and port, or the path of the socket, for error messages.
     server: String,
-    key: String,
-    node: NodeAddress,
+}
+
+/// What a call sends.
+enum Commands<'a> {
+    One(&'a Cmd),
+    /// All in one go, with a list of answers.
+    Many(&'a Pipeline),
 }
 
 /// The record as JSON. The order of the fields is part of the public contract.
@@ -93,10 +107,9 @@ struct Value<'a> {
     ts: f64,
 }
 
-impl RedisDirectory {
-    /// Creates the client; the first call connects. `rediss://` trusts the certificates of the system,
-    /// or of the file in `SSL_CERT_FILE`.
-    pub fn new(url: &str, node: NodeAddress) -> Result<Self, RedisUrlError> {
+impl Client {
+    /// The first call connects.
+    fn new(url: &str) -> Result<Self, RedisUrlError> {
         let info = connection_info(url)?;
         let server = info.addr().to_string();
         // The limits of the pool would apply to each step; the deadline covers the whole call.
@@ -108,9 +121,45 @@ impl RedisDirectory {
             .max_size(CONNECTIONS)
             .build()
             .expect("building a pool fails only if the pool has its own time limits");
+        Ok(Self { pool, server })
+    }
+
+    async fn run<T: FromRedisValue>(&self, commands: Commands<'_>) -> Result<T, DirectoryError> {
+        let deadline = Instant::now() + TIME_LIMIT;
+        let mut lease = match timeout_at(deadline, self.pool.get()).await {
+            Ok(Ok(connection)) => Lease(Some(connection)),
+            Ok(Err(PoolError::Backend(error))) => return Err(self.error(&while_connecting(&error))),
+            Ok(Err(error)) => return Err(self.error(&error.to_string())),
+            Err(_) => return Err(self.error("no connection in time")),
+        };
+        let connection = lease.connection();
+        let answer = async {
+            match commands {
+                Commands::One(command) => command.query_async(connection).await,
+                Commands::Many(commands) => commands.query_async(connection).await,
+            }
+        };
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => {
+                lease.keep();
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(self.error(&as_answer(&error))),
+            Err(_) => Err(self.error("it gave no answer in time")),
+        }
+    }
+
+    fn error(&self, what: &str) -> DirectoryError {
+        DirectoryError(format!("Redis at {}: {what}", self.server))
+    }
+}
+
+impl RedisDirectory {
+    /// Creates the client; the first call connects. `rediss://` trusts the certificates of the system,
+    /// or of the file in `SSL_CERT_FILE`.
+    pub fn new(url: &str, node: NodeAddress) -> Result<Self, RedisUrlError> {
         Ok(Self {
-            pool,
-            server,
+            client: Client::new(url)?,
             key: format!("{KEY_PREFIX}{}", node.id),
             node,
         })
@@ -140,25 +189,7 @@ impl RedisDirectory {
     }
 
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, DirectoryError> {
-        let deadline = Instant::now() + TIME_LIMIT;
-        let mut lease = match timeout_at(deadline, self.pool.get()).await {
-            Ok(Ok(connection)) => Lease(Some(connection)),
-            Ok(Err(PoolError::Backend(error))) => return Err(self.error(&while_connecting(&error))),
-            Ok(Err(error)) => return Err(self.error(&error.to_string())),
-            Err(_) => return Err(self.error("no connection in time")),
-        };
-        match timeout_at(deadline, command.query_async(lease.connection())).await {
-            Ok(Ok(answer)) => {
-                lease.keep();
-                Ok(answer)
-            }
-            Ok(Err(error)) => Err(self.error(&as_answer(&error))),
-            Err(_) => Err(self.error("it gave no answer in time")),
-        }
-    }
-
-    fn error(&self, what: &str) -> DirectoryError {
-        DirectoryError(format!("Redis at {}: {what}", self.server))
+        self.client.run(Commands::One(command)).await
     }
 }
 
@@ -166,7 +197,7 @@ impl fmt::Debug for RedisDirectory {
     /// Omits the pool, which contains the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisDirectory")
-            .field("server", &self.server)
+            .field("server", &self.client.server)
             .field("node", &self.node)
             .finish_non_exhaustive()
     }
@@ -272,7 +303,9 @@ fn known_failure(error: &RedisError) -> Option<String> {
     let by_code = match error.code() {
         Some("NOAUTH") => "it requires a password",
         Some("WRONGPASS") => "it rejected the user name or the password",
-        Some("NOPERM") => "the user lacks a permission (SET and DEL are needed)",
+        Some("NOPERM") => {
+            "the user lacks a permission (SET and DEL are needed; SCAN, MGET and PTTL for the board)"
+        }
         Some("OOM") => "its memory is full (maxmemory)",
         Some("MISCONF") => "it accepts no writes because it cannot save to its disk",
         Some("READONLY") => "it is a replica that accepts no writes",
@@ -344,7 +377,7 @@ mod tests {
             ),
         ];
         for (url, server) in urls {
-            assert_eq!(directory(url).expect(url).server, server);
+            assert_eq!(directory(url).expect(url).client.server, server);
         }
     }
 
@@ -387,7 +420,7 @@ mod tests {
         #[test]
         fn an_unescaped_password_is_rejected_or_used_in_full(password in "[ -~]{8,16}") {
             match directory(&format!("redis://u:{password}@127.0.0.1:7")) {
-                Ok(directory) => prop_assert_eq!(directory.server, "127.0.0.1:7"),
+                Ok(directory) => prop_assert_eq!(directory.client.server, "127.0.0.1:7"),
                 Err(error) => prop_assert!(!error.to_string().contains(&password), "{}", error),
             }
         }

@@ -373,6 +373,7 @@ mod tests {
     #[test]
     fn words_and_logprobs_are_present_on_request() {
         let details = Details {
+            streamed_segments: false,
             segments: false,
             words: true,
             logprobs: true,

@@ -1,10 +1,12 @@
-//! Logging to standard error, as text or JSON, filtered by `RUST_LOG` or `DEBUG`.
+//! Logging to standard error, as text or JSON, filtered by `RUST_LOG` or `DEBUG`. The board keeps the last warnings.
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
+use crate::board::warnings::WarningLayer;
 use crate::settings::{LogFormat, Settings};
 
 /// Starts logging. `filter` is the value of `RUST_LOG`. If it is empty, the filter is the debug level
@@ -24,14 +26,13 @@ pub fn start(settings: &Settings, filter: &str, default: &str) {
         Err(error) => (EnvFilter::new(default), Some(error)),
     };
     let ansi = std::io::stderr().is_terminal();
-    let builder = fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi);
-    let started = match settings.log_format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let lines = match settings.log_format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let log = registry().with(filter).with(lines).with(WarningLayer);
+    let started = log.try_init();
     if let Some(error) = problem {
         tracing::warn!(%error, "RUST_LOG is invalid; using the default filter");
     }

@@ -23,6 +23,7 @@ use crate::ports::EngineInfo;
 use crate::request::{self, stream::TranscriptStream};
 use crate::status::NodeStatus;
 use crate::status::admission::{self, AdmissionRequest, AdmissionSlot};
+use crate::status::lanes::LaneSnapshot;
 use crate::status::load::WaitEstimate;
 use crate::status::snapshot::{HotState, Snapshot};
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
@@ -171,6 +172,11 @@ impl Stt {
     /// The current status of the node. Asks no actor.
     pub fn snapshot(&self) -> Snapshot {
         self.status.snapshot()
+    }
+
+    /// What each lane does now: the hot one, then the cold ones from the oldest. Asks no actor.
+    pub fn lanes(&self) -> Vec<LaneSnapshot> {
+        self.status.lanes_snapshot()
     }
 
     /// Waits until the first engine is loaded. The error says why it cannot be.

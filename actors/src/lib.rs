@@ -71,7 +71,9 @@ mod tree_tests;
 pub use config::{Ports, TreeConfig};
 pub use domain::error::{LiveError, SttError, TranslationError, TranslatorError};
 pub use domain::ids::JobId;
-pub use domain::job::{Client, Event, Identity, Job, Options, Priority, Progress, Urgency};
+pub use domain::job::{
+    Client, Event, Identity, Job, Options, Priority, Progress, Urgency, WorkKind,
+};
 pub use domain::translation::{TargetLanguage, TranslationJob};
 pub use fallback::policy::EscalationPolicy;
 pub use handle::{Admission, PendingTranslation, StartError, Stt, TreeEnded};
@@ -83,5 +85,6 @@ pub use pool::PoolConfig;
 pub use ports::FallbackPort;
 pub use request::stream::TranscriptStream;
 pub use status::admission::AdmissionRequest;
+pub use status::lanes::{LaneSnapshot, LaneState, LaneWork, WaitingChunks};
 pub use status::load::WaitEstimate;
 pub use status::snapshot::{FallbackCounts, HotState, Snapshot};

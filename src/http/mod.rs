@@ -32,6 +32,7 @@ use stt_actors::Stt;
 use tokio::net::TcpStream;
 
 use crate::allow_list::AllowList;
+use crate::board::Board;
 use crate::keys::Keyring;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
@@ -79,6 +80,8 @@ pub struct AppState {
     pub client_secrets: ClientSecrets,
     /// Records and exports metrics.
     pub metrics: Exporter,
+    /// Reports what the node does.
+    pub board: Board,
 }
 
 /// For servers beside HTTP, whose callers have no keys: the limits for callers without one.

@@ -16,9 +16,10 @@ use tracing::field::display;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
+use crate::board::history::{self, End};
 use crate::http::caller::Caller;
 use crate::http::reply::error::ApiError;
-use crate::metrics::{self, record_error, record_request};
+use crate::metrics::{self, record_error, record_request, takes_audio};
 
 /// The request id, in requests and responses.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,6 +33,8 @@ pub const X_QUEUE_ETA_MS: HeaderName = HeaderName::from_static("x-queue-eta-ms")
 
 /// Routes that monitoring calls every few seconds.
 pub const PROBES: &[&str] = &["/health", "/livez", "/readyz", "/metrics", "/v1/health"];
+/// A route that programs call every few seconds, and that is no probe: it may need a key.
+const STATUS: &str = "/v1/status";
 /// nginx's status for a request whose client closed the connection before the response.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
@@ -146,7 +149,7 @@ impl LogLine {
                 inference_seconds = work.inference_seconds, total_seconds, "request"
             ),
             // Probes would fill the log.
-            None if PROBES.contains(&path.as_str()) => {
+            None if PROBES.contains(&path.as_str()) || path == STATUS => {
                 debug!(request_id = %id, client, address, method, path, status, total_seconds, "request");
             }
             None => {
@@ -158,6 +161,7 @@ impl LogLine {
     fn record(&self, status: u16, error: Option<&ApiError>) {
         let pattern = self.pattern.as_deref();
         record_request(pattern, &self.method, status, self.started_at.elapsed());
+        self.record_history(status, error);
         if self.caller.was_key_required() {
             metrics::keys::record_request(&self.caller.name(), status);
         }
@@ -171,6 +175,24 @@ impl LogLine {
             error,
             self.started_at.elapsed(),
         );
+    }
+}
+
+impl LogLine {
+    /// Records a request with audio for the board.
+    fn record_history(&self, status: u16, error: Option<&ApiError>) {
+        if self.method != "POST" || !self.pattern.as_deref().is_some_and(takes_audio) {
+            return;
+        }
+        // A streamed reply may fail after its status was sent.
+        let status = error.map_or(status, |error| error.status_code().as_u16());
+        let end = match status {
+            CLIENT_CLOSED_REQUEST => End::Left,
+            ..400 => End::Answered,
+            400..500 => End::ClientError,
+            500.. => End::ServerError,
+        };
+        history::record(end, self.started_at.elapsed());
     }
 }
 

@@ -1,5 +1,8 @@
 //! Closed sets of label values.
 
+/// The path that detects the language of audio.
+pub(super) const DETECT_LANGUAGE: &str = "/detect-language";
+
 /// Known paths with their method.
 pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     ("/health", "GET"),
@@ -8,6 +11,7 @@ pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     ("/metrics", "GET"),
     ("/openapi.json", "GET"),
     ("/", "GET"),
+    ("/board", "GET"),
     ("/page/{file}", "GET"),
     ("/docs", "GET"),
     ("/docs/{asset}", "GET"),
@@ -16,12 +20,14 @@ pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     (Endpoint::Transcriptions.path(), "POST"),
     (Endpoint::Translations.path(), "POST"),
     (Endpoint::Asr.path(), "POST"),
-    ("/detect-language", "POST"),
+    (DETECT_LANGUAGE, "POST"),
     (Endpoint::Inference.path(), "POST"),
     (Endpoint::Transcribe.path(), "POST"),
     (Endpoint::Realtime.path(), "GET"),
     ("/v1/realtime/client_secrets", "POST"),
     ("/v1/realtime/transcription_sessions", "POST"),
+    ("/v1/status", "GET"),
+    ("/v1/status/events", "GET"),
     ("/v1/health", "GET"),
     ("/v1/metrics", "GET"),
 ];

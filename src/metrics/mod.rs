@@ -30,7 +30,7 @@ use crate::render::Format;
 pub use gauges::GB;
 use gauges::{BUILD_INFO, GAUGES, LIBRETRANSLATE_CONFIGURED, SPAWNED};
 use keys::AudioByKey;
-use labels::{ENDPOINTS, METHODS};
+use labels::{DETECT_LANGUAGE, ENDPOINTS, METHODS};
 pub use labels::{Endpoint, ErrorType};
 
 /// Interval at which recorded samples are folded into their histograms, even without a scrape.
@@ -187,6 +187,11 @@ pub fn record_request(pattern: Option<&str>, method: &str, status: u16, took: Du
     counter!(REQUESTS, "endpoint" => endpoint, "method" => method, "status" => status).increment(1);
     histogram!(REQUEST_DURATION, "endpoint" => endpoint, "method" => method)
         .record(took.as_secs_f64());
+}
+
+/// Whether requests on the route with this pattern have audio in their body.
+pub fn takes_audio(pattern: &str) -> bool {
+    pattern == DETECT_LANGUAGE || Endpoint::ALL.iter().any(|known| known.path() == pattern)
 }
 
 /// Records a request that was rejected or failed.

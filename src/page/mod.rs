@@ -21,7 +21,10 @@ macro_rules! files {
 
 files![
     "api.js",
+    "board.css",
+    "board.js",
     "card.js",
+    "charts.js",
     "dom.js",
     "formats.js",
     "history.js",
@@ -30,6 +33,7 @@ files![
     "main.js",
     "microphone.js",
     "options.js",
+    "signin.js",
     "style.css",
     "wave.js",
 ];
@@ -38,6 +42,12 @@ files![
 pub const INDEX: PageFile = PageFile {
     name: "index.html",
     content: include_str!("files/index.html"),
+};
+
+/// The board at `/board`.
+pub const BOARD: PageFile = PageFile {
+    name: "board.html",
+    content: include_str!("files/board.html"),
 };
 
 impl PageFile {
@@ -65,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_page_is_small_and_names_no_other_host() {
-        let files = || FILES.iter().chain([&INDEX]);
+        let files = || FILES.iter().chain([&INDEX, &BOARD]);
         let bytes: usize = files().map(|file| file.content.len()).sum();
         assert!(bytes <= 150 * 1024, "{bytes} bytes");
         for file in files() {

@@ -14,11 +14,13 @@ use stt_actors::{Stt, TreeEnded};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::board::{Board, Identity};
 use crate::http::UploadStore;
 use crate::http::{self, AppState, ClientSecrets, Limits};
 use crate::keys::{self, Further, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::notify::Notifier;
+use crate::redis::nodes::NodeReader;
 use crate::settings::{Loaded, Settings};
 use crate::shutdown::{HangUp, HangUps, StopSignals};
 use crate::tls::server::ServerCertificates;
@@ -59,7 +61,9 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let own = own.map(|own| Box::new(move || own.reload()) as Further);
     let further = own.into_iter().chain(neighbours.reload()).collect();
     let reloader = Reloader::start(keyring.clone(), &loaded, reload, further);
+    let node_id = neighbours.node_id.clone();
     let (stt, tree_ended) = start_tree(settings, neighbours).await?;
+    let board = board(&stt, settings, node_id)?;
     if let Some(language) = settings.default_language.clone() {
         tokio::spawn(warn_of_language(stt.clone(), language));
     }
@@ -75,6 +79,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         settings: Arc::new(settings),
         uploads: uploads.clone(),
         metrics,
+        board: board.clone(),
     };
     let wyoming = wyoming::start(wyoming_sockets, &state.settings, state.clone())?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -84,6 +89,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         notifier: Some(Notifier::start(&stt)),
         stt,
         tree_ended,
+        board,
         wyoming,
         server_handle: server.handle(),
         server: tokio::spawn(server),
@@ -123,6 +129,7 @@ struct Running {
     notifier: Option<Notifier>,
     stt: Stt,
     tree_ended: TreeEnded,
+    board: Board,
     wyoming: Option<Wyoming>,
     server_handle: ServerHandle,
     server: JoinHandle<std::io::Result<()>>,
@@ -157,6 +164,8 @@ impl Running {
                 }
             }
         };
+        // Viewers would keep their connections open.
+        self.board.close();
         // The tree has answered every request; the servers still have to send the last responses.
         if let Some(wyoming) = self.wyoming {
             wyoming.closed().await;
@@ -181,6 +190,17 @@ impl Running {
         }
         self.stt.drain(DRAIN_GRACE);
     }
+}
+
+/// The board of this node.
+fn board(stt: &Stt, settings: &Settings, node_id: Option<String>) -> anyhow::Result<Board> {
+    let identity = Identity {
+        role: settings.role.to_string(),
+        model: settings.whisper_model.clone(),
+        node_id,
+    };
+    let reader = (settings.redis_url.as_deref()).map(NodeReader::new);
+    Ok(Board::new(stt.clone(), identity, reader.transpose()?))
 }
 
 async fn keep_up(metrics: Exporter) {

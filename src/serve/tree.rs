@@ -39,6 +39,8 @@ const LOAD_LIMIT: Duration = Duration::from_secs(600);
 
 /// Other servers that the node uses.
 pub struct Neighbours {
+    /// The id under which the node registers itself.
+    pub node_id: Option<String>,
     /// Where the node registers itself.
     directory: Option<Arc<dyn NodeDirectory>>,
     /// Translates transcripts.
@@ -54,6 +56,7 @@ impl Neighbours {
     /// A client cannot be created.
     pub fn of(settings: &Settings, port: u16) -> anyhow::Result<Self> {
         Ok(Self {
+            node_id: (settings.redis_url.as_ref()).map(|_| node_id(settings, port)),
             directory: directory(settings, port)?,
             translator: translator(settings)?,
             fallback: fallback_node(settings)?,
@@ -66,6 +69,7 @@ impl Neighbours {
     /// A client cannot be created.
     pub fn of_command(settings: &Settings) -> anyhow::Result<Self> {
         Ok(Self {
+            node_id: None,
             directory: None,
             translator: None,
             fallback: fallback_node(settings)?,
@@ -269,19 +273,21 @@ fn directory(settings: &Settings, port: u16) -> anyhow::Result<Option<Arc<dyn No
     let Some(url) = &settings.redis_url else {
         return Ok(None);
     };
-    let (host, port) = (
-        settings.node_host.clone(),
-        settings.node_port.unwrap_or(port),
-    );
-    let id = settings.node_id.clone();
     let node = NodeAddress {
-        id: id.unwrap_or_else(|| format!("{host}:{port}")),
-        host,
-        port,
+        id: node_id(settings, port),
+        host: settings.node_host.clone(),
+        port: settings.node_port.unwrap_or(port),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     info!(node_id = node.id, "the node registers itself in Redis");
     Ok(Some(Arc::new(RedisDirectory::new(url, node)?)))
+}
+
+/// The id of this node; `port` is the bound port.
+fn node_id(settings: &Settings, port: u16) -> String {
+    let port = settings.node_port.unwrap_or(port);
+    let address = || format!("{}:{port}", settings.node_host);
+    settings.node_id.clone().unwrap_or_else(address)
 }
 
 /// The configured LibreTranslate server.

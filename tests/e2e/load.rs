@@ -392,3 +392,37 @@ async fn impossible_arguments_are_rejected_before_any_request() {
             .all(|request| request.method.as_str() == "GET")
     );
 }
+
+#[tokio::test]
+async fn a_canary_that_is_slower_than_its_baseline_fails() {
+    let server = answers(&[], good()).await;
+    let (url, file) = (server.uri(), sample("en-command.wav"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let baseline = folder.path().join("baseline.json");
+    let measured = run(&one_client(&url, &file, &["--requests", "4"]), None).await;
+    assert_eq!(measured.output.status.code(), Some(0));
+    let path = baseline.to_str().expect("UTF-8");
+    // The true times times a factor, in place of a server that is slower.
+    for (factor, more, code, verdict) in [
+        (1e6, &[][..], 0, "ok"),
+        (1e-6, &[], 1, "too slow"),
+        (1e-6, &["--max-p95-ratio", "1e9"], 0, "ok"),
+    ] {
+        let mut known = measured.json.clone();
+        let p95 = &mut known["steps"][0]["end_to_end_ms"]["p95"];
+        *p95 = json!(p95.as_f64().expect("a number") * factor);
+        std::fs::write(&baseline, known.to_string()).expect("writes");
+        let options = [&["--requests", "4", "--baseline", path], more].concat();
+        let canary = run(&one_client(&url, &file, &options), None).await;
+        assert_eq!(canary.output.status.code(), Some(code), "{}", canary.table);
+        assert!(canary.table.contains(verdict), "{}", canary.table);
+    }
+    // A baseline that cannot be compared is an error, before any load.
+    std::fs::write(&baseline, "{}").expect("writes");
+    let other = ["--baseline", path];
+    let mut command = command(folder.path(), &one_client(&url, &file, &other));
+    let output = command.output().await.expect("runs");
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("load --json"), "{error}");
+}

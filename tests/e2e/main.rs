@@ -2,6 +2,7 @@
 
 mod abuse;
 mod bench;
+mod board;
 mod chaos;
 mod cli;
 mod clients;
@@ -35,6 +36,7 @@ mod roles;
 mod sdk;
 mod service;
 mod smoke;
+mod status;
 mod stream;
 mod transcribe_script;
 mod transcribe_url;

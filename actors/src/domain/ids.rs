@@ -132,6 +132,11 @@ impl WorkerId {
     }
 
     /// The name, as in logs.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// The name, as in logs.
     pub fn as_str(&self) -> &str {
         &self.name
     }

@@ -46,6 +46,41 @@ impl Urgency {
     pub const ALL: [Self; 3] = [Self::Live, Self::Queued, Self::Spare];
 }
 
+/// The kind of request that a chunk belongs to, for people who look at the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkKind {
+    /// Live speech.
+    Live,
+    /// A request of one chunk.
+    Short,
+    /// A longer request.
+    Long,
+    /// Work that may never be needed.
+    Spare,
+}
+
+impl WorkKind {
+    /// The kind of a request of this urgency; `is_long`: it is longer than one chunk.
+    pub fn of(urgency: Urgency, is_long: bool) -> Self {
+        match urgency {
+            Urgency::Live => Self::Live,
+            Urgency::Queued if is_long => Self::Long,
+            Urgency::Queued => Self::Short,
+            Urgency::Spare => Self::Spare,
+        }
+    }
+
+    /// The kind as a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Short => "short",
+            Self::Long => "long",
+            Self::Spare => "spare",
+        }
+    }
+}
+
 /// How to transcribe the audio.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {

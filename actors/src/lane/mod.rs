@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::domain::error::{EngineError, EngineExit, LaunchError};
 use crate::domain::ids::{LaneId, LaneKind, LeaseId, WorkerId};
+use crate::domain::job::WorkKind;
 use crate::domain::transcript::ChunkTranscript;
 use crate::lane::exit::{LaneExit, LaneFailure};
 use crate::lane::idle::{IdleTimer, Verdict};
@@ -30,7 +31,8 @@ use crate::lane::recycling::{RecyclingLimits, RecyclingPolicy, new_engine_is_soo
 use crate::lane::running::Running;
 use crate::ports::{DetectedLanguage, Engine, EngineInfo, EngineLauncher};
 use crate::queue::messages::{DispatcherMessage, LaneMessage, LaunchedEngine, Lease, Retire};
-use crate::status::{EngineAccount, NodeStatus};
+use crate::status::NodeStatus;
+use crate::status::lanes::{LaneAccount, LaneWork};
 use crate::task::{caught, spawn};
 
 /// The arguments of a lane.
@@ -61,6 +63,7 @@ pub struct LaneArguments {
 /// State and logic of a lane. The worker actors only pass messages to it.
 pub struct Lane {
     arguments: LaneArguments,
+    account: LaneAccount,
     phase: Phase,
     idle_timer: Option<IdleTimer>,
     alarm_is_set: bool,
@@ -77,7 +80,6 @@ enum Phase {
     Up {
         engine: Arc<dyn Engine>,
         _exit_watch: AbortOnDropHandle<()>,
-        _account: EngineAccount,
         recycling: RecyclingPolicy,
         running: Option<Running>,
     },
@@ -88,6 +90,7 @@ impl Lane {
     pub fn launch(arguments: LaneArguments, myself: ActorRef<LaneMessage>) -> Self {
         let launcher = Arc::clone(&arguments.launcher);
         let worker = arguments.worker.clone();
+        let account = LaneAccount::open(&arguments.status, arguments.lane, worker.clone());
         info!(%worker, "starting a worker");
         let launch = spawn(async move {
             let result = caught(launcher.launch(&worker))
@@ -100,6 +103,7 @@ impl Lane {
             idle_timer: arguments.idle_limit.map(IdleTimer::new),
             alarm_is_set: false,
             arguments,
+            account,
             phase: Phase::Loading { _launch: launch },
             leaving: None,
             offer_when_free: false,
@@ -119,6 +123,7 @@ impl Lane {
             LaneMessage::Launched(Err(error)) => return Err(LaneFailure::Launch(error).into()),
             LaneMessage::Run(lease) => self.run(myself, lease),
             LaneMessage::Abort(lease) => self.abort(lease),
+            LaneMessage::WorkIs(lease, kind) => self.work_is(lease, kind),
             LaneMessage::WorkWaits(lease) => self.work_waits(myself, lease),
             LaneMessage::LanguageDetected(lease, language) => self.language_heard(lease, language),
             LaneMessage::Finished(lease, outcome) => self.finished(myself, lease, outcome)?,
@@ -143,11 +148,10 @@ impl Lane {
             let exit = watched.exited().await;
             let _ = lane.cast(LaneMessage::EngineExited(exit));
         });
-        let status = &self.arguments.status;
+        self.account.engine_up(info.process_id);
         self.phase = Phase::Up {
             engine,
             _exit_watch: exit_watch,
-            _account: EngineAccount::open(status, self.arguments.lane, info.process_id),
             recycling: RecyclingPolicy::new(self.arguments.recycling),
             running: None,
         };
@@ -158,8 +162,9 @@ impl Lane {
 
     /// Starts the idle timer: no chunk is running.
     fn start_idle_timer(&mut self, myself: &ActorRef<LaneMessage>) {
-        if let Some(idle_timer) = &mut self.idle_timer {
-            let due_in = idle_timer.idle(Instant::now());
+        let due_in = (self.idle_timer.as_mut()).map(|idle_timer| idle_timer.idle(Instant::now()));
+        self.account.idle(due_in);
+        if let Some(due_in) = due_in {
             self.set_alarm(myself, due_in);
         }
     }
@@ -221,7 +226,13 @@ impl Lane {
             return;
         };
         let limits = (self.arguments.chunk_timeout, self.arguments.stop_grace);
-        *running = Some(Running::begin(engine, myself, lease, limits));
+        let kind = lease.kind;
+        let begun = Running::begin(engine, myself, lease, limits);
+        self.account.busy(LaneWork {
+            kind,
+            audio_seconds: begun.audio_seconds,
+        });
+        *running = Some(begun);
         if let Some(idle_timer) = &mut self.idle_timer {
             idle_timer.busy();
         }
@@ -237,6 +248,17 @@ impl Lane {
         {
             debug!(worker = %self.arguments.worker, "aborting a chunk of a cancelled request");
             running.abort(engine.as_ref());
+        }
+    }
+
+    fn work_is(&self, lease: LeaseId, kind: WorkKind) {
+        if let Phase::Up {
+            running: Some(running),
+            ..
+        } = &self.phase
+            && running.lease == lease
+        {
+            self.account.work_is(kind);
         }
     }
 
@@ -326,7 +348,9 @@ impl Lane {
             (Some(exit @ (LaneExit::Recycled | LaneExit::Abandoned)), true) => {
                 self.leave(myself, exit, Retire::AfterLease);
             }
-            (Some(LaneExit::Recycled | LaneExit::Abandoned), false) => {}
+            (Some(LaneExit::Recycled | LaneExit::Abandoned), false) => {
+                self.account.idle(Some(Duration::ZERO));
+            }
             (Some(LaneExit::Idle) | None, _) => {
                 self.start_idle_timer(myself);
                 if to_new_dispatcher {

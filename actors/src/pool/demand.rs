@@ -96,6 +96,7 @@ mod tests {
     use super::*;
     use crate::lane::idle::IdlePolicy;
     use crate::status::NodeStatus;
+    use crate::status::lanes::WaitingChunks;
 
     const CONFIG: PoolConfig = PoolConfig {
         size: 3,
@@ -116,7 +117,7 @@ mod tests {
     fn without_a_hot_lane_every_chunk_wants_a_worker_up_to_the_size() {
         let status = NodeStatus::default();
         for (waiting, busy, expected) in [(0, 0, 0), (1, 0, 1), (1, 1, 2), (9, 1, 3)] {
-            status.set_queue(waiting, busy, 0);
+            status.set_queue(WaitingChunks::of_short(waiting), busy, 0);
             let snapshot = status.snapshot();
             assert_eq!(
                 DemandPolicy::OnlyLanes.wanted(&snapshot, &CONFIG, None),

@@ -23,6 +23,7 @@ use crate::ports::{ChunkRequest, DetectedLanguage};
 use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage, LaneMessage, Retire};
 use crate::queue::work_queue::{Ended, Retirement, WorkQueue, Yielded};
 use crate::status::NodeStatus;
+use crate::status::lanes::WaitingChunks;
 
 /// Arguments of the Dispatcher.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Actor for Dispatcher {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         // The numbers of the previous Dispatcher describe a queue that is lost.
-        arguments.status.set_queue(0, 0, 0);
+        arguments.status.set_queue(WaitingChunks::default(), 0, 0);
         Ok(DispatcherState {
             queue: WorkQueue::new(arguments.generation),
             lanes: HashMap::new(),
@@ -99,7 +100,11 @@ impl Actor for Dispatcher {
                 }
             }
             DispatcherMessage::Attended(job) => state.queue.attend(job),
-            DispatcherMessage::SetUrgency(job, urgency) => state.queue.set_urgency(job, urgency),
+            DispatcherMessage::SetUrgency(job, urgency) => {
+                for (lane, lease, kind) in state.queue.set_urgency(job, urgency) {
+                    state.tell_lane(lane, LaneMessage::WorkIs(lease, kind));
+                }
+            }
             DispatcherMessage::CancelAll => {
                 for job in state.owners.keys().copied().collect::<Vec<_>>() {
                     state.cancel(job);
@@ -156,9 +161,13 @@ impl DispatcherState {
     }
 
     fn abort(&self, lane: LaneId, lease: LeaseId) {
+        self.tell_lane(lane, LaneMessage::Abort(lease));
+    }
+
+    /// Sends a message about a lease. A lane that has ended has none.
+    fn tell_lane(&self, lane: LaneId, message: LaneMessage) {
         if let Some(actor) = self.lanes.get(&lane) {
-            // If the lane has ended, there is nothing to abort.
-            let _ = actor.cast(LaneMessage::Abort(lease));
+            let _ = actor.cast(message);
         }
     }
 
@@ -323,11 +332,9 @@ impl DispatcherState {
             }
         }
         for (lane, lease) in self.queue.held_up() {
-            if let Some(actor) = self.lanes.get(&lane) {
-                let _ = actor.cast(LaneMessage::WorkWaits(lease));
-            }
+            self.tell_lane(lane, LaneMessage::WorkWaits(lease));
         }
         let (busy, idle) = self.queue.busy_and_idle();
-        self.status.set_queue(self.queue.depth(), busy, idle);
+        self.status.set_queue(self.queue.waiting(), busy, idle);
     }
 }

@@ -7,7 +7,7 @@ use ractor::{ActorRef, RpcReplyPort};
 
 use crate::domain::error::{EngineError, EngineExit, LaunchError, SttError};
 use crate::domain::ids::{ChunkIndex, JobId, LaneId, LaneKind, LeaseId};
-use crate::domain::job::{SchedulingKey, Urgency};
+use crate::domain::job::{SchedulingKey, Urgency, WorkKind};
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::ports::{ChunkRequest, DetectedLanguage, Engine};
 
@@ -97,6 +97,8 @@ pub enum LaneMessage {
     Run(Lease),
     /// From the Dispatcher: the request of this lease was cancelled.
     Abort(LeaseId),
+    /// From the Dispatcher: the request of this lease is of this kind from now on.
+    WorkIs(LeaseId, WorkKind),
     /// From the Dispatcher: work waits for this lane while it runs a cancelled chunk.
     WorkWaits(LeaseId),
     /// From the chunk's task: the engine detected the language.
@@ -155,6 +157,8 @@ pub struct Lease {
     pub id: LeaseId,
     /// The work.
     pub request: ChunkRequest,
+    /// The kind of request that it belongs to.
+    pub kind: WorkKind,
 }
 
 /// When a lane wants to end.

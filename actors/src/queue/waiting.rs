@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::domain::ids::{ChunkIndex, ChunkKey, JobId};
 use crate::domain::job::{Priority, SchedulingKey, Urgency};
 use crate::queue::work_queue::Work;
+use crate::status::lanes::WaitingChunks;
 
 /// The largest handicap for a request's length. A second of remaining audio counts as a second of waiting.
 pub const LONGEST_HANDICAP: Duration = Duration::from_secs(60);
@@ -161,12 +162,19 @@ impl Waiting {
 
     /// Number of waiting chunks that `fits` accepts.
     pub(crate) fn count(&self, fits: impl Fn(&Work) -> bool) -> usize {
+        self.all().filter(|work| fits(work)).count()
+    }
+
+    /// Number of waiting chunks of each kind.
+    pub(crate) fn by_kind(&self) -> WaitingChunks {
+        let mut by_kind = WaitingChunks::default();
+        self.all().for_each(|work| by_kind.add(work.kind()));
+        by_kind
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Work> {
         let chunks = self.jobs.values().flat_map(|job| job.chunks.values());
-        self.retries
-            .iter()
-            .chain(chunks)
-            .filter(|work| fits(work))
-            .count()
+        self.retries.iter().chain(chunks)
     }
 }
 
@@ -227,7 +235,7 @@ mod tests {
                 temperature: 0.0,
             };
             let now = self.instant();
-            let work = Work::new(job, request, scheduling.urgency);
+            let work = Work::new(job, request, &scheduling);
             self.waiting.push(work, scheduling, now);
         }
 

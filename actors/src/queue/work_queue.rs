@@ -10,11 +10,12 @@ use tokio::time::Instant;
 
 use crate::domain::error::{EngineError, EngineExit, SttError};
 use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind, LeaseId};
-use crate::domain::job::{SchedulingKey, Urgency};
+use crate::domain::job::{SchedulingKey, Urgency, WorkKind};
 use crate::domain::transcript::ChunkTranscript;
 use crate::ports::ChunkRequest;
 use crate::queue::messages::{Lease, Retire};
 use crate::queue::waiting::Waiting;
+use crate::status::lanes::WaitingChunks;
 
 /// Crashes and timeouts of engines after which the chunk counts as poison.
 const MOST_CRASHES: u32 = 2;
@@ -65,11 +66,13 @@ pub(crate) struct Work {
     /// No client waits for it: it yields the lane to any other work.
     unattended: bool,
     pub(crate) urgency: Urgency,
+    /// Its request is longer than one chunk.
+    is_long: bool,
 }
 
 impl Work {
     /// A chunk that was not tried yet.
-    pub(crate) fn new(job: JobId, request: ChunkRequest, urgency: Urgency) -> Self {
+    pub(crate) fn new(job: JobId, request: ChunkRequest, scheduling: &SchedulingKey) -> Self {
         Self {
             key: ChunkKey {
                 job,
@@ -81,8 +84,14 @@ impl Work {
             engine_failures: 0,
             cold_failed: false,
             unattended: false,
-            urgency,
+            urgency: scheduling.urgency,
+            is_long: scheduling.is_long(),
         }
+    }
+
+    /// The kind of its request.
+    pub(crate) fn kind(&self) -> WorkKind {
+        WorkKind::of(self.urgency, self.is_long)
     }
 
     /// Whether lanes must not be kept from it.
@@ -166,7 +175,7 @@ impl WorkQueue {
         scheduling: SchedulingKey,
         now: Instant,
     ) {
-        let work = Work::new(job, request, scheduling.urgency);
+        let work = Work::new(job, request, &scheduling);
         self.waiting.push(work, scheduling, now);
     }
 
@@ -197,14 +206,19 @@ impl WorkQueue {
             };
             let lease = LeaseId(self.next_lease);
             self.next_lease += 1;
-            let request = work.request.clone();
+            let (request, kind) = (work.request.clone(), work.kind());
             lane.state = LaneState::Busy {
                 lease,
                 work: Some(Box::new(work)),
                 last: false,
                 hurried: false,
             };
-            return Some((id, Lease { id: lease, request }));
+            let lease = Lease {
+                id: lease,
+                request,
+                kind,
+            };
+            return Some((id, lease));
         }
         None
     }
@@ -330,18 +344,28 @@ impl WorkQueue {
         }
     }
 
-    /// Sets the urgency of a request's chunks, those that lanes work on included.
-    pub fn set_urgency(&mut self, job: JobId, urgency: Urgency) {
+    /// Sets the urgency of a request's chunks, those that lanes work on included: these are returned, with their
+    /// new kind.
+    pub fn set_urgency(
+        &mut self,
+        job: JobId,
+        urgency: Urgency,
+    ) -> Vec<(LaneId, LeaseId, WorkKind)> {
         self.waiting.set_urgency(job, urgency);
-        for lane in self.lanes.values_mut() {
+        let mut running = Vec::new();
+        for (&id, lane) in &mut self.lanes {
             if let LaneState::Busy {
-                work: Some(work), ..
+                lease,
+                work: Some(work),
+                ..
             } = &mut lane.state
                 && work.key.job == job
             {
                 work.urgency = urgency;
+                running.push((id, *lease, work.kind()));
             }
         }
+        running
     }
 
     /// Cancels unattended and spare chunks, as many as lanes are missing for the waiting ones, and returns them. Spare
@@ -380,9 +404,9 @@ impl WorkQueue {
         self.waiting.take_all()
     }
 
-    /// Number of waiting chunks, without spare ones: no lane is started for those.
-    pub fn depth(&self) -> usize {
-        self.waiting.count(Work::is_needed)
+    /// The waiting chunks, by the kind of their requests.
+    pub fn waiting(&self) -> WaitingChunks {
+        self.waiting.by_kind()
     }
 
     /// The chunk of this lease, unless the lease was revoked.

@@ -83,7 +83,7 @@ fn the_second_crash_makes_a_chunk_poison() {
         panic!("not refused")
     };
     assert!(matches!(error, SttError::Poison { .. }));
-    assert_eq!(queue.depth(), 0);
+    assert_eq!(queue.waiting().needed(), 0);
 }
 
 #[test]
@@ -164,7 +164,10 @@ fn a_cancelled_request_frees_its_lane_only_when_the_lane_answers() {
     put(&mut queue, stayer, 0);
     let (_, lease) = queue.assign(Instant::now()).expect("assigned");
     assert_eq!(queue.cancel(leaver), [(HOT, lease.id)]);
-    assert_eq!((queue.depth(), queue.busy_and_idle()), (1, (1, 0)));
+    assert_eq!(
+        (queue.waiting().needed(), queue.busy_and_idle()),
+        (1, (1, 0))
+    );
     assert!(queue.assign(Instant::now()).is_none());
     let late = queue.lease_ended(HOT, lease.id, Err(EngineError::Aborted));
     assert_eq!(late, Ended::Stale);
@@ -216,7 +219,7 @@ fn unattended_chunks_yield_as_many_lanes_as_other_work_needs_and_keep_them_when_
     let leases: Vec<_> = std::iter::from_fn(|| queue.assign(Instant::now())).collect();
     let withdrawn = queue.leave_unattended(leaver);
     let withdrawn: Vec<_> = withdrawn.iter().map(|key| key.index.number()).collect();
-    assert_eq!((withdrawn, queue.depth()), (vec![3, 4], 0));
+    assert_eq!((withdrawn, queue.waiting().needed()), (vec![3, 4], 0));
     assert_eq!(queue.yield_lanes(), [], "no other work waits");
     put(&mut queue, other, 0);
     let yielded = queue.yield_lanes();
@@ -253,7 +256,11 @@ fn live_work_is_first_and_spare_work_last_also_after_a_failure() {
     put_as(&mut queue, spare, 0, Urgency::Spare);
     put(&mut queue, queued, 0);
     put_as(&mut queue, live, 0, Urgency::Live);
-    assert_eq!(queue.depth(), 2, "no lane is started for spare work");
+    assert_eq!(
+        queue.waiting().needed(),
+        2,
+        "no lane is started for spare work"
+    );
     let mut order = Vec::new();
     while let Some((lane, lease)) = queue.assign(Instant::now()) {
         order.push(queue.chunk_of(lane, lease.id).expect("its chunk").job);
@@ -291,7 +298,11 @@ fn spare_work_yields_its_lane_and_waits_again_and_is_kept_once_it_is_live() {
     queue.set_urgency(spare, Urgency::Live);
     put(&mut queue, other, 1);
     assert_eq!(queue.yield_lanes(), []);
-    assert_eq!(queue.depth(), 2, "its second chunk is needed as well");
+    assert_eq!(
+        queue.waiting().needed(),
+        2,
+        "its second chunk is needed as well"
+    );
 }
 
 #[test]
@@ -378,7 +389,7 @@ fn a_lane_ends_only_when_no_chunk_is_lost_with_it() {
     let done = queue.lease_ended(HOT, lease.id, Ok(ChunkTranscript::default()));
     assert!(matches!(done, Ended::Done { .. }));
     assert!(!queue.knows(HOT) && queue.assign(Instant::now()).is_none());
-    assert_eq!(queue.depth(), 1);
+    assert_eq!(queue.waiting().needed(), 1);
     assert_eq!(queue.retire(HOT, Retire::IfIdle), Retirement::Granted);
     queue.lane_ready(LaneId(2), LaneKind::Cold);
     assert!(queue.assign(Instant::now()).is_some());

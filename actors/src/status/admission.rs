@@ -320,6 +320,7 @@ mod tests {
     use super::*;
     use crate::status::NodeStatus;
     use crate::status::chunk_length::LONGEST_TARGET;
+    use crate::status::lanes::WaitingChunks;
 
     fn no_slots() -> Arc<AdmissionSlots> {
         Arc::new(AdmissionSlots::new(watch::Sender::new(())))
@@ -420,7 +421,7 @@ mod tests {
     /// A snapshot of a node with this many requests and one lane.
     fn snapshot(requests: usize) -> Snapshot {
         let status = Arc::new(NodeStatus::default());
-        status.set_queue(0, 1, 0);
+        status.set_queue(WaitingChunks::of_short(0), 1, 0);
         Snapshot {
             requests,
             live_sessions: 0,

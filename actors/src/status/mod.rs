@@ -5,10 +5,10 @@ pub mod admission;
 mod atomic_f64;
 pub mod chunk_length;
 pub mod cost;
+pub mod lanes;
 pub mod load;
 pub mod snapshot;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,12 +16,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::domain::ids::{LaneId, LaneKind};
+use crate::domain::ids::LaneKind;
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
 use crate::status::admission::{AdmissionRequest, AdmissionSlot, AdmissionSlots};
 use crate::status::atomic_f64::AtomicF64;
 use crate::status::chunk_length::LONGEST_TARGET;
 use crate::status::cost::{Cost, CostModel};
+use crate::status::lanes::{LaneSnapshot, Lanes, WaitingChunks};
 use crate::status::snapshot::{FallbackCounts, HotState, MemorySnapshot, PoolSnapshot, Snapshot};
 
 /// What the fallback did for a finished request, if a fallback is configured.
@@ -56,6 +57,8 @@ pub struct NodeStatus {
     /// The longest estimated wait with which a request is admitted.
     max_queue: Duration,
     hot: watch::Sender<HotState>,
+    /// Since when the hot lane has been in this state.
+    hot_since: Mutex<Instant>,
     last_engine: Mutex<Option<EngineInfo>>,
     /// Wakes the Registrar after a change that may change whether the node accepts requests.
     routing_changed: watch::Sender<()>,
@@ -69,7 +72,7 @@ pub struct NodeStatus {
     start_seconds: AtomicF64,
     pool: PoolCounts,
     memory: MemoryFacts,
-    engines: Mutex<BTreeMap<LaneId, Option<u32>>>,
+    lanes: Lanes,
     fallbacks: [AtomicU64; 3],
     live_sessions: AtomicUsize,
 }
@@ -77,7 +80,10 @@ pub struct NodeStatus {
 /// Written by the Dispatcher.
 #[derive(Debug, Default)]
 struct QueueCounts {
-    depth: AtomicUsize,
+    live: AtomicUsize,
+    short: AtomicUsize,
+    long: AtomicUsize,
+    spare: AtomicUsize,
     busy_lanes: AtomicUsize,
     idle_lanes: AtomicUsize,
 }
@@ -128,6 +134,7 @@ impl NodeStatus {
             expected_start: AtomicF64::default(),
             max_queue,
             hot: watch::Sender::new(HotState::Starting),
+            hot_since: Mutex::new(Instant::now()),
             last_engine: Mutex::default(),
             slots: Arc::new(AdmissionSlots::new(routing_changed.clone())),
             routing_changed,
@@ -149,7 +156,7 @@ impl NodeStatus {
                 fits: AtomicBool::new(true),
                 sampled_at: Mutex::default(),
             },
-            engines: Mutex::default(),
+            lanes: Lanes::default(),
             fallbacks: Default::default(),
             live_sessions: AtomicUsize::default(),
         }
@@ -161,6 +168,11 @@ impl NodeStatus {
         if let HotState::Ready(info) = &state {
             *lock(&self.last_engine) = Some(info.clone());
         }
+        let mut hot_since = lock(&self.hot_since);
+        if std::mem::discriminant(&*self.hot.borrow()) != std::mem::discriminant(&state) {
+            *hot_since = Instant::now();
+        }
+        drop(hot_since);
         self.hot.send_replace(state);
         self.routing_changed.send_replace(());
     }
@@ -211,16 +223,29 @@ impl NodeStatus {
 
     // --- The Dispatcher's and the lanes' facts
 
-    pub(crate) fn set_queue(&self, depth: usize, busy_lanes: usize, idle_lanes: usize) {
-        self.queue.depth.store(depth, Ordering::Relaxed);
-        self.queue.busy_lanes.store(busy_lanes, Ordering::Relaxed);
-        self.queue.idle_lanes.store(idle_lanes, Ordering::Relaxed);
+    pub(crate) fn set_queue(&self, waiting: WaitingChunks, busy_lanes: usize, idle_lanes: usize) {
+        let queue = &self.queue;
+        queue.live.store(waiting.live, Ordering::Relaxed);
+        queue.short.store(waiting.short, Ordering::Relaxed);
+        queue.long.store(waiting.long, Ordering::Relaxed);
+        queue.spare.store(waiting.spare, Ordering::Relaxed);
+        queue.busy_lanes.store(busy_lanes, Ordering::Relaxed);
+        queue.idle_lanes.store(idle_lanes, Ordering::Relaxed);
+    }
+
+    /// The waiting chunks, by the kind of their requests.
+    fn waiting(&self) -> WaitingChunks {
+        WaitingChunks {
+            live: self.queue.live.load(Ordering::Relaxed),
+            short: self.queue.short.load(Ordering::Relaxed),
+            long: self.queue.long.load(Ordering::Relaxed),
+            spare: self.queue.spare.load(Ordering::Relaxed),
+        }
     }
 
     /// Whether a lane is idle while no chunk waits.
     pub(crate) fn has_idle_lane(&self) -> bool {
-        let queue = &self.queue;
-        queue.idle_lanes.load(Ordering::Relaxed) > 0 && queue.depth.load(Ordering::Relaxed) == 0
+        self.queue.idle_lanes.load(Ordering::Relaxed) > 0 && self.waiting().needed() == 0
     }
 
     /// Lanes that are ready, busy or idle.
@@ -254,19 +279,9 @@ impl NodeStatus {
         self.finished[lane as usize].load(Ordering::Relaxed)
     }
 
-    /// Records that a lane's engine is running, with its process id if it has one.
-    pub(crate) fn engine_up(&self, lane: LaneId, process_id: Option<u32>) {
-        lock(&self.engines).insert(lane, process_id);
-    }
-
-    pub(crate) fn engine_gone(&self, lane: LaneId) {
-        lock(&self.engines).remove(&lane);
-    }
-
     /// Number of running engines, and the ids of their processes.
     pub(crate) fn engines(&self) -> (usize, Vec<u32>) {
-        let engines = lock(&self.engines);
-        (engines.len(), engines.values().flatten().copied().collect())
+        self.lanes.engines()
     }
 
     // --- The LiveSessions' facts
@@ -363,13 +378,15 @@ impl NodeStatus {
     /// The current state.
     pub fn snapshot(&self) -> Snapshot {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        let waiting = self.waiting();
         let fallbacks = |end: Escalated| self.fallbacks[end as usize].load(Ordering::Relaxed);
         Snapshot {
             hot: self.hot(),
             last_engine: lock(&self.last_engine).clone(),
             draining: self.is_draining(),
             drain_cap: self.drain_cap,
-            queue_depth: count(&self.queue.depth),
+            queue_depth: waiting.needed(),
+            waiting,
             busy_lanes: count(&self.queue.busy_lanes),
             idle_lanes: count(&self.queue.idle_lanes),
             requests: self.slots.held(),
@@ -399,6 +416,12 @@ impl NodeStatus {
         }
     }
 
+    /// What each lane does now.
+    pub fn lanes_snapshot(&self) -> Vec<LaneSnapshot> {
+        let hot_for = lock(&self.hot_since).elapsed();
+        self.lanes.snapshot(self.hot(), hot_for)
+    }
+
     fn memory_snapshot(&self) -> MemorySnapshot {
         let bytes = |number: &AtomicF64| number.get().map(|bytes| bytes as u64);
         MemorySnapshot {
@@ -419,29 +442,6 @@ impl NodeStatus {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Counts a lane's engine as running until dropped, however the lane ends.
-#[derive(Debug)]
-pub(crate) struct EngineAccount {
-    status: Arc<NodeStatus>,
-    lane: LaneId,
-}
-
-impl EngineAccount {
-    pub(crate) fn open(status: &Arc<NodeStatus>, lane: LaneId, process_id: Option<u32>) -> Self {
-        status.engine_up(lane, process_id);
-        Self {
-            status: Arc::clone(status),
-            lane,
-        }
-    }
-}
-
-impl Drop for EngineAccount {
-    fn drop(&mut self) {
-        self.status.engine_gone(self.lane);
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::domain::error::SttError;
 use crate::ports::{EngineInfo, MemoryKind};
 use crate::status::chunk_length::target_length;
 use crate::status::cost::Cost;
+use crate::status::lanes::WaitingChunks;
 use crate::status::load::{Ahead, Load, WaitEstimate};
 
 /// The hot lane, as admission sees it.
@@ -86,8 +87,10 @@ pub struct Snapshot {
     pub draining: bool,
     /// Drain time that counts as load 1.0.
     pub drain_cap: Duration,
-    /// Chunks that wait for a lane.
+    /// Chunks that wait for a lane, without spare ones.
     pub queue_depth: usize,
+    /// These chunks and the spare ones, by the kind of their requests.
+    pub waiting: WaitingChunks,
     /// Lanes that work on a chunk.
     pub busy_lanes: usize,
     /// Lanes that are ready for a chunk.
@@ -198,6 +201,16 @@ impl Snapshot {
         self.can_serve() && self.load_score() < 1.0 && !self.draining
     }
 
+    /// The state in one word: `ok`, `loading`, `degraded` or `draining`.
+    pub fn status(&self) -> &'static str {
+        match &self.hot {
+            _ if self.draining => "draining",
+            HotState::Ready(_) | HotState::Asleep(_) => "ok",
+            HotState::Starting => "loading",
+            HotState::Restarting { .. } | HotState::Failed { .. } => "degraded",
+        }
+    }
+
     /// Whether the hot lane is ready, or loads its model for the next request.
     pub fn can_serve(&self) -> bool {
         match self.hot {
@@ -272,7 +285,7 @@ mod tests {
             long_in_hand: 3,
         };
         let wait_estimate = |ahead| status.snapshot().wait_estimate(ahead);
-        status.set_queue(2, 1, 0);
+        status.set_queue(WaitingChunks::of_short(2), 1, 0);
         let only_the_file = Ahead {
             long_in_hand: 3,
             ..Ahead::default()
@@ -286,9 +299,9 @@ mod tests {
         );
         assert_eq!(wait_estimate(command(10)).position, 1);
         // Two lanes have chunks of the file, and one of them is free in half of the time.
-        status.set_queue(1, 2, 0);
+        status.set_queue(WaitingChunks::of_short(1), 2, 0);
         assert_eq!(wait_estimate(only_the_file).wait, one_chunk / 2);
-        status.set_queue(0, 0, 4);
+        status.set_queue(WaitingChunks::of_short(0), 0, 4);
         assert_eq!(wait_estimate(only_the_file), WaitEstimate::default());
     }
 }

@@ -9,6 +9,7 @@ mod fallback_model;
 mod faults;
 mod hot_idle;
 mod impatient;
+mod lanes;
 mod live;
 mod memory;
 mod pool;

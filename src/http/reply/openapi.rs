@@ -4,6 +4,7 @@
 
 mod audio;
 mod realtime;
+mod status;
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub fn document(keys_required: bool) -> OpenApi {
         ))
         .license(Some(License::new(env!("CARGO_PKG_LICENSE"))))
         .build();
-    let mut components = schemas();
+    let mut components = status::schemas(schemas());
     if keys_required {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         components = components.security_scheme(BEARER, SecurityScheme::Http(scheme));
@@ -47,6 +48,7 @@ pub fn document(keys_required: bool) -> OpenApi {
         .chain(realtime::paths(keys_required))
         .chain(models(keys_required))
         .chain(state(keys_required))
+        .chain(status::paths(keys_required))
         .chain(documentation())
     {
         paths = paths.path(path, item);
@@ -279,7 +281,7 @@ mod tests {
             format!("{:?}", request.resource_map())
         }
         let app = App::new()
-            .configure(crate::http::routes::configure)
+            .configure(|config| crate::http::routes::configure(config, true))
             .default_service(web::to(map));
         let app = service::init_service(app).await;
         let request = service::TestRequest::with_uri("/not/there").to_request();
@@ -288,6 +290,8 @@ mod tests {
         body.split('"')
             // The map also contains prefixes of patterns; they end where a parameter follows.
             .filter(|text| text.starts_with('/') && !text.ends_with('/'))
+            // The page and the board are for people.
+            .filter(|text| !text.starts_with("/page/") && *text != "/board")
             .map(str::to_owned)
             .collect()
     }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::slice;
 use std::time::Duration;
 
-use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use actix_web::web::Bytes;
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
@@ -30,6 +30,16 @@ const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const PING: &[u8] = b": ping\n\n";
 const END: &[u8] = b"data: [DONE]\n\n";
 
+/// The head of a reply with server-sent events.
+pub fn head() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CACHE_CONTROL, "no-cache"))
+        .insert_header((NO_BUFFERING, "no"));
+    response
+}
+
 /// Replies with events. The response's head waits for the first chunk, so that it names the chunk's
 /// lane and an early failure gets an error status; but it waits no longer than [`PING_INTERVAL`].
 pub async fn answer(submitted: Submitted) -> Result<HttpResponse, ApiError> {
@@ -39,11 +49,7 @@ pub async fn answer(submitted: Submitted) -> Result<HttpResponse, ApiError> {
         plan,
     } = submitted;
     let first = first_events(&mut events).await?;
-    let mut response = HttpResponse::Ok();
-    response
-        .insert_header((CONTENT_TYPE, "text/event-stream"))
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((NO_BUFFERING, "no"));
+    let mut response = head();
     if plan.by_libretranslate {
         response.insert_header((X_TRANSLATION_MODE, "libretranslate"));
     }

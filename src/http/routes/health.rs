@@ -1,8 +1,8 @@
 //! `/health`, `/livez`, `/readyz` and `/v1/health`, from the tree's snapshot: no message to an actor.
 
 use actix_web::{HttpResponse, web};
+use stt_actors::Snapshot;
 use stt_actors::ports::MemoryKind;
-use stt_actors::{HotState, Snapshot};
 
 use super::readable;
 use crate::http::AppState;
@@ -28,7 +28,7 @@ async fn node_health(state: web::Data<AppState>) -> HttpResponse {
     let snapshot = state.stt.snapshot();
     HttpResponse::Ok().json(TierHealth {
         ok: true,
-        status: status(&snapshot),
+        status: snapshot.status(),
         role: state.settings.role.to_string(),
         model: model(&snapshot, &state.settings).to_owned(),
         version: env!("CARGO_PKG_VERSION"),
@@ -45,7 +45,7 @@ async fn livez() -> HttpResponse {
 /// 200 while the server can transcribe; 503 until it has transcribed a clip, and while draining.
 async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     let snapshot = state.stt.snapshot();
-    let status = status(&snapshot);
+    let status = snapshot.status();
     if status == "ok" {
         HttpResponse::Ok().json(Probe {
             status: "ready",
@@ -59,15 +59,6 @@ async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     }
 }
 
-fn status(snapshot: &Snapshot) -> &'static str {
-    match &snapshot.hot {
-        _ if snapshot.draining => "draining",
-        HotState::Ready(_) | HotState::Asleep(_) => "ok",
-        HotState::Starting => "loading",
-        HotState::Restarting { .. } | HotState::Failed { .. } => "degraded",
-    }
-}
-
 /// The served model.
 pub fn model<'a>(snapshot: &'a Snapshot, settings: &'a Settings) -> &'a str {
     match &snapshot.last_engine {
@@ -78,7 +69,7 @@ pub fn model<'a>(snapshot: &'a Snapshot, settings: &'a Settings) -> &'a str {
 
 fn report(snapshot: &Snapshot, settings: &Settings) -> Health {
     Health {
-        status: status(snapshot),
+        status: snapshot.status(),
         version: env!("CARGO_PKG_VERSION"),
         model: model(snapshot, settings).to_owned(),
         device: (snapshot.last_engine.as_ref()).map(|engine| engine.device.clone()),

@@ -9,6 +9,7 @@ mod nearest;
 mod openai;
 mod page;
 mod realtime;
+mod status;
 mod transcribe;
 mod whisper_cpp;
 
@@ -18,11 +19,11 @@ use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, Route, w
 use crate::http::auth;
 use crate::http::reply::error::ApiError;
 
-/// Registers all routes.
-/// `board`: whether there are the page and the board.
+/// Registers all routes. `board`: those of the page and of the board as well.
 pub fn configure(config: &mut web::ServiceConfig, board: bool) {
     if board {
         page::configure(config);
+        status::configure(config);
     }
     health::configure(config);
     metrics::configure(config);
@@ -66,7 +67,9 @@ where
 /// Replies with 404 to a path that does not exist.
 pub async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
     let path = request.path();
-    Err(ApiError::not_found(path, nearest::path(path)))
+    // With BOARD=0, some known paths do not exist.
+    let nearest = nearest::path(path).filter(|nearest| *nearest != path);
+    Err(ApiError::not_found(path, nearest))
 }
 
 /// Replies with 405 to a method other than these.

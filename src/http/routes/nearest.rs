@@ -21,6 +21,8 @@ const PATHS: &[&str] = &[
     "/v1/realtime",
     "/v1/realtime/client_secrets",
     "/v1/realtime/transcription_sessions",
+    "/v1/status",
+    "/v1/status/events",
     "/v1/transcribe",
 ];
 /// Paths at least this similar are one path with an error.
@@ -95,6 +97,8 @@ mod tests {
             ("/models/whisper-1", "/v1/models/{id}"),
             ("/api/v1/models/whisper-1", "/v1/models/{id}"),
             ("/transcribe", "/v1/transcribe"),
+            ("/status", "/v1/status"),
+            ("/status/events", "/v1/status/events"),
             ("/v1/asr", "/asr"),
             ("/v1/livez", "/livez"),
             ("/healthz", "/health"),

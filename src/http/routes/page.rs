@@ -11,7 +11,7 @@ use actix_web::{HttpResponse, web};
 
 use super::readable;
 use crate::http::reply::error::ApiError;
-use crate::page::{INDEX, PageFile};
+use crate::page::{BOARD, INDEX, PageFile};
 
 /// What the page may do: run its own scripts, connect to this server, and play sound that it has itself.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -21,11 +21,16 @@ const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-poli
 pub fn configure(config: &mut web::ServiceConfig) {
     config
         .service(readable("/", index))
+        .service(readable("/board", board))
         .service(readable("/page/{file}", file));
 }
 
 async fn index(known: web::Header<IfNoneMatch>) -> HttpResponse {
     reply(INDEX, &known)
+}
+
+async fn board(known: web::Header<IfNoneMatch>) -> HttpResponse {
+    reply(BOARD, &known)
 }
 
 async fn file(

@@ -1,10 +1,11 @@
 // The page: records, takes files, and lists transcripts.
-import {Failure, json, key} from "./api.js";
+import {json} from "./api.js";
 import {Card} from "./card.js";
 import {byId, clock, make} from "./dom.js";
 import * as history from "./history.js";
 import {Recording, whyNoMicrophone, wordsOf} from "./live.js";
 import * as options from "./options.js";
+import {askForKey, mayChangeKey} from "./signin.js";
 
 /** Time between two looks at the state of the server, in milliseconds. */
 const LOOK_MILLIS = 5000;
@@ -38,37 +39,10 @@ function show(place, text, isBad) {
 
 // --- The key
 
-let entering = null;
-
-/** Asks for a key. Resolves when one was entered, rejects if not. */
-function askForKey(failure) {
-  if (entering) return entering;
-  const dialog = byId("key-dialog");
-  byId("key-note").textContent = key.get()
-    ? `${failure.message} Enter another key.`
-    : "Enter the key that the operator of the server gave you. This browser keeps it.";
-  byId("key").value = "";
-  dialog.returnValue = "";
-  dialog.showModal();
-  entering = new Promise((resolve, reject) => {
-    dialog.onclose = () => {
-      entering = null;
-      const given = byId("key").value.trim();
-      if (dialog.returnValue !== "save" || !given) { reject(failure); return; }
-      key.set(given);
-      byId("change-key").hidden = false;
-      resolve();
-    };
-  });
-  return entering;
-}
-
-byId("key-cancel").onclick = () => byId("key-dialog").close("");
-byId("change-key").onclick = () => askForKey(new Failure("A key is stored.")).catch(() => {});
+mayChangeKey();
 
 /** Checks the key before it is needed. */
 async function checkKey() {
-  byId("change-key").hidden = !key.get();
   for (;;) {
     try {
       await json("v1/models");

@@ -16,7 +16,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "BOARD",
         "1",
-        "0: neither the page at / nor the board at /board.",
+        "0: neither the page at / nor the board at /board nor /v1/status.",
         |s, v| {
             s.board = flag(v)?;
             Ok(())

@@ -3,6 +3,7 @@
 //! [`run`] executes the steps; a [`step`] holds the results of one. The [`report`] contains the [`knee`], and
 //! is printed as a [`table`] and written as JSON and as a picture ([`plot`]).
 
+pub mod baseline;
 pub mod knee;
 pub mod plot;
 pub mod report;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Args;
 
+use baseline::Baseline;
 use report::{Ended, Report};
 use run::{Extent, Run};
 
@@ -69,12 +71,26 @@ pub struct LoadArgs {
     /// Time limit of a request in seconds; a slower request has failed.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
     limit_seconds: u32,
+    /// Compare with the results of an earlier run (`--json`): the command fails if a step's 95th percentile is more than
+    /// `--max-p95-ratio` times that of the step with as many clients.
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// The largest accepted ratio of the 95th percentiles.
+    #[arg(long, value_name = "RATIO", default_value_t = 1.5, requires = "baseline", value_parser = ratio)]
+    max_p95_ratio: f64,
     /// Write the results as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write the curves as SVG to this file.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok();
+    ratio
+        .filter(|ratio: &f64| ratio.is_finite() && *ratio > 0.0)
+        .ok_or_else(|| "expected a number above 0, such as 1.5".to_owned())
 }
 
 /// Load-tests a server, prints the table and writes the requested files. `interruption` ends the run early
@@ -89,6 +105,7 @@ pub async fn load(
     for file in args.json.iter().chain(&args.plot) {
         ensure_writable(file)?;
     }
+    let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
     let Some((server, models)) = args.server.reach().await? else {
         return Ok(Verdict::Unreachable);
     };
@@ -112,8 +129,17 @@ pub async fn load(
     let report = Report::of(run, models.into_iter().next_back(), ended_by.is_some());
     print!("{}", table::render(&report));
     keep(&report, &args)?;
+    let passed = match &baseline {
+        Some(baseline) => {
+            let comparison = baseline.compare(&report, args.max_p95_ratio)?;
+            print!("{}", comparison.text);
+            comparison.passed
+        }
+        None => true,
+    };
     Ok(match report.ended {
-        Ended::Finished => Verdict::Passed,
+        Ended::Finished if passed => Verdict::Passed,
+        Ended::Finished => Verdict::Failed,
         Ended::TooManyFailures | Ended::Signal => Verdict::Failed,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::baseline::Baseline;
 use super::report::Report;
 use super::run::{Extent, Run};
 use super::step::{Sample, Step};
@@ -122,4 +123,37 @@ fn the_json_report_contains_what_the_table_shows() {
     assert_eq!(json["steps"][3]["failures"]["503"]["count"], 2);
     assert_eq!(json["steps"][0]["fallback"]["used"], 1);
     assert_eq!(json["steps"][0]["queue_wait_ms"]["p95"], 10.0);
+}
+
+#[test]
+fn a_run_is_compared_with_an_earlier_one_step_by_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("load.json");
+    std::fs::write(&file, report(steps(), false).json().unwrap()).unwrap();
+    let baseline = Baseline::read(&file).unwrap();
+    let same = baseline.compare(&report(steps(), false), 1.5).unwrap();
+    assert!(same.passed, "{}", same.text);
+    assert_eq!(same.text.lines().count(), 4, "{}", same.text);
+    // Of one step, half as slow again and a little more; the others are as before.
+    let slower = |seconds| vec![Step::of(1, &[sample(seconds, None)], seconds, false)];
+    let comparison = baseline.compare(&report(slower(0.16), false), 1.5).unwrap();
+    assert!(
+        !comparison.passed && comparison.text.contains("1.60"),
+        "{}",
+        comparison.text
+    );
+    assert!(
+        baseline
+            .compare(&report(slower(0.16), false), 1.7)
+            .unwrap()
+            .passed
+    );
+    // Nothing but refusals is worse than slow.
+    let none = vec![Step::of(2, &[refused()], 1.0, false)];
+    assert!(!baseline.compare(&report(none, false), 9.0).unwrap().passed);
+    // What cannot be compared is an error and not a success.
+    let other = vec![Step::of(3, &[sample(0.1, None)], 0.1, false)];
+    assert!(baseline.compare(&report(other, false), 1.5).is_err());
+    std::fs::write(&file, "{}").unwrap();
+    assert!(Baseline::read(&file).is_err());
 }

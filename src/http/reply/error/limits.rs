@@ -5,12 +5,15 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 
 use super::{ApiError, Kind};
+use crate::board::NotWatchable;
 use crate::metrics::ErrorType;
 
 /// Retry-After when too many connections are open.
 const CONNECTION_RETRY: Duration = Duration::from_secs(2);
 /// Retry-After when too many ephemeral keys are valid.
 const SECRETS_RETRY: Duration = Duration::from_secs(60);
+/// Retry-After when enough viewers watch the status.
+const VIEWERS_RETRY: Duration = Duration::from_secs(10);
 
 impl ApiError {
     /// One client sent too many requests.
@@ -53,6 +56,14 @@ impl ApiError {
         let message = "too many ephemeral keys are valid";
         Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
             .with_retry_after(SECRETS_RETRY)
+            .counted_as(ErrorType::Overloaded)
+    }
+
+    /// Enough viewers watch the status, or the server stops.
+    pub fn not_watchable(reason: NotWatchable) -> Self {
+        let message = format!("the status cannot be watched: {reason}");
+        Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+            .with_retry_after(VIEWERS_RETRY)
             .counted_as(ErrorType::Overloaded)
     }
 

@@ -1,0 +1,74 @@
+//! The board in a real browser. `tests/support/page/board.mjs` has the scenarios.
+
+use serde_json::json;
+use test_support::page::Scenario;
+use test_support::redis_server::RedisServer;
+use test_support::{Server, form, model, sample, signal};
+
+fn scenario(name: &str, server: &Server, key: &str) -> Option<Scenario> {
+    let settings = json!({
+        "url": format!("{}/", server.url),
+        "key": key,
+        "microphone": sample("en-command.wav").canonicalize().expect("it is there"),
+    });
+    Scenario::begin("board.mjs", name, &settings)
+}
+
+#[tokio::test]
+async fn the_board_shows_lanes_requests_warnings_nodes_and_the_end() {
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    let settings = [
+        ("COLD_POOL_SIZE", "1"),
+        ("COLD_POOL_MANAGER_INTERVAL", "0.1"),
+        ("REDIS_URL", &*url),
+        ("NODE_ID", "kitchen"),
+    ];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let Some(mut board) = scenario("look", &server, "") else {
+        return;
+    };
+    let mut requests = Vec::new();
+    let mut stopped = Vec::new();
+    while let Some(question) = board.next().await {
+        match question.as_str() {
+            "work" => {
+                // Both workers stand still, so that the browser has time to look.
+                stopped = server.workers();
+                signal(stopped[0], "STOP");
+                requests.extend((0..16).map(|_| {
+                    let request = (server.client)
+                        .post(format!("{}/v1/audio/transcriptions", server.url))
+                        .multipart(form(&sample("en-command.wav"), &[]));
+                    tokio::spawn(request.send())
+                }));
+                let starts = async || server.workers().len() == 2;
+                test_support::until("a cold worker starts", starts).await;
+                let cold = server.workers().into_iter().find(|id| *id != stopped[0]);
+                stopped.extend(cold);
+                signal(stopped[1], "STOP");
+            }
+            "go on" => {
+                for worker in &stopped {
+                    signal(*worker, "CONT");
+                }
+                for request in requests.drain(..) {
+                    let response = request.await.expect("no panic").expect("an answer");
+                    assert_eq!(response.status(), 200);
+                }
+            }
+            "fail" => signal(stopped[0], "KILL"),
+            "stop" => signal(server.pid(), "TERM"),
+            other => panic!("{other}"),
+        }
+        board.answer().await;
+    }
+}
+
+#[tokio::test]
+async fn the_board_asks_for_a_key_and_fits_a_phone() {
+    let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", "secret")]).await;
+    if let Some(mut board) = scenario("key", &server, "secret") {
+        assert_eq!(board.next().await, None);
+    }
+}
