@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use test_support::page::Scenario;
+use test_support::tls::Authority;
 use test_support::{Server, model, sample, sample_text, signal};
 
 const SPOKEN: &str = "en-sentence.wav";
@@ -57,6 +58,14 @@ async fn a_recording_without_a_live_session_is_sent_when_it_ends() {
 async fn a_page_over_plain_http_says_why_there_is_no_microphone() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     run("withoutMicrophone", &server, json!({})).await;
+}
+
+#[tokio::test]
+async fn over_https_a_page_of_another_machine_has_the_microphone() {
+    let issued = Authority::new();
+    let issued = issued.issue("stt.test");
+    let server = Server::ready(&model("base").await, &issued.settings()).await;
+    run("speakOverHttps", &server, json!({})).await;
 }
 
 #[tokio::test]

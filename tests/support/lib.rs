@@ -7,7 +7,6 @@
 )]
 
 pub mod audio;
-pub mod authority;
 pub mod browser;
 pub mod command_line;
 pub mod escalation_pair;
