@@ -16,7 +16,9 @@ use stt_actors::domain::transcript::{ChunkTranscript, Segment, Word, compression
 use stt_actors::ports::{FallbackNode, FallbackRequest, FallbackText};
 use thiserror::Error;
 use tracing::{debug, error, info};
-use uttera_stt_client::{Audio, Client, Error as ClientError, RetryPolicy, TranscribeOptions, Transcript};
+use uttera_stt_client::{
+    Audio, Client, Error as ClientError, RetryPolicy, TranscribeOptions, Transcript,
+};
 
 use crate::language;
 use crate::metrics::tls as metrics;

@@ -37,7 +37,9 @@ pub(crate) fn config(is_https: bool, options: &Options) -> Result<ClientConfig, 
     let installed = CryptoProvider::get_default().map(Arc::clone);
     let provider = installed.unwrap_or_else(|| Arc::new(ring::default_provider()));
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
-    let builder = builder.with_safe_default_protocol_versions().map_err(invalid)?;
+    let builder = builder
+        .with_safe_default_protocol_versions()
+        .map_err(invalid)?;
     if !is_https {
         // Plain HTTP must also work on a system without certificates.
         let config = builder.with_root_certificates(RootCertStore::empty());

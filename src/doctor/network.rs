@@ -97,7 +97,11 @@ fn reachable(host: IpAddr) -> IpAddr {
 }
 
 async fn health(settings: &Settings, host: &str, port: u16) -> Option<Health> {
-    let scheme = if settings.tls.is_on() { "https" } else { "http" };
+    let scheme = if settings.tls.is_on() {
+        "https"
+    } else {
+        "http"
+    };
     let is_ipv6 = host
         .parse::<IpAddr>()
         .is_ok_and(|address| address.is_ipv6());
@@ -106,7 +110,9 @@ async fn health(settings: &Settings, host: &str, port: u16) -> Option<Health> {
     } else {
         format!("{scheme}://{host}:{port}/health")
     };
-    let reply = http::get(Url::parse(&url).ok()?, None, &Trust::Anyone).await.ok()?;
+    let reply = http::get(Url::parse(&url).ok()?, None, &Trust::Anyone)
+        .await
+        .ok()?;
     serde_json::from_slice(&reply.body).ok()
 }
 

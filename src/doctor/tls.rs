@@ -83,7 +83,10 @@ fn of_validity(file: &PemFile, validity: Validity, now: SystemTime) -> Finding {
 fn of_readers(key: &PemFile) -> Option<Finding> {
     let path = key.path.display();
     key.is_world_readable().then(|| {
-        let what = format!("every user of this machine can read {path} ({})", key.variable);
+        let what = format!(
+            "every user of this machine can read {path} ({})",
+            key.variable
+        );
         let why = "each of them can pretend to be this server";
         Finding::warning(CHECK, what, why).mended_by(format!("chmod o-rwx {path}"))
     })

@@ -47,9 +47,11 @@ fn check(request: &ServiceRequest) -> Result<(), ApiError> {
     }
     let client = Caller::of(request.request()).address;
     let client = client.ok_or_else(ApiError::internal)?;
-    let own = request.peer_addr().map(|address| address.ip().to_canonical());
-    let is_neighbour = own == Some(client)
-        && (peer.is_this_machine || is_in(client, &settings.trusted_proxies));
+    let own = request
+        .peer_addr()
+        .map(|address| address.ip().to_canonical());
+    let is_neighbour =
+        own == Some(client) && (peer.is_this_machine || is_in(client, &settings.trusted_proxies));
     if is_in(client, &settings.allowed_networks) || (asks_for_health && is_neighbour) {
         return Ok(());
     }

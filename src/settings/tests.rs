@@ -286,7 +286,10 @@ fn a_certificate_needs_its_key_and_the_demand_for_certificates_needs_tls() {
     let plain = [("FALLBACK_CA", "/file"), ("FALLBACK_URL", "http://x")];
     assert_eq!(load(&plain).expect("loads").warnings.len(), 1);
     let encrypted = [("FALLBACK_CA", "/file"), ("FALLBACK_URL", "https://x")];
-    assert_eq!(load(&encrypted).expect("loads").warnings, Vec::<String>::new());
+    assert_eq!(
+        load(&encrypted).expect("loads").warnings,
+        Vec::<String>::new()
+    );
 }
 
 #[test]

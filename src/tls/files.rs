@@ -207,10 +207,7 @@ impl Validity {
 ///
 /// # Errors
 /// One of them is no certificate.
-pub fn validity(
-    certificates: &[CertificateDer<'_>],
-    file: &PemFile,
-) -> Result<Validity, TlsError> {
+pub fn validity(certificates: &[CertificateDer<'_>], file: &PemFile) -> Result<Validity, TlsError> {
     let far = UNIX_EPOCH + Duration::from_secs(u32::MAX.into());
     let mut all = Validity {
         begins: UNIX_EPOCH,

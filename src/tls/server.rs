@@ -133,8 +133,7 @@ impl Files {
         Some(Self {
             certificate: PemFile::new(CERTIFICATE, settings.certificate.as_deref()?),
             key: PemFile::new("TLS_KEY", settings.key.as_deref()?),
-            client_ca: (settings.client_ca.as_deref())
-                .map(|path| PemFile::new(CLIENT_CA, path)),
+            client_ca: (settings.client_ca.as_deref()).map(|path| PemFile::new(CLIENT_CA, path)),
         })
     }
 

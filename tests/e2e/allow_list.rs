@@ -47,7 +47,11 @@ async fn behind_a_trusted_proxy_the_address_of_the_client_decides() {
         ("192.0.2.7, 198.51.100.7", 403),
         ("unknown", 403),
     ] {
-        assert_eq!(status_from(&server, from, "/v1/models").await, expected, "{from}");
+        assert_eq!(
+            status_from(&server, from, "/v1/models").await,
+            expected,
+            "{from}"
+        );
     }
     // The proxy's own probe, and one of a client through it.
     assert_eq!(server.get("/readyz").await.status(), 200);
@@ -66,13 +70,18 @@ async fn a_connection_of_another_address_is_closed_before_a_byte_is_read() {
     let Some(other) = other_address() else {
         return;
     };
-    let stranger = client_builder().local_address(other).build().expect("a client");
+    let stranger = client_builder()
+        .local_address(other)
+        .build()
+        .expect("a client");
     for _ in 0..20 {
         let sent = stranger.get(format!("{}/livez", server.url)).send().await;
         sent.expect_err("refused");
     }
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-    socket.bind((other, 0).into()).expect("an address of this machine");
+    socket
+        .bind((other, 0).into())
+        .expect("an address of this machine");
     let address = wyoming::address(&server).await.parse().expect("an address");
     let mut stream = socket.connect(address).await.expect("connects");
     let read = test_support::patiently(stream.read(&mut [0])).await;

@@ -38,11 +38,18 @@ async fn status(client: &Client, server: &Server, path: &str) -> Result<u16, Str
 async fn curl(arguments: &[&str]) -> Output {
     let mut command = Command::new("curl");
     command.args(["--noproxy", "*", "-sS"]).args(arguments);
-    patiently(command.output()).await.expect("curl is installed")
+    patiently(command.output())
+        .await
+        .expect("curl is installed")
 }
 
 fn connection(server: &Server) -> impl Future<Output = std::io::Result<TcpStream>> + use<> {
-    let address = server.url.rsplit('/').next().expect("an address").to_owned();
+    let address = server
+        .url
+        .rsplit('/')
+        .next()
+        .expect("an address")
+        .to_owned();
     TcpStream::connect(address)
 }
 
@@ -70,8 +77,19 @@ async fn keys_of_every_kind_work_and_only_http_1_is_negotiated() {
         let server = Server::start(&tiny, &issued.settings()).await;
         let url = format!("{}/livez", server.url);
         for (version, limit) in [("1.2", "--tls-max"), ("1.3", "--tlsv1.3")] {
-            let limits: &[&str] = if version == "1.2" { &[limit, "1.2"] } else { &[limit] };
-            let offered = ["--http2", "-w", " %{http_version}", "--cacert", text(&ca), &url];
+            let limits: &[&str] = if version == "1.2" {
+                &[limit, "1.2"]
+            } else {
+                &[limit]
+            };
+            let offered = [
+                "--http2",
+                "-w",
+                " %{http_version}",
+                "--cacert",
+                text(&ca),
+                &url,
+            ];
             let output = curl(&[limits, &offered].concat()).await;
             let printed = out(&output);
             assert!(printed.ends_with("} 1.1"), "{kind:?} {version}: {output:?}");
@@ -95,9 +113,17 @@ async fn a_transcription_a_stream_a_kept_connection_and_a_stop() {
         assert!(said.contains("kitchen"), "{said}");
     }
     // A body that is rejected unread, and a request that cannot be read.
-    let large = server.client.post(format!("{}{TRANSCRIPTIONS}", server.url));
+    let large = server
+        .client
+        .post(format!("{}{TRANSCRIPTIONS}", server.url));
     let large = large.body(vec![0; 1 << 20]).send().await;
-    refused(large.expect("an answer"), 415, "unsupported_media_type", None).await;
+    refused(
+        large.expect("an answer"),
+        415,
+        "unsupported_media_type",
+        None,
+    )
+    .await;
     let strange = curl(&["-X", "GET\t", "-k", &server.url]).await;
     assert!(out(&strange).contains("malformed_request"), "{strange:?}");
     // A client that leaves cancels its work, and connections that are idle or in their handshake delay no stop.
@@ -115,7 +141,9 @@ async fn plain_http_gets_a_hint_and_garbage_costs_nothing() {
     let issued = authority.issue("server");
     let server = server(&issued.settings()).await;
     let plain = server.url.replace("https://", "http://");
-    let response = reqwest::get(format!("{plain}/livez")).await.expect("an answer");
+    let response = reqwest::get(format!("{plain}/livez"))
+        .await
+        .expect("an answer");
     let message = refused(response, 400, "malformed_request", None).await;
     assert!(message.contains("https://"), "{message}");
     // Neither silent clients nor garbage keep others from being served.
@@ -148,14 +176,25 @@ async fn only_clients_with_a_certificate_of_the_authority_are_served() {
     let with = client(&authority, Some(&primary));
     assert_eq!(status(&with, &server, "/v1/models").await, Ok(200));
     let foreign = client(&authority, Some(&stranger.issue("primary")));
-    status(&foreign, &server, "/livez").await.expect_err("refused");
+    status(&foreign, &server, "/livez")
+        .await
+        .expect_err("refused");
     // This machine may ask for the health of the server, and no more.
     let without = client(&authority, None);
     for health in ["/health", "/livez", "/readyz", "/v1/health"] {
         assert_eq!(status(&without, &server, health).await, Ok(200), "{health}");
     }
-    let request = without.get(format!("{}/v1/models", server.url)).send().await;
-    refused(request.expect("an answer"), 403, "client_certificate_required", None).await;
+    let request = without
+        .get(format!("{}/v1/models", server.url))
+        .send()
+        .await;
+    refused(
+        request.expect("an answer"),
+        403,
+        "client_certificate_required",
+        None,
+    )
+    .await;
     assert_eq!(status(&without, &server, "/metrics").await, Ok(403));
     let refused = async || {
         let page = with.get(format!("{}/metrics", server.url)).send().await;
@@ -169,7 +208,9 @@ async fn only_clients_with_a_certificate_of_the_authority_are_served() {
     if let Some(other) = other_address() {
         let trusted = std::fs::read(&ca).expect("is there");
         let trusted = reqwest::Certificate::from_pem(&trusted).expect("a certificate");
-        let elsewhere = client_builder().tls_certs_only([trusted]).local_address(other);
+        let elsewhere = client_builder()
+            .tls_certs_only([trusted])
+            .local_address(other);
         let told = status(&elsewhere.build().expect("a client"), &server, "/livez").await;
         let told = told.expect_err("refused");
         assert!(told.contains("CertificateRequired"), "{told}");
@@ -185,37 +226,59 @@ async fn the_server_can_be_asked_by_its_own_commands() {
     let authority = Authority::new();
     let issued = authority.issue("server");
     let ca = authority.certificate();
-    let more = [("TLS_CLIENT_CA", text(&ca)), ("ALLOWED_NETWORKS", "192.0.2.1")];
+    let more = [
+        ("TLS_CLIENT_CA", text(&ca)),
+        ("ALLOWED_NETWORKS", "192.0.2.1"),
+    ];
     let settings = [&issued.settings()[..], &more].concat();
     let running = server(&settings).await;
     let port = running.url.rsplit(':').next().expect("a port");
     let settings = [&settings[..], &[("PORT", port)]].concat();
     let folder = running.folder().to_owned();
     let run = async |arguments: &[&str]| {
-        let (arguments, folder): (Vec<String>, _) =
-            (arguments.iter().map(|&one| one.to_owned()).collect(), folder.clone());
-        let settings: Vec<(String, String)> =
-            (settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).collect();
+        let (arguments, folder): (Vec<String>, _) = (
+            arguments.iter().map(|&one| one.to_owned()).collect(),
+            folder.clone(),
+        );
+        let settings: Vec<(String, String)> = (settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        .collect();
         let run = tokio::task::spawn_blocking(move || {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            let settings: Vec<(&str, &str)> =
-                settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let settings: Vec<(&str, &str)> = settings
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
             run_with(&folder, &arguments, &settings)
         });
         run.await.expect("it runs")
     };
     let healthy = run(&["healthcheck"]).await;
-    assert_eq!((healthy.status.code(), out(&healthy).trim()), (Some(0), "ready"));
+    assert_eq!(
+        (healthy.status.code(), out(&healthy).trim()),
+        (Some(0), "ready")
+    );
     let doctor = run(&["doctor", "--json"]).await;
     let findings: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
     let of = |check: &str| {
         let all = findings.as_array().expect("a list").iter();
-        all.filter(|found| found["check"] == check).collect::<Vec<_>>()
+        all.filter(|found| found["check"] == check)
+            .collect::<Vec<_>>()
     };
     let port = of("port");
-    assert!(port[0]["what"].as_str().expect("a text").contains("uttera-stt"), "{port:?}");
+    assert!(
+        port[0]["what"]
+            .as_str()
+            .expect("a text")
+            .contains("uttera-stt"),
+        "{port:?}"
+    );
     let tls = of("tls");
-    assert!(tls.len() == 2 && tls.iter().all(|found| found["severity"] == "ok"), "{tls:?}");
+    assert!(
+        tls.len() == 2 && tls.iter().all(|found| found["severity"] == "ok"),
+        "{tls:?}"
+    );
 }
 
 #[tokio::test]
@@ -225,14 +288,22 @@ async fn smoke_and_transcribe_take_certificates() {
     let ca = authority.certificate();
     let settings = [&issued.settings()[..], &[("TLS_CLIENT_CA", text(&ca))]].concat();
     let strict = server(&settings).await;
-    let pair = ["--client-cert", text(&own.certificate), "--client-key", text(&own.key)];
+    let pair = [
+        "--client-cert",
+        text(&own.certificate),
+        "--client-key",
+        text(&own.key),
+    ];
     let mut command = Command::new(program());
-    command.args(["smoke", &strict.url, "--ca", text(&ca)]).args(pair);
+    command.args(["smoke", &strict.url, "--ca", text(&ca), "--language", "en"]);
+    command.args(pair).arg("--file").arg(sample(COMMAND));
     let smoke = patiently(command.output()).await.expect("runs");
     assert!(smoke.status.success(), "{smoke:?}");
     let open = server(&issued.settings()).await;
     let mut command = Command::new(program());
-    command.args(["transcribe", "--url", &open.url]).arg(sample(COMMAND));
+    command
+        .args(["transcribe", "--url", &open.url])
+        .arg(sample(COMMAND));
     command.env("SSL_CERT_FILE", &ca);
     let transcribed = patiently(command.output()).await.expect("runs");
     let said = words(&sample_text(COMMAND));
@@ -261,13 +332,17 @@ async fn certificates_are_exchanged_under_load_and_no_request_is_lost() {
         })
         .collect();
     assert_eq!(status(&of_old, &server, "/livez").await, Ok(200));
-    status(&of_new, &server, "/livez").await.expect_err("the old certificate");
+    status(&of_new, &server, "/livez")
+        .await
+        .expect_err("the old certificate");
     server.until_a_lane_has_work().await;
     new.issue("server").replace(&issued);
     hang_up(&server, RELOADED).await;
     // This connection is new.
     assert_eq!(status(&of_new, &server, "/livez").await, Ok(200));
-    status(&client(&old, None), &server, "/livez").await.expect_err("the new certificate");
+    status(&client(&old, None), &server, "/livez")
+        .await
+        .expect_err("the new certificate");
     // This one is not.
     assert_eq!(status(&of_old, &server, "/livez").await, Ok(200));
     for user in users {
@@ -284,15 +359,25 @@ async fn a_broken_reload_keeps_the_certificate_and_is_reported() {
     let expiry = "uttera_stt_tls_certificate_expiry_seconds{certificate=\"server\"}";
     let failed = "uttera_stt_tls_reload_failed{certificate=\"server\"}";
     let until = server.metric(expiry).await;
-    let in_90_days = std::time::UNIX_EPOCH.elapsed().expect("a time").as_secs_f64() + 90.0 * 86400.0;
+    let in_90_days = std::time::UNIX_EPOCH
+        .elapsed()
+        .expect("a time")
+        .as_secs_f64()
+        + 90.0 * 86400.0;
     assert!((until - in_90_days).abs() < 600.0, "{until} {in_90_days}");
     let fine = async |server: &Server| {
         let livez = format!("{}/livez", server.url);
-        assert!(curl(&["--cacert", text(&ca), &livez]).await.status.success());
+        assert!(
+            curl(&["--cacert", text(&ca), &livez])
+                .await
+                .status
+                .success()
+        );
     };
     let expired = authority.issue_with("expired", KeyKind::EcPkcs8, -1);
     let write = |path: &Path, text: &str| std::fs::write(path, text).expect("writes");
-    let good = [&issued.certificate, &issued.key].map(|path| std::fs::read_to_string(path).expect("is there"));
+    let good = [&issued.certificate, &issued.key]
+        .map(|path| std::fs::read_to_string(path).expect("is there"));
     let other_key = std::fs::read_to_string(&authority.issue("other").key).expect("is there");
     for (certificate, key, reason) in [
         ("", good[1].as_str(), "contains no certificate"),
@@ -311,9 +396,14 @@ async fn a_broken_reload_keeps_the_certificate_and_is_reported() {
     assert!(line.contains("expired"), "{line}");
     std::fs::remove_file(&issued.key).expect("is there");
     let line = hang_up(&server, NOT_RELOADED).await;
-    assert!(line.contains("TLS_KEY") && line.contains("cannot be read"), "{line}");
+    assert!(
+        line.contains("TLS_KEY") && line.contains("cannot be read"),
+        "{line}"
+    );
     assert!((server.metric(expiry).await - until).abs() < 0.1);
-    authority.issue_with("renewed", KeyKind::RsaPkcs8, 180).replace(&issued);
+    authority
+        .issue_with("renewed", KeyKind::RsaPkcs8, 180)
+        .replace(&issued);
     hang_up(&server, RELOADED).await;
     assert!(server.metric(failed).await < 0.1);
     assert!(server.metric(expiry).await > until + 86400.0);
@@ -345,7 +435,11 @@ async fn a_primary_presents_its_certificate_to_a_fallback_that_admits_primaries_
     hang_up(&primary, "the certificates for the fallback were reloaded").await;
     assert_eq!(escalate().await, 200);
     std::fs::write(&own.key, "garbage").expect("writes");
-    hang_up(&primary, "the certificates for the fallback could not be reloaded").await;
+    hang_up(
+        &primary,
+        "the certificates for the fallback could not be reloaded",
+    )
+    .await;
     assert_eq!(escalate().await, 200);
     let failed = "uttera_stt_tls_reload_failed{certificate=\"fallback\"}";
     assert!((primary.metric(failed).await - 1.0).abs() < 0.1);
@@ -372,12 +466,18 @@ async fn the_doctor_reads_the_certificates() {
     assert!(passed && !told.contains("TLS"), "{told}");
     let soon = authority.issue_with("soon", KeyKind::EcPkcs8, 13);
     let (passed, told) = check(&soon, &[]);
-    assert!(passed && told.contains("warning: TLS_CERT") && told.contains("expires on"), "{told}");
+    assert!(
+        passed && told.contains("warning: TLS_CERT") && told.contains("expires on"),
+        "{told}"
+    );
     let open = authority.issue("open");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     std::fs::set_permissions(&open.key, mode).expect("is there");
     let (passed, told) = check(&open, &[]);
-    assert!(passed && told.contains("every user of this machine can read"), "{told}");
+    assert!(
+        passed && told.contains("every user of this machine can read"),
+        "{told}"
+    );
     let expired = authority.issue_with("expired", KeyKind::EcPkcs8, -1);
     let missing = Issued {
         certificate: good.certificate.clone(),
@@ -396,5 +496,8 @@ async fn the_doctor_reads_the_certificates() {
         assert!(!passed && told.contains(reason), "{told}");
     }
     let (passed, told) = check(&good, &[("TLS_CLIENT_CA", text(&good.key))]);
-    assert!(!passed && told.contains("TLS_CLIENT_CA") && told.contains("no certificate"), "{told}");
+    assert!(
+        !passed && told.contains("TLS_CLIENT_CA") && told.contains("no certificate"),
+        "{told}"
+    );
 }

@@ -38,9 +38,21 @@ impl Authority {
         let authority = Self { folder };
         let (certificate, key) = (authority.path("ca.pem"), authority.path("ca.key"));
         openssl(&[
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-            "-days", "365", "-subj", "/CN=An authority of a test", "-out", text(&certificate),
-            "-keyout", text(&key),
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "365",
+            "-subj",
+            "/CN=An authority of a test",
+            "-out",
+            text(&certificate),
+            "-keyout",
+            text(&key),
         ]);
         authority
     }
@@ -61,30 +73,64 @@ impl Authority {
             ["key", "csr", "ext", "pem"].map(|end| self.path(&format!("{name}.{end}")));
         match kind {
             KeyKind::EcPkcs8 => openssl(&[
-                "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out",
+                "genpkey",
+                "-algorithm",
+                "EC",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-out",
                 text(&key),
             ]),
             // With the parameters of the curve before the key, as openssl writes it.
             KeyKind::EcSec1 => openssl(&[
-                "ecparam", "-name", "secp384r1", "-genkey", "-out", text(&key),
+                "ecparam",
+                "-name",
+                "secp384r1",
+                "-genkey",
+                "-out",
+                text(&key),
             ]),
             KeyKind::RsaPkcs8 => openssl(&[
-                "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out",
+                "genpkey",
+                "-algorithm",
+                "RSA",
+                "-pkeyopt",
+                "rsa_keygen_bits:2048",
+                "-out",
                 text(&key),
             ]),
             KeyKind::RsaPkcs1 => openssl(&["genrsa", "-traditional", "-out", text(&key), "2048"]),
         }
         let subject = format!("/CN={name}");
         openssl(&[
-            "req", "-new", "-key", text(&key), "-subj", &subject, "-out", text(&request),
+            "req",
+            "-new",
+            "-key",
+            text(&key),
+            "-subj",
+            &subject,
+            "-out",
+            text(&request),
         ]);
         let names = "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:stt.test\n\
                      extendedKeyUsage=serverAuth,clientAuth\n";
         std::fs::write(&extensions, names).expect("writes");
         let (ca, ca_key, days) = (self.certificate(), self.path("ca.key"), days.to_string());
         openssl(&[
-            "x509", "-req", "-in", text(&request), "-CA", text(&ca), "-CAkey", text(&ca_key),
-            "-CAcreateserial", "-days", &days, "-extfile", text(&extensions), "-out",
+            "x509",
+            "-req",
+            "-in",
+            text(&request),
+            "-CA",
+            text(&ca),
+            "-CAkey",
+            text(&ca_key),
+            "-CAcreateserial",
+            "-days",
+            &days,
+            "-extfile",
+            text(&extensions),
+            "-out",
             text(&certificate),
         ]);
         Issued { certificate, key }
@@ -99,7 +145,10 @@ impl Authority {
 impl Issued {
     /// The settings with which a server presents it.
     pub fn settings(&self) -> [(&'static str, &str); 2] {
-        [("TLS_CERT", text(&self.certificate)), ("TLS_KEY", text(&self.key))]
+        [
+            ("TLS_CERT", text(&self.certificate)),
+            ("TLS_KEY", text(&self.key)),
+        ]
     }
 
     /// Certificate and key in one text, as clients take them.
@@ -110,7 +159,10 @@ impl Issued {
 
     /// Puts this certificate in the place of another one, by renaming, so that no reader sees half a file.
     pub fn replace(&self, other: &Self) {
-        for (from, to) in [(&self.certificate, &other.certificate), (&self.key, &other.key)] {
+        for (from, to) in [
+            (&self.certificate, &other.certificate),
+            (&self.key, &other.key),
+        ] {
             let new = to.with_extension("new");
             std::fs::copy(from, &new).expect("copies");
             std::fs::rename(new, to).expect("renames");
@@ -146,8 +198,13 @@ pub fn client(authority: &Authority, own: Option<&Issued>) -> reqwest::Client {
 pub fn other_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     // Sends nothing; the kernel chooses the address for it.
-    let chosen = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr());
-    let found = chosen.ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback());
+    let chosen = socket
+        .connect("198.51.100.1:9")
+        .and_then(|()| socket.local_addr());
+    let found = chosen
+        .ok()
+        .map(|address| address.ip())
+        .filter(|ip| !ip.is_loopback());
     if found.is_none() {
         println!("skipped: this machine has no address but 127.0.0.1");
     }

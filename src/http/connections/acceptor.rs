@@ -167,3 +167,41 @@ fn is_about_client_certificate(error: &io::Error) -> bool {
         Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_))
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use test_support::tls::Authority;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::settings::TlsSettings;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_or_half_a_handshake_is_disconnected() {
+        let authority = Authority::new();
+        let issued = authority.issue("server");
+        let settings = TlsSettings {
+            certificate: Some(issued.certificate),
+            key: Some(issued.key),
+            client_ca: None,
+        };
+        let certificates = ServerCertificates::load(&settings).expect("loads");
+        let acceptor = Acceptor::new(AllowList::new(&[]), Vec::new(), certificates);
+        for sent in [&b""[..], b"\x16\x03\x01\x02"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+            let address = listener.local_addr().expect("bound");
+            let client = TcpStream::connect(address).await.expect("connects");
+            assert_eq!(client.try_write(sent).unwrap_or(0), sent.len());
+            let (socket, _) = listener.accept().await.expect("accepts");
+            let begin = Instant::now();
+            let accepted = acceptor.accept(socket, ServiceConfig::default()).await;
+            let error = accepted.err().expect("refused");
+            assert!(
+                matches!(&error, DispatchError::Io(error) if error.kind() == io::ErrorKind::TimedOut),
+                "{error}"
+            );
+            assert!(begin.elapsed() >= HANDSHAKE_LIMIT);
+        }
+    }
+}

@@ -274,8 +274,7 @@ impl ApiError {
 
     /// The client's address is in none of the allowed networks.
     pub fn address_not_allowed(address: IpAddr) -> Self {
-        let message =
-            format!("the address {address} may not use this server (ALLOWED_NETWORKS)");
+        let message = format!("the address {address} may not use this server (ALLOWED_NETWORKS)");
         Self::client(StatusCode::FORBIDDEN, "address_not_allowed", message)
             .counted_as(ErrorType::Auth)
     }
