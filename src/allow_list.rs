@@ -43,12 +43,13 @@ impl AllowList {
     pub fn refused(&self, protocol: Protocol, address: IpAddr) {
         record_refused(protocol, Refusal::Address);
         let protocol = protocol.as_str();
-        match self.log.pass() {
-            Some(left_out) => warn!(
+        if let Some(left_out) = self.log.pass() {
+            warn!(
                 %address, protocol, left_out,
                 "refused a connection: its address is not in ALLOWED_NETWORKS"
-            ),
-            None => debug!(%address, protocol, "refused a connection"),
+            );
+        } else {
+            debug!(%address, protocol, "refused a connection");
         }
     }
 }

@@ -263,14 +263,14 @@ fn a_list_of_allowed_networks_without_a_network_is_refused() {
     let loaded = load(&[("ALLOWED_NETWORKS", "192.0.2.1,10.0.0.0/8 , ::1")]).expect("loads");
     assert_eq!(loaded.settings.allowed_networks.len(), 3);
     for empty in [",", " , "] {
-        let error = load(&[("ALLOWED_NETWORKS", empty)]).err().expect("refused");
+        let error = load(&[("ALLOWED_NETWORKS", empty)]).expect_err("refused");
         assert!(error.to_string().contains("at least one"), "{error}");
     }
 }
 
 #[test]
 fn a_certificate_needs_its_key_and_the_demand_for_certificates_needs_tls() {
-    let refused = |pairs: &[(&str, &str)]| load(pairs).err().expect("refused").to_string();
+    let refused = |pairs: &[(&str, &str)]| load(pairs).expect_err("refused").to_string();
     for (alone, needed) in [
         ("TLS_CERT", "TLS_KEY"),
         ("TLS_KEY", "TLS_CERT"),

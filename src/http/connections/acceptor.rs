@@ -170,7 +170,8 @@ fn is_about_client_certificate(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use test_support::tls::Authority;
+    use std::process::Command;
+
     use tokio::net::TcpListener;
     use tokio::time::Instant;
 
@@ -179,11 +180,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_nothing_or_half_a_handshake_is_disconnected() {
-        let authority = Authority::new();
-        let issued = authority.issue("server");
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = Command::new("openssl")
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+            .args("-subj /CN=server -keyout key.pem -out cert.pem".split(' '))
+            .current_dir(folder.path())
+            .output()
+            .expect("openssl is installed");
+        assert!(made.status.success(), "{made:?}");
         let settings = TlsSettings {
-            certificate: Some(issued.certificate),
-            key: Some(issued.key),
+            certificate: Some(folder.path().join("cert.pem")),
+            key: Some(folder.path().join("key.pem")),
             client_ca: None,
         };
         let certificates = ServerCertificates::load(&settings).expect("loads");
