@@ -7,6 +7,7 @@
 pub mod escalation;
 pub mod keys;
 pub mod live;
+pub mod tls;
 
 mod gauges;
 mod labels;
@@ -243,6 +244,7 @@ fn describe() {
     describe_gauge!(LIBRETRANSLATE_CONFIGURED, "1 if LIBRETRANSLATE_URL is set.");
     keys::describe();
     live::describe();
+    tls::describe();
     escalation::describe();
     for (name, help, _) in GAUGES {
         describe_gauge!(*name, *help);
@@ -283,6 +285,7 @@ fn register() {
     keys::register([ANONYMOUS].into_iter());
     escalation::register();
     live::register();
+    tls::register();
     for kind in ErrorType::ALL {
         let _ = counter!(ERRORS, "type" => kind.as_str());
     }

@@ -1,6 +1,7 @@
 //! The built program over HTTP and on the command line.
 
 mod abuse;
+mod allow_list;
 mod bench;
 mod board;
 mod chaos;
@@ -38,6 +39,7 @@ mod service;
 mod smoke;
 mod status;
 mod stream;
+mod tls;
 mod transcribe_script;
 mod transcribe_url;
 mod translation;

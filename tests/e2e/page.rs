@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use test_support::page::Scenario;
+use test_support::tls::Authority;
 use test_support::{Server, model, sample, sample_text, signal};
 
 const SPOKEN: &str = "en-sentence.wav";
@@ -113,6 +114,14 @@ async fn a_browser_without_storage_and_a_file_that_vanishes() {
 async fn a_page_over_plain_http_says_why_there_is_no_microphone() {
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     run("withoutMicrophone", &server, json!({})).await;
+}
+
+#[tokio::test]
+async fn over_https_a_page_of_another_machine_has_the_microphone() {
+    let issued = Authority::new();
+    let issued = issued.issue("stt.test");
+    let server = Server::ready(&model("base").await, &issued.settings()).await;
+    run("speakOverHttps", &server, json!({})).await;
 }
 
 #[tokio::test]

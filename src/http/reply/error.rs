@@ -7,6 +7,7 @@ mod documented;
 mod limits;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -269,6 +270,24 @@ impl ApiError {
             "pages of this origin may not use this server: set CORS_ALLOW_ORIGINS, or keys";
         Self::client(StatusCode::FORBIDDEN, "origin_not_allowed", message)
             .counted_as(ErrorType::Auth)
+    }
+
+    /// The client's address is in none of the allowed networks.
+    pub fn address_not_allowed(address: IpAddr) -> Self {
+        let message = format!("the address {address} may not use this server (ALLOWED_NETWORKS)");
+        Self::client(StatusCode::FORBIDDEN, "address_not_allowed", message)
+            .counted_as(ErrorType::Auth)
+    }
+
+    /// The client, on this machine, has presented no certificate.
+    pub fn client_certificate_required() -> Self {
+        let message = "this server needs a client certificate (TLS_CLIENT_CA)";
+        Self::client(
+            StatusCode::FORBIDDEN,
+            "client_certificate_required",
+            message,
+        )
+        .counted_as(ErrorType::Auth)
     }
 
     /// The path has only WebSockets.

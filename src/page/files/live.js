@@ -12,7 +12,7 @@ export function whyNoMicrophone() {
   if (!globalThis.isSecureContext) {
     const port = location.port ? `:${location.port}` : "";
     return "Browsers give the microphone only to pages over HTTPS and to pages of this computer. Open the page over "
-      + `HTTPS, or forward the port (ssh -L ${location.port || 80}:localhost:${location.port || 80} ${location.hostname}) and open `
+      + `HTTPS (the server needs a certificate: TLS_CERT), or forward the port (ssh -L ${location.port || 80}:localhost:${location.port || 80} ${location.hostname}) and open `
       + `http://localhost${port}. Files can be transcribed from here.`;
   }
   return "This browser gives no microphone to pages. Files can be transcribed.";

@@ -239,6 +239,21 @@ await run({
     }, {url, flags: ["--host-resolver-rules=MAP stt.test 127.0.0.1"]});
   },
 
+  /** HTTPS by the server itself, from a host name that is not localhost: there is a microphone, and live text. */
+  async speakOverHttps() {
+    const url = settings.url.replace("127.0.0.1", "stt.test");
+    await visit(async page => {
+      await page.getByText(/^Ready/).waitFor();
+      assert.ok(await page.evaluate(() => window.isSecureContext));
+      await page.getByRole("button", {name: "Record"}).click();
+      const last = words(settings.spokenText).at(-1);
+      await page.getByRole("log").getByText(new RegExp(last, "i")).waitFor();
+      await page.getByRole("button", {name: "Stop"}).click();
+      await hasText(cards(page).first(), settings.spokenText);
+      assert.match(await cards(page).first().locator(".facts").innerText(), /lane live/);
+    }, {url, flags: ["--host-resolver-rules=MAP stt.test 127.0.0.1"], context: {ignoreHTTPSErrors: true}});
+  },
+
   /** A server with keys: the page asks, and asks again after a wrong one. */
   async key() {
     await visit(async page => {
