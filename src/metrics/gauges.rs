@@ -2,8 +2,8 @@
 
 use metrics::{counter, describe_gauge, gauge};
 use stt_actors::domain::ids::LaneKind;
-use stt_actors::{LaneSnapshot, Snapshot};
 use stt_actors::ports::MemoryKind;
+use stt_actors::{LaneSnapshot, Snapshot};
 
 use super::escalation;
 

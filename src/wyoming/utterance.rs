@@ -17,8 +17,8 @@ use super::event::{self, Failure, Transcribe};
 use super::frame::Event;
 use super::{Caller, Server};
 use crate::language;
-use crate::metrics::record_timings;
 use crate::metrics::live::{Outcome, Protocol, record_turn};
+use crate::metrics::record_timings;
 
 /// Events that are sent together.
 pub type Replies = mpsc::Sender<Vec<Event>>;

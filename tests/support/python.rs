@@ -12,6 +12,14 @@ const OPENAI: &str = "openai[realtime]==3.57.0";
 /// The version of the Wyoming protocol's package that the tests use.
 const WYOMING: &str = "wyoming[zeroconf]==1.10.2";
 
+/// The version of Prometheus's client for Python that the tests use.
+const PROMETHEUS: &str = "prometheus-client==0.26.0";
+
+/// The interpreter of an environment with Prometheus's client.
+pub fn prometheus_client() -> PathBuf {
+    environment("prometheus-venv", PROMETHEUS)
+}
+
 /// The interpreter of an environment with the Wyoming protocol's package.
 pub fn wyoming() -> PathBuf {
     environment("wyoming-venv", WYOMING)
