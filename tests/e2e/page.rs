@@ -98,6 +98,30 @@ async fn a_full_queue_is_waited_for_and_a_file_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_file_that_waits_says_how_long_and_leaves_the_queue_when_it_is_cancelled() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let hot = server.workers()[0];
+    signal(hot, "STOP");
+    let others: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(server.transcription("en-command.wav")))
+        .collect();
+    let waiting = || async { server.health().await["smart_routing"]["queue_depth"] == 2 };
+    server.until("they wait", waiting).await;
+    let Some(mut running) = scenario("queue", &server, json!({})) else {
+        return;
+    };
+    assert_eq!(running.next().await.as_deref(), Some("cancelled"));
+    server.until("its place is free", waiting).await;
+    signal(hot, "CONT");
+    running.answer().await;
+    assert_eq!(running.next().await, None);
+    for other in others {
+        let response = other.await.expect("no panic").expect("an answer");
+        assert_eq!(response.status(), 200);
+    }
+}
+
+#[tokio::test]
 async fn options_are_kept_and_errors_are_sentences() {
     let server = Server::ready(&model("base").await, &[]).await;
     run("options", &server, json!({})).await;

@@ -118,7 +118,10 @@ export class Card {
         this.#say("Sent. Waiting for the first text …");
       },
       waits: ({position, seconds}) => {
-        if (position > 0 && !this.#partial) this.#say(`Waiting behind ${position} other ${position === 1 ? "request" : "requests"}, about ${spell(seconds)} …`);
+        if (seconds > 0 && !this.#partial) {
+          const behind = position > 0 ? `behind ${position} other ${position === 1 ? "request" : "requests"}` : "for a lane";
+          this.#say(`Waiting ${behind}, about ${spell(seconds)} …`);
+        }
       },
       event: event => this.#event(event),
     }, signal);

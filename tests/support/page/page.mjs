@@ -243,6 +243,22 @@ await run({
     }, {mayFail: true});
   },
 
+  /** Other requests wait: the page says how many, and a file that is cancelled leaves the queue. */
+  async queue() {
+    await visit(async page => {
+      await choose(page, settings.command);
+      const card = cards(page).first();
+      await card.getByText(/Waiting behind [1-9]\d* other requests?, about/).waitFor();
+      await shot(page, "queue");
+      await accessible(page);
+      await card.getByRole("button", {name: "Cancel"}).click();
+      await card.getByRole("status").getByText("Cancelled.").waitFor();
+      await ask("cancelled");
+      await card.getByRole("button", {name: "Try again"}).click();
+      await hasText(card, settings.commandText);
+    });
+  },
+
   /** Options: kept in the browser, sent with the file; errors are sentences. */
   async options() {
     await visit(async page => {
