@@ -21,9 +21,7 @@ use crate::http::reply::sse;
 use crate::http::request_log::{ArrivalTime, RequestId, WorkSummary};
 use crate::http::translation::{self, Translation};
 use crate::http::usage::MeteredEvents;
-use crate::metrics::{
-    Endpoint, ErrorType, Transcribed, escalation as escalation_metrics, record_error,
-};
+use crate::metrics::{Endpoint, ErrorType, Transcribed, record_error, record_timings};
 use crate::render::{Details, Format};
 
 /// The lanes that transcribed the audio.
@@ -195,7 +193,7 @@ pub struct ReplyPlan {
 impl ReplyPlan {
     /// Records the metrics of a transcript.
     pub fn record(&self, transcript: &Transcript) {
-        escalation_metrics::record_transcript(transcript);
+        record_timings(transcript);
         if transcript.lacks_fallback() {
             if self.endpoint == Endpoint::Transcribe {
                 // This route replies with an error and adds the text to it.

@@ -52,6 +52,7 @@ impl Reloader {
                 notify::reloading();
                 if tokio::task::spawn_blocking(read).await.is_err() {
                     error!("reloading panicked; what was not reloaded stays in force");
+                    metrics::keys::record_reload(false);
                 }
                 notify::reloaded();
             }
@@ -74,6 +75,7 @@ struct AtStart {
 
 fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     let reject = |reason: &dyn std::fmt::Display| {
+        metrics::keys::record_reload(false);
         error!(%reason, "the keys could not be reloaded; the current keys stay valid");
     };
     let loaded = match reload() {
@@ -98,6 +100,7 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     let names: Vec<String> = keys.names().map(ToString::to_string).collect();
     metrics::keys::register(names.iter().map(String::as_str));
     keyring.exchange(keys);
+    metrics::keys::record_reload(true);
     // Logged after the exchange, so that a reader of the log can rely on it.
     info!(keys = names.join(","), "the keys were reloaded");
     let changed = (loaded.in_force.iter().zip(&at_start.in_force))

@@ -50,7 +50,6 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)
         .context("cannot create the upload folder")?;
     let metrics = Exporter::install()?;
-    tokio::spawn(keep_up(metrics.clone()));
     metrics::keys::register(keys.names().map(|name| &**name));
     if let Some(certificates) = &certificates {
         certificates.report();
@@ -63,6 +62,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let reloader = Reloader::start(keyring.clone(), &loaded, reload, further);
     let node_id = neighbours.node_id.clone();
     let (stt, tree_ended) = start_tree(settings, neighbours).await?;
+    tokio::spawn(keep_up(metrics.clone(), stt.clone()));
     let board = board(&stt, settings, node_id)?;
     if let Some(language) = settings.default_language.clone() {
         tokio::spawn(warn_of_language(stt.clone(), language));
@@ -203,11 +203,17 @@ fn board(stt: &Stt, settings: &Settings, node_id: Option<String>) -> anyhow::Res
     Ok(Board::new(stt.clone(), identity, reader.transpose()?))
 }
 
-async fn keep_up(metrics: Exporter) {
+/// Keeps the metrics current that no request changes.
+async fn keep_up(metrics: Exporter, stt: Stt) {
     let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;
         metrics.upkeep();
+        let (metrics, workers) = (metrics.clone(), stt.worker_processes());
+        let sample = move || metrics.sample_processes(&workers);
+        if tokio::task::spawn_blocking(sample).await.is_err() {
+            warn!("sampling the processes for the metrics panicked");
+        }
     }
 }
 

