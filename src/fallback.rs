@@ -20,11 +20,11 @@ use uttera_stt_client::{
     Audio, Client, Error as ClientError, RetryPolicy, TranscribeOptions, Transcript,
 };
 
-use crate::language;
 use crate::metrics::tls as metrics;
 use crate::settings::{Secret, Settings};
 use crate::tls::fallback::{FallbackFiles, FallbackPem};
 use crate::tls::files::TlsError;
+use crate::{language, telemetry};
 
 /// Header that tells a node not to escalate this request. Without it, two nodes that name each other as
 /// fallback would escalate forever.
@@ -162,6 +162,7 @@ impl FallbackNode for FallbackServer {
             prompt,
             temperature,
             hallucination_guard,
+            trace,
         } = request;
         let guard = (
             "hallucination_guard".to_owned(),
@@ -176,6 +177,7 @@ impl FallbackNode for FallbackServer {
             words: true,
             fields: languages.chain([guard]).collect(),
             request_id: Some(request_id.to_string()),
+            headers: telemetry::headers(&trace),
             timeout: None,
         };
         let wav = wav(&audio).map_err(|error| FallbackError::BadAnswer(error.to_string()))?;
@@ -298,6 +300,7 @@ fn word(word: &uttera_stt_client::Word) -> Word {
 mod tests {
     use std::sync::Arc;
 
+    use stt_actors::{Trace, TraceContext};
     use wiremock::matchers::path;
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -316,6 +319,13 @@ mod tests {
             prompt: None,
             temperature: 0.0,
             hallucination_guard: true,
+            trace: Trace {
+                context: Some(TraceContext {
+                    parent: Arc::from("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+                    state: Some(Arc::from("vendor=1")),
+                }),
+                ..Trace::default()
+            },
         }
     }
 
@@ -351,6 +361,9 @@ mod tests {
         for request in &asked {
             assert_eq!(request.headers["authorization"], "Bearer between-us");
             assert_eq!(request.headers["x-request-id"], "r1");
+            let parent = request.headers["traceparent"].to_str().expect("ASCII");
+            assert!(parent.starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+            assert_eq!(request.headers["tracestate"], "vendor=1");
             assert!(request.headers.contains_key(ESCALATED));
             let body = String::from_utf8_lossy(&request.body);
             assert!(body.contains("RIFF") && body.contains("name=\"language\""));

@@ -48,6 +48,9 @@
 
 mod task;
 
+/// The target of log lines with text of speech.
+pub const TRANSCRIPTS: &str = "stt_actors::transcripts";
+
 pub mod config;
 pub mod domain;
 pub mod fallback;
@@ -74,6 +77,7 @@ pub use domain::ids::JobId;
 pub use domain::job::{
     Client, Event, Identity, Job, Options, Priority, Progress, Urgency, WorkKind,
 };
+pub use domain::trace::{Trace, TraceContext};
 pub use domain::translation::{TargetLanguage, TranslationJob};
 pub use fallback::policy::EscalationPolicy;
 pub use handle::{Admission, PendingTranslation, StartError, Stt, TreeEnded};

@@ -17,6 +17,7 @@ pub(crate) struct Call {
     /// The name of the form field with the audio, and the audio.
     pub audio: Option<(&'static str, Audio)>,
     pub request_id: Option<String>,
+    pub headers: Vec<(String, String)>,
     /// Overrides the client's time limit for the call.
     pub timeout: Option<Duration>,
     /// Whether the reply is a stream of events. The attempt then ends when the stream begins.
@@ -31,6 +32,7 @@ impl Call {
             fields: Vec::new(),
             audio: None,
             request_id: None,
+            headers: Vec::new(),
             timeout: None,
             streamed: false,
         }

@@ -138,6 +138,7 @@ impl TranscribeOptions {
     pub(crate) fn call(&self, audio: Audio) -> Call {
         Call {
             request_id: self.request_id.clone(),
+            headers: self.headers.clone(),
             timeout: self.timeout,
             ..Call::post(TRANSCRIBE, self.form_fields(), audio)
         }

@@ -68,6 +68,12 @@ impl Node {
                 value.map_err(|_| Error::Invalid(format!("the request id {id:?} is invalid")))?;
             request = request.header("x-request-id", value);
         }
+        for (name, value) in &call.headers {
+            let value = HeaderValue::from_str(value);
+            let value =
+                value.map_err(|_| Error::Invalid(format!("the header {name:?} is invalid")))?;
+            request = request.header(name, value);
+        }
         let Some((part, audio)) = &call.audio else {
             return request.send().await.map_err(Error::of_transport);
         };

@@ -22,6 +22,8 @@ pub struct TranscribeOptions {
     pub fields: Vec<(String, String)>,
     /// Value of `X-Request-Id`, the same for every attempt.
     pub request_id: Option<String>,
+    /// Additional headers of this request, for example `traceparent`.
+    pub headers: Vec<(String, String)>,
     /// Overrides the client's time limit for the call.
     pub timeout: Option<Duration>,
 }

@@ -16,8 +16,9 @@ use super::lock;
 pub const KEPT: usize = 50;
 /// A longer message is cut at this many characters.
 pub const MAX_CHARACTERS: usize = 500;
-/// Fields that say who sent a request. The log has them; people who look at the board need not know.
-const ABOUT_CLIENTS: [&str; 2] = ["address", "client"];
+/// Fields that say who sent a request, and what was said. The log may have them; people who look at the board need not
+/// know.
+const PRIVATE: [&str; 3] = ["address", "client", "text"];
 
 static RECENT: Mutex<VecDeque<Warning>> = Mutex::new(VecDeque::new());
 
@@ -87,7 +88,7 @@ impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
-            name if ABOUT_CLIENTS.contains(&name) => Ok(()),
+            name if PRIVATE.contains(&name) => Ok(()),
             name => write!(self.fields, " {name}={value:?}"),
         };
     }
@@ -135,6 +136,7 @@ mod tests {
                 name = "é\n",
                 client = "c",
                 address = "a",
+                text = "t",
                 "first"
             );
             tracing::error!(reason = "x".repeat(10_000), "second");

@@ -24,6 +24,7 @@ use crate::keys::{self, Reload};
 use crate::models::ModelStore;
 use crate::settings::{Loaded, Role, Settings, Sources, TlsSettings};
 use crate::shutdown::StopSignals;
+use crate::telemetry::{Log, Logger};
 use crate::{engine, serve, telemetry};
 use doctor::DoctorArgs;
 use healthcheck::{HealthcheckArgs, healthcheck};
@@ -236,19 +237,19 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             | Command::Serve { .. },
         )
         | None => {
-            start_log(&loaded, "info");
+            let _log = start_log(&loaded, Logger::Server);
             run_to_end(serve::serve(loaded, reload))
         }
         Some(Command::Transcribe(args)) => {
-            start_log(&loaded, "warn");
+            let _log = start_log(&loaded, Logger::Command);
             run_to_end(transcribe::transcribe(loaded.settings, args))
         }
         Some(Command::Listen(args)) => {
-            start_log(&loaded, "warn");
+            let _log = start_log(&loaded, Logger::Command);
             run_to_end(listen::listen(loaded.settings, args))
         }
         Some(Command::Bench(args)) => {
-            start_log(&loaded, "warn");
+            let _log = start_log(&loaded, Logger::Command);
             let own = OwnServer {
                 key: keys::plain_key(&loaded.settings),
                 model: loaded.settings.whisper_model,
@@ -257,7 +258,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             run_to_end(benchmark(own, args))
         }
         Some(Command::Models(args)) => {
-            start_log(&loaded, "warn");
+            let _log = start_log(&loaded, Logger::Command);
             let store = ModelStore::new(loaded.settings.models_dir);
             models::command(args, &store)
         }
@@ -325,13 +326,14 @@ fn passed_on(cli: &Cli) -> anyhow::Result<Vec<String>> {
     Ok(arguments)
 }
 
-fn start_log(loaded: &Loaded, usual: &str) {
+fn start_log(loaded: &Loaded, logger: Logger) -> Log {
     let filter = loaded.in_force.iter().find(|(name, _)| *name == "RUST_LOG");
     let filter = filter.map_or("", |(_, value)| value.as_str());
-    telemetry::start(&loaded.settings, filter, usual);
+    let log = telemetry::start(&loaded.settings, filter, logger);
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
+    log
 }
 
 /// Runs a future on a new runtime. Does not wait for blocking work that the future leaves behind, such as a

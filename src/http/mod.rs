@@ -13,6 +13,7 @@ mod realtime;
 mod reply;
 mod request_log;
 mod routes;
+mod traces;
 mod translation;
 mod usage;
 

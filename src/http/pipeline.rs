@@ -19,6 +19,7 @@ use crate::http::reply::error::ApiError;
 use crate::http::reply::escalation_headers::{self, ReplyTimings};
 use crate::http::reply::sse;
 use crate::http::request_log::{ArrivalTime, RequestId, WorkSummary};
+use crate::http::traces;
 use crate::http::translation::{self, Translation};
 use crate::http::usage::MeteredEvents;
 use crate::metrics::{Endpoint, ErrorType, Transcribed, record_error, record_timings};
@@ -96,6 +97,7 @@ impl AdmittedRequest<'_> {
             escalates: !is_escalated,
             streamed: form.stream,
             urgency: Urgency::default(),
+            trace: traces::of(self.request),
         }
     }
 
@@ -134,6 +136,8 @@ impl AdmittedRequest<'_> {
         // The lanes are free by now: LibreTranslate keeps no worker waiting.
         let transcript = submitted.translation.finish(transcript).await?;
         submitted.plan.record(&transcript);
+        let summary = submitted.plan.summary(&transcript);
+        request.extensions_mut().insert(summary);
         Ok(Finished {
             timings: ReplyTimings::of(&transcript, ArrivalTime::since(request)),
             transcript,
@@ -191,6 +195,11 @@ pub struct ReplyPlan {
 }
 
 impl ReplyPlan {
+    /// What the log line says of a transcript.
+    pub fn summary(&self, transcript: &Transcript) -> WorkSummary {
+        WorkSummary::of(transcript, self.state.settings.log_transcripts)
+    }
+
     /// Records the metrics of a transcript.
     pub fn record(&self, transcript: &Transcript) {
         record_timings(transcript);
@@ -228,12 +237,9 @@ impl Finished {
         }
         let headers = escalation_headers::headers(&self.transcript, self.timings);
         escalation_headers::insert(&mut response, headers);
-        let mut response = response
+        response
             .insert_header((CONTENT_TYPE, content_type))
             .insert_header((X_ROUTE, self.transcript.route.as_str()))
-            .body(body);
-        let summary = WorkSummary::from(&self.transcript);
-        response.extensions_mut().insert(summary);
-        response
+            .body(body)
     }
 }

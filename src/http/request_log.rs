@@ -1,24 +1,26 @@
 //! Request ids, and one log line per request.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
 use stt_actors::WaitEstimate;
+use stt_actors::domain::error::FallbackError;
 use stt_actors::domain::transcript::Transcript;
 use tokio::time::Instant;
-use tracing::field::display;
-use tracing::{debug, error, info, warn};
+use tracing::{Span, debug, error, info, warn};
 use uuid::Uuid;
 
 use crate::board::history::{self, End};
 use crate::http::caller::Caller;
 use crate::http::reply::error::ApiError;
+use crate::http::traces;
 use crate::metrics::{self, record_error, record_request, takes_audio};
 
 /// The request id, in requests and responses.
@@ -77,22 +79,61 @@ impl ArrivalTime {
 /// What a transcription adds to the log line.
 #[derive(Clone, Debug)]
 pub struct WorkSummary {
+    /// ISO 639-1 code.
+    pub language: String,
+    /// The model or models that wrote the text.
+    pub model: String,
     route: &'static str,
+    /// Whether any of the text is from the fallback; `None`: the request has none.
+    fallback_used: Option<bool>,
+    fallback_error: Option<String>,
     audio_seconds: f64,
     queue_seconds: f64,
     decode_seconds: f64,
     inference_seconds: f64,
+    /// The text, if the log may contain it (`LOG_TRANSCRIPTS`).
+    text: Option<String>,
 }
 
-impl From<&Transcript> for WorkSummary {
-    fn from(transcript: &Transcript) -> Self {
+impl WorkSummary {
+    /// The summary of a transcript. `with_text`: whether the log may contain its text.
+    pub fn of(transcript: &Transcript, with_text: bool) -> Self {
+        let escalation = transcript.escalation.as_ref();
+        let error = escalation.and_then(|escalation| escalation.error.as_ref());
         Self {
+            language: transcript.language.clone(),
+            model: transcript.model.clone(),
             route: transcript.route.as_str(),
+            fallback_used: escalation.map(|escalation| escalation.used),
+            fallback_error: error.map(FallbackError::for_log),
             audio_seconds: transcript.duration,
             queue_seconds: transcript.timings.queue_wait,
             decode_seconds: transcript.timings.decode,
             inference_seconds: transcript.timings.inference,
+            text: with_text.then(|| transcript.text()),
         }
+    }
+}
+
+/// The bytes of a request's body that have arrived.
+#[derive(Clone, Debug, Default)]
+pub struct ReceivedBytes(Arc<AtomicU64>);
+
+impl ReceivedBytes {
+    /// The counter of a request.
+    pub fn of(request: &HttpRequest) -> Self {
+        let known = request.extensions().get::<Self>().cloned();
+        known.unwrap_or_default()
+    }
+
+    /// Counts bytes.
+    pub fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// `None`: there are none.
+    fn so_far(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 }
 
@@ -105,56 +146,95 @@ struct LogLine {
     /// The pattern of the route.
     pattern: Option<String>,
     caller: Caller,
+    received: ReceivedBytes,
+    /// Its trace; ends with the line.
+    span: Span,
     started_at: Instant,
     written: bool,
+}
+
+/// Writes a line. Fields that are `None` are left out.
+macro_rules! write_line {
+    ($level:ident, $line:expr, $status:expr, $work:expr, $error:expr, $message:literal) => {{
+        let (line, work, error): (&LogLine, Option<&WorkSummary>, Option<&ApiError>) =
+            ($line, $work, $error);
+        $level!(
+            request_id = %line.id.0,
+            client = &*line.caller.name(),
+            address = line.caller.address.map(display),
+            method = line.method,
+            path = line.path,
+            status = $status,
+            code = error.map(ApiError::code),
+            reason = error.map(ApiError::reason_for_log),
+            bytes = line.received.so_far(),
+            language = work.map(|work| work.language.as_str()),
+            model = work.map(|work| work.model.as_str()),
+            route = work.map(|work| work.route),
+            fallback_used = work.and_then(|work| work.fallback_used),
+            fallback_error = work.and_then(|work| work.fallback_error.as_deref()),
+            audio_seconds = work.map(|work| work.audio_seconds),
+            queue_seconds = work.map(|work| work.queue_seconds),
+            decode_seconds = work.map(|work| work.decode_seconds),
+            inference_seconds = work.map(|work| work.inference_seconds),
+            total_seconds = line.started_at.elapsed().as_secs_f64(),
+            text = work.and_then(|work| work.text.as_deref()),
+            $message
+        )
+    }};
 }
 
 impl LogLine {
     /// Starts the clock, also for [`ArrivalTime`].
     fn start(request: &ServiceRequest, id: RequestId) -> Self {
         let started_at = Instant::now();
+        let received = ReceivedBytes::default();
         request.extensions_mut().insert(ArrivalTime(started_at));
-        Self {
+        request.extensions_mut().insert(received.clone());
+        let span = traces::begin(request, &id.0);
+        let line = Self {
+            span,
             id,
             method: request.method().to_string(),
             path: request.path().to_owned(),
             pattern: request.match_pattern(),
             caller: Caller::identify(request),
+            received,
             started_at,
             written: false,
+        };
+        if !line.is_routine() {
+            let length = request.headers().get(CONTENT_LENGTH);
+            debug!(
+                request_id = %line.id.0,
+                client = &*line.caller.name(),
+                address = line.caller.address.map(display),
+                method = line.method,
+                path = line.path,
+                announced_bytes = length.and_then(|length| length.to_str().ok()),
+                "request begins"
+            );
         }
+        line
+    }
+
+    /// Whether programs send it every few seconds. Such requests would fill the log.
+    fn is_routine(&self) -> bool {
+        PROBES.contains(&self.path.as_str()) || self.path == STATUS
     }
 
     fn write(&mut self, status: u16, work: Option<&WorkSummary>, error: Option<&ApiError>) {
         self.written = true;
+        traces::end(&self.span, status, work, error.map(ApiError::code));
         self.record(status, error);
-        let (id, method, path) = (&self.id.0, &self.method, &self.path);
-        let total_seconds = self.started_at.elapsed().as_secs_f64();
-        let client = &*self.caller.name();
-        let address = self.caller.address.map(display);
-        if let Some(failure) = error {
-            let code = failure.code();
-            if failure.status_code().is_server_error() {
-                error!(request_id = %id, client, address, method, path, status, code, reason = %failure, total_seconds, "request");
-            } else {
-                info!(request_id = %id, client, address, method, path, status, code, reason = %failure, total_seconds, "request");
+        match error {
+            Some(failure) if failure.status_code().is_server_error() => {
+                write_line!(error, self, status, work, error, "request");
             }
-            return;
-        }
-        match work {
-            Some(work) => info!(
-                request_id = %id, client, address, method, path, status, route = work.route,
-                audio_seconds = work.audio_seconds, queue_seconds = work.queue_seconds,
-                decode_seconds = work.decode_seconds,
-                inference_seconds = work.inference_seconds, total_seconds, "request"
-            ),
-            // Probes would fill the log.
-            None if PROBES.contains(&path.as_str()) || path == STATUS => {
-                debug!(request_id = %id, client, address, method, path, status, total_seconds, "request");
+            None if work.is_none() && self.is_routine() => {
+                write_line!(debug, self, status, work, error, "request");
             }
-            None => {
-                info!(request_id = %id, client, address, method, path, status, total_seconds, "request");
-            }
+            _ => write_line!(info, self, status, work, error, "request"),
         }
     }
 
@@ -216,11 +296,17 @@ impl StreamedLogLine {
 impl Drop for LogLine {
     fn drop(&mut self) {
         if !self.written {
+            traces::end(&self.span, CLIENT_CLOSED_REQUEST, None, None);
             self.record(CLIENT_CLOSED_REQUEST, None);
-            let total_seconds = self.started_at.elapsed().as_secs_f64();
-            let (client, address) = (&*self.caller.name(), self.caller.address.map(display));
-            warn!(request_id = %self.id.0, client, address, method = self.method, path = self.path, total_seconds,
-                "the client disconnected before the response was complete");
+            let status = None::<u16>;
+            write_line!(
+                warn,
+                self,
+                status,
+                None,
+                None,
+                "the client disconnected before the response was complete"
+            );
         }
     }
 }
@@ -242,11 +328,14 @@ pub async fn log_request<B: MessageBody + 'static>(
         }
     };
     add_headers(&mut response, &id);
-    let (streamed, work, error) = {
+    // A request whose fallback failed has both a transcript and an error.
+    let work = (response.request().extensions())
+        .get::<WorkSummary>()
+        .cloned();
+    let (streamed, error) = {
         let extensions = response.response().extensions();
         (
             extensions.get::<StreamedLogLine>().cloned(),
-            extensions.get::<WorkSummary>().cloned(),
             extensions.get::<ApiError>().cloned(),
         )
     };

@@ -50,6 +50,7 @@ const TRANSCRIPTIONS: &str = "uttera_stt_transcriptions_total";
 const TRANSLATIONS: &str = "uttera_stt_translations_total";
 const AUDIO_SECONDS: &str = "uttera_stt_audio_seconds_total";
 const ERRORS: &str = "uttera_stt_errors_total";
+const LOST_LOG_LINES: &str = "uttera_stt_log_lines_lost_total";
 
 /// Buckets for requests, in seconds.
 const REQUEST_BUCKETS: &[f64] = &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -248,6 +249,11 @@ pub fn record_error(kind: ErrorType) {
     counter!(ERRORS, "type" => kind.as_str()).increment(1);
 }
 
+/// Sets the number of lines that the log files lack since the start.
+pub fn record_lost_log_lines(total: u64) {
+    counter!(LOST_LOG_LINES).absolute(total);
+}
+
 fn describe() {
     describe_counter!(
         REQUESTS,
@@ -285,6 +291,10 @@ fn describe() {
         "Chunks decoded again with whisper's whole window, by the defect of the first result."
     );
     describe_counter!(ERRORS, "Rejected and failed requests, by type of error.");
+    describe_counter!(
+        LOST_LOG_LINES,
+        "Lines that the log files in LOG_DIR lack, because the disk was full, too slow or away."
+    );
     describe_counter!(
         SPAWNED,
         "Cold workers started since the start of the server."
@@ -334,6 +344,7 @@ fn register() {
         let _ = counter!(JOINED_REQUESTS_TOTAL, "from" => from.as_str());
     }
     let _ = counter!(ENCODER_PASSES_TOTAL);
+    let _ = counter!(LOST_LOG_LINES);
     for doubt in Doubt::ALL {
         let _ = counter!(REDECODED_TOTAL, "reason" => doubt.as_str());
     }

@@ -79,6 +79,8 @@ impl Default for Settings {
             device_index: 0,
             debug: false,
             log_format: LogFormat::Text,
+            log_dir: None,
+            log_transcripts: false,
             set: BTreeSet::new(),
         }
     }

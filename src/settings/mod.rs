@@ -171,6 +171,10 @@ pub struct Settings {
     pub debug: bool,
     /// Format of log lines.
     pub log_format: LogFormat,
+    /// Folder of the log files; `None`: the log goes to standard error only.
+    pub log_dir: Option<PathBuf>,
+    /// Whether transcripts may appear in the log.
+    pub log_transcripts: bool,
     /// Variables that were set explicitly.
     set: BTreeSet<&'static str>,
 }
@@ -277,6 +281,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+    /// `name=value` pairs.
+    Logfmt,
 }
 
 /// Why the settings are unusable: one line, for people.

@@ -50,7 +50,7 @@ where
         .await;
     match result {
         Err(FrameError::Io(error)) => debug!(%peer, %error, "a Wyoming connection broke"),
-        Err(error) => warn!(%peer, reason = %error, "a Wyoming connection is closed"),
+        Err(error) => warn!(%peer, reason = error.for_log(), "a Wyoming connection is closed"),
         Ok(reason) => debug!(%peer, reason, "a Wyoming connection ends"),
     }
     // The last replies.

@@ -153,7 +153,8 @@ impl From<SttError> for Failure {
         };
         Self {
             code,
-            text: error.to_string(),
+            // The text is logged, too.
+            text: error.for_log(),
         }
     }
 }

@@ -109,6 +109,20 @@ pub enum FrameError {
     Cut,
 }
 
+impl FrameError {
+    /// The error without what the client sent.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::Foreign(_) => "the client sends something else than Wyoming events".to_owned(),
+            Self::Invalid { what, error } => {
+                let (line, column) = (error.line(), error.column());
+                format!("{what} is invalid: line {line}, column {column}")
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
 /// The line of an event.
 #[derive(Debug, Deserialize)]
 struct Line {

@@ -7,7 +7,7 @@ use stt_actors::LiveEvents;
 use stt_actors::domain::error::{LiveError, SttError};
 use stt_actors::domain::live::{LiveClient, LiveEvent, LiveOptions, PcmFormat, TurnDetection};
 use stt_actors::domain::transcript::Transcript;
-use stt_actors::{LiveInput, Options, Priority};
+use stt_actors::{LiveInput, Options, Priority, TRANSCRIPTS};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -278,10 +278,13 @@ impl Reply {
             peer = %self.caller.peer,
             seconds,
             language = transcript.language,
+            model = transcript.model,
             route = transcript.route.as_str(),
+            fallback_used = transcript.escalation.as_ref().map(|escalation| escalation.used),
             characters = text.chars().count(),
             "Wyoming: transcribed"
         );
+        info!(target: TRANSCRIPTS, session = %self.caller.id, text, "the text of an utterance");
         let mut events = Vec::new();
         if !self.is_started {
             let language = event::language_of(transcript);

@@ -23,6 +23,7 @@ mod leaks;
 mod limits;
 mod listen;
 mod load;
+mod logs;
 mod long_audio;
 mod metrics;
 mod openai_client;
@@ -41,6 +42,8 @@ mod smoke;
 mod status;
 mod stream;
 mod tls;
+#[cfg(feature = "otel")]
+mod traces;
 mod transcribe_script;
 mod transcribe_url;
 mod translation;

@@ -66,6 +66,17 @@ pub enum SttError {
 }
 
 impl SttError {
+    /// The error without what another server said, which may contain the text of speech.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::Fallback { primary, fallback } => {
+                let fallback = fallback.for_log();
+                format!("{primary}; the fallback failed too: {fallback}")
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether an engine failed, so that another engine may succeed.
     pub fn is_engines_fault(&self) -> bool {
         matches!(
@@ -246,6 +257,17 @@ pub enum FallbackError {
 }
 
 impl FallbackError {
+    /// The error without what the fallback said, which may contain the text of speech.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::Refused { status, .. } => format!("it answered {status}"),
+            Self::BadAnswer(_) => "its answer is invalid".to_owned(),
+            Self::Unreachable(_) | Self::TimedOut { .. } | Self::Overloaded | Self::Model(_) => {
+                self.to_string()
+            }
+        }
+    }
+
     /// The value of the header `X-Error-Type`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -311,6 +333,18 @@ pub enum TranslationError {
 }
 
 impl TranslationError {
+    /// The error without what the translator said, which may contain the text of speech.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::Translator(TranslatorError::Rejected { status, phrase, .. }) => {
+                format!("it answered {status} {phrase}")
+            }
+            Self::Translator(_) | Self::TimedOut { .. } | Self::Panicked | Self::Lost(_) => {
+                self.to_string()
+            }
+        }
+    }
+
     /// Whether the same call would fail again, so that a retry is useless.
     pub fn is_deterministic(&self) -> bool {
         const REQUEST_TIMEOUT: u16 = 408;

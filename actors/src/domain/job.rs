@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::chunk::{AudioChunk, AudioSource, MAX_CHUNK};
+use crate::domain::trace::Trace;
 use crate::domain::transcript::{Route, Segment, Task, Transcript};
 
 /// The sender of a request, for fairness: the name of an API key, or a network address.
@@ -162,6 +163,8 @@ pub struct Job {
     pub streamed: bool,
     /// When its chunks get a lane.
     pub urgency: Urgency,
+    /// The request's trace.
+    pub trace: Trace,
 }
 
 /// An event of a running transcription, for the caller that submitted it.

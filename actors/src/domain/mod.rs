@@ -6,5 +6,6 @@ pub mod error;
 pub mod ids;
 pub mod job;
 pub mod live;
+pub mod trace;
 pub mod transcript;
 pub mod translation;

@@ -35,6 +35,8 @@ impl Fallback {
         request: FallbackRequest,
         scheduling: SchedulingKey,
     ) -> Result<FallbackText, FallbackError> {
+        // It ends with the call, also with one that is dropped.
+        let _span = request.trace.span.clone();
         let call = async {
             match self {
                 Self::Node(node) => node.transcribe(request).await,

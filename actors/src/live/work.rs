@@ -6,11 +6,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::info_span;
 
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::SttError;
 use crate::domain::job::{Client, Event, Job, JobAudio, Options, Urgency};
 use crate::domain::live::LiveClient;
+use crate::domain::trace::{SPANS, Trace};
 use crate::domain::transcript::Transcript;
 use crate::request::stream::{Submission, submit};
 use crate::status::NodeStatus;
@@ -68,6 +70,11 @@ impl LiveWork {
             escalates: true,
             streamed: false,
             urgency,
+            // A live session has no end in sight; each of its parts is a trace.
+            trace: Trace {
+                span: info_span!(target: SPANS, parent: None, "live part", session = %client.session_id),
+                context: None,
+            },
         };
         let task = spawn(async move {
             let outcome = caught(work.transcribe(client, job, receiver)).await;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::FallbackError;
+use crate::domain::trace::Trace;
 use crate::domain::transcript::ChunkTranscript;
 use crate::ports::EngineLauncher;
 
@@ -26,6 +27,8 @@ pub struct FallbackRequest {
     pub temperature: f32,
     /// Remove hallucinated text.
     pub hallucination_guard: bool,
+    /// The trace, within the span of this call.
+    pub trace: Trace,
 }
 
 /// The fallback's text of a chunk.

@@ -21,7 +21,10 @@ use crate::domain::job::SchedulingKey;
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::metrics::{ChunkOutcome, record_chunks};
 use crate::ports::{ChunkRequest, DetectedLanguage};
-use crate::queue::messages::{ChunkNews, ChunkOwner, DispatcherMessage, LaneMessage, Retire};
+use crate::queue::messages::{
+    ChunkNews, ChunkOwner, DispatcherMessage, LaneMessage, Lease, Retire,
+};
+use crate::queue::traces::ChunkSpans;
 use crate::queue::work_queue::{Ended, Retirement, WorkQueue, Yielded};
 use crate::status::NodeStatus;
 use crate::status::lanes::WaitingChunks;
@@ -48,6 +51,7 @@ pub struct DispatcherState {
     queue: WorkQueue,
     lanes: HashMap<LaneId, ActorRef<LaneMessage>>,
     owners: HashMap<JobId, Owner>,
+    spans: ChunkSpans,
     /// The error for waiting work, while the hot lane will not be ready soon.
     hot_lane_lost: Option<SttError>,
     /// Cold lanes up to this number have ended. Messages that they sent before are ignored.
@@ -75,6 +79,7 @@ impl Actor for Dispatcher {
             queue: WorkQueue::new(arguments.generation),
             lanes: HashMap::new(),
             owners: HashMap::new(),
+            spans: ChunkSpans::default(),
             hot_lane_lost: None,
             cold_gone: None,
             status: arguments.status,
@@ -151,16 +156,34 @@ impl DispatcherState {
             tell: owner,
             request_id: Arc::clone(&request.request_id),
         });
+        let index = request.audio.index;
         self.queue.enqueue(job, request, scheduling, Instant::now());
+        self.begin_wait(ChunkKey { job, index });
     }
 
     fn cancel(&mut self, job: JobId) {
         self.owners.remove(&job);
+        self.spans.end_job(job);
         let cancelled = self.queue.cancel(job);
         let count = cancelled.waiting + cancelled.running.len();
         record_chunks(ChunkOutcome::Cancelled, count);
         for (lane, lease) in cancelled.running {
             self.abort(lane, lease);
+        }
+    }
+
+    fn begin_wait(&mut self, key: ChunkKey) {
+        if let Some(owner) = self.owners.get(&key.job) {
+            self.spans.wait(key, &owner.tell.span);
+        }
+    }
+
+    fn begin_run(&mut self, lane: LaneId, lease: &Lease) {
+        let key = self.queue.chunk_of(lane, lease.id);
+        let owner = key.and_then(|key| Some((key, self.owners.get(&key.job)?)));
+        if let Some((key, owner)) = owner {
+            let seconds = lease.request.audio.duration_seconds();
+            self.spans.run(key, &owner.tell.span, lane, seconds);
         }
     }
 
@@ -186,7 +209,7 @@ impl DispatcherState {
         }
     }
 
-    fn language_heard(&self, lane: LaneId, lease: LeaseId, language: DetectedLanguage) {
+    fn language_heard(&mut self, lane: LaneId, lease: LeaseId, language: DetectedLanguage) {
         if let Some(key) = self.queue.chunk_of(lane, lease) {
             self.tell(key, ChunkNews::LanguageDetected(language));
         }
@@ -279,6 +302,7 @@ impl DispatcherState {
                     chunk = %key.index,
                     "retrying the chunk"
                 );
+                self.begin_wait(key);
             }
             Ended::Withdrawn(key) => self.withdraw(key),
             Ended::Discarded { key, error } => {
@@ -291,16 +315,19 @@ impl DispatcherState {
     }
 
     /// The chunk's request has no client at the moment.
-    fn withdraw(&self, key: ChunkKey) {
+    fn withdraw(&mut self, key: ChunkKey) {
         record_chunks(ChunkOutcome::Cancelled, 1);
         self.tell(key, ChunkNews::Withdrawn);
     }
 
-    fn tell_owner(&self, key: ChunkKey, outcome: Result<ChunkDone, SttError>) {
+    fn tell_owner(&mut self, key: ChunkKey, outcome: Result<ChunkDone, SttError>) {
         self.tell(key, ChunkNews::Ended(outcome));
     }
 
-    fn tell(&self, key: ChunkKey, news: ChunkNews) {
+    fn tell(&mut self, key: ChunkKey, news: ChunkNews) {
+        if !matches!(news, ChunkNews::LanguageDetected(_)) {
+            self.spans.end(key);
+        }
         if let Some(owner) = self.owners.get(&key.job) {
             (owner.tell).tell(key.index, news);
         }
@@ -318,6 +345,7 @@ impl DispatcherState {
             let request = &lease.request;
             debug!(request_id = %request.request_id, chunk = %request.audio.index, lane = lane.0,
                 seconds = request.audio.duration_seconds(), "chunk assigned");
+            self.begin_run(lane, &lease);
             let sent = self
                 .lanes
                 .get(&lane)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ractor::{ActorRef, RpcReplyPort};
+use tracing::Span;
 
 use crate::domain::error::{EngineError, EngineExit, LaunchError, SttError};
 use crate::domain::ids::{ChunkIndex, JobId, LaneId, LaneKind, LeaseId};
@@ -130,17 +131,31 @@ pub enum ChunkNews {
 
 /// Receives the reports on a request's chunks.
 #[derive(Clone)]
-pub struct ChunkOwner(Arc<dyn Fn(ChunkIndex, ChunkNews) + Send + Sync>);
+pub struct ChunkOwner {
+    tell: Arc<dyn Fn(ChunkIndex, ChunkNews) + Send + Sync>,
+    /// The span of the request.
+    pub span: Span,
+}
 
 impl ChunkOwner {
     /// `tell` is called with the number of the chunk. If the owner has ended, its [`DispatcherMessage::Cancel`]
     /// is on the way.
     pub fn new(tell: impl Fn(ChunkIndex, ChunkNews) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
+        Self {
+            tell: Arc::new(tell),
+            span: Span::none(),
+        }
+    }
+
+    /// The span of the request, in which its chunks have theirs.
+    #[must_use]
+    pub fn traced_in(mut self, span: Span) -> Self {
+        self.span = span;
+        self
     }
 
     pub(crate) fn tell(&self, index: ChunkIndex, news: ChunkNews) {
-        (self.0)(index, news);
+        (self.tell)(index, news);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod dispatcher;
 pub mod messages;
+pub mod traces;
 pub mod waiting;
 pub mod work_queue;
 #[cfg(test)]

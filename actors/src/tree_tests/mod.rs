@@ -231,6 +231,7 @@ pub fn job(script: &str) -> Job {
         escalates: true,
         streamed: false,
         urgency: Urgency::default(),
+        trace: crate::Trace::default(),
     }
 }
 

@@ -34,6 +34,7 @@ async fn the_form_has_the_options_before_the_audio() {
         words: true,
         fields: vec![("more".to_owned(), "yes".to_owned())],
         request_id: Some("mine".to_owned()),
+        headers: vec![("traceparent".to_owned(), "00-1-2-01".to_owned())],
         timeout: None,
     };
     client.transcribe(audio, &options).await.expect("a reply");
@@ -41,6 +42,7 @@ async fn the_form_has_the_options_before_the_audio() {
     assert!(request.head.starts_with("post /v1/transcribe http/1.1"));
     for header in [
         "x-request-id: mine",
+        "traceparent: 00-1-2-01",
         "x-hop: 1",
         "user-agent: uttera-stt-client/",
     ] {

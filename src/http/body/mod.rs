@@ -17,10 +17,10 @@ use actix_web::HttpRequest;
 use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{Bytes, Payload};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 
 use crate::http::reply::error::ApiError;
-use crate::http::request_log::ArrivalTime;
+use crate::http::request_log::{ArrivalTime, ReceivedBytes};
 use crate::metrics::stages::record_upload;
 use upload::{StoredUpload, UploadStore};
 use upload_rate::UploadRate;
@@ -198,7 +198,8 @@ pub async fn read(
     let kind = content_type(request, format)?;
     let largest = kind.max_bytes(uploads.largest());
     check_length(request, largest, uploads.largest())?;
-    let body = bounded(body, largest);
+    let received = ReceivedBytes::of(request);
+    let body = bounded(body, largest).inspect_ok(move |bytes| received.add(bytes.len()));
     let reading = async {
         match kind {
             ContentType::Multipart => {

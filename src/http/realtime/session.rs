@@ -11,7 +11,7 @@ use actix_ws::{
 use serde_json::json;
 use stt_actors::domain::live::{LiveEnd, LiveEvent, TurnId};
 use stt_actors::domain::transcript::Transcript;
-use stt_actors::{LiveEvents, LiveInput, SttError};
+use stt_actors::{LiveEvents, LiveInput, SttError, TRANSCRIPTS};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -56,6 +56,23 @@ pub enum End {
     Tree(Option<LiveEnd>),
     /// The session has lasted as long as it may.
     Expired,
+}
+
+impl End {
+    /// The end, for the log. The reason that a client gives is any text, and is left out.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Closed(_) => "closed",
+            Self::Gone => "gone",
+            Self::Slow => "slow",
+            Self::Broken(_) => "broken",
+            Self::Tree(Some(LiveEnd::Finished)) => "finished",
+            Self::Tree(Some(LiveEnd::Idle)) => "idle",
+            Self::Tree(Some(LiveEnd::Draining)) => "draining",
+            Self::Tree(None) => "failed",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 /// What the two directions of a session share.
@@ -297,7 +314,7 @@ impl Shared {
         info!(
             session = %self.id, client = &*self.caller.name(), turns = self.turns,
             audio_seconds = self.received.as_secs_f64(), total_seconds = lasted.as_secs_f64(),
-            ?end, "realtime session ended"
+            end = end.as_str(), "realtime session ended"
         );
     }
 
@@ -341,14 +358,22 @@ impl Shared {
                 self.state
                     .metrics
                     .record_live_turn(Endpoint::Realtime, &transcript);
-                let item_id = self.items.complete(turn, Some(&transcript.text()));
+                let text = transcript.text();
+                info!(
+                    session = %self.id, language = transcript.language, model = transcript.model,
+                    route = transcript.route.as_str(), audio_seconds = transcript.duration,
+                    fallback_used = transcript.escalation.as_ref().map(|escalation| escalation.used),
+                    "a turn is transcribed"
+                );
+                info!(target: TRANSCRIPTS, session = %self.id, text, "the text of a turn");
+                let item_id = self.items.complete(turn, Some(&text));
                 events::completed(&item_id, &transcript, self.config.logprobs)
             }
             Err(error) => {
                 let error = ApiError::from(error);
                 record_error(error.error_type());
                 live::record_turn(live::Protocol::Realtime, live::Outcome::Failed);
-                info!(session = %self.id, code = error.code(), reason = %error, "a turn has no text");
+                info!(session = %self.id, code = error.code(), reason = error.reason_for_log(), "a turn has no text");
                 let item_id = self.items.complete(turn, None);
                 events::failed(&item_id, &error)
             }

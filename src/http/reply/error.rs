@@ -72,6 +72,8 @@ pub struct ApiError {
     code: &'static str,
     param: Option<Cow<'static, str>>,
     message: String,
+    /// The message without what another server said; `None`: the message.
+    for_log: Option<String>,
     retry_after: Option<Duration>,
     /// The methods of the route, for `Allow`.
     allowed: Option<&'static str>,
@@ -104,6 +106,7 @@ impl ApiError {
             code,
             param: None,
             message: message.into(),
+            for_log: None,
             retry_after: None,
             allowed: None,
             deterministic: false,
@@ -127,6 +130,12 @@ impl ApiError {
 
     fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// Replaces the message in the log.
+    fn with_reason_for_log(mut self, reason: String) -> Self {
+        self.for_log = Some(reason);
         self
     }
 
@@ -335,6 +344,7 @@ impl ApiError {
         let message = format!("the fallback failed: {error}");
         let api_error = Self::server(StatusCode::BAD_GATEWAY, error.kind(), message)
             .counted_as(ErrorType::Fallback)
+            .with_reason_for_log(format!("the fallback failed: {}", error.for_log()))
             .after_fallback(error.clone());
         match error {
             // The fallback would reject the same request again.
@@ -378,8 +388,10 @@ impl ApiError {
         let Some(failed) = &self.fallback else {
             return self;
         };
+        let (own, fallback) = (self.reason_for_log(), failed.error.for_log());
         let mut api_error = Self {
             message: format!("{}; the fallback failed: {}", self.message, failed.error),
+            for_log: Some(format!("{own}; the fallback failed: {fallback}")),
             ..Self::fallback_failed(&failed.error)
         };
         api_error.deterministic |= self.deterministic;
@@ -409,6 +421,11 @@ impl ApiError {
             detail: self.message.clone(),
             primary: primary.cloned(),
         })
+    }
+
+    /// The message for the log. What another server said may contain the text of speech, and is left out.
+    pub fn reason_for_log(&self) -> &str {
+        self.for_log.as_deref().unwrap_or(&self.message)
     }
 
     /// Whether the response has `Retry-After`.

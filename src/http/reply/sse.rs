@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::http::pipeline::{ReplyPlan, Submitted, X_ROUTE, X_TRANSLATION_MODE};
 use crate::http::reply::error::ApiError;
 use crate::http::reply::escalation_headers;
-use crate::http::request_log::{StreamedLogLine, WorkSummary};
+use crate::http::request_log::StreamedLogLine;
 use crate::http::translation::Translation;
 use crate::http::usage::MeteredEvents;
 use crate::language;
@@ -172,8 +172,8 @@ impl SseReply {
     fn done(&mut self, transcript: &Transcript) -> Bytes {
         self.ended = true;
         self.plan.record(transcript);
-        self.log_line
-            .end(Some(&WorkSummary::from(transcript)), None);
+        let summary = self.plan.summary(transcript);
+        self.log_line.end(Some(&summary), None);
         let translated = self.plan.by_libretranslate.then(|| transcript.text());
         let last = translated.and_then(|text| self.segments(&text, &transcript.segments));
         let mut bytes = last.map(Vec::from).unwrap_or_default();

@@ -25,11 +25,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::{Span, info_span};
 
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{DecodeError, FallbackError, SttError};
 use crate::domain::ids::{ChunkIndex, JobId};
 use crate::domain::job::{Job, Urgency};
+use crate::domain::trace::SPANS;
 use crate::domain::transcript::{ChunkDone, Task};
 use crate::fallback::Escalator;
 use crate::ports::{AudioDecoder, DecodeOptions, DetectedLanguage, FallbackText};
@@ -197,7 +199,9 @@ impl Actor for Transcription {
             streamed: job.streamed,
             steady: has_languages,
         };
+        let span = info_span!(target: SPANS, parent: &job.trace.span, "decode");
         let decoding = tokio::spawn(async move {
+            let _span = span;
             let report = |progress| myself.cast(decoded(progress)).is_ok();
             let decoding = decode(decoder.as_ref(), &audio, options, lengths, budget, report);
             let ended = (caught(decoding).await)
@@ -305,8 +309,8 @@ fn decoded(progress: DecodeProgress) -> TranscriptionMessage {
 }
 
 /// Sends the Dispatcher's news of chunks to a Transcription.
-fn owner(transcription: ActorRef<TranscriptionMessage>) -> ChunkOwner {
-    ChunkOwner::new(move |index, news| {
+fn owner(transcription: ActorRef<TranscriptionMessage>, span: Span) -> ChunkOwner {
+    let owner = ChunkOwner::new(move |index, news| {
         let message = match news {
             ChunkNews::LanguageDetected(language) => {
                 TranscriptionMessage::LanguageDetected { index, language }
@@ -315,7 +319,8 @@ fn owner(transcription: ActorRef<TranscriptionMessage>) -> ChunkOwner {
             ChunkNews::Ended(outcome) => TranscriptionMessage::ChunkEnded { index, outcome },
         };
         let _ = transcription.cast(message);
-    })
+    });
+    owner.traced_in(span)
 }
 
 /// The language of a model that supports only one.

@@ -59,7 +59,9 @@ impl From<DecodeError> for ApiError {
 impl From<TranslationError> for ApiError {
     fn from(error: TranslationError) -> Self {
         let message = format!("LibreTranslate failed: {error}");
+        let for_log = format!("LibreTranslate failed: {}", error.for_log());
         let api_error = Self::server(StatusCode::BAD_GATEWAY, "translation_backend", message)
+            .with_reason_for_log(for_log)
             .counted_as(ErrorType::Libretranslate);
         if error.is_deterministic() {
             api_error.deterministic()

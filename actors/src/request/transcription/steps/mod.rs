@@ -124,7 +124,7 @@ impl TranscriptionState {
             job: self.id,
             request,
             scheduling,
-            owner: owner(myself.clone()),
+            owner: owner(myself.clone(), self.job.trace.span.clone()),
         });
     }
 

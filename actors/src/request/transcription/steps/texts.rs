@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{Span, debug, info, info_span, warn};
 
 use super::Myself;
+use crate::TRANSCRIPTS;
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{FallbackError, SttError};
 use crate::domain::ids::ChunkIndex;
 use crate::domain::job::Event;
+use crate::domain::trace::{SPANS, TRACED_CHUNKS};
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
 use crate::metrics::record_hallucination;
 use crate::ports::{FallbackRequest, FallbackText};
@@ -64,7 +66,7 @@ impl TranscriptionState {
         for removed in &checked.removed {
             let (reason, start) = (removed.reason.as_str(), audio.begins_at(removed.start));
             info!(request_id = %self.job.request_id, reason, start, "removed hallucinated text");
-            debug!(request_id = %self.job.request_id, text = removed.text, "the removed text");
+            debug!(target: TRANSCRIPTS, request_id = %self.job.request_id, text = removed.text, "the removed text");
             if !checked.reused {
                 record_hallucination(removed.reason);
             }
@@ -216,6 +218,10 @@ impl TranscriptionState {
             prompt: options.prompt.clone(),
             temperature: options.temperature,
             hallucination_guard: options.hallucination_guard,
+            trace: self
+                .job
+                .trace
+                .within(self.escalation_span(chunk.audio.index)),
         };
         // A chunk that waits long at the fallback must not keep other requests from being decoded.
         chunk.permit = chunk.permit.map(ChunkPermit::of_its_request_alone);
@@ -237,6 +243,15 @@ impl TranscriptionState {
         self.escalating.send(chunk, own);
     }
 
+    /// The span of a call of the fallback.
+    fn escalation_span(&self, index: ChunkIndex) -> Span {
+        if index.number() >= TRACED_CHUNKS {
+            return Span::none();
+        }
+        let request = &self.job.trace.span;
+        info_span!(target: SPANS, parent: request, "escalation", otel.kind = "client", chunk = %index)
+    }
+
     pub(in crate::request::transcription) fn fallback_ended(
         &mut self,
         myself: &Myself,
@@ -255,7 +270,7 @@ impl TranscriptionState {
                 self.settle_better(chunk, text, own.as_ref());
             }
             Ok((chunk, FallbackEnd::Kept { own, error })) => {
-                warn!(request_id = %self.job.request_id, chunk = %index, %error, "the fallback failed: keeping this node's text");
+                warn!(request_id = %self.job.request_id, chunk = %index, error = error.for_log(), "the fallback failed: keeping this node's text");
                 self.settle_own(chunk, own);
             }
             Err(error) => return self.fail(error),
