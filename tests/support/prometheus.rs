@@ -121,13 +121,14 @@ impl Drop for Prometheus {
 }
 
 fn configuration(servers: &[(&str, &str)]) -> String {
-    let targets: String = servers
+    let targets: Vec<_> = servers
         .iter()
         .map(|(instance, url)| {
             let address = url.trim_start_matches("http://");
             format!("      - {{targets: ['{address}'], labels: {{instance: {instance}}}}}\n")
         })
         .collect();
+    let targets = targets.concat();
     format!(
         "global: {{scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 250ms}}\n\
          rule_files: ['{}']\n\
