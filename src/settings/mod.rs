@@ -34,6 +34,10 @@ pub use sources::Sources;
 
 /// All settings of the server. `Debug` prints no field, since the URLs may contain passwords.
 #[derive(Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own"
+)]
 pub struct Settings {
     /// Address to bind.
     pub host: IpAddr,

@@ -205,6 +205,16 @@ impl Server {
             .await
     }
 
+    /// The request for a transcription of a sample, to be sent in a task.
+    pub fn transcription(
+        &self,
+        name: &str,
+    ) -> impl Future<Output = reqwest::Result<Response>> + Send + use<> {
+        let url = format!("{}/v1/audio/transcriptions", self.url);
+        let request = self.client.post(url).multipart(form(&sample(name), &[]));
+        request.send()
+    }
+
     /// Transcribes a file with this request id.
     pub async fn transcribe_as(&self, id: &str, file: &Path, fields: &[(&str, &str)]) -> Response {
         let request = self
@@ -295,14 +305,8 @@ impl Server {
     pub async fn start_cold_worker(&self) {
         let hot = self.workers()[0];
         signal(hot, "STOP");
-        let url = format!("{}/v1/audio/transcriptions", self.url);
         let requests: Vec<_> = (0..16)
-            .map(|_| {
-                let request = (self.client.post(&url))
-                    .multipart(form(&sample("en-command.wav"), &[]))
-                    .send();
-                tokio::spawn(request)
-            })
+            .map(|_| tokio::spawn(self.transcription("en-command.wav")))
             .collect();
         self.until_a_cold_worker_is_ready().await;
         signal(hot, "CONT");
