@@ -173,6 +173,7 @@ mod tests {
     use std::process::Command;
 
     use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
     use tokio::time::Instant;
 
     use super::*;
@@ -202,7 +203,10 @@ mod tests {
             assert_eq!(client.try_write(sent).unwrap_or(0), sent.len());
             let (socket, _) = listener.accept().await.expect("accepts");
             let begin = Instant::now();
-            let accepted = acceptor.accept(socket, ServiceConfig::default()).await;
+            // The library's clock is a task of this thread.
+            let accepted = LocalSet::new()
+                .run_until(async { acceptor.accept(socket, ServiceConfig::default()).await })
+                .await;
             let error = accepted.err().expect("refused");
             assert!(
                 matches!(&error, DispatchError::Io(error) if error.kind() == io::ErrorKind::TimedOut),
