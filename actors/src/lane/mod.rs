@@ -133,7 +133,7 @@ impl Lane {
     ) -> Result<Option<EngineInfo>, LaneFailure> {
         match message {
             LaneMessage::Launched(Ok(engine)) => return Ok(Some(self.engine_up(myself, engine.0))),
-            LaneMessage::Launched(Err(error)) => return Err(LaneFailure::Launch(error).into()),
+            LaneMessage::Launched(Err(error)) => return Err(LaneFailure::Launch(error)),
             LaneMessage::Run(lease) => self.run(myself, lease),
             LaneMessage::Abort(lease) => self.abort(lease),
             LaneMessage::WorkIs(lease, kind) => self.work_is(lease, kind),
