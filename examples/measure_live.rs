@@ -71,7 +71,7 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     if let Some(models) = args.models.clone() {
         settings.models_dir = models;
     }
-    let (stt, mut ended) = start_tree(&settings, Neighbours::default()).await?;
+    let (stt, mut ended) = start_tree(&settings, Neighbours::of_command(&settings)?).await?;
     stt.ready().await.map_err(anyhow::Error::msg)?;
     let languages: Vec<&str> = args.languages.split(',').collect();
     let folder = tempfile::tempdir()?;

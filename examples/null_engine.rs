@@ -168,7 +168,7 @@ async fn main() -> anyhow::Result<()> {
         uploads,
         metrics: Exporter::install()?,
     };
-    let server = http::server(listener, state, 2)?;
+    let server = http::server(listener, state, None, 2)?;
     println!("http://{address}");
     tokio::select! {
         ended = server => Ok(ended?),

@@ -3,8 +3,10 @@
 //! Requests go through the client crate, with one retry and a time limit for both tries.
 
 use std::io::Cursor;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use hound::{SampleFormat, WavSpec, WavWriter};
 use reqwest::Url;
@@ -12,9 +14,16 @@ use stt_actors::domain::chunk::{AudioChunk, SAMPLE_RATE};
 use stt_actors::domain::error::FallbackError;
 use stt_actors::domain::transcript::{ChunkTranscript, Segment, Word, compression_ratio};
 use stt_actors::ports::{FallbackNode, FallbackRequest, FallbackText};
-use tracing::debug;
-use uttera_stt_client::{Audio, Client, Error, RetryPolicy, TranscribeOptions, Transcript};
+use thiserror::Error;
+use tracing::{debug, error, info};
+use uttera_stt_client::{
+    Audio, Client, Error as ClientError, RetryPolicy, TranscribeOptions, Transcript,
+};
 
+use crate::metrics::tls as metrics;
+use crate::settings::{Secret, Settings};
+use crate::tls::fallback::{FallbackFiles, FallbackPem};
+use crate::tls::files::TlsError;
 use crate::{language, telemetry};
 
 /// Header that tells a node not to escalate this request. Without it, two nodes that name each other as
@@ -40,27 +49,105 @@ const RETRY: RetryPolicy = RetryPolicy {
 /// Client of the fallback node.
 #[derive(Clone, Debug)]
 pub struct FallbackServer {
-    client: Client,
+    /// Replaced when the certificates are reloaded.
+    client: Arc<ArcSwap<Client>>,
+    node: Arc<Node>,
+}
+
+/// The settings of the node.
+#[derive(Debug)]
+struct Node {
+    url: Url,
+    key: Option<Secret>,
     limit: Duration,
+    files: FallbackFiles,
+}
+
+/// Why the client cannot be created.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// A file of certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address, the key or a certificate is not valid.
+    #[error("{0} (FALLBACK_URL, FALLBACK_API_KEY)")]
+    Client(#[from] ClientError),
 }
 
 impl FallbackServer {
-    /// A client of the node at this base URL. `limit`: time limit for one chunk, including the retry.
+    /// A client of the node that the settings name; `None` if they name none.
     ///
     /// # Errors
     /// The client cannot be created, for example because the key is not valid in a header.
-    pub fn new(url: &Url, key: Option<String>, limit: Duration) -> Result<Self, Error> {
-        let client = Client::builder(url.as_str())
-            .api_key(key.unwrap_or_default())
+    pub fn of(settings: &Settings) -> Result<Option<Self>, SetupError> {
+        let Some(url) = settings.fallback_url.clone() else {
+            return Ok(None);
+        };
+        let node = Node {
+            url,
+            key: settings.fallback_api_key.clone(),
+            limit: settings.fallback_timeout,
+            files: FallbackFiles::of(&settings.fallback_tls),
+        };
+        let pem = node.files.read()?;
+        let client = node.client(&pem)?;
+        if !node.files.is_empty() {
+            pem.record_expiry();
+            metrics::record_reload(metrics::Certificates::Fallback, true);
+        }
+        Ok(Some(Self {
+            client: Arc::new(ArcSwap::from_pointee(client)),
+            node: Arc::new(node),
+        }))
+    }
+
+    /// Reads the certificates again, if the settings name any. If anything is wrong with them, the current ones stay in
+    /// use.
+    pub fn reload(&self) {
+        if self.node.files.is_empty() {
+            return;
+        }
+        let made = || {
+            let pem = self.node.files.read()?;
+            pem.check_expiry()?;
+            Ok::<_, SetupError>((self.node.client(&pem)?, pem))
+        };
+        let made = made();
+        metrics::record_reload(metrics::Certificates::Fallback, made.is_ok());
+        match made {
+            Ok((client, pem)) => {
+                pem.record_expiry();
+                self.client.store(Arc::new(client));
+                info!("the certificates for the fallback were reloaded");
+            }
+            Err(reason) => error!(
+                %reason,
+                "the certificates for the fallback could not be reloaded; the current ones stay in use"
+            ),
+        }
+    }
+}
+
+impl Node {
+    fn client(&self, pem: &FallbackPem) -> Result<Client, ClientError> {
+        let key = self.key.clone().map(Secret::reveal).unwrap_or_default();
+        let mut builder = Client::builder(self.url.as_str())
+            .api_key(key)
             .header(ESCALATED, "1")
             // Audio and key go to the configured node only, not through a proxy of the environment.
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(limit)
-            .attempt_timeout(first_try(limit))
-            .retry(RETRY)
-            .build()?;
-        Ok(Self { client, limit })
+            .timeout(self.limit)
+            // The limit includes the retry.
+            .attempt_timeout(first_try(self.limit))
+            .retry(RETRY);
+        if let Some(authorities) = &pem.ca {
+            builder = builder.only_root_certificates(authorities.clone());
+        }
+        if let Some((certificate, key)) = &pem.pair {
+            builder = builder.client_certificate(certificate.clone(), key.clone());
+        }
+        builder.build()
     }
 }
 
@@ -97,7 +184,8 @@ impl FallbackNode for FallbackServer {
         let body = Audio::bytes(wav)
             .named("audio.wav")
             .content_type("audio/wav");
-        let reply = self.client.transcribe(body, &options).await;
+        let client = self.client.load_full();
+        let reply = client.transcribe(body, &options).await;
         let reply = reply.map_err(|error| self.failure(&error))?;
         debug!(%request_id, chunk = %audio.index, model = reply.model, "the fallback answered");
         Ok(FallbackText {
@@ -112,16 +200,16 @@ fn first_try(limit: Duration) -> Option<Duration> {
 }
 
 impl FallbackServer {
-    fn failure(&self, error: &Error) -> FallbackError {
+    fn failure(&self, error: &ClientError) -> FallbackError {
         match error {
-            Error::Status(status) => FallbackError::Refused {
+            ClientError::Status(status) => FallbackError::Refused {
                 status: status.status,
                 message: status.message.clone(),
             },
-            Error::Timeout { .. } => FallbackError::TimedOut {
-                seconds: self.limit.as_secs(),
+            ClientError::Timeout { .. } => FallbackError::TimedOut {
+                seconds: self.node.limit.as_secs(),
             },
-            Error::BadReply(_) => FallbackError::BadAnswer(error.to_string()),
+            ClientError::BadReply(_) => FallbackError::BadAnswer(error.to_string()),
             _ => FallbackError::Unreachable(error.to_string()),
         }
     }
@@ -253,10 +341,11 @@ mod tests {
             let mock = Mock::given(path("/v1/transcribe")).respond_with(reply);
             mock.up_to_n_times(1).mount(&node).await;
         }
-        let url = node.uri().parse().expect("an address");
-        let limit = Duration::from_secs(60);
-        let server = FallbackServer::new(&url, Some("between-us".to_owned()), limit);
-        let outcome = server.expect("made").transcribe(request()).await;
+        let mut settings = Settings::default();
+        settings.fallback_url = Some(node.uri().parse().expect("an address"));
+        settings.fallback_api_key = Some("between-us".into());
+        let server = FallbackServer::of(&settings).expect("made");
+        let outcome = server.expect("named").transcribe(request()).await;
         (node.received_requests().await.expect("recorded"), outcome)
     }
 

@@ -3,6 +3,7 @@
 //!
 //! The supervision tree is the crate `stt-actors`. [`serve`] composes it with the edges.
 
+pub mod allow_list;
 pub mod audio;
 pub mod board;
 pub mod cli;
@@ -23,12 +24,13 @@ pub mod render;
 pub mod serve;
 pub mod settings;
 pub mod telemetry;
+pub mod throttle;
+pub mod tls;
 pub mod wyoming;
 
 mod notify;
 mod priority;
 mod shutdown;
-mod tls;
 
 /// Whether this build supports a GPU (cargo feature `cuda` or `vulkan`).
 pub const BUILT_FOR_GPU: bool = cfg!(any(feature = "cuda", feature = "vulkan"));

@@ -24,6 +24,7 @@ pub enum Format {
 
 /// Optional parts of a JSON reply: `timestamp_granularities[]` and `include[]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of its own")]
 pub struct Details {
     /// Segments, in verbose_json.
     pub segments: bool,

@@ -1,4 +1,4 @@
-//! Signals from outside: stop (SIGTERM, or Ctrl-C at the terminal) and reload of the keys (SIGHUP).
+//! Signals from outside: stop (SIGTERM, or Ctrl-C at the terminal) and reload of the keys and certificates (SIGHUP).
 
 use std::io::IsTerminal;
 
@@ -38,7 +38,7 @@ pub struct HangUps {
 /// The meaning of a SIGHUP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HangUp {
-    /// Reload the keys.
+    /// Reload the keys and certificates.
     Reload,
     /// The terminal was closed.
     TerminalClosed,

@@ -14,6 +14,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::{Ports, TreeConfig};
 use crate::domain::error::{LiveError, SttError, TranslationError};
+use crate::domain::ids::WorkerRole;
 use crate::domain::job::Job;
 use crate::domain::live::{LiveClient, LiveOptions};
 use crate::domain::transcript::Transcript;
@@ -177,6 +178,11 @@ impl Stt {
     /// What each lane does now: the hot one, then the cold ones from the oldest. Asks no actor.
     pub fn lanes(&self) -> Vec<LaneSnapshot> {
         self.status.lanes_snapshot()
+    }
+
+    /// The processes of all loaded engines, with what they are for. Asks no actor.
+    pub fn worker_processes(&self) -> Vec<(WorkerRole, u32)> {
+        self.status.worker_processes()
     }
 
     /// Waits until the first engine is loaded. The error says why it cannot be.

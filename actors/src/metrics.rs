@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::domain::ids::LaneKind;
+use crate::domain::ids::{LaneKind, WorkerRole};
 use crate::domain::transcript::{ChunkTranscript, Reason};
 
 /// Histogram of the seconds that an engine worked on one chunk, without waiting. Label `op`.
@@ -28,6 +28,43 @@ pub const REDECODED_TOTAL: &str = "uttera_stt_redecoded_chunks_total";
 
 /// Counts requests that reused the work of an identical request. Label `from`.
 pub const JOINED_REQUESTS_TOTAL: &str = "uttera_stt_joined_requests_total";
+
+/// Counts chunks that left the queue, and their retries. Label `outcome`.
+pub const CHUNKS_TOTAL: &str = "uttera_stt_chunks_total";
+
+/// Counts starts of workers. Label `role`.
+pub const WORKER_STARTS_TOTAL: &str = "uttera_stt_worker_starts_total";
+
+/// Counts workers that did not start, or that ended without being asked to. Label `role`.
+pub const WORKER_CRASHES_TOTAL: &str = "uttera_stt_worker_crashes_total";
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkOutcome {
+    /// A lane transcribed it.
+    Done,
+    /// A lane failed on it, and it waits for another try.
+    Retried,
+    /// It was given up; its request gets an error or continues without it.
+    Discarded,
+    /// Its request was cancelled, or has no client at the moment.
+    Cancelled,
+}
+
+impl ChunkOutcome {
+    /// All values.
+    pub const ALL: [Self; 4] = [Self::Done, Self::Retried, Self::Discarded, Self::Cancelled];
+
+    /// The value of the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retried => "retried",
+            Self::Discarded => "discarded",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
 
 /// The work that a request reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,4 +123,19 @@ pub(crate) fn record_joined(from: JoinedFrom) {
 /// Records a removal of hallucinated text.
 pub(crate) fn record_hallucination(reason: Reason) {
     metrics::counter!(HALLUCINATIONS_TOTAL, "reason" => reason.as_str()).increment(1);
+}
+
+/// Records what became of some chunks.
+pub(crate) fn record_chunks(outcome: ChunkOutcome, count: usize) {
+    metrics::counter!(CHUNKS_TOTAL, "outcome" => outcome.as_str()).increment(count as u64);
+}
+
+/// Records that a worker is started.
+pub(crate) fn record_worker_start(role: WorkerRole) {
+    metrics::counter!(WORKER_STARTS_TOTAL, "role" => role.as_str()).increment(1);
+}
+
+/// Records that a worker did not start, or ended without being asked to.
+pub(crate) fn record_worker_crash(role: WorkerRole) {
+    metrics::counter!(WORKER_CRASHES_TOTAL, "role" => role.as_str()).increment(1);
 }

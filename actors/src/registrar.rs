@@ -76,6 +76,7 @@ impl Actor for Registrar {
         drop(myself.send_interval(arguments.interval, || RegistrarMessage::Tick));
         let _ = myself.cast(RegistrarMessage::Tick);
         let status = Arc::clone(&arguments.status);
+        status.registration_begins();
         let mut routing = status.subscribe_routing();
         let mut accepts = status.snapshot().accepts_requests();
         let watch = tokio::spawn(async move {
@@ -152,6 +153,7 @@ impl RegistrarState {
         self.publishing = None;
         match result {
             Ok(()) => {
+                self.arguments.status.record_written();
                 if !std::mem::take(&mut self.logged).is_empty() {
                     info!("the node is registered again");
                 }

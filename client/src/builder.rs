@@ -28,7 +28,7 @@ pub struct ClientBuilder {
     limits: Limits,
     telemetry: Hook,
     latency_window: usize,
-    root_certificates: Vec<Vec<u8>>,
+    tls: tls::Options,
     no_proxy: bool,
 }
 
@@ -42,7 +42,7 @@ impl ClientBuilder {
             limits: Limits::default(),
             telemetry: None,
             latency_window: 1024,
-            root_certificates: Vec::new(),
+            tls: tls::Options::default(),
             no_proxy: false,
         }
     }
@@ -105,7 +105,25 @@ impl ClientBuilder {
 
     /// Trusts a certificate in PEM format in addition to the system's.
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.root_certificates.push(pem.into());
+        self.tls.extra_roots.push(pem.into());
+        self
+    }
+
+    /// Trusts only the certificates in this text in PEM format, and those of [`Self::root_certificate`], in place of the
+    /// system's.
+    pub fn only_root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.tls.is_system_trusted = false;
+        self.root_certificate(pem)
+    }
+
+    /// Presents a certificate, for servers that demand one: the certificate with its chain, and its private key, both in
+    /// PEM format.
+    pub fn client_certificate(
+        mut self,
+        chain: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.tls.identity = Some((chain.into(), key.into()));
         self
     }
 
@@ -118,8 +136,8 @@ impl ClientBuilder {
     /// Builds the client. It sends nothing yet.
     ///
     /// # Errors
-    /// The address is invalid, a key or header has characters that HTTP does not allow, or there are no
-    /// certificates for HTTPS.
+    /// The address is invalid, a key or header has characters that HTTP does not allow, or a certificate or
+    /// its key is not valid, or there are no certificates for HTTPS.
     pub fn build(self) -> Result<Client, Error> {
         let url = parse(&self.url)?;
         let is_https = url.scheme() == "https";
@@ -131,7 +149,7 @@ impl ClientBuilder {
             .redirect(Policy::none())
             // This crate retries by itself, so that it can count, report and limit attempts.
             .retry(reqwest::retry::never())
-            .tls_backend_preconfigured(tls::config(is_https, &self.root_certificates)?);
+            .tls_backend_preconfigured(tls::config(is_https, &self.tls)?);
         if self.no_proxy {
             http = http.no_proxy();
         }

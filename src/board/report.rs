@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use stt_actors::domain::ids::LaneKind;
 use stt_actors::ports::MemoryKind;
 use stt_actors::{LaneSnapshot, LaneState, Snapshot, Stt};
 use utoipa::ToSchema;
@@ -301,11 +300,8 @@ fn node(snapshot: &Snapshot, identity: &Identity) -> NodeStatus {
 fn lane(lane: LaneSnapshot) -> LaneReport {
     let mut report = LaneReport {
         name: lane.name.to_string(),
-        kind: match lane.kind {
-            LaneKind::Hot => "hot",
-            LaneKind::Cold => "cold",
-        },
-        state: "",
+        kind: lane.kind.as_str(),
+        state: lane.state.name(),
         seconds: seconds(lane.since),
         work: None,
         ends_in_seconds: None,
@@ -313,29 +309,19 @@ fn lane(lane: LaneSnapshot) -> LaneReport {
         process_id: lane.process_id,
         memory_bytes: lane.process_id.and_then(private_bytes),
     };
-    report.state = match lane.state {
-        LaneState::Loading => "loading",
+    match lane.state {
         LaneState::Busy(work) => {
             report.work = Some(LaneWork {
                 kind: work.kind.as_str(),
                 audio_seconds: rounded(work.audio_seconds),
             });
-            "busy"
         }
-        LaneState::Idle { ends_in } => {
-            report.ends_in_seconds = ends_in.map(seconds);
-            "idle"
-        }
-        LaneState::Asleep => "asleep",
-        LaneState::Restarting { reason } => {
+        LaneState::Idle { ends_in } => report.ends_in_seconds = ends_in.map(seconds),
+        LaneState::Restarting { reason } | LaneState::Failed { reason } => {
             report.reason = Some(reason);
-            "restarting"
         }
-        LaneState::Failed { reason } => {
-            report.reason = Some(reason);
-            "failed"
-        }
-    };
+        LaneState::Loading | LaneState::Asleep => {}
+    }
     report
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use uttera_stt_tools::probe::client::client;
+use uttera_stt_tools::probe::client::{client, client_for_this_machine};
 use uttera_stt_tools::probe::server::Server;
 
 use crate::settings::{Role, Settings};
@@ -30,9 +30,14 @@ pub async fn healthcheck(
     args: &HealthcheckArgs,
     settings: Option<&Settings>,
 ) -> anyhow::Result<ExitCode> {
-    let own = settings.map(|settings| own_url(settings.host, settings.port));
-    let url = (args.url.clone()).or(own).unwrap_or_default();
-    let server = Server::with_client(client()?, url, None);
+    let own = settings.map(|own| own_url(own.tls.is_on(), own.host, own.port));
+    let server = match (&args.url, own) {
+        (None, Some(own)) => Server::with_client(client_for_this_machine()?, own, None),
+        (named, _) => {
+            let named = named.clone().unwrap_or_default();
+            Server::with_client(client()?, named, None)
+        }
+    };
     let limit = Duration::from_secs(args.limit_seconds);
     let answer = tokio::time::timeout(limit, server.send(server.get("/readyz"))).await;
     let reason = match answer {
@@ -49,13 +54,14 @@ pub async fn healthcheck(
 }
 
 /// The URL of a server of this machine that listens on this address.
-fn own_url(host: IpAddr, port: u16) -> String {
+fn own_url(is_https: bool, host: IpAddr, port: u16) -> String {
     let host = match host {
         IpAddr::V4(any) if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(any) if any.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         named => named,
     };
-    format!("http://{}", SocketAddr::new(host, port))
+    let scheme = if is_https { "https" } else { "http" };
+    format!("{scheme}://{}", SocketAddr::new(host, port))
 }
 
 #[cfg(test)]
@@ -64,9 +70,11 @@ mod tests {
 
     #[test]
     fn a_server_on_all_addresses_is_asked_on_the_loopback_address() {
-        let url = |host: &str| own_url(host.parse().expect("an address"), 9005);
+        let url = |host: &str| own_url(false, host.parse().expect("an address"), 9005);
         assert_eq!(url("0.0.0.0"), "http://127.0.0.1:9005");
         assert_eq!(url("::"), "http://[::1]:9005");
         assert_eq!(url("192.0.2.7"), "http://192.0.2.7:9005");
+        let own = own_url(true, Ipv4Addr::UNSPECIFIED.into(), 9005);
+        assert_eq!(own, "https://127.0.0.1:9005");
     }
 }

@@ -22,7 +22,7 @@ use uttera_stt_tools::smoke::{self, SmokeArgs};
 
 use crate::keys::{self, Reload};
 use crate::models::ModelStore;
-use crate::settings::{Loaded, Role, Settings, Sources};
+use crate::settings::{Loaded, Role, Settings, Sources, TlsSettings};
 use crate::shutdown::StopSignals;
 use crate::telemetry::{Log, Logger};
 use crate::{engine, serve, telemetry};
@@ -67,6 +67,9 @@ enum Command {
         /// Role of the node; it sets the default port, address and settings file.
         #[arg(long, value_enum, default_value_t)]
         role: Role,
+        /// Serve plain HTTP to everybody who reaches the address, whatever the settings say; for the benchmark.
+        #[arg(long, hide = true)]
+        plain: bool,
     },
     /// Transcribe files and exit.
     Transcribe(TranscribeArgs),
@@ -281,7 +284,9 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
     };
     own("WHISPER_MODEL", &cli.model);
     let role = match &cli.command {
-        Some(Command::Serve { host, port, role }) => {
+        Some(Command::Serve {
+            host, port, role, ..
+        }) => {
             own("HOST", host);
             own("PORT", port);
             *role
@@ -291,7 +296,11 @@ fn load_settings(cli: &Cli) -> anyhow::Result<(Loaded, Reload)> {
         _ => Role::default(),
     };
     let sources = Sources::of_process(role, cli.config.as_deref(), pairs.clone())?;
-    let loaded = Settings::load(&sources)?;
+    let mut loaded = Settings::load(&sources)?;
+    if let Some(Command::Serve { plain: true, .. }) = cli.command {
+        loaded.settings.tls = TlsSettings::default();
+        loaded.settings.allowed_networks.clear();
+    }
     // Reload from the same file, even if the search would then find another one.
     let file = sources.file.map(|(path, _)| path);
     let reload = move || {

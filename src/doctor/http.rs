@@ -3,11 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response, Url};
 use tokio::time::timeout;
 
 use super::clock::Clock;
+use crate::settings::Settings;
 use crate::tls;
+use crate::tls::fallback::{FallbackFiles, FallbackPem};
+use crate::tls::files::TlsError;
 
 /// Time limit of a request, from the look-up of the name to the end of the reply.
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
@@ -22,18 +25,59 @@ pub(super) struct Reply {
     pub(super) clock: Option<Clock>,
 }
 
+/// Whose certificates are accepted, and what this machine presents.
+#[derive(Clone, Default)]
+pub(super) enum Trust {
+    /// Those of the system's authorities.
+    #[default]
+    System,
+    /// Any: this machine asks itself, and sends nothing that is secret.
+    Anyone,
+    /// As the settings for the fallback say.
+    Fallback(FallbackPem),
+}
+
+impl Trust {
+    /// As the settings for the fallback say.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub(super) fn of_fallback(settings: &Settings) -> Result<Self, TlsError> {
+        let pem = FallbackFiles::of(&settings.fallback_tls).read()?;
+        Ok(Self::Fallback(pem))
+    }
+
+    fn apply(&self, builder: ClientBuilder) -> reqwest::Result<ClientBuilder> {
+        let pem = match self {
+            Self::System => return Ok(builder),
+            Self::Anyone => return Ok(builder.tls_danger_accept_invalid_certs(true)),
+            Self::Fallback(pem) => pem,
+        };
+        let mut builder = builder;
+        if let Some(authorities) = &pem.ca {
+            builder = builder.tls_certs_only(Certificate::from_pem_bundle(authorities)?);
+        }
+        if let Some((certificate, key)) = &pem.pair {
+            let both = [certificate.as_slice(), b"\n", key].concat();
+            builder = builder.identity(Identity::from_pem(&both)?);
+        }
+        Ok(builder)
+    }
+}
+
 /// Sends `GET`. The error is a short text without the URL, which may contain a password.
-pub(super) async fn get(url: Url, key: Option<&str>) -> Result<Reply, String> {
-    match timeout(LIMIT, reply(url, key)).await {
+pub(super) async fn get(url: Url, key: Option<&str>, trust: &Trust) -> Result<Reply, String> {
+    match timeout(LIMIT, reply(url, key, trust)).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => Err(cause(error)),
         Err(_) => Err(format!("no reply within {} s", LIMIT.as_secs())),
     }
 }
 
-async fn reply(url: Url, key: Option<&str>) -> reqwest::Result<Reply> {
+async fn reply(url: Url, key: Option<&str>, trust: &Trust) -> reqwest::Result<Reply> {
     tls::install_crypto();
-    let client = Client::builder()
+    let client = trust
+        .apply(Client::builder())?
         .redirect(Policy::none())
         // As the server itself does, which sends audio and keys to the configured server only.
         .no_proxy()

@@ -7,6 +7,7 @@
 //! | module | checks |
 //! |---|---|
 //! | `settings` | the settings, keys, models and the registered host, without asking anything else |
+//! | `tls` | certificates and keys in files |
 //! | `system` | processor, cores, limit on open files, year |
 //! | `ffmpeg` | ffmpeg and its decoders |
 //! | `models`, `memory`, `disk` | checksums; memory against the model; folders and space |
@@ -33,6 +34,7 @@ pub mod report;
 mod service;
 pub mod settings;
 mod system;
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;

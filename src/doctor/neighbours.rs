@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::clock::{self, Clock};
 use super::finding::Finding;
-use super::http;
+use super::http::{self, Trust};
 use super::settings::names_this_machine;
 use crate::fallback::FallbackServer;
 use crate::redis::{NodeAddress, RedisDirectory};
@@ -88,7 +88,7 @@ async fn libretranslate(settings: &Settings) -> Asked {
         Finding::error(CHECK, what, "requests for translations fail")
             .mended_by("start LibreTranslate, or correct LIBRETRANSLATE_URL")
     };
-    let reply = match http::get(http::below(url, "/languages"), None).await {
+    let reply = match http::get(http::below(url, "/languages"), None, &Trust::default()).await {
         Ok(reply) => reply,
         Err(problem) => return failed(problem).into(),
     };
@@ -115,12 +115,11 @@ async fn fallback(settings: &Settings) -> Asked {
         place: http::place(url),
         base: without_version(url),
         key: settings.fallback_api_key.clone().map(Secret::reveal),
+        // The check of the client reports what is wrong with them.
+        trust: Trust::of_fallback(settings).unwrap_or_default(),
     };
-    let client = FallbackServer::new(url, node.key.clone(), settings.fallback_timeout);
-    if let Err(error) = client {
-        return node
-            .failed(&format!("{error} (FALLBACK_URL, FALLBACK_API_KEY)"))
-            .into();
+    if let Err(error) = FallbackServer::of(settings) {
+        return node.failed(&error.to_string()).into();
     }
     let is_itself = url.host_str().is_some_and(names_this_machine)
         && url.port_or_known_default() == Some(settings.port);
@@ -138,6 +137,7 @@ struct Fallback {
     place: String,
     base: Url,
     key: Option<String>,
+    trust: Trust,
 }
 
 impl Fallback {
@@ -152,7 +152,7 @@ impl Fallback {
         };
         // GET is no request for work: with a valid key, this path answers that it takes only POST.
         let work = http::below(&self.base, "/v1/transcribe");
-        let status = http::get(work, self.key.as_deref()).await;
+        let status = http::get(work, self.key.as_deref(), &self.trust).await;
         let finding = match (status.map(|reply| reply.status), ready.status) {
             (Err(problem), _) => self.failed(&format!("GET /v1/transcribe: {problem}")),
             (Ok(401 | 403), _) => {
@@ -179,7 +179,8 @@ impl Fallback {
                     self.place
                 );
                 Finding::warning(Self::CHECK, what, Self::WHY).mended_by(format!(
-                    "uttera-stt smoke http://{}, and the log of that node",
+                    "uttera-stt smoke {}://{}, and the log of that node",
+                    self.base.scheme(),
                     self.place
                 ))
             }
@@ -192,12 +193,12 @@ impl Fallback {
 
     /// `/readyz`, else the paths that other servers of this kind have.
     async fn readiness(&self) -> Result<http::Reply, String> {
-        let mut reply = http::get(http::below(&self.base, "/readyz"), None).await?;
+        let mut reply = http::get(http::below(&self.base, "/readyz"), None, &self.trust).await?;
         for path in ["/v1/health", "/health"] {
             if reply.status != 404 {
                 break;
             }
-            reply = http::get(http::below(&self.base, path), None).await?;
+            reply = http::get(http::below(&self.base, path), None, &self.trust).await?;
         }
         Ok(reply)
     }

@@ -9,7 +9,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::finding::Finding;
-use super::http::{self, LIMIT};
+use super::http::{self, LIMIT, Trust};
 use super::machine::Machine;
 use super::settings::{is_own_address, names_this_machine};
 use crate::settings::{Settings, WyomingAddress};
@@ -40,7 +40,8 @@ pub(super) async fn port(settings: &Settings) -> Port {
         Ok(_) if port == 0 => Finding::ok(CHECK, "PORT=0: the system chooses a free one"),
         Ok(_) => Finding::ok(CHECK, format!("{host}:{port} is free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if let Some(health) = health(&reachable(host).to_string(), port).await {
+            let own = reachable(host).to_string();
+            if let Some(health) = health(settings, &own, port).await {
                 let Health { version, model, .. } = health;
                 let what = format!("uttera-stt {version} serves on {host}:{port}, model {model}");
                 return Port {
@@ -95,16 +96,23 @@ fn reachable(host: IpAddr) -> IpAddr {
     }
 }
 
-async fn health(host: &str, port: u16) -> Option<Health> {
+async fn health(settings: &Settings, host: &str, port: u16) -> Option<Health> {
+    let scheme = if settings.tls.is_on() {
+        "https"
+    } else {
+        "http"
+    };
     let is_ipv6 = host
         .parse::<IpAddr>()
         .is_ok_and(|address| address.is_ipv6());
     let url = if is_ipv6 {
-        format!("http://[{host}]:{port}/health")
+        format!("{scheme}://[{host}]:{port}/health")
     } else {
-        format!("http://{host}:{port}/health")
+        format!("{scheme}://{host}:{port}/health")
     };
-    let reply = http::get(Url::parse(&url).ok()?, None).await.ok()?;
+    let reply = http::get(Url::parse(&url).ok()?, None, &Trust::Anyone)
+        .await
+        .ok()?;
     serde_json::from_slice(&reply.body).ok()
 }
 
@@ -145,7 +153,9 @@ pub(super) async fn node_host(settings: &Settings, is_served: bool) -> Option<Fi
             return Some(Finding::warning(CHECK, what, why).mended_by(fix));
         }
     };
-    if is_served && health(host, port).await.is_none() {
+    // A server that admits chosen clients only may refuse this machine under that address.
+    let may_ask = is_served && !settings.admits_chosen_clients_only();
+    if may_ask && health(settings, host, port).await.is_none() {
         let what = format!("the server runs, but not under {host}:{port} (NODE_HOST, NODE_PORT)");
         let why = "routers read this address in Redis";
         return Some(Finding::warning(CHECK, what, why).mended_by(fix));

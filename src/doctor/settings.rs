@@ -3,6 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 
 use super::finding::{Finding, size};
+use super::tls;
 use crate::audio::vad::silero::Weights;
 use crate::keys::{self, Keys, SHORTEST_GOOD_KEY, Weaknesses};
 use crate::models::configured;
@@ -54,6 +55,7 @@ pub(super) fn examine(loaded: &Loaded, models: &[WantedModel]) -> Vec<Finding> {
     findings.extend(models.iter().map(|model| of_model(&store, model)));
     findings.extend(of_voice_activity(&store, &settings.vad_model));
     findings.extend(of_node_host(settings));
+    findings.extend(tls::examine(settings));
     findings
 }
 
@@ -159,6 +161,10 @@ fn of_keys(settings: &Settings, keys: &Keys) -> Vec<Finding> {
     let host = settings.host;
     if keys.is_open() && host.is_loopback() {
         let what = format!("none is set, and only this machine reaches HOST={host}");
+        return vec![Finding::ok(CHECK, what)];
+    }
+    if keys.is_open() && settings.admits_chosen_clients_only() {
+        let what = "none is set, and ALLOWED_NETWORKS or TLS_CLIENT_CA chooses the clients";
         return vec![Finding::ok(CHECK, what)];
     }
     if keys.is_open() {

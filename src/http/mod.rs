@@ -1,6 +1,7 @@
 //! The HTTP API. A handler in `routes` checks a request, sends a message through [`Stt`], awaits the
 //! reply and renders it.
 
+mod access;
 mod auth;
 mod body;
 mod caller;
@@ -16,11 +17,11 @@ mod traces;
 mod translation;
 mod usage;
 
+use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::error::DispatchError;
 use actix_http::{HttpServiceBuilder, ServiceConfig};
 use actix_server::Server;
 use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
@@ -31,14 +32,18 @@ use actix_web::{App, web};
 use stt_actors::Stt;
 use tokio::net::TcpStream;
 
+use crate::allow_list::AllowList;
 use crate::board::Board;
 use crate::keys::Keyring;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
+use crate::tls::server::ServerCertificates;
 pub use body::upload::UploadStore;
 use caller::Caller;
+use connections::acceptor::Acceptor;
 pub use connections::files_needed;
 use connections::request_reader::{self, RequestReader};
+use connections::stream::Stream;
 use connections::{ConnectionLimit, guard};
 pub use limits::Limits;
 pub use realtime::ClientSecrets;
@@ -98,11 +103,16 @@ impl AppState {
     }
 }
 
-/// Creates the server on a bound socket; it runs when awaited. It handles no signals.
+/// Creates the server on a bound socket; it runs when awaited. It handles no signals. `certificates`: for HTTPS.
 ///
 /// # Errors
 /// The socket cannot be used.
-pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io::Result<Server> {
+pub fn server(
+    listener: TcpListener,
+    state: AppState,
+    certificates: Option<ServerCertificates>,
+    workers: usize,
+) -> std::io::Result<Server> {
     let max_connections = state.settings.max_connections;
     connections::raise_file_limit(max_connections);
     let limit = ConnectionLimit::new(max_connections);
@@ -113,13 +123,28 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
         .disable_signals()
         .shutdown_timeout(SHUTDOWN_SECONDS);
     let shutdown = server.graceful_shutdown_signal();
+    let acceptor = Arc::new(Acceptor::new(
+        AllowList::new(&state.settings.allowed_networks),
+        state.settings.trusted_proxies.clone(),
+        certificates,
+    ));
     let service = move || {
         let (limit, shutdown) = (limit.clone(), shutdown.clone());
         let config = ServiceConfig::default();
-        let accept = fn_service(move |stream: TcpStream| {
-            let (config, address) = (config.clone(), stream.peer_addr().ok());
-            async move { Ok::<_, DispatchError>((RequestReader::new(stream, config), address)) }
+        let (accepting, stopping) = (Arc::clone(&acceptor), shutdown.clone());
+        let accept = fn_service(move |socket: TcpStream| {
+            let (acceptor, config) = (Arc::clone(&accepting), config.clone());
+            let stopping = stopping.clone();
+            async move {
+                tokio::select! {
+                    biased;
+                    accepted = acceptor.accept(socket, config) => accepted,
+                    // A handshake delays the end of the server as little as an idle connection.
+                    () = stopping.notified() => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+                }
+            }
         });
+        let acceptor = Arc::clone(&acceptor);
         let http = HttpServiceBuilder::default()
             // Idle connections close when the server stops, so that it need not wait for them.
             .graceful_shutdown_signal(move || {
@@ -131,8 +156,9 @@ pub fn server(listener: TcpListener, state: AppState, workers: usize) -> std::io
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             // When a client closes its side, its handler is dropped, which cancels the job.
             .h1_allow_half_closed(false)
-            .on_connect_ext(move |connection: &RequestReader<TcpStream>, data| {
-                limit.on_connect(connection.stream(), data);
+            .on_connect_ext(move |connection: &RequestReader<Stream>, data| {
+                limit.on_connect(connection.stream().socket(), data);
+                data.insert(acceptor.peer(connection.stream()));
                 data.insert(connection.end_of_input());
             })
             .h1(map_config(app(state.clone()), |()| AppConfig::default()));
@@ -160,6 +186,7 @@ fn app(
         .wrap(from_fn(connections::require_permit))
         .wrap(cors::middleware(&origins))
         .wrap(from_fn(cors::normalize))
+        .wrap(from_fn(access::require_access))
         .wrap(from_fn(request_reader::reject_malformed))
         .wrap(from_fn(request_log::log_request))
         .wrap(from_fn(guard::guard_connection))

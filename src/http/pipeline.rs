@@ -22,9 +22,7 @@ use crate::http::request_log::{ArrivalTime, RequestId, WorkSummary};
 use crate::http::traces;
 use crate::http::translation::{self, Translation};
 use crate::http::usage::MeteredEvents;
-use crate::metrics::{
-    Endpoint, ErrorType, Transcribed, escalation as escalation_metrics, record_error,
-};
+use crate::metrics::{Endpoint, ErrorType, Transcribed, record_error, record_timings};
 use crate::render::{Details, Format};
 
 /// The lanes that transcribed the audio.
@@ -204,7 +202,7 @@ impl ReplyPlan {
 
     /// Records the metrics of a transcript.
     pub fn record(&self, transcript: &Transcript) {
-        escalation_metrics::record_transcript(transcript);
+        record_timings(transcript);
         if transcript.lacks_fallback() {
             if self.endpoint == Endpoint::Transcribe {
                 // This route replies with an error and adds the text to it.

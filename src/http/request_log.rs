@@ -239,9 +239,11 @@ impl LogLine {
     }
 
     fn record(&self, status: u16, error: Option<&ApiError>) {
-        let pattern = self.pattern.as_deref();
-        record_request(pattern, &self.method, status, self.started_at.elapsed());
-        self.record_history(status, error);
+        let (pattern, took) = (self.pattern.as_deref(), self.started_at.elapsed());
+        // A streamed reply may fail after its status was sent.
+        let outcome = error.map_or(status, |error| error.status_code().as_u16());
+        record_request(pattern, &self.method, status, outcome, took);
+        self.record_history(outcome);
         if self.caller.was_key_required() {
             metrics::keys::record_request(&self.caller.name(), status);
         }
@@ -249,24 +251,18 @@ impl LogLine {
         if let Some(error) = error {
             record_error(error);
         }
-        metrics::escalation::record_request(
-            pattern,
-            &self.method,
-            error,
-            self.started_at.elapsed(),
-        );
+        let took = metrics::was_worked_on(outcome).then_some(took);
+        metrics::escalation::record_request(pattern, &self.method, error, took);
     }
 }
 
 impl LogLine {
     /// Records a request with audio for the board.
-    fn record_history(&self, status: u16, error: Option<&ApiError>) {
+    fn record_history(&self, outcome: u16) {
         if self.method != "POST" || !self.pattern.as_deref().is_some_and(takes_audio) {
             return;
         }
-        // A streamed reply may fail after its status was sent.
-        let status = error.map_or(status, |error| error.status_code().as_u16());
-        let end = match status {
+        let end = match outcome {
             CLIENT_CLOSED_REQUEST => End::Left,
             ..400 => End::Answered,
             400..500 => End::ClientError,

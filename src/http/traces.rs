@@ -79,7 +79,7 @@ fn context(headers: &HeaderMap) -> Option<TraceContext> {
             .then(|| Arc::from(value))
     };
     Some(TraceContext {
-        parent: header("traceparent").filter(|value| is_parent(value))?,
+        parent: header("traceparent").filter(is_parent)?,
         state: header("tracestate"),
     })
 }

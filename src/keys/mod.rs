@@ -18,7 +18,7 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use uuid::Uuid;
 
 pub use load::{KeysError, SHORTEST_GOOD_KEY, Weaknesses, load, plain_key, weaknesses};
-pub use reload::{Reload, Reloader};
+pub use reload::{Further, Reload, Reloader};
 
 /// Name under which requests without a key are counted; no key may have it.
 pub const ANONYMOUS: &str = "anonymous";

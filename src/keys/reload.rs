@@ -1,5 +1,5 @@
 //! Reloading of keys while the server runs: it reads all sources again and replaces all keys, or none
-//! if anything is wrong.
+//! if anything is wrong. Certificates are reloaded at the same time, each on its own.
 
 use std::sync::Arc;
 
@@ -14,13 +14,22 @@ use crate::settings::{Loaded, SettingsError};
 /// Reads the settings again from the sources of the start.
 pub type Reload = Arc<dyn Fn() -> Result<Loaded, SettingsError> + Send + Sync>;
 
+/// Reads other files again that the settings of the start name, and reports by itself.
+pub type Further = Box<dyn Fn() + Send + Sync>;
+
 /// Reloads the keys in a background task, so that a slow disk delays no request.
 #[derive(Clone, Debug)]
 pub struct Reloader(Arc<Notify>);
 
 impl Reloader {
-    /// Starts the background task; `at_start` holds the settings that the server started with.
-    pub fn start(keyring: Keyring, at_start: &Loaded, reload: Reload) -> Self {
+    /// Starts the background task; `at_start` holds the settings that the server started with. `further`: what is
+    /// reloaded as well.
+    pub fn start(
+        keyring: Keyring,
+        at_start: &Loaded,
+        reload: Reload,
+        further: Vec<Further>,
+    ) -> Self {
         warn_of(&at_start.settings);
         let notify = Arc::new(Notify::new());
         let requested = Arc::clone(&notify);
@@ -28,16 +37,22 @@ impl Reloader {
             in_force: at_start.in_force.clone(),
             warnings: at_start.warnings.clone(),
         });
+        let further = Arc::new(further);
         tokio::spawn(async move {
             loop {
                 // A request during a reload is not lost: `Notify` stores it, and the keys are read again.
                 requested.notified().await;
                 let (keyring, reload, at_start) =
                     (keyring.clone(), Arc::clone(&reload), Arc::clone(&at_start));
-                let read = move || read_again(&keyring, &reload, &at_start);
+                let further = Arc::clone(&further);
+                let read = move || {
+                    read_again(&keyring, &reload, &at_start);
+                    further.iter().for_each(|reload| reload());
+                };
                 notify::reloading();
                 if tokio::task::spawn_blocking(read).await.is_err() {
-                    error!("reloading the keys panicked; the current keys stay valid");
+                    error!("reloading panicked; what was not reloaded stays in force");
+                    metrics::keys::record_reload(false);
                 }
                 notify::reloaded();
             }
@@ -60,6 +75,7 @@ struct AtStart {
 
 fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     let reject = |reason: &dyn std::fmt::Display| {
+        metrics::keys::record_reload(false);
         error!(%reason, "the keys could not be reloaded; the current keys stay valid");
     };
     let loaded = match reload() {
@@ -84,6 +100,7 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     let names: Vec<String> = keys.names().map(ToString::to_string).collect();
     metrics::keys::register(names.iter().map(String::as_str));
     keyring.exchange(keys);
+    metrics::keys::record_reload(true);
     // Logged after the exchange, so that a reader of the log can rely on it.
     info!(keys = names.join(","), "the keys were reloaded");
     let changed = (loaded.in_force.iter().zip(&at_start.in_force))
@@ -151,7 +168,7 @@ mod tests {
     async fn a_request_reloads_the_keys() {
         let start = loaded("old");
         let keyring = Keyring::new(load(&start.settings).expect("keys"));
-        let reloader = Reloader::start(keyring.clone(), &start, reload(Some("new")));
+        let reloader = Reloader::start(keyring.clone(), &start, reload(Some("new")), Vec::new());
         reloader.request();
         let exchanged = async {
             while keyring.now().find("new").is_none() {

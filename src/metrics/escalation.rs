@@ -67,7 +67,7 @@ impl Stage {
     const fn help(self) -> &'static str {
         match self {
             Self::Total => {
-                "Time from the head of an audio request to the end of its response, in seconds."
+                "Time from the head of an audio request to the end of its response, in seconds, of requests that were answered or failed after work began."
             }
             Self::PrimaryInfer => "Inference time of this node for a request, in seconds.",
             Self::FallbackInfer => {
@@ -119,12 +119,13 @@ fn record(stage: Stage, seconds: f64) {
     latencies.count += 1;
 }
 
-/// Records the end of a request with any outcome. `pattern`: the route's pattern, if a route matched.
+/// Records the end of a request with any outcome. `pattern`: the route's pattern, if a route matched. `took`: `None` if
+/// it was refused, so that refusals do not hide slow requests.
 pub fn record_request(
     pattern: Option<&str>,
     method: &str,
     error: Option<ErrorType>,
-    took: Duration,
+    took: Option<Duration>,
 ) {
     let mut endpoints = Endpoint::ALL.into_iter();
     let Some(endpoint) = endpoints.find(|endpoint| Some(endpoint.path()) == pattern) else {
@@ -140,16 +141,14 @@ pub fn record_request(
         TALLY.exceptions[index][error as usize].fetch_add(1, Ordering::Relaxed);
         counter!(EXCEPTIONS, "endpoint" => path, "type" => error.as_str()).increment(1);
     }
-    record(Stage::Total, took.as_secs_f64());
+    if let Some(took) = took {
+        record(Stage::Total, took.as_secs_f64());
+    }
 }
 
 /// Records the timings of a transcript.
-pub fn record_transcript(transcript: &Transcript) {
+pub(super) fn record_transcript(transcript: &Transcript) {
     let timings = transcript.timings;
-    if timings.total <= 0.0 {
-        // The transcript came from the cache.
-        return;
-    }
     record(Stage::PrimaryInfer, timings.inference);
     record(Stage::QueueWait, timings.queue_wait);
     if timings.fallback > 0.0 {

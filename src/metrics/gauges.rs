@@ -1,8 +1,9 @@
 //! Series that are read from the tree's snapshot at a scrape.
 
-use metrics::{counter, gauge};
-use stt_actors::Snapshot;
+use metrics::{counter, describe_gauge, gauge};
+use stt_actors::domain::ids::LaneKind;
 use stt_actors::ports::MemoryKind;
+use stt_actors::{LaneSnapshot, Snapshot};
 
 use super::escalation;
 
@@ -16,7 +17,7 @@ pub(super) const BUILD_INFO: &str = "uttera_stt_build_info";
 type Reading = fn(&Snapshot) -> f64;
 
 /// Gauges with their help texts.
-pub(super) const GAUGES: &[(&str, &str, Reading)] = &[
+const GAUGES: &[(&str, &str, Reading)] = &[
     (
         "uttera_stt_inflight_requests",
         "Admitted audio requests that are not finished, including those still uploading.",
@@ -59,6 +60,16 @@ pub(super) const GAUGES: &[(&str, &str, Reading)] = &[
         |s| s.remaining.audio_seconds(),
     ),
     (
+        "uttera_stt_queue_drain_seconds",
+        "Estimated time until the ready lanes have done all work, in seconds.",
+        |s| s.drain_estimate().as_secs_f64(),
+    ),
+    (
+        "uttera_stt_node_record_age_seconds",
+        "Time since this node last wrote its record to Redis, or since it first tried, in seconds; NaN without REDIS_URL.",
+        |s| s.record_age.map_or(f64::NAN, |age| age.as_secs_f64()),
+    ),
+    (
         "uttera_stt_load_score",
         "Estimated time to drain the queue divided by ROUTING_DRAIN_CAP_SECONDS, at most 1.",
         Snapshot::load_score,
@@ -90,6 +101,41 @@ fn gpu_gb(snapshot: &Snapshot, bytes: Option<u64>) -> f64 {
     bytes
         .filter(|_| snapshot.memory.kind == MemoryKind::Vram)
         .map_or(f64::NAN, |bytes| bytes as f64 / GB)
+}
+
+const LANES: &str = "uttera_stt_lanes";
+
+/// States that both kinds of lane have.
+const STATES: [&str; 3] = ["loading", "busy", "idle"];
+/// States that only the hot lane has.
+const HOT_STATES: [&str; 3] = ["asleep", "restarting", "failed"];
+
+pub(super) fn describe() {
+    for (name, help, _) in GAUGES {
+        describe_gauge!(*name, *help);
+    }
+    describe_gauge!(
+        LANES,
+        "Lanes, by kind and by what they do. The hot lane is always in one state."
+    );
+}
+
+/// Sets the number of lanes in each state.
+pub(super) fn export_lanes(lanes: &[LaneSnapshot]) {
+    let count = |kind: LaneKind, state: &str| {
+        let same = |lane: &&LaneSnapshot| lane.kind == kind && lane.state.name() == state;
+        lanes.iter().filter(same).count() as f64
+    };
+    for state in STATES {
+        for kind in [LaneKind::Hot, LaneKind::Cold] {
+            let number = count(kind, state);
+            gauge!(LANES, "kind" => kind.as_str(), "state" => state).set(number);
+        }
+    }
+    for state in HOT_STATES {
+        let number = count(LaneKind::Hot, state);
+        gauge!(LANES, "kind" => LaneKind::Hot.as_str(), "state" => state).set(number);
+    }
 }
 
 pub(super) const LIBRETRANSLATE_CONFIGURED: &str = "uttera_stt_libretranslate_configured";

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use metrics::{counter, describe_counter};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 const REQUESTS: &str = "uttera_stt_key_requests_total";
 const AUDIO_SECONDS: &str = "uttera_stt_key_audio_seconds_total";
+
+const FILE_OK: &str = "uttera_stt_key_file_ok";
 
 /// Values of the label `status_class`.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
@@ -36,7 +38,16 @@ impl AudioByKey {
     }
 }
 
+/// Records whether the keys could be read the last time.
+pub fn record_reload(worked: bool) {
+    gauge!(FILE_OK).set(f64::from(u8::from(worked)));
+}
+
 pub(super) fn describe() {
+    describe_gauge!(
+        FILE_OK,
+        "1 if the keys (API_KEYS_FILE, API_KEYS) could be read the last time; 0 after a failed reload, when the keys before it stay valid."
+    );
     describe_counter!(
         REQUESTS,
         "Requests on paths that need a key, by key name and status class; anonymous: without a valid key."

@@ -7,32 +7,40 @@
 pub mod escalation;
 pub mod keys;
 pub mod live;
+pub mod tls;
+
+pub mod stages;
 
 mod gauges;
 mod labels;
+mod processes;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use stt_actors::Snapshot;
+use stt_actors::domain::ids::WorkerRole;
 use stt_actors::domain::transcript::{Doubt, Reason, Route, Task, Transcript};
 use stt_actors::metrics::{
-    ENCODER_PASSES_TOTAL, HALLUCINATIONS_TOTAL, INFERENCE_DURATION_SECONDS, INFERENCE_OPS,
-    JOINED_REQUESTS_TOTAL, JoinedFrom, REDECODED_TOTAL,
+    CHUNKS_TOTAL, ChunkOutcome, ENCODER_PASSES_TOTAL, HALLUCINATIONS_TOTAL,
+    INFERENCE_DURATION_SECONDS, INFERENCE_OPS, JOINED_REQUESTS_TOTAL, JoinedFrom, REDECODED_TOTAL,
+    WORKER_CRASHES_TOTAL, WORKER_STARTS_TOTAL,
 };
+use stt_actors::{LaneSnapshot, Snapshot};
 
 use crate::keys::ANONYMOUS;
 use crate::render::Format;
 pub use gauges::GB;
-use gauges::{BUILD_INFO, GAUGES, LIBRETRANSLATE_CONFIGURED, SPAWNED};
+use gauges::{BUILD_INFO, LIBRETRANSLATE_CONFIGURED, SPAWNED};
 use keys::AudioByKey;
 use labels::{DETECT_LANGUAGE, ENDPOINTS, METHODS};
 pub use labels::{Endpoint, ErrorType};
+use processes::Sampler;
 
-/// Interval at which recorded samples are folded into their histograms, even without a scrape.
+/// Interval at which recorded samples are folded into their histograms, even without a scrape, and at which processes
+/// are sampled.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 const REQUESTS: &str = "uttera_stt_requests_total";
@@ -58,6 +66,7 @@ pub struct Exporter {
     handle: PrometheusHandle,
     audio: Arc<AudioSeconds>,
     audio_by_key: Arc<AudioByKey>,
+    sampler: Arc<Mutex<Sampler>>,
 }
 
 impl Exporter {
@@ -67,7 +76,7 @@ impl Exporter {
     /// A recorder is installed already.
     pub fn install() -> Result<Self, InstallError> {
         let mut builder = PrometheusBuilder::new();
-        for series in escalation::histograms() {
+        for series in escalation::histograms().chain(stages::histograms()) {
             builder = builder
                 .set_buckets_for_metric(Matcher::Full(series.into()), escalation::BUCKETS)?;
         }
@@ -82,11 +91,15 @@ impl Exporter {
         metrics::set_global_recorder(recorder).map_err(|_| InstallError::Installed)?;
         describe();
         register();
-        Ok(Self {
+        let exporter = Self {
             handle,
             audio: Arc::default(),
             audio_by_key: Arc::default(),
-        })
+            sampler: Arc::default(),
+        };
+        // The first scrape has these series too.
+        exporter.sample_processes(&[]);
+        Ok(exporter)
     }
 
     /// Folds recorded samples into the histograms. Must be called every [`UPKEEP_INTERVAL`].
@@ -94,9 +107,22 @@ impl Exporter {
         self.handle.run_upkeep();
     }
 
+    /// Sets the series of the server's process and of these processes of workers. Must be called every
+    /// [`UPKEEP_INTERVAL`], where it may block while the kernel answers.
+    pub fn sample_processes(&self, workers: &[(WorkerRole, u32)]) {
+        let mut sampler = (self.sampler.lock()).unwrap_or_else(PoisonError::into_inner);
+        sampler.sample(workers);
+    }
+
     /// Renders all metrics in Prometheus's text format 0.0.4.
-    pub fn render(&self, snapshot: &Snapshot, libretranslate: bool) -> String {
+    pub fn render(
+        &self,
+        snapshot: &Snapshot,
+        lanes: &[LaneSnapshot],
+        libretranslate: bool,
+    ) -> String {
         gauges::export(snapshot, libretranslate);
+        gauges::export_lanes(lanes);
         self.handle.render()
     }
 
@@ -174,8 +200,21 @@ fn audio_seconds(endpoint: Endpoint, route: Route) -> metrics::Counter {
     counter!(AUDIO_SECONDS, "endpoint" => endpoint.path(), "route" => route.as_str())
 }
 
-/// Records the end of a request with any outcome. `pattern`: the route's pattern, if a route matched.
-pub fn record_request(pattern: Option<&str>, method: &str, status: u16, took: Duration) {
+/// Whether the duration of a request with this status says how fast the server works: it was answered, or failed after
+/// its work began. A refusal takes no time, and many of them would hide slow requests.
+pub fn was_worked_on(status: u16) -> bool {
+    matches!(status, ..400 | 500 | 502 | 504)
+}
+
+/// Records the end of a request with any outcome. `pattern`: the route's pattern, if a route matched. `outcome`: the
+/// status, or that of the error with which a reply ended whose status was sent before.
+pub fn record_request(
+    pattern: Option<&str>,
+    method: &str,
+    status: u16,
+    outcome: u16,
+    took: Duration,
+) {
     let endpoint = ENDPOINTS.iter().map(|(path, _)| *path);
     let endpoint = endpoint
         .into_iter()
@@ -185,8 +224,19 @@ pub fn record_request(pattern: Option<&str>, method: &str, status: u16, took: Du
     let method = method.copied().unwrap_or("OTHER");
     let status = status.to_string();
     counter!(REQUESTS, "endpoint" => endpoint, "method" => method, "status" => status).increment(1);
-    histogram!(REQUEST_DURATION, "endpoint" => endpoint, "method" => method)
-        .record(took.as_secs_f64());
+    if was_worked_on(outcome) {
+        histogram!(REQUEST_DURATION, "endpoint" => endpoint, "method" => method)
+            .record(took.as_secs_f64());
+    }
+}
+
+/// Records what can be said of a request that was transcribed.
+pub fn record_timings(transcript: &Transcript) {
+    // A transcript from the cache took no time.
+    if transcript.timings.total > 0.0 {
+        stages::record(&transcript.timings);
+        escalation::record_transcript(transcript);
+    }
 }
 
 /// Whether requests on the route with this pattern have audio in their body.
@@ -211,7 +261,7 @@ fn describe() {
     );
     describe_histogram!(
         REQUEST_DURATION,
-        "Time from the head of a request to the end of its response, in seconds."
+        "Time from the head of a request to the end of its response, in seconds, of requests that were answered or failed after work began: refused ones (4xx, 499, 503, 507) are not in it."
     );
     describe_counter!(BY_ROUTE, "Audio requests, by the lanes that did the work.");
     describe_counter!(TRANSCRIPTIONS, "Transcriptions, by response_format.");
@@ -251,12 +301,22 @@ fn describe() {
     );
     describe_gauge!(BUILD_INFO, "Version, engine and model; always 1.");
     describe_gauge!(LIBRETRANSLATE_CONFIGURED, "1 if LIBRETRANSLATE_URL is set.");
+    describe_counter!(
+        CHUNKS_TOTAL,
+        "Chunks by what became of them: done, discarded or cancelled; and retries (retried)."
+    );
+    describe_counter!(WORKER_STARTS_TOTAL, "Starts of workers, by role.");
+    describe_counter!(
+        WORKER_CRASHES_TOTAL,
+        "Workers that did not start, crashed, were killed or had to be killed, by role."
+    );
     keys::describe();
     live::describe();
+    tls::describe();
+    stages::describe();
+    processes::describe();
     escalation::describe();
-    for (name, help, _) in GAUGES {
-        describe_gauge!(*name, *help);
-    }
+    gauges::describe();
 }
 
 /// Creates every series of the closed sets of labels.
@@ -291,9 +351,19 @@ fn register() {
     for op in INFERENCE_OPS {
         let _ = histogram!(INFERENCE_DURATION_SECONDS, "op" => op);
     }
+    for outcome in ChunkOutcome::ALL {
+        let _ = counter!(CHUNKS_TOTAL, "outcome" => outcome.as_str());
+    }
+    for role in WorkerRole::ALL {
+        let _ = counter!(WORKER_STARTS_TOTAL, "role" => role.as_str());
+        let _ = counter!(WORKER_CRASHES_TOTAL, "role" => role.as_str());
+    }
     keys::register([ANONYMOUS].into_iter());
+    keys::record_reload(true);
+    stages::register();
     escalation::register();
     live::register();
+    tls::register();
     for kind in ErrorType::ALL {
         let _ = counter!(ERRORS, "type" => kind.as_str());
     }

@@ -97,7 +97,7 @@ mod tests {
         let line = options.lines().find(|line| line.contains("const CODES"));
         let quoted = line.and_then(|line| line.split('"').nth(1));
         let offered: Vec<&str> = quoted.expect("a list").split(' ').collect();
-        let mut known: Vec<&str> = language::all().map(|language| language.code()).collect();
+        let mut known: Vec<&str> = language::all().map(language::Language::code).collect();
         known.sort_unstable();
         assert_eq!(offered, known);
     }

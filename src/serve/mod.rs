@@ -17,12 +17,13 @@ use tracing::{error, info, warn};
 use crate::board::{Board, Identity};
 use crate::http::UploadStore;
 use crate::http::{self, AppState, ClientSecrets, Limits};
-use crate::keys::{self, Keyring, Keys, Reload, Reloader};
+use crate::keys::{self, Further, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::notify::Notifier;
 use crate::redis::nodes::NodeReader;
 use crate::settings::{Loaded, Settings};
 use crate::shutdown::{HangUp, HangUps, StopSignals};
+use crate::tls::server::ServerCertificates;
 use crate::wyoming::{Sockets, Wyoming};
 pub use tree::{Neighbours, start_tree};
 
@@ -33,7 +34,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(30);
 const MAX_HTTP_THREADS: usize = 4;
 
 /// Serves until SIGTERM or Ctrl-C, then drains: rejects new requests, finishes running ones and stops
-/// the tree. On SIGHUP it reloads the keys from the settings that `reload` returns.
+/// the tree. On SIGHUP it reloads the keys from the settings that `reload` returns, and the certificates.
 ///
 /// # Errors
 /// The settings are unusable, or a part of the server ended unexpectedly.
@@ -41,6 +42,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
     let settings = &loaded.settings;
     let keys = keys::load(settings)?;
+    let certificates = ServerCertificates::load(&settings.tls)?;
     let listener = bind(settings)?;
     let address = listener.local_addr()?;
     let wyoming_sockets = Sockets::bind(settings)?;
@@ -48,13 +50,19 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)
         .context("cannot create the upload folder")?;
     let metrics = Exporter::install()?;
-    tokio::spawn(keep_up(metrics.clone()));
     metrics::keys::register(keys.names().map(|name| &**name));
+    if let Some(certificates) = &certificates {
+        certificates.report();
+    }
     let keyring = Keyring::new(keys);
-    let reloader = Reloader::start(keyring.clone(), &loaded, reload);
     let neighbours = Neighbours::of(settings, address.port())?;
+    let own = certificates.clone();
+    let own = own.map(|own| Box::new(move || own.reload()) as Further);
+    let further = own.into_iter().chain(neighbours.reload()).collect();
+    let reloader = Reloader::start(keyring.clone(), &loaded, reload, further);
     let node_id = neighbours.node_id.clone();
     let (stt, tree_ended) = start_tree(settings, neighbours).await?;
+    tokio::spawn(keep_up(metrics.clone(), stt.clone()));
     let board = board(&stt, settings, node_id)?;
     if let Some(language) = settings.default_language.clone() {
         tokio::spawn(warn_of_language(stt.clone(), language));
@@ -75,7 +83,8 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     };
     let wyoming = wyoming::start(wyoming_sockets, &state.settings, state.clone())?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let server = http::server(listener, state, threads.min(MAX_HTTP_THREADS))?;
+    let threads = threads.min(MAX_HTTP_THREADS);
+    let server = http::server(listener, state, certificates, threads)?;
     let running = Running {
         notifier: Some(Notifier::start(&stt)),
         stt,
@@ -194,11 +203,17 @@ fn board(stt: &Stt, settings: &Settings, node_id: Option<String>) -> anyhow::Res
     Ok(Board::new(stt.clone(), identity, reader.transpose()?))
 }
 
-async fn keep_up(metrics: Exporter) {
+/// Keeps the metrics current that no request changes.
+async fn keep_up(metrics: Exporter, stt: Stt) {
     let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;
         metrics.upkeep();
+        let (metrics, workers) = (metrics.clone(), stt.worker_processes());
+        let sample = move || metrics.sample_processes(&workers);
+        if tokio::task::spawn_blocking(sample).await.is_err() {
+            warn!("sampling the processes for the metrics panicked");
+        }
     }
 }
 
@@ -218,7 +233,7 @@ async fn warn_of_language(stt: Stt, language: String) {
 }
 
 fn warn_if_open(settings: &Settings, keys: &Keys) {
-    if !settings.host.is_loopback() && keys.is_open() {
+    if !settings.host.is_loopback() && keys.is_open() && !settings.admits_chosen_clients_only() {
         warn!(
             host = %settings.host,
             "anyone who reaches this address can use the server: set API_KEYS or API_KEYS_FILE, or protect it with a firewall"

@@ -21,6 +21,7 @@ use crate::engine::own_executable;
 use crate::engine::process::{WorkerConfig, WorkerLauncher};
 use crate::fallback::FallbackServer;
 use crate::host_memory::HostMemoryProbe;
+use crate::keys::Further;
 use crate::libretranslate::LibreTranslate;
 use crate::metrics::GB;
 use crate::models::configured::ConfiguredModel;
@@ -36,8 +37,7 @@ const HELLO_LIMIT: Duration = Duration::from_secs(20);
 /// How long a worker may take to load its model: minutes for a large one on a slow disk.
 const LOAD_LIMIT: Duration = Duration::from_secs(600);
 
-/// Other servers that only a serving node needs.
-#[derive(Default)]
+/// Other servers that the node uses.
 pub struct Neighbours {
     /// The id under which the node registers itself.
     pub node_id: Option<String>,
@@ -45,6 +45,8 @@ pub struct Neighbours {
     directory: Option<Arc<dyn NodeDirectory>>,
     /// Translates transcripts.
     translator: Option<Arc<dyn Translator>>,
+    /// The fallback node.
+    fallback: Option<FallbackServer>,
 }
 
 impl Neighbours {
@@ -57,7 +59,27 @@ impl Neighbours {
             node_id: (settings.redis_url.as_ref()).map(|_| node_id(settings, port)),
             directory: directory(settings, port)?,
             translator: translator(settings)?,
+            fallback: fallback_node(settings)?,
         })
+    }
+
+    /// Those that also a command without a server uses.
+    ///
+    /// # Errors
+    /// A client cannot be created.
+    pub fn of_command(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(Self {
+            node_id: None,
+            directory: None,
+            translator: None,
+            fallback: fallback_node(settings)?,
+        })
+    }
+
+    /// What reads the certificates of the neighbours again.
+    pub(super) fn reload(&self) -> Option<Further> {
+        let fallback = self.fallback.clone()?;
+        Some(Box::new(move || fallback.reload()))
     }
 }
 
@@ -102,7 +124,7 @@ pub async fn start_tree(
         )),
         memory: Some(memory),
         directory: neighbours.directory,
-        fallback: fallback(settings, worker)?,
+        fallback: fallback(settings, neighbours.fallback, worker),
         translator: neighbours.translator,
     };
     let lanes = gpu.is_none().then(|| default_lanes(cores, threads));
@@ -139,28 +161,32 @@ async fn chosen_gpu(settings: &Settings) -> anyhow::Result<Option<(u32, devices:
 }
 
 /// The configured fallback: another node, or a second model on this node.
-fn fallback(settings: &Settings, worker: WorkerConfig) -> anyhow::Result<Option<FallbackPort>> {
-    if let Some(url) = &settings.fallback_url {
-        let key = settings.fallback_api_key.clone().map(Secret::reveal);
-        let server = FallbackServer::new(url, key, settings.fallback_timeout)
-            .context("cannot create the client of the fallback (FALLBACK_URL, FALLBACK_API_KEY)")?;
+fn fallback(
+    settings: &Settings,
+    node: Option<FallbackServer>,
+    worker: WorkerConfig,
+) -> Option<FallbackPort> {
+    if let Some(node) = node {
         info!("doubtful texts are escalated to the fallback node (FALLBACK_URL)");
-        return Ok(Some(FallbackPort::Node(Arc::new(server))));
+        return Some(FallbackPort::Node(Arc::new(node)));
     }
-    let Some(model) = &settings.fallback_model else {
-        return Ok(None);
-    };
+    let model = settings.fallback_model.as_ref()?;
     info!(
         model,
         "doubtful texts are escalated to the fallback model of this node"
     );
     let (name, least_bytes) = name_and_memory(model);
     let models = Arc::new(ConfiguredModel::named(settings, model));
-    Ok(Some(FallbackPort::Model {
+    Some(FallbackPort::Model {
         launcher: Arc::new(WorkerLauncher::new(worker, models)),
         model: name.into(),
         least_bytes,
-    }))
+    })
+}
+
+/// The client of the fallback node, if the settings name one.
+fn fallback_node(settings: &Settings) -> anyhow::Result<Option<FallbackServer>> {
+    FallbackServer::of(settings).context("cannot create the client of the fallback")
 }
 
 /// A model's name for people, and the memory in bytes that it needs at least; 0 if unknown.

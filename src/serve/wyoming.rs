@@ -32,10 +32,11 @@ pub(super) fn start(
     state: AppState,
 ) -> std::io::Result<Option<Wyoming>> {
     let start = |sockets: Sockets| {
-        for address in sockets.open_to_others() {
+        let is_open = settings.allowed_networks.is_empty();
+        for address in sockets.open_to_others().filter(|_| is_open) {
             warn!(
                 %address,
-                "anyone who reaches this address can use Wyoming, which has no keys: protect it with a firewall"
+                "anyone who reaches this address can use Wyoming, which has no keys: set ALLOWED_NETWORKS, or protect it with a firewall"
             );
         }
         let stt = state.stt.clone();

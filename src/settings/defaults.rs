@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::MEGABYTE;
-use super::{Device, LogFormat, Origins, Role, Settings, VadModel, WyomingSettings, variables};
+use super::{
+    Device, FallbackTlsSettings, LogFormat, Origins, Role, Settings, TlsSettings, VadModel,
+    WyomingSettings, variables,
+};
 use crate::engine::EngineChoice;
 
 impl Default for Settings {
@@ -13,6 +16,7 @@ impl Default for Settings {
         Self {
             host: [127, 0, 0, 1].into(),
             port: 9005,
+            tls: TlsSettings::default(),
             whisper_model: "auto".to_owned(),
             models_dir: default_models_dir(),
             compute_type: None,
@@ -59,6 +63,7 @@ impl Default for Settings {
             escalation: variables::ESCALATION,
             fallback_url: None,
             fallback_api_key: None,
+            fallback_tls: FallbackTlsSettings::default(),
             fallback_model: None,
             fallback_timeout: Duration::from_secs(60),
             server_commit: None,
@@ -69,6 +74,7 @@ impl Default for Settings {
             max_audio_per_day: None,
             max_connections: 512,
             trusted_proxies: Vec::new(),
+            allowed_networks: Vec::new(),
             device: Device::Auto,
             device_index: 0,
             debug: false,

@@ -1,7 +1,7 @@
 //! Builds [`Settings`] from the sources and checks them.
 
 use super::variables::{self, VARIABLES, Variable};
-use super::{Device, Role, Settings, SettingsError, Sources};
+use super::{Device, FallbackTlsSettings, Role, Settings, SettingsError, Sources};
 use crate::models;
 
 /// Settings with the warnings about them.
@@ -48,6 +48,7 @@ impl Settings {
         choose_model(&mut settings, sources);
         check_default_language(&settings, sources)?;
         check_ports(&settings, sources)?;
+        check_certificates(sources)?;
         warnings.extend(settings.contradictions());
         Ok(Loaded {
             settings,
@@ -75,6 +76,13 @@ impl Settings {
         }
         if self.fallback_url.is_some() && self.fallback_model.is_some() {
             found.push("FALLBACK_MODEL has no effect: FALLBACK_URL is set".to_owned());
+        }
+        let is_https = |url: &reqwest::Url| url.scheme() == "https";
+        if self.fallback_tls != FallbackTlsSettings::default()
+            && !self.fallback_url.as_ref().is_some_and(is_https)
+        {
+            let text = "FALLBACK_CA and FALLBACK_CERT have no effect without a FALLBACK_URL that begins with https://";
+            found.push(text.to_owned());
         }
         for name in ["WYOMING_LANGUAGES", "WYOMING_NAME", "WYOMING_PARTIALS"] {
             if self.is_set(name) && !self.wyoming.is_on() {
@@ -167,4 +175,27 @@ fn check_ports(settings: &Settings, sources: &Sources) -> Result<(), SettingsErr
         }),
         _ => Ok(()),
     }
+}
+
+/// Rejects a certificate without its key, and demands on clients that nothing would enforce.
+fn check_certificates(sources: &Sources) -> Result<(), SettingsError> {
+    for (name, needed) in [
+        ("TLS_CERT", "TLS_KEY"),
+        ("TLS_KEY", "TLS_CERT"),
+        ("TLS_CLIENT_CA", "TLS_CERT"),
+        ("FALLBACK_CERT", "FALLBACK_KEY"),
+        ("FALLBACK_KEY", "FALLBACK_CERT"),
+    ] {
+        if let Some((value, origin)) = sources.find(name)
+            && sources.find(needed).is_none()
+        {
+            return Err(SettingsError::Value {
+                name: name.to_owned(),
+                value: value.trim().to_owned(),
+                origin,
+                allowed: format!("it needs {needed}, too"),
+            });
+        }
+    }
+    Ok(())
 }

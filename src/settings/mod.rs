@@ -34,11 +34,17 @@ pub use sources::Sources;
 
 /// All settings of the server. `Debug` prints no field, since the URLs may contain passwords.
 #[derive(Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own"
+)]
 pub struct Settings {
     /// Address to bind.
     pub host: IpAddr,
     /// Port to bind.
     pub port: u16,
+    /// TLS by the server itself.
+    pub tls: TlsSettings,
     /// A catalogue name, a ggml file or a CTranslate2 folder; `auto`: by device.
     pub whisper_model: String,
     /// The models folder.
@@ -133,6 +139,8 @@ pub struct Settings {
     pub fallback_url: Option<Url>,
     /// API key of the fallback node.
     pub fallback_api_key: Option<Secret>,
+    /// Certificates for the connection to the fallback node.
+    pub fallback_tls: FallbackTlsSettings,
     /// Fallback model on this node.
     pub fallback_model: Option<String>,
     /// Time limit of the fallback for one chunk.
@@ -153,6 +161,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// Clients that may use the server; empty: all.
+    pub allowed_networks: Vec<IpNet>,
     /// Device for inference.
     pub device: Device,
     /// Index of the GPU.
@@ -178,6 +188,35 @@ pub enum VadModel {
     File(PathBuf),
     /// No detector: all audio counts as speech.
     Off,
+}
+
+/// TLS by the server itself (`TLS_…`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The file with the certificate and its chain; `None`: plain HTTP.
+    pub certificate: Option<PathBuf>,
+    /// The file with its private key.
+    pub key: Option<PathBuf>,
+    /// The file with the authorities of the clients' certificates; `None`: clients need no certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl TlsSettings {
+    /// Whether the server speaks HTTPS.
+    pub fn is_on(&self) -> bool {
+        self.certificate.is_some()
+    }
+}
+
+/// Certificates for the connection to the fallback node (`FALLBACK_…`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FallbackTlsSettings {
+    /// The file with the only trusted authorities; `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// The file with the certificate that this node presents, and its chain.
+    pub certificate: Option<PathBuf>,
+    /// The file with its private key.
+    pub key: Option<PathBuf>,
 }
 
 /// Settings of the Wyoming protocol (`WYOMING_…`).
@@ -276,6 +315,11 @@ impl Settings {
     /// Whether a source sets this variable, even to its default value.
     pub fn is_set(&self, name: &str) -> bool {
         self.set.contains(name)
+    }
+
+    /// Whether only clients with certain addresses or certificates may use the server.
+    pub fn admits_chosen_clients_only(&self) -> bool {
+        !self.allowed_networks.is_empty() || self.tls.client_ca.is_some()
     }
 }
 

@@ -123,14 +123,28 @@ fn origin(text: &str) -> Result<String, String> {
     Ok(text.trim_end_matches('/').to_ascii_lowercase())
 }
 
-/// Parses comma-separated addresses and networks.
+/// Parses the addresses and networks of proxies.
 pub fn proxies(settings: &mut Settings, value: &str) -> Result<(), String> {
+    settings.trusted_proxies = networks(value)?;
+    Ok(())
+}
+
+/// Parses the addresses and networks of clients. A list without one is no list: it would admit everybody.
+pub fn allowed_networks(settings: &mut Settings, value: &str) -> Result<(), String> {
+    settings.allowed_networks = networks(value)?;
+    if settings.allowed_networks.is_empty() {
+        return Err("expected at least one address or network".to_owned());
+    }
+    Ok(())
+}
+
+/// Parses comma-separated addresses and networks.
+fn networks(value: &str) -> Result<Vec<IpNet>, String> {
     let texts = value
         .split(',')
         .map(str::trim)
         .filter(|text| !text.is_empty());
-    settings.trusted_proxies = texts.map(network).collect::<Result<_, _>>()?;
-    Ok(())
+    texts.map(network).collect()
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

@@ -257,6 +257,40 @@ fn an_ipv4_proxy_written_as_ipv6_becomes_ipv4() {
 }
 
 #[test]
+fn a_list_of_allowed_networks_without_a_network_is_refused() {
+    let loaded = load(&[("ALLOWED_NETWORKS", "192.0.2.1,10.0.0.0/8 , ::1")]).expect("loads");
+    assert_eq!(loaded.settings.allowed_networks.len(), 3);
+    for empty in [",", " , "] {
+        let error = load(&[("ALLOWED_NETWORKS", empty)]).expect_err("refused");
+        assert!(error.to_string().contains("at least one"), "{error}");
+    }
+}
+
+#[test]
+fn a_certificate_needs_its_key_and_the_demand_for_certificates_needs_tls() {
+    let refused = |pairs: &[(&str, &str)]| load(pairs).expect_err("refused").to_string();
+    for (alone, needed) in [
+        ("TLS_CERT", "TLS_KEY"),
+        ("TLS_KEY", "TLS_CERT"),
+        ("TLS_CLIENT_CA", "TLS_CERT"),
+        ("FALLBACK_CERT", "FALLBACK_KEY"),
+        ("FALLBACK_KEY", "FALLBACK_CERT"),
+    ] {
+        let told = refused(&[(alone, "/file")]);
+        assert!(told.starts_with(alone) && told.contains(needed), "{told}");
+    }
+    let both = [("TLS_CERT", "/file"), ("TLS_KEY", "/file")];
+    assert!(load(&both).expect("loads").settings.tls.is_on());
+    let plain = [("FALLBACK_CA", "/file"), ("FALLBACK_URL", "http://x")];
+    assert_eq!(load(&plain).expect("loads").warnings.len(), 1);
+    let encrypted = [("FALLBACK_CA", "/file"), ("FALLBACK_URL", "https://x")];
+    assert_eq!(
+        load(&encrypted).expect("loads").warnings,
+        Vec::<String>::new()
+    );
+}
+
+#[test]
 fn wyoming_needs_a_port_of_its_own() {
     let error = load(&[("PORT", "9000"), ("WYOMING_PORT", "9000")]).err();
     let told = error.expect("it is refused").to_string();

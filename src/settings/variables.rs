@@ -10,6 +10,7 @@ mod live;
 mod log;
 mod model;
 mod neighbours;
+mod tls;
 mod workers;
 
 use super::Settings;
@@ -85,6 +86,7 @@ pub static VARIABLES: &[Variable] = &JOINED;
 
 const SUBJECTS: &[&[Variable]] = &[
     listening::ROWS,
+    tls::ROWS,
     model::ROWS,
     workers::ROWS,
     limits::ROWS,

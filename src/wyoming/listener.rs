@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::{Caller, MAX_CONNECTIONS, Server, connection};
+use crate::metrics::tls::Protocol;
 use crate::settings::{Settings, WyomingAddress};
 
 /// Pause after a connection that could not be accepted, for example because too many files are open.
@@ -145,6 +146,10 @@ impl Connections {
     async fn accept_tcp(self, listener: TcpListener) {
         while let Some(accepted) = self.next(listener.accept()).await {
             match accepted {
+                Ok((_, address)) if !self.server.allow_list.admits(address.ip()) => {
+                    let address = address.ip().to_canonical();
+                    self.server.allow_list.refused(Protocol::Wyoming, address);
+                }
                 Ok((stream, address)) => {
                     // Replies are small and awaited.
                     let _ = stream.set_nodelay(true);

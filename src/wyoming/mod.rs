@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::allow_list::AllowList;
 use crate::models;
 use crate::settings::Settings;
 use discovery::Announcement;
@@ -82,6 +83,7 @@ struct Server {
     stt: Stt,
     settings: ConnectionSettings,
     callers: Arc<dyn Callers>,
+    allow_list: AllowList,
     /// Cancelled when the server begins to stop.
     draining: CancellationToken,
 }
@@ -127,6 +129,7 @@ impl Wyoming {
                 model: configured_model(settings),
             },
             callers,
+            allow_list: AllowList::new(&settings.allowed_networks),
             draining: draining.clone(),
         };
         sockets.serve(Arc::new(server), &tasks)?;

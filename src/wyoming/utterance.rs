@@ -17,8 +17,8 @@ use super::event::{self, Failure, Transcribe};
 use super::frame::Event;
 use super::{Caller, Server};
 use crate::language;
-use crate::metrics::escalation as escalation_metrics;
 use crate::metrics::live::{Outcome, Protocol, record_turn};
+use crate::metrics::record_timings;
 
 /// Events that are sent together.
 pub type Replies = mpsc::Sender<Vec<Event>>;
@@ -270,7 +270,7 @@ impl Reply {
     async fn transcript(self, transcript: &Transcript) {
         let seconds = self.audio.seconds();
         self.server.callers.charge(self.caller.address, seconds);
-        escalation_metrics::record_transcript(transcript);
+        record_timings(transcript);
         record_turn(Protocol::Wyoming, Outcome::Completed);
         let text = transcript.text();
         info!(

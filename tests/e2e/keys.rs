@@ -186,8 +186,11 @@ async fn a_broken_file_keeps_the_keys_in_force_and_says_so_in_one_line() {
     let line = hang_up(&server, REJECTED).await;
     assert!(line.contains("cannot be read"), "{line}");
     assert_eq!(status(&server, "good-secret").await, 200);
+    let is_ok = async || server.metric("uttera_stt_key_file_ok").await;
+    assert!(is_ok().await < 0.5);
     keys.write("phone new-secret\n");
     hang_up(&server, RELOADED).await;
+    assert!(is_ok().await > 0.5);
     assert_eq!(status(&server, "good-secret").await, 401);
     assert_eq!(status(&server, "new-secret").await, 200);
 }

@@ -269,10 +269,10 @@ async fn files_have_the_same_log_and_a_folder_that_vanished_is_made_again() {
     line_in_file(&file, " path=/v1/audio/transcriptions ").await;
     let lost = server.metric("uttera_stt_log_lines_lost_total").await;
     assert_eq!(lost.to_string(), "0");
-    // The last lines are written.
+    // The newest lines are written.
     server.terminate().await;
-    let last = lines(&file).pop().expect("a line");
-    assert!(last.contains(" msg=stopped "), "{last}");
+    let newest = lines(&file).pop().expect("a line");
+    assert!(newest.contains(" msg=stopped "), "{newest}");
 }
 
 #[tokio::test]

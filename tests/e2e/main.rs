@@ -1,6 +1,7 @@
 //! The built program over HTTP and on the command line.
 
 mod abuse;
+mod allow_list;
 mod bench;
 mod board;
 mod chaos;
@@ -28,6 +29,7 @@ mod metrics;
 mod openai_client;
 mod openapi;
 mod page;
+mod prometheus;
 mod realtime;
 mod recordings;
 mod redis_directory;
@@ -39,6 +41,7 @@ mod service;
 mod smoke;
 mod status;
 mod stream;
+mod tls;
 #[cfg(feature = "otel")]
 mod traces;
 mod transcribe_script;

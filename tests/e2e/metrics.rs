@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use reqwest::Method;
 use serde_json::Value;
-use test_support::{Server, model, sample};
+use test_support::{Server, model, sample, signal};
 
 /// The series of a page: name with labels, and value.
 fn series(page: &str) -> BTreeMap<&str, f64> {
@@ -153,6 +153,107 @@ async fn requests_are_counted_where_they_belong_and_no_label_carries_what_a_clie
         (speed * factor - 1.0).abs() < 1e-6,
         "{speed} is not 1/{factor}"
     );
+}
+
+#[tokio::test]
+async fn many_refusals_do_not_hide_a_slow_request() {
+    let settings = [("RATE_LIMIT_RPS", "0.001"), ("RATE_LIMIT_BURST", "3")];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let file = sample("en-command.wav");
+    let mut fastest = f64::INFINITY;
+    for _ in 0..3 {
+        let response = server.transcribe(&file, &[]).await;
+        assert_eq!(response.status(), 200);
+        let total = response.headers()["x-total-ms"].to_str().expect("ASCII");
+        fastest = fastest.min(total.parse().expect("milliseconds"));
+    }
+    for _ in 0..60 {
+        assert_eq!(server.transcribe(&file, &[]).await.status(), 429);
+    }
+    let body: Value = (server.get("/v1/metrics").await.json().await).expect("JSON");
+    let total = &body["latency_ms"]["request_total"];
+    assert_eq!(total["count"], 3, "{body}");
+    for percentile in ["p50", "p95", "p99"] {
+        // The header has whole milliseconds.
+        let millis = total[percentile].as_f64().expect("a number");
+        assert!(millis >= fastest - 1.0, "{percentile}: {millis} {fastest}");
+    }
+    assert_eq!(
+        body["counters"]["requests_total"]["/v1/audio/transcriptions"],
+        63
+    );
+    let page = server.metrics().await;
+    let series = series(&page);
+    let of_path = "endpoint=\"/v1/audio/transcriptions\",method=\"POST\"";
+    for (name, expected) in [
+        (
+            format!("uttera_stt_request_duration_seconds_count{{{of_path}}}"),
+            3.0,
+        ),
+        ("stt_request_total_seconds_count".to_owned(), 3.0),
+        (
+            format!("uttera_stt_requests_total{{{of_path},status=\"429\"}}"),
+            60.0,
+        ),
+        (
+            "uttera_stt_errors_total{type=\"rate_limit\"}".to_owned(),
+            60.0,
+        ),
+        ("uttera_stt_upload_seconds_count".to_owned(), 3.0),
+        ("uttera_stt_decode_seconds_count".to_owned(), 3.0),
+        ("uttera_stt_queue_wait_seconds_count".to_owned(), 3.0),
+    ] {
+        let value = series[name.as_str()];
+        assert!((value - expected).abs() < 1e-9, "{name}: {value}");
+    }
+}
+
+#[tokio::test]
+async fn workers_are_measured_and_what_an_ended_one_used_stays_in_the_counters() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let of_hot = async |name: &str| {
+        let series = format!("uttera_stt_worker_{name}{{role=\"hot\"}}");
+        server.metric(&series).await
+    };
+    let file = sample("en-sentence.wav");
+    let has_worked = || async {
+        assert_eq!(server.transcribe(&file, &[]).await.status(), 200);
+        of_hot("cpu_seconds_total").await >= 1.0
+    };
+    server.until("the worker is sampled", has_worked).await;
+    for name in ["resident_bytes", "open_files", "threads"] {
+        assert!(of_hot(name).await > 0.0, "{name}");
+    }
+    let before = of_hot("cpu_seconds_total").await;
+    let chunks = async |outcome: &str| {
+        let series = format!("uttera_stt_chunks_total{{outcome=\"{outcome}\"}}");
+        server.metric(&series).await
+    };
+    assert!(chunks("done").await >= 1.0);
+    // It stands still, so that it cannot finish before it is killed.
+    let worker = server.workers()[0];
+    signal(worker, "STOP");
+    let request = server.start_long_request().await;
+    signal(worker, "KILL");
+    let is_retried = || async { chunks("retried").await >= 1.0 };
+    server.until("the chunk is retried", is_retried).await;
+    request.abort();
+    let is_cancelled = || async { chunks("cancelled").await >= 1.0 };
+    server.until("the rest is cancelled", is_cancelled).await;
+    let is_back = || async { of_hot("starts_total").await >= 2.0 };
+    server.until("the worker is replaced", is_back).await;
+    assert!(of_hot("crashes_total").await >= 1.0);
+    assert!(of_hot("cpu_seconds_total").await >= before);
+    assert!(server.metric("process_start_time_seconds").await > 1.7e9);
+    assert!(server.metric("process_open_fds").await > 3.0);
+    assert!(server.metric("process_max_fds").await > 3.0);
+    let lanes = server.metrics().await;
+    let lanes = series(&lanes);
+    let hot = lanes
+        .iter()
+        .filter(|(name, _)| name.starts_with("uttera_stt_lanes{kind=\"hot\""));
+    let hot: f64 = hot.map(|(_, value)| value).sum();
+    assert!((hot - 1.0).abs() < 1e-9, "{lanes:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use test_support::libretranslate::{Behaviour, StandIn};
-use test_support::tls::TlsProxy;
+use test_support::tls::Authority;
 use test_support::wer::assert_alike;
 use test_support::{PATIENCE, Server, model, repository, sample, sample_text, words};
 use tokio::process::Command;
@@ -108,11 +108,13 @@ async fn the_official_client_for_node_gets_formats_streams_and_errors() {
 
 #[tokio::test]
 async fn the_official_client_for_node_gets_realtime_events_over_tls() {
-    let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", KEY)]).await;
-    let proxy = TlsProxy::start(&server.url).await;
-    let certificate = proxy.certificate();
+    let authority = Authority::new();
+    let issued = authority.issue("server");
+    let settings = [&issued.settings()[..], &[("API_KEYS", KEY)]].concat();
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let certificate = authority.certificate();
     let trusted = Some(("NODE_EXTRA_CA_CERTS", certificate.as_path()));
-    let told = node_check(&proxy.url, "en-command.wav", "realtime", trusted).await;
+    let told = node_check(&server.url, "en-command.wav", "realtime", trusted).await;
     if let Some(text) = told {
         let text = text.as_str().expect("a text");
         assert_eq!(words(text), words(&sample_text("en-command.wav")));

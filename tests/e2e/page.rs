@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use test_support::page::Scenario;
+use test_support::tls::Authority;
 use test_support::{Server, model, sample, sample_text, signal};
 
 const SPOKEN: &str = "en-sentence.wav";
@@ -48,9 +49,65 @@ async fn text_appears_while_one_speaks() {
 }
 
 #[tokio::test]
-async fn a_recording_without_a_live_session_is_sent_when_it_ends() {
-    let server = Server::ready(&model("tiny.en").await, &[("MAX_LIVE_SESSIONS", "0")]).await;
-    run("speakWithoutSession", &server, json!({})).await;
+async fn what_was_said_on_a_slow_connection_is_in_the_text() {
+    let server = Server::ready(&model("base").await, &[]).await;
+    run("speakSlowly", &server, json!({})).await;
+}
+
+/// Stops the server and starts another one on its port, when the scenario asks for it.
+async fn stop_and_start(name: &str, settings: &[(&str, &str)], more: impl Fn(&Server) -> Value) {
+    let tiny = model("tiny.en").await;
+    let mut server = Server::ready(&tiny, settings).await;
+    let port = server.url.rsplit(':').next().expect("a port").to_owned();
+    let Some(mut running) = scenario(name, &server, more(&server)) else {
+        return;
+    };
+    assert_eq!(running.next().await.as_deref(), Some("stop"));
+    signal(server.pid(), "TERM");
+    server.log_line("draining").await;
+    // Again: at once.
+    server.terminate().await;
+    running.answer().await;
+    assert_eq!(running.next().await.as_deref(), Some("start"));
+    let with_port = [settings, &[("PORT", port.as_str())]].concat();
+    let _server = Server::start(&tiny, &with_port).await;
+    running.answer().await;
+    assert_eq!(running.next().await, None);
+}
+
+#[tokio::test]
+async fn a_recording_without_a_live_session_waits_for_the_server_and_outlives_the_page() {
+    let settings = [("MAX_LIVE_SESSIONS", "0")];
+    stop_and_start("speakWithoutSession", &settings, |_| json!({})).await;
+}
+
+#[tokio::test]
+async fn a_file_waits_for_a_server_that_comes_back() {
+    stop_and_start("stopped", &[], |_| json!({})).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_a_restart_interrupts_is_begun_again() {
+    let hour = |server: &Server| json!({"hour": server.long_file(100)});
+    stop_and_start("restarted", &[], hour).await;
+}
+
+#[tokio::test]
+async fn a_browser_without_storage_and_a_file_that_vanishes() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let file = server.folder().join("vanishing.wav");
+    std::fs::copy(sample("en-command.wav"), &file).expect("copies");
+    // It waits for two other files until it is gone.
+    let hot = server.workers()[0];
+    signal(hot, "STOP");
+    let Some(mut running) = scenario("withoutStorage", &server, json!({"vanishing": file})) else {
+        return;
+    };
+    assert_eq!(running.next().await.as_deref(), Some("vanish"));
+    std::fs::remove_file(&file).expect("removes");
+    signal(hot, "CONT");
+    running.answer().await;
+    assert_eq!(running.next().await, None);
 }
 
 #[tokio::test]
@@ -60,26 +117,17 @@ async fn a_page_over_plain_http_says_why_there_is_no_microphone() {
 }
 
 #[tokio::test]
-async fn the_page_asks_for_a_key_and_keeps_it() {
-    let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", "sesame")]).await;
-    run("key", &server, json!({"key": "sesame"})).await;
+async fn over_https_a_page_of_another_machine_has_the_microphone() {
+    let issued = Authority::new();
+    let issued = issued.issue("stt.test");
+    let server = Server::ready(&model("base").await, &issued.settings()).await;
+    run("speakOverHttps", &server, json!({})).await;
 }
 
 #[tokio::test]
-async fn a_file_waits_for_a_server_that_comes_back() {
-    let tiny = model("tiny.en").await;
-    let mut server = Server::ready(&tiny, &[]).await;
-    let port = server.url.rsplit(':').next().expect("a port").to_owned();
-    let Some(mut running) = scenario("stopped", &server, json!({})) else {
-        return;
-    };
-    assert_eq!(running.next().await.as_deref(), Some("stop"));
-    server.terminate().await;
-    running.answer().await;
-    assert_eq!(running.next().await.as_deref(), Some("start"));
-    let _server = Server::start(&tiny, &[("PORT", &port)]).await;
-    running.answer().await;
-    assert_eq!(running.next().await, None);
+async fn the_page_asks_for_a_key_and_keeps_it() {
+    let server = Server::ready(&model("tiny.en").await, &[("API_KEYS", "sesame")]).await;
+    run("key", &server, json!({"key": "sesame"})).await;
 }
 
 #[tokio::test]
@@ -95,6 +143,30 @@ async fn a_full_queue_is_waited_for_and_a_file_can_be_cancelled() {
     signal(hot, "CONT");
     running.answer().await;
     assert_eq!(running.next().await, None);
+}
+
+#[tokio::test]
+async fn a_file_that_waits_says_how_long_and_leaves_the_queue_when_it_is_cancelled() {
+    let server = Server::ready(&model("tiny.en").await, &[]).await;
+    let hot = server.workers()[0];
+    signal(hot, "STOP");
+    let others: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(server.transcription("en-command.wav")))
+        .collect();
+    let waiting = || async { server.health().await["smart_routing"]["queue_depth"] == 2 };
+    server.until("they wait", waiting).await;
+    let Some(mut running) = scenario("queue", &server, json!({})) else {
+        return;
+    };
+    assert_eq!(running.next().await.as_deref(), Some("cancelled"));
+    server.until("its place is free", waiting).await;
+    signal(hot, "CONT");
+    running.answer().await;
+    assert_eq!(running.next().await, None);
+    for other in others {
+        let response = other.await.expect("no panic").expect("an answer");
+        assert_eq!(response.status(), 200);
+    }
 }
 
 #[tokio::test]

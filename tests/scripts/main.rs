@@ -2,7 +2,9 @@
 
 mod documentation;
 mod gpu;
+mod kubernetes;
 mod models_from_wheels;
 mod packaging;
+mod soak;
 mod transcribe_replies;
 mod transcribe_requests;

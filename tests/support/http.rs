@@ -4,16 +4,20 @@ use std::path::Path;
 
 use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
 use reqwest::multipart::{Form, Part};
-use reqwest::{Client, Response};
+use reqwest::{Client, ClientBuilder, Response};
 use serde_json::Value;
 
 /// A client whose requests do not share work, even if they are identical.
 pub fn client() -> Client {
+    client_builder().build().expect("a client")
+}
+
+/// A builder of such a client.
+pub fn client_builder() -> ClientBuilder {
     // The client library requires a provider even for plain HTTP.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))]);
-    let builder = Client::builder().default_headers(headers);
-    builder.build().expect("a client")
+    Client::builder().default_headers(headers)
 }
 
 /// A form with a file and fields.

@@ -21,6 +21,7 @@ pub mod nvml_driver;
 pub mod page;
 pub mod port;
 pub mod processes;
+pub mod prometheus;
 pub mod python;
 pub mod realtime;
 pub mod redis_server;

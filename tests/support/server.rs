@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use uttera_stt::settings::variables::VARIABLES;
 
-use crate::http::{client, form};
+use crate::http::{client, client_builder, form};
 use crate::models::voice_activity;
 use crate::processes::{children, signal};
 use crate::program;
@@ -88,6 +88,7 @@ impl Server {
         for variable in VARIABLES {
             command.env_remove(variable.name);
         }
+        let is_encrypted = environment.contains_key("TLS_CERT");
         let mut child = command
             .args(arguments)
             .current_dir(working)
@@ -111,7 +112,13 @@ impl Server {
         let mut server = Self {
             child,
             url: String::new(),
-            client: client(),
+            client: if is_encrypted {
+                // Tests of certificates have clients of their own.
+                let client = client_builder().tls_danger_accept_invalid_certs(true);
+                client.build().expect("a client")
+            } else {
+                client()
+            },
             log,
             folder,
         };
@@ -119,7 +126,8 @@ impl Server {
         let address = listening.split("address=").nth(1).expect("an address");
         let address = address.split_whitespace().next().expect("an address");
         // A server that listens on all addresses gets its requests on 127.0.0.1.
-        server.url = format!("http://{}", address.replace("0.0.0.0", "127.0.0.1"));
+        let scheme = if is_encrypted { "https" } else { "http" };
+        server.url = format!("{scheme}://{}", address.replace("0.0.0.0", "127.0.0.1"));
         server
     }
 
@@ -195,6 +203,16 @@ impl Server {
     pub async fn transcribe(&self, file: &Path, fields: &[(&str, &str)]) -> Response {
         self.post("/v1/audio/transcriptions", form(file, fields))
             .await
+    }
+
+    /// The request for a transcription of a sample, to be sent in a task.
+    pub fn transcription(
+        &self,
+        name: &str,
+    ) -> impl Future<Output = reqwest::Result<Response>> + Send + use<> {
+        let url = format!("{}/v1/audio/transcriptions", self.url);
+        let request = self.client.post(url).multipart(form(&sample(name), &[]));
+        request.send()
     }
 
     /// Transcribes a file with this request id.
@@ -287,14 +305,8 @@ impl Server {
     pub async fn start_cold_worker(&self) {
         let hot = self.workers()[0];
         signal(hot, "STOP");
-        let url = format!("{}/v1/audio/transcriptions", self.url);
         let requests: Vec<_> = (0..16)
-            .map(|_| {
-                let request = (self.client.post(&url))
-                    .multipart(form(&sample("en-command.wav"), &[]))
-                    .send();
-                tokio::spawn(request)
-            })
+            .map(|_| tokio::spawn(self.transcription("en-command.wav")))
             .collect();
         self.until_a_cold_worker_is_ready().await;
         signal(hot, "CONT");

@@ -43,6 +43,41 @@ pub enum LaneKind {
     Cold,
 }
 
+impl LaneKind {
+    /// The kind in reports and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Cold => "cold",
+        }
+    }
+}
+
+/// What a worker is for, as metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WorkerRole {
+    /// The worker of the hot lane.
+    Hot,
+    /// A worker of a cold lane.
+    Cold,
+    /// A worker of the second model for doubtful texts.
+    Fallback,
+}
+
+impl WorkerRole {
+    /// All values.
+    pub const ALL: [Self; 3] = [Self::Hot, Self::Cold, Self::Fallback];
+
+    /// The value of the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Cold => "cold",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
 /// Identifies a lease: one assignment of a chunk to a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub(crate) u64);
@@ -93,37 +128,42 @@ pub struct ChunkKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerId {
     kind: LaneKind,
-    word: &'static str,
+    role: WorkerRole,
     name: Arc<str>,
 }
 
 impl WorkerId {
     /// The `generation`-th engine of this kind of lane.
     pub fn new(kind: LaneKind, generation: u64) -> Self {
-        let word = match kind {
-            LaneKind::Hot => "hot",
-            LaneKind::Cold => "cold",
+        let role = match kind {
+            LaneKind::Hot => WorkerRole::Hot,
+            LaneKind::Cold => WorkerRole::Cold,
         };
-        Self::named(kind, word, generation)
+        Self::named(kind, role, generation)
     }
 
     /// The `generation`-th engine of the fallback model.
     pub fn of_fallback(generation: u64) -> Self {
-        Self::named(LaneKind::Cold, "fallback", generation)
+        Self::named(LaneKind::Cold, WorkerRole::Fallback, generation)
     }
 
-    fn named(kind: LaneKind, word: &'static str, generation: u64) -> Self {
+    fn named(kind: LaneKind, role: WorkerRole, generation: u64) -> Self {
         Self {
             kind,
-            word,
-            name: format!("{word}-{generation}").into(),
+            role,
+            name: format!("{}-{generation}", role.as_str()).into(),
         }
     }
 
     /// The id of another engine of the same kind.
     #[must_use]
     pub fn numbered(&self, generation: u64) -> Self {
-        Self::named(self.kind, self.word, generation)
+        Self::named(self.kind, self.role, generation)
+    }
+
+    /// What the engine is for.
+    pub fn role(&self) -> WorkerRole {
+        self.role
     }
 
     /// The kind of lane that the engine belongs to.

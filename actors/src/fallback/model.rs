@@ -95,6 +95,7 @@ impl Actor for FallbackModel {
     ) -> Result<Self::State, ActorProcessingErr> {
         // The status of this queue only: the node's status counts the work of the node's own lanes.
         let status = Arc::new(NodeStatus::default());
+        (arguments.node).set_fallback_model(Arc::clone(&status));
         let dispatcher = DispatcherArguments {
             generation: arguments.generation,
             status: Arc::clone(&status),

@@ -92,6 +92,7 @@ impl Lane {
         let worker = arguments.worker.clone();
         let account = LaneAccount::open(&arguments.status, arguments.lane, worker.clone());
         info!(%worker, "starting a worker");
+        crate::metrics::record_worker_start(worker.role());
         let launch = spawn(async move {
             let result = caught(launcher.launch(&worker))
                 .await
@@ -118,16 +119,28 @@ impl Lane {
         myself: &ActorRef<LaneMessage>,
         message: LaneMessage,
     ) -> Result<Option<EngineInfo>, ActorProcessingErr> {
+        let handled = self.handle_message(myself, message).await;
+        if handled.is_err() {
+            crate::metrics::record_worker_crash(self.arguments.worker.role());
+        }
+        Ok(handled?)
+    }
+
+    async fn handle_message(
+        &mut self,
+        myself: &ActorRef<LaneMessage>,
+        message: LaneMessage,
+    ) -> Result<Option<EngineInfo>, LaneFailure> {
         match message {
             LaneMessage::Launched(Ok(engine)) => return Ok(Some(self.engine_up(myself, engine.0))),
-            LaneMessage::Launched(Err(error)) => return Err(LaneFailure::Launch(error).into()),
+            LaneMessage::Launched(Err(error)) => return Err(LaneFailure::Launch(error)),
             LaneMessage::Run(lease) => self.run(myself, lease),
             LaneMessage::Abort(lease) => self.abort(lease),
             LaneMessage::WorkIs(lease, kind) => self.work_is(lease, kind),
             LaneMessage::WorkWaits(lease) => self.work_waits(myself, lease),
             LaneMessage::LanguageDetected(lease, language) => self.language_heard(lease, language),
             LaneMessage::Finished(lease, outcome) => self.finished(myself, lease, outcome)?,
-            LaneMessage::EngineExited(exit) => return Err(self.engine_exited(exit).into()),
+            LaneMessage::EngineExited(exit) => return Err(self.engine_exited(exit)),
             LaneMessage::DispatcherReplaced(dispatcher) => {
                 self.dispatcher_replaced(myself, dispatcher);
             }

@@ -19,6 +19,7 @@ use crate::domain::error::{EngineError, EngineExit, SttError};
 use crate::domain::ids::{ChunkKey, JobId, LaneId, LaneKind, LeaseId};
 use crate::domain::job::SchedulingKey;
 use crate::domain::transcript::{ChunkDone, ChunkTranscript};
+use crate::metrics::{ChunkOutcome, record_chunks};
 use crate::ports::{ChunkRequest, DetectedLanguage};
 use crate::queue::messages::{
     ChunkNews, ChunkOwner, DispatcherMessage, LaneMessage, Lease, Retire,
@@ -101,7 +102,7 @@ impl Actor for Dispatcher {
             DispatcherMessage::Cancel(job) => state.cancel(job),
             DispatcherMessage::Unattended(job) => {
                 for key in state.queue.leave_unattended(job) {
-                    state.tell(key, ChunkNews::Withdrawn);
+                    state.withdraw(key);
                 }
             }
             DispatcherMessage::Attended(job) => state.queue.attend(job),
@@ -163,7 +164,10 @@ impl DispatcherState {
     fn cancel(&mut self, job: JobId) {
         self.owners.remove(&job);
         self.spans.end_job(job);
-        for (lane, lease) in self.queue.cancel(job) {
+        let cancelled = self.queue.cancel(job);
+        let count = cancelled.waiting + cancelled.running.len();
+        record_chunks(ChunkOutcome::Cancelled, count);
+        for (lane, lease) in cancelled.running {
             self.abort(lane, lease);
         }
     }
@@ -268,6 +272,7 @@ impl DispatcherState {
 
     fn discard_waiting(&mut self, error: &SttError) {
         for key in self.queue.take_waiting() {
+            record_chunks(ChunkOutcome::Discarded, 1);
             self.tell_owner(key, Err(error.clone()));
         }
     }
@@ -281,6 +286,7 @@ impl DispatcherState {
                 lane,
                 cold_failed,
             } => {
+                record_chunks(ChunkOutcome::Done, 1);
                 let done = ChunkDone {
                     transcript,
                     lane,
@@ -290,6 +296,7 @@ impl DispatcherState {
                 self.tell_owner(key, Ok(done));
             }
             Ended::Requeued(key) => {
+                record_chunks(ChunkOutcome::Retried, 1);
                 info!(
                     request_id = self.request_id(key),
                     chunk = %key.index,
@@ -297,13 +304,20 @@ impl DispatcherState {
                 );
                 self.begin_wait(key);
             }
-            Ended::Withdrawn(key) => self.tell(key, ChunkNews::Withdrawn),
+            Ended::Withdrawn(key) => self.withdraw(key),
             Ended::Discarded { key, error } => {
+                record_chunks(ChunkOutcome::Discarded, 1);
                 warn!(request_id = self.request_id(key), chunk = %key.index, %error, "the chunk is discarded");
                 self.tell_owner(key, Err(error));
             }
             Ended::Stale => debug!("a stale answer is ignored"),
         }
+    }
+
+    /// The chunk's request has no client at the moment.
+    fn withdraw(&mut self, key: ChunkKey) {
+        record_chunks(ChunkOutcome::Cancelled, 1);
+        self.tell(key, ChunkNews::Withdrawn);
     }
 
     fn tell_owner(&mut self, key: ChunkKey, outcome: Result<ChunkDone, SttError>) {
@@ -356,7 +370,7 @@ impl DispatcherState {
             );
             self.abort(lane, lease);
             if withdrawn {
-                self.tell(key, ChunkNews::Withdrawn);
+                self.withdraw(key);
             }
         }
         for (lane, lease) in self.queue.held_up() {

@@ -148,6 +148,15 @@ pub struct Yielded {
     pub withdrawn: bool,
 }
 
+/// The chunks of a request that was cancelled.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Number of chunks that waited.
+    pub waiting: usize,
+    /// The lanes that still work on others.
+    pub running: Vec<(LaneId, LeaseId)>,
+}
+
 /// The queue and its lanes.
 #[derive(Debug)]
 pub struct WorkQueue {
@@ -305,9 +314,9 @@ impl WorkQueue {
         (self.lanes.len() - idle, idle)
     }
 
-    /// Cancels a request: removes its waiting chunks, and returns the lanes that still work on others.
-    pub fn cancel(&mut self, job: JobId) -> Vec<(LaneId, LeaseId)> {
-        self.waiting.remove(job);
+    /// Cancels a request: removes its waiting chunks. Lanes may still work on others.
+    pub fn cancel(&mut self, job: JobId) -> Cancelled {
+        let waiting = self.waiting.remove(job).len();
         let mut running = Vec::new();
         for (&id, lane) in &mut self.lanes {
             if let LaneState::Busy { lease, work, .. } = &mut lane.state
@@ -317,7 +326,7 @@ impl WorkQueue {
                 running.push((id, *lease));
             }
         }
-        running
+        Cancelled { waiting, running }
     }
 
     /// The last client of a request left, and may return: removes and returns its waiting chunks. Those that lanes

@@ -163,7 +163,7 @@ fn a_cancelled_request_frees_its_lane_only_when_the_lane_answers() {
     put(&mut queue, leaver, 1);
     put(&mut queue, stayer, 0);
     let (_, lease) = queue.assign(Instant::now()).expect("assigned");
-    assert_eq!(queue.cancel(leaver), [(HOT, lease.id)]);
+    assert_eq!(queue.cancel(leaver).running, [(HOT, lease.id)]);
     assert_eq!(
         (queue.waiting().needed(), queue.busy_and_idle()),
         (1, (1, 0))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::ids::{LaneId, LaneKind, WorkerId};
+use crate::domain::ids::{LaneId, LaneKind, WorkerId, WorkerRole};
 use crate::domain::job::WorkKind;
 use crate::status::NodeStatus;
 use crate::status::snapshot::HotState;
@@ -50,6 +50,20 @@ pub enum LaneState {
         /// The error, for people.
         reason: String,
     },
+}
+
+impl LaneState {
+    /// The state in reports and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Busy(_) => "busy",
+            Self::Idle { .. } => "idle",
+            Self::Asleep => "asleep",
+            Self::Restarting { .. } => "restarting",
+            Self::Failed { .. } => "failed",
+        }
+    }
 }
 
 /// The chunk that a lane works on.
@@ -148,6 +162,15 @@ impl Lanes {
         let loaded = || lanes.values().filter(|lane| lane.loaded);
         let processes = loaded().filter_map(|lane| lane.process_id);
         (loaded().count(), processes.collect())
+    }
+
+    /// The processes of the loaded engines, with what they are for.
+    pub(crate) fn processes(&self) -> Vec<(WorkerRole, u32)> {
+        let lanes = self.lock();
+        let processes = lanes
+            .values()
+            .filter_map(|lane| Some((lane.worker.role(), lane.process_id?)));
+        processes.collect()
     }
 
     /// All lanes, the hot one first and then the oldest. The hot one is there even without a worker. `hot_for`: for

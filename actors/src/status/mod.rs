@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::domain::ids::LaneKind;
+use crate::domain::ids::{LaneKind, WorkerRole};
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
 use crate::status::admission::{AdmissionRequest, AdmissionSlot, AdmissionSlots};
 use crate::status::atomic_f64::AtomicF64;
@@ -75,6 +75,10 @@ pub struct NodeStatus {
     lanes: Lanes,
     fallbacks: [AtomicU64; 3],
     live_sessions: AtomicUsize,
+    /// When this node's record was last written, or else when the Registrar began to try; `None` without one.
+    record_written: Mutex<Option<Instant>>,
+    /// The status of the fallback model's queue.
+    fallback_model: Mutex<Option<Arc<NodeStatus>>>,
 }
 
 /// Written by the Dispatcher.
@@ -159,6 +163,8 @@ impl NodeStatus {
             lanes: Lanes::default(),
             fallbacks: Default::default(),
             live_sessions: AtomicUsize::default(),
+            record_written: Mutex::default(),
+            fallback_model: Mutex::default(),
         }
     }
 
@@ -290,6 +296,23 @@ impl NodeStatus {
         self.live_sessions.store(count, Ordering::Relaxed);
     }
 
+    // --- The Registrar's and the FallbackModel's facts
+
+    /// The Registrar tries to write this node's record from now on.
+    pub(crate) fn registration_begins(&self) {
+        lock(&self.record_written).get_or_insert_with(Instant::now);
+    }
+
+    /// This node's record was written.
+    pub(crate) fn record_written(&self) {
+        *lock(&self.record_written) = Some(Instant::now());
+    }
+
+    /// The status of the fallback model's queue.
+    pub(crate) fn set_fallback_model(&self, status: Arc<NodeStatus>) {
+        *lock(&self.fallback_model) = Some(status);
+    }
+
     // --- The ColdPool's facts
 
     pub(crate) fn set_pool(&self, active: usize, loading: usize, wanted: usize, size_cap: usize) {
@@ -408,6 +431,7 @@ impl NodeStatus {
                 spawned: self.pool.spawned.load(Ordering::Relaxed),
             },
             memory: self.memory_snapshot(),
+            record_age: lock(&self.record_written).map(|written| written.elapsed()),
             fallbacks: FallbackCounts {
                 used: fallbacks(Escalated::Used),
                 skipped: fallbacks(Escalated::Skipped),
@@ -420,6 +444,15 @@ impl NodeStatus {
     pub fn lanes_snapshot(&self) -> Vec<LaneSnapshot> {
         let hot_for = lock(&self.hot_since).elapsed();
         self.lanes.snapshot(self.hot(), hot_for)
+    }
+
+    /// The processes of all loaded engines, with what they are for.
+    pub fn worker_processes(&self) -> Vec<(WorkerRole, u32)> {
+        let mut processes = self.lanes.processes();
+        if let Some(fallback) = &*lock(&self.fallback_model) {
+            processes.extend(fallback.lanes.processes());
+        }
+        processes
     }
 
     fn memory_snapshot(&self) -> MemorySnapshot {

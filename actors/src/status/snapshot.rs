@@ -119,6 +119,9 @@ pub struct Snapshot {
     pub pool: PoolSnapshot,
     /// Memory.
     pub memory: MemorySnapshot,
+    /// Time since this node's record was last written to the directory, or since the first try if it never was; `None`
+    /// without a directory.
+    pub record_age: Option<Duration>,
     /// Finished requests by what the fallback did.
     pub fallbacks: FallbackCounts,
 }

@@ -122,14 +122,20 @@ async fn a_failing_directory_is_logged_once_and_then_rarely_and_requests_continu
     let warnings = Warnings::listen();
     let (tree, directory) = registered(|_| {}).await;
     directory.failing.store(true, Ordering::SeqCst);
+    let record_age = || tree.stt.snapshot().record_age.expect("a directory");
     tree.stt.ready().await.expect("ready");
     tokio::time::sleep(Duration::from_secs(500)).await;
+    assert!(record_age() >= Duration::from_secs(500));
     assert_eq!(warnings.count("connection refused"), 1);
     tokio::time::sleep(Duration::from_secs(200)).await;
     assert_eq!(warnings.count("connection refused"), 2);
     assert_eq!(tree.text("2").await.expect("transcribed"), "0 1");
     directory.failing.store(false, Ordering::SeqCst);
     eventually("it is registered", || accepts(&directory) == Some(true)).await;
+    eventually("the record is new", || {
+        record_age() < Duration::from_secs(2)
+    })
+    .await;
     tree.end().await;
 }
 

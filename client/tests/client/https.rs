@@ -5,9 +5,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -36,15 +38,27 @@ fn make_certificate(folder: &Path) -> (Vec<u8>, Vec<u8>) {
     (read(certificate), read(key))
 }
 
-/// Answers every request with a short transcript.
-async fn serve(certificate: &[u8], key: &[u8]) -> String {
+/// Answers every request. `clients`: the authority of whose certificates clients need one, in PEM format.
+async fn serve(certificate: &[u8], key: &[u8], clients: Option<&[u8]>) -> String {
     let chain = CertificateDer::pem_slice_iter(certificate);
     let chain: Result<Vec<_>, _> = chain.collect();
     let key = PrivateKeyDer::from_pem_slice(key).expect("a key");
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let provider = Arc::new(ring::default_provider());
+    let verifier = match clients {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            let authority = CertificateDer::from_pem_slice(authority).expect("a certificate");
+            roots.add(authority).expect("an authority");
+            let roots = Arc::new(roots);
+            let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            builder.build().expect("a verifier")
+        }
+    };
+    let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(chain.expect("a certificate"), key)
         .expect("fit each other");
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -70,7 +84,7 @@ async fn serve(certificate: &[u8], key: &[u8]) -> String {
 async fn a_certificate_is_trusted_only_if_it_was_added() {
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = make_certificate(folder.path());
-    let url = serve(&certificate, &key).await;
+    let url = serve(&certificate, &key, None).await;
     let builder = Client::builder(&url).no_proxy().retry(RetryPolicy::never());
 
     let trusting = builder
@@ -97,6 +111,30 @@ async fn a_certificate_is_trusted_only_if_it_was_added() {
     }
     // The provider of the process is the program's choice.
     assert!(CryptoProvider::get_default().is_none());
+}
+
+#[tokio::test]
+async fn a_certificate_is_presented_and_the_system_is_not_trusted_in_addition() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = make_certificate(folder.path());
+    // The certificate is its own authority.
+    let url = serve(&certificate, &key, Some(&certificate)).await;
+    let builder = Client::builder(&url).no_proxy().retry(RetryPolicy::never());
+    let builder = builder.only_root_certificates(certificate.clone());
+    let presenting = builder.clone();
+    let presenting = presenting.client_certificate(certificate.clone(), key.clone());
+    let presenting = presenting.build().expect("a client");
+    assert_eq!(presenting.health().await.expect("a reply")["ok"], true);
+    let silent = builder.clone().build().expect("a client");
+    silent.health().await.expect_err("it needs a certificate");
+    for (chain, key) in [
+        (certificate.clone(), Vec::new()),
+        (Vec::new(), key.clone()),
+        (certificate.clone(), certificate.clone()),
+    ] {
+        let built = builder.clone().client_certificate(chain, key).build();
+        assert!(matches!(built, Err(Error::Invalid(_))), "{built:?}");
+    }
 }
 
 #[tokio::test]

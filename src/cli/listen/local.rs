@@ -23,7 +23,7 @@ pub(super) async fn listen(
     signals: StopSignals,
 ) -> anyhow::Result<()> {
     ensure_voice_activity(settings).await;
-    let (stt, mut tree_ended) = start_tree(settings, Neighbours::default()).await?;
+    let (stt, mut tree_ended) = start_tree(settings, Neighbours::of_command(settings)?).await?;
     let result = tokio::select! {
         result = session(&stt, settings, args, signals) => result,
         () = tree_ended.wait() => return Err(anyhow::anyhow!("the supervision tree ended unexpectedly")),

@@ -23,7 +23,7 @@ use crate::shutdown::StopSignals;
 pub async fn transcribe(settings: Settings, args: TranscribeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     ensure_voice_activity(&settings).await;
-    let (stt, mut tree_ended) = start_tree(&settings, Neighbours::default()).await?;
+    let (stt, mut tree_ended) = start_tree(&settings, Neighbours::of_command(&settings)?).await?;
     let result = tokio::select! {
         result = all(&stt, &settings, &args) => result,
         signal = signals.next() => Err(anyhow::anyhow!("ended by {signal}")),

@@ -20,7 +20,8 @@ use actix_web::web::{Bytes, Payload};
 use futures::{Stream, StreamExt, TryStreamExt};
 
 use crate::http::reply::error::ApiError;
-use crate::http::request_log::ReceivedBytes;
+use crate::http::request_log::{ArrivalTime, ReceivedBytes};
+use crate::metrics::stages::record_upload;
 use upload::{StoredUpload, UploadStore};
 use upload_rate::UploadRate;
 
@@ -207,9 +208,11 @@ pub async fn read(
             ContentType::Json => json::read(body, uploads, largest).await,
         }
     };
-    tokio::time::timeout(UPLOAD_TIMEOUT, reading)
+    let parts = tokio::time::timeout(UPLOAD_TIMEOUT, reading)
         .await
-        .map_err(|_elapsed| ApiError::upload_timeout(UPLOAD_TIMEOUT))?
+        .map_err(|_elapsed| ApiError::upload_timeout(UPLOAD_TIMEOUT))??;
+    record_upload(ArrivalTime::since(request));
+    Ok(parts)
 }
 
 /// The content type of a body.

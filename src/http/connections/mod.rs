@@ -1,9 +1,11 @@
 //! A limit on open connections. Connections beyond it may call the probe routes; other requests on them
 //! get 503.
 
+pub mod acceptor;
 pub mod guard;
 mod idle;
 pub mod request_reader;
+pub mod stream;
 
 use std::any::Any;
 use std::sync::Arc;

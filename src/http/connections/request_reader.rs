@@ -103,6 +103,13 @@ impl<S> RequestReader<S> {
         }
     }
 
+    /// Reads nothing from `stream`: its first request cannot be read, for this reason.
+    pub fn unreadable(stream: S, config: ServiceConfig, reason: &str) -> Self {
+        let mut reader = Self::new(stream, config);
+        reader.reject(reason);
+        reader
+    }
+
     /// Ends the connection's WebSocket.
     pub fn end_of_input(&self) -> EndOfInput {
         self.end.clone()

@@ -27,7 +27,7 @@ use crate::http::caller::Caller;
 use crate::http::connections::request_reader::EndOfInput;
 use crate::http::reply::error::ApiError;
 use crate::http::usage;
-use crate::metrics::{Endpoint, escalation, live, record_error};
+use crate::metrics::{Endpoint, live, record_error, record_timings};
 
 /// How long the last turns may take when a session has lasted as long as it may.
 const LAST_TURNS: Duration = Duration::from_secs(30);
@@ -354,7 +354,7 @@ impl Shared {
         match result {
             Ok(transcript) => {
                 usage::charge(&self.state, &self.caller, transcript.duration);
-                escalation::record_transcript(&transcript);
+                record_timings(&transcript);
                 self.state
                     .metrics
                     .record_live_turn(Endpoint::Realtime, &transcript);

@@ -7,6 +7,7 @@ mod documented;
 mod limits;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -70,9 +71,9 @@ pub struct ApiError {
     kind: Kind,
     code: &'static str,
     param: Option<Cow<'static, str>>,
-    message: String,
+    message: Box<str>,
     /// The message without what another server said; `None`: the message.
-    for_log: Option<String>,
+    for_log: Option<Box<str>>,
     retry_after: Option<Duration>,
     /// The methods of the route, for `Allow`.
     allowed: Option<&'static str>,
@@ -104,7 +105,7 @@ impl ApiError {
             kind: Kind::InvalidRequest,
             code,
             param: None,
-            message: message.into(),
+            message: message.into().into(),
             for_log: None,
             retry_after: None,
             allowed: None,
@@ -134,7 +135,7 @@ impl ApiError {
 
     /// Replaces the message in the log.
     fn with_reason_for_log(mut self, reason: String) -> Self {
-        self.for_log = Some(reason);
+        self.for_log = Some(reason.into());
         self
     }
 
@@ -280,6 +281,24 @@ impl ApiError {
             .counted_as(ErrorType::Auth)
     }
 
+    /// The client's address is in none of the allowed networks.
+    pub fn address_not_allowed(address: IpAddr) -> Self {
+        let message = format!("the address {address} may not use this server (ALLOWED_NETWORKS)");
+        Self::client(StatusCode::FORBIDDEN, "address_not_allowed", message)
+            .counted_as(ErrorType::Auth)
+    }
+
+    /// The client, on this machine, has presented no certificate.
+    pub fn client_certificate_required() -> Self {
+        let message = "this server needs a client certificate (TLS_CLIENT_CA)";
+        Self::client(
+            StatusCode::FORBIDDEN,
+            "client_certificate_required",
+            message,
+        )
+        .counted_as(ErrorType::Auth)
+    }
+
     /// The path has only WebSockets.
     pub fn upgrade_required(reason: &str) -> Self {
         let message = format!("this path is a WebSocket: {reason}");
@@ -371,8 +390,8 @@ impl ApiError {
         };
         let (own, fallback) = (self.reason_for_log(), failed.error.for_log());
         let mut api_error = Self {
-            message: format!("{}; the fallback failed: {}", self.message, failed.error),
-            for_log: Some(format!("{own}; the fallback failed: {fallback}")),
+            message: format!("{}; the fallback failed: {}", self.message, failed.error).into(),
+            for_log: Some(format!("{own}; the fallback failed: {fallback}").into()),
             ..Self::fallback_failed(&failed.error)
         };
         api_error.deterministic |= self.deterministic;
@@ -394,12 +413,12 @@ impl ApiError {
         let primary = failed.and_then(|failed| failed.primary.as_ref());
         json!(ErrorBody {
             error: ErrorObject {
-                message: self.message.clone(),
+                message: self.message.to_string(),
                 kind: self.kind.as_str(),
                 param: self.param.as_deref().map(str::to_owned),
                 code: Some(self.code),
             },
-            detail: self.message.clone(),
+            detail: self.message.to_string(),
             primary: primary.cloned(),
         })
     }

@@ -31,7 +31,8 @@ async fn report(state: web::Data<AppState>) -> HttpResponse {
 
 async fn scrape(state: web::Data<AppState>) -> HttpResponse {
     let libretranslate = state.stt.has_translator();
-    let text = state.metrics.render(&state.stt.snapshot(), libretranslate);
+    let (snapshot, lanes) = (state.stt.snapshot(), state.stt.lanes());
+    let text = state.metrics.render(&snapshot, &lanes, libretranslate);
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, TEXT_FORMAT))
         .body(text)

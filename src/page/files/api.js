@@ -1,10 +1,11 @@
 // Requests to the server: the public API, nothing else.
+import {kept} from "./dom.js";
 
 const STORED = "uttera-stt.key";
 
 export const key = {
-  get: () => localStorage.getItem(STORED) ?? "",
-  set: value => value ? localStorage.setItem(STORED, value) : localStorage.removeItem(STORED),
+  get: () => kept.get(STORED) ?? "",
+  set: value => kept.set(STORED, value),
 };
 
 /** An error with what the server says of it. */
@@ -29,18 +30,26 @@ const ADVICE = {
 
 export const UNREACHABLE = "The server does not answer. Check that it runs and that this computer reaches it.";
 
+/** Errors within a stream, which has no status, that may end by themselves. */
+const PASSING = ["draining", "overloaded", "loading", "translation_backend", "internal_error"];
+
+/** A message of the server as a sentence, with what a person can do. */
+export function sentence({message, code}) {
+  const begun = message.charAt(0).toUpperCase() + message.slice(1);
+  const ended = /[.!?]$/.test(begun) ? begun : `${begun}.`;
+  return ADVICE[code] ? `${ended} ${ADVICE[code]}` : ended;
+}
+
 function failureOf(status, headers, body) {
   let error = {};
   try { error = JSON.parse(body).error ?? {}; } catch { /* A proxy answered. */ }
-  const sentence = error.message ? error.message.charAt(0).toUpperCase() + error.message.slice(1) : `The server answered with status ${status}.`;
-  const advice = ADVICE[error.code];
-  const ended = /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
   const after = Number.parseInt(headers("retry-after"), 10);
-  return new Failure(advice ? `${ended} ${advice}` : ended, {
+  const isPassing = [429, 502, 503, 504, 507].includes(status) && headers("x-should-retry") !== "false";
+  return new Failure(error.message ? sentence(error) : `The server answered with status ${status}.`, {
     status,
     code: error.code ?? "",
     retryAfter: Number.isFinite(after) ? after : null,
-    mayRetry: [429, 502, 503, 504, 507].includes(status) && headers("x-should-retry") !== "false",
+    mayRetry: isPassing || (status === 0 && PASSING.includes(error.code)),
   });
 }
 
@@ -139,9 +148,11 @@ export function transcribe(audio, name, options, report, signal) {
       else if (last && !failure) resolve(last);
       else reject(failure ?? new Failure("The connection was lost before the end of the text.", {mayRetry: true}));
     };
-    request.onerror = () => reject(request.status === 0 || read > 0
-      ? new Failure(UNREACHABLE, {mayRetry: true})
-      : failureOf(request.status, header, request.responseText));
+    request.onerror = async () => {
+      // A file that was changed or deleted meanwhile looks like a server that does not answer.
+      const isReadable = await audio.slice(0, 1).arrayBuffer().then(part => part.byteLength > 0, () => false);
+      reject(isReadable ? new Failure(UNREACHABLE, {mayRetry: true}) : new Failure("This file can no longer be read. Choose it again."));
+    };
     signal.addEventListener("abort", () => { request.abort(); reject(signal.reason); });
     if (signal.aborted) reject(signal.reason);
     else request.send(form);

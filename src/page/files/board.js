@@ -15,7 +15,7 @@ const STATES = {
   degraded: "The model is not available at the moment.",
   draining: "The server finishes its last requests and stops.",
 };
-const WORK = {live: "live speech", short: "a short request", long: "a long file", spare: "text ahead of its time"};
+const WORK = {live: "live speech", short: "a short request", long: "a long file", spare: "speech that may go on"};
 
 const set = (element, text) => { if (element.textContent !== text) element.textContent = text; };
 const count = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
@@ -54,7 +54,7 @@ function figures(list, rows) {
 
 function fill(gauge, share, label) {
   gauge.firstElementChild.style.transform = `scaleX(${Math.min(Math.max(share, 0), 1)})`;
-  if (label) gauge.ariaLabel = label;
+  if (label) gauge.setAttribute("aria-label", label);
 }
 
 // --- Lanes
@@ -99,14 +99,14 @@ function showHistory(history) {
     `${count(sum("client_errors"), "error of a client", "errors of clients")}, ` +
     `${count(sum("server_errors"), "error of the server", "errors of the server")}, ${count(sum("left"), "client")} left.`;
   set(byId("requests-sum"), text);
-  byId("requests").ariaLabel = `Requests of the last 15 minutes. ${text}`;
+  byId("requests").setAttribute("aria-label", `Requests of the last 15 minutes. ${text}`);
   const slowest = overlaid(byId("latency"), ["most", history.p95_seconds], ["half", history.p50_seconds]);
   set(byId("latency-most"), slowest === null ? "" : `top: ${spell(slowest)}`);
   const last = history.p50_seconds.findLastIndex(seconds => seconds !== null);
   const times = last < 0 ? "No request was answered." :
     `Latest: half took at most ${spell(history.p50_seconds[last])}, 95 % at most ${spell(history.p95_seconds[last])}.`;
   set(byId("latency-sum"), times);
-  byId("latency").ariaLabel = `Times of the last 15 minutes. ${times}`;
+  byId("latency").setAttribute("aria-label", `Times of the last 15 minutes. ${times}`);
 }
 
 function showMemory(memory) {

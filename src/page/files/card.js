@@ -1,6 +1,6 @@
 // A transcript on the page: its progress, its text, its sound, and what can be done with it.
 import {Failure, transcribe} from "./api.js";
-import {clock, make, megabytes, pause, spell} from "./dom.js";
+import {clock, countDown, make, megabytes, spell} from "./dom.js";
 import {formats, plainText} from "./formats.js";
 import * as history from "./history.js";
 import {peaksOf, Wave} from "./wave.js";
@@ -8,8 +8,12 @@ import {peaksOf, Wave} from "./wave.js";
 /** Words below these probabilities are shaded. */
 const DOUBT = 0.75;
 const DOUBTFUL = 0.45;
-/** How often a request is sent at most. */
+/** How often a request is sent at most where the server does not say when to try again. */
 const MOST_ATTEMPTS = 30;
+/** The same for errors that may be the server's own fault. */
+const MOST_ATTEMPTS_AT_FAULTS = 3;
+/** An edit is stored after this pause, in milliseconds. */
+const EDIT_PAUSE_MILLIS = 1000;
 /** Files that are sent at the same time. */
 const MOST_AT_ONCE = 2;
 
@@ -39,6 +43,8 @@ export class Card {
   #cancel = null;
   #partial = "";
   #segments = [];
+  #saving = null;
+  #isDisposed = false;
 
   /** `page`: `needsKey(failure)` resolves when the user entered another key; `removed(card)`; `again(audio, name)`. */
   constructor(name, page) {
@@ -54,24 +60,38 @@ export class Card {
       make("summary", {}, make("h3", {textContent: name}), this.age, this.gist), this.body);
   }
 
+  /** Whether closing the page would lose something. */
+  get isAtRisk() { return this.#cancel !== null || this.#saving !== null || (this.isRecording && !this.isKept); }
+
   // --- Getting the text
+
+  /** Keeps a recording before its text is there. */
+  async record(audio, seconds) {
+    [this.audio, this.isRecording] = [audio, true];
+    this.id = newId();
+    const pending = {id: this.id, name: this.name, created: Date.now(), isRecording: true, isPending: true, duration: seconds, segments: []};
+    this.isKept = await history.keep(pending, audio).catch(() => false);
+  }
 
   /** Sends the audio and shows the text while it arrives. */
   async transcribe(audio, options) {
     this.audio = audio;
     this.#cancel = new AbortController();
     const {signal} = this.#cancel;
+    const hadFocus = this.body.contains(document.activeElement);
     this.body.replaceChildren(this.state, make("div", {className: "bar"}, this.progress, this.stop), this.partial);
+    if (hadFocus) this.stop.focus();
     let hasTurn = false;
     try {
-      this.#say("Waiting for the files before …");
+      this.#say("Waiting until other files are sent …");
       await takeTurn(signal);
       hasTurn = true;
       const {done, seconds} = await this.#persist(audio, options, signal);
       await this.finish({
-        id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`,
+        id: this.id ?? newId(),
         name: this.name,
         created: Date.now(),
+        isRecording: this.isRecording,
         task: options.target ? "translate" : "transcribe",
         language: done.language,
         probability: done.language_probability,
@@ -98,7 +118,10 @@ export class Card {
       } catch (error) {
         if (!(error instanceof Failure)) throw error;
         if (error.status === 401) { await this.page.needsKey(error); continue; }
-        if (!error.mayRetry || attempt >= MOST_ATTEMPTS) throw error;
+        const most = error.code === "internal_error" ? MOST_ATTEMPTS_AT_FAULTS : MOST_ATTEMPTS;
+        if (!error.mayRetry || attempt >= most) throw error;
+        // The server knows best when.
+        if (error.retryAfter !== null) attempt -= 1;
         await this.#countDown(error, error.retryAfter ?? Math.min(2 ** attempt, 15), signal);
       }
     }
@@ -118,7 +141,10 @@ export class Card {
         this.#say("Sent. Waiting for the first text …");
       },
       waits: ({position, seconds}) => {
-        if (position > 0 && !this.#partial) this.#say(`Waiting behind ${position} other ${position === 1 ? "request" : "requests"}, about ${spell(seconds)} …`);
+        if (seconds > 0 && !this.#partial) {
+          const behind = position > 0 ? `behind ${position} other ${position === 1 ? "request" : "requests"}` : "for a free worker";
+          this.#say(`Waiting ${behind}, about ${spell(seconds)} …`);
+        }
       },
       event: event => this.#event(event),
     }, signal);
@@ -152,10 +178,7 @@ export class Card {
     // The sentence is read aloud once, the seconds are not.
     const left = make("span", {ariaHidden: "true"});
     this.state.replaceChildren(`${error.message} The page tries again by itself. `, left);
-    for (let rest = Math.max(1, seconds); rest > 0; rest--) {
-      left.textContent = `In ${rest} s.`;
-      await pause(1000, signal);
-    }
+    await countDown(Date.now() + Math.max(1, seconds) * 1000, rest => { left.textContent = `In ${rest} s.`; }, signal);
     this.state.className = "note";
   }
 
@@ -164,7 +187,9 @@ export class Card {
   }
 
   #failed(error, audio, options) {
+    if (this.#isDisposed) return;
     const isCancelled = error.name === "AbortError";
+    const hadFocus = this.body.contains(document.activeElement);
     if (!isCancelled && !(error instanceof Failure)) console.warn(error);
     this.state.className = isCancelled ? "note" : "problem";
     this.state.textContent = isCancelled ? "Cancelled." : error.message;
@@ -173,25 +198,29 @@ export class Card {
       this.transcribe(audio, options);
     }});
     const close = make("button", {type: "button", className: "quiet", textContent: "Remove", onclick: () => this.remove()});
-    this.body.replaceChildren(this.state, make("div", {className: "bar"}, again, close), this.partial);
+    this.body.replaceChildren(this.state, make("div", {className: "bar"}, again, this.#sound(), close), this.partial);
+    if (hadFocus) again.focus();
     this.gist.textContent = this.state.textContent;
   }
 
   /** Shows and keeps a whole transcript. */
   async finish(transcript, audio) {
-    this.audio = audio;
+    if (this.#isDisposed) return;
+    [this.audio, this.isRecording, this.isKept] = [audio, transcript.isRecording, true];
     this.#show(transcript);
     try {
       const isKept = await history.keep(transcript, audio);
+      this.isKept = isKept;
       if (!isKept) this.#note("This browser keeps the text, but not the sound, which is too large.");
     } catch {
+      this.isKept = false;
       this.#note("This browser keeps no history: the transcript is gone when the page is closed.");
     }
   }
 
   /** Shows a transcript of the history; its parts are made when it is opened. */
   restore(transcript) {
-    this.transcript = transcript;
+    [this.transcript, this.id, this.isRecording, this.isKept] = [transcript, transcript.id, transcript.isRecording, true];
     this.element.open = false;
     this.#head();
     let isShown = false;
@@ -205,13 +234,23 @@ export class Card {
   }
 
   async remove() {
-    if (this.transcript) await history.forget(this.transcript.id).catch(() => {});
+    if (this.isRecording && !confirm(`Delete ${this.name} with its sound?`)) return;
+    const id = this.id ?? this.transcript?.id;
+    try {
+      if (id) await history.forget(id);
+    } catch (error) {
+      this.#note(`The browser could not delete it: ${error.message}`);
+      return;
+    }
     this.dispose();
     this.page.removed(this);
   }
 
   /** Stops work and releases the sound. */
   dispose() {
+    this.#isDisposed = true;
+    clearTimeout(this.#saving);
+    this.wave?.dispose();
     this.#cancel?.abort(new DOMException("removed", "AbortError"));
     if (this.sound) { this.sound.pause(); URL.revokeObjectURL(this.sound.src); }
     this.element.remove();
@@ -222,7 +261,8 @@ export class Card {
   #head() {
     const {transcript} = this;
     this.age.textContent = new Date(transcript.created).toLocaleString([], {dateStyle: "medium", timeStyle: "short"});
-    this.gist.textContent = plainText({segments: transcript.segments.slice(0, 20)}).slice(0, 300) || "No speech";
+    const gist = transcript.isPending ? "This recording has no text yet." : plainText({segments: transcript.segments.slice(0, 20)}).slice(0, 300);
+    this.gist.textContent = gist || "No speech";
   }
 
   #note(text) {
@@ -230,6 +270,7 @@ export class Card {
   }
 
   #show(transcript) {
+    const hadFocus = this.body.contains(document.activeElement);
     this.transcript = transcript;
     this.#head();
     this.rows = transcript.segments.map(segment => this.#row(segment));
@@ -241,9 +282,10 @@ export class Card {
     this.body.replaceChildren(
       ...(this.audio ? this.#player() : []),
       this.#facts(),
-      isEmpty ? make("p", {className: "note", textContent: "There is no speech in this audio."}) : list,
+      isEmpty ? make("p", {className: "note", textContent: transcript.isPending ? "This recording has no text yet." : "There is no speech in this audio."}) : list,
       this.#tools(isEmpty),
     );
+    if (hadFocus) this.element.querySelector("summary").focus();
     this.wave?.draw();
   }
 
@@ -259,7 +301,7 @@ export class Card {
     if (transcript.route) facts.push(`lane ${transcript.route}`);
     if (transcript.model) facts.push(`model ${transcript.model}`);
     if (transcript.task === "translate") facts.push("translated");
-    if (transcript.removed?.length) facts.push(`${transcript.removed.length} made-up ${transcript.removed.length === 1 ? "stretch" : "stretches"} removed`);
+    if (transcript.removed?.length) facts.push(`${transcript.removed.length} hallucinated ${transcript.removed.length === 1 ? "passage" : "passages"} removed`);
     if (transcript.segments.some(segment => segment.words?.some(word => word.probability < DOUBT))) facts.push("shaded words are less certain");
     return make("ul", {className: "facts"}, ...facts.map(fact => make("li", {textContent: fact})));
   }
@@ -356,18 +398,33 @@ export class Card {
       setTimeout(() => { copy.textContent = "Copy"; }, 2000);
     });
     const edit = button("Edit", () => {
-      const isOn = edit.getAttribute("aria-pressed") !== "true";
-      edit.setAttribute("aria-pressed", isOn);
+      const isOn = edit.textContent === "Edit";
       edit.textContent = isOn ? "Done" : "Edit";
       for (const row of this.rows) this.#editable(row, isOn);
-      if (!isOn) { this.#head(); history.update(this.transcript).catch(() => {}); }
+      if (!isOn) this.#head();
     });
     const downloads = Object.keys(formats).map(extension => make("button", {
       type: "button", className: "quiet", textContent: `.${extension}`, ariaLabel: `Download as ${extension}`, onclick: () => this.#download(extension),
     }));
-    const again = this.audio ? button("Transcribe again", () => this.page.again(this.audio, this.name)) : null;
-    const tools = isEmpty ? [again] : [copy, edit, ...downloads, again];
+    const again = this.audio ? button(this.transcript.isPending ? "Transcribe" : "Transcribe again", () => this.page.again(this)) : null;
+    const tools = isEmpty ? [again, this.#sound()] : [copy, edit, ...downloads, this.#sound(), again];
     return make("div", {className: "bar"}, ...tools, button("Delete", () => this.remove()));
+  }
+
+  /** For a recording, which is nowhere else: its sound as a file. */
+  #sound() {
+    if (!this.isRecording || !this.audio) return null;
+    return make("button", {type: "button", className: "quiet", textContent: ".wav", ariaLabel: "Download the sound", onclick: () => this.#give(this.audio, "wav")});
+  }
+
+  /** Stores edits, after a pause. */
+  #save() {
+    clearTimeout(this.#saving);
+    this.#saving = setTimeout(async () => {
+      this.#saving = null;
+      if (this.#isDisposed) return;
+      await history.update(this.transcript).catch(error => this.#note(`The browser could not keep the edit: ${error.message}`));
+    }, EDIT_PAUSE_MILLIS);
   }
 
   #editable(row, isOn) {
@@ -383,6 +440,7 @@ export class Card {
         // The space before it joins the segments to a text.
         const space = /^\s/.test(segment.text) ? " " : "";
         Object.assign(segment, {text: space + text.innerText.trim(), isEdited: true, words: undefined});
+        this.#save();
       };
       text.onpaste = event => {
         event.preventDefault();
@@ -397,11 +455,17 @@ export class Card {
 
   #download(extension) {
     const {type, make: content} = formats[extension];
-    const url = URL.createObjectURL(new Blob([content(this.transcript)], {type}));
+    this.#give(new Blob([content(this.transcript)], {type}), extension);
+  }
+
+  #give(content, extension) {
+    const url = URL.createObjectURL(content);
     make("a", {href: url, download: `${this.name.replace(/\.[^.]+$/, "")}.${extension}`}).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   }
 }
+
+const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
 
 /** Copies a text. Pages over plain HTTP have no clipboard of their own. */
 async function copied(text) {

@@ -37,12 +37,40 @@ export function megabytes(bytes) {
   return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(bytes < 1e8 ? 1 : 0)} MB`;
 }
 
-/** Waits, unless the signal aborts it. */
+/** Waits, unless the signal aborts it. A page that becomes visible goes on at once: hidden pages have slow timers. */
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
-    const stop = () => { clearTimeout(timer); reject(signal.reason); };
-    if (signal.aborted) { reject(signal.reason); return; }
-    const timer = setTimeout(() => { signal.removeEventListener("abort", stop); resolve(); }, milliseconds);
-    signal.addEventListener("abort", stop, {once: true});
+    const end = settle => () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", stop);
+      document.removeEventListener("visibilitychange", go);
+      settle();
+    };
+    const [stop, go] = [end(() => reject(signal.reason)), end(resolve)];
+    const timer = setTimeout(go, milliseconds);
+    signal.addEventListener("abort", stop);
+    document.addEventListener("visibilitychange", go);
+    if (signal.aborted) stop();
   });
 }
+
+/** Waits until a moment (of Date.now()), and calls `each` with the seconds that are left. */
+export async function countDown(until, each, signal) {
+  for (let left = until - Date.now(); left > 0; left = until - Date.now()) {
+    each(Math.ceil(left / 1000));
+    await pause(Math.min(left, 1000), signal);
+  }
+}
+
+const memory = new Map();
+
+/** What the browser keeps. If it keeps nothing for pages, until the page is closed. */
+export const kept = {
+  get(name) {
+    try { return localStorage.getItem(name); } catch { return memory.get(name) ?? null; }
+  },
+  set(name, value) {
+    memory.set(name, value);
+    try { localStorage.setItem(name, value); } catch { /* In memory only. */ }
+  },
+};

@@ -1,8 +1,8 @@
 // Transcripts and recordings in the browser's own database. Nothing of them is stored on the server.
 
 const STORE = "transcripts";
-/** Larger recordings are not kept, only their text. */
-const LARGEST_AUDIO = 64 * 1024 * 1024;
+/** The sound of a larger file is not kept, only its text. */
+const LARGEST_FILE = 64 * 1024 * 1024;
 
 const open = new Promise((resolve, reject) => {
   const request = indexedDB.open("uttera-stt", 1);
@@ -31,9 +31,11 @@ export async function all() {
   return found.sort((one, other) => other.created - one.created);
 }
 
-/** Keeps a transcript. Returns whether its audio is kept as well. */
+/** Keeps a transcript. Returns whether its audio is kept as well: that of a recording of any size, for there is no other. */
 export async function keep(transcript, audio) {
-  const withAudio = audio && audio.size <= LARGEST_AUDIO;
+  const withAudio = audio && (transcript.isRecording || audio.size <= LARGEST_FILE);
+  // Ask the browser not to delete it by itself.
+  navigator.storage?.persist?.().catch(() => {});
   try {
     await transaction("readwrite", (store, sounds) => {
       if (withAudio) sounds.put(audio, transcript.id);

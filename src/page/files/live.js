@@ -1,10 +1,10 @@
 // The microphone, and the realtime session that writes while one speaks.
-import {openSession} from "./api.js";
+import {openSession, sentence} from "./api.js";
 
 /** The rate at which Whisper hears; browsers that cannot record at it use their own. */
 const RATE = 16_000;
-/** How long the last text may take after the end of a recording, in milliseconds. */
-const LAST_TEXT_MILLIS = 60_000;
+/** After the end of a recording, this long without any event means that the connection is dead, in milliseconds. */
+const SILENT_MILLIS = 15_000;
 
 /** Why there is no microphone, and what to do, if the browser gives none. */
 export function whyNoMicrophone() {
@@ -12,7 +12,7 @@ export function whyNoMicrophone() {
   if (!globalThis.isSecureContext) {
     const port = location.port ? `:${location.port}` : "";
     return "Browsers give the microphone only to pages over HTTPS and to pages of this computer. Open the page over "
-      + `HTTPS, or forward the port (ssh -L ${location.port || 80}:localhost:${location.port || 80} ${location.hostname}) and open `
+      + `HTTPS (the server needs a certificate: TLS_CERT), or forward the port (ssh -L ${location.port || 80}:localhost:${location.port || 80} ${location.hostname}) and open `
       + `http://localhost${port}. Files can be transcribed from here.`;
   }
   return "This browser gives no microphone to pages. Files can be transcribed.";
@@ -32,12 +32,16 @@ export class Recording {
   #context;
   #stream;
 
-  /** `report`: `level(0 to 1)`, `text(turns)`, `trouble(message)`. Rejects if the microphone is refused. */
+  /**
+   * `report`: `level(0 to 1)`, `text(turns)`, `trouble(message)`, `gone()` when the microphone is gone. Rejects if the
+   * microphone is refused.
+   */
   static async begin(options, report) {
     const stream = await navigator.mediaDevices.getUserMedia({audio: {echoCancellation: false}});
     const recording = new Recording();
     recording.report = report;
     recording.#stream = stream;
+    for (const track of stream.getTracks()) track.onended = () => report.gone();
     try {
       await recording.#listen(stream);
     } catch (error) {
@@ -83,12 +87,15 @@ export class Recording {
   }
 
   async #connect(options) {
+    let socket = null;
     try {
-      this.#socket = await openSession();
+      socket = await openSession();
     } catch (error) {
       this.#lost(error.message);
       return;
     }
+    if (this.#isClosed) { socket.close(); return; }
+    this.#socket = socket;
     this.#socket.onmessage = ({data}) => this.#event(JSON.parse(data), options);
     this.#socket.onclose = ({reason}) => this.#lost(reason);
   }
@@ -103,8 +110,11 @@ export class Recording {
     if (options.prompt) input.transcription.prompt = options.prompt;
     const include = ["item.input_audio_transcription.logprobs"];
     this.#tell({type: "session.update", session: {type: "transcription", include, audio: {input}}});
-    // What was said while the session opened.
+  }
+
+  #start() {
     this.#isOpen = true;
+    // What was said while the session opened.
     this.#blocks.forEach(block => this.#send(block));
   }
 
@@ -117,22 +127,29 @@ export class Recording {
     const prefix = "conversation.item.input_audio_transcription.";
     switch (event.type) {
       case "session.created": this.#configure(options); break;
+      case "session.updated": this.#start(); break;
       case "input_audio_buffer.speech_started": turn().start = event.audio_start_ms / 1000; break;
       case "input_audio_buffer.speech_stopped": turn().end = event.audio_end_ms / 1000; break;
-      case "input_audio_buffer.committed": turn(); this.#isCommitted = true; break;
+      case "input_audio_buffer.committed":
+        // A turn that ended by itself has its end before. This is the one that `stop` ended.
+        if (turn().end === null) this.#isCommitted = true;
+        break;
       case `${prefix}delta`: turn().text += event.delta; break;
       case `${prefix}completed`:
         Object.assign(turn(), {text: event.transcript, isDone: true, logprobs: event.logprobs, languages: event.languages});
         break;
-      case `${prefix}failed`: this.#failure = event.error.message; turn().isDone = true; break;
+      case `${prefix}failed`: this.#failure = sentence(event.error); turn().isDone = true; break;
       case "session.expiring": this.report.trouble("The live session ends in a minute; the recording continues."); break;
       case "error":
         if (event.error.code === "input_audio_buffer_commit_empty") this.#isCommitted = true;
-        else { this.#failure = event.error.message; this.report.trouble(event.error.message); }
+        else {
+          this.#failure = sentence(event.error);
+          this.report.trouble(`${this.#failure} The recording continues and is transcribed when it ends.`);
+        }
         break;
       default: return;
     }
-    this.report.text([...this.#turns.values()].filter(turn => turn.text));
+    this.report.text([...this.#turns.values()]);
     this.#wake();
   }
 
@@ -151,9 +168,13 @@ export class Recording {
     this.#tell({type: "input_audio_buffer.append", audio: btoa(text)});
   }
 
+  #stopTracks() {
+    for (const track of this.#stream.getTracks()) { track.onended = null; track.stop(); }
+  }
+
   #close() {
     this.#isClosed = true;
-    this.#stream.getTracks().forEach(track => track.stop());
+    this.#stopTracks();
     this.#context?.close();
     this.#socket?.close();
   }
@@ -163,8 +184,9 @@ export class Recording {
    * of it is missing.
    */
   async stop() {
-    this.#stream.getTracks().forEach(track => track.stop());
-    await this.#context.suspend();
+    this.#stopTracks();
+    // Some browsers never answer for a microphone that is gone.
+    await Promise.race([this.#context.suspend().catch(() => {}), new Promise(resolve => { setTimeout(resolve, 1000); })]);
     const audio = this.#wav();
     if (this.#isOpen) {
       this.#tell({type: "input_audio_buffer.commit"});
@@ -182,9 +204,11 @@ export class Recording {
     // Only a commit after the last audio counts.
     this.#isCommitted = false;
     return new Promise(resolve => {
-      const timer = setTimeout(resolve, LAST_TEXT_MILLIS);
+      let timer = setTimeout(resolve, SILENT_MILLIS);
       this.#wake = () => {
-        if (this.#isSettled() || !this.#isOpen) { clearTimeout(timer); resolve(); }
+        clearTimeout(timer);
+        if (this.#isSettled() || !this.#isOpen) resolve();
+        else timer = setTimeout(resolve, SILENT_MILLIS);
       };
     });
   }

@@ -60,8 +60,12 @@ const cards = new Set();
 
 const page = {
   needsKey: askForKey,
-  removed: card => { cards.delete(card); listed(); },
-  again: (audio, name) => transcribe(audio, name),
+  removed: card => { cards.delete(card); listed(); byId("transcripts").focus(); },
+  /** A recording without a text gets it in its place; another transcription is a card of its own. */
+  again: card => {
+    if (card.transcript.isPending) card.transcribe(card.audio, options.current());
+    else transcribe(card.audio, card.name);
+  },
 };
 
 function add(name, isNew = true) {
@@ -90,7 +94,13 @@ function transcribeAll(files) {
 
 byId("clear").onclick = async () => {
   if (!confirm(`Delete all ${cards.size} transcripts and recordings from this browser?`)) return;
-  await history.forgetAll().catch(() => {});
+  try {
+    await history.forgetAll();
+  } catch (error) {
+    show(byId("empty"), `The browser could not delete them: ${error.message}`, true);
+    byId("empty").hidden = false;
+    return;
+  }
   for (const card of cards) card.dispose();
   cards.clear();
   listed();
@@ -115,7 +125,10 @@ addEventListener("drop", event => {
   if (!hasFiles(event)) return;
   event.preventDefault();
   dropping.hidden = true;
-  transcribeAll(event.dataTransfer.files);
+  const files = [...event.dataTransfer.items].filter(item => item.kind === "file");
+  const isFolder = item => item.webkitGetAsEntry?.()?.isDirectory;
+  if (files.some(isFolder)) show(byId("files-note"), "Folders cannot be dropped: choose the files in them.", true);
+  transcribeAll(files.filter(item => !isFolder(item)).map(item => item.getAsFile()).filter(Boolean));
 });
 
 // --- The microphone
@@ -125,7 +138,7 @@ let recording = null;
 
 function label(text, isOn, isBusy = false) {
   byId("record-label").textContent = text;
-  record.setAttribute("aria-pressed", isOn);
+  record.classList.toggle("on", isOn);
   record.disabled = isBusy;
 }
 
@@ -136,11 +149,24 @@ const report = {
     turns.forEach((turn, index) => {
       const line = place.children[index] ?? place.appendChild(make("p", {dir: "auto"}));
       if (line.textContent !== turn.text) line.textContent = turn.text;
+      line.hidden = !turn.text;
       line.classList.toggle("open", !turn.isDone);
+      // A screen reader hears each turn once, when it is complete.
+      if (turn.isDone && !turn.isSaid) { turn.isSaid = true; byId("live-said").textContent = turn.text; }
     });
     place.scrollTop = place.scrollHeight;
   },
   trouble: message => { byId("live-note").textContent = message; },
+  gone: () => {
+    show(byId("record-note"), "The microphone is gone. What was recorded until then is kept.", true);
+    end();
+  },
+};
+
+const NO_MICROPHONE = {
+  NotAllowedError: "The browser does not allow this page to use the microphone. Allow it in the address bar, and press Record again.",
+  NotFoundError: "There is no microphone. Connect one, and press Record again.",
+  NotReadableError: "Another program uses the microphone. Close it, and press Record again.",
 };
 
 async function begin() {
@@ -152,10 +178,7 @@ async function begin() {
     recording = await Recording.begin(options.current(), report);
   } catch (error) {
     label("Record", false);
-    const isRefused = error.name === "NotAllowedError";
-    show(byId("record-note"), isRefused
-      ? "The browser does not allow this page to use the microphone. Allow it beside the address, and press Record again."
-      : `The microphone cannot be used: ${error.message}`, true);
+    show(byId("record-note"), NO_MICROPHONE[error.name] ?? `The microphone cannot be used: ${error.message}`, true);
     return;
   }
   show(byId("record-note"), "Text appears while you speak.", false);
@@ -171,23 +194,41 @@ function tick() {
 }
 
 async function end() {
+  if (isEnding) return;
+  isEnding = true;
   const ended = recording;
   label("Finishing …", true, true);
   const stopped = performance.now();
-  const {audio, turns, seconds} = await ended.stop();
-  recording = null;
-  report.level(0);
-  byId("live").hidden = true;
-  label("Record", false);
+  try {
+    finish(await ended.stop(), stopped);
+  } catch (error) {
+    show(byId("record-note"), `The recording could not be finished: ${error.message}`, true);
+  } finally {
+    [recording, isEnding] = [null, false];
+    report.level(0);
+    byId("live").hidden = true;
+    label("Record", false);
+  }
+}
+
+let isEnding = false;
+
+async function finish({audio, turns, seconds}, stopped) {
   const name = `Recording ${new Date().toLocaleString([], {dateStyle: "medium", timeStyle: "medium"})}.wav`;
   const chosen = options.current();
+  const card = add(name);
   // The live path does not translate.
-  if (!turns || chosen.target) { transcribe(audio, name); return; }
+  if (!turns || chosen.target) {
+    await card.record(audio, seconds);
+    card.transcribe(audio, chosen);
+    return;
+  }
   const languages = turns.flatMap(turn => turn.languages ?? []);
-  await add(name).finish({
+  await card.finish({
     id: crypto.randomUUID?.() ?? String(Date.now()),
     name,
     created: Date.now(),
+    isRecording: true,
     task: "transcribe",
     language: languages.length ? languageName(languages[0]) : "",
     duration: seconds,
@@ -196,20 +237,24 @@ async function end() {
     segments: turns.map((turn, index) => ({
       start: turn.start,
       end: Math.min(turn.end ?? seconds, seconds),
-      text: (index > 0 ? " " : "") + turn.text.trim(),
+      text: (index > 0 && hasSpaces(turn.languages) ? " " : "") + turn.text.trim(),
       words: wordsOf(turn.logprobs),
     })),
   }, audio);
 }
 
-/** A language as the server reports it: a code, or an object with one. */
-function languageName(language) {
-  const code = typeof language === "string" ? language : language.code ?? "";
-  try { return new Intl.DisplayNames(["en"], {type: "language"}).of(code); } catch { return code; }
+/** Whether words of these languages have spaces between them. */
+const hasSpaces = (languages = []) => !languages.some(({code}) => ["ja", "zh", "yue", "th", "lo", "my", "km"].includes(code));
+
+/** The English name of a language, in lower case, as in other transcripts. */
+function languageName({code}) {
+  try { return new Intl.DisplayNames(["en"], {type: "language"}).of(code).toLowerCase(); } catch { return code; }
 }
 
 record.onclick = () => { if (recording) end(); else begin(); };
-addEventListener("beforeunload", event => { if (recording) event.preventDefault(); });
+addEventListener("beforeunload", event => {
+  if (recording || [...cards].some(card => card.isAtRisk)) event.preventDefault();
+});
 
 // --- Start
 

@@ -1,5 +1,5 @@
 // The options of requests, kept in this browser.
-import {byId, make} from "./dom.js";
+import {byId, kept, make} from "./dom.js";
 
 /** The codes of Whisper's languages. */
 const CODES = "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo zh".split(" ");
@@ -22,7 +22,7 @@ export function begin() {
   group.append(...choices.filter(([code]) => code !== "en").map(([code, name]) => make("option", {value: code, textContent: name})));
   field("target").append(group);
   let stored = {};
-  try { stored = JSON.parse(localStorage.getItem(STORED)) ?? {}; } catch { /* Something else is stored there. */ }
+  try { stored = JSON.parse(kept.get(STORED)) ?? {}; } catch { /* Something else is stored there. */ }
   show({...DEFAULTS, ...stored});
   form.addEventListener("input", changed);
   form.addEventListener("submit", event => event.preventDefault());
@@ -40,7 +40,7 @@ function show(options) {
 }
 
 function changed() {
-  localStorage.setItem(STORED, JSON.stringify(current()));
+  kept.set(STORED, JSON.stringify(current()));
   summarise();
 }
 

@@ -8,7 +8,7 @@ let entering = null;
 export function askForKey(failure) {
   if (entering) return entering;
   const dialog = byId("key-dialog");
-  byId("key-note").textContent = key.get()
+  byId("key-note").textContent = key.get() || failure.status !== 401
     ? `${failure.message} Enter another key.`
     : "Enter the key that the operator of the server gave you. This browser keeps it.";
   byId("key").value = "";
@@ -19,6 +19,10 @@ export function askForKey(failure) {
       entering = null;
       const given = byId("key").value.trim();
       if (dialog.returnValue !== "save" || !given) { reject(failure); return; }
+      if (!/^[\x21-\x7e]+$/.test(given)) {
+        resolve(askForKey({message: "A key has no spaces and no letters with accents."}));
+        return;
+      }
       key.set(given);
       byId("change-key").hidden = false;
       resolve();

@@ -1,15 +1,23 @@
 // The waveform of a recording, with its segments.
 
 /** Longer or larger recordings are drawn by their segments only: decoding them would take much memory. */
-const LONGEST_SECONDS = 30 * 60;
+const LONGEST_SECONDS = 10 * 60;
 const LARGEST_BYTES = 64 * 1024 * 1024;
 /** The rate at which the waveform is decoded. */
 const RATE = 8000;
 const BARS = 1500;
 
+/** One recording is decoded at a time. */
+let before = Promise.resolve();
+
 /** The loudness of the recording in BARS steps, 0 to 1; null if it is too long, or if this browser cannot decode it. */
-export async function peaksOf(audio, seconds) {
-  if (audio.size > LARGEST_BYTES || seconds > LONGEST_SECONDS) return null;
+export function peaksOf(audio, seconds) {
+  if (audio.size > LARGEST_BYTES || seconds > LONGEST_SECONDS) return Promise.resolve(null);
+  before = before.then(() => decode(audio));
+  return before;
+}
+
+async function decode(audio) {
   try {
     const context = new OfflineAudioContext(1, 1, RATE);
     const samples = (await context.decodeAudioData(await audio.arrayBuffer())).getChannelData(0);
@@ -34,8 +42,11 @@ export class Wave {
 
   constructor(canvas, segments, seconds) {
     Object.assign(this, {canvas, segments, seconds, at: 0});
-    new ResizeObserver(() => this.draw()).observe(canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    const end = new AbortController();
+    const observer = new ResizeObserver(() => this.draw());
+    observer.observe(canvas);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw(), {signal: end.signal});
+    this.dispose = () => { observer.disconnect(); end.abort(); };
   }
 
   /** The time at a position of the pointer. */

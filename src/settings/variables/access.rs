@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Variable, row, secret};
 use crate::settings::Secret;
-use crate::settings::read::{number, origins, proxies};
+use crate::settings::read::{allowed_networks, number, origins, proxies};
 
 pub const ROWS: &[Variable] = &[
     row(
@@ -89,5 +89,11 @@ pub const ROWS: &[Variable] = &[
         "",
         "Comma-separated addresses or networks of proxies whose X-Forwarded-For header is trusted.",
         proxies,
+    ),
+    row(
+        "ALLOWED_NETWORKS",
+        "",
+        "Comma-separated addresses or networks of clients that may use the server; empty: all.",
+        allowed_networks,
     ),
 ];

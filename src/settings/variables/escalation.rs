@@ -1,5 +1,7 @@
 //! Escalation: thresholds, and the fallback that doubtful texts go to.
 
+use std::path::PathBuf;
+
 use stt_actors::EscalationPolicy;
 
 use super::{Variable, row, secret};
@@ -71,6 +73,33 @@ pub const ROWS: &[Variable] = &[
             Ok(())
         },
     )),
+    row(
+        "FALLBACK_CA",
+        "",
+        "File with the only certificate authorities (PEM) whose certificates are accepted of the fallback node; empty: those of the system.",
+        |s, v| {
+            s.fallback_tls.ca = Some(PathBuf::from(v));
+            Ok(())
+        },
+    ),
+    row(
+        "FALLBACK_CERT",
+        "",
+        "File with the certificate and its chain (PEM) that this node presents to the fallback node.",
+        |s, v| {
+            s.fallback_tls.certificate = Some(PathBuf::from(v));
+            Ok(())
+        },
+    ),
+    row(
+        "FALLBACK_KEY",
+        "",
+        "File with the private key of FALLBACK_CERT (PEM).",
+        |s, v| {
+            s.fallback_tls.key = Some(PathBuf::from(v));
+            Ok(())
+        },
+    ),
     row(
         "FALLBACK_MODEL",
         "",

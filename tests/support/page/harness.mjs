@@ -17,7 +17,7 @@ const PATIENCE = settings.patience ?? 60_000;
 const FAILED_LOAD = /^Failed to load resource|^WebSocket connection to .* failed/;
 
 /** Opens a page and does the work on it; checks that the page asked no other host and reported no error. */
-export async function visit(work, {path = "", context: options = {}, flags = [], mayFail = false, url = settings.url} = {}) {
+export async function visit(work, {path = "", context: options = {}, flags = [], mayFail = false, url = settings.url, init = null} = {}) {
   const browser = await chromium.launch({
     executablePath: settings.chromium,
     args: [
@@ -28,6 +28,7 @@ export async function visit(work, {path = "", context: options = {}, flags = [],
   try {
     const context = await browser.newContext({acceptDownloads: true, ...options});
     context.setDefaultTimeout(PATIENCE);
+    if (init) await context.addInitScript(init);
     const page = await context.newPage();
     const [errors, hosts] = [[], new Set()];
     page.on("console", message => { if (["error", "warning"].includes(message.type())) errors.push(message.text()); });
@@ -36,6 +37,7 @@ export async function visit(work, {path = "", context: options = {}, flags = [],
       const {protocol, host} = new URL(request.url());
       if (!["blob:", "data:"].includes(protocol)) hosts.add(host);
     });
+    page.on("websocket", socket => hosts.add(new URL(socket.url()).host));
     await page.goto(url + path);
     await work(page, context);
     const unexpected = errors.filter(error => !(mayFail && FAILED_LOAD.test(error)));

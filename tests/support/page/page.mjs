@@ -98,9 +98,27 @@ await run({
       assert.equal(json.text, txt.trim());
       assert.ok(json.words.every(word => word.start <= word.end && word.probability <= 1));
 
+      // A browser that cannot delete says so.
+      await page.evaluate(() => {
+        globalThis.clear = IDBObjectStore.prototype.clear;
+        IDBObjectStore.prototype.clear = () => { throw new Error("no"); };
+      });
+      page.once("dialog", dialog => dialog.accept());
+      await page.getByRole("button", {name: "Delete all"}).click();
+      await page.getByText("The browser could not delete them").waitFor();
+      assert.equal(await cards(page).count(), 2);
+      await page.evaluate(() => { IDBObjectStore.prototype.clear = globalThis.clear; });
+
       // An edit is in the copy and in the downloads.
       await command.getByRole("button", {name: "Edit"}).click();
       await command.getByRole("textbox").fill("An edited text.");
+      // It is stored while one types.
+      await page.waitForFunction(() => new Promise(resolve => {
+        indexedDB.open("uttera-stt", 1).onsuccess = ({target}) => {
+          const all = target.result.transaction("transcripts").objectStore("transcripts").getAll();
+          all.onsuccess = () => resolve(all.result.some(({segments}) => segments.some(({text}) => text.includes("An edited text."))));
+        };
+      }));
       await accessible(page);
       await shot(page, "editing");
       await command.getByRole("button", {name: "Done"}).click();
@@ -131,11 +149,10 @@ await run({
     await visit(async page => {
       await signIn(page);
       await page.getByRole("button", {name: "Record"}).click();
-      const live = page.getByRole("log");
+      const live = page.getByRole("region", {name: "Live text"});
       // The last words of the recording appear while it still runs.
       const last = words(settings.spokenText).at(-1);
       await live.getByText(new RegExp(last, "i")).waitFor();
-      assert.equal(await page.getByRole("button", {name: "Stop"}).getAttribute("aria-pressed"), "true");
       await shot(page, "speaking");
       await accessible(page);
       await page.getByRole("button", {name: "Stop"}).click();
@@ -150,6 +167,34 @@ await run({
     }, {mayFail: true});
   },
 
+  /** A slow connection: what was said before Stop is in the text, although it arrives long after. */
+  async speakSlowly() {
+    await visit(async page => {
+      // What the page sends is two seconds late.
+      await page.routeWebSocket(/realtime/, socket => {
+        const server = socket.connectToServer();
+        socket.onMessage(message => { setTimeout(() => server.send(message), 2000); });
+        server.onMessage(message => socket.send(message));
+      });
+      await page.reload();
+      await page.getByRole("button", {name: "Record"}).click();
+      const last = words(settings.spokenText).at(-1);
+      await page.getByRole("region", {name: "Live text"}).getByText(new RegExp(last, "i")).waitFor();
+      // The microphone disappears: the recording ends by itself.
+      await page.evaluate(() => globalThis.track.dispatchEvent(new Event("ended")));
+      const card = cards(page).first();
+      await hasText(card, settings.spokenText);
+      await page.getByText("The microphone is gone.").waitFor();
+    }, {init: () => {
+      const get = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      navigator.mediaDevices.getUserMedia = async wanted => {
+        const stream = await get(wanted);
+        [globalThis.track] = stream.getTracks();
+        return stream;
+      };
+    }});
+  },
+
   /** Speaking where no live session is to be had: the recording is sent when it ends. */
   async speakWithoutSession() {
     await visit(async page => {
@@ -157,10 +202,25 @@ await run({
       await page.getByText(/Live text is not available/).waitFor();
       await shot(page, "no-session");
       await page.waitForFunction(() => document.querySelector("#live-time").textContent >= "0:04");
+      // The server stops as well: the recording waits, and outlives the page.
+      await ask("stop");
       await page.getByRole("button", {name: "Stop"}).click();
       const card = cards(page).first();
+      await card.getByText(/tries again by itself/).waitFor();
+      const asked = [];
+      page.on("dialog", dialog => { asked.push(dialog.type()); dialog.accept(); });
+      await ask("start");
+      await page.reload();
+      assert.ok(asked.length <= 1, `${asked}`);
+      await card.locator("summary").waitFor();
+      if (await card.evaluate(card => !card.open)) await card.locator("summary").click();
+      const transcribe = card.getByRole("button", {name: "Transcribe", exact: true});
+      if (await card.locator(".segment").count() === 0) await transcribe.click();
       await card.locator(".segment").first().waitFor();
       assert.match(await card.locator(".facts").innerText(), /lane HOT/);
+      assert.equal(await cards(page).count(), 1);
+      const [sound] = await Promise.all([page.waitForEvent("download"), card.getByRole("button", {name: "Download the sound"}).click()]);
+      assert.equal((await readFile(await sound.path())).subarray(0, 4).toString(), "RIFF");
     }, {mayFail: true});
   },
 
@@ -179,6 +239,21 @@ await run({
     }, {url, flags: ["--host-resolver-rules=MAP stt.test 127.0.0.1"]});
   },
 
+  /** HTTPS by the server itself, from a host name that is not localhost: there is a microphone, and live text. */
+  async speakOverHttps() {
+    const url = settings.url.replace("127.0.0.1", "stt.test");
+    await visit(async page => {
+      await page.getByText(/^Ready/).waitFor();
+      assert.ok(await page.evaluate(() => window.isSecureContext));
+      await page.getByRole("button", {name: "Record"}).click();
+      const last = words(settings.spokenText).at(-1);
+      await page.getByRole("log").getByText(new RegExp(last, "i")).waitFor();
+      await page.getByRole("button", {name: "Stop"}).click();
+      await hasText(cards(page).first(), settings.spokenText);
+      assert.match(await cards(page).first().locator(".facts").innerText(), /lane live/);
+    }, {url, flags: ["--host-resolver-rules=MAP stt.test 127.0.0.1"], context: {ignoreHTTPSErrors: true}});
+  },
+
   /** A server with keys: the page asks, and asks again after a wrong one. */
   async key() {
     await visit(async page => {
@@ -190,6 +265,8 @@ await run({
       await dialog.waitFor();
       await shot(page, "key");
       await accessible(page);
+      await enter("ключ");
+      await dialog.getByText(/no letters with accents/).waitFor();
       await enter("wrong");
       await dialog.getByText(/Enter another key/).waitFor();
       await dialog.getByRole("button", {name: "Cancel"}).click();
@@ -243,6 +320,22 @@ await run({
     }, {mayFail: true});
   },
 
+  /** Other requests wait: the page says how many, and a file that is cancelled leaves the queue. */
+  async queue() {
+    await visit(async page => {
+      await choose(page, settings.command);
+      const card = cards(page).first();
+      await card.getByText(/Waiting behind [1-9]\d* other requests?, about/).waitFor();
+      await shot(page, "queue");
+      await accessible(page);
+      await card.getByRole("button", {name: "Cancel"}).click();
+      await card.getByRole("status").getByText("Cancelled.").waitFor();
+      await ask("cancelled");
+      await card.getByRole("button", {name: "Try again"}).click();
+      await hasText(card, settings.commandText);
+    });
+  },
+
   /** Options: kept in the browser, sent with the file; errors are sentences. */
   async options() {
     await visit(async page => {
@@ -267,16 +360,51 @@ await run({
       await shot(page, "error");
       await page.getByRole("button", {name: "Reset options"}).click();
       await page.getByText("language detected").waitFor();
-      // Something that is no recording, dropped on the page.
+      // Two files, dropped on the page, of which none is a recording.
       await page.evaluate(() => {
         const dataTransfer = new DataTransfer();
         dataTransfer.items.add(new File(["this is no recording"], "letter.txt"));
+        dataTransfer.items.add(new File(["nor is this"], "second.txt"));
         for (const kind of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(kind, {dataTransfer, bubbles: true, cancelable: true}));
       });
       const broken = cards(page).filter({hasText: "letter.txt"});
       await broken.getByRole("status").getByText(/Check that the file plays/).waitFor();
+      await cards(page).filter({hasText: "second.txt"}).getByRole("status").getByText(/Check that the file plays/).waitFor();
       await broken.getByRole("button", {name: "Remove"}).click();
       await broken.waitFor({state: "detached"});
+    }, {mayFail: true});
+  },
+
+  /** A browser that keeps nothing for pages, and a file that is gone before it is sent. */
+  async withoutStorage() {
+    await visit(async page => {
+      await page.getByText(/^Ready/).waitFor();
+      await choose(page, settings.command, settings.command, settings.vanishing);
+      const lost = cards(page).filter({hasText: "vanishing.wav"});
+      await lost.getByText(/Waiting until other files are sent/).waitFor();
+      await ask("vanish");
+      await lost.getByRole("status").getByText(/can no longer be read/).waitFor();
+      await hasText(cards(page).first(), settings.commandText);
+      await page.getByText(/keeps no history/).first().waitFor();
+    }, {mayFail: true, init: () => {
+      const refuse = () => { throw new DOMException("refused", "SecurityError"); };
+      Object.defineProperty(globalThis, "localStorage", {get: refuse});
+      indexedDB.open = refuse;
+    }});
+  },
+
+  /** The server stops in the middle of a stream, and the rest comes from the one that is started after it. */
+  async restarted() {
+    await visit(async page => {
+      await choose(page, settings.hour);
+      const card = cards(page).first();
+      await card.getByText("Transcribing …").waitFor();
+      await ask("stop");
+      await card.getByText(/tries again by itself/).waitFor();
+      await ask("start");
+      await card.getByText("Transcribing …").waitFor();
+      await card.getByRole("button", {name: "Cancel"}).click();
+      await card.getByRole("status").getByText("Cancelled.").waitFor();
     }, {mayFail: true});
   },
 

@@ -212,6 +212,7 @@ fn own_spec(args: &BenchArgs, arguments: Vec<String>) -> anyhow::Result<Spec> {
     let mut command = vec![program.display().to_string(), "serve".to_owned()];
     command.extend(arguments);
     let own = [
+        "--plain",
         "--host",
         "127.0.0.1",
         "--port",

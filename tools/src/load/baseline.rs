@@ -72,28 +72,24 @@ impl Baseline {
             compared += 1;
             let at = counted(step.clients, "client");
             let old = before.p95;
-            // Writing to a string cannot fail.
-            let _ = match step.end_to_end_ms {
-                Some(now) => {
-                    let ratio = now.p95 / old.max(f64::MIN_POSITIVE);
-                    let slow = ratio > most;
-                    passed &= !slow;
-                    let verdict = if slow { "too slow" } else { "ok" };
-                    writeln!(
-                        text,
-                        "{at}, 95th percentile: {:.0} ms, {ratio:.2} times the baseline's {old:.0} ms (at most {most}): \
-                         {verdict}",
-                        now.p95
-                    )
-                }
-                None => {
-                    passed = false;
-                    writeln!(
-                        text,
-                        "{at}: no transcript; the baseline's 95th percentile is {old:.0} ms"
-                    )
-                }
+            let Some(now) = step.end_to_end_ms else {
+                passed = false;
+                // Writing to a string cannot fail.
+                let _ = writeln!(
+                    text,
+                    "{at}: no transcript; the baseline's 95th percentile is {old:.0} ms"
+                );
+                continue;
             };
+            let ratio = now.p95 / old.max(f64::MIN_POSITIVE);
+            let slow = ratio > most;
+            passed &= !slow;
+            let verdict = if slow { "too slow" } else { "ok" };
+            let _ = writeln!(
+                text,
+                "{at}, 95th percentile: {:.0} ms, {ratio:.2} times the baseline's {old:.0} ms (at most {most}): {verdict}",
+                now.p95
+            );
         }
         ensure!(
             compared > 0,

@@ -139,8 +139,7 @@ pub async fn load(
     };
     Ok(match report.ended {
         Ended::Finished if passed => Verdict::Passed,
-        Ended::Finished => Verdict::Failed,
-        Ended::TooManyFailures | Ended::Signal => Verdict::Failed,
+        Ended::Finished | Ended::TooManyFailures | Ended::Signal => Verdict::Failed,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::client::{self, TlsArgs};
 use super::server::{self, Server};
 
 /// The server to test, and the key for it.
@@ -18,6 +19,8 @@ pub struct ServerArgs {
         hide_env_values = true
     )]
     pub key: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl ServerArgs {
@@ -25,9 +28,10 @@ impl ServerArgs {
     /// be reached.
     ///
     /// # Errors
-    /// The HTTP client cannot be created.
+    /// The HTTP client cannot be created, for example because a certificate cannot be read.
     pub async fn reach(&self) -> anyhow::Result<Option<(Server, Vec<String>)>> {
-        let server = Server::new(self.url.clone(), self.key.clone())?;
+        let client = client::client_with(&self.tls)?;
+        let server = Server::with_client(client, self.url.clone(), self.key.clone());
         match server.reach().await {
             Ok(models) => Ok(Some((server, models))),
             Err(error) => {
