@@ -247,7 +247,7 @@ await run({
       assert.ok(await page.evaluate(() => window.isSecureContext));
       await page.getByRole("button", {name: "Record"}).click();
       const last = words(settings.spokenText).at(-1);
-      await page.getByRole("log").getByText(new RegExp(last, "i")).waitFor();
+      await page.getByRole("region", {name: "Live text"}).getByText(new RegExp(last, "i")).waitFor();
       await page.getByRole("button", {name: "Stop"}).click();
       await hasText(cards(page).first(), settings.spokenText);
       assert.match(await cards(page).first().locator(".facts").innerText(), /lane live/);
