@@ -28,18 +28,10 @@ const MEMORY_FREE: &str = "uttera_stt_memory_free_bytes";
 const MEMORY_LIMIT: &str = "uttera_stt_memory_limit_bytes";
 
 /// Reads `/proc` and remembers what ended workers used.
+#[derive(Default)]
 pub(super) struct Sampler {
     memory: HostMemoryProbe,
     workers: Workers,
-}
-
-impl Default for Sampler {
-    fn default() -> Self {
-        Self {
-            memory: HostMemoryProbe::new(),
-            workers: Workers::default(),
-        }
-    }
 }
 
 impl Sampler {
