@@ -4,6 +4,7 @@ mod abuse;
 mod allow_list;
 mod bench;
 mod board;
+mod certificates;
 mod chaos;
 mod cli;
 mod clients;
