@@ -14,6 +14,17 @@ function share(text, expected) {
 
 const cards = page => page.locator("#cards > details");
 const choose = (page, ...files) => page.locator("#files").setInputFiles(files);
+/** Drops files on the page, as from a folder. */
+async function drop(page, ...files) {
+  const dropped = await Promise.all(files.map(async file => [file.split("/").at(-1), (await readFile(file)).toString("base64")]));
+  await page.evaluate(files => {
+    const dataTransfer = new DataTransfer();
+    for (const [name, base64] of files) {
+      dataTransfer.items.add(new File([Uint8Array.from(atob(base64), letter => letter.charCodeAt(0))], name));
+    }
+    for (const kind of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(kind, {dataTransfer, bubbles: true, cancelable: true}));
+  }, dropped);
+}
 const text = card => card.locator(".text");
 const hasText = (card, expected) => text(card).waitFor().then(async () => {
   const found = (await card.locator(".segment > p").allTextContents()).join(" ");
@@ -41,7 +52,7 @@ await run({
       await page.getByText(/^Ready/).waitFor();
       await shot(page, "empty");
       await accessible(page);
-      await choose(page, settings.command, settings.long);
+      await drop(page, settings.command, settings.long);
       const [command, long] = [cards(page).nth(0), cards(page).nth(1)];
       await hasText(command, settings.commandText);
       await hasText(long, settings.longText);
@@ -71,10 +82,12 @@ await run({
       const box = await canvas.boundingBox();
       const duration = await sound.evaluate(sound => sound.duration);
       const [from, to] = times[middle];
+      // Slowly, so that a slow machine looks in time.
+      await sound.evaluate(sound => { sound.playbackRate = 0.1; });
       await canvas.click({position: {x: (from + to) / 2 / duration * box.width, y: box.height / 2}});
       await page.waitForFunction(([start, end]) => {
         const sound = document.querySelectorAll("audio")[1];
-        return !sound.paused && sound.currentTime >= start - 0.01 && sound.currentTime < end + 1;
+        return !sound.paused && sound.currentTime >= start - 0.01 && sound.currentTime < end;
       }, [from, to]);
       await page.waitForFunction(index => document.querySelectorAll("#cards > details")[1]
         .querySelectorAll(".segment")[index].getAttribute("aria-current") === "true", middle);
