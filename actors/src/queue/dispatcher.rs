@@ -221,8 +221,12 @@ impl DispatcherState {
         lease: LeaseId,
         outcome: Result<ChunkTranscript, EngineError>,
     ) {
-        if let Err(error) = &outcome {
-            info!(lane = lane.0, %error, "a lane failed on its chunk");
+        match &outcome {
+            Err(EngineError::Aborted) => {
+                debug!(lane = lane.0, "a lane aborted its chunk as requested")
+            }
+            Err(error) => info!(lane = lane.0, %error, "a lane failed on its chunk"),
+            Ok(_) => {}
         }
         let ended = self.queue.lease_ended(lane, lease, outcome);
         self.settle(ended);
