@@ -223,7 +223,7 @@ impl DispatcherState {
     ) {
         match &outcome {
             Err(EngineError::Aborted) => {
-                debug!(lane = lane.0, "a lane aborted its chunk as requested")
+                debug!(lane = lane.0, "a lane aborted its chunk as requested");
             }
             Err(error) => info!(lane = lane.0, %error, "a lane failed on its chunk"),
             Ok(_) => {}
