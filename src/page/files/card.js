@@ -88,9 +88,6 @@ export class Card {
       hasTurn = true;
       const {done, seconds} = await this.#persist(audio, options, signal);
       await this.finish({
-        id: this.id ?? newId(),
-        name: this.name,
-        created: Date.now(),
         isRecording: this.isRecording,
         task: options.target ? "translate" : "transcribe",
         language: done.language,
@@ -204,8 +201,9 @@ export class Card {
   }
 
   /** Shows and keeps a whole transcript. */
-  async finish(transcript, audio) {
+  async finish(facts, audio) {
     if (this.#isDisposed) return;
+    const transcript = {id: this.id ?? newId(), name: this.name, created: Date.now(), ...facts};
     [this.audio, this.isRecording, this.isKept] = [audio, transcript.isRecording, true];
     this.#show(transcript);
     try {

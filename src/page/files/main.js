@@ -225,9 +225,6 @@ async function finish({audio, turns, seconds}, stopped) {
   }
   const languages = turns.flatMap(turn => turn.languages ?? []);
   await card.finish({
-    id: crypto.randomUUID?.() ?? String(Date.now()),
-    name,
-    created: Date.now(),
     isRecording: true,
     task: "transcribe",
     language: languages.length ? languageName(languages[0]) : "",
