@@ -46,7 +46,7 @@ export class Card {
   #saving = null;
   #isDisposed = false;
 
-  /** `page`: `needsKey(failure)` resolves when the user entered another key; `removed(card)`; `again(audio, name)`. */
+  /** `page`: `needsKey(failure)` resolves when the user entered another key; `removed(card)`; `again(card)`. */
   constructor(name, page) {
     Object.assign(this, {name, page, transcript: null, audio: null});
     this.state = make("p", {className: "note", role: "status"});
