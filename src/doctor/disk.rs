@@ -1,4 +1,4 @@
-//! The folders of uploads and of models: whether they can be written, and whether the disk has space.
+//! The folders of uploads, of models and of the log files: whether they can be written, and whether the disk has space.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,14 @@ use crate::settings::Settings;
 
 /// All uploads together may take this many times the largest one.
 const UPLOADS_AT_ONCE: u64 = 4;
+/// Space that all log files need, in bytes: five of 10 MB.
+const LOG_FILES: u64 = 50_000_000;
 
-/// Findings about the folder of uploads and the models folder.
+/// Findings about the folder of uploads, the models folder and the folder of the log files.
 pub(super) fn examine(settings: &Settings, models: &[WantedModel], uploads: &Path) -> Vec<Finding> {
     let mut findings = of_uploads(uploads, settings.max_upload_bytes);
     findings.push(of_models(settings, models));
+    findings.extend(settings.log_dir.as_deref().map(of_log_files));
     findings
 }
 
@@ -128,6 +131,30 @@ fn of_models(settings: &Settings, models: &[WantedModel]) -> Finding {
     }
 }
 
+fn of_log_files(folder: &Path) -> Finding {
+    const CHECK: &str = "log-disk";
+    let elsewhere = "set LOG_DIR to a folder that the server may write, or remove it";
+    match look_at(folder) {
+        Err(problem) => {
+            let why = "the log files get no lines; the log on standard error goes on";
+            Finding::warning(CHECK, problem, why).mended_by(elsewhere)
+        }
+        Ok(found) if found.free < LOG_FILES => {
+            let what = format!(
+                "{} free in {}; the log files take up to {}",
+                size(found.free),
+                folder.display(),
+                size(LOG_FILES)
+            );
+            Finding::warning(CHECK, what, "the log files will lack lines").mended_by(elsewhere)
+        }
+        Ok(found) => Finding::ok(
+            CHECK,
+            format!("{} free in {}", size(found.free), folder.display()),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::finding::Severity;
@@ -160,5 +187,25 @@ mod tests {
         let finding = of_models(&settings, &wanted(&settings, None));
         assert_eq!(finding.severity, Severity::Error, "{finding:?}");
         assert!(finding.what.contains("is not a folder"), "{finding:?}");
+        assert_eq!(
+            of_log_files(&settings.models_dir).severity,
+            Severity::Warning
+        );
+    }
+
+    #[test]
+    fn only_a_folder_of_log_files_that_is_set_is_looked_at() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut settings = Settings::default();
+        let checks = |settings: &Settings| {
+            let findings = examine(settings, &[], folder.path());
+            findings
+                .iter()
+                .filter(|found| found.check == "log-disk")
+                .count()
+        };
+        assert_eq!(checks(&settings), 0);
+        settings.log_dir = Some(folder.path().join("log"));
+        assert_eq!(checks(&settings), 1);
     }
 }
