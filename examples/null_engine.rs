@@ -20,6 +20,7 @@ use stt_actors::domain::transcript::{ChunkTranscript, Segment};
 use stt_actors::ports::{ChunkRequest, Engine, EngineInfo, EngineLauncher, LanguageHeard};
 use stt_actors::{IdlePolicy, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig};
 use tokio::sync::watch;
+use uttera_stt::allow_list::AllowList;
 use uttera_stt::audio::vad::VoiceActivity;
 use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
@@ -164,6 +165,7 @@ async fn main() -> anyhow::Result<()> {
         keys: Keyring::default(),
         client_secrets: ClientSecrets::default(),
         limits: Limits::new(&settings),
+        allow_list: AllowList::new(&settings.allowed_networks),
         settings: Arc::new(settings),
         uploads,
         metrics: Exporter::install()?,

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use thiserror::Error;
 use tracing::{debug, warn};
 
 use crate::metrics::tls::{Protocol, Refusal, record_refused};
@@ -13,10 +15,10 @@ use crate::throttle::Throttle;
 /// How often a refused connection is logged at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The allowed networks.
+/// The allowed networks. Clones share them, so that a reload applies to all ports and to open connections.
 #[derive(Clone, Debug)]
 pub struct AllowList {
-    networks: Arc<[IpNet]>,
+    networks: Arc<ArcSwap<Vec<IpNet>>>,
     log: Arc<Throttle>,
 }
 
@@ -24,19 +26,36 @@ impl AllowList {
     /// A list of these networks; empty: it admits everybody.
     pub fn new(networks: &[IpNet]) -> Self {
         Self {
-            networks: networks.into(),
+            networks: Arc::new(ArcSwap::from_pointee(networks.to_vec())),
             log: Arc::new(Throttle::new(LOG_INTERVAL)),
         }
     }
 
     /// Whether it admits everybody.
     pub fn is_open(&self) -> bool {
-        self.networks.is_empty()
+        self.networks.load().is_empty()
+    }
+
+    /// Replaces the networks. Returns whether they changed.
+    ///
+    /// # Errors
+    /// There are none, which would admit everybody: only a restart does that.
+    pub fn exchange(&self, networks: &[IpNet]) -> Result<bool, WouldAdmitEverybody> {
+        let now = self.networks.load();
+        if networks.is_empty() && !now.is_empty() {
+            return Err(WouldAdmitEverybody);
+        }
+        let is_new = **now != networks;
+        if is_new {
+            self.networks.store(Arc::new(networks.to_vec()));
+        }
+        Ok(is_new)
     }
 
     /// Whether it admits this address.
     pub fn admits(&self, address: IpAddr) -> bool {
-        self.is_open() || is_in(address, &self.networks)
+        let networks = self.networks.load();
+        networks.is_empty() || is_in(address, &networks)
     }
 
     /// Counts and logs a connection that was refused because of its address.
@@ -53,6 +72,11 @@ impl AllowList {
         }
     }
 }
+
+/// Why an empty list does not replace one with networks.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("ALLOWED_NETWORKS is empty now, which would admit everybody; that takes a restart")]
+pub struct WouldAdmitEverybody;
 
 /// Whether an address is in one of these networks.
 pub fn is_in(address: IpAddr, networks: &[IpNet]) -> bool {
@@ -77,5 +101,18 @@ mod tests {
         }
         let open = AllowList::new(&[]);
         assert!(open.is_open() && open.admits([192, 0, 2, 1].into()));
+    }
+
+    #[test]
+    fn all_clones_have_new_networks_and_none_opens_the_server() {
+        let [old, new] = ["10.0.0.0/8", "192.0.2.0/24"].map(|net| net.parse().expect("a network"));
+        let list = AllowList::new(&[old]);
+        let elsewhere = list.clone();
+        assert_eq!(list.exchange(&[old]), Ok(false));
+        assert_eq!(list.exchange(&[new]), Ok(true));
+        assert!(elsewhere.admits([192, 0, 2, 1].into()));
+        assert!(!elsewhere.admits([10, 0, 0, 1].into()));
+        assert_eq!(list.exchange(&[]), Err(WouldAdmitEverybody));
+        assert!(!elsewhere.is_open());
     }
 }

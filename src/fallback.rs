@@ -109,7 +109,7 @@ impl FallbackServer {
         }
         let made = || {
             let pem = self.node.files.read()?;
-            pem.check_expiry()?;
+            pem.check_now()?;
             Ok::<_, SetupError>((self.node.client(&pem)?, pem))
         };
         let made = made();

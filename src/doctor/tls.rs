@@ -104,5 +104,8 @@ fn failed(error: &TlsError) -> Finding {
             finding.mended_by(format!("set {certificate} and {key} to files of one pair"))
         }
         TlsError::Expired { .. } => finding.mended_by("renew it"),
+        TlsError::NotYetValid { .. } => {
+            finding.mended_by("set the clock of this machine: timedatectl")
+        }
     }
 }

@@ -42,7 +42,7 @@ fn check(request: &ServiceRequest) -> Result<(), ApiError> {
     let state = request.app_data::<web::Data<AppState>>();
     let state = state.ok_or_else(ApiError::internal)?;
     let settings = &state.settings;
-    if settings.allowed_networks.is_empty() {
+    if state.allow_list.is_open() {
         return Ok(());
     }
     let client = Caller::of(request.request()).address;
@@ -52,7 +52,7 @@ fn check(request: &ServiceRequest) -> Result<(), ApiError> {
         .map(|address| address.ip().to_canonical());
     let is_neighbour =
         own == Some(client) && (peer.is_this_machine || is_in(client, &settings.trusted_proxies));
-    if is_in(client, &settings.allowed_networks) || (asks_for_health && is_neighbour) {
+    if state.allow_list.admits(client) || (asks_for_health && is_neighbour) {
         return Ok(());
     }
     Err(ApiError::address_not_allowed(client))

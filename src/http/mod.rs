@@ -79,6 +79,8 @@ pub struct AppState {
     pub limits: Limits,
     /// The ephemeral keys for realtime sessions.
     pub client_secrets: ClientSecrets,
+    /// The networks whose clients may use the server.
+    pub allow_list: AllowList,
     /// Records and exports metrics.
     pub metrics: Exporter,
     /// Reports what the node does.
@@ -124,7 +126,7 @@ pub fn server(
         .shutdown_timeout(SHUTDOWN_SECONDS);
     let shutdown = server.graceful_shutdown_signal();
     let acceptor = Arc::new(Acceptor::new(
-        AllowList::new(&state.settings.allowed_networks),
+        state.allow_list.clone(),
         state.settings.trusted_proxies.clone(),
         certificates,
     ));

@@ -1,5 +1,5 @@
 //! Reloading of keys while the server runs: it reads all sources again and replaces all keys, or none
-//! if anything is wrong. Certificates are reloaded at the same time, each on its own.
+//! if anything is wrong. The allowed networks and the certificates are reloaded at the same time, each on its own.
 
 use std::sync::Arc;
 
@@ -7,15 +7,19 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::{Keyring, KeysError, load, load::warn_of};
+use crate::allow_list::AllowList;
 use crate::metrics;
 use crate::notify;
-use crate::settings::{Loaded, SettingsError};
+use crate::settings::{Loaded, Settings, SettingsError};
 
 /// Reads the settings again from the sources of the start.
 pub type Reload = Arc<dyn Fn() -> Result<Loaded, SettingsError> + Send + Sync>;
 
 /// Reads other files again that the settings of the start name, and reports by itself.
 pub type Further = Box<dyn Fn() + Send + Sync>;
+
+/// Settings whose changes take effect without a restart.
+const RELOADED: &[&str] = &["API_KEYS", "API_KEYS_FILE", "ALLOWED_NETWORKS"];
 
 /// Reloads the keys in a background task, so that a slow disk delays no request.
 #[derive(Clone, Debug)]
@@ -26,6 +30,7 @@ impl Reloader {
     /// reloaded as well.
     pub fn start(
         keyring: Keyring,
+        allow_list: AllowList,
         at_start: &Loaded,
         reload: Reload,
         further: Vec<Further>,
@@ -42,11 +47,11 @@ impl Reloader {
             loop {
                 // A request during a reload is not lost: `Notify` stores it, and the keys are read again.
                 requested.notified().await;
-                let (keyring, reload, at_start) =
-                    (keyring.clone(), Arc::clone(&reload), Arc::clone(&at_start));
+                let (keyring, allow_list) = (keyring.clone(), allow_list.clone());
+                let (reload, at_start) = (Arc::clone(&reload), Arc::clone(&at_start));
                 let further = Arc::clone(&further);
                 let read = move || {
-                    read_again(&keyring, &reload, &at_start);
+                    read_again(&keyring, &allow_list, &reload, &at_start);
                     further.iter().for_each(|reload| reload());
                 };
                 notify::reloading();
@@ -73,7 +78,7 @@ struct AtStart {
     warnings: Vec<String>,
 }
 
-fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
+fn read_again(keyring: &Keyring, allow_list: &AllowList, reload: &Reload, at_start: &AtStart) {
     let reject = |reason: &dyn std::fmt::Display| {
         metrics::keys::record_reload(false);
         error!(%reason, "the keys could not be reloaded; the current keys stay valid");
@@ -86,6 +91,7 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     for warning in loaded.warnings.iter().filter(is_new) {
         warn!("{warning}");
     }
+    replace_networks(allow_list, &loaded.settings);
     let keys = load(&loaded.settings).and_then(|keys| {
         if keys.is_open() && !keyring.now().is_open() {
             return Err(KeysError::WouldOpen);
@@ -106,7 +112,7 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     let changed = (loaded.in_force.iter().zip(&at_start.in_force))
         .filter(|(now, then)| now != then)
         .map(|(now, _)| now.0)
-        .filter(|name| !matches!(*name, "API_KEYS" | "API_KEYS_FILE"));
+        .filter(|name| !RELOADED.contains(name));
     let changed: Vec<&str> = changed.collect();
     if !changed.is_empty() {
         warn!(
@@ -116,11 +122,19 @@ fn read_again(keyring: &Keyring, reload: &Reload, at_start: &AtStart) {
     }
 }
 
+fn replace_networks(allow_list: &AllowList, settings: &Settings) {
+    match allow_list.exchange(&settings.allowed_networks) {
+        Ok(true) => info!("the allowed networks were reloaded"),
+        Ok(false) => {}
+        Err(reason) => error!(%reason, "the allowed networks stay as they are"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Keys;
     use super::*;
-    use crate::settings::{Settings, Sources};
+    use crate::settings::Sources;
 
     /// Settings with these keys; `None`: settings that cannot be read.
     fn reload(keys: Option<&'static str>) -> Reload {
@@ -132,6 +146,10 @@ mod tests {
             };
             Settings::load(&sources)
         })
+    }
+
+    fn everybody() -> AllowList {
+        AllowList::new(&[])
     }
 
     fn loaded(keys: &'static str) -> Loaded {
@@ -148,7 +166,7 @@ mod tests {
             (Some(" , "), [true, true]),
             (Some("new"), [false, true]),
         ] {
-            read_again(&keyring, &reload(again), &AtStart::default());
+            read_again(&keyring, &everybody(), &reload(again), &AtStart::default());
             let keys = keyring.now();
             let there = ["old", "new"].map(|key| keys.find(key).is_some());
             assert_eq!(there, expected, "{again:?}");
@@ -158,9 +176,19 @@ mod tests {
     #[test]
     fn an_open_server_can_get_keys() {
         let keyring = Keyring::new(Keys::default());
-        read_again(&keyring, &reload(Some("")), &AtStart::default());
+        read_again(
+            &keyring,
+            &everybody(),
+            &reload(Some("")),
+            &AtStart::default(),
+        );
         assert!(keyring.now().is_open());
-        read_again(&keyring, &reload(Some("new")), &AtStart::default());
+        read_again(
+            &keyring,
+            &everybody(),
+            &reload(Some("new")),
+            &AtStart::default(),
+        );
         assert!(!keyring.now().is_open());
     }
 
@@ -168,7 +196,8 @@ mod tests {
     async fn a_request_reloads_the_keys() {
         let start = loaded("old");
         let keyring = Keyring::new(load(&start.settings).expect("keys"));
-        let reloader = Reloader::start(keyring.clone(), &start, reload(Some("new")), Vec::new());
+        let new = reload(Some("new"));
+        let reloader = Reloader::start(keyring.clone(), everybody(), &start, new, Vec::new());
         reloader.request();
         let exchanged = async {
             while keyring.now().find("new").is_none() {

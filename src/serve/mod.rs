@@ -14,6 +14,7 @@ use stt_actors::{Stt, TreeEnded};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::allow_list::AllowList;
 use crate::board::{Board, Identity};
 use crate::http::UploadStore;
 use crate::http::{self, AppState, ClientSecrets, Limits};
@@ -59,7 +60,14 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let own = certificates.clone();
     let own = own.map(|own| Box::new(move || own.reload()) as Further);
     let further = own.into_iter().chain(neighbours.reload()).collect();
-    let reloader = Reloader::start(keyring.clone(), &loaded, reload, further);
+    let allow_list = AllowList::new(&settings.allowed_networks);
+    let reloader = Reloader::start(
+        keyring.clone(),
+        allow_list.clone(),
+        &loaded,
+        reload,
+        further,
+    );
     let node_id = neighbours.node_id.clone();
     let (stt, tree_ended) = start_tree(settings, neighbours).await?;
     tokio::spawn(keep_up(metrics.clone(), stt.clone()));
@@ -78,6 +86,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         keys: keyring,
         settings: Arc::new(settings),
         uploads: uploads.clone(),
+        allow_list,
         metrics,
         board: board.clone(),
     };

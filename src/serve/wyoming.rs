@@ -32,15 +32,21 @@ pub(super) fn start(
     state: AppState,
 ) -> std::io::Result<Option<Wyoming>> {
     let start = |sockets: Sockets| {
-        let is_open = settings.allowed_networks.is_empty();
+        let is_open = state.allow_list.is_open();
         for address in sockets.open_to_others().filter(|_| is_open) {
             warn!(
                 %address,
                 "anyone who reaches this address can use Wyoming, which has no keys: set ALLOWED_NETWORKS, or protect it with a firewall"
             );
         }
-        let stt = state.stt.clone();
-        Wyoming::start(sockets, settings, stt, Arc::new(Addresses(state)))
+        let (stt, allow_list) = (state.stt.clone(), state.allow_list.clone());
+        Wyoming::start(
+            sockets,
+            settings,
+            stt,
+            Arc::new(Addresses(state)),
+            allow_list,
+        )
     };
     sockets.map(start).transpose()
 }

@@ -1,8 +1,6 @@
 //! What this node presents to the fallback node, and whose certificates it trusts.
 
-use std::time::SystemTime;
-
-use super::files::{Pair, PemFile, TlsError, Validity, date, validity};
+use super::files::{Pair, PemFile, TlsError, Validity, validity};
 use crate::metrics::tls as metrics;
 use crate::settings::FallbackTlsSettings;
 
@@ -68,18 +66,13 @@ impl FallbackFiles {
 }
 
 impl FallbackPem {
-    /// That this node's certificate has expired.
+    /// That this node's certificate can be used now.
     ///
     /// # Errors
-    /// It has.
-    pub fn check_expiry(&self) -> Result<(), TlsError> {
-        match self.own_validity {
-            Some(validity) if validity.ends <= SystemTime::now() => Err(TlsError::Expired {
-                variable: "FALLBACK_CERT",
-                date: date(validity.ends),
-            }),
-            Some(_) | None => Ok(()),
-        }
+    /// It has expired, or is not valid yet.
+    pub fn check_now(&self) -> Result<(), TlsError> {
+        self.own_validity
+            .map_or(Ok(()), |validity| validity.check_now("FALLBACK_CERT"))
     }
 
     /// Sets the metrics of the times until which the certificates are valid.

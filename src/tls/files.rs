@@ -50,6 +50,14 @@ pub enum TlsError {
         /// The date.
         date: String,
     },
+    /// The certificate is of no use yet.
+    #[error("{variable}: the certificate is valid only from {date} on; is the clock right?")]
+    NotYetValid {
+        /// The variable that names the file.
+        variable: &'static str,
+        /// The date.
+        date: String,
+    },
 }
 
 /// A PEM file that a setting names.
@@ -196,6 +204,23 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// That certificates can be used now. `variable`: the one that names their file.
+    ///
+    /// # Errors
+    /// One of them has expired, or is not valid yet.
+    pub fn check_now(&self, variable: &'static str) -> Result<(), TlsError> {
+        let now = SystemTime::now();
+        if self.ends <= now {
+            let date = date(self.ends);
+            return Err(TlsError::Expired { variable, date });
+        }
+        if self.begins > now {
+            let date = date(self.begins);
+            return Err(TlsError::NotYetValid { variable, date });
+        }
+        Ok(())
+    }
+
     /// The end in Unix seconds.
     pub fn ends_unix(&self) -> f64 {
         let since = self.ends.duration_since(UNIX_EPOCH);
@@ -227,4 +252,21 @@ pub fn validity(certificates: &[CertificateDer<'_>], file: &PemFile) -> Result<V
 /// A day as people write it in this project.
 pub fn date(at: SystemTime) -> String {
     time::OffsetDateTime::from(at).date().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_can_be_used_between_its_two_dates() {
+        let day = Duration::from_secs(24 * 3600);
+        let now = SystemTime::now();
+        let check = |begins, ends| Validity { begins, ends }.check_now("TLS_CERT");
+        assert_eq!(check(now - day, now + day), Ok(()));
+        let expired = check(now - 2 * day, now - day);
+        assert!(matches!(expired, Err(TlsError::Expired { .. })));
+        let early = check(now + day, now + 2 * day);
+        assert!(matches!(early, Err(TlsError::NotYetValid { .. })));
+    }
 }

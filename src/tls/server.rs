@@ -66,7 +66,7 @@ impl ServerCertificates {
 
     /// Reads the files again. If anything is wrong with them, the current certificates stay.
     pub fn reload(&self) {
-        let read = self.files.read().and_then(Configs::unexpired);
+        let read = self.files.read().and_then(Configs::valid_now);
         metrics::record_reload(metrics::Certificates::Server, read.is_ok());
         match read {
             Ok(configs) => {
@@ -100,15 +100,10 @@ impl ServerCertificates {
 }
 
 impl Configs {
-    /// Itself, if the certificate has not expired.
-    fn unexpired(self) -> Result<Self, TlsError> {
-        if self.server.ends > SystemTime::now() {
-            return Ok(self);
-        }
-        Err(TlsError::Expired {
-            variable: CERTIFICATE,
-            date: date(self.server.ends),
-        })
+    /// Itself, if the certificate can be used now.
+    fn valid_now(self) -> Result<Self, TlsError> {
+        self.server.check_now(CERTIFICATE)?;
+        Ok(self)
     }
 
     fn report(&self) {

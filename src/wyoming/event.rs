@@ -7,6 +7,7 @@ use stt_actors::domain::live::{PcmEncoding, PcmFormat};
 use stt_actors::domain::transcript::Transcript;
 
 use super::frame::{Data, Event};
+use crate::metrics::ErrorType;
 
 /// An event of a client.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,6 +135,19 @@ impl Failure {
     /// The event for it.
     pub fn event(&self) -> Event {
         reply("error", json!({ "text": self.text, "code": self.code }))
+    }
+
+    /// How the failure is counted: as HTTP counts errors with this code.
+    pub fn error_type(&self) -> ErrorType {
+        match self.code {
+            "audio_decode_error" => ErrorType::Decode,
+            "loading" | "internal_error" => ErrorType::Model,
+            "overloaded" | "draining" => ErrorType::Overloaded,
+            "poison_audio" => ErrorType::Poison,
+            "timeout" => ErrorType::Timeout,
+            "rate_limit_exceeded" | "insufficient_quota" => ErrorType::RateLimit,
+            _ => ErrorType::Validation,
+        }
     }
 }
 

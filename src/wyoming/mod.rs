@@ -106,7 +106,7 @@ pub struct Wyoming {
 }
 
 impl Wyoming {
-    /// Serves on these sockets.
+    /// Serves on these sockets, to clients in these networks.
     ///
     /// # Errors
     /// A socket cannot be used.
@@ -115,6 +115,7 @@ impl Wyoming {
         settings: &Settings,
         stt: Stt,
         callers: Arc<dyn Callers>,
+        allow_list: AllowList,
     ) -> std::io::Result<Self> {
         let announcement = announcement(&sockets, settings);
         let draining = CancellationToken::new();
@@ -129,7 +130,7 @@ impl Wyoming {
                 model: configured_model(settings),
             },
             callers,
-            allow_list: AllowList::new(&settings.allowed_networks),
+            allow_list,
             draining: draining.clone(),
         };
         sockets.serve(Arc::new(server), &tasks)?;

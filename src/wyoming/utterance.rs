@@ -18,6 +18,7 @@ use super::frame::Event;
 use super::{Caller, Server};
 use crate::language;
 use crate::metrics::live::{Outcome, Protocol, record_turn};
+use crate::metrics::record_error;
 use crate::metrics::record_timings;
 
 /// Events that are sent together.
@@ -311,6 +312,7 @@ impl Reply {
 /// Counts and logs an utterance without a transcript, and returns the event for it.
 pub fn failed(caller: &Caller, failure: &Failure) -> Event {
     record_turn(Protocol::Wyoming, Outcome::Failed);
+    record_error(failure.error_type());
     let Failure { code, text } = failure;
     info!(session = %caller.id, peer = %caller.peer, code, reason = text, "Wyoming: no transcript");
     failure.event()

@@ -1,6 +1,7 @@
 //! `ALLOWED_NETWORKS`: over HTTP, behind a proxy, and over Wyoming.
 
 use test_support::http::client_builder;
+use test_support::keys::{KeysFile, hang_up};
 use test_support::tls::other_address;
 use test_support::wyoming::{self, COMMAND, Format, WyomingClient};
 use test_support::{Server, model, refused, sample};
@@ -56,6 +57,43 @@ async fn behind_a_trusted_proxy_the_address_of_the_client_decides() {
     // The proxy's own probe, and one of a client through it.
     assert_eq!(server.get("/readyz").await.status(), 200);
     assert_eq!(status_from(&server, "198.51.100.7", "/readyz").await, 403);
+}
+
+#[tokio::test]
+async fn the_list_is_read_again_and_never_opens_the_server() {
+    let file = KeysFile::new("ALLOWED_NETWORKS=192.0.2.0/24,127.0.0.1\n");
+    let settings = [
+        ("CONFIG_PATH", file.name()),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+        wyoming::PORT,
+    ];
+    let server = Server::start(&model("tiny.en").await, &settings).await;
+    assert_eq!(status_from(&server, "192.0.2.7", "/v1/models").await, 200);
+    file.write("ALLOWED_NETWORKS=198.51.100.0/24,127.0.0.1\n");
+    hang_up(&server, "the allowed networks were reloaded").await;
+    let both = async || {
+        let [old, new] = ["192.0.2.7", "198.51.100.7"];
+        [
+            status_from(&server, old, "/v1/models").await,
+            status_from(&server, new, "/v1/models").await,
+        ]
+    };
+    assert_eq!(both().await, [403, 200]);
+    for wrong in ["ALLOWED_NETWORKS=\n", ""] {
+        file.write(wrong);
+        let line = hang_up(&server, "the allowed networks stay as they are").await;
+        assert!(line.contains("ERROR"), "{line}");
+        assert_eq!(both().await, [403, 200], "{wrong:?}");
+    }
+    // The port of Wyoming has the same list.
+    file.write("ALLOWED_NETWORKS=198.51.100.0/24\n");
+    hang_up(&server, "the allowed networks were reloaded").await;
+    let address = wyoming::address(&server).await;
+    let mut stream = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("connects");
+    let read = test_support::patiently(stream.read(&mut [0])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
 
 #[tokio::test]

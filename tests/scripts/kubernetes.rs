@@ -14,6 +14,12 @@ use test_support::repository;
 use uttera_stt::settings::variables;
 use uttera_stt::settings::{Role, Settings, Sources};
 
+const PROBES: [(&str, &str); 3] = [
+    ("startupProbe", "/livez"),
+    ("livenessProbe", "/livez"),
+    ("readinessProbe", "/readyz"),
+];
+
 /// Seconds that the server needs at most to stop, by `TimeoutStopSec` of its unit.
 fn stop_seconds() -> u64 {
     let unit = read("systemd/system/uttera-stt.service");
@@ -80,7 +86,11 @@ fn every_overlay_is_valid_with_and_without_the_components() {
     let Some(builder) = Builder::new() else {
         return;
     };
-    let components: [&[&str]; 3] = [&[], &["model-volume", "hpa", "service-monitor"], &["keda"]];
+    let components: [&[&str]; 3] = [
+        &[],
+        &["model-volume", "hpa", "service-monitor"],
+        &["keda", "tls"],
+    ];
     let mut built = Vec::new();
     for overlay in &OVERLAYS {
         built.extend(components.map(|components| builder.overlay(overlay, components)));
@@ -150,7 +160,11 @@ fn settings_ports_and_images_are_those_of_the_program() {
                 let folder = file.parent().expect("a folder");
                 assert!(is_mounted(folder.to_str().expect("UTF-8")));
                 let secret = &manifest.volume("keys")["secret"];
-                assert_eq!(secret["secretName"], "uttera-stt-keys");
+                let name = match overlay.role {
+                    "fallback" => "uttera-stt-fallback-keys",
+                    _ => "uttera-stt-keys",
+                };
+                assert_eq!(secret["secretName"], name);
                 assert!(secret["optional"].is_null());
             }
             None => assert!(!settings.api_keys.is_empty()),
@@ -184,11 +198,7 @@ fn the_pod_has_few_rights_and_enough_time() {
         });
         assert_eq!(container["securityContext"], context);
 
-        for (probe, path) in [
-            ("startupProbe", "/livez"),
-            ("livenessProbe", "/livez"),
-            ("readinessProbe", "/readyz"),
-        ] {
+        for (probe, path) in PROBES {
             let get = &container[probe]["httpGet"];
             assert_eq!(get, &json!({"path": path, "port": "http"}));
             assert!(paths[path]["get"].is_object(), "{path} is in the API");
@@ -218,6 +228,30 @@ fn the_pod_has_few_rights_and_enough_time() {
         let present = pod["nodeSelector"]["nvidia.com/gpu.present"].as_str();
         assert_eq!(present, of_gpu.then_some("true"));
         assert_eq!(pod["tolerations"][0]["key"] == "nvidia.com/gpu", of_gpu);
+    }
+}
+
+#[test]
+fn with_tls_the_probes_and_the_settings_use_the_certificate() {
+    let Some(builder) = Builder::new() else {
+        return;
+    };
+    for overlay in &OVERLAYS {
+        let manifest = builder.overlay(overlay, &["tls"]);
+        let environment = environment(&manifest);
+        for (name, file) in [("TLS_CERT", "tls.crt"), ("TLS_KEY", "tls.key")] {
+            let path = format!("/run/secrets/uttera-stt-tls/{file}");
+            assert_eq!(environment[name], path);
+        }
+        let container = manifest.container();
+        for (probe, path) in PROBES {
+            let get = json!({"path": path, "port": "http", "scheme": "HTTPS"});
+            assert_eq!(container[probe]["httpGet"], get);
+        }
+        let mounts = container["volumeMounts"].as_array().expect("mounts");
+        assert!(mounts.iter().any(|mount| mount["name"] == "tls"));
+        let secret = &manifest.volume("tls")["secret"]["secretName"];
+        assert_eq!(secret, "uttera-stt-tls");
     }
 }
 
@@ -291,6 +325,10 @@ fn the_examples_of_the_page_build_and_are_valid() {
         assert!(folders.contains(&folder), "{folders:?}");
         builder.write(&format!("{folder}/keys"), "home 0123456789abcdef0123\n");
         builder.write(&format!("{folder}/fallback-key"), "0123456789abcdef0123\n");
+        builder.write(
+            &format!("{folder}/fallback-keys"),
+            "primary 0123456789abcdef0123\n",
+        );
     }
     let home = builder.build("stt");
     let map = home.container()["envFrom"][0]["configMapRef"]["name"].clone();
@@ -305,14 +343,20 @@ fn the_examples_of_the_page_build_and_are_valid() {
     let deployments = tiers.all("Deployment");
     assert_eq!(deployments.len(), 2);
     for deployment in deployments {
-        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
-        let variables = container["env"].as_array().expect("variables");
-        let mut keys = variables.iter().map(|v| &v["valueFrom"]["secretKeyRef"]);
-        let key = keys
-            .find(|key| key.is_object())
-            .expect("the key between the two");
-        let secret = tiers.named("Secret", &key["name"]);
-        assert!(secret["data"]["key"].is_string(), "{key}");
+        let pod = &deployment["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().expect("volumes");
+        let keys = volumes.iter().find(|volume| volume["name"] == "keys");
+        let keys = &keys.expect("a volume of keys")["secret"]["secretName"];
+        assert!(tiers.named("Secret", keys)["data"]["keys"].is_string());
+        let variables = pod["containers"][0]["env"].as_array().expect("variables");
+        let mut sent = variables.iter().map(|v| &v["valueFrom"]["secretKeyRef"]);
+        let sent = sent.find(|key| key.is_object());
+        let is_primary = deployment["metadata"]["name"] == "uttera-stt-primary";
+        assert_eq!(sent.is_some(), is_primary);
+        if let Some(key) = sent {
+            let secret = tiers.named("Secret", &key["name"]);
+            assert!(secret["data"]["key"].is_string(), "{key}");
+        }
     }
     builder.validate(&[home, tiers]);
 }
