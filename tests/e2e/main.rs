@@ -43,8 +43,6 @@ mod smoke;
 mod status;
 mod stream;
 mod tls;
-#[cfg(feature = "otel")]
-mod traces;
 mod transcribe_script;
 mod transcribe_url;
 mod translation;
