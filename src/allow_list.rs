@@ -15,7 +15,7 @@ use crate::throttle::Throttle;
 /// How often a refused connection is logged at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The allowed networks. Clones share them, so that a reload applies to all ports and to open connections.
+/// The allowed networks. All ports share them, so that a reload applies to each, and to open connections.
 #[derive(Clone, Debug)]
 pub struct AllowList {
     networks: Arc<ArcSwap<Vec<IpNet>>>,
@@ -27,6 +27,15 @@ impl AllowList {
     pub fn new(networks: &[IpNet]) -> Self {
         Self {
             networks: Arc::new(ArcSwap::from_pointee(networks.to_vec())),
+            log: Arc::new(Throttle::new(LOG_INTERVAL)),
+        }
+    }
+
+    /// The same networks for another port, whose refusals are logged by themselves.
+    #[must_use]
+    pub fn for_another_port(&self) -> Self {
+        Self {
+            networks: Arc::clone(&self.networks),
             log: Arc::new(Throttle::new(LOG_INTERVAL)),
         }
     }
@@ -104,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn all_clones_have_new_networks_and_none_opens_the_server() {
+    fn all_ports_have_new_networks_and_none_opens_the_server() {
         let [old, new] = ["10.0.0.0/8", "192.0.2.0/24"].map(|net| net.parse().expect("a network"));
         let list = AllowList::new(&[old]);
-        let elsewhere = list.clone();
+        let elsewhere = list.for_another_port();
         assert_eq!(list.exchange(&[old]), Ok(false));
         assert_eq!(list.exchange(&[new]), Ok(true));
         assert!(elsewhere.admits([192, 0, 2, 1].into()));

@@ -39,7 +39,7 @@ pub(super) fn start(
                 "anyone who reaches this address can use Wyoming, which has no keys: set ALLOWED_NETWORKS, or protect it with a firewall"
             );
         }
-        let (stt, allow_list) = (state.stt.clone(), state.allow_list.clone());
+        let (stt, allow_list) = (state.stt.clone(), state.allow_list.for_another_port());
         Wyoming::start(
             sockets,
             settings,
