@@ -55,6 +55,39 @@ fn the_sandbox_of_the_system_units_is_tight() {
     }
 }
 
+/// The program is not installed here, so that another one stands in for it.
+#[test]
+fn systemd_has_no_complaint_about_the_units() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut units: Vec<_> = SYSTEM_UNITS
+        .map(|name| ("--system", system_unit(name)))
+        .into();
+    units.push((
+        "--user",
+        repository().join("systemd/user/uttera-stt.service"),
+    ));
+    for (manager, unit) in units {
+        let lines = read(&unit);
+        let lines = lines.lines().map(|line| match line {
+            line if line.starts_with("ExecStart=") => "ExecStart=/bin/true\n".to_owned(),
+            line => format!("{line}\n"),
+        });
+        let copy = folder.path().join(unit.file_name().expect("a name"));
+        fs::write(&copy, lines.collect::<String>()).expect("writes");
+        let mut command = Command::new("systemd-analyze");
+        command.args([manager, "verify", "--man=no"]).arg(&copy);
+        let Ok(output) = command.env("XDG_RUNTIME_DIR", folder.path()).output() else {
+            eprintln!("skipped: systemd-analyze is not installed");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{manager} {unit:?}: {said}"
+        );
+    }
+}
+
 /// An unpacked archive, and the home of a user for whom systemd runs no services.
 struct Stage {
     folder: TempDir,
