@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tracing::{info, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::metrics::record_lost_log_lines;
@@ -78,14 +79,12 @@ impl Write for LogFile {
     }
 }
 
-// These cannot use the log: they are about it.
+// These lines go to the file as well, but cause no further ones: only a change of its state does.
 impl LogFile {
     fn works(&mut self) {
         if self.failed_at.take().is_some() {
             let (path, lost) = (self.rotating.path.display(), self.lost);
-            report(&format!(
-                "the log file {path} is written again; it lacks {lost} lines so far"
-            ));
+            info!(%path, lost_lines = lost, "the log file is written again");
         }
     }
 
@@ -93,16 +92,12 @@ impl LogFile {
         self.lost += 1;
         if self.failed_at.replace(Instant::now()).is_none() {
             let path = self.rotating.path.display();
-            report(&format!(
-                "the log file {path} cannot be written (LOG_DIR); the log continues here: {error}"
-            ));
+            warn!(
+                %path, %error,
+                "the log file cannot be written (LOG_DIR); the log continues on standard error"
+            );
         }
     }
-}
-
-/// Writes to standard error, which may be closed.
-fn report(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A file that is renamed when it is full.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use test_support::realtime::{Realtime, speech};
 use test_support::wav::write_silence;
 use test_support::wyoming::{COMMAND, Format, PORT, WyomingClient, audio};
-use test_support::{Server, form, model, sample, sample_text, until, words};
+use test_support::{Server, model, sample, sample_text, until, words};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -276,13 +276,22 @@ async fn files_have_the_same_log_and_a_folder_that_vanished_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_is_reported_once() {
-    let settings = [("LOG_DIR", "/dev/null/logs")];
+async fn each_line_is_json_and_a_folder_that_cannot_be_written_is_reported_once() {
+    let settings = [("LOG_DIR", "/dev/null/logs"), ("LOG_FORMAT", "json")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
-    let response = server
-        .post("/v1/audio/transcriptions", form(&sample(COMMAND), &[]))
-        .await;
+    let response = server.transcribe_as("its-id", &sample(COMMAND), &[]).await;
     assert_eq!(response.status(), 200);
+    server.log_line("\"its-id\"").await;
+    let parse = |line: &String| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+    let lines: Vec<Value> = server.log_lines("\"level\"").iter().map(parse).collect();
+    let is_its_line =
+        |line: &&Value| line["message"] == "request" && line["request_id"] == "its-id";
+    let line = lines.iter().find(is_its_line).expect("its line");
+    assert_eq!(line["status"], 200, "{line}");
+    assert!(
+        line["audio_seconds"].is_f64() && line["timestamp"].is_string(),
+        "{line}"
+    );
     let reports = server.log_lines("cannot be written (LOG_DIR)");
     assert_eq!(reports.len(), 1, "{reports:?}");
     assert!(server.metric("uttera_stt_log_lines_lost_total").await > 1.0);

@@ -123,8 +123,11 @@ impl Server {
             folder,
         };
         let listening = server.log_line("the model is loading").await;
-        let address = listening.split("address=").nth(1).expect("an address");
-        let address = address.split_whitespace().next().expect("an address");
+        // As text, or as JSON.
+        let address = listening.replace("\"address\":\"", "address=");
+        let address = address.split("address=").nth(1).expect("an address");
+        let end = |character: char| character.is_whitespace() || character == '"';
+        let address = address.split(end).next().expect("an address");
         // A server that listens on all addresses gets its requests on 127.0.0.1.
         let scheme = if is_encrypted { "https" } else { "http" };
         server.url = format!("{scheme}://{}", address.replace("0.0.0.0", "127.0.0.1"));
