@@ -25,7 +25,7 @@ use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::board::{Board, Identity};
 use uttera_stt::http::UploadStore;
-use uttera_stt::http::{self, AppState, ClientSecrets, Limits};
+use uttera_stt::http::{self, AppState, ClientSecrets, Limits, LoadReport};
 use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;
 use uttera_stt::settings::Settings;
@@ -164,6 +164,7 @@ async fn main() -> anyhow::Result<()> {
         keys: Keyring::default(),
         client_secrets: ClientSecrets::default(),
         limits: Limits::new(&settings),
+        load_report: LoadReport::default(),
         settings: Arc::new(settings),
         uploads,
         metrics: Exporter::install()?,
