@@ -1,2 +1,2 @@
 std = "ngx_lua"
-max_line_length = 160
+max_line_length = 140

@@ -19,6 +19,9 @@ local MOST_RETRIES = 4
 -- next part of the reply. A reply that is no stream comes at once when the whole file is transcribed.
 local CONNECT_SECONDS, SEND_SECONDS, READ_SECONDS = 1, 120, 14400
 
+-- Bytes of a reply with an ephemeral key that are looked at.
+local MOST_KEY_REPLY = 65536
+
 local IS_SAFE = { GET = true, HEAD = true, OPTIONS = true }
 
 -- What is known of the requests that this worker process handles, by nginx's own id of each. ngx.ctx would not do: it
@@ -61,8 +64,9 @@ local function reply(status, code, message, retry_after)
     ngx.status = status
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Retry-After"] = retry_after
-    local body = { error = { message = message, type = status == 404 and "invalid_request_error" or "server_error", param = cjson.null, code = code }, detail = message }
-    ngx.print(cjson.encode(body))
+    local kind = status == 404 and "invalid_request_error" or "server_error"
+    local content = { message = message, type = kind, param = cjson.null, code = code }
+    ngx.print(cjson.encode({ error = content, detail = message }))
     return ngx.exit(status)
 end
 
@@ -96,6 +100,24 @@ local function ask(request)
     return nil
 end
 
+-- The ephemeral key in a request; nil if there is none.
+local function ephemeral_key()
+    local login = ngx.var.http_authorization or ngx.var.http_sec_websocket_protocol or ""
+    return login:match("ek_%w+")
+end
+
+-- The node that made the request's ephemeral key, and alone knows it; nil if there is no such node.
+local function maker_of_key()
+    local key = ephemeral_key()
+    local id = key and shared.maker(key)
+    for _, node in ipairs(id and shared.view().nodes or {}) do
+        if node.id == id then
+            return node
+        end
+    end
+    return nil
+end
+
 -- Before the upload is read (access_by_lua).
 function router.admit()
     local request = current()
@@ -112,7 +134,8 @@ function router.admit()
         end
         return
     end
-    if not choose(request) then
+    request.asked = maker_of_key()
+    if not request.asked and not choose(request) then
         return reject()
     end
     if has_body then
@@ -193,6 +216,22 @@ function router.label()
     if ngx.header["X-Request-Id"] == nil then
         ngx.header["X-Request-Id"] = ngx.var.uttera_request_id
     end
+end
+
+-- The reply's body (body_filter_by_lua), of the paths that make ephemeral keys: only the node that made one knows it.
+function router.learn_keys()
+    local request = requests[ngx.var.request_id]
+    local node = request and request.node
+    if not node then
+        return
+    end
+    request.body = (request.body or "") .. (ngx.arg[1] or "")
+    local key = request.body:match('"(ek_%w+)"')
+    if key then
+        shared.remember_maker(key, node.id)
+    end
+    -- The key may be cut in two, but not be further away than this.
+    request.body = #request.body > MOST_KEY_REPLY and "" or request.body
 end
 
 -- Instead of nginx's own error pages (content_by_lua).

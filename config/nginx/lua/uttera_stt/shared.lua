@@ -12,6 +12,8 @@ local dict = ngx.shared.uttera_stt
 local BUSY_SECONDS = 1
 -- Seconds after which a failed node counts as reachable, if nothing has probed it meanwhile.
 local DOWN_SECONDS = 60
+-- The longest life of an ephemeral key for realtime sessions, in seconds.
+local KEY_SECONDS = 7200
 -- The longest pause between two probes of a failed node, in seconds.
 local MOST_PAUSE = 8
 -- Requests are counted in whole millionths of load: sums of fractions would drift.
@@ -123,6 +125,16 @@ end
 -- Notes that a node rejected a request.
 function shared.mark_busy(id)
     dict:set("busy:" .. id, true, BUSY_SECONDS)
+end
+
+-- Notes which node made an ephemeral key, for the longest life of such a key. The key itself is not kept.
+function shared.remember_maker(key, id)
+    dict:set("maker:" .. ngx.md5(key), id, KEY_SECONDS)
+end
+
+-- The node that made an ephemeral key; nil if unknown.
+function shared.maker(key)
+    return dict:get("maker:" .. ngx.md5(key))
 end
 
 -- The upload size that counts where it is unknown, in bytes.

@@ -49,7 +49,8 @@ end
 -- The report as a page.
 function status.html()
     local now = report()
-    local columns = { "id", "address", "version", "load_score", "in_flight", "score", "accepts_requests", "stale", "unreachable", "requests", "failures" }
+    local columns = { "id", "address", "version", "load_score", "in_flight", "score", "accepts_requests", "stale",
+        "unreachable", "requests", "failures" }
     local out = { "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2>",
         "<title>Router</title><style>body{font-family:sans-serif}td,th{padding:.2em .8em;text-align:left}</style>",
         "<h1>Router</h1><p>Redis: ", escaped(now.redis.error or "read"),
