@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use test_support::http::client;
+use test_support::realtime::Realtime;
 use test_support::redis_server::RedisServer;
 use test_support::routers::Router;
 use test_support::{signal, until};
@@ -223,6 +224,7 @@ async fn no_request_is_lost_while_nodes_leave_die_and_return() {
         loads: Vec::new(),
     };
     world.until_all_work().await;
+    sessions_with_a_key_of_one_node(&world).await;
     world.loads = [&world.nginx, &world.haproxy]
         .map(|router| Load::start(&router.url))
         .into();
@@ -264,6 +266,30 @@ async fn no_request_is_lost_while_nodes_leave_die_and_return() {
     }
     eprintln!("an outage, after which all clients come back at once");
     outage(&redis, &mut nodes, [&nginx, &haproxy]).await;
+}
+
+/// Only the node that made an ephemeral key knows what its sessions are like: the router for nginx finds that node again.
+async fn sessions_with_a_key_of_one_node(world: &World) {
+    let body = json!({"session": {"type": "transcription",
+        "audio": {"input": {"turn_detection": null}}}});
+    let url = format!("{}/v1/realtime/client_secrets", world.nginx.url);
+    let made = client().post(url).json(&body).send().await;
+    let made: Value = made.expect("an answer").json().await.expect("JSON");
+    let protocols = format!(
+        "realtime, openai-insecure-api-key.{}",
+        made["value"].as_str().expect("a key")
+    );
+    let mut sessions = Vec::new();
+    for _ in 0..6 {
+        let page = [("sec-websocket-protocol", protocols.as_str())];
+        let mut session = Realtime::connect_to(&world.nginx.url, "/v1/realtime", &page)
+            .await
+            .expect("a session");
+        let created = session.event("session.created").await;
+        let turns = &created["session"]["audio"]["input"]["turn_detection"];
+        assert!(turns.is_null(), "{created}");
+        sessions.push(session);
+    }
 }
 
 /// The record is there, and its machine does not answer: packets to it get lost.

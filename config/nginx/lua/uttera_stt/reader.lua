@@ -45,10 +45,12 @@ local function connect(settings)
         return connection
     end
     if settings.tls then
-        -- The library has no call for this.
-        ok, reason = rawget(connection, "_sock"):sslhandshake(nil, settings.host, true)
-        if not ok then
-            return nil, "TLS: " .. tostring(reason)
+        -- The library for Redis has no call for this, and the one below it raises an error for some failures.
+        local socket, called = rawget(connection, "_sock"), nil
+        called, ok, reason = pcall(socket.sslhandshake, socket, nil, settings.host, true)
+        if not called or not ok then
+            reason = called and reason or "see the log; is its certificate trusted (lua_ssl_trusted_certificate)?"
+            return nil, "the TLS handshake failed: " .. tostring(reason)
         end
     end
     if settings.user then

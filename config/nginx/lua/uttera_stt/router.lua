@@ -122,8 +122,14 @@ end
 function router.admit()
     local request = current()
     local length = tonumber(ngx.var.http_content_length)
-    local has_body = length and length > 0 or ngx.var.http_transfer_encoding ~= nil
     request.is_safe = IS_SAFE[ngx.req.get_method()] and ngx.var.http_upgrade == nil
+    -- Over HTTP/2, a body needs neither of the two headers.
+    local has_body = not request.is_safe
+    if length then
+        has_body = length > 0
+    elseif ngx.var.http_upgrade then
+        has_body = false
+    end
     request.bytes = has_body and length or nil
     request.load = choice.request_load(has_body and (length or shared.mean_upload()) or 0)
     if has_body and not (length and length <= SMALL) then
