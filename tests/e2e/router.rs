@@ -2,6 +2,7 @@
 
 mod agent_check;
 mod faults;
+mod load;
 mod passing;
 mod rules;
 

@@ -1,8 +1,6 @@
 //! Steady load through nginx and HAProxy while nodes stop, fill, drain, die and return, and while Redis is away: no
 //! request is lost but those that a killed node works on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,107 +10,9 @@ use test_support::redis_server::RedisServer;
 use test_support::routers::Router;
 use test_support::{signal, until};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::JoinHandle;
 
+use super::load::{CLIENTS, Load, ask};
 use super::{Node, send};
-
-/// Concurrent clients of each router.
-const CLIENTS: usize = 2;
-
-/// What a client got.
-#[derive(Clone, Debug)]
-struct Reply {
-    /// The status; 0 without any.
-    status: u16,
-    node: String,
-    body: String,
-}
-
-async fn ask(client: &reqwest::Client, url: &str) -> Reply {
-    let mut reply = Reply {
-        status: 0,
-        node: String::new(),
-        body: String::new(),
-    };
-    match send(client, url).await {
-        Ok(response) => {
-            reply.status = response.status().as_u16();
-            let node = response.headers().get("x-node");
-            let node = node.and_then(|node| node.to_str().ok());
-            reply.node = node.unwrap_or_default().to_owned();
-            reply.body = response
-                .text()
-                .await
-                .unwrap_or_else(|error| error.to_string());
-        }
-        Err(error) => reply.body = error.to_string(),
-    }
-    reply
-}
-
-/// Clients that send one request after the other.
-struct Load {
-    stop: Arc<AtomicBool>,
-    replies: Arc<Mutex<Vec<Reply>>>,
-    clients: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(url: &str) -> Self {
-        let mut load = Self {
-            stop: Arc::default(),
-            replies: Arc::default(),
-            clients: Vec::new(),
-        };
-        for _ in 0..CLIENTS {
-            let (stop, replies, url) = (
-                Arc::clone(&load.stop),
-                Arc::clone(&load.replies),
-                url.to_owned(),
-            );
-            load.clients.push(tokio::spawn(async move {
-                let client = client();
-                while !stop.load(Ordering::Relaxed) {
-                    let reply = ask(&client, &url).await;
-                    let mut replies = replies.lock().unwrap_or_else(PoisonError::into_inner);
-                    replies.push(reply);
-                }
-            }));
-        }
-        load
-    }
-
-    fn replies(&self) -> Vec<Reply> {
-        let replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
-        replies.clone()
-    }
-
-    /// Waits for some more replies, of a node if one is named.
-    async fn more(&self, count: usize, node: Option<&str>) {
-        let of_node = |reply: &&Reply| node.is_none_or(|node| reply.node == node);
-        let now = || self.replies().iter().filter(of_node).count();
-        let before = now();
-        until("more replies come", async || now() >= before + count).await;
-    }
-
-    /// The replies that are no transcripts; they are forgotten.
-    fn take_lost(&self) -> Vec<Reply> {
-        let mut replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost = replies.iter().filter(|reply| reply.status != 200).cloned();
-        let lost: Vec<_> = lost.collect();
-        replies.retain(|reply| reply.status == 200);
-        lost
-    }
-
-    async fn end(self) -> Vec<Reply> {
-        self.stop.store(true, Ordering::Relaxed);
-        for client in self.clients {
-            client.await.expect("no panic");
-        }
-        let replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
-        replies.clone()
-    }
-}
 
 /// What the router for nginx knows of a node; null if it does not know it.
 async fn known(nginx: &Router, node: &str) -> Value {

@@ -46,11 +46,11 @@ local function connect(settings)
     end
     if settings.tls then
         -- The library for Redis has no call for this, and the one below it raises an error for some failures.
-        local socket, called = rawget(connection, "_sock"), nil
-        called, ok, reason = pcall(socket.sslhandshake, socket, nil, settings.host, true)
-        if not called or not ok then
-            reason = called and reason or "see the log; is its certificate trusted (lua_ssl_trusted_certificate)?"
-            return nil, "the TLS handshake failed: " .. tostring(reason)
+        local socket = rawget(connection, "_sock")
+        local called, session, why = pcall(socket.sslhandshake, socket, nil, settings.host, true)
+        if not called or not session then
+            why = called and why or "is its certificate trusted (lua_ssl_trusted_certificate)?"
+            return nil, "the TLS handshake failed: " .. tostring(why)
         end
     end
     if settings.user then
