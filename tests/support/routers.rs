@@ -143,14 +143,13 @@ impl Router {
         let text = text.expect("a body");
         let names: Vec<_> = text.lines().next().unwrap_or_default().split(',').collect();
         let place = |name: &str| names.iter().position(|found| *found == name);
-        let (status, weight) = (place("status").expect("a column"), place("weight"));
+        let columns = ["status", "weight"].map(|name| place(name).expect("a column"));
         let nodes = text.lines().filter(|line| line.starts_with("nodes,node-"));
-        let states = nodes.map(|line| {
+        let values = nodes.map(|line| {
             let fields: Vec<_> = line.split(',').collect();
-            let field = |place: usize| fields.get(place).copied().unwrap_or_default().to_owned();
-            (field(status), field(weight.expect("a column")))
+            columns.map(|place| fields.get(place).copied().unwrap_or_default().to_owned())
         });
-        states.collect()
+        values.map(|[state, weight]| (state, weight)).collect()
     }
 
     /// Waits until a condition holds; a panic shows the log.

@@ -65,7 +65,7 @@ async fn a_node_says_whether_it_takes_requests_and_how_loaded_it_is() {
             drains().await
                 || server.health().await["routing"]["load_score"].as_f64() > Some(0.0) && {
                     let open = server.metric("uttera_stt_inflight_requests").await;
-                    open as usize >= requests
+                    open >= requests as f64
                 }
         })
         .await;
