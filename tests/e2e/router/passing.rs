@@ -20,6 +20,10 @@ async fn in_flight(router: &Router) -> f64 {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "the checks share a node and a router, whose start takes seconds"
+)]
 async fn uploads_streams_and_sockets_pass_and_everything_is_counted_down() {
     let redis = RedisServer::start_with_password("secret").await;
     let Some(router) = Router::nginx(&redis.url()).await else {
