@@ -299,7 +299,8 @@ fn every_protocol_needs_a_port_of_its_own() {
         "{told}"
     );
     let both = [("WYOMING_PORT", "9001"), ("AGENT_CHECK_PORT", "9001")];
-    let told = load(&both).err().expect("it is refused").to_string();
+    let error = load(&both).err();
+    let told = error.expect("it is refused").to_string();
     assert!(
         told.contains("AGENT_CHECK_PORT=9001") && told.contains("other than WYOMING_PORT"),
         "{told}"

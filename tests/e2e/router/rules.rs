@@ -15,7 +15,7 @@ fn succeeds(program: &str, arguments: &[&str]) {
             assert!(output.status.success(), "{program} {arguments:?}:\n{said}");
         }
         Err(error) => {
-            eprintln!("skipped: {program}: {error} (scripts/test installs it where it can)")
+            eprintln!("skipped: {program}: {error} (scripts/test installs it where it can)");
         }
     }
 }
