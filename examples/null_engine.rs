@@ -17,7 +17,9 @@ use clap::Parser;
 use stt_actors::domain::error::{EngineError, EngineExit, LaunchError};
 use stt_actors::domain::ids::WorkerId;
 use stt_actors::domain::transcript::{ChunkTranscript, Segment};
-use stt_actors::ports::{ChunkRequest, Engine, EngineInfo, EngineLauncher, LanguageHeard};
+use stt_actors::ports::{
+    ChunkRequest, Engine, EngineInfo, EngineLauncher, LanguageHeard, NodeDirectory,
+};
 use stt_actors::{IdlePolicy, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig};
 use tokio::sync::watch;
 use uttera_stt::allow_list::AllowList;
@@ -26,9 +28,10 @@ use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::board::{Board, Identity};
 use uttera_stt::http::UploadStore;
-use uttera_stt::http::{self, AppState, ClientSecrets, Limits};
+use uttera_stt::http::{self, AppState, ClientSecrets, Limits, LoadReport};
 use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;
+use uttera_stt::redis::{NodeAddress, RedisDirectory};
 use uttera_stt::settings::Settings;
 
 #[derive(Parser)]
@@ -42,6 +45,9 @@ struct Args {
     /// Duration of the engine's work for a chunk, in milliseconds.
     #[arg(long, default_value_t = 0)]
     work_millis: u64,
+    /// URL of a Redis in which the node registers itself, for measuring routers.
+    #[arg(long)]
+    redis: Option<String>,
 }
 
 struct Launcher {
@@ -143,21 +149,21 @@ async fn main() -> anyhow::Result<()> {
         Some(path) => VoiceActivity::with(Weights::load(path)?),
         None => VoiceActivity::default(),
     };
+    let listener = TcpListener::bind(("127.0.0.1", args.port))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
     let ports = Ports {
         launcher: Arc::new(Launcher {
             work: Duration::from_millis(args.work_millis),
         }),
         decoder: Arc::new(Decoder::new(DecoderLimits::default(), voice_activity)),
         memory: None,
-        directory: None,
+        directory: directory(args.redis.as_deref(), address.port())?,
         fallback: None,
         translator: None,
     };
     let (stt, mut ended) = Stt::start(ports, config(&settings)).await?;
     stt.ready().await.map_err(anyhow::Error::msg)?;
-    let listener = TcpListener::bind(("127.0.0.1", args.port))?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)?;
     let state = AppState {
         board: Board::new(stt.clone(), Identity::default(), None),
@@ -166,6 +172,7 @@ async fn main() -> anyhow::Result<()> {
         client_secrets: ClientSecrets::default(),
         limits: Limits::new(&settings),
         allow_list: AllowList::new(&settings.allowed_networks),
+        load_report: LoadReport::default(),
         settings: Arc::new(settings),
         uploads,
         metrics: Exporter::install()?,
@@ -176,6 +183,18 @@ async fn main() -> anyhow::Result<()> {
         ended = server => Ok(ended?),
         () = ended.wait() => anyhow::bail!("the tree has ended"),
     }
+}
+
+/// The record in Redis of the node on this port.
+fn directory(url: Option<&str>, port: u16) -> anyhow::Result<Option<Arc<dyn NodeDirectory>>> {
+    let Some(url) = url else { return Ok(None) };
+    let node = NodeAddress {
+        id: format!("127.0.0.1:{port}"),
+        host: "127.0.0.1".to_owned(),
+        port,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    Ok(Some(Arc::new(RedisDirectory::new(url, node)?)))
 }
 
 fn config(settings: &Settings) -> TreeConfig {

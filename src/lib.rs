@@ -1,8 +1,9 @@
-//! The edges of uttera-stt: command line, settings, HTTP, Wyoming, audio, engines and models, and the clients of
+//! The edges of uttera-stt: command line, settings, HTTP, Wyoming, the agent check, audio, engines and models, and the clients of
 //! Redis, LibreTranslate and a fallback node.
 //!
 //! The supervision tree is the crate `stt-actors`. [`serve`] composes it with the edges.
 
+pub mod agent_check;
 pub mod allow_list;
 pub mod audio;
 pub mod board;

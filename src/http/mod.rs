@@ -48,6 +48,7 @@ use connections::{ConnectionLimit, guard};
 pub use limits::Limits;
 pub use realtime::ClientSecrets;
 pub use reply::error::ApiError;
+pub use reply::load_report::LoadReport;
 
 /// How long a client may take to send the head of a connection's first request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,6 +78,8 @@ pub struct AppState {
     pub keys: Keyring,
     /// The limits on requests and audio per client.
     pub limits: Limits,
+    /// Reports the load to Envoy.
+    pub load_report: LoadReport,
     /// The ephemeral keys for realtime sessions.
     pub client_secrets: ClientSecrets,
     /// The networks whose clients may use the server.

@@ -9,7 +9,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
+use actix_web::{Error, HttpMessage, HttpRequest, ResponseError, web};
 use stt_actors::WaitEstimate;
 use stt_actors::domain::error::FallbackError;
 use stt_actors::domain::transcript::Transcript;
@@ -18,8 +18,10 @@ use tracing::{Span, debug, error, info, warn};
 use uuid::Uuid;
 
 use crate::board::history::{self, End};
+use crate::http::AppState;
 use crate::http::caller::Caller;
 use crate::http::reply::error::ApiError;
+use crate::http::reply::load_report::ENDPOINT_LOAD_METRICS;
 use crate::http::traces;
 use crate::metrics::{self, record_error, record_request, takes_audio};
 
@@ -346,7 +348,7 @@ pub async fn log_request<B: MessageBody + 'static>(
     Ok(response)
 }
 
-/// Adds the request id and, for an admitted request, its queue position and estimated wait.
+/// Adds the request id and, for an admitted request, its queue position, estimated wait, and the load of the node.
 fn add_headers<B>(response: &mut ServiceResponse<B>, id: &RequestId) {
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
@@ -361,5 +363,10 @@ fn add_headers<B>(response: &mut ServiceResponse<B>, id: &RequestId) {
         let headers = response.headers_mut();
         headers.insert(X_QUEUE_POSITION, wait_estimate.position.into());
         headers.insert(X_QUEUE_ETA_MS, millis.into());
+        let state = response.request().app_data::<web::Data<AppState>>();
+        let load = state.and_then(|state| state.load_report.count(&state.stt.snapshot()));
+        if let Some(load) = load {
+            response.headers_mut().insert(ENDPOINT_LOAD_METRICS, load);
+        }
     }
 }

@@ -39,6 +39,8 @@ pub enum Protocol {
     Http,
     /// Wyoming.
     Wyoming,
+    /// HAProxy's agent check.
+    AgentCheck,
 }
 
 impl Protocol {
@@ -47,6 +49,7 @@ impl Protocol {
         match self {
             Self::Http => "http",
             Self::Wyoming => "wyoming",
+            Self::AgentCheck => "agent_check",
         }
     }
 }
@@ -118,7 +121,7 @@ pub(super) fn describe() {
 
 /// Creates the series that do not depend on the settings.
 pub(super) fn register() {
-    for protocol in [Protocol::Http, Protocol::Wyoming] {
+    for protocol in [Protocol::Http, Protocol::Wyoming, Protocol::AgentCheck] {
         let _ = refused(protocol, Refusal::Address);
     }
     for refusal in Refusal::OF_TLS {

@@ -14,10 +14,11 @@ use stt_actors::{Stt, TreeEnded};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::agent_check::{AgentCheck, AgentSocket};
 use crate::allow_list::AllowList;
 use crate::board::{Board, Identity};
 use crate::http::UploadStore;
-use crate::http::{self, AppState, ClientSecrets, Limits};
+use crate::http::{self, AppState, ClientSecrets, Limits, LoadReport};
 use crate::keys::{self, Further, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::notify::Notifier;
@@ -47,6 +48,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let listener = bind(settings)?;
     let address = listener.local_addr()?;
     let wyoming_sockets = Sockets::bind(settings)?;
+    let agent_socket = AgentSocket::bind(settings)?;
     warn_if_open(settings, &keys);
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)
         .context("cannot create the upload folder")?;
@@ -82,6 +84,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let state = AppState {
         stt: stt.clone(),
         limits,
+        load_report: LoadReport::default(),
         client_secrets: ClientSecrets::default(),
         keys: keyring,
         settings: Arc::new(settings),
@@ -91,6 +94,12 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         board: board.clone(),
     };
     let wyoming = wyoming::start(wyoming_sockets, &state.settings, state.clone())?;
+    // It answers until everything else has ended, so that HAProxy sees the node drain.
+    let agent_check = agent_socket.map(|socket| {
+        let allow_list = state.allow_list.for_another_port();
+        AgentCheck::start(socket, allow_list, stt.clone())
+    });
+    let _agent_check = agent_check.transpose()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads.min(MAX_HTTP_THREADS);
     let server = http::server(listener, state, certificates, threads)?;

@@ -43,6 +43,7 @@ impl Default for Settings {
             result_cache: Duration::ZERO,
             max_upload_bytes: 512 * MEGABYTE,
             max_audio: Duration::from_secs(14_400),
+            agent_check_port: None,
             board: true,
             max_live_sessions: 64,
             live_idle_timeout: Duration::from_secs(120),

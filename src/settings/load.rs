@@ -163,18 +163,32 @@ fn check_default_language(settings: &Settings, sources: &Sources) -> Result<(), 
 
 /// Rejects one port for two protocols on the same address.
 fn check_ports(settings: &Settings, sources: &Sources) -> Result<(), SettingsError> {
-    // Port 0 means any free port.
-    let is_shared = settings.port != 0 && settings.wyoming.port == Some(settings.port);
-    let name = "WYOMING_PORT";
-    match sources.find(name) {
-        Some((value, origin)) if is_shared => Err(SettingsError::Value {
-            name: name.to_owned(),
-            value: value.trim().to_owned(),
-            origin,
-            allowed: "expected a port other than PORT; usual is 10300".to_owned(),
-        }),
-        _ => Ok(()),
+    let ports = [
+        ("PORT", Some(settings.port)),
+        ("WYOMING_PORT", settings.wyoming.port),
+        ("AGENT_CHECK_PORT", settings.agent_check_port),
+    ];
+    for (place, (name, port)) in ports.iter().enumerate() {
+        // Port 0 means any free port.
+        let port = port.filter(|port| *port != 0);
+        let taken = ports[..place]
+            .iter()
+            .find(|(_, other)| port.is_some() && *other == port);
+        if let (Some((other, _)), Some((value, origin))) = (taken, sources.find(name)) {
+            let usual = if *name == "WYOMING_PORT" {
+                "; usual is 10300"
+            } else {
+                ""
+            };
+            return Err(SettingsError::Value {
+                name: (*name).to_owned(),
+                value: value.trim().to_owned(),
+                origin,
+                allowed: format!("expected a port other than {other}{usual}"),
+            });
+        }
     }
+    Ok(())
 }
 
 /// Rejects a certificate without its key, and demands on clients that nothing would enforce.

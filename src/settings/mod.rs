@@ -99,6 +99,8 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// Longest audio.
     pub max_audio: Duration,
+    /// Port of HAProxy's agent check; `None`: there is none.
+    pub agent_check_port: Option<u16>,
     /// Whether the page at `/` and the board are served.
     pub board: bool,
     /// Maximum number of live sessions.

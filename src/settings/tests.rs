@@ -291,15 +291,24 @@ fn a_certificate_needs_its_key_and_the_demand_for_certificates_needs_tls() {
 }
 
 #[test]
-fn wyoming_needs_a_port_of_its_own() {
+fn every_protocol_needs_a_port_of_its_own() {
     let error = load(&[("PORT", "9000"), ("WYOMING_PORT", "9000")]).err();
     let told = error.expect("it is refused").to_string();
     assert!(
         told.contains("WYOMING_PORT=9000") && told.contains("other than PORT"),
         "{told}"
     );
+    let both = [("WYOMING_PORT", "9001"), ("AGENT_CHECK_PORT", "9001")];
+    let error = load(&both).err();
+    let told = error.expect("it is refused").to_string();
+    assert!(
+        told.contains("AGENT_CHECK_PORT=9001") && told.contains("other than WYOMING_PORT"),
+        "{told}"
+    );
     for pair in [
         [("PORT", "0"), ("WYOMING_PORT", "0")],
+        [("WYOMING_PORT", "0"), ("AGENT_CHECK_PORT", "0")],
+        [("WYOMING_PORT", "10300"), ("AGENT_CHECK_PORT", "9006")],
         [("PORT", "9000"), ("WYOMING_PORT", "9001")],
     ] {
         load(&pair).expect("loads");

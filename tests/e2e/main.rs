@@ -37,6 +37,7 @@ mod redis_directory;
 mod registration;
 mod requests;
 mod roles;
+mod router;
 mod sdk;
 mod service;
 mod smoke;

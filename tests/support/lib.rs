@@ -25,6 +25,7 @@ pub mod prometheus;
 pub mod python;
 pub mod realtime;
 pub mod redis_server;
+pub mod routers;
 pub mod samples;
 pub mod server;
 pub mod small_model;

@@ -42,7 +42,16 @@ impl Realtime {
         path: &str,
         headers: &[(&'static str, &str)],
     ) -> Result<Self, Refused> {
-        let address = server.url.strip_prefix("http://").expect("plain HTTP");
+        Self::connect_to(&server.url, path, headers).await
+    }
+
+    /// Connects to this path of the server with this base URL.
+    pub async fn connect_to(
+        url: &str,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, Refused> {
+        let address = url.strip_prefix("http://").expect("plain HTTP");
         let stream = TcpStream::connect(address).await.expect("connects");
         let mut request = format!("ws://{address}{path}")
             .into_client_request()

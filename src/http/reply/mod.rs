@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod error;
 pub mod escalation_headers;
+pub mod load_report;
 pub mod openapi;
 pub mod schema;
 pub mod sse;

@@ -1,4 +1,4 @@
-//! Address and port of the server, and its pages.
+//! Address and ports of the server, and its pages.
 
 use super::{Variable, row};
 use crate::settings::read::{flag, number};
@@ -13,6 +13,16 @@ pub const ROWS: &[Variable] = &[
         s.port = number(v, 0, u16::MAX, "a port from 0 to 65535")?;
         Ok(())
     }),
+    row(
+        "AGENT_CHECK_PORT",
+        "",
+        "Port for the agent check of HAProxy, on the address HOST; empty: none.",
+        |s, v| {
+            let port = number(v, 0, u16::MAX, "a port from 0 to 65535")?;
+            s.agent_check_port = Some(port);
+            Ok(())
+        },
+    ),
     row(
         "BOARD",
         "1",

@@ -1,0 +1,294 @@
+-- The phases of a request in nginx: how each gets its node, and what happens when the node fails.
+--
+-- Uploads of up to SMALL bytes are read first and kept in memory, so that they can go to another node. Larger ones are
+-- passed on while they arrive; nginx cannot send those again, so the node is asked beforehand whether it accepts.
+
+local balancer = require "ngx.balancer"
+local cjson = require "cjson.safe"
+local choice = require "uttera_stt.choice"
+local probe = require "uttera_stt.probe"
+local shared = require "uttera_stt.shared"
+
+local router = {}
+
+-- The largest upload that is kept in memory, in bytes; client_body_buffer_size must not be smaller.
+local SMALL = 2 * 1024 * 1024
+-- Attempts for one request after the first.
+local MOST_RETRIES = 4
+-- Time limits of a connection to a node, in seconds: to connect; to take the next part of the upload; and to send the
+-- next part of the reply. A reply that is no stream comes at once when the whole file is transcribed.
+local CONNECT_SECONDS, SEND_SECONDS, READ_SECONDS = 1, 120, 14400
+
+-- Bytes of a reply with an ephemeral key that are looked at.
+local MOST_KEY_REPLY = 65536
+
+local IS_SAFE = { GET = true, HEAD = true, OPTIONS = true }
+
+-- What is known of the requests that this worker process handles, by nginx's own id of each. ngx.ctx would not do: it
+-- is lost when nginx turns to the location of an error.
+local requests = {}
+
+local function current()
+    local id = ngx.var.request_id
+    local request = requests[id]
+    if not request then
+        request = { tried = {}, attempts = 0 }
+        requests[id] = request
+    end
+    return request
+end
+
+local function choose(request)
+    ngx.update_time()
+    return choice.choose(shared.view(), shared, request.tried, ngx.now(), math.random)
+end
+
+-- Gives the request's load back to its node.
+local function release(request)
+    if request.node then
+        shared.add_flight(request.node.id, -request.load)
+        request.last, request.node = request.node, nil
+    end
+end
+
+-- Notes that a connection to a node failed.
+local function failed(node, what)
+    if shared.mark_down(node.id, ngx.now()) then
+        ngx.log(ngx.WARN, "node ", node.id, " cannot be reached: ", what)
+    end
+    shared.count("failures", node.id)
+end
+
+-- Replies with an error in the format of the API.
+local function reply(status, code, message, retry_after)
+    ngx.status = status
+    ngx.header["Content-Type"] = "application/json"
+    ngx.header["Retry-After"] = retry_after
+    local kind = status == 404 and "invalid_request_error" or "server_error"
+    local content = { message = message, type = kind, param = cjson.null, code = code }
+    ngx.print(cjson.encode({ error = content, detail = message }))
+    return ngx.exit(status)
+end
+
+local function reject()
+    shared.count("rejected")
+    local view = shared.view()
+    if #view.nodes == 0 then
+        return reply(503, "no_node", "no node is registered at the moment", choice.retry_after(math.random))
+    end
+    return reply(503, "overloaded", "no node accepts requests at the moment", choice.retry_after(math.random))
+end
+
+-- Asks nodes until one accepts; nil if none does.
+local function ask(request)
+    for _ = 0, MOST_RETRIES do
+        local node = choose(request)
+        if not node then
+            return nil
+        end
+        local answer, reason = probe.ask(node)
+        if answer == "accepts" then
+            return node
+        end
+        request.tried[node.id] = true
+        if answer then
+            shared.mark_busy(node.id)
+        else
+            failed(node, reason)
+        end
+    end
+    return nil
+end
+
+-- The ephemeral key in a request; nil if there is none.
+local function ephemeral_key()
+    local login = ngx.var.http_authorization or ngx.var.http_sec_websocket_protocol or ""
+    return login:match("ek_%w+")
+end
+
+-- The node that made the request's ephemeral key, and alone knows it; nil if there is no such node.
+local function maker_of_key()
+    local key = ephemeral_key()
+    local id = key and shared.maker(key)
+    for _, node in ipairs(id and shared.view().nodes or {}) do
+        if node.id == id then
+            return node
+        end
+    end
+    return nil
+end
+
+-- Before the upload is read (access_by_lua).
+function router.admit()
+    local request = current()
+    local length = tonumber(ngx.var.http_content_length)
+    request.is_safe = IS_SAFE[ngx.req.get_method()] and ngx.var.http_upgrade == nil
+    -- Over HTTP/2, a body needs neither of the two headers.
+    local has_body = not request.is_safe
+    if length then
+        has_body = length > 0
+    elseif ngx.var.http_upgrade then
+        has_body = false
+    end
+    request.bytes = has_body and length or nil
+    request.load = choice.request_load(has_body and (length or shared.mean_upload()) or 0)
+    if has_body and not (length and length <= SMALL) then
+        request.streams = true
+        request.asked = ask(request)
+        if not request.asked then
+            return reject()
+        end
+        return
+    end
+    request.asked = maker_of_key()
+    if not request.asked and not choose(request) then
+        return reject()
+    end
+    if has_body then
+        ngx.req.read_body()
+    end
+end
+
+-- Whether the last attempt sent a part of the request. nginx has an entry for each attempt that got a node. Its time of
+-- connecting would not do: it may be set for refused connections, too.
+local function was_sent()
+    local sent = "0"
+    for entry in (ngx.var.upstream_bytes_sent or ""):gmatch("%d+") do
+        sent = entry
+    end
+    return sent ~= "0"
+end
+
+-- Whether the attempt that failed may be followed by another.
+local function judge_last(request)
+    local node = request.last
+    local _, status = balancer.get_last_failure()
+    local sent = was_sent()
+    if status == 503 then
+        shared.mark_busy(node.id)
+    else
+        failed(node, sent and "it closed the connection" or "no connection")
+    end
+    return choice.may_retry(sent, status, request.is_safe)
+end
+
+-- For each attempt (balancer_by_lua).
+function router.balance()
+    local request = current()
+    if request.attempts > 0 then
+        release(request)
+        if not judge_last(request) then
+            request.lost = true
+            -- nginx makes a 500 of this and of the 503 below; `explain` knows better.
+            return ngx.exit(502)
+        end
+        shared.count("retries")
+    end
+    local node = request.asked or choose(request)
+    request.asked = nil
+    if not node then
+        request.exhausted = true
+        return ngx.exit(503)
+    end
+    if request.attempts == 0 then
+        -- With as many attempts as there are nodes, the last rejection reaches the client as it is.
+        local others = #choice.candidates(shared.view(), shared, { [node.id] = true }, ngx.now())
+        balancer.set_more_tries(math.min(math.max(others, 1), MOST_RETRIES))
+    end
+    request.attempts = request.attempts + 1
+    request.tried[node.id] = true
+    request.node = node
+    shared.add_flight(node.id, request.load)
+    shared.count("requests", node.id)
+    balancer.set_timeouts(CONNECT_SECONDS, SEND_SECONDS, READ_SECONDS)
+    local address = node.address
+    if address:find(":", 1, true) then
+        address = "[" .. address .. "]"
+    end
+    local ok, reason = balancer.set_current_peer(address, node.port)
+    if not ok then
+        ngx.log(ngx.ERR, "node ", node.id, " has an unusable address: ", reason)
+        return ngx.exit(502)
+    end
+end
+
+-- Before the reply begins (header_filter_by_lua).
+function router.label()
+    local request = requests[ngx.var.request_id]
+    local node = request and request.node
+    if node then
+        ngx.header["X-Node"] = node.id
+    end
+    if ngx.header["X-Request-Id"] == nil then
+        ngx.header["X-Request-Id"] = ngx.var.uttera_request_id
+    end
+end
+
+-- The reply's body (body_filter_by_lua), of the paths that make ephemeral keys: only the node that made one knows it.
+function router.learn_keys()
+    local request = requests[ngx.var.request_id]
+    local node = request and request.node
+    if not node then
+        return
+    end
+    request.body = (request.body or "") .. (ngx.arg[1] or "")
+    local key = request.body:match('"(ek_%w+)"')
+    if key then
+        shared.remember_maker(key, node.id)
+    end
+    -- The key may be cut in two, but not be further away than this.
+    request.body = #request.body > MOST_KEY_REPLY and "" or request.body
+end
+
+-- Instead of nginx's own error pages (content_by_lua).
+function router.explain()
+    local request = current()
+    local status = ngx.status
+    if request.exhausted or status == 503 then
+        return reject()
+    elseif request.lost or (request.attempts > 0 and was_sent()) then
+        if status == 504 then
+            return reply(504, "timeout", "the node gave no answer in time")
+        end
+        return reply(502, "node_lost", "the node that worked on the request was lost; it may be sent again")
+    elseif status == 502 or status == 504 then
+        -- No node could be reached, so nothing was begun.
+        return reject()
+    end
+    return reply(500, "internal_error", "an unexpected error occurred; the router's log has the details")
+end
+
+-- For paths that each node has for itself (content_by_lua).
+function router.not_here()
+    return reply(404, "not_found", "the router does not pass " .. ngx.var.uri .. " on: ask the node itself")
+end
+
+-- After the request, however it ended (log_by_lua).
+function router.finish()
+    local id = ngx.var.request_id
+    local request = requests[id]
+    if not request then
+        return
+    end
+    requests[id] = nil
+    local node = request.node
+    release(request)
+    if request.bytes then
+        shared.saw_upload(request.bytes)
+    end
+    if not node then
+        return
+    end
+    local status = (ngx.var.upstream_status or ""):match("(%d+)%s*$")
+    if status == "503" then
+        shared.mark_busy(node.id)
+    elseif status == "502" or status == "504" then
+        if not was_sent() then
+            failed(node, "no connection")
+        end
+    elseif status and shared.mark_up(node.id) then
+        ngx.log(ngx.WARN, "node ", node.id, " answers again")
+    end
+end
+
+return router
