@@ -224,10 +224,25 @@ impl Stt {
         let _ = self.supervisor.cast(SupervisorMessage::Drain { plan });
     }
 
+    /// Waits until a drain begins.
+    pub async fn until_draining(&self) {
+        self.until(NodeStatus::has_announced_drain).await;
+    }
+
     /// Waits until new requests are rejected: the delay of a drain is over.
     pub async fn until_rejecting(&self) {
+        self.until(NodeStatus::is_draining).await;
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.status.has_announced_drain()
+    }
+
+    /// Waits for a fact about routing.
+    async fn until(&self, fact: impl Fn(&NodeStatus) -> bool) {
         let mut changes = self.status.subscribe_routing();
-        while !self.status.is_draining() {
+        while !fact(&self.status) {
             if changes.changed().await.is_err() {
                 // The status lives as long as this handle.
                 return;

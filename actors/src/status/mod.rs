@@ -206,6 +206,11 @@ impl NodeStatus {
         self.routing_changed.send_replace(());
     }
 
+    /// Whether the node has announced that it will end.
+    pub(crate) fn has_announced_drain(&self) -> bool {
+        lock(&self.drain).is_some()
+    }
+
     /// Whether new requests are rejected, because the node ends.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
