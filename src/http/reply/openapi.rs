@@ -158,7 +158,6 @@ fn admin(keys_required: bool) -> Vec<Path> {
         json("The server drains. What is left to do.", "DrainState"),
     );
     let mut errors = vec![
-        ApiError::method_not_allowed("POST"),
         ApiError::rate_limited(Duration::ZERO),
         ApiError::internal(),
     ];
