@@ -157,10 +157,7 @@ fn admin(keys_required: bool) -> Vec<Path> {
         "202",
         json("The server drains. What is left to do.", "DrainState"),
     );
-    let mut errors = vec![
-        ApiError::rate_limited(Duration::ZERO),
-        ApiError::internal(),
-    ];
+    let mut errors = vec![ApiError::rate_limited(Duration::ZERO), ApiError::internal()];
     if keys_required {
         errors.push(ApiError::too_many_wrong_keys(Duration::ZERO));
     } else {
