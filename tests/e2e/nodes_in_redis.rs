@@ -42,9 +42,9 @@ fn register(redis: &RedisServer, id: &str, node: &MockServer, load: f64, accepts
 }
 
 async fn answer(pool: &SttPool) -> String {
-    let speech = pool.transcriptions();
-    let reply = speech.json(Audio::bytes(&b"RIFF"[..]), &SpeechOptions::default());
-    reply.await.expect("an answer").text
+    let (speech, options) = (pool.transcriptions(), SpeechOptions::default());
+    let reply = speech.json(Audio::bytes(&b"RIFF"[..]), &options).await;
+    reply.expect("an answer").text
 }
 
 /// The loads and standings, as soon as these are the loads.
