@@ -36,6 +36,7 @@ mod prometheus;
 mod realtime;
 mod recordings;
 mod redis_directory;
+mod redis_servers;
 mod registration;
 mod requests;
 mod roles;
