@@ -137,7 +137,7 @@ pub(super) async fn node_host(settings: &Settings, is_served: bool) -> Option<Fi
     let found = reach::node_host(url, settings.node_host.as_deref(), settings.host).await;
     let Some(host) = found.text() else {
         let what = format!(
-            "Redis is on another machine, but the server listens on HOST={} only",
+            "Redis is reached over the network, but the server listens on HOST={} only",
             settings.host
         );
         let why = "the node does not register itself, because no router could reach it";

@@ -25,7 +25,7 @@ pub enum NodeHost {
     Guessed(IpAddr),
     /// No address: the name of the Redis server is unknown at the moment, and this machine has no other network.
     Unknown,
-    /// Redis is elsewhere, but the server listens on this machine's loopback address only.
+    /// Redis is reached over the network, but the server listens on this machine's loopback address only.
     Unreachable,
 }
 

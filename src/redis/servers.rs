@@ -37,7 +37,7 @@ pub(super) enum Servers {
 /// Sentinels, and how to log in to them and to the servers that they name.
 pub(super) struct Sentinels {
     /// The address of each sentinel, and the login to the servers behind them.
-    sentinels: Vec<ConnectionInfo>,
+    instances: Vec<ConnectionInfo>,
     /// The name that the sentinels have for the master.
     master: String,
     user: Option<String>,
@@ -65,7 +65,7 @@ impl Servers {
     pub(super) fn addresses(&self) -> Vec<&ConnectionAddr> {
         match self {
             Self::One(info) => vec![info.addr()],
-            Self::Sentinels(sentinels) => (sentinels.sentinels.iter())
+            Self::Sentinels(sentinels) => (sentinels.instances.iter())
                 .map(ConnectionInfo::addr)
                 .collect(),
         }
@@ -90,7 +90,7 @@ impl Servers {
 
 /// What opens connections.
 pub(super) enum Opener {
-    One(Client),
+    One(Box<Client>),
     Sentinels(Box<tokio::sync::Mutex<SentinelClient>>),
 }
 
@@ -101,10 +101,11 @@ impl Opener {
                 let info = (**info).clone();
                 let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
                 let certificates = pem.certificates().filter(|_| is_tls);
-                Ok(Self::One(match certificates {
+                let client = match certificates {
                     Some(certificates) => Client::build_with_tls(info, certificates)?,
                     None => Client::open(info)?,
-                }))
+                };
+                Ok(Self::One(Box::new(client)))
             }
             Servers::Sentinels(sentinels) => {
                 let client = sentinels.client(pem)?;
@@ -150,7 +151,7 @@ impl Sentinels {
             None => (String::new(), authority),
         };
         let mut read = Self {
-            sentinels: Vec::new(),
+            instances: Vec::new(),
             master: master.to_owned(),
             user: None,
             password: None,
@@ -162,9 +163,9 @@ impl Sentinels {
                 format!(":{SENTINEL_PORT}")
             };
             let url = format!("{scheme}://{login}{host}{port}/{database}");
-            read.sentinels.push(connection_info(&url)?);
+            read.instances.push(connection_info(&url)?);
         }
-        if read.sentinels.is_empty() || read.sentinels.len() > MAX_SENTINELS {
+        if read.instances.is_empty() || read.instances.len() > MAX_SENTINELS {
             return Err(RedisUrlError::Unusable {
                 reason: format!("it names no sentinel, or more than {MAX_SENTINELS}"),
             });
@@ -189,10 +190,10 @@ impl Sentinels {
     }
 
     fn client(&self, pem: &RedisPem) -> RedisResult<SentinelClient> {
-        let addresses = self.sentinels.iter().map(|info| info.addr().clone());
+        let addresses = self.instances.iter().map(|info| info.addr().clone());
         let master = SentinelServerType::Master;
         let mut builder = SentinelClientBuilder::new(addresses, &self.master, master)?;
-        if let Some(login) = self.sentinels.first().map(ConnectionInfo::redis_settings) {
+        if let Some(login) = self.instances.first().map(ConnectionInfo::redis_settings) {
             builder = builder.set_client_to_redis_db(login.db());
             if let Some(user) = login.username() {
                 builder = builder.set_client_to_redis_username(user);
@@ -207,7 +208,7 @@ impl Sentinels {
         if let Some(password) = &self.password {
             builder = builder.set_client_to_sentinel_password(password);
         }
-        let mut addresses = self.sentinels.iter().map(ConnectionInfo::addr);
+        let mut addresses = self.instances.iter().map(ConnectionInfo::addr);
         if addresses.any(|address| matches!(address, ConnectionAddr::TcpTls { .. })) {
             builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
             if let Some(certificates) = pem.certificates() {

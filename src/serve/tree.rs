@@ -304,7 +304,7 @@ async fn node_address(settings: &Settings, port: u16) -> Option<NodeAddress> {
         ),
         NodeHost::Unreachable => warn!(
             host = %settings.host,
-            "the node does not register itself: Redis is on another machine, but the server listens on this machine's \
+            "the node does not register itself: it reaches Redis over the network, but the server listens on this machine's \
              own address only; set HOST=0.0.0.0, or NODE_HOST if a proxy on this machine passes requests on"
         ),
     }
