@@ -25,12 +25,18 @@ impl Notifier {
         Self(tasks)
     }
 
-    /// Reports that the server stops. From here on, systemd waits for its end, and the watchdog is off.
-    pub(crate) fn stopping(mut self) {
+    /// Reports that the server stops. From here on, systemd waits for its end, and the watchdog is off. If the unit grants
+    /// less than `at_most` (`TimeoutStopSec`), systemd grants this.
+    pub(crate) fn stopping(mut self, at_most: Duration) {
         self.0.abort_all();
         // A reload that follows reports nothing.
         IS_READY.store(false, Ordering::Release);
-        send(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        let microseconds = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
+        send(&[
+            NotifyState::Stopping,
+            NotifyState::Status("draining"),
+            NotifyState::ExtendTimeoutUsec(microseconds),
+        ]);
     }
 }
 

@@ -5,34 +5,29 @@
 //! timeout or a cancelled call it is closed, and the next call opens a new one. This module does not
 //! log; its errors are short texts without secrets.
 
+mod client;
 pub mod nodes;
+pub mod reach;
+mod servers;
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
-    IntoConnectionInfo, Pipeline, RedisError, cmd, parse_redis_url,
-};
-use deadpool_redis::{Connection, Manager, Pool, PoolError};
+use deadpool_redis::redis::{Cmd, ConnectionAddr, ErrorKind, FromRedisValue, RedisError, cmd};
 use serde::Serialize;
 use stt_actors::ports::{DirectoryError, NodeDirectory, NodeRecord};
 use thiserror::Error;
-use tokio::time::{Instant, timeout_at};
+
+use client::{Client, Commands};
+pub use servers::RedisPem;
+use servers::Servers;
 
 /// Prefix of the key of every node; the node's id follows.
 pub const KEY_PREFIX: &str = "stt:nodes:";
 
 /// Time limit of a call: waiting for the previous call, connecting, and the command.
 pub const TIME_LIMIT: Duration = Duration::from_secs(2);
-
-/// Time limit of one answer: half of [`TIME_LIMIT`], so that a call that finds its connection dead has
-/// time for a new one.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-
-/// One connection, so that commands are sent in order: a publication must not overtake a withdrawal.
-const CONNECTIONS: usize = 1;
 
 /// Longest text of Redis that an error repeats, in characters.
 const LONGEST_QUOTE: usize = 120;
@@ -56,7 +51,8 @@ pub enum RedisUrlError {
     /// It is not a valid URL of a Redis server.
     #[error(
         "the Redis URL is invalid: {reason}; the format is \
-         redis://[user][:password@]host[:port][/database], likewise rediss:// for TLS, or \
+         redis://[user][:password@]host[:port][/database], likewise rediss:// for TLS, \
+         redis+sentinel://[user][:password@]host[:port],…/master[/database], likewise rediss+sentinel://, or \
          unix:///path[?db=…&user=…&pass=…], with special characters escaped, for example # as %23"
     )]
     Unusable {
@@ -81,20 +77,6 @@ pub struct RedisDirectory {
     node: NodeAddress,
 }
 
-/// One connection to a Redis server, kept between calls.
-struct Client {
-    pool: Pool,
-    /// Host and port, or the path of the socket, for error messages.
-    server: String,
-}
-
-/// What a call sends.
-enum Commands<'a> {
-    One(&'a Cmd),
-    /// All in one go, with a list of answers.
-    Many(&'a Pipeline),
-}
-
 /// The record as JSON. The order of the fields is part of the public contract.
 #[derive(Serialize)]
 struct Value<'a> {
@@ -107,59 +89,14 @@ struct Value<'a> {
     ts: f64,
 }
 
-impl Client {
-    /// The first call connects.
-    fn new(url: &str) -> Result<Self, RedisUrlError> {
-        let info = connection_info(url)?;
-        let server = info.addr().to_string();
-        // The limits of the pool would apply to each step; the deadline covers the whole call.
-        let limits = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(Some(ANSWER_LIMIT));
-        let manager = Manager::new_with_config(info, limits).map_err(|error| unusable(&error))?;
-        let pool = Pool::builder(manager)
-            .max_size(CONNECTIONS)
-            .build()
-            .expect("building a pool fails only if the pool has its own time limits");
-        Ok(Self { pool, server })
-    }
-
-    async fn run<T: FromRedisValue>(&self, commands: Commands<'_>) -> Result<T, DirectoryError> {
-        let deadline = Instant::now() + TIME_LIMIT;
-        let mut lease = match timeout_at(deadline, self.pool.get()).await {
-            Ok(Ok(connection)) => Lease(Some(connection)),
-            Ok(Err(PoolError::Backend(error))) => return Err(self.error(&while_connecting(&error))),
-            Ok(Err(error)) => return Err(self.error(&error.to_string())),
-            Err(_) => return Err(self.error("no connection in time")),
-        };
-        let connection = lease.connection();
-        let answer = async {
-            match commands {
-                Commands::One(command) => command.query_async(connection).await,
-                Commands::Many(commands) => commands.query_async(connection).await,
-            }
-        };
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => {
-                lease.keep();
-                Ok(answer)
-            }
-            Ok(Err(error)) => Err(self.error(&as_answer(&error))),
-            Err(_) => Err(self.error("it gave no answer in time")),
-        }
-    }
-
-    fn error(&self, what: &str) -> DirectoryError {
-        DirectoryError(format!("Redis at {}: {what}", self.server))
-    }
-}
-
 impl RedisDirectory {
-    /// Creates the client; the first call connects. `rediss://` trusts the certificates of the system,
-    /// or of the file in `SSL_CERT_FILE`.
-    pub fn new(url: &str, node: NodeAddress) -> Result<Self, RedisUrlError> {
+    /// Creates the client; the first call connects. `pem`: certificates for `rediss://`.
+    ///
+    /// # Errors
+    /// The URL or a certificate is invalid.
+    pub fn new(url: &str, pem: &RedisPem, node: NodeAddress) -> Result<Self, RedisUrlError> {
         Ok(Self {
-            client: Client::new(url)?,
+            client: Client::new(url, pem)?,
             key: format!("{KEY_PREFIX}{}", node.id),
             node,
         })
@@ -219,29 +156,6 @@ impl NodeDirectory for RedisDirectory {
     }
 }
 
-/// A connection in use. Dropping it closes the connection; [`Lease::keep`] returns it to the pool.
-struct Lease(Option<Connection>);
-
-impl Lease {
-    fn connection(&mut self) -> &mut Connection {
-        self.0
-            .as_mut()
-            .expect("only `keep` and `drop` take the connection, and both end the lease")
-    }
-
-    fn keep(mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            drop(Connection::take(connection));
-        }
-    }
-}
-
 /// Rounds up to whole seconds, at least 1: Redis rejects 0, and a record must not expire early.
 fn whole_seconds(ttl: Duration) -> u64 {
     let begun = u64::from(ttl.subsec_nanos() > 0);
@@ -250,34 +164,26 @@ fn whole_seconds(ttl: Duration) -> u64 {
 
 /// Checks that [`RedisDirectory::new`] accepts this URL.
 pub fn check_url(url: &str) -> Result<(), RedisUrlError> {
-    connection_info(url).map(drop)
+    Servers::of(url).map(drop)
 }
 
-/// The host in a URL; `None` for a socket in the file system, and for a URL that [`check_url`] rejects.
+/// The host in a URL, of several the first; `None` for a socket in the file system, and for a URL that [`check_url`]
+/// rejects.
 pub fn host_in(url: &str) -> Option<String> {
-    match connection_info(url).ok()?.addr() {
+    let servers = Servers::of(url).ok()?;
+    match servers.addresses().first()? {
         ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => Some(host.clone()),
         _ => None,
     }
 }
 
-fn connection_info(url: &str) -> Result<ConnectionInfo, RedisUrlError> {
-    if let Some(parsed) = parse_redis_url(url) {
-        let known: &[&str] = match parsed.scheme() {
-            "redis" | "rediss" | "valkey" | "valkeys" => &["protocol"],
-            _ => &["db", "user", "pass", "protocol"],
-        };
-        let mut names = parsed.query_pairs().map(|(name, _)| name);
-        if parsed.fragment().is_some() || !names.all(|name| known.contains(&name.as_ref())) {
-            return Err(RedisUrlError::UnknownPart);
-        }
-    }
-    let info = url
-        .into_connection_info()
-        .map_err(|error| unusable(&error))?;
-    // Skips CLIENT SETINFO: two needless commands per connection.
-    let login = info.redis_settings().clone().set_skip_set_lib_name();
-    Ok(info.set_redis_settings(login))
+/// Whether the connections of a URL are encrypted.
+pub fn is_encrypted(url: &str) -> bool {
+    let servers = Servers::of(url);
+    servers.is_ok_and(|servers| {
+        let addresses = servers.addresses();
+        (addresses.into_iter()).any(|address| matches!(address, ConnectionAddr::TcpTls { .. }))
+    })
 }
 
 /// Keeps the client's fixed reason and drops the detail after a dash, which quotes the URL.
@@ -311,12 +217,17 @@ fn known_failure(error: &RedisError) -> Option<String> {
         Some("READONLY") => "it is a replica that accepts no writes",
         Some("MASTERDOWN") => "it is a replica that has lost its master",
         Some("LOADING") => "it is still loading its data",
-        Some("MOVED" | "ASK" | "CLUSTERDOWN") => "it is part of a cluster, which is not supported",
+        Some("MOVED" | "ASK" | "CLUSTERDOWN") => {
+            "it is part of a cluster, which is not supported; a single server or sentinels are enough"
+        }
         _ => "",
     };
     let text = match error.kind() {
         _ if !by_code.is_empty() => by_code,
         ErrorKind::AuthenticationFailed => "it rejected the user name or the password",
+        ErrorKind::MasterNameNotFoundBySentinel => {
+            "the sentinels know no master of this name that is up"
+        }
         ErrorKind::RESP3NotSupported => "it is too old for protocol=resp3",
         ErrorKind::Parse => "the server does not speak the protocol of Redis",
         ErrorKind::Io if error.is_timeout() => "it gave no answer in time",
@@ -348,7 +259,7 @@ mod tests {
             port: 9005,
             version: "1".to_owned(),
         };
-        RedisDirectory::new(url, node)
+        RedisDirectory::new(url, &RedisPem::default(), node)
     }
 
     #[test]
@@ -375,6 +286,14 @@ mod tests {
                 "unix:///run/redis.sock?db=1&user=u&pass=p",
                 "/run/redis.sock",
             ),
+            (
+                "redis+sentinel://u:p%23@a,[::1]:7,c:8/main/2?sentinel_user=s&sentinel_password=p%26",
+                "the master main of the sentinels a:26379, ::1:7, c:8",
+            ),
+            (
+                "rediss+sentinel://a/main",
+                "the master main of the sentinels a:26379",
+            ),
         ];
         for (url, server) in urls {
             assert_eq!(directory(url).expect(url).client.server, server);
@@ -399,6 +318,12 @@ mod tests {
             "rediss://u:hunter2@host#insecure",
             "unix:///run/redis.sock?password=hunter2",
             "unix://host/run/redis.sock?pass=hunter2",
+            "redis+sentinel://u:hunter2@a",
+            "redis+sentinel://u:hunter2@/main",
+            "redis+sentinel://u:hunter2@a:port/main",
+            "redis+sentinel://u:hunter2@a/main/no-number",
+            "redis+sentinel://u:hunter2@a/main?password=hunter2",
+            "redis+sentinel://u:hunter2@a/main#insecure",
         ];
         for url in urls {
             let error = directory(url).expect_err(url).to_string();

@@ -1,8 +1,27 @@
-//! Signals from outside: stop (SIGTERM, or Ctrl-C at the terminal) and reload of the keys and certificates (SIGHUP).
+//! Commands from outside: stop (SIGTERM, or Ctrl-C at the terminal, or `POST /admin/drain`), and reload of the keys and
+//! certificates (SIGHUP).
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+
+/// Requests of clients to drain the server. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct DrainRequests(Arc<Notify>);
+
+impl DrainRequests {
+    /// Requests a drain.
+    pub fn request(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits for the next request.
+    pub async fn next(&self) {
+        self.0.notified().await;
+    }
+}
 
 /// Receives SIGTERM and SIGINT.
 pub struct StopSignals {

@@ -24,6 +24,7 @@ use crate::ports::EngineInfo;
 use crate::request::{self, stream::TranscriptStream};
 use crate::status::NodeStatus;
 use crate::status::admission::{self, AdmissionRequest, AdmissionSlot};
+use crate::status::drain::DrainPlan;
 use crate::status::lanes::LaneSnapshot;
 use crate::status::load::WaitEstimate;
 use crate::status::snapshot::{HotState, Snapshot};
@@ -214,11 +215,39 @@ impl Stt {
         self.status.subscribe_hot()
     }
 
-    /// Rejects new requests, lets running ones finish within `grace`, cancels the rest, then stops the tree:
-    /// await [`TreeEnded`]. A second call cuts the grace short.
-    pub fn drain(&self, grace: Duration) {
+    /// Announces the end of the node, which no longer accepts requests for routers but still serves them for the
+    /// plan's delay. Then removes its record, rejects new requests, lets running ones finish within the grace, cancels the rest,
+    /// and stops the tree: await [`TreeEnded`]. A second call cuts delay and grace short.
+    pub fn drain(&self, plan: impl Into<DrainPlan>) {
+        let plan = plan.into();
         // If the tree has ended, there is nothing to drain.
-        let _ = self.supervisor.cast(SupervisorMessage::Drain { grace });
+        let _ = self.supervisor.cast(SupervisorMessage::Drain { plan });
+    }
+
+    /// Waits until a drain begins.
+    pub async fn until_draining(&self) {
+        self.until(NodeStatus::has_announced_drain).await;
+    }
+
+    /// Waits until new requests are rejected: the delay of a drain is over.
+    pub async fn until_rejecting(&self) {
+        self.until(NodeStatus::is_draining).await;
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.status.has_announced_drain()
+    }
+
+    /// Waits for a fact about routing.
+    async fn until(&self, fact: impl Fn(&NodeStatus) -> bool) {
+        let mut changes = self.status.subscribe_routing();
+        while !fact(&self.status) {
+            if changes.changed().await.is_err() {
+                // The status lives as long as this handle.
+                return;
+            }
+        }
     }
 }
 

@@ -89,6 +89,7 @@ pub use pool::PoolConfig;
 pub use ports::FallbackPort;
 pub use request::stream::TranscriptStream;
 pub use status::admission::AdmissionRequest;
+pub use status::drain::{Drain, DrainPlan};
 pub use status::lanes::{LaneSnapshot, LaneState, LaneWork, WaitingChunks};
 pub use status::load::WaitEstimate;
 pub use status::snapshot::{FallbackCounts, HotState, Snapshot};

@@ -1,8 +1,8 @@
 //! The Registrar: keeps this node's record in the directory where routers look for nodes.
 //!
 //! It publishes every tick, and immediately when the node starts or stops accepting requests (ready, saturated,
-//! draining). The record expires after a few ticks, so that a crashed node disappears; a clean shutdown removes
-//! it. Publishing runs in a task, one at a time and with a time limit, so that a slow or unreachable directory
+//! leaving). The record expires after a few ticks, so that a crashed node disappears; a drain removes it before the node
+//! rejects requests, and any other clean end removes it as well. Publishing runs in a task, one at a time and with a time limit, so that a slow or unreachable directory
 //! delays nothing else.
 //!
 //! Supervised by the Supervisor, which stops it last.
@@ -35,6 +35,8 @@ pub enum RegistrarMessage {
     RoutingChanged,
     /// From the publishing task: the result.
     Published(Result<(), DirectoryError>),
+    /// From the Supervisor: remove the record and publish no other.
+    Withdraw,
 }
 
 /// Arguments of the Registrar.
@@ -53,6 +55,8 @@ pub struct RegistrarState {
     ttl: Duration,
     _watch: AbortOnDropHandle<()>,
     publishing: Option<AbortOnDropHandle<()>>,
+    /// Removes the record; nothing is published any more.
+    withdrawing: Option<AbortOnDropHandle<()>>,
     /// The status changed while the last record was being published.
     publish_again: bool,
     /// Errors that were logged since the last success, and when.
@@ -95,6 +99,7 @@ impl Actor for Registrar {
             arguments,
             _watch: AbortOnDropHandle::new(watch),
             publishing: None,
+            withdrawing: None,
             publish_again: false,
             logged: Vec::new(),
         })
@@ -110,6 +115,7 @@ impl Actor for Registrar {
             RegistrarMessage::Tick => state.publish(&myself, false),
             RegistrarMessage::RoutingChanged => state.publish(&myself, true),
             RegistrarMessage::Published(result) => state.published(&myself, result),
+            RegistrarMessage::Withdraw => state.withdraw(),
         }
         Ok(())
     }
@@ -119,7 +125,10 @@ impl Actor for Registrar {
         _myself: ActorRef<Self::Msg>,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        state.withdraw().await;
+        state.withdraw();
+        if let Some(withdrawing) = state.withdrawing.take() {
+            let _ = withdrawing.await;
+        }
         Ok(())
     }
 }
@@ -127,6 +136,9 @@ impl Actor for Registrar {
 impl RegistrarState {
     /// Publishes the record. If another attempt is running, a change is published after it, and a tick is skipped.
     fn publish(&mut self, myself: &ActorRef<RegistrarMessage>, changed: bool) {
+        if self.withdrawing.is_some() {
+            return;
+        }
         if self.publishing.is_some() {
             self.publish_again |= changed;
             return;
@@ -151,6 +163,9 @@ impl RegistrarState {
         result: Result<(), DirectoryError>,
     ) {
         self.publishing = None;
+        if self.withdrawing.is_some() {
+            return;
+        }
         match result {
             Ok(()) => {
                 self.arguments.status.record_written();
@@ -175,16 +190,26 @@ impl RegistrarState {
         }
     }
 
-    async fn withdraw(&mut self) {
-        // A running attempt, which has a time limit, must not arrive after the removal.
-        if let Some(publishing) = self.publishing.take() {
-            let _ = publishing.await;
+    fn withdraw(&mut self) {
+        if self.withdrawing.is_some() {
+            return;
         }
-        match attempt(self.arguments.directory.withdraw()).await {
-            Ok(()) => info!("the node is no longer registered"),
-            // The record expires by itself.
-            Err(error) => warn!(%error, "the node's record could not be removed"),
-        }
+        let publishing = self.publishing.take();
+        let directory = Arc::clone(&self.arguments.directory);
+        let status = Arc::clone(&self.arguments.status);
+        let task = tokio::spawn(async move {
+            // A running attempt, which has a time limit, must not arrive after the removal.
+            if let Some(publishing) = publishing {
+                let _ = publishing.await;
+            }
+            match attempt(directory.withdraw()).await {
+                Ok(()) => info!("the node is no longer registered"),
+                // The record expires by itself.
+                Err(error) => warn!(%error, "the node's record could not be removed"),
+            }
+            status.registration_ends();
+        });
+        self.withdrawing = Some(AbortOnDropHandle::new(task));
     }
 }
 

@@ -30,6 +30,7 @@ pub struct ClientBuilder {
     latency_window: usize,
     tls: tls::Options,
     no_proxy: bool,
+    is_listed: bool,
 }
 
 impl ClientBuilder {
@@ -44,6 +45,7 @@ impl ClientBuilder {
             latency_window: 1024,
             tls: tls::Options::default(),
             no_proxy: false,
+            is_listed: false,
         }
     }
 
@@ -133,6 +135,13 @@ impl ClientBuilder {
         self
     }
 
+    /// The server is known by its record in Redis.
+    #[cfg(feature = "redis")]
+    pub(crate) fn of_record(mut self) -> Self {
+        self.is_listed = true;
+        self
+    }
+
     /// Builds the client. It sends nothing yet.
     ///
     /// # Errors
@@ -157,6 +166,7 @@ impl ClientBuilder {
             http: http.build().map_err(Error::of_transport)?,
             base: url.as_str().trim_end_matches('/').to_owned(),
             shown: shown(&url),
+            is_listed: self.is_listed,
             telemetry: self.telemetry,
             recorder: Recorder::new(self.latency_window),
         };

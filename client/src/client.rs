@@ -146,12 +146,12 @@ impl TranscribeOptions {
 }
 
 impl Nodes for Client {
-    fn pick(&self, _tried: &[usize]) -> Picked {
-        Picked {
+    fn pick(&self, _tried: &[usize]) -> Option<Picked> {
+        Some(Picked {
             index: 0,
             node: Arc::clone(&self.node),
             lease: Lease::default(),
-        }
+        })
     }
 
     fn has_another(&self, _tried: &[usize]) -> bool {

@@ -28,6 +28,8 @@ pub use client::{Client, Model};
 pub use error::Error;
 pub use events::{Delta, EventStream, SpeechEvent, StreamDone};
 pub use headers::ServerHeaders;
+#[cfg(feature = "redis")]
+pub use pool::RedisNodes;
 pub use pool::{Ejection, NodeStatus, PoolBuilder, Recovery, Standing, SttPool};
 pub use retry::RetryPolicy;
 pub use speech::{

@@ -21,6 +21,8 @@ pub(crate) struct Node {
     pub base: String,
     /// The address without user and password.
     pub shown: String,
+    /// Whether the server is known by its record in Redis.
+    pub is_listed: bool,
     pub telemetry: Hook,
     pub recorder: Recorder,
 }

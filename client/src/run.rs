@@ -14,8 +14,8 @@ use crate::telemetry::Attempt;
 
 /// The servers to choose from.
 pub(crate) trait Nodes: Send + Sync {
-    /// Picks a server for the next attempt, if possible one that was not tried.
-    fn pick(&self, tried: &[usize]) -> Picked;
+    /// Picks a server for the next attempt, if possible one that was not tried; `None`: there is none.
+    fn pick(&self, tried: &[usize]) -> Option<Picked>;
 
     /// Whether another server, which was not tried, is available now.
     fn has_another(&self, tried: &[usize]) -> bool;
@@ -61,7 +61,15 @@ pub(crate) async fn run<T>(
     let deadline = Deadline::of(call.timeout.or(limits.timeout));
     let mut attempts = Attempts::default();
     loop {
-        let picked = nodes.pick(&attempts.tried);
+        let Some(picked) = nodes.pick(&attempts.tried) else {
+            let error = Error::Connect("no server has registered itself".to_owned());
+            let wait = attempts.wait_for_a_server(&limits.retry, &error);
+            let Some(wait) = wait.filter(|wait| deadline.allows(*wait)) else {
+                return Err(error);
+            };
+            tokio::time::sleep(wait).await;
+            continue;
+        };
         let begin = Instant::now();
         let mut seen = Seen::default();
         let attempt = picked.node.attempt(call, read, &mut seen);
@@ -133,6 +141,11 @@ impl Attempts {
         if error.is_retryable() && nodes.has_another(&self.tried) {
             return Some(Duration::ZERO);
         }
+        self.wait_for_a_server(policy, error)
+    }
+
+    /// The wait before all servers are tried again.
+    fn wait_for_a_server(&mut self, policy: &RetryPolicy, error: &Error) -> Option<Duration> {
         self.rounds += 1;
         self.tried.clear();
         policy.wait(self.rounds, error, fastrand::f64())

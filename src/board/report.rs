@@ -60,6 +60,20 @@ pub struct NodeStatus {
     /// The id under which it registers itself in Redis; null if it does not.
     #[schema(required)]
     pub id: Option<String>,
+    /// The times of the drain; null unless the server drains.
+    #[schema(required)]
+    pub drain: Option<DrainReport>,
+}
+
+/// The times of a drain.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Drain)]
+#[serde(deny_unknown_fields)]
+pub struct DrainReport {
+    /// Seconds until new requests get 503; 0: they do.
+    pub rejects_in_seconds: f64,
+    /// Seconds until running requests are cancelled.
+    pub cancels_in_seconds: f64,
 }
 
 /// A lane: one worker around one engine.
@@ -294,6 +308,10 @@ fn node(snapshot: &Snapshot, identity: &Identity) -> NodeStatus {
         accepts_requests: snapshot.accepts_requests(),
         load_score: snapshot.load_score(),
         id: identity.node_id.clone(),
+        drain: snapshot.drain.map(|drain| DrainReport {
+            rejects_in_seconds: seconds(drain.rejects_in),
+            cancels_in_seconds: seconds(drain.cancels_in),
+        }),
     }
 }
 
@@ -387,7 +405,7 @@ fn unix_seconds(at: SystemTime) -> f64 {
 }
 
 /// Seconds to three digits after the point.
-pub(super) fn seconds(duration: Duration) -> f64 {
+pub(crate) fn seconds(duration: Duration) -> f64 {
     rounded(duration.as_secs_f64())
 }
 

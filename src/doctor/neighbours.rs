@@ -11,6 +11,7 @@ use super::settings::names_this_machine;
 use crate::fallback::FallbackServer;
 use crate::redis::{NodeAddress, RedisDirectory};
 use crate::settings::{Secret, Settings};
+use crate::tls::redis::RedisFiles;
 
 /// Findings about a neighbour, and its clock.
 #[derive(Default)]
@@ -57,12 +58,17 @@ async fn redis(settings: &Settings) -> Asked {
     };
     let node = NodeAddress {
         id: "doctor".to_owned(),
-        host: settings.node_host.clone(),
+        host: String::new(),
         port: settings.port,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let why = "without its record in Redis, routers do not find this node";
-    let directory = match RedisDirectory::new(url, node) {
+    let files = RedisFiles::of(&settings.redis_tls).read();
+    // The check of the certificates reports files that cannot be used.
+    let Ok(pem) = files else {
+        return Asked::default();
+    };
+    let directory = match RedisDirectory::new(url, &pem, node) {
         Ok(directory) => directory,
         Err(error) => return Finding::error(CHECK, error.to_string(), why).into(),
     };

@@ -12,6 +12,7 @@ use super::finding::Finding;
 use super::http::{self, LIMIT, Trust};
 use super::machine::Machine;
 use super::settings::{is_own_address, names_this_machine};
+use crate::redis::reach::{self, NodeHost};
 use crate::settings::{Settings, WyomingAddress};
 use crate::wyoming::Sockets;
 
@@ -130,13 +131,45 @@ pub(super) fn container(machine: &Machine, settings: &Settings) -> Option<Findin
 /// the problem already.
 pub(super) async fn node_host(settings: &Settings, is_served: bool) -> Option<Finding> {
     const CHECK: &str = "node-host";
-    settings.redis_url.as_ref()?;
-    let host = settings.node_host.trim_matches(['[', ']']);
+    let url = settings.redis_url.as_ref()?;
+    let port = settings.node_port.unwrap_or(settings.port);
+    let fix = "set NODE_HOST to the name or address by which routers reach this machine";
+    let found = reach::node_host(url, settings.node_host.as_deref(), settings.host).await;
+    let Some(host) = found.text() else {
+        let what = format!(
+            "Redis is reached over the network, but the server listens on HOST={} only",
+            settings.host
+        );
+        let why = "the node does not register itself, because no router could reach it";
+        return Some(Finding::warning(CHECK, what, why).mended_by(
+            "HOST=0.0.0.0, and API_KEYS; or NODE_HOST, if a proxy on this machine passes requests on",
+        ));
+    };
+    match found {
+        NodeHost::ThisMachine if !settings.host.is_loopback() => {
+            let what = format!(
+                "Redis is on this machine, and HOST={} is open to the network",
+                settings.host
+            );
+            let why = "the node registers localhost in Redis, and a router on another machine that connects to localhost \
+                       reaches itself";
+            return Some(Finding::warning(CHECK, what, why).mended_by(fix));
+        }
+        NodeHost::ThisMachine => {
+            let what = format!("routers on this machine are given {host}:{port}");
+            return Some(Finding::ok(CHECK, what));
+        }
+        NodeHost::Unknown => {
+            let what = "this machine has no address on the way to Redis".to_owned();
+            let why = "the node registers localhost, which only routers on this machine reach";
+            return Some(Finding::warning(CHECK, what, why).mended_by(fix));
+        }
+        NodeHost::Named(_) | NodeHost::Guessed(_) | NodeHost::Unreachable => {}
+    }
+    let host = host.trim_matches(['[', ']']);
     if names_this_machine(host) {
         return None;
     }
-    let port = settings.node_port.unwrap_or(settings.port);
-    let fix = "set NODE_HOST to the name or address by which routers reach this machine";
     if settings.host.is_loopback() {
         let what = format!(
             "NODE_HOST={host}, but the server listens on HOST={} only",
@@ -239,7 +272,7 @@ mod tests {
         let severity = async |host: &str, registered: &str| {
             let mut settings = settings(host, 9005);
             settings.redis_url = Some(Secret::from("redis://192.0.2.7"));
-            registered.clone_into(&mut settings.node_host);
+            settings.node_host = Some(registered.to_owned());
             let finding = node_host(&settings, false).await;
             finding.map(|finding| finding.severity)
         };

@@ -212,7 +212,8 @@ fn of_keys(settings: &Settings, keys: &Keys) -> Vec<Finding> {
 fn of_node_host(settings: &Settings) -> Option<Finding> {
     const CHECK: &str = "node-host";
     let url = settings.redis_url.as_deref()?;
-    let host = &settings.node_host;
+    // Without the setting, the address is guessed, and shown with the port.
+    let host = settings.node_host.as_ref()?;
     if !names_this_machine(host) {
         return None;
     }
@@ -348,13 +349,14 @@ mod tests {
         let named = ("REDIS_URL", "rediss://cache.example");
         let open = ("HOST", "0.0.0.0");
         let check = "node-host";
-        assert_eq!(severity(check, &[local]), Severity::Ok);
-        assert_eq!(severity(check, &[socket]), Severity::Ok);
+        let here = ("NODE_HOST", "localhost");
+        assert_eq!(severity(check, &[local, here]), Severity::Ok);
+        assert_eq!(severity(check, &[socket, here]), Severity::Ok);
         for pairs in [
-            &[remote][..],
-            &[named],
-            &[local, open],
-            &[socket, open],
+            &[remote, here][..],
+            &[named, here],
+            &[local, here, open],
+            &[socket, here, open],
             &[remote, ("NODE_HOST", "127.0.0.1")],
             &[remote, ("NODE_HOST", "::1")],
             &[remote, ("NODE_HOST", "LOCALHOST")],
@@ -366,6 +368,8 @@ mod tests {
             assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
         }
         assert_eq!(found(check, &[remote, ("NODE_HOST", "stt.example")]), []);
+        // Without NODE_HOST, the address is guessed.
+        assert_eq!(found(check, &[remote]), []);
         assert_eq!(found(check, &[open]), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates and keys in files: of the server, and for the fallback node.
+//! Certificates and keys in files: of the server, and for the fallback node and Redis.
 
 use std::time::SystemTime;
 
@@ -6,6 +6,7 @@ use super::finding::Finding;
 use crate::settings::Settings;
 use crate::tls::fallback::FallbackFiles;
 use crate::tls::files::{Pair, PemFile, RENEW_BEFORE, TlsError, Validity, date, validity};
+use crate::tls::redis::RedisFiles;
 use crate::tls::server::ServerCertificates;
 
 const CHECK: &str = "tls";
@@ -24,12 +25,13 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     let client_ca = tls.client_ca.as_deref();
     let client_ca = client_ca.map(|path| PemFile::new("TLS_CLIENT_CA", path));
     let fallback = FallbackFiles::of(&settings.fallback_tls);
+    let redis = RedisFiles::of(&settings.redis_tls);
     let mut findings = Vec::new();
-    for (certificate, key) in own.iter().chain(&fallback.pair) {
+    for (certificate, key) in own.iter().chain(&fallback.pair).chain(&redis.pair) {
         findings.push(of_pair(certificate, key, SystemTime::now()));
         findings.extend(of_readers(key));
     }
-    for file in client_ca.iter().chain(&fallback.ca) {
+    for file in client_ca.iter().chain(&fallback.ca).chain(&redis.ca) {
         findings.push(of_authorities(file, SystemTime::now()));
     }
     // What only shows when all files are used together.

@@ -37,6 +37,7 @@ use crate::board::Board;
 use crate::keys::Keyring;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
+use crate::shutdown::DrainRequests;
 use crate::tls::server::ServerCertificates;
 pub use body::upload::UploadStore;
 use caller::Caller;
@@ -88,6 +89,8 @@ pub struct AppState {
     pub metrics: Exporter,
     /// Reports what the node does.
     pub board: Board,
+    /// Takes requests to drain the node.
+    pub drain_requests: DrainRequests,
 }
 
 /// For servers beside HTTP, whose callers have no keys: the limits for callers without one.

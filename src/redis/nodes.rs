@@ -8,7 +8,8 @@ use serde::Deserialize;
 use stt_actors::ports::DirectoryError;
 use tokio::time::timeout;
 
-use super::{Client, Commands, KEY_PREFIX, RedisUrlError};
+use super::client::{Client, Commands};
+use super::{KEY_PREFIX, RedisPem, RedisUrlError};
 
 /// Time limit for reading the list.
 pub const LIST_LIMIT: Duration = Duration::from_secs(4);
@@ -62,12 +63,12 @@ pub struct Record {
 }
 
 impl NodeReader {
-    /// Creates the client; the first call connects.
+    /// Creates the client; the first call connects. `pem`: certificates for `rediss://`.
     ///
     /// # Errors
-    /// The URL is invalid.
-    pub fn new(url: &str) -> Result<Self, RedisUrlError> {
-        Client::new(url).map(Self)
+    /// The URL or a certificate is invalid.
+    pub fn new(url: &str, pem: &RedisPem) -> Result<Self, RedisUrlError> {
+        Client::new(url, pem).map(Self)
     }
 
     /// Reads the list, within [`LIST_LIMIT`].

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use anyhow::Context;
-use stt_actors::{Stt, TreeEnded};
+use stt_actors::{DrainPlan, Stt, TreeEnded};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -24,19 +24,20 @@ use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::notify::Notifier;
 use crate::redis::nodes::NodeReader;
 use crate::settings::{Loaded, Settings};
-use crate::shutdown::{HangUp, HangUps, StopSignals};
+use crate::shutdown::{DrainRequests, HangUp, HangUps, StopSignals};
+use crate::tls::redis::RedisFiles;
 use crate::tls::server::ServerCertificates;
 use crate::wyoming::{Sockets, Wyoming};
 pub use tree::{Neighbours, start_tree};
 
-/// How long running requests may continue after a stop signal. Together with the grace of the workers
-/// and of the HTTP server, it stays below `TimeoutStopSec` of the systemd unit.
-const DRAIN_GRACE: Duration = Duration::from_secs(30);
+/// How long the workers and the HTTP server may take to end after a drain. With the default times of a drain, the sum
+/// stays below `TimeoutStopSec` of the systemd unit.
+const END_LIMIT: Duration = Duration::from_secs(20);
 /// Handlers only wait for the tree, so more threads gain nothing.
 const MAX_HTTP_THREADS: usize = 4;
 
-/// Serves until SIGTERM or Ctrl-C, then drains: rejects new requests, finishes running ones and stops
-/// the tree. On SIGHUP it reloads the keys from the settings that `reload` returns, and the certificates.
+/// Serves until SIGTERM, Ctrl-C or `POST /admin/drain`, then drains: tells routers, rejects new requests, finishes
+/// running ones and stops the tree. On SIGHUP it reloads the keys from the settings that `reload` returns, and the certificates.
 ///
 /// # Errors
 /// The settings are unusable, or a part of the server ended unexpectedly.
@@ -58,7 +59,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         certificates.report();
     }
     let keyring = Keyring::new(keys);
-    let neighbours = Neighbours::of(settings, address.port())?;
+    let neighbours = Neighbours::of(settings, address.port()).await?;
     let own = certificates.clone();
     let own = own.map(|own| Box::new(move || own.reload()) as Further);
     let further = own.into_iter().chain(neighbours.reload()).collect();
@@ -74,6 +75,8 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let (stt, tree_ended) = start_tree(settings, neighbours).await?;
     tokio::spawn(keep_up(metrics.clone(), stt.clone()));
     let board = board(&stt, settings, node_id)?;
+    let drain_plan = settings.drain_plan();
+    let drain_requests = DrainRequests::default();
     if let Some(language) = settings.default_language.clone() {
         tokio::spawn(warn_of_language(stt.clone(), language));
     }
@@ -92,6 +95,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         allow_list,
         metrics,
         board: board.clone(),
+        drain_requests: drain_requests.clone(),
     };
     let wyoming = wyoming::start(wyoming_sockets, &state.settings, state.clone())?;
     // It answers until everything else has ended, so that HAProxy sees the node drain.
@@ -105,6 +109,8 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let server = http::server(listener, state, certificates, threads)?;
     let running = Running {
         notifier: Some(Notifier::start(&stt)),
+        drain_plan,
+        drain_requests,
         stt,
         tree_ended,
         board,
@@ -143,8 +149,10 @@ impl Signals {
 
 /// The running server.
 struct Running {
-    /// `None`: systemd knows that the server stops.
+    /// `None`: the server drains, and systemd knows it.
     notifier: Option<Notifier>,
+    drain_plan: DrainPlan,
+    drain_requests: DrainRequests,
     stt: Stt,
     tree_ended: TreeEnded,
     board: Board,
@@ -156,19 +164,34 @@ struct Running {
 impl Running {
     /// Handles signals until the tree or the HTTP server has ended.
     async fn until_end(mut self, mut signals: Signals, reloader: &Reloader) -> anyhow::Result<()> {
-        let mut terminal_is_closed = false;
+        let mut is_signalled = false;
+        let mut is_rejecting = false;
         let unexpected = loop {
             tokio::select! {
                 signal = signals.stop.next() => {
-                    info!(signal, "draining; signal again to stop immediately");
+                    if std::mem::replace(&mut is_signalled, true) {
+                        info!(signal, "stopping immediately");
+                        self.stt.drain(Duration::ZERO);
+                    } else {
+                        // Also after `POST /admin/drain`: a service manager that sends both must not cut it short.
+                        info!(signal, "draining; signal again to stop immediately");
+                        self.drain();
+                    }
+                }
+                () = self.drain_requests.next() => {
+                    info!("draining: a client asks for it");
                     self.drain();
+                }
+                () = self.stt.until_rejecting(), if !is_rejecting => {
+                    is_rejecting = true;
+                    if let Some(wyoming) = &mut self.wyoming {
+                        wyoming.drain();
+                    }
                 }
                 hang_up = signals.hang_up.next() => match hang_up {
                     HangUp::Reload => reloader.request(),
-                    // The signal may repeat, and a second drain would cut the first one short.
-                    HangUp::TerminalClosed if terminal_is_closed => {}
+                    // The signal may repeat.
                     HangUp::TerminalClosed => {
-                        terminal_is_closed = true;
                         info!("draining: the terminal was closed");
                         self.drain();
                     }
@@ -199,14 +222,17 @@ impl Running {
 }
 
 impl Running {
+    /// Begins to drain. Only the first call has an effect: the tree would cut a drain short that it is told again.
     fn drain(&mut self) {
-        if let Some(notifier) = self.notifier.take() {
-            notifier.stopping();
-        }
+        let Some(notifier) = self.notifier.take() else {
+            return;
+        };
+        let DrainPlan { delay, grace } = self.drain_plan;
+        notifier.stopping(delay.saturating_add(grace).saturating_add(END_LIMIT));
         if let Some(wyoming) = &mut self.wyoming {
-            wyoming.drain();
+            wyoming.leave();
         }
-        self.stt.drain(DRAIN_GRACE);
+        self.stt.drain(self.drain_plan);
     }
 }
 
@@ -217,8 +243,14 @@ fn board(stt: &Stt, settings: &Settings, node_id: Option<String>) -> anyhow::Res
         model: settings.whisper_model.clone(),
         node_id,
     };
-    let reader = (settings.redis_url.as_deref()).map(NodeReader::new);
-    Ok(Board::new(stt.clone(), identity, reader.transpose()?))
+    let reader = match settings.redis_url.as_deref() {
+        Some(url) => {
+            let pem = RedisFiles::of(&settings.redis_tls).read()?;
+            Some(NodeReader::new(url, &pem)?)
+        }
+        None => None,
+    };
+    Ok(Board::new(stt.clone(), identity, reader))
 }
 
 /// Keeps the metrics current that no request changes.

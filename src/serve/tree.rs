@@ -27,8 +27,10 @@ use crate::metrics::GB;
 use crate::models::configured::ConfiguredModel;
 use crate::models::{self, Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
+use crate::redis::reach::{self, NodeHost};
 use crate::redis::{NodeAddress, RedisDirectory};
 use crate::settings::{self, Secret, Settings, VadModel};
+use crate::tls::redis::RedisFiles;
 
 /// How long a worker may take to exit after its socket was closed.
 const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
@@ -54,10 +56,11 @@ impl Neighbours {
     ///
     /// # Errors
     /// A client cannot be created.
-    pub fn of(settings: &Settings, port: u16) -> anyhow::Result<Self> {
+    pub async fn of(settings: &Settings, port: u16) -> anyhow::Result<Self> {
+        let node = node_address(settings, port).await;
         Ok(Self {
-            node_id: (settings.redis_url.as_ref()).map(|_| node_id(settings, port)),
-            directory: directory(settings, port)?,
+            node_id: node.as_ref().map(|node| node.id.clone()),
+            directory: directory(settings, node)?,
             translator: translator(settings)?,
             fallback: fallback_node(settings)?,
         })
@@ -268,26 +271,52 @@ fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
     }
 }
 
-/// The configured Redis directory; `port` is the bound port.
-fn directory(settings: &Settings, port: u16) -> anyhow::Result<Option<Arc<dyn NodeDirectory>>> {
-    let Some(url) = &settings.redis_url else {
+/// The configured Redis directory, for this node.
+fn directory(
+    settings: &Settings,
+    node: Option<NodeAddress>,
+) -> anyhow::Result<Option<Arc<dyn NodeDirectory>>> {
+    let (Some(url), Some(node)) = (&settings.redis_url, node) else {
         return Ok(None);
     };
-    let node = NodeAddress {
-        id: node_id(settings, port),
-        host: settings.node_host.clone(),
-        port: settings.node_port.unwrap_or(port),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    info!(node_id = node.id, "the node registers itself in Redis");
-    Ok(Some(Arc::new(RedisDirectory::new(url, node)?)))
+    info!(
+        node_id = node.id,
+        host = node.host,
+        port = node.port,
+        "the node registers itself in Redis"
+    );
+    let pem = RedisFiles::of(&settings.redis_tls).read()?;
+    Ok(Some(Arc::new(RedisDirectory::new(url, &pem, node)?)))
 }
 
-/// The id of this node; `port` is the bound port.
-fn node_id(settings: &Settings, port: u16) -> String {
+/// What this node registers; `None`: it does not. `port` is the bound port.
+async fn node_address(settings: &Settings, port: u16) -> Option<NodeAddress> {
+    let url = settings.redis_url.as_ref()?;
+    let found = reach::node_host(url, settings.node_host.as_deref(), settings.host).await;
+    match &found {
+        NodeHost::Named(_) | NodeHost::ThisMachine => {}
+        NodeHost::Guessed(address) => {
+            info!(%address, "NODE_HOST is not set: the node registers the address from which it reaches Redis");
+        }
+        NodeHost::Unknown => warn!(
+            "NODE_HOST is not set, and this machine has no address on the way to Redis: the node registers localhost, \
+             which only routers on this machine reach"
+        ),
+        NodeHost::Unreachable => warn!(
+            host = %settings.host,
+            "the node does not register itself: it reaches Redis over the network, but the server listens on this machine's \
+             own address only; set HOST=0.0.0.0, or NODE_HOST if a proxy on this machine passes requests on"
+        ),
+    }
+    let host = found.text()?;
     let port = settings.node_port.unwrap_or(port);
-    let address = || format!("{}:{port}", settings.node_host);
-    settings.node_id.clone().unwrap_or_else(address)
+    let id = settings.node_id.clone();
+    Some(NodeAddress {
+        id: id.unwrap_or_else(|| format!("{host}:{port}")),
+        host,
+        port,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
 }
 
 /// The configured LibreTranslate server.

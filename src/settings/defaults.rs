@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::read::MEGABYTE;
 use super::{
-    Device, FallbackTlsSettings, LogFormat, Origins, Role, Settings, TlsSettings, VadModel,
-    WyomingSettings, variables,
+    Device, FallbackTlsSettings, LogFormat, Origins, RedisTlsSettings, Role, Settings, TlsSettings,
+    VadModel, WyomingSettings, variables,
 };
 use crate::engine::EngineChoice;
 
@@ -39,6 +39,8 @@ impl Default for Settings {
             cold_start_time: Duration::from_secs(8),
             lane_timeout: Duration::from_secs(300),
             routing_drain_cap: Duration::from_secs(120),
+            drain_delay: None,
+            drain_grace: Duration::from_secs(30),
             max_queue: Duration::from_secs(600),
             result_cache: Duration::ZERO,
             max_upload_bytes: 512 * MEGABYTE,
@@ -54,8 +56,9 @@ impl Default for Settings {
             libretranslate_timeout: Duration::from_secs(30),
             cors_allow_origins: Origins::None,
             redis_url: None,
+            redis_tls: RedisTlsSettings::default(),
             node_id: None,
-            node_host: "localhost".to_owned(),
+            node_host: None,
             node_port: None,
             api_keys: Vec::new(),
             role: Role::default(),

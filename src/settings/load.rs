@@ -1,8 +1,10 @@
 //! Builds [`Settings`] from the sources and checks them.
 
 use super::variables::{self, VARIABLES, Variable};
-use super::{Device, FallbackTlsSettings, Role, Settings, SettingsError, Sources};
-use crate::models;
+use super::{
+    Device, FallbackTlsSettings, RedisTlsSettings, Role, Secret, Settings, SettingsError, Sources,
+};
+use crate::{models, redis};
 
 /// Settings with the warnings about them.
 #[derive(Debug)]
@@ -82,6 +84,13 @@ impl Settings {
             && !self.fallback_url.as_ref().is_some_and(is_https)
         {
             let text = "FALLBACK_CA and FALLBACK_CERT have no effect without a FALLBACK_URL that begins with https://";
+            found.push(text.to_owned());
+        }
+        let is_encrypted = |url: &Secret| redis::is_encrypted(url);
+        if self.redis_tls != RedisTlsSettings::default()
+            && !self.redis_url.as_ref().is_some_and(is_encrypted)
+        {
+            let text = "REDIS_CA and REDIS_CERT have no effect without a REDIS_URL that begins with rediss://";
             found.push(text.to_owned());
         }
         for name in ["WYOMING_LANGUAGES", "WYOMING_NAME", "WYOMING_PARTIALS"] {
@@ -199,6 +208,8 @@ fn check_certificates(sources: &Sources) -> Result<(), SettingsError> {
         ("TLS_CLIENT_CA", "TLS_CERT"),
         ("FALLBACK_CERT", "FALLBACK_KEY"),
         ("FALLBACK_KEY", "FALLBACK_CERT"),
+        ("REDIS_CERT", "REDIS_KEY"),
+        ("REDIS_KEY", "REDIS_CERT"),
     ] {
         if let Some((value, origin)) = sources.find(name)
             && sources.find(needed).is_none()

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use reqwest::Url;
-use stt_actors::EscalationPolicy;
+use stt_actors::{DrainPlan, EscalationPolicy};
 use thiserror::Error;
 
 use crate::engine::EngineChoice;
@@ -31,6 +31,9 @@ pub use load::Loaded;
 pub use role::Role;
 pub use secret::Secret;
 pub use sources::Sources;
+
+/// How long routers may take to read the record again: they do so each second or two.
+const ROUTER_DELAY: Duration = Duration::from_secs(3);
 
 /// All settings of the server. `Debug` prints no field, since the URLs may contain passwords.
 #[derive(Clone)]
@@ -91,6 +94,10 @@ pub struct Settings {
     pub lane_timeout: Duration,
     /// Drain time that counts as load 1.0.
     pub routing_drain_cap: Duration,
+    /// How long requests are still taken after the node has left its record; `None`: see [`Settings::drain_plan`].
+    pub drain_delay: Option<Duration>,
+    /// How long running requests may take after that.
+    pub drain_grace: Duration,
     /// Longest estimated wait; requests beyond it are rejected.
     pub max_queue: Duration,
     /// How long a transcript is cached for identical requests; zero: no cache.
@@ -121,10 +128,12 @@ pub struct Settings {
     pub cors_allow_origins: Origins,
     /// Redis server where the node registers itself; `None`: the node does not register.
     pub redis_url: Option<Secret>,
+    /// Certificates for the connections to Redis.
+    pub redis_tls: RedisTlsSettings,
     /// The node's name in Redis; `None`: `host:port`.
     pub node_id: Option<String>,
-    /// The advertised host.
-    pub node_host: String,
+    /// The advertised host; `None`: see [`crate::redis::reach`].
+    pub node_host: Option<String>,
     /// The advertised port; `None`: the bound port.
     pub node_port: Option<u16>,
     /// Bearer keys without names.
@@ -213,6 +222,17 @@ impl TlsSettings {
 /// Certificates for the connection to the fallback node (`FALLBACK_…`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FallbackTlsSettings {
+    /// The file with the only trusted authorities; `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// The file with the certificate that this node presents, and its chain.
+    pub certificate: Option<PathBuf>,
+    /// The file with its private key.
+    pub key: Option<PathBuf>,
+}
+
+/// Certificates for the connections to Redis (`REDIS_…`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedisTlsSettings {
     /// The file with the only trusted authorities; `None`: those of the system.
     pub ca: Option<PathBuf>,
     /// The file with the certificate that this node presents, and its chain.
@@ -317,6 +337,21 @@ impl Settings {
     /// Whether a source sets this variable, even to its default value.
     pub fn is_set(&self, name: &str) -> bool {
         self.set.contains(name)
+    }
+
+    /// How the node ends. Without an explicit delay, a node that routers find in Redis waits for as long as these need to
+    /// read its record again.
+    pub fn drain_plan(&self) -> DrainPlan {
+        let has_routers = self.redis_url.is_some();
+        let default = if has_routers {
+            ROUTER_DELAY
+        } else {
+            Duration::ZERO
+        };
+        DrainPlan {
+            delay: self.drain_delay.unwrap_or(default),
+            grace: self.drain_grace,
+        }
     }
 
     /// Whether only clients with certain addresses or certificates may use the server.

@@ -8,6 +8,7 @@
 
 pub mod fallback;
 pub mod files;
+pub mod redis;
 pub mod server;
 
 use std::sync::{Arc, Once};

@@ -142,11 +142,15 @@ impl Wyoming {
         })
     }
 
+    /// Announces in the network that the server is gone. It still accepts connections.
+    pub fn leave(&mut self) {
+        self.announcement = None;
+    }
+
     /// Accepts no more connections, closes those without an utterance, and each other one after its reply.
     pub fn drain(&mut self) {
+        self.leave();
         self.draining.cancel();
-        // Announces that it is gone.
-        self.announcement = None;
     }
 
     /// Waits until all connections are closed, at most a few seconds.

@@ -10,23 +10,26 @@ use test_support::redis_server::{RedisServer, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use uttera_stt::redis::{NodeAddress, RedisDirectory};
+use uttera_stt::redis::{NodeAddress, RedisDirectory, RedisPem};
 
-const KEY: &str = "stt:nodes:kitchen";
+pub const KEY: &str = "stt:nodes:kitchen";
 const TTL: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn directory(url: &str) -> RedisDirectory {
-    let node = NodeAddress {
+pub fn node() -> NodeAddress {
+    NodeAddress {
         id: "kitchen".to_owned(),
         host: "10.0.0.7".to_owned(),
         port: 9005,
         version: "0.1.0".to_owned(),
-    };
-    RedisDirectory::new(url, node).expect("a URL")
+    }
 }
 
-async fn publish(directory: &RedisDirectory, load_score: f64) -> Result<(), DirectoryError> {
+pub fn directory(url: &str) -> RedisDirectory {
+    RedisDirectory::new(url, &RedisPem::default(), node()).expect("a URL")
+}
+
+pub async fn publish(directory: &RedisDirectory, load_score: f64) -> Result<(), DirectoryError> {
     let record = NodeRecord {
         load_score,
         accepts_requests: true,
@@ -36,14 +39,14 @@ async fn publish(directory: &RedisDirectory, load_score: f64) -> Result<(), Dire
     call.await.expect("an end")
 }
 
-async fn refusal(directory: &RedisDirectory) -> String {
+pub async fn refusal(directory: &RedisDirectory) -> String {
     let error = publish(directory, 0.5).await.expect_err("refused");
     assert!(error.0.len() < 300, "{error}");
     assert!(!error.0.contains("hunter2"), "{error}");
     error.0
 }
 
-fn load_score(server: &RedisServer) -> Option<f64> {
+pub fn load_score(server: &RedisServer) -> Option<f64> {
     let value: Value = serde_json::from_str(&server.get(KEY)?).expect("JSON");
     value["load_score"].as_f64()
 }

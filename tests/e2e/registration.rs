@@ -1,5 +1,7 @@
 //! A real server and a real Redis: the record that routers read, and faults of Redis.
 
+use std::net::{IpAddr, UdpSocket};
+
 use serde_json::Value;
 use test_support::redis_server::{RedisServer, free_port};
 use test_support::{Server, model, sample, signal};
@@ -16,6 +18,8 @@ async fn registered(url: &str, more: &[(&str, &str)]) -> Server {
         ("NODE_ID", "node-1"),
         ("NODE_HOST", "stt.example"),
         ("COLD_POOL_MANAGER_INTERVAL", "0.2"),
+        // No router reads the record.
+        ("DRAIN_DELAY_SECONDS", "0"),
     ];
     settings.extend_from_slice(more);
     Server::start(&model("tiny.en").await, &settings).await
@@ -26,7 +30,9 @@ const KEY: &str = "stt:nodes:node-1";
 #[tokio::test]
 async fn routers_find_the_node_follow_its_state_and_forget_it_when_it_leaves() {
     let redis = RedisServer::start().await;
-    let mut server = registered(&redis.url(), &[]).await;
+    // Until the end of the test, routers have time to read the record.
+    let patient = [("DRAIN_DELAY_SECONDS", "3600")];
+    let mut server = registered(&redis.url(), &patient).await;
     let accepts = |wanted: bool| {
         let redis = &redis;
         move || async move {
@@ -76,8 +82,48 @@ async fn routers_find_the_node_follow_its_state_and_forget_it_when_it_leaves() {
             .status(),
         200
     );
-    assert_eq!(server.exit_code().await, Some(0));
+    assert_eq!(
+        record(&redis, KEY).expect("a record")["accepts_requests"],
+        false
+    );
+    // The second signal ends the delay.
+    assert_eq!(server.terminate().await, Some(0));
     assert_eq!(redis.get(KEY), None);
+}
+
+/// The address of this machine on the way to others; `None` without a network.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // An address of the documentation. Nothing is sent.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[tokio::test]
+async fn without_node_host_the_address_on_the_way_to_redis_is_registered() {
+    let Some(own) = own_address() else { return };
+    let redis = RedisServer::start_with(None, &["--bind", "127.0.0.1", &own.to_string()]).await;
+    redis.set_option("protected-mode", "no");
+    let url = format!("redis://{own}:{}", redis.port());
+    let model = model("tiny.en").await;
+    let open = [
+        ("REDIS_URL", &*url),
+        ("HOST", "0.0.0.0"),
+        ("DRAIN_DELAY_SECONDS", "0"),
+    ];
+    let node = Server::start(&model, &open).await;
+    node.log_line("registers the address from which it reaches Redis")
+        .await;
+    let port = node.url.rsplit(':').next().expect("a port");
+    let key = format!("stt:nodes:{own}:{port}");
+    let is_registered =
+        async || record(&redis, &key).is_some_and(|record| record["host"] == own.to_string());
+    node.until("it is registered", is_registered).await;
+    // Nobody else reaches this one.
+    let hidden = Server::start(&model, &[("REDIS_URL", &*url)]).await;
+    let line = hidden.log_line("the node does not register itself").await;
+    assert!(line.contains("HOST=0.0.0.0"), "{line}");
+    assert_eq!(redis.keys(), [key]);
 }
 
 #[tokio::test]

@@ -62,6 +62,10 @@ async fn systemd_is_notified_of_readiness_life_reloads_and_the_end() {
     systemd.until("READY=1");
     signal(server.pid(), "TERM");
     systemd.until("STOPPING=1");
+    // The usual 30 s of a drain, and 20 s for the workers and the last responses.
+    let last = systemd.seen.last().expect("a message");
+    let time = "EXTEND_TIMEOUT_USEC=50000000";
+    assert!(last.lines().any(|line| line == time), "{last}");
 }
 
 #[tokio::test]

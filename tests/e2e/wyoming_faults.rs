@@ -296,14 +296,19 @@ async fn a_server_that_stops_answers_the_running_utterance_and_closes_idle_conne
     speaking
         .send("audio-start", Format::USUAL.data(), &[])
         .await;
-    speaking.send_audio(&Format::USUAL, &audio(COMMAND)).await;
+    let spoken = audio(COMMAND);
+    let (first, rest) = spoken.split_at(spoken.len() / 4 * 2);
+    speaking.send_audio(&Format::USUAL, first).await;
     speaking.send_bare("ping").await;
     assert_eq!(speaking.next().await.expect("an answer").0, "pong");
     signal(server.pid(), "TERM");
     assert_eq!(idle.next().await, None);
     assert_error(&mut prepared, "draining").await;
     assert_eq!(prepared.next().await, None);
-    // Without an end of its audio.
+    speaking.send_audio(&Format::USUAL, rest).await;
+    speaking
+        .send("audio-stop", json!({"timestamp": null}), &[])
+        .await;
     assert_command(&speaking.transcript().await);
     assert_eq!(speaking.next().await.expect("the end").0, "transcript-stop");
     assert_eq!(speaking.next().await, None);

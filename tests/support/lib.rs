@@ -24,6 +24,7 @@ pub mod processes;
 pub mod prometheus;
 pub mod python;
 pub mod realtime;
+pub mod redis_sentinel;
 pub mod redis_server;
 pub mod routers;
 pub mod samples;

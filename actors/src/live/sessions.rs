@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{Semaphore, mpsc};
@@ -29,8 +30,12 @@ pub enum LiveSessionsMessage {
         /// Receives the session.
         reply: RpcReplyPort<Result<LiveInputAndEvents, LiveError>>,
     },
-    /// From the Supervisor: end all sessions, each when its turns are completed; call `on_drained` after the last.
-    Drain,
+    /// From the Supervisor: end all sessions, each when its open turn is over and its turns are completed; call `on_drained`
+    /// after the last.
+    Drain {
+        /// Longest wait for the end of an open turn, which is then ended.
+        turn_limit: Duration,
+    },
     /// From the Supervisor: the time for draining is over.
     EndAll,
 }
@@ -94,10 +99,10 @@ impl Actor for LiveSessions {
                     let _ = reply.send(opened);
                 }
             }
-            LiveSessionsMessage::Drain => {
+            LiveSessionsMessage::Drain { turn_limit } => {
                 state.draining = true;
                 for session in state.sessions.values() {
-                    let _ = session.cast(LiveMessage::Drain);
+                    let _ = session.cast(LiveMessage::Drain { turn_limit });
                 }
                 state.report_when_empty();
             }

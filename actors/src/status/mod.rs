@@ -5,6 +5,7 @@ pub mod admission;
 mod atomic_f64;
 pub mod chunk_length;
 pub mod cost;
+pub mod drain;
 pub mod lanes;
 pub mod load;
 pub mod snapshot;
@@ -22,6 +23,7 @@ use crate::status::admission::{AdmissionRequest, AdmissionSlot, AdmissionSlots};
 use crate::status::atomic_f64::AtomicF64;
 use crate::status::chunk_length::LONGEST_TARGET;
 use crate::status::cost::{Cost, CostModel};
+use crate::status::drain::{Begun, DrainPlan};
 use crate::status::lanes::{LaneSnapshot, Lanes, WaitingChunks};
 use crate::status::snapshot::{FallbackCounts, HotState, MemorySnapshot, PoolSnapshot, Snapshot};
 
@@ -62,7 +64,10 @@ pub struct NodeStatus {
     last_engine: Mutex<Option<EngineInfo>>,
     /// Wakes the Registrar after a change that may change whether the node accepts requests.
     routing_changed: watch::Sender<()>,
+    /// Whether new requests are rejected, because the node ends.
     draining: AtomicBool,
+    /// The drain, from its announcement on.
+    drain: Mutex<Option<Begun>>,
     slots: Arc<AdmissionSlots>,
     typical_request_seconds: AtomicF64,
     queue: QueueCounts,
@@ -143,6 +148,7 @@ impl NodeStatus {
             slots: Arc::new(AdmissionSlots::new(routing_changed.clone())),
             routing_changed,
             draining: AtomicBool::default(),
+            drain: Mutex::default(),
             typical_request_seconds: AtomicF64::new(TYPICAL_REQUEST_SECONDS),
             queue: QueueCounts::default(),
             finished: Default::default(),
@@ -183,12 +189,29 @@ impl NodeStatus {
         self.routing_changed.send_replace(());
     }
 
-    pub(crate) fn set_draining(&self) {
+    /// Announces that the node will end.
+    pub(crate) fn announce_drain(&self, plan: DrainPlan) {
+        *lock(&self.drain) = Some(Begun::now(plan));
+        self.routing_changed.send_replace(());
+    }
+
+    /// From now on, new requests are rejected; running ones have this much time.
+    pub(crate) fn set_draining(&self, grace: Duration) {
+        let mut drain = lock(&self.drain);
+        drain
+            .get_or_insert_with(|| Begun::now(grace.into()))
+            .reject(grace);
+        drop(drain);
         self.draining.store(true, Ordering::SeqCst);
         self.routing_changed.send_replace(());
     }
 
-    /// Whether the server is shutting down.
+    /// Whether the node has announced that it will end.
+    pub(crate) fn has_announced_drain(&self) -> bool {
+        lock(&self.drain).is_some()
+    }
+
+    /// Whether new requests are rejected, because the node ends.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
@@ -308,6 +331,11 @@ impl NodeStatus {
         *lock(&self.record_written) = Some(Instant::now());
     }
 
+    /// This node's record is removed for good.
+    pub(crate) fn registration_ends(&self) {
+        *lock(&self.record_written) = None;
+    }
+
     /// The status of the fallback model's queue.
     pub(crate) fn set_fallback_model(&self, status: Arc<NodeStatus>) {
         *lock(&self.fallback_model) = Some(status);
@@ -407,6 +435,7 @@ impl NodeStatus {
             hot: self.hot(),
             last_engine: lock(&self.last_engine).clone(),
             draining: self.is_draining(),
+            drain: lock(&self.drain).map(|begun| begun.rest()),
             drain_cap: self.drain_cap,
             queue_depth: waiting.needed(),
             waiting,

@@ -7,6 +7,7 @@ use crate::domain::error::SttError;
 use crate::ports::{EngineInfo, MemoryKind};
 use crate::status::chunk_length::target_length;
 use crate::status::cost::Cost;
+use crate::status::drain::Drain;
 use crate::status::lanes::WaitingChunks;
 use crate::status::load::{Ahead, Load, WaitEstimate};
 
@@ -83,8 +84,10 @@ pub struct Snapshot {
     pub hot: HotState,
     /// The hot engine that was ready last: the served model, also during a restart.
     pub last_engine: Option<EngineInfo>,
-    /// Whether the server is shutting down.
+    /// Whether new requests are rejected, because the node ends.
     pub draining: bool,
+    /// The rest of the drain, from its announcement on.
+    pub drain: Option<Drain>,
     /// Drain time that counts as load 1.0.
     pub drain_cap: Duration,
     /// Chunks that wait for a lane, without spare ones.
@@ -199,15 +202,15 @@ impl Snapshot {
     }
 
     /// Whether routers should send requests to this node: it can serve, its load score is below 1, and it
-    /// is not draining.
+    /// has not announced its end.
     pub fn accepts_requests(&self) -> bool {
-        self.can_serve() && self.load_score() < 1.0 && !self.draining
+        self.can_serve() && self.load_score() < 1.0 && self.drain.is_none()
     }
 
     /// The state in one word: `ok`, `loading`, `degraded` or `draining`.
     pub fn status(&self) -> &'static str {
         match &self.hot {
-            _ if self.draining => "draining",
+            _ if self.drain.is_some() => "draining",
             HotState::Ready(_) | HotState::Asleep(_) => "ok",
             HotState::Starting => "loading",
             HotState::Restarting { .. } | HotState::Failed { .. } => "degraded",

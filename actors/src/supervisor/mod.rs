@@ -46,6 +46,7 @@ use crate::registrar::RegistrarMessage;
 use crate::request::stream::Submission;
 use crate::request::transcriptions::TranscriptionsMessage;
 use crate::status::NodeStatus;
+use crate::status::drain::DrainPlan;
 use crate::translation::{Translated, TranslationsMessage};
 use children::Failure;
 use hot::HotLane;
@@ -90,11 +91,14 @@ pub enum SupervisorMessage {
     /// To itself, after a pause: start those of the VramWatcher, the Registrar and the FallbackModel that are
     /// missing.
     StartSideChildren,
-    /// From the handle: let running requests finish within `grace`, then stop everything.
+    /// From the handle: announce the end, then let running requests finish, then stop everything. A second one cuts the
+    /// first short.
     Drain {
-        /// Time limit for running requests.
-        grace: Duration,
+        /// How much time there is for each step.
+        plan: DrainPlan,
     },
+    /// To itself, during a drain: routers have seen the announcement.
+    DrainDelayOver,
     /// From the Transcriptions, during a drain: the last request has ended.
     TranscriptionsDone,
     /// To itself, during a drain: the last translation has ended, or the grace is over.
@@ -133,6 +137,8 @@ pub struct SupervisorState {
     vram_watcher: Option<ActorRef<VramWatcherMessage>>,
     registrar: Option<ActorRef<RegistrarMessage>>,
     phase: Phase,
+    /// How the node ends; set when it begins to.
+    plan: DrainPlan,
     /// Whether the grace of the drain is over.
     is_overdue: bool,
     /// Waits for the pending translations of a drain.
@@ -144,6 +150,8 @@ pub struct SupervisorState {
 enum Phase {
     /// Children that end are replaced.
     Running,
+    /// As before, but routers are told to send no more requests.
+    Leaving,
     /// Children that end are replaced, and new requests are rejected.
     Draining,
     /// Children are being stopped.
@@ -199,7 +207,8 @@ impl Actor for Supervisor {
             SupervisorMessage::HotReady { worker, info } => state.hot_ready(worker, info),
             SupervisorMessage::StartHot => state.start_hot(&myself).await?,
             SupervisorMessage::StartSideChildren => state.start_side_children(&myself).await?,
-            SupervisorMessage::Drain { grace } => state.drain(&myself, grace),
+            SupervisorMessage::Drain { plan } => state.drain(&myself, plan),
+            SupervisorMessage::DrainDelayOver => state.drain_delay_over(&myself),
             SupervisorMessage::TranscriptionsDone => state.transcriptions_done(&myself).await,
             SupervisorMessage::TranslationsDone => state.stop_all(&myself).await,
             SupervisorMessage::DrainOverdue => state.drain_overdue(&myself),
@@ -271,6 +280,7 @@ impl SupervisorState {
             vram_watcher: None,
             registrar: None,
             phase: Phase::Running,
+            plan: DrainPlan::default(),
             is_overdue: false,
             awaiting_translations: None,
         };
@@ -310,7 +320,7 @@ impl SupervisorState {
             error!(reason = %failure, "the live sessions failed; replacing them");
             self.live_sessions = children::live_sessions(myself, &self.arguments).await?;
             if self.phase == Phase::Draining {
-                let _ = self.live_sessions.cast(LiveSessionsMessage::Drain);
+                self.drain_live_sessions();
             }
         } else if self.cold_pool.get_id() == ended {
             error!(reason = %failure, "the cold pool failed; replacing it");
@@ -347,7 +357,8 @@ impl SupervisorState {
         if self.vram_watcher.is_none() {
             self.vram_watcher = children::vram_watcher(myself, &self.arguments).await?;
         }
-        if self.registrar.is_none() {
+        // Once it is removed, the record must not come back.
+        if self.registrar.is_none() && self.phase != Phase::Draining {
             self.registrar = children::registrar(myself, &self.arguments).await?;
         }
         if self.fallback_model.is_none() {

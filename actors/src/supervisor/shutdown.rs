@@ -1,5 +1,6 @@
-//! The ordered shutdown: intake, live sessions, transcriptions, translations, dispatcher, lanes, watcher, registrar. Each step
-//! waits for the one before, because ractor stops all children concurrently.
+//! The ordered shutdown. First the node announces its end to routers, and for the delay of the plan serves what they
+//! still send. Then it removes its record, and stops intake, live sessions, transcriptions, translations, dispatcher, lanes,
+//! watcher and registrar. Each step waits for the one before, because ractor stops all children concurrently.
 
 use std::time::Duration;
 
@@ -11,25 +12,67 @@ use crate::fallback::model::FallbackModelMessage;
 use crate::live::sessions::LiveSessionsMessage;
 use crate::pool::cold_pool::ColdPoolMessage;
 use crate::queue::messages::LaneMessage;
+use crate::registrar::RegistrarMessage;
 use crate::request::transcriptions::TranscriptionsMessage;
+use crate::status::drain::DrainPlan;
 use crate::task;
 
 /// Time limit for the Registrar, which removes its record within limits of its own.
 const REGISTRAR_LIMIT: Duration = Duration::from_secs(8);
 
+/// Longest wait for the end of an open turn of a live session.
+const TURN_LIMIT: Duration = Duration::from_secs(10);
+
 impl SupervisorState {
-    pub(super) fn drain(&mut self, myself: &ActorRef<SupervisorMessage>, grace: Duration) {
-        if self.phase != Phase::Running {
-            // The second request cuts the grace short.
-            self.drain_overdue(myself);
+    pub(super) fn drain(&mut self, myself: &ActorRef<SupervisorMessage>, plan: DrainPlan) {
+        match self.phase {
+            Phase::Running => {
+                info!(
+                    delay_seconds = plan.delay.as_secs_f64(),
+                    grace_seconds = plan.grace.as_secs_f64(),
+                    "draining"
+                );
+                self.phase = Phase::Leaving;
+                self.plan = plan;
+                // The Registrar publishes it at once.
+                self.arguments.status.announce_drain(plan);
+                if plan.delay.is_zero() {
+                    self.drain_delay_over(myself);
+                } else {
+                    drop(myself.send_after(plan.delay, || SupervisorMessage::DrainDelayOver));
+                }
+            }
+            // The second request cuts delay and grace short.
+            Phase::Leaving => {
+                self.plan.grace = Duration::ZERO;
+                self.drain_delay_over(myself);
+                self.drain_overdue(myself);
+            }
+            Phase::Draining | Phase::Stopping => self.drain_overdue(myself),
+        }
+    }
+
+    /// Rejects new requests. What is running has the grace of the plan.
+    pub(super) fn drain_delay_over(&mut self, myself: &ActorRef<SupervisorMessage>) {
+        if self.phase != Phase::Leaving {
             return;
         }
-        info!(grace_seconds = grace.as_secs_f64(), "draining");
         self.phase = Phase::Draining;
-        self.arguments.status.set_draining();
-        // The turns that are open become requests first.
-        let _ = self.live_sessions.cast(LiveSessionsMessage::Drain);
+        let grace = self.plan.grace;
+        if let Some(registrar) = &self.registrar {
+            let _ = registrar.cast(RegistrarMessage::Withdraw);
+        }
+        info!("new requests are rejected");
+        self.arguments.status.set_draining(grace);
+        self.drain_live_sessions();
         drop(myself.send_after(grace, || SupervisorMessage::DrainOverdue));
+    }
+
+    /// The turns that are open become requests before the transcriptions drain.
+    pub(super) fn drain_live_sessions(&self) {
+        let turn_limit = TURN_LIMIT.min(self.plan.grace / 2);
+        let drain = LiveSessionsMessage::Drain { turn_limit };
+        let _ = self.live_sessions.cast(drain);
     }
 
     pub(super) fn live_sessions_done(&mut self) {

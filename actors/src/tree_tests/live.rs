@@ -547,12 +547,42 @@ async fn a_model_that_is_asleep_loads_while_the_client_speaks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_gives_open_turns_their_text_first() {
+async fn a_drain_waits_for_the_end_of_a_turn_and_gives_it_its_text_first() {
+    for turns in [TurnDetection::Manual, HALF_A_SECOND] {
+        let tree = Tree::ready(vec![]).await;
+        let mut session = Session::open(&tree, options(turns)).await;
+        session.say(30, SAID).await;
+        let before = tokio::time::Instant::now();
+        tree.stt.drain(Duration::from_secs(60));
+        eventually("it drains", || tree.stt.snapshot().draining).await;
+        session.say(30, SAID).await;
+        if turns == TurnDetection::Manual {
+            session.input.commit().expect("sent");
+        } else {
+            session.say(20, 0).await;
+        }
+        assert_eq!(session.completed().await.1, text(60));
+        assert_eq!(session.next().await, LiveEvent::Ended(LiveEnd::Draining));
+        assert!(before.elapsed() < Duration::from_secs(10));
+        drop(session);
+        tree.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_a_turn_that_does_not_end() {
     let tree = Tree::ready(vec![]).await;
+    let mut idle = Session::open(&tree, options(HALF_A_SECOND)).await;
     let mut session = Session::open(&tree, options(TurnDetection::Manual)).await;
     session.say(30, SAID).await;
+    let before = tokio::time::Instant::now();
     tree.stt.drain(Duration::from_secs(60));
+    // No turn is open here.
+    assert_eq!(idle.next().await, LiveEvent::Ended(LiveEnd::Draining));
+    assert!(before.elapsed() < Duration::from_secs(1));
+    drop(idle);
     assert_eq!(session.completed().await.1, text(30));
+    assert!(before.elapsed() >= Duration::from_secs(10));
     assert_eq!(session.next().await, LiveEvent::Ended(LiveEnd::Draining));
     let refused = tree.stt.open_live(client(), options(HALF_A_SECOND)).await;
     assert_eq!(refused.err(), Some(LiveError::Draining));

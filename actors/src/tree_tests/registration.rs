@@ -110,11 +110,50 @@ async fn ready_saturated_and_draining_are_published_at_once_and_not_at_the_next_
     }
     eventually("ready again", || accepts(&directory) == Some(true)).await;
     let running = tree.submit("3").await.expect("accepted");
-    tree.stt.drain(Duration::from_secs(600));
+    tree.stt.drain(crate::DrainPlan {
+        delay: Duration::from_secs(3),
+        grace: Duration::from_secs(600),
+    });
     eventually("draining", || accepts(&directory) == Some(false)).await;
     running.transcript().await.expect("finished");
     tree.end().await;
     assert_eq!(directory.entries().last(), Some(&Entry::Withdrawn));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_announces_first_then_removes_the_record_and_does_not_bring_it_back() {
+    let (mut tree, directory) = registered(|_| {}).await;
+    tree.stt.ready().await.expect("ready");
+    eventually("ready", || accepts(&directory) == Some(true)).await;
+    let running = tree.submit("1000").await.expect("accepted");
+    let removed = || directory.entries().last() == Some(&Entry::Withdrawn);
+    let before = tokio::time::Instant::now();
+    tree.stt.drain(crate::DrainPlan {
+        delay: Duration::from_secs(3),
+        grace: Duration::from_secs(30),
+    });
+    eventually("announced", || accepts(&directory) == Some(false)).await;
+    assert!(before.elapsed() < Duration::from_secs(1) && !removed());
+    tree.stt.until_rejecting().await;
+    eventually("removed", removed).await;
+    assert!(before.elapsed() >= Duration::from_secs(3));
+    eventually("its age is no matter", || {
+        tree.stt.snapshot().record_age.is_none()
+    })
+    .await;
+    // A Registrar that fails now is not replaced.
+    tree.children::<RegistrarMessage>()[0].kill();
+    running.transcript().await.expect_err("too long");
+    tree.ended.wait().await;
+    let withdrawals = directory
+        .entries()
+        .into_iter()
+        .skip_while(|entry| *entry != Entry::Withdrawn);
+    assert!(
+        withdrawals
+            .into_iter()
+            .all(|entry| entry == Entry::Withdrawn)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,6 +47,51 @@ async fn a_second_drain_ends_the_grace_period() {
     assert!(before.elapsed() < Duration::from_secs(60));
 }
 
+/// A plan with both times in seconds.
+fn plan(delay: u64, grace: u64) -> crate::DrainPlan {
+    crate::DrainPlan {
+        delay: Duration::from_secs(delay),
+        grace: Duration::from_secs(grace),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_are_served_until_routers_have_seen_the_announcement() {
+    let mut tree = Tree::ready(vec![]).await;
+    let before = tokio::time::Instant::now();
+    tree.stt.drain(plan(3, 60));
+    eventually("it is announced", || tree.stt.snapshot().drain.is_some()).await;
+    let snapshot = tree.stt.snapshot();
+    assert!(!snapshot.accepts_requests() && !snapshot.draining);
+    assert_eq!(snapshot.status(), "draining");
+    let rest = snapshot.drain.expect("a drain");
+    assert!(rest.rejects_in <= Duration::from_secs(3) && !rest.rejects_in.is_zero());
+    assert!(rest.cancels_in > Duration::from_secs(60));
+    assert_eq!(tree.text("1").await.expect("served"), "0");
+    let late = tree.submit("2").await.expect("accepted");
+    tree.stt.until_rejecting().await;
+    assert!(before.elapsed() >= Duration::from_secs(3));
+    assert!(matches!(
+        tree.submit("1").await.err(),
+        Some(SttError::Draining { .. })
+    ));
+    assert_eq!(late.transcript().await.expect("finished").text(), "0 1");
+    tree.ended.wait().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_drain_ends_the_delay_as_well() {
+    let mut tree = Tree::ready(vec![]).await;
+    let running = tree.submit("1000").await.expect("accepted");
+    let before = tokio::time::Instant::now();
+    tree.stt.drain(plan(3600, 3600));
+    tree.stt.drain(plan(3600, 3600));
+    let ended = running.transcript().await;
+    assert!(matches!(ended, Err(SttError::Draining { .. })), "{ended:?}");
+    tree.ended.wait().await;
+    assert!(before.elapsed() < Duration::from_secs(60));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tree_whose_model_never_loaded_can_be_stopped() {
     let missing = LaunchPlan::Fail(LaunchError::Model("no such file".to_owned()));

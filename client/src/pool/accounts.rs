@@ -53,10 +53,44 @@ pub enum Standing {
     Resting,
     /// The server failed and gets no requests.
     Ejected,
+    /// The server's record says that it takes no requests.
+    Declining,
 }
+
+/// What a server's record says about it. A server without a record is listed, idle, and takes requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Listing {
+    /// Whether there is a record.
+    pub is_listed: bool,
+    /// Whether the server takes requests.
+    pub accepts: bool,
+    /// Its load, from 0 to 1.
+    pub load: f64,
+}
+
+impl Default for Listing {
+    fn default() -> Self {
+        Self {
+            is_listed: true,
+            accepts: true,
+            load: 0.0,
+        }
+    }
+}
+
+impl Listing {
+    fn is_usable(self) -> bool {
+        self.is_listed && self.accepts
+    }
+}
+
+/// The load, in thousandths, that the pool assumes for each request that runs on a server by its own doing, because the
+/// record is up to a second old.
+const LOAD_OF_A_REQUEST: u64 = 50;
 
 #[derive(Debug, Default)]
 pub(super) struct Account {
+    pub listing: Listing,
     pub in_flight: u32,
     failures: u32,
     ejections: u32,
@@ -64,6 +98,14 @@ pub(super) struct Account {
     resting_until: Option<Instant>,
     on_trial: bool,
     last_picked: u64,
+}
+
+impl Account {
+    /// How busy the server is, in thousandths of a full load.
+    fn business(&self) -> u64 {
+        let load = (self.listing.load.clamp(0.0, 1.0) * 1000.0) as u64;
+        load + u64::from(self.in_flight) * LOAD_OF_A_REQUEST
+    }
 }
 
 /// The state of all servers.
@@ -86,17 +128,19 @@ impl Accounts {
     }
 
     /// Picks the least busy available server, if possible one that was not tried; if none is available, the
-    /// one that becomes available first. The second value says whether the request is a trial.
+    /// one that becomes available first. A server that takes no requests, or has lost its record, is the last resort. The second value says whether the request is a trial.
     pub fn pick(&mut self, tried: &[usize], now: Instant) -> (usize, bool) {
         let key = |index: &usize| {
             let account = &self.all[*index];
             let free_at = self.free_at(account, now);
             let is_free = free_at <= now;
             (
+                !account.listing.is_usable(),
+                !account.listing.is_listed,
                 !is_free,
                 tried.contains(index),
                 if is_free { now } else { free_at },
-                account.in_flight,
+                account.business(),
                 account.last_picked,
             )
         };
@@ -113,11 +157,14 @@ impl Accounts {
     /// Whether a server that was not tried is available now. If no server is available, an ejected one counts
     /// as available, but not one that named a retry time.
     pub fn has_another(&self, tried: &[usize], now: Instant) -> bool {
-        let free = |account: &Account| self.free_at(account, now) <= now;
+        let free =
+            |account: &Account| account.listing.is_usable() && self.free_at(account, now) <= now;
         let none_free = !self.all.iter().any(free);
         let mut all = self.all.iter().enumerate();
         all.any(|(index, account)| {
-            let last_resort = none_free && account.resting_until.is_none_or(|until| until <= now);
+            let last_resort = none_free
+                && account.listing.is_usable()
+                && account.resting_until.is_none_or(|until| until <= now);
             !tried.contains(&index) && (free(account) || last_resort)
         })
     }
@@ -152,6 +199,7 @@ impl Accounts {
         let weight = match verdict(error) {
             Verdict::Well => {
                 *account = Account {
+                    listing: account.listing,
                     in_flight: account.in_flight,
                     last_picked: account.last_picked,
                     ..Account::default()
@@ -204,6 +252,8 @@ impl Accounts {
             Standing::Ejected
         } else if account.resting_until.is_some_and(|until| until > now) {
             Standing::Resting
+        } else if !account.listing.is_usable() {
+            Standing::Declining
         } else {
             Standing::Active
         }

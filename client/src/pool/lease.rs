@@ -32,7 +32,7 @@ impl Lease {
     pub fn over(&mut self, error: Option<&Error>) {
         let Some(held) = &self.0 else { return };
         let (pool, index) = (&held.pool, held.index);
-        let until = (pool.accounts()).over(index, held.is_trial, error, Instant::now());
+        let until = (pool.state().accounts).over(index, held.is_trial, error, Instant::now());
         if let Some(until) = until
             && pool.recovery == Recovery::Probe
         {
@@ -44,7 +44,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(held) = &self.0 {
-            held.pool.accounts().leave(held.index, held.is_trial);
+            let mut state = held.pool.state();
+            state.accounts.leave(held.index, held.is_trial);
         }
     }
 }

@@ -3,6 +3,8 @@
 mod accounts;
 mod lease;
 mod probe;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +25,8 @@ use crate::transcript::{TranscribeOptions, Transcript};
 use accounts::Accounts;
 pub use accounts::{Ejection, Recovery, Standing};
 pub(crate) use lease::Lease;
+#[cfg(feature = "redis")]
+pub use redis::RedisNodes;
 
 /// A pool of equivalent servers. A request goes to the server with the fewest running requests. If it
 /// fails in a way that another server may not, the pool tries the next server at once. A failing server is
@@ -34,15 +38,20 @@ pub struct SttPool {
 }
 
 pub(crate) struct Shared {
-    nodes: Vec<Arc<Node>>,
-    accounts: Mutex<Accounts>,
+    state: Mutex<State>,
     recovery: Recovery,
     probe_timeout: Duration,
 }
 
+/// The servers, and an account for each.
+struct State {
+    nodes: Vec<Arc<Node>>,
+    accounts: Accounts,
+}
+
 impl Shared {
-    fn accounts(&self) -> MutexGuard<'_, Accounts> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,6 +76,8 @@ pub struct NodeStatus {
     pub standing: Standing,
     /// Number of running requests.
     pub in_flight: u32,
+    /// The load that the server reported, from 0 to 1; 0 without a record in Redis.
+    pub load: f64,
     /// Latencies and outcomes of the attempts so far.
     pub statistics: Statistics,
 }
@@ -90,6 +101,15 @@ impl SttPool {
             recovery: Recovery::default(),
             probe_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// A pool of the nodes that have registered themselves in this Redis, with the default limits. See [`RedisNodes`].
+    ///
+    /// # Errors
+    /// The URL is invalid, or Redis is away.
+    #[cfg(feature = "redis")]
+    pub async fn from_redis(url: impl Into<String>) -> Result<Self, Error> {
+        RedisNodes::new(url).connect(Self::builder([])).await
     }
 
     /// `POST /v1/transcribe`, as with [`Client::transcribe`].
@@ -120,16 +140,18 @@ impl SttPool {
         }
     }
 
-    /// The state of all servers, in the order in which they were given.
+    /// The state of all servers, in the order in which they were given, without those that have lost their record.
     pub fn nodes(&self) -> Vec<NodeStatus> {
-        let accounts = self.shared.accounts();
+        let State { nodes, accounts } = &*self.shared.state();
         let now = Instant::now();
-        let nodes = self.shared.nodes.iter().enumerate();
-        nodes
-            .map(|(index, node)| NodeStatus {
+        let listed = nodes.iter().zip(&accounts.all).enumerate();
+        listed
+            .filter(|(_, (_, account))| account.listing.is_listed)
+            .map(|(index, (node, account))| NodeStatus {
                 server: node.shown.clone(),
                 standing: accounts.standing(index, now),
-                in_flight: accounts.all[index].in_flight,
+                in_flight: account.in_flight,
+                load: account.listing.load,
                 statistics: node.recorder.snapshot(),
             })
             .collect()
@@ -137,17 +159,22 @@ impl SttPool {
 }
 
 impl Nodes for SttPool {
-    fn pick(&self, tried: &[usize]) -> Picked {
-        let (index, is_trial) = self.shared.accounts().pick(tried, Instant::now());
-        Picked {
-            index,
-            node: Arc::clone(&self.shared.nodes[index]),
-            lease: Lease::of(Arc::clone(&self.shared), index, is_trial),
+    fn pick(&self, tried: &[usize]) -> Option<Picked> {
+        let mut state = self.shared.state();
+        if state.nodes.is_empty() {
+            return None;
         }
+        let (index, is_trial) = state.accounts.pick(tried, Instant::now());
+        Some(Picked {
+            index,
+            node: Arc::clone(&state.nodes[index]),
+            lease: Lease::of(Arc::clone(&self.shared), index, is_trial),
+        })
     }
 
     fn has_another(&self, tried: &[usize]) -> bool {
-        self.shared.accounts().has_another(tried, Instant::now())
+        let state = self.shared.state();
+        state.accounts.has_another(tried, Instant::now())
     }
 }
 
@@ -212,16 +239,23 @@ impl PoolBuilder {
                 "a pool needs at least one server".to_owned(),
             ));
         }
+        Ok(self.build_with_any())
+    }
+
+    /// Builds the pool, possibly without a server.
+    fn build_with_any(self) -> SttPool {
         let accounts = Accounts::new(self.clients.len(), self.ejection, self.recovery);
         let shared = Shared {
-            nodes: self.clients.into_iter().map(|client| client.node).collect(),
-            accounts: Mutex::new(accounts),
+            state: Mutex::new(State {
+                nodes: self.clients.into_iter().map(|client| client.node).collect(),
+                accounts,
+            }),
             recovery: self.recovery,
             probe_timeout: self.probe_timeout,
         };
-        Ok(SttPool {
+        SttPool {
             shared: Arc::new(shared),
             limits: self.limits,
-        })
+        }
     }
 }

@@ -30,7 +30,8 @@ async fn ask_until_well(pool: Weak<Shared>, index: usize, mut until: Instant) {
             return;
         }
         let Some(pool) = pool.upgrade() else { return };
-        let mut accounts = pool.accounts();
+        let mut state = pool.state();
+        let accounts = &mut state.accounts;
         if is_well {
             accounts.readmit(index);
             return;
@@ -44,8 +45,9 @@ async fn ask_until_well(pool: Weak<Shared>, index: usize, mut until: Instant) {
 
 fn ejected(pool: &Weak<Shared>, index: usize, until: Instant) -> Option<(Arc<Node>, Duration)> {
     let pool = pool.upgrade()?;
-    let is_ejected = pool.accounts().is_ejected_until(index, until);
-    is_ejected.then(|| (Arc::clone(&pool.nodes[index]), pool.probe_timeout))
+    let state = pool.state();
+    let is_ejected = state.accounts.is_ejected_until(index, until);
+    is_ejected.then(|| (Arc::clone(&state.nodes[index]), pool.probe_timeout))
 }
 
 async fn is_well(node: &Node, limit: Duration) -> bool {

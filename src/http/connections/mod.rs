@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
-use actix_web::http::ConnectionType;
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, ResponseError};
+use actix_web::{Error, ResponseError, web};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
+use crate::http::AppState;
 use crate::http::reply::error::ApiError;
 use crate::http::request_log::PROBES;
 use idle::{IdleTracker, RequestInProgress, TrackedConnection};
@@ -116,7 +117,14 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Rejects requests on a connection without a permit, except for probes, and closes the connection.
+/// Whether the server drains.
+fn is_draining<B>(response: &ServiceResponse<B>) -> bool {
+    let state = response.request().app_data::<web::Data<AppState>>();
+    state.is_some_and(|state| state.stt.is_draining())
+}
+
+/// Rejects requests on a connection without a permit, except for probes, and closes the connection. While the server
+/// drains, it closes each connection after its next response.
 pub async fn require_permit<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
@@ -129,8 +137,10 @@ pub async fn require_permit<B: MessageBody>(
         let error = ApiError::too_many_connections().error_response();
         request.into_response(error).map_into_right_body()
     };
-    if !is_permitted {
-        // Free the connection for the next probe.
+    // Without a permit, to free the connection for the next probe. While the server drains, so that the client's next
+    // connection can lead to another node.
+    let is_upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if !is_permitted || (is_draining(&response) && !is_upgraded) {
         let head = response.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }

@@ -289,9 +289,11 @@ async fn close(mut outbox: Outbox, end: End, longest: Duration) {
             CloseCode::Normal,
             "no audio and no request arrived for too long (LIVE_IDLE_TIMEOUT)",
         ),
-        End::Tree(Some(LiveEnd::Draining)) => {
-            reason(CloseCode::Away, "the server is shutting down")
-        }
+        // Clients reconnect after this code. Some take 1001 for an end that needs no further connection.
+        End::Tree(Some(LiveEnd::Draining)) => reason(
+            CloseCode::Restart,
+            "the server is shutting down; connect again",
+        ),
         // Only the limit of time makes this side finish a session.
         End::Expired | End::Tree(Some(LiveEnd::Finished)) => {
             let message = format!(

@@ -288,6 +288,14 @@ impl ApiError {
             .counted_as(ErrorType::Auth)
     }
 
+    /// A request to drain the server that has no key, and does not come from a program on this machine.
+    pub fn drain_not_allowed() -> Self {
+        let message = "without keys (API_KEYS, API_KEYS_FILE), only a program on the server's machine may drain it, and not \
+            through a proxy";
+        Self::client(StatusCode::FORBIDDEN, "drain_not_allowed", message)
+            .counted_as(ErrorType::Auth)
+    }
+
     /// The client, on this machine, has presented no certificate.
     pub fn client_certificate_required() -> Self {
         let message = "this server needs a client certificate (TLS_CLIENT_CA)";

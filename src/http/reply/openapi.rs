@@ -49,6 +49,7 @@ pub fn document(keys_required: bool) -> OpenApi {
         .chain(models(keys_required))
         .chain(state(keys_required))
         .chain(status::paths(keys_required))
+        .chain(admin(keys_required))
         .chain(documentation())
     {
         paths = paths.path(path, item);
@@ -78,6 +79,7 @@ fn schemas() -> ComponentsBuilder {
         .schema_from::<schema::Model>()
         .schema_from::<schema::ModelList>()
         .schema_from::<schema::Probe>()
+        .schema_from::<schema::DrainState>()
         .schema_from::<schema::Transcript>()
         .schema_from::<schema::TokenProbability>()
         .schema_from::<schema::StreamEvent>()
@@ -148,6 +150,22 @@ fn state(keys_required: bool) -> Vec<Path> {
         ("/v1/health", get_and_head(tier_health)),
         ("/v1/metrics", get_and_head(keyed(figures, keys_required))),
     ]
+}
+
+fn admin(keys_required: bool) -> Vec<Path> {
+    let drain = operation("Finish all work, and end", "administration").response(
+        "202",
+        json("The server drains. What is left to do.", "DrainState"),
+    );
+    let mut errors = vec![ApiError::rate_limited(Duration::ZERO), ApiError::internal()];
+    if keys_required {
+        errors.push(ApiError::too_many_wrong_keys(Duration::ZERO));
+    } else {
+        errors.push(ApiError::drain_not_allowed());
+    }
+    let drain = keyed(with_errors(drain, errors), keys_required);
+    let item = PathItemBuilder::new().operation(HttpMethod::Post, drain.build());
+    vec![("/admin/drain", item.build())]
 }
 
 fn documentation() -> Vec<Path> {

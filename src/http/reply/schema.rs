@@ -78,6 +78,26 @@ pub struct Probe {
     pub reason: Option<String>,
 }
 
+/// `/admin/drain`: what is left to do.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainState {
+    /// Always `draining`.
+    pub status: &'static str,
+    /// Seconds until new requests get 503; 0: they do.
+    pub rejects_in_seconds: f64,
+    /// Seconds until running requests are cancelled.
+    pub cancels_in_seconds: f64,
+    /// Admitted requests that have not ended.
+    pub requests: usize,
+    /// Open live sessions.
+    pub live_sessions: usize,
+    /// Seconds of audio still to be transcribed.
+    pub audio_seconds: f64,
+    /// How long the running lanes need for it.
+    pub drain_seconds: f64,
+}
+
 /// `/v1/health`: the state of a primary or a fallback.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -2,6 +2,7 @@
 
 mod bazarr;
 mod docs;
+mod drain;
 mod health;
 mod metrics;
 mod models;
@@ -34,6 +35,7 @@ pub fn configure(config: &mut web::ServiceConfig, board: bool) {
     bazarr::configure(config);
     whisper_cpp::configure(config);
     docs::configure(config);
+    drain::configure(config);
 }
 
 /// A path that GET and HEAD read.

@@ -2,6 +2,7 @@
 
 /// All paths of the API.
 const PATHS: &[&str] = &[
+    "/admin/drain",
     "/asr",
     "/detect-language",
     "/docs",

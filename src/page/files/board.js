@@ -15,6 +15,10 @@ const STATES = {
   degraded: "The model is not available at the moment.",
   draining: "The server finishes its last requests and stops.",
 };
+/** The state of the node in words. */
+const inWords = ({status, drain}) => drain?.rejects_in_seconds > 0
+  ? `The server will stop, and tells routers. It takes requests for ${Math.ceil(drain.rejects_in_seconds)} s more.`
+  : STATES[status] ?? status;
 const WORK = {live: "live speech", short: "a short request", long: "a long file", spare: "speech that may go on"};
 
 const set = (element, text) => { if (element.textContent !== text) element.textContent = text; };
@@ -163,7 +167,7 @@ function showWarnings(warnings) {
 
 function show(report) {
   const {node, queue, pool} = report;
-  tell(`${STATES[node.status] ?? node.status}${node.status === "ok" ? ` · ${node.model}${node.device ? ` on ${node.device}` : ""}` : ""}`,
+  tell(`${inWords(node)}${node.status === "ok" ? ` · ${node.model}${node.device ? ` on ${node.device}` : ""}` : ""}`,
     node.status !== "ok");
   byId("board").hidden = false;
   byId("board").classList.remove("stale");

@@ -14,6 +14,25 @@ pub const ROWS: &[Variable] = &[
         },
     ),
     row(
+        "DRAIN_DELAY_SECONDS",
+        "",
+        "Seconds in which a node that stops still takes requests, while routers learn of it; empty: 3 with REDIS_URL, \
+         else 0.",
+        |s, v| {
+            s.drain_delay = Some(seconds(v)?);
+            Ok(())
+        },
+    ),
+    row(
+        "DRAIN_GRACE_SECONDS",
+        "30",
+        "Seconds that running requests may take after that before they are cancelled.",
+        |s, v| {
+            s.drain_grace = seconds(v)?;
+            Ok(())
+        },
+    ),
+    row(
         "MAX_QUEUE_SECONDS",
         "600",
         "Requests with a longer estimated wait, in seconds, get 503.",

@@ -1,5 +1,7 @@
 //! Other servers: LibreTranslate, and Redis for registration.
 
+use std::path::PathBuf;
+
 use super::{Variable, row, secret};
 use crate::settings::read::{libretranslate_url, number, positive_seconds, redis_url};
 
@@ -37,6 +39,33 @@ pub const ROWS: &[Variable] = &[
         redis_url,
     )),
     row(
+        "REDIS_CA",
+        "",
+        "File with the only certificate authorities (PEM) whose certificates are accepted of Redis; empty: those of the system.",
+        |s, v| {
+            s.redis_tls.ca = Some(PathBuf::from(v));
+            Ok(())
+        },
+    ),
+    row(
+        "REDIS_CERT",
+        "",
+        "File with the certificate and its chain (PEM) that this node presents to Redis.",
+        |s, v| {
+            s.redis_tls.certificate = Some(PathBuf::from(v));
+            Ok(())
+        },
+    ),
+    row(
+        "REDIS_KEY",
+        "",
+        "File with the private key of REDIS_CERT (PEM).",
+        |s, v| {
+            s.redis_tls.key = Some(PathBuf::from(v));
+            Ok(())
+        },
+    ),
+    row(
         "NODE_ID",
         "",
         "Name of the node in Redis; empty: host:port.",
@@ -47,10 +76,10 @@ pub const ROWS: &[Variable] = &[
     ),
     row(
         "NODE_HOST",
-        "localhost",
-        "Host that the node registers.",
+        "",
+        "Host that the node registers; empty: the address from which it reaches Redis.",
         |s, v| {
-            v.clone_into(&mut s.node_host);
+            s.node_host = Some(v.to_owned());
             Ok(())
         },
     ),

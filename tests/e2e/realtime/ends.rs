@@ -112,18 +112,25 @@ async fn a_worker_killed_in_the_middle_of_an_utterance_costs_nothing_but_time() 
 }
 
 #[tokio::test]
-async fn a_drain_completes_turns_and_says_that_the_server_goes_away() {
+async fn a_drain_waits_for_the_end_of_a_turn_and_tells_clients_to_reconnect() {
     let mut server = Server::ready(&model("tiny.en").await, &[]).await;
     let mut client = Realtime::session(&server, Value::Null).await;
-    client.append(&speech(SENTENCE, 0)).await;
+    let mut idle = Realtime::session(&server, Value::Null).await;
+    let audio = speech(SENTENCE, 0);
+    let (first, rest) = audio.split_at(audio.len() / 2);
+    client.append(first).await;
     // The answer shows that the audio before it has arrived.
     client
         .send(json!({"type": "session.update", "session": {}}))
         .await;
     client.until("session.updated").await;
     signal(server.pid(), "TERM");
+    let (code, reason, _) = idle.closed().await;
+    assert_eq!((code, reason.contains("connect again")), (1012, true));
+    client.append(rest).await;
+    client.commit().await;
     let (code, _, events) = client.closed().await;
-    assert_eq!(code, 1001);
+    assert_eq!(code, 1012);
     let done = events.last().expect("the text");
     assert_eq!(done["type"], format!("{TRANSCRIPTION}.completed"));
     assert_alike(

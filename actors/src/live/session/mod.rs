@@ -47,8 +47,13 @@ pub enum LiveMessage {
     Clear,
     /// From the client: no audio follows. The session ends when every turn is completed.
     Finish,
-    /// From its supervisor: end as after `Finish`, because the server is shutting down.
-    Drain,
+    /// From its supervisor: end as after `Finish`, because the server is shutting down, but only when no turn is open.
+    Drain {
+        /// Longest wait for the end of the open turn.
+        turn_limit: Duration,
+    },
+    /// To itself, during a drain: the open turn takes too long, and is ended.
+    DrainOverdue,
     /// From a job: the text of a part.
     Transcribed(PartId, Result<Transcript, SttError>),
     /// To itself: check whether the client has been idle for too long.
@@ -96,6 +101,10 @@ pub struct LiveSessionState {
     withheld: usize,
     last_request: Instant,
     ending: Option<LiveEnd>,
+    /// Whether the session ends as soon as no turn is open.
+    is_draining: bool,
+    /// Whether audio has come that no turn has taken, in a session whose client ends its turns.
+    has_open_audio: bool,
 }
 
 impl Drop for LiveSessionState {
@@ -139,6 +148,8 @@ impl Actor for LiveSession {
             withheld: 0,
             last_request: Instant::now(),
             ending: None,
+            is_draining: false,
+            has_open_audio: false,
             arguments,
         })
     }
@@ -151,13 +162,17 @@ impl Actor for LiveSession {
     ) -> Result<(), ActorProcessingErr> {
         let is_request = !matches!(
             message,
-            LiveMessage::Transcribed(..) | LiveMessage::CheckIdle | LiveMessage::Drain
+            LiveMessage::Transcribed(..)
+                | LiveMessage::CheckIdle
+                | LiveMessage::Drain { .. }
+                | LiveMessage::DrainOverdue
         );
         if is_request {
             state.last_request = Instant::now();
         }
         match message {
             LiveMessage::Audio { bytes, permits } => {
+                state.has_open_audio |= !bytes.is_empty();
                 let frames = state.arguments.stream.push(&bytes);
                 state.take(&myself, frames);
                 state.start_partial(&myself);
@@ -167,13 +182,20 @@ impl Actor for LiveSession {
             LiveMessage::Commit => state.commit(&myself),
             LiveMessage::Clear => state.clear(),
             LiveMessage::Finish => state.finish(&myself, LiveEnd::Finished),
-            LiveMessage::Drain => state.finish(&myself, LiveEnd::Draining),
+            LiveMessage::Drain { turn_limit } => {
+                state.is_draining = true;
+                drop(myself.send_after(turn_limit, || LiveMessage::DrainOverdue));
+            }
+            LiveMessage::DrainOverdue => state.finish(&myself, LiveEnd::Draining),
             LiveMessage::Transcribed(id, outcome) => state.transcribed(&myself, id, outcome),
             LiveMessage::CheckIdle => state.check_idle(&myself),
             LiveMessage::Left => {
                 myself.stop(None);
                 return Ok(());
             }
+        }
+        if state.is_draining && !state.has_open_turn() {
+            state.finish(&myself, LiveEnd::Draining);
         }
         if state.settle() == Outcome::Ended || state.arguments.events.is_closed() {
             myself.stop(None);
@@ -277,6 +299,7 @@ impl LiveSessionState {
             self.end_audio(myself);
             self.open_turn();
             self.close_turn();
+            self.has_open_audio = false;
         }
     }
 
@@ -299,6 +322,13 @@ impl LiveSessionState {
         self.agreement = Agreement::default();
         self.length_at_partial = 0;
         self.turns.retain(|turn| turn.is_over);
+        self.has_open_audio = false;
+    }
+
+    /// Whether the client is in the middle of a turn.
+    fn has_open_turn(&self) -> bool {
+        let is_speaking = self.turns.back().is_some_and(|turn| !turn.is_over);
+        is_speaking || (self.has_open_audio && !self.detects_turns())
     }
 
     fn finish(&mut self, myself: &ActorRef<LiveMessage>, end: LiveEnd) {

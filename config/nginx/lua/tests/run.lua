@@ -167,6 +167,7 @@ function tests.what_is_no_record_is_left_out()
     equal(node("a", 7).load, 1)
     equal(node("a", -7).load, 0)
     equal(node("a", 0, { host = "2001:db8::7" }).host, "2001:db8::7")
+    equal(node("a", 0, { host = "[2001:db8::7]" }).host, "2001:db8::7")
 end
 
 function tests.uploads_weigh_by_their_size()

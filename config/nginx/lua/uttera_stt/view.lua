@@ -39,7 +39,9 @@ function view.node(key, record)
         return nil
     end
     local host, port = record.host, record.port
-    if type(host) ~= "string" or not host:find("^[%w%.%-_:]+$") then
+    -- Nodes write IPv6 addresses in brackets.
+    host = type(host) == "string" and (host:match("^%[(.+)%]$") or host)
+    if not host or not host:find("^[%w%.%-_:]+$") then
         return nil
     end
     if not is_number(port) or port < 1 or port > 65535 or port % 1 ~= 0 then

@@ -15,6 +15,7 @@ pub fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
     components
         .schema_from::<report::Report>()
         .schema_from::<report::NodeStatus>()
+        .schema_from::<report::DrainReport>()
         .schema_from::<report::LaneReport>()
         .schema_from::<report::LaneWork>()
         .schema_from::<report::QueueReport>()

@@ -1,0 +1,118 @@
+//! Draining: over HTTP and by a signal, with and without time for routers.
+
+use reqwest::Response;
+use serde_json::Value;
+use test_support::processes::signal;
+use test_support::{Server, model, sample};
+
+const PATH: &str = "/admin/drain";
+
+/// Asks the server to drain, with these headers.
+async fn drain(server: &Server, headers: &[(&str, &str)]) -> Response {
+    let mut request = server.client.post(format!("{}{PATH}", server.url));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.expect("an answer")
+}
+
+async fn body(response: Response) -> Value {
+    response.json().await.expect("JSON")
+}
+
+#[tokio::test]
+async fn a_client_drains_the_server_and_neither_a_second_one_nor_one_signal_cuts_it_short() {
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    let worker = server.workers()[0];
+    signal(worker, "STOP");
+    let request = server.start_long_request().await;
+    let response = drain(&server, &[]).await;
+    assert_eq!(response.status(), 202);
+    let told = body(response).await;
+    assert_eq!(told["status"], "draining");
+    assert_eq!(
+        (&told["requests"], &told["live_sessions"]),
+        (&1.into(), &0.into())
+    );
+    let within_grace = |told: &Value| {
+        let left = told["cancels_in_seconds"].as_f64().expect("a number");
+        (0.1..=30.0).contains(&left)
+    };
+    assert!(within_grace(&told), "{told}");
+    assert_eq!(drain(&server, &[]).await.status(), 202);
+    // As a service manager does that has sent the request before.
+    signal(server.pid(), "TERM");
+    server.log_line("signal again to stop immediately").await;
+    let told = body(drain(&server, &[]).await).await;
+    assert_eq!(told["requests"], 1);
+    assert!(within_grace(&told), "{told}");
+    assert_eq!(server.get("/readyz").await.status(), 503);
+    signal(worker, "CONT");
+    let response = request.await.expect("no panic").expect("an answer");
+    assert_eq!(response.status(), 200);
+    assert_eq!(server.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn until_routers_have_seen_it_requests_are_served_on_connections_that_end() {
+    let settings = [
+        ("DRAIN_DELAY_SECONDS", "3600"),
+        ("DRAIN_GRACE_SECONDS", "7200"),
+    ];
+    let mut server = Server::ready(&model("tiny.en").await, &settings).await;
+    assert!(
+        server
+            .get("/health")
+            .await
+            .headers()
+            .get("connection")
+            .is_none()
+    );
+    signal(server.pid(), "TERM");
+    let draining = async || server.health().await["status"] == "draining";
+    server.until("it drains", draining).await;
+    let health = server.health().await;
+    assert_eq!(health["routing"]["accepts_requests"], false);
+    assert_eq!(server.get("/readyz").await.status(), 503);
+    let status = body(server.get("/v1/status").await).await;
+    let times = &status["node"]["drain"];
+    assert!(
+        times["rejects_in_seconds"].as_f64() > Some(3000.0),
+        "{status}"
+    );
+    assert!(
+        times["cancels_in_seconds"].as_f64() > Some(10_000.0),
+        "{status}"
+    );
+    let response = server.transcribe(&sample("en-command.wav"), &[]).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["connection"], "close");
+    // The second signal ends all of it.
+    assert_eq!(server.terminate().await, Some(0));
+}
+
+#[tokio::test]
+async fn without_keys_only_a_program_on_this_machine_may_drain() {
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    for header in ["x-forwarded-for", "x-real-ip", "forwarded", "origin"] {
+        let response = drain(&server, &[(header, "http://127.0.0.1")]).await;
+        assert_eq!(response.status(), 403, "{header}");
+        assert_eq!(body(response).await["error"]["code"], "drain_not_allowed");
+    }
+    assert_eq!(server.health().await["status"], "ok");
+    assert_eq!(drain(&server, &[]).await.status(), 202);
+    assert_eq!(server.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn with_keys_a_key_drains_from_anywhere() {
+    let mut server = Server::ready(&model("tiny.en").await, &[("API_KEYS", "sesame")]).await;
+    assert_eq!(drain(&server, &[]).await.status(), 401);
+    assert_eq!(server.health().await["status"], "ok");
+    let headers = [
+        ("authorization", "Bearer sesame"),
+        ("x-forwarded-for", "192.0.2.7"),
+    ];
+    assert_eq!(drain(&server, &headers).await.status(), 202);
+    assert_eq!(server.exit_code().await, Some(0));
+}
