@@ -28,10 +28,10 @@ use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::board::{Board, Identity};
 use uttera_stt::http::UploadStore;
-use uttera_stt::http::{self, AppState, ClientSecrets, Limits, LoadReport};
+use uttera_stt::http::{self, AppState, ClientSecrets, DrainRequests, Limits, LoadReport};
 use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;
-use uttera_stt::redis::{NodeAddress, RedisDirectory};
+use uttera_stt::redis::{NodeAddress, RedisDirectory, RedisPem};
 use uttera_stt::settings::Settings;
 
 #[derive(Parser)]
@@ -173,6 +173,7 @@ async fn main() -> anyhow::Result<()> {
         limits: Limits::new(&settings),
         allow_list: AllowList::new(&settings.allowed_networks),
         load_report: LoadReport::default(),
+        drain_requests: DrainRequests::default(),
         settings: Arc::new(settings),
         uploads,
         metrics: Exporter::install()?,
@@ -194,7 +195,11 @@ fn directory(url: Option<&str>, port: u16) -> anyhow::Result<Option<Arc<dyn Node
         port,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    Ok(Some(Arc::new(RedisDirectory::new(url, node)?)))
+    Ok(Some(Arc::new(RedisDirectory::new(
+        url,
+        &RedisPem::default(),
+        node,
+    )?)))
 }
 
 fn config(settings: &Settings) -> TreeConfig {

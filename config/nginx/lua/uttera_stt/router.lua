@@ -172,11 +172,6 @@ local function judge_last(request)
     return choice.may_retry(sent, status, request.is_safe)
 end
 
--- An address as nginx reads it.
-local function bracketed(address)
-    return address:find(":", 1, true) and "[" .. address .. "]" or address
-end
-
 -- For each attempt (balancer_by_lua).
 function router.balance()
     local request = current()
@@ -210,7 +205,7 @@ function router.balance()
     if address:find(":", 1, true) then
         address = "[" .. address .. "]"
     end
-    local ok, reason = balancer.set_current_peer(bracketed(address), node.port)
+    local ok, reason = balancer.set_current_peer(address, node.port)
     if not ok then
         ngx.log(ngx.ERR, "node ", node.id, " has an unusable address: ", reason)
         return ngx.exit(502)
