@@ -25,7 +25,7 @@ use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::board::{Board, Identity};
 use uttera_stt::http::UploadStore;
-use uttera_stt::http::{self, AppState, ClientSecrets, Limits};
+use uttera_stt::http::{self, AppState, ClientSecrets, DrainRequests, Limits};
 use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;
 use uttera_stt::settings::Settings;
@@ -167,6 +167,7 @@ async fn main() -> anyhow::Result<()> {
         settings: Arc::new(settings),
         uploads,
         metrics: Exporter::install()?,
+        drain_requests: DrainRequests::default(),
     };
     let server = http::server(listener, state, None, 2)?;
     println!("http://{address}");
