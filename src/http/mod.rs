@@ -37,7 +37,7 @@ use crate::board::Board;
 use crate::keys::Keyring;
 use crate::metrics::Exporter;
 use crate::settings::Settings;
-use crate::shutdown::DrainRequests;
+pub use crate::shutdown::DrainRequests;
 use crate::tls::server::ServerCertificates;
 pub use body::upload::UploadStore;
 use caller::Caller;
