@@ -339,10 +339,10 @@ impl Settings {
         self.set.contains(name)
     }
 
-    /// How the node ends. Without an explicit delay, a node that routers find in Redis waits for as long as these need to
-    /// read its record again.
+    /// How the node ends. Without an explicit delay, a node that routers find in Redis or ask by the agent check waits for
+    /// as long as these need to ask again.
     pub fn drain_plan(&self) -> DrainPlan {
-        let has_routers = self.redis_url.is_some();
+        let has_routers = self.redis_url.is_some() || self.agent_check_port.is_some();
         let default = if has_routers {
             ROUTER_DELAY
         } else {

@@ -16,8 +16,8 @@ pub const ROWS: &[Variable] = &[
     row(
         "DRAIN_DELAY_SECONDS",
         "",
-        "Seconds in which a node that stops still takes requests, while routers learn of it; empty: 3 with REDIS_URL, \
-         else 0.",
+        "Seconds in which a node that stops still takes requests, while routers learn of it; empty: 3 with REDIS_URL or \
+         AGENT_CHECK_PORT, else 0.",
         |s, v| {
             s.drain_delay = Some(seconds(v)?);
             Ok(())
