@@ -50,6 +50,7 @@ pub fn admit<'a>(
     let admission = state.stt.admit(AdmissionRequest {
         client: caller.client(),
         priority: caller.priority(),
+        background: false,
         body_bytes: length.and_then(|length| length.to_str().ok()?.parse().ok()),
     })?;
     request.extensions_mut().insert(admission.wait_estimate());
@@ -97,6 +98,7 @@ impl AdmittedRequest<'_> {
             escalates: !is_escalated,
             streamed: form.stream,
             urgency: Urgency::default(),
+            finished: None,
             trace: traces::of(self.request),
         }
     }

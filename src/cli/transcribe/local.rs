@@ -100,6 +100,7 @@ async fn one(
         escalates: true,
         streamed: false,
         urgency: Urgency::default(),
+        finished: None,
         trace: stt_actors::Trace::default(),
     };
     let mut transcript = follow(stt, job, file).await?;
