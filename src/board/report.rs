@@ -96,8 +96,8 @@ pub struct LaneReport {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LaneWork {
-    /// `live`: live speech; `short`: a request of one chunk; `long`: a longer one; `spare`: work that may never be
-    /// needed.
+    /// `live`: live speech; `short`: a request of one chunk; `long`: a longer one; `job`: a job, whose client does not
+    /// wait; `spare`: work that may never be needed.
     pub kind: &'static str,
     /// Seconds of audio in the chunk.
     pub audio_seconds: f64,
@@ -130,6 +130,8 @@ pub struct WaitingChunks {
     pub short: usize,
     /// Of longer requests.
     pub long: usize,
+    /// Of jobs.
+    pub job: usize,
     /// Of work that may never be needed.
     pub spare: usize,
 }
@@ -331,6 +333,7 @@ fn queue(snapshot: &Snapshot) -> QueueReport {
             live: snapshot.waiting.live,
             short: snapshot.waiting.short,
             long: snapshot.waiting.long,
+            job: snapshot.waiting.job,
             spare: snapshot.waiting.spare,
         },
         requests: snapshot.requests,

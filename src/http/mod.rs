@@ -7,6 +7,7 @@ mod body;
 mod caller;
 mod connections;
 mod cors;
+mod jobs;
 mod limits;
 mod pipeline;
 mod realtime;
@@ -45,6 +46,7 @@ pub use connections::files_needed;
 use connections::request_reader::{self, RequestReader};
 use connections::stream::Stream;
 use connections::{ConnectionLimit, guard};
+pub use jobs::{Accounts, JobService};
 pub use limits::Limits;
 pub use realtime::ClientSecrets;
 pub use reply::error::ApiError;
@@ -83,6 +85,8 @@ pub struct AppState {
     pub metrics: Exporter,
     /// Reports what the node does.
     pub board: Board,
+    /// The jobs of this node.
+    pub jobs: JobService,
 }
 
 /// For servers beside HTTP, whose callers have no keys: the limits for callers without one.

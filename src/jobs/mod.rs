@@ -11,6 +11,7 @@
 pub mod audio;
 pub mod callback;
 pub mod record;
+pub mod report;
 pub mod runner;
 pub mod store;
 
@@ -69,7 +70,9 @@ pub enum JobError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The client has too many jobs.
-    #[error("this client has {0} jobs, the most that are kept (MAX_JOBS_PER_CLIENT); delete some, or wait until they expire")]
+    #[error(
+        "this client has {0} jobs, the most that are kept (MAX_JOBS_PER_CLIENT); delete some, or wait until they expire"
+    )]
     TooMany(usize),
     /// The stored audio would exceed its limit.
     #[error("the audio of all jobs takes the space that it may take (JOB_STORAGE_MB)")]
@@ -179,7 +182,11 @@ impl Jobs {
     pub async fn list(&self, owner: &str, batch: Option<&str>) -> Result<Vec<Job>, StoreError> {
         let mut jobs = self.store().list(owner).await?;
         jobs.retain(|job| batch.is_none_or(|batch| job.batch == batch));
-        jobs.sort_by(|a, b| (a.created, a.number).partial_cmp(&(b.created, b.number)).unwrap_or(std::cmp::Ordering::Equal));
+        jobs.sort_by(|a, b| {
+            (a.created, a.number)
+                .partial_cmp(&(b.created, b.number))
+                .unwrap_or(std::cmp::Ordering::Equal)
+        });
         if batch.is_none() {
             jobs.reverse();
         }
@@ -249,6 +256,9 @@ impl Jobs {
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, CancellationToken>> {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

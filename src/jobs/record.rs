@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use stt_actors::{Options, Priority, Progress, TargetLanguage};
+use stt_actors::{Options, Priority, Progress};
 
 use crate::render::{Details, Format};
 
@@ -54,8 +54,10 @@ pub struct Job {
 /// Who submitted a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Submitter {
-    /// The id of the key; `None`: no key.
+    /// The durable id of the key; `None`: no key.
     pub key: Option<String>,
+    /// What the id was made with.
+    pub salt: [u8; 16],
     /// The address.
     pub address: Option<IpAddr>,
     /// The priority of its work.
@@ -76,8 +78,6 @@ pub struct StoredAudio {
 pub struct JobForm {
     /// How to transcribe.
     pub options: Options,
-    /// The language of a translation.
-    pub target: TargetLanguage,
     /// The format of the result, unless another one is asked for.
     pub format: Format,
     /// What the result contains besides the text.
@@ -189,7 +189,11 @@ impl Job {
     /// Records the end. The job is kept for `keep` afterwards.
     pub fn end(&mut self, error: Option<Failure>, keep: Duration) {
         let at = now();
-        self.state = if error.is_some() { State::Failed } else { State::Done };
+        self.state = if error.is_some() {
+            State::Failed
+        } else {
+            State::Done
+        };
         self.error = error;
         self.finished = Some(at);
         self.expires = Some(at + keep.as_secs_f64());
@@ -201,5 +205,8 @@ impl Job {
 
 /// The time, in Unix seconds.
 pub fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }

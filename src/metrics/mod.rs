@@ -5,6 +5,7 @@
 //! their series exist from the first scrape.
 
 pub mod escalation;
+pub mod jobs;
 pub mod keys;
 pub mod live;
 pub mod tls;
@@ -311,6 +312,7 @@ fn describe() {
         "Workers that did not start, crashed, were killed or had to be killed, by role."
     );
     keys::describe();
+    jobs::describe();
     live::describe();
     tls::describe();
     stages::describe();
@@ -362,6 +364,7 @@ fn register() {
     keys::record_reload(true);
     stages::register();
     escalation::register();
+    jobs::register();
     live::register();
     tls::register();
     for kind in ErrorType::ALL {

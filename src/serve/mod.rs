@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::board::{Board, Identity};
 use crate::http::UploadStore;
-use crate::http::{self, AppState, ClientSecrets, Limits};
+use crate::http::{self, Accounts, AppState, ClientSecrets, JobService, Limits};
 use crate::keys::{self, Further, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::notify::Notifier;
@@ -68,6 +68,13 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         tokio::spawn(warn_of_language(stt.clone(), language));
     }
     let limits = Limits::new(settings);
+    let accounts = Accounts {
+        limits: limits.clone(),
+        keys: keyring.clone(),
+        metrics: metrics.clone(),
+    };
+    let jobs = JobService::new(settings, stt.clone(), accounts);
+    jobs.resume().await;
     let mut settings = loaded.settings;
     // The keyring holds their digests; nothing needs the keys themselves from here on.
     settings.api_keys = Vec::new();
@@ -80,6 +87,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         uploads: uploads.clone(),
         metrics,
         board: board.clone(),
+        jobs: jobs.clone(),
     };
     let wyoming = wyoming::start(wyoming_sockets, &state.settings, state.clone())?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -90,6 +98,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         stt,
         tree_ended,
         board,
+        jobs,
         wyoming,
         server_handle: server.handle(),
         server: tokio::spawn(server),
@@ -130,6 +139,7 @@ struct Running {
     stt: Stt,
     tree_ended: TreeEnded,
     board: Board,
+    jobs: JobService,
     wyoming: Option<Wyoming>,
     server_handle: ServerHandle,
     server: JoinHandle<std::io::Result<()>>,
@@ -164,6 +174,7 @@ impl Running {
                 }
             }
         };
+        self.jobs.stopped().await;
         // Viewers would keep their connections open.
         self.board.close();
         // The tree has answered every request; the servers still have to send the last responses.

@@ -15,9 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use serde::de::DeserializeOwned;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use stt_actors::Progress;
 use stt_actors::domain::finished::{FinishedPart, FinishedWork};
 use stt_actors::domain::transcript::Transcript;
@@ -92,7 +94,11 @@ impl EmbeddedStore {
         };
         for mut job in jobs {
             if job.state == State::Running {
-                info!(job = job.id, chunks_done = job.progress.chunks_done, "a job of the last run goes on");
+                info!(
+                    job = job.id,
+                    chunks_done = job.progress.chunks_done,
+                    "a job of the last run goes on"
+                );
                 job.state = State::Queued;
             }
             content.adopt(job);
@@ -113,7 +119,8 @@ impl EmbeddedStore {
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.0);
         let done = tokio::task::spawn_blocking(move || work(&inner, &mut inner.lock()));
-        done.await.unwrap_or_else(|panic| Err(StoreError::Unavailable(panic.to_string())))
+        done.await
+            .unwrap_or_else(|panic| Err(StoreError::Unavailable(panic.to_string())))
     }
 
     /// Changes a job in the database, together with whatever `more` writes, and then in memory.
@@ -158,7 +165,8 @@ impl Inner {
             content.database = Some(open(&self.path)?);
             info!("the database of jobs is open again");
         }
-        (content.database.as_ref()).ok_or_else(|| StoreError::Unavailable("it is closed".to_owned()))
+        (content.database.as_ref())
+            .ok_or_else(|| StoreError::Unavailable("it is closed".to_owned()))
     }
 
     /// Commits what `change` writes, or nothing.
@@ -212,7 +220,9 @@ impl JobStore for EmbeddedStore {
 
     async fn put(&self, jobs: Vec<Job>) -> Result<Put, StoreError> {
         self.blocking(move |inner, content| {
-            if let Some((owner, Some(key))) = jobs.first().map(|job| (&job.owner, &job.idempotency_key)) {
+            if let Some((owner, Some(key))) =
+                jobs.first().map(|job| (&job.owner, &job.idempotency_key))
+            {
                 let known = content.known(owner, key);
                 if !known.is_empty() {
                     return Ok(Put::Known(known));
@@ -250,7 +260,10 @@ impl JobStore for EmbeddedStore {
     async fn counts(&self, client: Option<&str>) -> Result<Counts, StoreError> {
         let mut counts = Counts::default();
         let content = self.0.lock();
-        content.jobs.values().for_each(|job| counts.add(job, client));
+        content
+            .jobs
+            .values()
+            .for_each(|job| counts.add(job, client));
         Ok(counts)
     }
 
@@ -265,17 +278,31 @@ impl JobStore for EmbeddedStore {
         let Some((job, ())) = taken.await? else {
             return Ok(None);
         };
-        let finished = self.blocking(move |inner, content| finished_work(inner.database(content)?, &id));
-        Ok(Some(Claimed { job, finished: finished.await? }))
+        let finished =
+            self.blocking(move |inner, content| finished_work(inner.database(content)?, &id));
+        Ok(Some(Claimed {
+            job,
+            finished: finished.await?,
+        }))
     }
 
     async fn renew(&self, id: &str) -> Result<bool, StoreError> {
         let content = self.0.lock();
-        Ok(content.jobs.get(id).is_some_and(|job| job.state == State::Running))
+        Ok(content
+            .jobs
+            .get(id)
+            .is_some_and(|job| job.state == State::Running))
     }
 
-    async fn save(&self, id: &str, progress: Progress, parts: Vec<FinishedPart>) -> Result<bool, StoreError> {
-        let progressed = parts.iter().any(|part| matches!(part, FinishedPart::Chunk(_)));
+    async fn save(
+        &self,
+        id: &str,
+        progress: Progress,
+        parts: Vec<FinishedPart>,
+    ) -> Result<bool, StoreError> {
+        let progressed = parts
+            .iter()
+            .any(|part| matches!(part, FinishedPart::Chunk(_)));
         let change = move |job: &mut Job, _: &Inner| {
             job.progress = progress;
             if progressed {
@@ -287,7 +314,10 @@ impl JobStore for EmbeddedStore {
             let mut table = transaction.open_table(PARTS).map_err(failed)?;
             let of_job = (&*job.id, 0)..=(&*job.id, u64::MAX);
             let last = table.range(of_job).map_err(failed)?.next_back();
-            let last = last.transpose().map_err(failed)?.map(|(key, _)| key.value().1);
+            let last = last
+                .transpose()
+                .map_err(failed)?
+                .map(|(key, _)| key.value().1);
             let next = last.map_or(0, |last| last + 1);
             for (number, part) in (next..).zip(&parts) {
                 let json = encode(part)?;
@@ -298,7 +328,11 @@ impl JobStore for EmbeddedStore {
         Ok(self.change(id, change, append).await?.is_some())
     }
 
-    async fn finish(&self, id: &str, end: Result<Transcript, Failure>) -> Result<Option<Job>, StoreError> {
+    async fn finish(
+        &self,
+        id: &str,
+        end: Result<Transcript, Failure>,
+    ) -> Result<Option<Job>, StoreError> {
         let (result, error) = match end {
             Ok(transcript) => (Some(encode(&transcript)?), None),
             Err(error) => (None, Some(error)),
@@ -365,7 +399,10 @@ impl JobStore for EmbeddedStore {
 
     async fn expired(&self, at: f64) -> Result<Vec<Job>, StoreError> {
         let content = self.0.lock();
-        let expired = content.jobs.values().filter(|job| job.expires.is_some_and(|expires| expires <= at));
+        let expired = content
+            .jobs
+            .values()
+            .filter(|job| job.expires.is_some_and(|expires| expires <= at));
         Ok(expired.cloned().collect())
     }
 
@@ -373,7 +410,10 @@ impl JobStore for EmbeddedStore {
         let content = self.0.lock();
         let (mut due, mut next) = (Vec::new(), None);
         for job in content.jobs.values() {
-            let pending = job.callback.as_ref().filter(|callback| callback.state == CallbackState::Pending);
+            let pending = job
+                .callback
+                .as_ref()
+                .filter(|callback| callback.state == CallbackState::Pending);
             match pending.and_then(|callback| callback.next) {
                 Some(time) if time <= at => due.push(job.clone()),
                 Some(time) => next = Some(next.map_or(time, |next: f64| next.min(time))),
@@ -418,7 +458,10 @@ fn load(database: &Database) -> Result<([u8; 16], Vec<Job>), StoreError> {
     let salt;
     {
         let mut store = transaction.open_table(STORE).map_err(failed)?;
-        let known = store.get(SALT).map_err(failed)?.and_then(|known| known.value().try_into().ok());
+        let known = store
+            .get(SALT)
+            .map_err(failed)?
+            .and_then(|known| known.value().try_into().ok());
         salt = known.unwrap_or_else(|| *uuid::Uuid::new_v4().as_bytes());
         store.insert(SALT, salt.as_slice()).map_err(failed)?;
         let table = transaction.open_table(JOBS).map_err(failed)?;
@@ -479,7 +522,12 @@ fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, StoreError> {
 fn failed(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Io(error)
-            if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) =>
+            if matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::FileTooLarge
+            ) =>
         {
             StoreError::Full
         }

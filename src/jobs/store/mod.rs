@@ -73,7 +73,10 @@ impl Counts {
     /// The number of jobs in a state.
     pub fn of(&self, state: State) -> usize {
         let counts = self.by_state.iter().zip(State::ALL);
-        counts.filter(|(_, other)| *other == state).map(|(count, _)| count).sum()
+        counts
+            .filter(|(_, other)| *other == state)
+            .map(|(count, _)| count)
+            .sum()
     }
 }
 
@@ -111,11 +114,20 @@ pub trait JobStore: Send + Sync {
     async fn renew(&self, id: &str) -> Result<bool, StoreError>;
 
     /// Stores progress and newly finished work. Returns whether this node still has the job.
-    async fn save(&self, id: &str, progress: Progress, parts: Vec<FinishedPart>) -> Result<bool, StoreError>;
+    async fn save(
+        &self,
+        id: &str,
+        progress: Progress,
+        parts: Vec<FinishedPart>,
+    ) -> Result<bool, StoreError>;
 
     /// Stores the result, or why there is none, and ends the job. Returns whether this node still had it: only one
     /// node's end counts.
-    async fn finish(&self, id: &str, end: Result<Transcript, Failure>) -> Result<Option<Job>, StoreError>;
+    async fn finish(
+        &self,
+        id: &str,
+        end: Result<Transcript, Failure>,
+    ) -> Result<Option<Job>, StoreError>;
 
     /// Puts a job back into the queue. With `blameless`, the attempt does not count.
     async fn release(&self, id: &str, blameless: bool) -> Result<(), StoreError>;
