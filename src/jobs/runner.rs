@@ -217,7 +217,14 @@ impl Runner {
                 event = events.next() => event,
             };
             match event {
-                Some(Ok(Event::Done(transcript))) => return End::Done(Box::new(transcript)),
+                Some(Ok(Event::Done(transcript))) => {
+                    info!(
+                        job = job.id,
+                        chunks = progress.chunks_done,
+                        "all chunks of a job are done"
+                    );
+                    return End::Done(Box::new(transcript));
+                }
                 Some(Ok(Event::Progress(now))) => {
                     progress = now;
                     if !self.save(job, progress, &mut unsaved).await {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use requests::{
-    AsrForm, InferenceForm, InputAudio, TierForm, TranscriptionForm, TranscriptionJson,
+    AsrForm, InferenceForm, InputAudio, JobForm, TierForm, TranscriptionForm, TranscriptionJson,
     TranslationForm, TranslationJson,
 };
 
