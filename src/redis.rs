@@ -88,6 +88,27 @@ struct Client {
     server: String,
 }
 
+/// Commands of other parts of the program, over a connection of their own.
+pub struct RedisCommands(Client);
+
+impl RedisCommands {
+    /// The first call connects.
+    ///
+    /// # Errors
+    /// The URL is not valid.
+    pub fn new(url: &str) -> Result<Self, RedisUrlError> {
+        Ok(Self(Client::new(url)?))
+    }
+
+    /// Sends a command. It ends within [`TIME_LIMIT`].
+    ///
+    /// # Errors
+    /// Redis cannot be reached, or answered with an error.
+    pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, DirectoryError> {
+        self.0.run(Commands::One(command)).await
+    }
+}
+
 /// What a call sends.
 enum Commands<'a> {
     One(&'a Cmd),

@@ -9,6 +9,8 @@ use utoipa::ToSchema;
 
 use super::{Identity, history, warnings};
 use crate::host_memory::private_bytes;
+use crate::jobs::record::State;
+use crate::metrics::jobs::last_counts;
 
 /// The state of the node and of its last 15 minutes.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -25,6 +27,9 @@ pub struct Report {
     pub lanes: Vec<LaneReport>,
     /// Work that is not done yet.
     pub queue: QueueReport,
+    /// Jobs; null until the store of jobs is open.
+    #[schema(required)]
+    pub jobs: Option<JobsReport>,
     /// The cold workers.
     pub pool: PoolReport,
     /// The memory that limits the number of workers.
@@ -134,6 +139,25 @@ pub struct WaitingChunks {
     pub job: usize,
     /// Of work that may never be needed.
     pub spare: usize,
+}
+
+/// Jobs that are kept.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Jobs)]
+#[serde(deny_unknown_fields)]
+pub struct JobsReport {
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Jobs that a node works on.
+    pub running: usize,
+    /// Jobs with a result.
+    pub done: usize,
+    /// Jobs with an error.
+    pub failed: usize,
+    /// Bytes of stored audio.
+    pub audio_bytes: u64,
+    /// Seconds of audio that the running jobs of this node still need.
+    pub remaining_seconds: f64,
 }
 
 /// The cold workers.
@@ -269,6 +293,7 @@ impl Report {
             uptime_seconds: seconds(snapshot.age),
             node: node(&snapshot, identity),
             queue: queue(&snapshot),
+            jobs: jobs(&snapshot),
             pool: PoolReport {
                 active: snapshot.pool.active,
                 loading: snapshot.pool.loading,
@@ -341,6 +366,18 @@ fn queue(snapshot: &Snapshot) -> QueueReport {
         drain_seconds: seconds(snapshot.drain_estimate()),
         live_sessions: snapshot.live_sessions,
     }
+}
+
+fn jobs(snapshot: &Snapshot) -> Option<JobsReport> {
+    let counts = last_counts()?;
+    Some(JobsReport {
+        queued: counts.of(State::Queued),
+        running: counts.of(State::Running),
+        done: counts.of(State::Done),
+        failed: counts.of(State::Failed),
+        audio_bytes: counts.audio_bytes,
+        remaining_seconds: rounded(snapshot.background.audio_seconds()),
+    })
 }
 
 fn memory(snapshot: &Snapshot, lanes: &[LaneReport]) -> MemoryReport {

@@ -20,14 +20,18 @@ use crate::jobs::callback::{self, CallbackPolicy};
 use crate::jobs::record::{Failure, Job};
 use crate::jobs::runner::{self, Hooks};
 use crate::jobs::store::embedded::EmbeddedStore;
+use crate::jobs::store::shared::SharedStore;
 use crate::jobs::store::{JobStore, StoreError};
 use crate::jobs::{JobLimits, Jobs};
 use crate::keys::Keyring;
 use crate::metrics::{Endpoint, Exporter, Transcribed, record_timings};
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 
 /// How long the end of the server waits until running jobs are back in the queue.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// The pause before a shared store that could not be opened is tried again.
+const REOPEN_PAUSE: Duration = Duration::from_secs(5);
 
 /// The jobs of this node. Clones refer to the same jobs.
 #[derive(Clone)]
@@ -36,6 +40,8 @@ pub struct JobService(Arc<Inner>);
 struct Inner {
     limits: JobLimits,
     callbacks: CallbackPolicy,
+    /// Where several nodes share their jobs: the URL of Redis, and the name of this node.
+    shared: Option<(Secret, String)>,
     max_upload_bytes: u64,
     stt: Stt,
     hooks: Hooks,
@@ -91,6 +97,7 @@ impl JobService {
                 secret: settings.jobs.callback_secret.clone(),
                 hosts: settings.jobs.callback_hosts.clone(),
             },
+            shared: shared(settings),
             max_upload_bytes: settings.max_upload_bytes,
             stt,
             hooks: Hooks {
@@ -105,7 +112,16 @@ impl JobService {
 
     /// Goes on with the jobs of the last run, if there are any.
     pub async fn resume(&self) {
-        if EmbeddedStore::exists(&self.0.limits.folder)
+        if self.0.shared.is_some() {
+            // Redis may come later than this node.
+            let service = self.clone();
+            self.0.runtime.spawn(async move {
+                while let Err(error) = service.get().await {
+                    warn!(%error, "jobs cannot be used (JOBS_SHARED)");
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                }
+            });
+        } else if EmbeddedStore::exists(&self.0.limits.folder)
             && let Err(error) = self.get().await
         {
             warn!(%error, "jobs cannot be used (JOBS_DIR)");
@@ -159,6 +175,7 @@ impl JobService {
     /// Opens the store and starts what works on its jobs.
     async fn start(&self) -> Result<OpenJobs, StoreError> {
         let (limits, largest) = (self.0.limits.clone(), self.0.max_upload_bytes);
+        let is_shared = self.0.shared.is_some();
         let opening = tokio::task::spawn_blocking(move || {
             let unusable = |error: std::io::Error| {
                 StoreError::Unavailable(format!("{}: {error}", limits.folder.display()))
@@ -166,13 +183,25 @@ impl JobService {
             let audio = AudioFolder::open(&limits.folder).map_err(unusable)?;
             let uploads = limits.folder.join("uploads");
             let uploads = UploadStore::open(&uploads, largest).map_err(unusable)?;
-            let store = EmbeddedStore::open(&limits.folder, limits.time_to_live)?;
-            let store: Arc<dyn JobStore> = Arc::new(store);
-            Ok((Jobs::new(limits, store, audio), uploads))
+            let embedded = if is_shared {
+                None
+            } else {
+                Some(EmbeddedStore::open(&limits.folder, limits.time_to_live)?)
+            };
+            Ok((audio, uploads, embedded))
         });
         let opened = opening.await;
-        let (jobs, uploads) =
+        let (audio, uploads, embedded) =
             opened.unwrap_or_else(|panic| Err(StoreError::Unavailable(panic.to_string())))?;
+        let limits = self.0.limits.clone();
+        let store: Arc<dyn JobStore> = match (embedded, &self.0.shared) {
+            (None, Some((url, node))) => {
+                Arc::new(SharedStore::open(url, node, limits.time_to_live).await?)
+            }
+            (Some(embedded), _) => Arc::new(embedded),
+            (None, None) => return Err(StoreError::Unavailable("there is none".to_owned())),
+        };
+        let jobs = Jobs::new(limits, store, audio);
         info!(folder = %self.0.limits.folder.display(), "the store of jobs is open");
         let (stt, hooks) = (self.0.stt.clone(), self.0.hooks.clone());
         let runner = self.0.runtime.spawn(runner::run(jobs.clone(), stt, hooks));
@@ -186,6 +215,19 @@ impl JobService {
             runner: std::sync::Mutex::new(Some(runner)),
         })
     }
+}
+
+/// Where several nodes share their jobs, if the settings say so.
+fn shared(settings: &Settings) -> Option<(Secret, String)> {
+    if !settings.jobs.shared {
+        return None;
+    }
+    let Some(url) = settings.redis_url.clone() else {
+        warn!("JOBS_SHARED has no effect without REDIS_URL: jobs stay on this node");
+        return None;
+    };
+    let node = settings.node_id.clone();
+    Some((url, node.unwrap_or_else(|| settings.node_host.clone())))
 }
 
 /// The error of a failed job, as other replies report it.

@@ -31,6 +31,9 @@ use audio::AudioFolder;
 use record::{Job, State, now};
 use store::{Counts, JobStore, Put, StoreError};
 
+/// Jobs that are kept at most, of all clients.
+const MOST_JOBS: usize = 10_000;
+
 /// Jobs of one owner that are listed at most.
 const MOST_LISTED: usize = 1000;
 
@@ -75,7 +78,9 @@ pub enum JobError {
     )]
     TooMany(usize),
     /// The stored audio would exceed its limit.
-    #[error("the audio of all jobs takes the space that it may take (JOB_STORAGE_MB)")]
+    #[error(
+        "the audio of all jobs takes the space that it may take (JOB_STORAGE_MB), or the server keeps ten thousand jobs"
+    )]
     StorageFull,
 }
 
@@ -130,12 +135,17 @@ impl Jobs {
     /// # Errors
     /// The client has too many jobs, the stored audio takes too much space, or the store failed.
     pub async fn check_room(&self, client: &str, more: usize) -> Result<(), JobError> {
-        let counts = self.store().counts(Some(client)).await?;
-        let most = self.0.limits.per_client;
-        if counts.of_client + more > most {
+        self.check(client, more, 1).await
+    }
+
+    /// `bytes`: the size of the audio of all `more` jobs.
+    async fn check(&self, client: &str, more: usize, bytes: u64) -> Result<(), JobError> {
+        let (counts, limits) = (self.store().counts(Some(client)).await?, &self.0.limits);
+        if counts.of_client + more > limits.per_client {
             return Err(JobError::TooMany(counts.of_client));
         }
-        if counts.audio_bytes >= self.0.limits.storage_bytes {
+        let kept: usize = counts.by_state.iter().sum();
+        if kept + more > MOST_JOBS || counts.audio_bytes + bytes > limits.storage_bytes {
             return Err(JobError::StorageFull);
         }
         Ok(())
@@ -160,14 +170,9 @@ impl Jobs {
     }
 
     async fn put(&self, jobs: Vec<Job>) -> Result<Put, JobError> {
-        let client = jobs.first().map(|job| job.client.clone());
-        let counts = self.store().counts(client.as_deref()).await?;
-        if counts.of_client + jobs.len() > self.0.limits.per_client {
-            return Err(JobError::TooMany(counts.of_client));
-        }
-        let added: u64 = jobs.iter().map(|job| job.audio.bytes).sum();
-        if counts.audio_bytes + added > self.0.limits.storage_bytes {
-            return Err(JobError::StorageFull);
+        let bytes = jobs.iter().map(|job| job.audio.bytes).sum();
+        if let Some(first) = jobs.first() {
+            self.check(&first.client, jobs.len(), bytes).await?;
         }
         Ok(self.store().put(jobs).await?)
     }

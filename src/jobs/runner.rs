@@ -49,6 +49,7 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
     let mut changes = runner.jobs.changes();
     let mut hot = runner.stt.hot_states();
     let mut upkeep = interval(UPKEEP);
+    let mut poll = interval(runner.jobs.store().poll());
     loop {
         runner.fill(&mut running).await;
         runner.report().await;
@@ -57,6 +58,7 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
             _ = changes.changed() => {}
             _ = hot.changed() => {}
             Some(_) = running.join_next() => {}
+            _ = poll.tick() => {}
             _ = upkeep.tick() => {
                 if let Err(error) = runner.jobs.expire().await {
                     warn!(%error, "expired jobs could not be removed");
@@ -79,7 +81,9 @@ struct Runner {
 enum End {
     Done(Box<Transcript>),
     Failed(SttError),
-    /// The job was removed, or another node has it.
+    /// It was deleted, after these seconds of audio.
+    Cancelled(f64),
+    /// Another node has it.
     Lost,
     /// The server is shutting down.
     Draining,
@@ -203,14 +207,14 @@ impl Runner {
         let mut draining = false;
         loop {
             let event = tokio::select! {
-                () = cancelled.cancelled() => return End::Lost,
+                () = cancelled.cancelled() => return End::Cancelled(progress.seconds_done),
                 () = self.stt.draining(), if !draining => {
                     draining = true;
                     continue;
                 }
                 _ = renewal.tick() => {
                     if matches!(self.jobs.store().renew(&job.id).await, Ok(false)) {
-                        return End::Lost;
+                        return self.lost(job, progress).await;
                     }
                     continue;
                 }
@@ -228,7 +232,7 @@ impl Runner {
                 Some(Ok(Event::Progress(now))) => {
                     progress = now;
                     if !self.save(job, progress, &mut unsaved).await {
-                        return End::Lost;
+                        return self.lost(job, progress).await;
                     }
                     if draining {
                         return End::Draining;
@@ -247,6 +251,14 @@ impl Runner {
                 }
                 None => return End::Failed(SttError::Internal("the events of the job ended")),
             }
+        }
+    }
+
+    /// Why this node has a job no more.
+    async fn lost(&self, job: &Job, progress: Progress) -> End {
+        match self.jobs.store().get(&job.id).await {
+            Ok(None) => End::Cancelled(progress.seconds_done),
+            Ok(Some(_)) | Err(_) => End::Lost,
         }
     }
 
@@ -304,7 +316,11 @@ impl Runner {
                     metrics::record_end(Outcome::Failed);
                 }
             }
-            End::Lost => info!(job = job.id, "a job was removed, or another node has it"),
+            End::Cancelled(seconds) => {
+                info!(job = job.id, "a job was deleted while it ran");
+                (self.hooks.charge)(job, seconds);
+            }
+            End::Lost => info!(job = job.id, "another node has a job"),
             End::Draining => {
                 info!(
                     job = job.id,

@@ -1,5 +1,7 @@
 //! Jobs and their callbacks.
 
+use std::sync::{Mutex, PoisonError};
+
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use crate::jobs::record::State;
@@ -71,8 +73,21 @@ pub fn record_callback(outcome: CallbackOutcome) {
     callbacks(outcome).increment(1);
 }
 
+/// The numbers that were set last.
+static LAST: Mutex<Option<Counts>> = Mutex::new(None);
+
+/// The numbers of stored jobs, as far as they are known; `None`: the store is not open.
+pub fn last_counts() -> Option<Counts> {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Sets the numbers of stored jobs.
 pub fn set_counts(counts: &Counts) {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(*counts);
+    export(counts);
+}
+
+fn export(counts: &Counts) {
     for state in State::ALL {
         gauge!(JOBS, "state" => state.as_str()).set(counts.of(state) as f64);
     }
@@ -94,7 +109,7 @@ pub(super) fn describe() {
 
 /// Creates every series.
 pub(super) fn register() {
-    set_counts(&Counts::default());
+    export(&Counts::default());
     for outcome in Outcome::ALL {
         let _ = ended(outcome);
     }

@@ -54,6 +54,7 @@ impl Default for Settings {
                 per_client: 100,
                 storage_bytes: 10_240 * MEGABYTE,
                 concurrency: 1,
+                shared: false,
                 callback_secret: None,
                 callback_hosts: Vec::new(),
             },

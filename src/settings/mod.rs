@@ -256,6 +256,8 @@ pub struct JobSettings {
     pub storage_bytes: u64,
     /// How many jobs run at the same time.
     pub concurrency: usize,
+    /// Whether the jobs are in Redis, and the folder is one that all nodes share.
+    pub shared: bool,
     /// Signs callbacks; `None`: there are none.
     pub callback_secret: Option<Secret>,
     /// Hosts that callbacks may go to although their address is not public, in lower case.

@@ -276,7 +276,7 @@ async fn a_draining_server_stops_its_job_at_a_chunk_and_the_next_one_finishes_it
     let url = format!("{}{JOBS}/{id}", second.url);
     let deleted = second.client.delete(&url).send().await.expect("an answer");
     assert_eq!(deleted.status(), 200);
-    second.log_line("a job was removed").await;
+    second.log_line("a job was deleted while it ran").await;
     assert!(
         second
             .metric("uttera_stt_jobs_total{outcome=\"cancelled\"}")

@@ -19,6 +19,7 @@ mod faults;
 mod hot_cold;
 mod identical_requests;
 mod jobs;
+mod jobs_shared;
 mod keys;
 mod language;
 mod leaks;

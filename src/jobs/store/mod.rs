@@ -1,10 +1,13 @@
-//! Where jobs are kept: a database in a file of this node ([`embedded`]), behind a trait for several nodes that share
-//! their jobs.
+//! Where jobs are kept: in a database in a file of this node ([`embedded`]), or in Redis for several nodes that share
+//! their jobs ([`shared`]).
 //!
 //! A job that is taken is *leased* to the node that took it. The embedded store belongs to one process, so that every
 //! lease ends when the store is opened again. In a store that nodes share, a lease ends unless it is renewed.
 
 pub mod embedded;
+pub mod shared;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use stt_actors::Progress;
@@ -85,6 +88,11 @@ impl Counts {
 pub trait JobStore: Send + Sync {
     /// Random bytes that stay the same as long as the store exists: ids of keys without a name are derived from them.
     fn salt(&self) -> [u8; 16];
+
+    /// How often the runner asks for jobs of which this process hears nothing.
+    fn poll(&self) -> Duration {
+        Duration::from_secs(10)
+    }
 
     /// Announces every change that this process makes or hears of, with a growing number.
     fn changes(&self) -> watch::Receiver<u64>;

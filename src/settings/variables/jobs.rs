@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Variable, row, secret};
 use crate::settings::Secret;
-use crate::settings::read::{MEGABYTE, number, positive_seconds};
+use crate::settings::read::{MEGABYTE, flag, number, positive_seconds};
 
 /// The shortest secret for signatures.
 const MIN_SECRET_BYTES: usize = 16;
@@ -53,6 +53,15 @@ pub const ROWS: &[Variable] = &[
         "How many jobs this node works on at the same time; 0: none, it only accepts them.",
         |s, v| {
             s.jobs.concurrency = number(v, 0, 64, "a whole number from 0 to 64")?;
+            Ok(())
+        },
+    ),
+    row(
+        "JOBS_SHARED",
+        "0",
+        "1: jobs are in Redis (REDIS_URL), and JOBS_DIR is a folder that all nodes share.",
+        |s, v| {
+            s.jobs.shared = flag(v)?;
             Ok(())
         },
     ),
