@@ -144,11 +144,6 @@ impl JobService {
         Ok(&self.open().await?.uploads)
     }
 
-    /// The jobs, if the store is open.
-    pub fn if_open(&self) -> Option<&Jobs> {
-        self.0.open.get().map(|open| &open.jobs)
-    }
-
     /// Which callbacks are accepted.
     pub fn callbacks(&self) -> &CallbackPolicy {
         &self.0.callbacks
