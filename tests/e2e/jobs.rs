@@ -50,7 +50,7 @@ async fn until(server: &Server, id: &str, status: &str) -> Value {
 
 /// Waits until chunks of a running job are done.
 async fn until_chunks_are_done(server: &Server, id: &str) {
-    let has = || async { job(server, id).await["seconds_done"].as_f64() > Some(0.0) };
+    let has = || async { job(server, id).await["seconds_done"].as_f64() > Some(5.0) };
     server.until("a chunk is done", has).await;
 }
 

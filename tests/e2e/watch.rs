@@ -73,7 +73,7 @@ async fn files_that_appear_in_a_folder_get_subtitles() {
         "watch",
         &text(&recordings),
         "--out",
-        &text(&out),
+        &text(&results),
         "--url",
         &server.url,
     ];
