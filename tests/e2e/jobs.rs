@@ -308,6 +308,7 @@ async fn a_full_disk_refuses_jobs_and_loses_none() {
     let filler = folder.path().join("filler");
     let mut file = std::fs::File::create(&filler).expect("creates");
     while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
     let full = server
         .post(JOBS, form(&sample("en-sentence.wav"), &[]))
         .await;

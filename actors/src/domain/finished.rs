@@ -79,7 +79,7 @@ impl FinishedWork {
     pub fn apply(&mut self, part: FinishedPart) {
         match part {
             FinishedPart::Cut { number, target } if number == self.targets.len() => {
-                self.cut(target)
+                self.cut(target);
             }
             FinishedPart::Cut { .. } => {}
             FinishedPart::Chunk(chunk) => {

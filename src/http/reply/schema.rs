@@ -213,6 +213,14 @@ pub struct StreamEvent {
     data: String,
 }
 
+/// An event of a job.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `routes::jobs` writes")]
+pub struct JobEvent {
+    /// JSON: the job, as `GET /v1/audio/jobs/{id}` returns it.
+    data: String,
+}
+
 /// The probability of a token.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]

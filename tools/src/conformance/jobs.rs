@@ -69,7 +69,7 @@ async fn job(target: Arc<Target>) -> anyhow::Result<()> {
     ensure!(result.text()?.contains("-->"), "the result is no SRT");
     let result = target.get(&format!("{path}/result?response_format=text"));
     let result = target.send(result).await?;
-    says(&result.text()?, &COMMAND)?;
+    says(result.text()?, &COMMAND)?;
     let events = target.send(target.get(&format!("{path}/events"))).await?;
     events.ensure_status(200)?;
     ensure!(

@@ -27,6 +27,7 @@ use crate::jobs::store::StoreError;
 pub fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
     components
         .schema_from::<schema::JobForm>()
+        .schema_from::<schema::JobEvent>()
         .schema_from::<report::JobReport>()
         .schema_from::<report::JobFailure>()
         .schema_from::<report::CallbackReport>()
@@ -59,10 +60,11 @@ pub fn paths(keys_required: bool) -> Vec<Path> {
         .response("200", json("It is removed.", "DeletedJob"));
     let one =
         item(with(one, missing())).operation(HttpMethod::Delete, with(delete, missing()).build());
-    let events = described(
-        "The job (`Job`) at once, and then after each change, each as `data`, until it is over.",
-    )
-    .content("text/event-stream", Content::new(Some(text())));
+    let events = described("The job at once, and then after each change, until it is over.")
+        .content(
+            "text/event-stream",
+            Content::new(Some(reference("JobEvent"))),
+        );
     let events = of_job("The same, after each change").response("200", events.build());
     vec![
         ("/v1/audio/jobs", jobs.build()),
