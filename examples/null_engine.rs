@@ -25,7 +25,7 @@ use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::board::{Board, Identity};
 use uttera_stt::http::UploadStore;
-use uttera_stt::http::{self, AppState, ClientSecrets, Limits};
+use uttera_stt::http::{self, Accounts, AppState, ClientSecrets, JobService, Limits};
 use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;
 use uttera_stt::settings::Settings;
@@ -158,15 +158,26 @@ async fn main() -> anyhow::Result<()> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)?;
+    let (limits, keys, metrics) = (
+        Limits::new(&settings),
+        Keyring::default(),
+        Exporter::install()?,
+    );
+    let accounts = Accounts {
+        limits: limits.clone(),
+        keys: keys.clone(),
+        metrics: metrics.clone(),
+    };
     let state = AppState {
+        jobs: JobService::new(&settings, stt.clone(), accounts),
         board: Board::new(stt.clone(), Identity::default(), None),
         stt,
-        keys: Keyring::default(),
+        keys,
         client_secrets: ClientSecrets::default(),
-        limits: Limits::new(&settings),
+        limits,
         settings: Arc::new(settings),
         uploads,
-        metrics: Exporter::install()?,
+        metrics,
     };
     let server = http::server(listener, state, None, 2)?;
     println!("http://{address}");

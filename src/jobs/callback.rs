@@ -5,6 +5,7 @@
 //! every address of it is checked, and the connection is made to a checked address, so that a second answer of the name
 //! server changes nothing. Redirects are not followed, and the reply is not read.
 
+use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -100,7 +101,11 @@ impl CallbackPolicy {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).ok()?;
         mac.update(format!("{at}.{body}").as_bytes());
         let digest = mac.finalize().into_bytes();
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = digest.iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
         Some(format!("t={at},v1={hex}"))
     }
 }

@@ -30,15 +30,21 @@ pub const RENEWAL: Duration = Duration::from_secs(5);
 /// The pause after the result of a job could not be stored.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
+/// Called with a job and its result.
+pub type DoneHook = Arc<dyn Fn(&Job, &Transcript) + Send + Sync>;
+
+/// Called with a job and seconds of audio.
+pub type ChargeHook = Arc<dyn Fn(&Job, f64) + Send + Sync>;
+
 /// What the runner needs from the rest of the server.
 #[derive(Clone)]
 pub struct Hooks {
     /// The error of a failed job, as other replies report it.
     pub failure: fn(SttError) -> Failure,
     /// Called with the result of each job.
-    pub done: Arc<dyn Fn(&Job, &Transcript) + Send + Sync>,
+    pub done: DoneHook,
     /// Charges the submitter for seconds of audio.
-    pub charge: Arc<dyn Fn(&Job, f64) + Send + Sync>,
+    pub charge: ChargeHook,
 }
 
 /// Runs jobs until the server shuts down. Ends when no job runs any more.

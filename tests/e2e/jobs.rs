@@ -118,8 +118,8 @@ async fn a_job_has_a_result_in_every_format_until_it_is_deleted() {
         Some("response_format"),
     )
     .await;
-    let list: Value = server.get(JOBS).await.json().await.expect("JSON");
-    assert_eq!(list["data"][0], last);
+    let all: Value = server.get(JOBS).await.json().await.expect("JSON");
+    assert_eq!(all["data"][0], last);
     for series in [
         "uttera_stt_jobs{state=\"done\"}",
         "uttera_stt_jobs_total{outcome=\"done\"}",
@@ -434,31 +434,24 @@ async fn a_callback_is_signed_and_repeated_even_after_a_restart() {
     second
         .until("the callback is delivered", is_delivered)
         .await;
-    let received = receiver
-        .received_requests()
-        .await
-        .expect("recorded")
-        .pop()
-        .expect("one");
-    let body = String::from_utf8(received.body).expect("UTF-8");
+    let mut requests = receiver.received_requests().await.expect("recorded");
+    let callback = requests.pop().expect("one");
+    let body = String::from_utf8(callback.body).expect("UTF-8");
     let report: Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(
         (&report["id"], &report["status"]),
         (&id.as_str().into(), &"done".into())
     );
-    let signature = received.headers["x-uttera-signature"]
+    let signature = callback.headers["x-uttera-signature"]
         .to_str()
         .expect("text");
     let (time, hmac) = signature.split_once(",v1=").expect("two parts");
     let time = time.strip_prefix("t=").expect("a time");
     let mut expected = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("a key");
     expected.update(format!("{time}.{body}").as_bytes());
-    let expected: String = expected
-        .finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let expected = expected.finalize().into_bytes();
+    let expected: Vec<String> = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = expected.concat();
     assert_eq!(hmac, expected);
     assert!(
         second

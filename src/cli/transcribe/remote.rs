@@ -178,11 +178,12 @@ fn idempotency_key(
     let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
     let modified = modified.unwrap_or_default().as_nanos();
     let what = format!(
-        "{path:?} {} {modified} {format:?} {options:?}",
+        "{} {} {modified} {format:?} {options:?}",
+        path.display(),
         metadata.len()
     );
     let digest = Sha256::digest(what.as_bytes());
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(uuid::Uuid::from_slice(&digest[..16])?.simple().to_string())
 }
 
 fn options(args: &TranscribeArgs) -> SpeechOptions {

@@ -192,14 +192,14 @@ impl JobStore for SharedStore {
         if known.is_empty() {
             return Ok(Put::Added(jobs));
         }
-        Ok(Put::Known(in_order(known)?))
+        Ok(Put::Known(in_order(&known)?))
     }
 
     async fn known(&self, owner: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError> {
         let known: Vec<String> = self
             .run(script!("known"), &[&known_as(owner, idempotency_key)])
             .await?;
-        in_order(known)
+        in_order(&known)
     }
 
     async fn get(&self, id: &str) -> Result<Option<Job>, StoreError> {
@@ -209,7 +209,7 @@ impl JobStore for SharedStore {
 
     async fn list(&self, owner: &str) -> Result<Vec<Job>, StoreError> {
         let jobs: Vec<String> = self.run(script!("list"), &[owner]).await?;
-        in_order(jobs)
+        in_order(&jobs)
     }
 
     async fn place(&self, id: &str) -> Result<Option<usize>, StoreError> {
@@ -319,7 +319,7 @@ impl JobStore for SharedStore {
 
     async fn expired(&self, at: f64) -> Result<Vec<Job>, StoreError> {
         let jobs: Vec<String> = self.run(script!("expired"), &[&at.to_string()]).await?;
-        in_order(jobs)
+        in_order(&jobs)
     }
 
     async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError> {
@@ -331,7 +331,7 @@ impl JobStore for SharedStore {
         let Some((next, due)) = found.split_first() else {
             return Ok((Vec::new(), None));
         };
-        Ok((in_order(due.to_vec())?, next.parse().ok()))
+        Ok((in_order(due)?, next.parse().ok()))
     }
 
     async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError> {
@@ -352,7 +352,7 @@ impl JobStore for SharedStore {
 
     async fn audio_in_use(&self) -> Result<Vec<String>, StoreError> {
         let open: Vec<String> = self.run(script!("open"), &[]).await?;
-        Ok(in_order(open)?
+        Ok(in_order(&open)?
             .into_iter()
             .map(|job| job.audio.key)
             .collect())
@@ -366,7 +366,7 @@ fn known_as(owner: &str, key: &str) -> String {
 }
 
 /// Jobs in the order of their submission.
-fn in_order(jobs: Vec<String>) -> Result<Vec<Job>, StoreError> {
+fn in_order(jobs: &[String]) -> Result<Vec<Job>, StoreError> {
     let mut jobs = jobs
         .iter()
         .map(|json| decode(json))
