@@ -115,6 +115,7 @@ async fn upload(stt: &Stt, source: AudioSource, options: Options) -> anyhow::Res
         escalates: false,
         streamed: false,
         urgency: Urgency::Queued,
+        finished: None,
         trace: stt_actors::Trace::default(),
     };
     let admission = stt.admit(AdmissionRequest::of(Client::new("measurement")))?;

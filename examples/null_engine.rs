@@ -28,7 +28,9 @@ use uttera_stt::audio::vad::silero::Weights;
 use uttera_stt::audio::{Decoder, DecoderLimits};
 use uttera_stt::board::{Board, Identity};
 use uttera_stt::http::UploadStore;
-use uttera_stt::http::{self, AppState, ClientSecrets, DrainRequests, Limits, LoadReport};
+use uttera_stt::http::{
+    self, Accounts, AppState, ClientSecrets, DrainRequests, JobService, Limits, LoadReport,
+};
 use uttera_stt::keys::Keyring;
 use uttera_stt::metrics::Exporter;
 use uttera_stt::redis::{NodeAddress, RedisDirectory, RedisPem};
@@ -165,18 +167,29 @@ async fn main() -> anyhow::Result<()> {
     let (stt, mut ended) = Stt::start(ports, config(&settings)).await?;
     stt.ready().await.map_err(anyhow::Error::msg)?;
     let uploads = UploadStore::open(&UploadStore::default_parent(), settings.max_upload_bytes)?;
+    let (limits, keys, metrics) = (
+        Limits::new(&settings),
+        Keyring::default(),
+        Exporter::install()?,
+    );
+    let accounts = Accounts {
+        limits: limits.clone(),
+        keys: keys.clone(),
+        metrics: metrics.clone(),
+    };
     let state = AppState {
+        jobs: JobService::new(&settings, None, stt.clone(), accounts),
         board: Board::new(stt.clone(), Identity::default(), None),
         stt,
-        keys: Keyring::default(),
+        keys,
         client_secrets: ClientSecrets::default(),
-        limits: Limits::new(&settings),
         allow_list: AllowList::new(&settings.allowed_networks),
         load_report: LoadReport::default(),
         drain_requests: DrainRequests::default(),
+        limits,
         settings: Arc::new(settings),
         uploads,
-        metrics: Exporter::install()?,
+        metrics,
     };
     let server = http::server(listener, state, None, 2)?;
     println!("http://{address}");

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod fallback;
 pub mod host_memory;
 pub mod http;
+pub mod jobs;
 pub mod keys;
 pub mod language;
 pub mod libretranslate;

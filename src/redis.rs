@@ -77,6 +77,27 @@ pub struct RedisDirectory {
     node: NodeAddress,
 }
 
+/// Commands of other parts of the program, over a connection of their own.
+pub struct RedisCommands(Client);
+
+impl RedisCommands {
+    /// The first call connects. `pem`: certificates for `rediss://`.
+    ///
+    /// # Errors
+    /// The URL or a certificate is invalid.
+    pub fn new(url: &str, pem: &RedisPem) -> Result<Self, RedisUrlError> {
+        Ok(Self(Client::new(url, pem)?))
+    }
+
+    /// Sends a command. It ends within [`TIME_LIMIT`].
+    ///
+    /// # Errors
+    /// Redis cannot be reached, or answered with an error.
+    pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, DirectoryError> {
+        self.0.run(Commands::One(command)).await
+    }
+}
+
 /// The record as JSON. The order of the fields is part of the public contract.
 #[derive(Serialize)]
 struct Value<'a> {

@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use stt_actors::domain::transcript::{Removed, Segment, Task, Transcript, Word};
 
 use crate::language;
 
 /// `response_format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Format {
     /// `{"text", "usage"}`.
     Json,
@@ -23,7 +25,7 @@ pub enum Format {
 }
 
 /// Optional parts of a JSON reply: `timestamp_granularities[]` and `include[]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a part of its own")]
 pub struct Details {
     /// Segments, in verbose_json.

@@ -15,7 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::config::{Ports, TreeConfig};
 use crate::domain::error::{LiveError, SttError, TranslationError};
 use crate::domain::ids::WorkerRole;
-use crate::domain::job::Job;
+use crate::domain::job::{Client, Job, Priority};
 use crate::domain::live::{LiveClient, LiveOptions};
 use crate::domain::transcript::Transcript;
 use crate::domain::translation::TranslationJob;
@@ -130,6 +130,39 @@ impl Stt {
             slot,
             wait_estimate,
         })
+    }
+
+    /// Admits a job. It waits for all other work, so that neither the length of the queue nor the number of requests
+    /// rejects it.
+    ///
+    /// # Errors
+    /// The node cannot work now: the model is loading or failed, or the server is shutting down.
+    pub fn admit_job(&self, client: Client, priority: Priority) -> Result<Admission, SttError> {
+        let slot = self.status.take_slot(AdmissionRequest {
+            priority,
+            background: true,
+            ..AdmissionRequest::of(client)
+        });
+        let snapshot = self.snapshot();
+        admission::reject_if_unable(&snapshot, self.has_fallback)?;
+        if matches!(snapshot.hot, HotState::Asleep(_)) {
+            let _ = self.supervisor.cast(SupervisorMessage::Wake);
+        }
+        Ok(Admission {
+            wait_estimate: snapshot.wait_estimate(slot.ahead()),
+            slot,
+        })
+    }
+
+    /// Waits until the server is shutting down.
+    pub async fn draining(&self) {
+        let mut changes = self.status.subscribe_routing();
+        while !self.status.is_draining() {
+            if changes.changed().await.is_err() {
+                // The status lives as long as this handle.
+                return;
+            }
+        }
     }
 
     /// Starts a transcription and returns its events. Dropping the stream cancels it.

@@ -1,5 +1,6 @@
 //! A call: the request that each of its attempts sends.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -12,7 +13,7 @@ use crate::headers::ServerHeaders;
 /// A request, which may be sent several times.
 pub(crate) struct Call {
     pub method: Method,
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     pub fields: Vec<(String, String)>,
     /// The name of the form field with the audio, and the audio.
     pub audio: Option<(&'static str, Audio)>,
@@ -25,16 +26,23 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub fn get(path: &'static str) -> Self {
+    pub fn get(path: impl Into<Cow<'static, str>>) -> Self {
         Self {
             method: Method::GET,
-            path,
+            path: path.into(),
             fields: Vec::new(),
             audio: None,
             request_id: None,
             headers: Vec::new(),
             timeout: None,
             streamed: false,
+        }
+    }
+
+    pub fn delete(path: String) -> Self {
+        Self {
+            method: Method::DELETE,
+            ..Self::get(path)
         }
     }
 

@@ -7,6 +7,7 @@ mod client;
 mod error;
 mod events;
 mod headers;
+mod jobs;
 pub mod language;
 mod node;
 mod pool;
@@ -28,6 +29,7 @@ pub use client::{Client, Model};
 pub use error::Error;
 pub use events::{Delta, EventStream, SpeechEvent, StreamDone};
 pub use headers::ServerHeaders;
+pub use jobs::{Job, JobCallback, JobFailure, JobOptions, JobStatus};
 #[cfg(feature = "redis")]
 pub use pool::RedisNodes;
 pub use pool::{Ejection, NodeStatus, PoolBuilder, Recovery, Standing, SttPool};

@@ -90,7 +90,7 @@ pub(crate) async fn run<T>(
         let over = Attempt {
             server: &node.shown,
             method: call.method.as_str(),
-            path: call.path,
+            path: &call.path,
             attempt: attempts.made,
             status: seen.status,
             error: result.as_ref().err(),

@@ -85,7 +85,7 @@ impl ResponseFormat {
 }
 
 impl SpeechOptions {
-    fn form_fields(&self, format: ResponseFormat) -> Vec<(String, String)> {
+    pub(crate) fn form_fields(&self, format: ResponseFormat) -> Vec<(String, String)> {
         let mut fields = Fields::default();
         fields.add("model", Some(self.model.as_deref().unwrap_or("whisper-1")));
         fields.add("response_format", Some(format.name()));

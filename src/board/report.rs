@@ -9,6 +9,8 @@ use utoipa::ToSchema;
 
 use super::{Identity, history, warnings};
 use crate::host_memory::private_bytes;
+use crate::jobs::record::State;
+use crate::metrics::jobs::last_counts;
 
 /// The state of the node and of its last 15 minutes.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -25,6 +27,9 @@ pub struct Report {
     pub lanes: Vec<LaneReport>,
     /// Work that is not done yet.
     pub queue: QueueReport,
+    /// Jobs; null until the store of jobs is open.
+    #[schema(required)]
+    pub jobs: Option<JobsReport>,
     /// The cold workers.
     pub pool: PoolReport,
     /// The memory that limits the number of workers.
@@ -110,8 +115,8 @@ pub struct LaneReport {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LaneWork {
-    /// `live`: live speech; `short`: a request of one chunk; `long`: a longer one; `spare`: work that may never be
-    /// needed.
+    /// `live`: live speech; `short`: a request of one chunk; `long`: a longer one; `job`: a job, whose client does not
+    /// wait; `spare`: work that may never be needed.
     pub kind: &'static str,
     /// Seconds of audio in the chunk.
     pub audio_seconds: f64,
@@ -144,8 +149,29 @@ pub struct WaitingChunks {
     pub short: usize,
     /// Of longer requests.
     pub long: usize,
+    /// Of jobs.
+    pub job: usize,
     /// Of work that may never be needed.
     pub spare: usize,
+}
+
+/// Jobs that are kept.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Jobs)]
+#[serde(deny_unknown_fields)]
+pub struct JobsReport {
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Jobs that a node works on.
+    pub running: usize,
+    /// Jobs with a result.
+    pub done: usize,
+    /// Jobs with an error.
+    pub failed: usize,
+    /// Bytes of stored audio.
+    pub audio_bytes: u64,
+    /// Seconds of audio that the running jobs of this node still need.
+    pub remaining_seconds: f64,
 }
 
 /// The cold workers.
@@ -281,6 +307,7 @@ impl Report {
             uptime_seconds: seconds(snapshot.age),
             node: node(&snapshot, identity),
             queue: queue(&snapshot),
+            jobs: jobs(&snapshot),
             pool: PoolReport {
                 active: snapshot.pool.active,
                 loading: snapshot.pool.loading,
@@ -349,6 +376,7 @@ fn queue(snapshot: &Snapshot) -> QueueReport {
             live: snapshot.waiting.live,
             short: snapshot.waiting.short,
             long: snapshot.waiting.long,
+            job: snapshot.waiting.job,
             spare: snapshot.waiting.spare,
         },
         requests: snapshot.requests,
@@ -356,6 +384,18 @@ fn queue(snapshot: &Snapshot) -> QueueReport {
         drain_seconds: seconds(snapshot.drain_estimate()),
         live_sessions: snapshot.live_sessions,
     }
+}
+
+fn jobs(snapshot: &Snapshot) -> Option<JobsReport> {
+    let counts = last_counts()?;
+    Some(JobsReport {
+        queued: counts.of(State::Queued),
+        running: counts.of(State::Running),
+        done: counts.of(State::Done),
+        failed: counts.of(State::Failed),
+        audio_bytes: counts.audio_bytes,
+        remaining_seconds: rounded(snapshot.background.audio_seconds()),
+    })
 }
 
 fn memory(snapshot: &Snapshot, lanes: &[LaneReport]) -> MemoryReport {

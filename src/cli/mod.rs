@@ -6,6 +6,7 @@ mod listen;
 mod models;
 mod server_key;
 mod transcribe;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ use healthcheck::{HealthcheckArgs, healthcheck};
 use listen::ListenArgs;
 use models::ModelsArgs;
 use transcribe::TranscribeArgs;
+use watch::WatchArgs;
 
 /// Private, OpenAI-compatible speech-to-text on Whisper.
 #[derive(Debug, Parser)]
@@ -73,6 +75,8 @@ enum Command {
     },
     /// Transcribe files and exit.
     Transcribe(TranscribeArgs),
+    /// Have a server transcribe each file that appears in a folder.
+    Watch(WatchArgs),
     /// Print live text of the microphone or of PCM on standard input.
     Listen(ListenArgs),
     /// Measure speed and accuracy on this machine, alone or in comparison with other systems.
@@ -161,6 +165,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Transcribe(args)) if args.is_remote() => {
             run_to_end(transcribe::transcribe_remotely(args, local)).map(|()| ExitCode::SUCCESS)
         }
+        Some(Command::Watch(args)) => run_to_end(watch::watch(args)).map(|()| ExitCode::SUCCESS),
         Some(Command::Listen(args)) if args.is_remote() => {
             run_to_end(listen::listen_remotely(args, local)).map(|()| ExitCode::SUCCESS)
         }
@@ -231,6 +236,7 @@ fn run_here(cli: Cli) -> anyhow::Result<()> {
             | Command::Load(_)
             | Command::Doctor(_)
             | Command::Healthcheck(_)
+            | Command::Watch(_)
             | Command::Devices { .. }
             | Command::Manual
             | Command::Completions { .. }

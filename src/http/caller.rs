@@ -19,6 +19,9 @@ use crate::keys::{ANONYMOUS, Key};
 /// The sub-protocol in which a page sends its key.
 const KEY_PROTOCOL: &str = "openai-insecure-api-key.";
 
+/// The owner of everything where no key is required.
+const EVERYBODY: &str = "everybody";
+
 /// The caller of one request.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
@@ -136,8 +139,39 @@ impl Caller {
     pub fn owner(&self) -> Client {
         Client::new(
             self.valid_key()
-                .map_or_else(|| "everybody".into(), |key| Arc::clone(&key.id)),
+                .map_or_else(|| EVERYBODY.into(), |key| Arc::clone(&key.id)),
         )
+    }
+
+    /// The caller of a job that was submitted with this key, if it is still valid, from this address.
+    pub fn of_job(key: Option<&Key>, address: Option<IpAddr>) -> Self {
+        let key = key.cloned().map(PresentedKey::Valid);
+        Self {
+            address,
+            key: key.unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
+    /// The owner of its jobs, by an id that holds after a restart and on other nodes with the same `salt`: the key,
+    /// or one owner for all if there are no keys.
+    pub fn owner_of_jobs(&self, salt: &[u8]) -> Arc<str> {
+        self.valid_key()
+            .map_or_else(|| EVERYBODY.into(), |key| key.durable_id(salt))
+    }
+
+    /// The client to which its jobs are counted: the key, or the address.
+    pub fn client_of_jobs(&self, salt: &[u8]) -> String {
+        match (self.valid_key(), self.rate_limit_key()) {
+            (Some(key), _) => key.durable_id(salt).to_string(),
+            (None, RateLimitKey::Address(address)) => address.to_string(),
+            (None, RateLimitKey::Key(_) | RateLimitKey::Shared) => String::new(),
+        }
+    }
+
+    /// Its key, by an id that holds after a restart and on other nodes with the same `salt`.
+    pub fn key_of_jobs(&self, salt: &[u8]) -> Option<String> {
+        self.valid_key().map(|key| key.durable_id(salt).to_string())
     }
 
     /// The priority of its requests.

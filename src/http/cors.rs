@@ -9,7 +9,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    HOST, HeaderName, HeaderValue, ORIGIN,
+    HOST, HeaderName, HeaderValue, LOCATION, ORIGIN,
 };
 use actix_web::middleware::{Condition, Next};
 use actix_web::{Error, HttpRequest, ResponseError};
@@ -21,7 +21,8 @@ use crate::http::request_log::{X_QUEUE_ETA_MS, X_QUEUE_POSITION, X_REQUEST_ID};
 use crate::settings::Origins;
 
 /// Response headers that pages may read.
-const EXPOSED: [HeaderName; 5] = [
+const EXPOSED: [HeaderName; 6] = [
+    LOCATION,
     X_ROUTE,
     X_REQUEST_ID,
     X_TRANSLATION_MODE,
@@ -35,7 +36,13 @@ const PREFLIGHT_SECONDS: usize = 600;
 pub fn middleware(origins: &Origins) -> Condition<Cors> {
     let is_on = *origins != Origins::None;
     let cors = Cors::default()
-        .allowed_methods([Method::GET, Method::POST, Method::HEAD, Method::OPTIONS])
+        .allowed_methods([
+            Method::GET,
+            Method::POST,
+            Method::DELETE,
+            Method::HEAD,
+            Method::OPTIONS,
+        ])
         .allow_any_header()
         .expose_headers(EXPOSED)
         .expose_headers(escalation_headers::NAMES)

@@ -7,6 +7,7 @@ mod body;
 mod caller;
 mod connections;
 mod cors;
+mod jobs;
 mod limits;
 mod pipeline;
 mod realtime;
@@ -46,6 +47,7 @@ pub use connections::files_needed;
 use connections::request_reader::{self, RequestReader};
 use connections::stream::Stream;
 use connections::{ConnectionLimit, guard};
+pub use jobs::{Accounts, JobService};
 pub use limits::Limits;
 pub use realtime::ClientSecrets;
 pub use reply::error::ApiError;
@@ -91,6 +93,8 @@ pub struct AppState {
     pub board: Board,
     /// Takes requests to drain the node.
     pub drain_requests: DrainRequests,
+    /// The jobs of this node.
+    pub jobs: JobService,
 }
 
 /// For servers beside HTTP, whose callers have no keys: the limits for callers without one.

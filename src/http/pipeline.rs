@@ -50,6 +50,7 @@ pub fn admit<'a>(
     let admission = state.stt.admit(AdmissionRequest {
         client: caller.client(),
         priority: caller.priority(),
+        background: false,
         body_bytes: length.and_then(|length| length.to_str().ok()?.parse().ok()),
     })?;
     request.extensions_mut().insert(admission.wait_estimate());
@@ -66,17 +67,9 @@ impl AdmittedRequest<'_> {
         body::read(self.request, body, &self.state.uploads, format).await
     }
 
-    /// Checks the request's fields. A missing language becomes the configured default.
+    /// Checks the request's fields: see [`check`].
     pub fn check(&self, parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
-        let mut form = form::check(parts, task)?;
-        if task == Task::Translate {
-            translation::check_supported(self.state, &form.target)?;
-        }
-        language::check(self.state, form.options.language.as_deref())?;
-        if form.options.language.is_none() && !form.detects_language {
-            (form.options.language).clone_from(&self.state.settings.default_language);
-        }
-        Ok(form)
+        check(self.state, parts, task)
     }
 
     /// The job that the form asks for.
@@ -97,6 +90,7 @@ impl AdmittedRequest<'_> {
             escalates: !is_escalated,
             streamed: form.stream,
             urgency: Urgency::default(),
+            finished: None,
             trace: traces::of(self.request),
         }
     }
@@ -160,6 +154,19 @@ impl AdmittedRequest<'_> {
         let body = format.render(&finished.transcript, task, details);
         Ok(finished.reply(content_type, body))
     }
+}
+
+/// Checks the fields of a request with audio. A missing language becomes the configured default.
+pub fn check(state: &AppState, parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
+    let mut form = form::check(parts, task)?;
+    if task == Task::Translate {
+        translation::check_supported(state, &form.target)?;
+    }
+    language::check(state, form.options.language.as_deref())?;
+    if form.options.language.is_none() && !form.detects_language {
+        (form.options.language).clone_from(&state.settings.default_language);
+    }
+    Ok(form)
 }
 
 /// Whether the client forbids that identical requests share its work and its result:

@@ -82,7 +82,7 @@ impl UsageMeter {
                 self.seconds = transcript.duration;
                 return self.charge();
             }
-            Some(Event::Language { .. } | Event::Route(_)) => 0.0,
+            Some(Event::Language { .. } | Event::Route(_) | Event::Finished(_)) => 0.0,
             None => return self.charge(),
         };
         self.seconds = self.seconds.max(seconds);

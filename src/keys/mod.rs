@@ -74,17 +74,33 @@ impl Key {
         static SALT: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
         let salted = Sha256::new().chain_update(SALT.as_bytes());
         let digest = salted.chain_update(key.as_bytes()).finalize();
-        // `#` is not valid in a name, so the id cannot equal one.
-        let id = digest.iter().take(16).fold("#".to_owned(), |mut id, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(id, "{byte:02x}");
-            id
-        });
         Self {
-            id: id.into(),
+            id: id_of(&digest),
             ..Self::new(&format!("key-{position}"), key)
         }
     }
+}
+
+impl Key {
+    /// An id that also other processes compute for this key, if they have the same `salt`: that of a key without a name
+    /// differs from its own id, which is valid in this process only.
+    pub fn durable_id(&self, salt: &[u8]) -> Arc<str> {
+        if !self.id.starts_with('#') {
+            return Arc::clone(&self.id);
+        }
+        let salted = Sha256::new().chain_update(salt);
+        id_of(&salted.chain_update(self.digest.0).finalize())
+    }
+}
+
+/// An id that no name equals, since `#` is not valid in a name.
+fn id_of(digest: &[u8]) -> Arc<str> {
+    let id = digest.iter().take(16).fold("#".to_owned(), |mut id, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(id, "{byte:02x}");
+        id
+    });
+    id.into()
 }
 
 /// A set of valid keys.
@@ -108,6 +124,11 @@ impl Keys {
             found.conditional_assign(&index, is_equal);
         }
         self.0.get(found as usize)
+    }
+
+    /// The key with this durable id: see [`Key::durable_id`].
+    pub fn with_durable_id(&self, id: &str, salt: &[u8]) -> Option<&Key> {
+        self.0.iter().find(|key| *key.durable_id(salt) == *id)
     }
 
     /// The key with this id.

@@ -26,6 +26,10 @@ pub(super) const ENDPOINTS: &[(&str, &str)] = &[
     (Endpoint::Realtime.path(), "GET"),
     ("/v1/realtime/client_secrets", "POST"),
     ("/v1/realtime/transcription_sessions", "POST"),
+    (Endpoint::Jobs.path(), "POST"),
+    ("/v1/audio/jobs/{id}", "GET"),
+    ("/v1/audio/jobs/{id}/result", "GET"),
+    ("/v1/audio/jobs/{id}/events", "GET"),
     ("/v1/status", "GET"),
     ("/v1/status/events", "GET"),
     ("/v1/health", "GET"),
@@ -47,16 +51,19 @@ pub enum Endpoint {
     Transcribe,
     /// Realtime transcriptions of OpenAI's API.
     Realtime,
+    /// Jobs.
+    Jobs,
 }
 
 impl Endpoint {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Transcriptions,
         Self::Translations,
         Self::Asr,
         Self::Inference,
         Self::Transcribe,
         Self::Realtime,
+        Self::Jobs,
     ];
 
     /// The path.
@@ -68,6 +75,7 @@ impl Endpoint {
             Self::Inference => "/inference",
             Self::Transcribe => "/v1/transcribe",
             Self::Realtime => "/v1/realtime",
+            Self::Jobs => "/v1/audio/jobs",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! their series exist from the first scrape.
 
 pub mod escalation;
+pub mod jobs;
 pub mod keys;
 pub mod live;
 pub mod tls;
@@ -241,7 +242,10 @@ pub fn record_timings(transcript: &Transcript) {
 
 /// Whether requests on the route with this pattern have audio in their body.
 pub fn takes_audio(pattern: &str) -> bool {
-    pattern == DETECT_LANGUAGE || Endpoint::ALL.iter().any(|known| known.path() == pattern)
+    let mut endpoints = Endpoint::ALL.into_iter();
+    pattern == DETECT_LANGUAGE
+        // The reply to a new job does not wait for its text.
+        || endpoints.any(|known| known != Endpoint::Jobs && known.path() == pattern)
 }
 
 /// Records a request that was rejected or failed.
@@ -311,6 +315,7 @@ fn describe() {
         "Workers that did not start, crashed, were killed or had to be killed, by role."
     );
     keys::describe();
+    jobs::describe();
     live::describe();
     tls::describe();
     stages::describe();
@@ -362,6 +367,7 @@ fn register() {
     keys::record_reload(true);
     stages::register();
     escalation::register();
+    jobs::register();
     live::register();
     tls::register();
     for kind in ErrorType::ALL {

@@ -18,7 +18,7 @@ use crate::agent_check::{AgentCheck, AgentSocket};
 use crate::allow_list::AllowList;
 use crate::board::{Board, Identity};
 use crate::http::UploadStore;
-use crate::http::{self, AppState, ClientSecrets, Limits, LoadReport};
+use crate::http::{self, Accounts, AppState, ClientSecrets, JobService, Limits, LoadReport};
 use crate::keys::{self, Further, Keyring, Keys, Reload, Reloader};
 use crate::metrics::{self, Exporter, UPKEEP_INTERVAL};
 use crate::notify::Notifier;
@@ -74,13 +74,20 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let node_id = neighbours.node_id.clone();
     let (stt, tree_ended) = start_tree(settings, neighbours).await?;
     tokio::spawn(keep_up(metrics.clone(), stt.clone()));
-    let board = board(&stt, settings, node_id)?;
+    let board = board(&stt, settings, node_id.clone())?;
     let drain_plan = settings.drain_plan();
     let drain_requests = DrainRequests::default();
     if let Some(language) = settings.default_language.clone() {
         tokio::spawn(warn_of_language(stt.clone(), language));
     }
     let limits = Limits::new(settings);
+    let accounts = Accounts {
+        limits: limits.clone(),
+        keys: keyring.clone(),
+        metrics: metrics.clone(),
+    };
+    let jobs = JobService::new(settings, node_id.as_deref(), stt.clone(), accounts);
+    jobs.resume().await;
     let mut settings = loaded.settings;
     // The keyring holds their digests; nothing needs the keys themselves from here on.
     settings.api_keys = Vec::new();
@@ -96,6 +103,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         metrics,
         board: board.clone(),
         drain_requests: drain_requests.clone(),
+        jobs: jobs.clone(),
     };
     let wyoming = wyoming::start(wyoming_sockets, &state.settings, state.clone())?;
     // It answers until everything else has ended, so that HAProxy sees the node drain.
@@ -114,6 +122,7 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         stt,
         tree_ended,
         board,
+        jobs,
         wyoming,
         server_handle: server.handle(),
         server: tokio::spawn(server),
@@ -156,6 +165,7 @@ struct Running {
     stt: Stt,
     tree_ended: TreeEnded,
     board: Board,
+    jobs: JobService,
     wyoming: Option<Wyoming>,
     server_handle: ServerHandle,
     server: JoinHandle<std::io::Result<()>>,
@@ -205,6 +215,7 @@ impl Running {
                 }
             }
         };
+        self.jobs.stopped().await;
         // Viewers would keep their connections open.
         self.board.close();
         // The tree has answered every request; the servers still have to send the last responses.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::read::MEGABYTE;
 use super::{
-    Device, FallbackTlsSettings, LogFormat, Origins, RedisTlsSettings, Role, Settings, TlsSettings,
-    VadModel, WyomingSettings, variables,
+    Device, FallbackTlsSettings, JobSettings, LogFormat, Origins, RedisTlsSettings, Role, Settings,
+    TlsSettings, VadModel, WyomingSettings, variables,
 };
 use crate::engine::EngineChoice;
 
@@ -51,6 +51,16 @@ impl Default for Settings {
             live_idle_timeout: Duration::from_secs(120),
             realtime_session: Duration::from_secs(3600),
             wyoming: WyomingSettings::default(),
+            jobs: JobSettings {
+                folder: default_jobs_dir(),
+                time_to_live: Duration::from_secs(86_400),
+                per_client: 100,
+                storage_bytes: 10_240 * MEGABYTE,
+                concurrency: 1,
+                shared: false,
+                callback_secret: None,
+                callback_hosts: Vec::new(),
+            },
             libretranslate_url: None,
             libretranslate_api_key: None,
             libretranslate_timeout: Duration::from_secs(30),
@@ -88,6 +98,13 @@ impl Default for Settings {
             set: BTreeSet::new(),
         }
     }
+}
+
+/// `uttera-stt/jobs` in the user's folder for data.
+fn default_jobs_dir() -> PathBuf {
+    let base = directories::BaseDirs::new();
+    let data = base.map_or_else(PathBuf::new, |base| base.data_dir().to_owned());
+    data.join("uttera-stt/jobs")
 }
 
 /// `assets/models/whisper` in the working directory if `assets/models` exists, else the user's cache.

@@ -118,6 +118,8 @@ pub struct Settings {
     pub realtime_session: Duration,
     /// The Wyoming protocol.
     pub wyoming: WyomingSettings,
+    /// Jobs.
+    pub jobs: JobSettings,
     /// Base URL of a LibreTranslate server; `None`: whisper translates, to English only.
     pub libretranslate_url: Option<Url>,
     /// API key of the LibreTranslate server.
@@ -261,6 +263,27 @@ impl WyomingSettings {
     pub fn is_on(&self) -> bool {
         self.port.is_some() || !self.addresses.is_empty()
     }
+}
+
+/// Settings of jobs (`JOB…`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSettings {
+    /// The folder for audio and, without Redis, for the database.
+    pub folder: PathBuf,
+    /// How long a job is kept after its end.
+    pub time_to_live: Duration,
+    /// Most jobs of one client that are kept.
+    pub per_client: usize,
+    /// Most bytes of stored audio of all jobs.
+    pub storage_bytes: u64,
+    /// How many jobs run at the same time.
+    pub concurrency: usize,
+    /// Whether the jobs are in Redis, and the folder is one that all nodes share.
+    pub shared: bool,
+    /// Signs callbacks; `None`: there are none.
+    pub callback_secret: Option<Secret>,
+    /// Hosts that callbacks may go to although their address is not public, in lower case.
+    pub callback_hosts: Vec<String>,
 }
 
 /// An address for the Wyoming protocol (`WYOMING_URI`).

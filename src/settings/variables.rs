@@ -4,6 +4,7 @@
 mod access;
 mod escalation;
 mod inference;
+mod jobs;
 mod limits;
 mod listening;
 mod live;
@@ -91,6 +92,7 @@ const SUBJECTS: &[&[Variable]] = &[
     workers::ROWS,
     limits::ROWS,
     live::ROWS,
+    jobs::ROWS,
     neighbours::ROWS,
     access::ROWS,
     inference::ROWS,

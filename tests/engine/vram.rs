@@ -80,6 +80,7 @@ async fn submit(stt: &Stt, count: usize) -> Vec<TranscriptStream> {
             escalates: false,
             streamed: false,
             urgency: stt_actors::Urgency::default(),
+            finished: None,
             trace: stt_actors::Trace::default(),
         };
         let admission = stt

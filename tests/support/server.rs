@@ -73,7 +73,9 @@ impl Server {
     ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let weights = voice_activity().await;
+        let jobs = folder.path().join("jobs");
         let usual = [
+            ("JOBS_DIR", jobs.to_str().expect("UTF-8")),
             ("VAD_MODEL", weights.to_str().expect("UTF-8")),
             ("PORT", "0"),
         ];

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why a request has no transcript.
@@ -226,7 +227,7 @@ pub enum EngineError {
 }
 
 /// Why the fallback returned no text.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FallbackError {
     /// The connection failed or broke.
     #[error("it cannot be reached: {0}")]

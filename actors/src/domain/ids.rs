@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// Identifies a request inside this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u64);
@@ -35,7 +37,7 @@ impl LaneId {
 }
 
 /// The kind of a lane. The order is the order of preference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LaneKind {
     /// Always running.
     Hot,
@@ -84,7 +86,7 @@ pub struct LeaseId(pub(crate) u64);
 
 /// The number of a chunk within its request. Parts sort before whole chunks, because the client already
 /// waits for the chunk that they belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ChunkIndex {
     /// A part of a chunk that is transcribed again. Parts are numbered separately, from 0.
     Part(usize),

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::chunk::{AudioChunk, AudioSource, MAX_CHUNK};
+use crate::domain::finished::{FinishedPart, FinishedWork};
 use crate::domain::trace::Trace;
 use crate::domain::transcript::{Route, Segment, Task, Transcript};
 
@@ -19,7 +22,8 @@ impl Client {
 
 /// The priority of a client's work. It moves a request forward or back in the queue; ageing keeps other
 /// requests from starving.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// After the others.
     Low,
@@ -35,6 +39,9 @@ pub enum Priority {
 pub enum Urgency {
     /// After all other work, and only until other work waits for the lane: the result may never be needed.
     Spare,
+    /// After all work that somebody waits for, as long as the chunk has not waited for long
+    /// ([`crate::queue::waiting::BACKGROUND_PATIENCE`]).
+    Background,
     /// In the order of the queue.
     #[default]
     Queued,
@@ -44,7 +51,7 @@ pub enum Urgency {
 
 impl Urgency {
     /// All variants, the most urgent first.
-    pub const ALL: [Self; 3] = [Self::Live, Self::Queued, Self::Spare];
+    pub const ALL: [Self; 4] = [Self::Live, Self::Queued, Self::Background, Self::Spare];
 }
 
 /// The kind of request that a chunk belongs to, for people who look at the node.
@@ -56,6 +63,8 @@ pub enum WorkKind {
     Short,
     /// A longer request.
     Long,
+    /// A job, whose client does not wait for it.
+    Job,
     /// Work that may never be needed.
     Spare,
 }
@@ -67,6 +76,7 @@ impl WorkKind {
             Urgency::Live => Self::Live,
             Urgency::Queued if is_long => Self::Long,
             Urgency::Queued => Self::Short,
+            Urgency::Background => Self::Job,
             Urgency::Spare => Self::Spare,
         }
     }
@@ -77,13 +87,15 @@ impl WorkKind {
             Self::Live => "live",
             Self::Short => "short",
             Self::Long => "long",
+            Self::Job => "job",
             Self::Spare => "spare",
         }
     }
 }
 
 /// How to transcribe the audio.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Options {
     /// Transcribe or translate to English.
     pub task: Task,
@@ -163,6 +175,9 @@ pub struct Job {
     pub streamed: bool,
     /// When its chunks get a lane.
     pub urgency: Urgency,
+    /// Chunks that an earlier run of the same work finished. With `Some`, events also report the chunks that this
+    /// run finishes; `None`: they do not.
+    pub finished: Option<FinishedWork>,
     /// The request's trace.
     pub trace: Trace,
 }
@@ -183,12 +198,14 @@ pub enum Event {
     Segment(Segment),
     /// The progress so far.
     Progress(Progress),
+    /// Work that a later run of the same job need not do again; only with [`Job::finished`].
+    Finished(FinishedPart),
     /// The result; the last event.
     Done(Transcript),
 }
 
 /// The progress of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Number of finished chunks.
     pub chunks_done: usize,

@@ -3,6 +3,7 @@
 
 pub mod chunk;
 pub mod error;
+pub mod finished;
 pub mod ids;
 pub mod job;
 pub mod live;

@@ -128,7 +128,7 @@ impl Word {
 }
 
 /// Text that was removed as hallucinated.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Removed {
     /// Start, in seconds.
     pub start: f64,
@@ -214,7 +214,9 @@ pub struct ChunkTranscript {
 }
 
 /// The lanes that did the work: the value of the header `X-Route`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub enum Route {
     /// The hot lane did all of it.
     #[default]
@@ -248,7 +250,7 @@ impl Route {
 }
 
 /// How long the steps of a request took, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
     /// From admission until a lane took the first chunk.
     pub queue_wait: f64,
@@ -263,7 +265,7 @@ pub struct Timings {
 }
 
 /// The result of a request.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Transcript {
     /// In order of time, with ids from 0.
     pub segments: Vec<Segment>,
@@ -286,7 +288,7 @@ pub struct Transcript {
 }
 
 /// Which confidence tests a request failed, and what the fallback did about it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Escalation {
     /// The tests that its texts failed.
     pub below: Weaknesses,
@@ -379,7 +381,7 @@ pub fn confidence(segments: &[Segment]) -> Option<f32> {
 }
 
 /// Why text was removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reason {
     /// Whisper's probability of "no speech" is high, and there is hardly any speech.
     NoSpeech,
@@ -416,7 +418,7 @@ impl Reason {
 }
 
 /// The confidence tests that a text failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Weaknesses {
     /// The confidence of the text is too low.
     pub logprob: bool,
@@ -455,7 +457,7 @@ impl Weaknesses {
 }
 
 /// A finished chunk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChunkDone {
     /// The text.
     pub transcript: ChunkTranscript,

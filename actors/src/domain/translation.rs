@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::transcript::Transcript;
 
 /// A language to translate to. A translator may support languages that whisper does not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetLanguage {
     /// The translator's code.
     pub code: String,

@@ -70,6 +70,7 @@ impl LiveWork {
             escalates: true,
             streamed: false,
             urgency,
+            finished: None,
             // A live session has no end in sight; each of its parts is a trace.
             trace: Trace {
                 span: info_span!(target: SPANS, parent: None, "live part", session = %client.session_id),
@@ -120,6 +121,7 @@ impl LiveWork {
             client: Client::new(client.session_id),
             priority: client.priority,
             body_bytes: None,
+            background: false,
         });
         loop {
             hot.mark_unchanged();

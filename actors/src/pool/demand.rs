@@ -49,13 +49,17 @@ impl DemandPolicy {
                     size: config.size,
                     memory_cap,
                 };
+                let work = snapshot.remaining.plus(snapshot.background);
                 limits.wanted(Demand {
-                    work_seconds: snapshot.work_seconds(snapshot.remaining),
-                    chunks: snapshot.remaining.chunks as usize,
+                    work_seconds: snapshot.work_seconds(work),
+                    chunks: work.chunks as usize,
                     start_seconds: snapshot.start_time().as_secs_f64(),
                 })
             }
-            Self::OnlyLanes => (snapshot.queue_depth + snapshot.busy_lanes).min(config.size),
+            Self::OnlyLanes => {
+                let waiting = snapshot.queue_depth + snapshot.waiting.job;
+                (waiting + snapshot.busy_lanes).min(config.size)
+            }
         }
     }
 

@@ -11,7 +11,8 @@
 //!
 //! Chunks that a lane failed on come first: they had their turn.
 //!
-//! All that holds among requests of the same [`Urgency`], which decides first.
+//! All that holds among requests of the same [`Urgency`], which decides first. Only a chunk of a job that has waited
+//! for [`BACKGROUND_PATIENCE`] comes before queued work.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -28,6 +29,10 @@ pub const LONGEST_HANDICAP: Duration = Duration::from_secs(60);
 
 /// One step of priority, in waiting time.
 pub const PRIORITY_STEP: Duration = LONGEST_HANDICAP;
+
+/// A chunk of a job that has waited for so long comes before queued work, so that a job goes on however busy the node
+/// is: with at least one chunk in this time.
+pub const BACKGROUND_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Seconds between the arrival of a request and its turn.
 fn handicap(key: &SchedulingKey) -> f64 {
@@ -98,7 +103,27 @@ impl Waiting {
             let fits = &fits;
             move |work: &Work| work.urgency == urgency && fits(work)
         };
-        (Urgency::ALL.into_iter()).find_map(|urgency| self.take_next(&of(urgency), now))
+        (Urgency::ALL.into_iter()).find_map(|urgency| {
+            let aged = (urgency == Urgency::Queued).then(|| self.take_aged(&fits, now));
+            aged.flatten().or_else(|| self.take_next(&of(urgency), now))
+        })
+    }
+
+    /// Removes and returns the next chunk of a job that has waited for long.
+    fn take_aged(&mut self, fits: &impl Fn(&Work) -> bool, now: Instant) -> Option<Work> {
+        let is_aged = |job: &WaitingJob| {
+            job.scheduling.urgency == Urgency::Background
+                && now.saturating_duration_since(job.since) >= BACKGROUND_PATIENCE
+        };
+        let jobs = self.jobs.iter();
+        let aged: BTreeSet<JobId> = jobs
+            .filter(|(_, job)| is_aged(job))
+            .map(|(&id, _)| id)
+            .collect();
+        if aged.is_empty() {
+            return None;
+        }
+        self.take_next(&|work| aged.contains(&work.key.job) && fits(work), now)
     }
 
     fn take_next(&mut self, fits: &impl Fn(&Work) -> bool, now: Instant) -> Option<Work> {
@@ -110,11 +135,16 @@ impl Waiting {
         let index = first_fitting(job, fits)?;
         let work = job.chunks.remove(&index);
         let (client, is_long) = (job.scheduling.client.clone(), job.scheduling.is_long());
+        let urgency = job.scheduling.urgency;
         if job.chunks.is_empty() {
             self.jobs.remove(&id);
         }
         for other in self.jobs.values_mut() {
-            if other.scheduling.client == client && other.scheduling.is_long() == is_long {
+            // A client's requests do not keep its jobs waiting.
+            if other.scheduling.client == client
+                && other.scheduling.is_long() == is_long
+                && other.scheduling.urgency == urgency
+            {
                 other.since = now;
             }
         }

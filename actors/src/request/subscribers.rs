@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use crate::domain::error::SttError;
+use crate::domain::finished::FinishedWork;
 use crate::domain::job::{Event, Progress};
 use crate::domain::transcript::{Route, Segment, Transcript};
-use crate::request::resume::FinishedWork;
 use crate::status::admission::AdmissionSlot;
 
 /// Sends events to a subscriber. The channel is unbounded, but the length of the audio limits it: a few
@@ -72,7 +72,7 @@ impl History {
             Event::Route(route) => self.route = Some(*route),
             Event::Segment(segment) => self.segments.push(segment.clone()),
             Event::Progress(progress) => self.progress = *progress,
-            Event::Done(_) => {}
+            Event::Finished(_) | Event::Done(_) => {}
         }
     }
 

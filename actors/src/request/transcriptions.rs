@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::domain::error::SttError;
+use crate::domain::finished::FinishedWork;
 use crate::domain::ids::JobId;
 use crate::domain::job::{Event, Identity, Job, Options};
 use crate::domain::transcript::{Timings, Transcript};
@@ -22,7 +23,6 @@ use crate::metrics::{JoinedFrom, record_joined};
 use crate::ports::AudioDecoder;
 use crate::queue::messages::DispatcherMessage;
 use crate::request::expiring_cache::ExpiringCache;
-use crate::request::resume::FinishedWork;
 use crate::request::stream::Submission;
 use crate::request::subscribers::{Ending, EventSender, Subscribers};
 use crate::request::transcription::{Transcription, TranscriptionArguments, TranscriptionMessage};
@@ -210,7 +210,7 @@ impl TranscriptionsState {
     async fn accept(
         &mut self,
         myself: &ActorRef<TranscriptionsMessage>,
-        job: Job,
+        mut job: Job,
         slot: AdmissionSlot,
         events: EventSender,
     ) -> Accepted {
@@ -218,8 +218,9 @@ impl TranscriptionsState {
             return Err(self.arguments.status.snapshot().draining_refusal());
         }
         let Some(key) = WorkKey::of(&job) else {
+            let before = job.finished.as_mut().map(std::mem::take);
             return self
-                .start(myself, job, slot, events, FinishedWork::default())
+                .start(myself, job, slot, events, before.unwrap_or_default())
                 .await;
         };
         let (events, slot) = match self.join(&key, events, slot) {

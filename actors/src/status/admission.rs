@@ -47,6 +47,8 @@ pub struct AdmissionRequest {
     pub priority: Priority,
     /// Bytes of the body, if the request says so.
     pub body_bytes: Option<u64>,
+    /// It is a job, which counts neither as load nor as waiting work of the node.
+    pub background: bool,
 }
 
 impl AdmissionRequest {
@@ -56,6 +58,7 @@ impl AdmissionRequest {
             client,
             priority: Priority::default(),
             body_bytes: None,
+            background: false,
         }
     }
 
@@ -135,6 +138,8 @@ fn overloaded(retry_after: Duration) -> SttError {
 struct Entry {
     client: Client,
     long: bool,
+    /// A job: no request waits for its work.
+    background: bool,
     /// Chunks that are decoded and not done.
     open: Load,
     /// All remaining work, including the open chunks.
@@ -171,6 +176,7 @@ impl AdmissionSlots {
         let entry = Entry {
             client: request.client.clone(),
             long: request.is_surely_long(),
+            background: request.background,
             open: Load::default(),
             remaining: Load {
                 audio_millis: (expected_seconds * 1000.0) as u64,
@@ -192,16 +198,28 @@ impl AdmissionSlots {
         }
     }
 
-    /// How many slots are taken.
+    /// How many slots are taken, without those of jobs.
     pub fn held(&self) -> usize {
-        self.lock().len()
+        self.lock()
+            .values()
+            .filter(|entry| !entry.background)
+            .count()
     }
 
-    /// Audio that is not transcribed yet, including the undecoded rest of long files.
+    /// Audio of requests that is not transcribed yet, including the undecoded rest of long files.
     pub fn remaining(&self) -> Load {
         let entries = self.lock();
-        let all = entries.values().map(|entry| entry.remaining);
-        all.fold(Load::default(), Load::plus)
+        let all = entries.values().filter(|entry| !entry.background);
+        all.map(|entry| entry.remaining)
+            .fold(Load::default(), Load::plus)
+    }
+
+    /// The same of jobs.
+    pub fn background(&self) -> Load {
+        let entries = self.lock();
+        let jobs = entries.values().filter(|entry| entry.background);
+        jobs.map(|entry| entry.remaining)
+            .fold(Load::default(), Load::plus)
     }
 
     /// The work ahead of the request in a slot.
@@ -212,7 +230,7 @@ impl AdmissionSlots {
             return ahead;
         };
         // A request without work waits for another request's, or is about to end.
-        let works = |other: &Entry| other.remaining != Load::default();
+        let works = |other: &Entry| !other.background && other.remaining != Load::default();
         let is_earlier_own = |other_id: SlotId, other: &Entry| {
             other_id < id && other.client == own.client && other.long == own.long && works(other)
         };
@@ -412,6 +430,7 @@ mod tests {
         update(&mut own, left(0, 0.0, 5000.0));
         let large = AdmissionRequest {
             body_bytes: Some(500_000_000),
+            background: false,
             ..admission_request("a")
         };
         let slot = slots.take(large, 10.0);

@@ -84,6 +84,8 @@ pub struct WaitingChunks {
     pub short: usize,
     /// Of longer requests.
     pub long: usize,
+    /// Of jobs.
+    pub job: usize,
     /// Of work that may never be needed.
     pub spare: usize,
 }
@@ -104,12 +106,13 @@ impl WaitingChunks {
             WorkKind::Live => &mut self.live,
             WorkKind::Short => &mut self.short,
             WorkKind::Long => &mut self.long,
+            WorkKind::Job => &mut self.job,
             WorkKind::Spare => &mut self.spare,
         };
         *count += 1;
     }
 
-    /// All of them without the spare ones: no lane is started for those.
+    /// Those that a client waits for: all without those of jobs and the spare ones.
     pub fn needed(self) -> usize {
         self.live + self.short + self.long
     }

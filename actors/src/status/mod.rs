@@ -92,6 +92,7 @@ struct QueueCounts {
     live: AtomicUsize,
     short: AtomicUsize,
     long: AtomicUsize,
+    job: AtomicUsize,
     spare: AtomicUsize,
     busy_lanes: AtomicUsize,
     idle_lanes: AtomicUsize,
@@ -257,6 +258,7 @@ impl NodeStatus {
         queue.live.store(waiting.live, Ordering::Relaxed);
         queue.short.store(waiting.short, Ordering::Relaxed);
         queue.long.store(waiting.long, Ordering::Relaxed);
+        queue.job.store(waiting.job, Ordering::Relaxed);
         queue.spare.store(waiting.spare, Ordering::Relaxed);
         queue.busy_lanes.store(busy_lanes, Ordering::Relaxed);
         queue.idle_lanes.store(idle_lanes, Ordering::Relaxed);
@@ -268,6 +270,7 @@ impl NodeStatus {
             live: self.queue.live.load(Ordering::Relaxed),
             short: self.queue.short.load(Ordering::Relaxed),
             long: self.queue.long.load(Ordering::Relaxed),
+            job: self.queue.job.load(Ordering::Relaxed),
             spare: self.queue.spare.load(Ordering::Relaxed),
         }
     }
@@ -444,6 +447,7 @@ impl NodeStatus {
             requests: self.slots.held(),
             live_sessions: count(&self.live_sessions),
             remaining: self.slots.remaining(),
+            background: self.slots.background(),
             finished_hot_chunks: self.finished_chunks(LaneKind::Hot),
             finished_cold_chunks: self.finished_chunks(LaneKind::Cold),
             cost: self.cost(),

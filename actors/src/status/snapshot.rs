@@ -90,20 +90,22 @@ pub struct Snapshot {
     pub drain: Option<Drain>,
     /// Drain time that counts as load 1.0.
     pub drain_cap: Duration,
-    /// Chunks that wait for a lane, without spare ones.
+    /// Chunks that wait for a lane, without those of jobs and spare ones.
     pub queue_depth: usize,
-    /// These chunks and the spare ones, by the kind of their requests.
+    /// All waiting chunks, by the kind of their requests.
     pub waiting: WaitingChunks,
     /// Lanes that work on a chunk.
     pub busy_lanes: usize,
     /// Lanes that are ready for a chunk.
     pub idle_lanes: usize,
-    /// Admitted requests that have not ended, including those whose upload is still coming in.
+    /// Admitted requests that have not ended, including those whose upload is still coming in, without jobs.
     pub requests: usize,
     /// Open live sessions.
     pub live_sessions: usize,
     /// Work that all of them still need, including the undecoded rest of long files.
     pub remaining: Load,
+    /// Work that running jobs still need. It delays no request, so that only the number of workers depends on it.
+    pub background: Load,
     /// Chunks that hot lanes finished since the start.
     pub finished_hot_chunks: u64,
     /// Chunks that cold lanes finished since the start.

@@ -90,6 +90,7 @@ async fn waiting_chunks_are_counted_by_kind_and_spare_ones_are_not_in_the_depth(
         ("1", Urgency::Live),
         ("1", Urgency::Queued),
         ("1", Urgency::Queued),
+        ("1", Urgency::Background),
         ("1", Urgency::Spare),
         ("30", Urgency::Queued),
     ] {
@@ -100,6 +101,7 @@ async fn waiting_chunks_are_counted_by_kind_and_spare_ones_are_not_in_the_depth(
         live: 1,
         short: 2,
         long: 1,
+        job: 1,
         spare: 1,
     };
     // The long file waits with one chunk until its language is known.

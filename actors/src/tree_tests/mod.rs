@@ -9,6 +9,7 @@ mod fallback_model;
 mod faults;
 mod hot_idle;
 mod impatient;
+mod jobs;
 mod lanes;
 mod live;
 mod memory;
@@ -231,6 +232,7 @@ pub fn job(script: &str) -> Job {
         escalates: true,
         streamed: false,
         urgency: Urgency::default(),
+        finished: None,
         trace: crate::Trace::default(),
     }
 }

@@ -34,6 +34,7 @@ async fn events_are_the_language_then_segments_and_progress_then_the_end() {
             Event::Route(_) => "route",
             Event::Segment(_) => "segment",
             Event::Progress(_) => "progress",
+            Event::Finished(_) => "finished",
             Event::Done(_) => "done",
         });
     }

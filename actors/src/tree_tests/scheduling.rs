@@ -173,7 +173,7 @@ async fn silence_takes_no_lane_and_counts_as_done() {
         match stream.next().await.expect("not over").expect("no error") {
             Event::Progress(progress) => done.push(progress.seconds_done),
             Event::Done(transcript) => break transcript,
-            Event::Language { .. } | Event::Route(_) | Event::Segment(_) => {}
+            Event::Language { .. } | Event::Route(_) | Event::Segment(_) | Event::Finished(_) => {}
         }
     };
     assert!(done.is_sorted() && done.last() == Some(&60.0), "{done:?}");

@@ -100,6 +100,7 @@ async fn one(
         escalates: true,
         streamed: false,
         urgency: Urgency::default(),
+        finished: None,
         trace: stt_actors::Trace::default(),
     };
     let mut transcript = follow(stt, job, file).await?;
@@ -123,7 +124,7 @@ async fn follow(stt: &Stt, job: Job, file: &Path) -> anyhow::Result<Transcript> 
                 bar.set_position(progress.seconds_done as u64);
             }
             Event::Done(transcript) => return Ok(transcript),
-            Event::Language { .. } | Event::Route(_) | Event::Segment(_) => {}
+            Event::Language { .. } | Event::Route(_) | Event::Segment(_) | Event::Finished(_) => {}
         }
     }
     bail!("the transcription ended without a result")

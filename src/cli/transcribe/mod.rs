@@ -17,7 +17,9 @@ use crate::language;
 use crate::render::Format;
 pub(super) use local::ensure_voice_activity;
 pub use local::transcribe;
+pub(super) use output::extension;
 pub use remote::transcribe as transcribe_remotely;
+pub(super) use remote::{finish_job, response_format};
 
 /// Arguments of `uttera-stt transcribe`.
 #[derive(Debug, Args)]
@@ -60,7 +62,7 @@ pub struct TranscribeArgs {
     server: remote::ServerArgs,
 }
 
-fn parse_format(name: &str) -> Result<Format, String> {
+pub(super) fn parse_format(name: &str) -> Result<Format, String> {
     let name = if name == "txt" { "text" } else { name };
     Format::parse(name).ok_or_else(|| "expected txt, json, verbose_json, srt or vtt".to_owned())
 }

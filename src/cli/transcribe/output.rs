@@ -9,14 +9,19 @@ use anyhow::{Context, bail};
 use super::TranscribeArgs;
 use crate::render::Format;
 
-/// The output file for a result; `None`: standard output.
-fn target(args: &TranscribeArgs, file: &Path) -> Option<PathBuf> {
-    let ending = match args.format {
+/// The extension of files in a format.
+pub fn extension(format: Format) -> &'static str {
+    match format {
         Format::Json | Format::VerboseJson => "json",
         Format::Text => "txt",
         Format::Srt => "srt",
         Format::Vtt => "vtt",
-    };
+    }
+}
+
+/// The output file for a result; `None`: standard output.
+fn target(args: &TranscribeArgs, file: &Path) -> Option<PathBuf> {
+    let ending = extension(args.format);
     let target = match &args.output_dir {
         Some(folder) => Some(folder.join(file.file_name()?)),
         None => args.beside.then(|| file.to_path_buf()),

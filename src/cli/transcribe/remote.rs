@@ -4,10 +4,12 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
+use sha2::{Digest, Sha256};
 use uttera_stt_client::{
-    Attempt, Audio, Client, ResponseFormat, Speech, SpeechEvent, SpeechOptions, SttPool,
+    Attempt, Audio, Client, Job, JobOptions, ResponseFormat, Speech, SpeechEvent, SpeechOptions,
+    SttPool,
 };
 
 use super::{Progress, TranscribeArgs, each_file};
@@ -39,6 +41,10 @@ pub(super) struct ServerArgs {
     /// Print the text while the server produces it; requires --format txt.
     #[arg(long, requires = "url", conflicts_with_all = ["beside", "output_dir"])]
     stream: bool,
+    /// Submit each file as a job, which the server does after all other work, and wait for it. Ctrl-C leaves the job to
+    /// the server; the same command takes it up again.
+    #[arg(long, requires = "url", conflicts_with_all = ["stream", "translate"])]
+    job: bool,
 }
 
 impl ServerArgs {
@@ -46,13 +52,17 @@ impl ServerArgs {
         !self.url.is_empty()
     }
 
-    fn servers(&self) -> anyhow::Result<SttPool> {
+    fn clients(&self) -> anyhow::Result<Vec<Client>> {
         let key = server_key(self.api_key_env.as_deref())?;
         let clients = self.url.iter().map(|url| {
             let client = Client::builder(url).api_key(&key).telemetry(tell_retry);
             client.build().context("--url")
         });
-        let clients: Vec<Client> = clients.collect::<anyhow::Result<_>>()?;
+        clients.collect()
+    }
+
+    fn servers(&self) -> anyhow::Result<SttPool> {
+        let clients = self.clients()?;
         let limit = Duration::from_secs(self.limit_seconds);
         let mut pool = SttPool::builder(clients).timeout(limit);
         if self.url.len() > 1 {
@@ -84,8 +94,11 @@ pub async fn transcribe(args: TranscribeArgs, local_option: Option<&str>) -> any
         !args.server.stream || args.format == Format::Text,
         "--stream requires --format txt"
     );
-    let pool = args.server.servers()?;
     let options = options(&args);
+    if args.server.job {
+        return as_jobs(&args, &options).await;
+    }
+    let pool = args.server.servers()?;
     let speech = if args.translate {
         pool.translations()
     } else {
@@ -105,6 +118,74 @@ pub async fn transcribe(args: TranscribeArgs, local_option: Option<&str>) -> any
     .await
 }
 
+/// Submits the files as jobs, and waits for each.
+async fn as_jobs(args: &TranscribeArgs, options: &SpeechOptions) -> anyhow::Result<()> {
+    let clients = args.server.clients()?;
+    let [client] = clients.as_slice() else {
+        bail!("--job requires one --url, because a job belongs to its server");
+    };
+    let format = response_format(args.format);
+    each_file(args, async |file: &Path| {
+        let finished = finish_job(client, file, format, options, |job| {
+            eprintln!("{}: job {}", file.display(), job.id);
+        });
+        Ok(Some(finished.await?))
+    })
+    .await
+}
+
+/// Submits a file as a job, waits for it, and returns its result. The job is removed then. The same file with the same
+/// options is the same job, as long as the server keeps it. `submitted` gets the job at once.
+///
+/// # Errors
+/// The file cannot be sent, the job failed, or the server cannot be reached for too long.
+pub async fn finish_job(
+    client: &Client,
+    file: &Path,
+    format: ResponseFormat,
+    options: &SpeechOptions,
+    submitted: impl FnOnce(&Job),
+) -> anyhow::Result<String> {
+    let job = JobOptions {
+        idempotency_key: Some(idempotency_key(file, format, options)?),
+        ..JobOptions::default()
+    };
+    let Progress(bar) = &Progress::of(file, "{msg} {bar:30} {pos}/{len} s of audio");
+    let job = (client.submit_job(Audio::file(file), format, options, &job)).await?;
+    submitted(&job);
+    let show = |job: &Job| {
+        bar.set_length(job.seconds_known.unwrap_or_default().ceil() as u64);
+        bar.set_position(job.seconds_done as u64);
+    };
+    let job = client.wait_for_job(&job.id, show).await?;
+    let result = match &job.error {
+        Some(error) => Err(anyhow!("the job failed: {}", error.message)),
+        None => Ok(client.job_result(&job.id, format).await?),
+    };
+    // It would expire as well.
+    let _ = client.delete_job(&job.id).await;
+    result
+}
+
+/// A key that is equal for the same file with the same options.
+fn idempotency_key(
+    file: &Path,
+    format: ResponseFormat,
+    options: &SpeechOptions,
+) -> anyhow::Result<String> {
+    let metadata = std::fs::metadata(file)?;
+    let path = std::fs::canonicalize(file)?;
+    let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
+    let modified = modified.unwrap_or_default().as_nanos();
+    let what = format!(
+        "{} {} {modified} {format:?} {options:?}",
+        path.display(),
+        metadata.len()
+    );
+    let digest = Sha256::digest(what.as_bytes());
+    Ok(uuid::Uuid::from_slice(&digest[..16])?.simple().to_string())
+}
+
 fn options(args: &TranscribeArgs) -> SpeechOptions {
     SpeechOptions {
         model: Some(args.server.ask_for.clone()),
@@ -119,7 +200,8 @@ fn options(args: &TranscribeArgs) -> SpeechOptions {
     }
 }
 
-fn response_format(format: Format) -> ResponseFormat {
+/// The name of a format in requests.
+pub fn response_format(format: Format) -> ResponseFormat {
     match format {
         Format::Json => ResponseFormat::Json,
         Format::Text => ResponseFormat::Text,

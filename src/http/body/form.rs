@@ -57,6 +57,25 @@ pub fn check(parts: Parts, task: Task) -> Result<AudioForm, ApiError> {
     })
 }
 
+/// The format and the details of a result, from the query of a request for it. What the query does not name is as
+/// `default`.
+///
+/// # Errors
+/// A value is out of range.
+pub fn result_format(
+    parts: &Parts,
+    default: (Format, Details),
+) -> Result<(Format, Details), ApiError> {
+    let (mut format, mut wanted) = default;
+    if let Some(value) = parts.field("response_format") {
+        format = response_format(value.trim())?;
+    }
+    if parts.field("timestamp_granularities").is_some() || parts.field("include").is_some() {
+        wanted = details(parts)?;
+    }
+    Ok((format, wanted))
+}
+
 fn options(parts: &Parts, task: Task) -> Result<Options, ApiError> {
     let temperature = match parts.field("temperature") {
         Some(value) => temperature(value.trim())?,

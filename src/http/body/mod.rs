@@ -31,6 +31,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The fields that at least one route uses.
 const FIELDS: &[&str] = &[
+    "callback_url",
     "chunking_strategy",
     "encode",
     "hallucination_guard",
@@ -67,6 +68,8 @@ pub struct BodyFormat {
     pub raw_samples: bool,
     /// Whether the body may be JSON instead of a form.
     pub json: bool,
+    /// The most parts with audio.
+    pub max_files: usize,
 }
 
 /// OpenAI's form, or the same fields as JSON.
@@ -74,6 +77,7 @@ pub const OPENAI_BODY: BodyFormat = BodyFormat {
     file_names: &["file"],
     raw_samples: false,
     json: true,
+    max_files: 1,
 };
 
 /// OpenAI's form only.
@@ -87,6 +91,10 @@ pub const OPENAI_FORM: BodyFormat = BodyFormat {
 pub struct Parts {
     /// The audio.
     pub file: Option<StoredUpload>,
+    /// Further audio, if the route takes more than one file.
+    pub further_files: Vec<StoredUpload>,
+    /// The names of the files, as the client sent them.
+    pub file_names: Vec<Option<String>>,
     /// The name of the audio's part, for error messages.
     pub file_param: &'static str,
     /// Names and values of the fields in the order of arrival. A list has one entry for each value.
@@ -97,6 +105,8 @@ impl Default for Parts {
     fn default() -> Self {
         Self {
             file: None,
+            further_files: Vec::new(),
+            file_names: Vec::new(),
             file_param: OPENAI_BODY.file_names[0],
             fields: Vec::new(),
         }

@@ -32,18 +32,32 @@ pub async fn read(
     let mut parts = Parts::default();
     while let Some(part) = form.next_part().await? {
         if format.file_names.contains(&base_name(&part.name)) {
-            if parts.file.is_some() {
-                let message = format!("the form has two parts named `{}`", base_name(&part.name));
-                return Err(ApiError::malformed_body(message));
+            if parts.file_names.len() == format.max_files {
+                return Err(too_many_files(&part, format.max_files));
             }
             reject_encoded(&part)?;
-            parts.file = Some(read_file(&mut form, uploads, format.raw_samples).await?);
+            let file = read_file(&mut form, uploads, format.raw_samples).await?;
+            parts.file_names.push(part.file_name);
+            if parts.file.is_none() {
+                parts.file = Some(file);
+            } else {
+                parts.further_files.push(file);
+            }
         } else if is_known(&part.name) {
             let value = read_text(&mut form, &part.name).await?;
             parts.add(part.name, value)?;
         }
     }
     Ok(parts)
+}
+
+fn too_many_files(part: &PartHead, most: usize) -> ApiError {
+    let name = base_name(&part.name);
+    ApiError::malformed_body(if most == 1 {
+        format!("the form has two parts named `{name}`")
+    } else {
+        format!("the form has more than {most} parts named `{name}`")
+    })
 }
 
 /// The boundary that the Content-Type header names.

@@ -315,7 +315,7 @@ fn wav_header(bytes: u64) -> [u8; WAV_HEADER] {
     header
 }
 
-fn storage_error(error: &io::Error) -> ApiError {
+pub fn storage_error(error: &io::Error) -> ApiError {
     warn!(%error, "storing an upload failed");
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

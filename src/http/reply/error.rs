@@ -4,6 +4,7 @@
 
 mod conversions;
 mod documented;
+mod jobs;
 mod limits;
 
 use std::borrow::Cow;

@@ -3,6 +3,7 @@
 //! routes, and a running server with the whole document.
 
 mod audio;
+mod jobs;
 mod realtime;
 mod status;
 
@@ -37,7 +38,7 @@ pub fn document(keys_required: bool) -> OpenApi {
         ))
         .license(Some(License::new(env!("CARGO_PKG_LICENSE"))))
         .build();
-    let mut components = status::schemas(schemas());
+    let mut components = jobs::schemas(status::schemas(schemas()));
     if keys_required {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         components = components.security_scheme(BEARER, SecurityScheme::Http(scheme));
@@ -45,6 +46,7 @@ pub fn document(keys_required: bool) -> OpenApi {
     let mut paths = PathsBuilder::new();
     for (path, item) in audio::paths(keys_required)
         .into_iter()
+        .chain(jobs::paths(keys_required))
         .chain(realtime::paths(keys_required))
         .chain(models(keys_required))
         .chain(state(keys_required))
@@ -308,6 +310,8 @@ mod tests {
         body.split('"')
             // The map also contains prefixes of patterns; they end where a parameter follows.
             .filter(|text| text.starts_with('/') && !text.ends_with('/'))
+            // It also contains what follows a parameter.
+            .filter(|text| !["/events", "/result"].contains(text))
             // The page and the board are for people.
             .filter(|text| !text.starts_with("/page/") && *text != "/board")
             .map(str::to_owned)

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use requests::{
-    AsrForm, InferenceForm, InputAudio, TierForm, TranscriptionForm, TranscriptionJson,
+    AsrForm, InferenceForm, InputAudio, JobForm, TierForm, TranscriptionForm, TranscriptionJson,
     TranslationForm, TranslationJson,
 };
 
@@ -230,6 +230,14 @@ pub struct StreamEvent {
     /// `"x_final_model"`, `"x_fallback_error"` if a fallback is configured), or `{"error"}`;
     /// `[DONE]` at the end. With `include[]=segments` also `transcript.text.segment` and
     /// `transcript.progress`.
+    data: String,
+}
+
+/// An event of a job.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `routes::jobs` writes")]
+pub struct JobEvent {
+    /// JSON: the job, as `GET /v1/audio/jobs/{id}` returns it.
     data: String,
 }
 

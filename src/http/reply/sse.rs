@@ -24,10 +24,11 @@ use crate::language;
 use crate::render::{logprobs, removed, rounded, sample_precise, short, streamed_segment, usage};
 
 /// Proxies close connections that are silent for a minute or less.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Without this header, nginx buffers events until it has a page of them.
 const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-const PING: &[u8] = b": ping\n\n";
+/// A comment that keeps a connection open.
+pub const PING: &[u8] = b": ping\n\n";
 const END: &[u8] = b"data: [DONE]\n\n";
 
 /// The head of a reply with server-sent events.
@@ -77,7 +78,9 @@ fn route(event: &Event) -> Option<&'static str> {
     match event {
         Event::Route(route) => Some(route.as_str()),
         Event::Done(transcript) => Some(transcript.route.as_str()),
-        Event::Language { .. } | Event::Segment(_) | Event::Progress(_) => None,
+        Event::Language { .. } | Event::Segment(_) | Event::Progress(_) | Event::Finished(_) => {
+            None
+        }
     }
 }
 
@@ -163,7 +166,9 @@ impl SseReply {
                 });
                 Some(data(&event).into())
             }
-            Ok(Event::Language { .. } | Event::Route(_) | Event::Progress(_)) => None,
+            Ok(
+                Event::Language { .. } | Event::Route(_) | Event::Progress(_) | Event::Finished(_),
+            ) => None,
             Err(error) => Some(self.failed(&error.into())),
         }
     }
@@ -232,7 +237,7 @@ impl SseReply {
 }
 
 /// One event as bytes.
-fn data(event: &Value) -> Vec<u8> {
+pub fn data(event: &Value) -> Vec<u8> {
     format!("data: {event}\n\n").into_bytes()
 }
 

@@ -104,7 +104,12 @@ async fn detected_language(mut events: MeteredEvents) -> Result<(String, Option<
             (Some(Ok(Event::Done(transcript))), _) => {
                 return Ok((transcript.language, transcript.language_probability));
             }
-            (Some(Ok(Event::Route(_) | Event::Segment(_) | Event::Progress(_))), _) => {}
+            (
+                Some(Ok(
+                    Event::Route(_) | Event::Segment(_) | Event::Progress(_) | Event::Finished(_),
+                )),
+                _,
+            ) => {}
             (Some(Err(error)), None) => return Err(error.into()),
         }
     }
@@ -151,6 +156,7 @@ impl Query {
             file_names: FILE_NAMES,
             raw_samples: !form::switch(&self.0, "encode", true)?,
             json: false,
+            max_files: 1,
         })
     }
 

@@ -4,6 +4,7 @@ mod bazarr;
 mod docs;
 mod drain;
 mod health;
+mod jobs;
 mod metrics;
 mod models;
 mod nearest;
@@ -30,6 +31,7 @@ pub fn configure(config: &mut web::ServiceConfig, board: bool) {
     metrics::configure(config);
     models::configure(config);
     openai::configure(config);
+    jobs::configure(config);
     realtime::configure(config);
     transcribe::configure(config);
     bazarr::configure(config);

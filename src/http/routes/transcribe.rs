@@ -23,6 +23,7 @@ const AUDIO: BodyFormat = BodyFormat {
     file_names: &["audio", "file"],
     raw_samples: false,
     json: false,
+    max_files: 1,
 };
 
 pub fn configure(config: &mut web::ServiceConfig) {

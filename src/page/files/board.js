@@ -19,7 +19,7 @@ const STATES = {
 const inWords = ({status, drain}) => drain?.rejects_in_seconds > 0
   ? `The server will stop, and tells routers. It takes requests for ${Math.ceil(drain.rejects_in_seconds)} s more.`
   : STATES[status] ?? status;
-const WORK = {live: "live speech", short: "a short request", long: "a long file", spare: "speech that may go on"};
+const WORK = {live: "live speech", short: "a short request", long: "a long file", job: "a job", spare: "speech that may go on"};
 
 const set = (element, text) => { if (element.textContent !== text) element.textContent = text; };
 const count = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
@@ -177,6 +177,7 @@ function show(report) {
   const {waiting} = queue;
   const spare = waiting.spare > 0 ? `, ${waiting.spare} ahead of time` : "";
   figures(byId("queue"), [
+    ["Jobs", report.jobs && `${report.jobs.queued} queued, ${report.jobs.running} running, ${report.jobs.done} done, ${report.jobs.failed} failed`],
     ["Waiting chunks", `${waiting.live} live, ${waiting.short} short, ${waiting.long} long${spare}`],
     ["Requests", String(queue.requests)],
     ["Live sessions", String(queue.live_sessions)],

@@ -20,6 +20,7 @@ mod events;
 mod formats;
 mod headers;
 mod health;
+mod jobs;
 mod languages;
 mod leniency;
 mod metrics;
@@ -100,6 +101,8 @@ pub enum Group {
     Health,
     /// This server's /metrics.
     Metrics,
+    /// Jobs: /v1/audio/jobs.
+    Jobs,
     /// Bazarr's /asr and /detect-language.
     Bazarr,
     /// whisper.cpp's /inference.
@@ -150,6 +153,7 @@ impl Group {
             Self::Headers => headers::checks(),
             Self::Health => health::checks(),
             Self::Metrics => metrics::checks(),
+            Self::Jobs => jobs::checks(),
             Self::Bazarr => bazarr::checks(),
             Self::WhisperCpp => whisper_cpp::checks(),
             Self::Cors => cors::checks(),

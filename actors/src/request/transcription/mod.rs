@@ -29,6 +29,7 @@ use tracing::{Span, info_span};
 
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{DecodeError, FallbackError, SttError};
+use crate::domain::finished::FinishedWork;
 use crate::domain::ids::{ChunkIndex, JobId};
 use crate::domain::job::{Job, Urgency};
 use crate::domain::trace::SPANS;
@@ -40,7 +41,7 @@ use crate::request::decoding::{
     ChunkBudget, ChunkPermit, DecodeProgress, DecodedAudio, Lengths, Position, decode,
 };
 use crate::request::language::RequestLanguage;
-use crate::request::resume::{FinishedWork, Resume};
+use crate::request::resume::Resume;
 use crate::request::subscribers::Subscribers;
 use crate::status::NodeStatus;
 use crate::status::admission::AdmissionSlot;
@@ -249,7 +250,7 @@ impl Actor for Transcription {
                 permit,
                 position,
             } => {
-                state.resume.record_cut(target);
+                state.record_cut(target);
                 state.chunk_decoded(&myself, chunk, permit, position)
             }
             TranscriptionMessage::Silence(position) => state.silence_passed(position),

@@ -1,7 +1,10 @@
-//! Reads the head of a form's part: its name. File names are written in every encoding and with every error
-//! of quoting, and none matters here; therefore this module takes what it needs and rejects nothing.
+//! Reads the head of a form's part: its name, and that of the file. File names are written in every
+//! encoding and with every error of quoting; therefore this module takes what it needs and rejects nothing.
 
 use memchr::memmem;
+
+/// The most characters of a file name that are kept.
+const MAX_FILE_NAME: usize = 255;
 
 /// What the server needs of a part's head.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -10,6 +13,8 @@ pub struct PartHead {
     pub name: String,
     /// `Content-Transfer-Encoding`; empty if the head has none.
     pub transfer_encoding: String,
+    /// The name of the file, without folders, shortened to [`MAX_FILE_NAME`] characters; `None` if there is none.
+    pub file_name: Option<String>,
 }
 
 impl PartHead {
@@ -22,12 +27,22 @@ impl PartHead {
             };
             if name.eq_ignore_ascii_case(b"content-disposition") {
                 part.name = text(&parameter(value, "name").unwrap_or_default());
+                part.file_name = parameter(value, "filename").and_then(|name| file_name(&name));
             } else if name.eq_ignore_ascii_case(b"content-transfer-encoding") {
                 part.transfer_encoding = text(value);
             }
         }
         part
     }
+}
+
+/// The last part of a path, in the notation of any system.
+fn file_name(path: &[u8]) -> Option<String> {
+    let path = String::from_utf8_lossy(path);
+    let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
+    let name = name.chars().filter(|letter| !letter.is_control());
+    let name: String = name.take(MAX_FILE_NAME).collect();
+    (!name.is_empty()).then_some(name)
 }
 
 /// The value of a parameter of a header: `file` in `form-data; name="file"`.

@@ -42,7 +42,7 @@ impl ApiError {
         .deterministic()
     }
 
-    fn too_many(code: &'static str, message: impl Into<String>, wait: Duration) -> Self {
+    pub(super) fn too_many(code: &'static str, message: impl Into<String>, wait: Duration) -> Self {
         Self {
             kind: Kind::RateLimit,
             ..Self::client(StatusCode::TOO_MANY_REQUESTS, code, message)

@@ -20,6 +20,7 @@ pub fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
         .schema_from::<report::LaneWork>()
         .schema_from::<report::QueueReport>()
         .schema_from::<report::WaitingChunks>()
+        .schema_from::<report::JobsReport>()
         .schema_from::<report::PoolReport>()
         .schema_from::<report::MemoryReport>()
         .schema_from::<report::HistoryReport>()

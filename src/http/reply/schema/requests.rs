@@ -14,6 +14,21 @@ pub struct TranscriptionForm {
     options: Options,
 }
 
+/// As for transcriptions. `stream` has no effect.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `body::form` reads")]
+pub struct JobForm {
+    /// The audio, in any format that ffmpeg decodes. Up to 20 parts of this name make a job each.
+    #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
+    file: Vec<u8>,
+    /// Where the end of each job is reported.
+    #[schema(nullable = false)]
+    callback_url: Option<String>,
+    #[serde(flatten)]
+    #[schema(inline)]
+    options: Options,
+}
+
 /// As for transcriptions, with the language of the translation.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what `body::form` reads")]

@@ -4,6 +4,7 @@
 mod texts;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::ActorRef;
 use tracing::warn;
@@ -12,14 +13,14 @@ use super::intake::OpenChunk;
 use super::{Outcome, TranscriptionMessage, TranscriptionState, owner};
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::SttError;
+use crate::domain::finished::{FinishedPart, FinishedWork};
 use crate::domain::ids::ChunkIndex;
-use crate::domain::job::Urgency;
+use crate::domain::job::{Event, Urgency};
 use crate::domain::transcript::{ChunkDone, Escalation, Timings, Transcript};
 use crate::ports::{ChunkRequest, DetectedLanguage};
 use crate::queue::messages::DispatcherMessage;
 use crate::request::decoding::{ChunkPermit, DecodedAudio, Position};
 use crate::request::language::ReportedLanguage;
-use crate::request::resume::FinishedWork;
 use crate::status::Escalated;
 use crate::status::admission::reject_long_wait;
 use crate::status::chunk_length::target_length;
@@ -28,6 +29,16 @@ pub(super) type Myself = ActorRef<TranscriptionMessage>;
 
 /// Decoded audio.
 impl TranscriptionState {
+    /// Records the target length that the decoder was given for the next chunk.
+    pub(super) fn record_cut(&mut self, target: Duration) {
+        let number = self.resume.cuts();
+        self.resume.record_cut(target);
+        if self.job.finished.is_some() {
+            let cut = FinishedPart::Cut { number, target };
+            self.subscribers.send(&Event::Finished(cut));
+        }
+    }
+
     pub(super) fn chunk_decoded(
         &mut self,
         myself: &Myself,
@@ -65,6 +76,10 @@ impl TranscriptionState {
             return Ok(());
         };
         slot.update(work, target_length(self.status.cost()));
+        if self.job.urgency == Urgency::Background {
+            // Nobody waits for it.
+            return Ok(());
+        }
         let snapshot = self.status.snapshot();
         let estimate = snapshot.wait_estimate(slot.ahead());
         reject_long_wait(&snapshot, estimate, self.status.max_queue())

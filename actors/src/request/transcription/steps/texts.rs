@@ -9,6 +9,7 @@ use super::Myself;
 use crate::TRANSCRIPTS;
 use crate::domain::chunk::AudioChunk;
 use crate::domain::error::{FallbackError, SttError};
+use crate::domain::finished::{FinishedChunk, FinishedPart};
 use crate::domain::ids::ChunkIndex;
 use crate::domain::job::Event;
 use crate::domain::trace::{SPANS, TRACED_CHUNKS};
@@ -62,6 +63,7 @@ impl TranscriptionState {
     /// Checks an engine's text, and records what was removed.
     fn check(&mut self, audio: &AudioChunk, done: ChunkDone) -> CheckedText {
         self.resume.record_done(audio, &done);
+        self.report_finished(audio, &done);
         let checked = self.texts.check(audio, done);
         for removed in &checked.removed {
             let (reason, start) = (removed.reason.as_str(), audio.begins_at(removed.start));
@@ -72,6 +74,21 @@ impl TranscriptionState {
             }
         }
         checked
+    }
+
+    /// Reports an engine's text of a chunk, if the client keeps finished work.
+    fn report_finished(&self, audio: &AudioChunk, done: &ChunkDone) {
+        if self.job.finished.is_none() || done.reused {
+            return;
+        }
+        let chunk = FinishedChunk {
+            index: audio.index,
+            stretches: audio.stretches.to_vec(),
+            language: self.language.code().map(str::to_owned),
+            done: done.clone(),
+        };
+        let part = FinishedPart::Chunk(Box::new(chunk));
+        self.subscribers.send(&Event::Finished(part));
     }
 
     /// Transcribes missed speech again, as parts of the chunk.

@@ -1,0 +1,384 @@
+//! Jobs: `/v1/audio/jobs`.
+
+use std::time::Duration;
+
+use actix_web::http::Method;
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, LOCATION};
+use actix_web::middleware::from_fn;
+use actix_web::web::Bytes;
+use actix_web::{Error, HttpRequest, HttpResponse, web};
+use futures::Stream;
+use stt_actors::domain::transcript::Task;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::only;
+use crate::http::body::form;
+use crate::http::body::upload::storage_error;
+use crate::http::body::{self, BodyFormat, OPENAI_BODY, Parts};
+use crate::http::caller::Caller;
+use crate::http::reply::error::ApiError;
+use crate::http::reply::sse;
+use crate::http::request_log::StreamedLogLine;
+use crate::http::{AppState, auth, pipeline};
+use crate::jobs::Jobs;
+use crate::jobs::record::{Callback, Job, JobForm, State, Submitter, now};
+use crate::jobs::report::{DeletedJob, JobList, JobReport, OBJECT};
+use crate::metrics::Endpoint;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The longest idempotency key.
+const MAX_KEY_BYTES: usize = 255;
+/// The most files of one request.
+const MAX_FILES: usize = 20;
+/// The form of a transcription, with several files.
+const JOB_BODY: BodyFormat = BodyFormat {
+    max_files: MAX_FILES,
+    ..OPENAI_BODY
+};
+/// How often a job is looked at whose changes this process may not hear of.
+const LOOK: Duration = Duration::from_secs(2);
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    let path = Endpoint::Jobs.path();
+    let under =
+        |rest: &str| web::resource(format!("{path}/{{id}}{rest}")).wrap(from_fn(auth::require_key));
+    config
+        .service(
+            web::resource(path)
+                .wrap(from_fn(auth::require_key))
+                .route(web::post().to(submit))
+                .route(web::get().to(list))
+                .route(web::head().to(list))
+                .default_service(only("GET, HEAD, POST")),
+        )
+        .service(
+            under("")
+                .route(web::get().to(one))
+                .route(web::head().to(one))
+                .route(web::delete().to(delete))
+                .default_service(only("GET, HEAD, DELETE")),
+        )
+        .service(
+            under("/result")
+                .route(web::get().to(result))
+                .route(web::head().to(result))
+                .default_service(only("GET, HEAD")),
+        )
+        .service(
+            under("/events")
+                .route(web::get().to(events))
+                .route(web::head().to(events))
+                .default_service(only("GET, HEAD")),
+        );
+}
+
+/// Submits one job for each file.
+async fn submit(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    body: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let key = idempotency_key(&request)?;
+    let jobs = state.jobs.get().await?;
+    if !jobs.is_accepting() || state.stt.snapshot().draining {
+        return Err(ApiError::jobs_closed());
+    }
+    let caller = Caller::of(&request);
+    let salt = jobs.store().salt();
+    let owner = caller.owner_of_jobs(&salt);
+    if let Some(key) = &key {
+        let known = jobs.store().known(&owner, key).await?;
+        if !known.is_empty() {
+            return accepted(&state, jobs, &known).await;
+        }
+    }
+    let client = caller.client_of_jobs(&salt);
+    jobs.check_room(&client, 1).await?;
+    let uploads = state.jobs.uploads().await?;
+    let mut parts = body::read(&request, body, uploads, JOB_BODY).await?;
+    let callback = parts
+        .field("callback_url")
+        .map(|url| state.jobs.callbacks().check(url.trim()));
+    let callback = callback.transpose()?.map(|url| Callback::to(url.into()));
+    let (names, further) = (
+        std::mem::take(&mut parts.file_names),
+        std::mem::take(&mut parts.further_files),
+    );
+    let form = pipeline::check(&state, parts, Task::Transcribe)?;
+    let created = now();
+    let ids = || uuid::Uuid::new_v4().simple().to_string();
+    let batch = ids();
+    let mut new = Vec::new();
+    for (number, upload) in std::iter::once(form.audio).chain(further).enumerate() {
+        let stored = jobs.audio().store(upload.source.path()).await;
+        let audio = match stored {
+            Ok(audio) => audio,
+            Err(error) => {
+                discard(jobs, &new).await;
+                return Err(storage_error(&error));
+            }
+        };
+        new.push(Job {
+            id: if number == 0 { batch.clone() } else { ids() },
+            batch: batch.clone(),
+            number,
+            owner: owner.to_string(),
+            client: client.clone(),
+            submitter: Submitter {
+                key: caller.key_of_jobs(&salt),
+                salt,
+                address: caller.address,
+                priority: caller.priority(),
+            },
+            idempotency_key: key.clone(),
+            file_name: names.get(number).cloned().flatten(),
+            audio,
+            form: JobForm {
+                options: form.options.clone(),
+                format: form.format,
+                details: form.details,
+            },
+            callback: callback.clone(),
+            created,
+            started: None,
+            finished: None,
+            expires: None,
+            state: State::Queued,
+            progress: stt_actors::Progress::default(),
+            attempts: 0,
+            error: None,
+        });
+    }
+    let stored = jobs.submit(new).await?;
+    accepted(&state, jobs, &stored).await
+}
+
+/// Removes the audio of jobs that were not stored.
+async fn discard(jobs: &Jobs, new: &[Job]) {
+    for job in new {
+        jobs.audio().remove(&job.audio.key).await;
+    }
+}
+
+fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
+    let Some(value) = request.headers().get(&IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let bytes = value.as_bytes();
+    let is_valid =
+        (1..=MAX_KEY_BYTES).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    let key = value.to_str().ok().filter(|_| is_valid);
+    Ok(Some(
+        key.ok_or_else(ApiError::invalid_idempotency_key)?
+            .to_owned(),
+    ))
+}
+
+/// The reply to a submission: the job, or the list of the jobs of all files.
+async fn accepted(state: &AppState, jobs: &Jobs, stored: &[Job]) -> Result<HttpResponse, ApiError> {
+    let mut reply = HttpResponse::Accepted();
+    let path = Endpoint::Jobs.path();
+    if let [job] = stored {
+        let location = format!("{path}/{}", job.id);
+        return Ok(reply
+            .insert_header((LOCATION, location))
+            .json(report(state, jobs, job).await?));
+    }
+    let batch = stored.first().map_or("", |job| &job.batch);
+    let location = format!("{path}?batch={batch}");
+    let list = report_all(state, jobs, stored).await?;
+    Ok(reply.insert_header((LOCATION, location)).json(list))
+}
+
+async fn report(state: &AppState, jobs: &Jobs, job: &Job) -> Result<JobReport, ApiError> {
+    let place = jobs.place(job).await?;
+    Ok(JobReport::of(job, place, &state.stt.snapshot()))
+}
+
+async fn report_all(state: &AppState, jobs: &Jobs, all: &[Job]) -> Result<JobList, ApiError> {
+    let mut data = Vec::new();
+    for job in all {
+        data.push(report(state, jobs, job).await?);
+    }
+    Ok(JobList {
+        object: "list",
+        data,
+    })
+}
+
+/// The caller's jobs.
+async fn list(state: web::Data<AppState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let jobs = state.jobs.get().await?;
+    let owner = Caller::of(&request).owner_of_jobs(&jobs.store().salt());
+    let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+    let query = query.map(web::Query::into_inner).unwrap_or_default();
+    let batch = query.iter().find(|(name, _)| name == "batch");
+    let own = jobs
+        .list(&owner, batch.map(|(_, batch)| batch.as_str()))
+        .await?;
+    Ok(HttpResponse::Ok().json(report_all(&state, jobs, &own).await?))
+}
+
+/// The caller's job with this id.
+async fn find(jobs: &Jobs, request: &HttpRequest, id: &str) -> Result<Job, ApiError> {
+    let owner = Caller::of(request).owner_of_jobs(&jobs.store().salt());
+    let job = jobs.get(&owner, id).await?;
+    job.ok_or_else(|| ApiError::job_not_found(id))
+}
+
+/// One job.
+async fn one(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let jobs = state.jobs.get().await?;
+    let job = find(jobs, &request, &id).await?;
+    Ok(HttpResponse::Ok().json(report(&state, jobs, &job).await?))
+}
+
+/// The result of a job, in the format that the query or else the job's form asks for.
+async fn result(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let jobs = state.jobs.get().await?;
+    let job = find(jobs, &request, &id).await?;
+    let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+    let query = query.map_err(|error| {
+        ApiError::malformed_body(format!("the query cannot be parsed: {error}"))
+    })?;
+    let mut parts = Parts::default();
+    for (name, value) in query.into_inner() {
+        parts.add(name, value)?;
+    }
+    let (format, details) = form::result_format(&parts, (job.form.format, job.form.details))?;
+    if let Some(failure) = &job.error {
+        return Err(ApiError::job_failed(failure));
+    }
+    if job.state != State::Done {
+        let eta = report(&state, jobs, &job).await?.eta_seconds;
+        return Err(ApiError::job_running(
+            job.state.as_str(),
+            eta.map(Duration::from_secs_f64),
+        ));
+    }
+    let transcript = jobs
+        .result(&job.id)
+        .await?
+        .ok_or_else(|| ApiError::job_not_found(&id))?;
+    let body = format.render(&transcript, job.form.options.task, details);
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, format.content_type()))
+        .body(body))
+}
+
+/// Cancels a job and removes it with its result.
+async fn delete(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let jobs = state.jobs.get().await?;
+    let job = find(jobs, &request, &id).await?;
+    jobs.remove(&job).await?;
+    Ok(HttpResponse::Ok().json(DeletedJob {
+        id: job.id,
+        object: OBJECT,
+        deleted: true,
+    }))
+}
+
+/// The job now, and after each change, until it is over.
+async fn events(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let jobs = state.jobs.get().await?;
+    let job = find(jobs, &request, &id).await?;
+    if request.method() == Method::HEAD {
+        return Ok(sse::head().finish());
+    }
+    let log_line = StreamedLogLine::default();
+    let feed = Feed {
+        changes: jobs.changes(),
+        jobs: jobs.clone(),
+        last: None,
+        id: job.id,
+        state: state.get_ref().clone(),
+        ended: false,
+        log_line: log_line.clone(),
+    };
+    let mut response = sse::head().streaming(feed.stream());
+    response.extensions_mut().insert(log_line);
+    Ok(response)
+}
+
+/// The events of a job.
+struct Feed {
+    state: AppState,
+    jobs: Jobs,
+    id: String,
+    changes: watch::Receiver<u64>,
+    last: Option<JobReport>,
+    ended: bool,
+    log_line: StreamedLogLine,
+}
+
+impl Feed {
+    fn stream(self) -> impl Stream<Item = Result<Bytes, Error>> {
+        futures::stream::unfold(self, |mut feed| async {
+            let event = feed.next().await?;
+            Some((Ok(event), feed))
+        })
+    }
+
+    /// The next event, or a ping after a silent interval; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        let ping_at = Instant::now() + sse::PING_INTERVAL;
+        while !self.ended {
+            self.changes.mark_unchanged();
+            let now = self.look().await;
+            if now.is_some() && now != self.last {
+                self.last.clone_from(&now);
+                return now.map(|report| sse::data(&serde_json::json!(report)).into());
+            }
+            let look_at = (Instant::now() + LOOK).min(ping_at);
+            tokio::select! {
+                _ = timeout_at(look_at, self.changes.changed()) => {}
+                // The server would wait for the stream.
+                () = self.jobs.closed() => return None,
+            }
+            if Instant::now() >= ping_at {
+                return Some(Bytes::from_static(sse::PING));
+            }
+        }
+        None
+    }
+
+    /// The job as it is now; `None` if the store cannot say.
+    async fn look(&mut self) -> Option<JobReport> {
+        match self.jobs.store().get(&self.id).await {
+            Ok(Some(job)) => {
+                self.ended = job.state.is_over();
+                report(&self.state, &self.jobs, &job).await.ok()
+            }
+            // The last event says so.
+            Ok(None) => {
+                self.ended = true;
+                self.last.clone().map(JobReport::cancelled)
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+impl Drop for Feed {
+    /// A client that leaves is not a warning.
+    fn drop(&mut self) {
+        self.log_line.end(None, None);
+    }
+}

@@ -1,0 +1,269 @@
+//! Jobs: transcriptions that no client waits for.
+//!
+//! A job is one audio file with what the client asked for. [`store`] keeps jobs, their audio, their finished chunks and
+//! their results, so that they survive the end of the process. [`runner`] takes one job after the other and submits it
+//! to the actor tree, below all other work. [`callback`] reports finished jobs to the URLs that clients gave. The
+//! [`Jobs`] handle is what the HTTP routes use.
+//!
+//! Work is done at least once: a job whose node dies is taken again, and goes on from its last finished chunk. Its result
+//! is stored once, with its state.
+
+pub mod audio;
+pub mod callback;
+pub mod record;
+pub mod report;
+pub mod runner;
+pub mod store;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use stt_actors::domain::transcript::Transcript;
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::jobs::{self as metrics, Outcome};
+use crate::settings::Settings;
+use audio::AudioFolder;
+use record::{Job, State, now};
+use store::{Counts, JobStore, Put, StoreError};
+
+/// Jobs that are kept at most, of all clients.
+const MOST_JOBS: usize = 10_000;
+
+/// Jobs of one owner that are listed at most.
+const MOST_LISTED: usize = 1000;
+
+/// Limits of jobs, from the settings.
+#[derive(Clone, Debug)]
+pub struct JobLimits {
+    /// The folder for audio and, without Redis, for the database.
+    pub folder: PathBuf,
+    /// How long a job is kept after its end.
+    pub time_to_live: Duration,
+    /// Most jobs of one client that are kept, in whatever state.
+    pub per_client: usize,
+    /// Most bytes of stored audio of all jobs.
+    pub storage_bytes: u64,
+    /// How many jobs run at the same time.
+    pub concurrency: usize,
+}
+
+impl JobLimits {
+    /// The limits in the settings.
+    pub fn of(settings: &Settings) -> Self {
+        let jobs = &settings.jobs;
+        Self {
+            folder: jobs.folder.clone(),
+            time_to_live: jobs.time_to_live,
+            per_client: jobs.per_client,
+            storage_bytes: jobs.storage_bytes,
+            concurrency: jobs.concurrency,
+        }
+    }
+}
+
+/// Why a job cannot be stored or read.
+#[derive(Debug, Error)]
+pub enum JobError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The client has too many jobs.
+    #[error(
+        "this client has {0} jobs, the most that are kept (MAX_JOBS_PER_CLIENT); delete some, or wait until they expire"
+    )]
+    TooMany(usize),
+    /// The stored audio would exceed its limit.
+    #[error(
+        "the audio of all jobs takes the space that it may take (JOB_STORAGE_MB), or the server keeps ten thousand jobs"
+    )]
+    StorageFull,
+}
+
+/// The jobs of this node. Clones refer to the same jobs.
+#[derive(Clone)]
+pub struct Jobs(Arc<Inner>);
+
+struct Inner {
+    limits: JobLimits,
+    store: Arc<dyn JobStore>,
+    audio: AudioFolder,
+    /// Cancels the jobs that run here.
+    running: Mutex<HashMap<String, CancellationToken>>,
+    /// Whether jobs may be accepted.
+    accepting: watch::Sender<bool>,
+}
+
+impl Jobs {
+    /// The jobs in this store.
+    pub fn new(limits: JobLimits, store: Arc<dyn JobStore>, audio: AudioFolder) -> Self {
+        Self(Arc::new(Inner {
+            limits,
+            store,
+            audio,
+            running: Mutex::default(),
+            accepting: watch::Sender::new(true),
+        }))
+    }
+
+    /// Where audio of jobs is stored.
+    pub fn audio(&self) -> &AudioFolder {
+        &self.0.audio
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn JobStore {
+        &*self.0.store
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &JobLimits {
+        &self.0.limits
+    }
+
+    /// Announces every change of a job that this process makes or hears of.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.store.changes()
+    }
+
+    /// Checks, before a body is read, whether a client may submit this number of jobs.
+    ///
+    /// # Errors
+    /// The client has too many jobs, the stored audio takes too much space, or the store failed.
+    pub async fn check_room(&self, client: &str, more: usize) -> Result<(), JobError> {
+        self.check(client, more, 1).await
+    }
+
+    /// `bytes`: the size of the audio of all `more` jobs.
+    async fn check(&self, client: &str, more: usize, bytes: u64) -> Result<(), JobError> {
+        let (counts, limits) = (self.store().counts(Some(client)).await?, &self.0.limits);
+        if counts.of_client + more > limits.per_client {
+            return Err(JobError::TooMany(counts.of_client));
+        }
+        let kept: usize = counts.by_state.iter().sum();
+        if kept + more > MOST_JOBS || counts.audio_bytes + bytes > limits.storage_bytes {
+            return Err(JobError::StorageFull);
+        }
+        Ok(())
+    }
+
+    /// Stores jobs whose audio is stored already. Jobs of an earlier request with the same idempotency key are returned
+    /// instead, and the new audio is removed.
+    ///
+    /// # Errors
+    /// As [`Self::check_room`]. The audio is removed then, too.
+    pub async fn submit(&self, jobs: Vec<Job>) -> Result<Vec<Job>, JobError> {
+        let keys: Vec<String> = jobs.iter().map(|job| job.audio.key.clone()).collect();
+        let put = self.put(jobs).await;
+        if !matches!(put, Ok(Put::Added(_))) {
+            for key in &keys {
+                self.0.audio.remove(key).await;
+            }
+        }
+        match put? {
+            Put::Added(jobs) | Put::Known(jobs) => Ok(jobs),
+        }
+    }
+
+    async fn put(&self, jobs: Vec<Job>) -> Result<Put, JobError> {
+        let bytes = jobs.iter().map(|job| job.audio.bytes).sum();
+        if let Some(first) = jobs.first() {
+            self.check(&first.client, jobs.len(), bytes).await?;
+        }
+        Ok(self.store().put(jobs).await?)
+    }
+
+    /// A job of this owner.
+    pub async fn get(&self, owner: &str, id: &str) -> Result<Option<Job>, StoreError> {
+        let job = self.store().get(id).await?;
+        Ok(job.filter(|job| job.owner == owner))
+    }
+
+    /// The owner's jobs, the latest first; with `batch`: those of one request, in the order of their files.
+    pub async fn list(&self, owner: &str, batch: Option<&str>) -> Result<Vec<Job>, StoreError> {
+        let mut jobs = self.store().list(owner).await?;
+        jobs.retain(|job| batch.is_none_or(|batch| job.batch == batch));
+        jobs.sort_by(|a, b| {
+            (a.created, a.number)
+                .partial_cmp(&(b.created, b.number))
+                .unwrap_or(std::cmp::Ordering::Equal)
+        });
+        if batch.is_none() {
+            jobs.reverse();
+        }
+        jobs.truncate(MOST_LISTED);
+        Ok(jobs)
+    }
+
+    /// The result of a job that is done.
+    pub async fn result(&self, id: &str) -> Result<Option<Transcript>, StoreError> {
+        self.store().result(id).await
+    }
+
+    /// Cancels a job if it is not over, and removes everything of it.
+    pub async fn remove(&self, job: &Job) -> Result<(), StoreError> {
+        let Some(removed) = self.store().remove(&job.id).await? else {
+            return Ok(());
+        };
+        if let Some(running) = self.running().get(&job.id) {
+            running.cancel();
+        }
+        if !removed.state.is_over() {
+            metrics::record_end(Outcome::Cancelled);
+        }
+        self.0.audio.remove(&removed.audio.key).await;
+        Ok(())
+    }
+
+    /// Removes the jobs whose time is over.
+    async fn expire(&self) -> Result<(), StoreError> {
+        for job in self.store().expired(now()).await? {
+            if self.store().remove(&job.id).await?.is_some() {
+                metrics::record_end(Outcome::Expired);
+                self.0.audio.remove(&job.audio.key).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Jobs by state, and the space of their audio.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        self.store().counts(None).await
+    }
+
+    /// How many queued jobs are before this one; `None`: it is not queued.
+    pub async fn place(&self, job: &Job) -> Result<Option<usize>, StoreError> {
+        if job.state != State::Queued {
+            return Ok(None);
+        }
+        self.store().place(&job.id).await
+    }
+
+    /// Whether jobs are accepted: not while the server is shutting down.
+    pub fn is_accepting(&self) -> bool {
+        *self.0.accepting.borrow()
+    }
+
+    /// The server is shutting down: streams of events end, and no job is accepted.
+    pub fn close(&self) {
+        self.0.accepting.send_replace(false);
+    }
+
+    /// Waits for [`Self::close`].
+    pub async fn closed(&self) {
+        let mut accepting = self.0.accepting.subscribe();
+        // The sender lives as long as this handle.
+        let _ = accepting.wait_for(|accepting| !accepting).await;
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,539 @@
+//! Jobs in a database in a file of this node.
+//!
+//! The database is redb: one file, transactions that survive `kill -9` and a full disk, and only Rust, so that every build
+//! has it at little cost. SQLite would be a C library to compile for the same few tables of keys and values, and no
+//! query here needs SQL.
+//!
+//! The jobs themselves are also kept in memory, because there are few, and everything but results and finished chunks is
+//! read from there. A change is written first; if that fails, memory stays as it is. After a failed write, redb accepts
+//! nothing until the database is opened again, which the next write does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use stt_actors::Progress;
+use stt_actors::domain::finished::{FinishedPart, FinishedWork};
+use stt_actors::domain::transcript::Transcript;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{Claimed, Counts, JobStore, Put, StoreError};
+use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
+
+/// The name of the file in the folder of jobs.
+const FILE: &str = "jobs.redb";
+/// Pages that the database keeps in memory, in bytes.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Jobs as JSON, by id.
+const JOBS: TableDefinition<&str, &[u8]> = TableDefinition::new("jobs");
+/// Finished parts of jobs as JSON, by id and number.
+const PARTS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("parts");
+/// Results as JSON, by id.
+const RESULTS: TableDefinition<&str, &[u8]> = TableDefinition::new("results");
+/// Values of the store itself.
+const STORE: TableDefinition<&str, &[u8]> = TableDefinition::new("store");
+const SALT: &str = "salt";
+
+/// The store.
+pub struct EmbeddedStore(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    /// How long a job is kept after its end.
+    keep: Duration,
+    salt: [u8; 16],
+    changed: watch::Sender<u64>,
+    content: Mutex<Content>,
+}
+
+struct Content {
+    /// `None`: a write failed, and the database must be opened again.
+    database: Option<Database>,
+    /// Jobs by id.
+    jobs: HashMap<String, Job>,
+    /// Ids of queued jobs, the longest waiting first.
+    queue: BTreeMap<Turn, String>,
+}
+
+/// The place of a job in the queue: its time of submission in microseconds, and its place in the request.
+type Turn = (u64, usize, String);
+
+fn turn(job: &Job) -> Turn {
+    ((job.created * 1e6) as u64, job.number, job.id.clone())
+}
+
+impl EmbeddedStore {
+    /// Whether a folder has a store.
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(FILE).exists()
+    }
+
+    /// Opens the store in a folder, or creates it. Jobs that were running are queued again. `keep`: how long a job is
+    /// kept after its end.
+    ///
+    /// # Errors
+    /// The file cannot be used: another process has it open, or it is no database.
+    pub fn open(folder: &Path, keep: Duration) -> Result<Self, StoreError> {
+        let path = folder.join(FILE);
+        let database = open(&path)?;
+        let (salt, jobs) = load(&database)?;
+        let mut content = Content {
+            database: Some(database),
+            jobs: HashMap::new(),
+            queue: BTreeMap::new(),
+        };
+        for mut job in jobs {
+            if job.state == State::Running {
+                info!(
+                    job = job.id,
+                    chunks_done = job.progress.chunks_done,
+                    "a job of the last run goes on"
+                );
+                job.state = State::Queued;
+            }
+            content.adopt(job);
+        }
+        Ok(Self(Arc::new(Inner {
+            path,
+            keep,
+            salt,
+            changed: watch::Sender::new(0),
+            content: Mutex::new(content),
+        })))
+    }
+
+    /// Runs something that may block on another thread.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &mut Content) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&inner, &mut inner.lock()));
+        done.await
+            .unwrap_or_else(|panic| Err(StoreError::Unavailable(panic.to_string())))
+    }
+
+    /// Changes a job in the database, together with whatever `more` writes, and then in memory.
+    async fn change<T: Send + 'static>(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Job, &Inner) -> Option<T> + Send + 'static,
+        more: impl FnOnce(&WriteTransaction, &Job) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<Option<(Job, T)>, StoreError> {
+        let id = id.to_owned();
+        self.blocking(move |inner, content| {
+            let Some(mut job) = content.jobs.get(&id).cloned() else {
+                return Ok(None);
+            };
+            let Some(result) = change(&mut job, inner) else {
+                return Ok(None);
+            };
+            inner.write(content, |transaction| {
+                put_job(transaction, &job)?;
+                more(transaction, &job)
+            })?;
+            content.adopt(job.clone());
+            inner.announce();
+            Ok(Some((job, result)))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self) {
+        self.changed.send_modify(|number| *number += 1);
+    }
+
+    /// Opens the database again, if a write failed before.
+    fn database<'a>(&self, content: &'a mut Content) -> Result<&'a Database, StoreError> {
+        if content.database.is_none() {
+            content.database = Some(open(&self.path)?);
+            info!("the database of jobs is open again");
+        }
+        (content.database.as_ref())
+            .ok_or_else(|| StoreError::Unavailable("it is closed".to_owned()))
+    }
+
+    /// Commits what `change` writes, or nothing.
+    fn write(
+        &self,
+        content: &mut Content,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let database = self.database(content)?;
+        let written = (|| {
+            let transaction = database.begin_write().map_err(failed)?;
+            change(&transaction)?;
+            transaction.commit().map_err(failed)
+        })();
+        written.inspect_err(|error| {
+            warn!(%error, "a change of a job could not be stored");
+            content.database = None;
+        })
+    }
+}
+
+impl Content {
+    /// Keeps a job as it is now.
+    fn adopt(&mut self, job: Job) {
+        let turn = turn(&job);
+        if job.state == State::Queued {
+            self.queue.insert(turn, job.id.clone());
+        } else {
+            self.queue.remove(&turn);
+        }
+        self.jobs.insert(job.id.clone(), job);
+    }
+
+    fn known(&self, owner: &str, key: &str) -> Vec<Job> {
+        let of_key = |job: &&Job| job.owner == owner && job.idempotency_key.as_deref() == Some(key);
+        let mut known: Vec<Job> = self.jobs.values().filter(of_key).cloned().collect();
+        known.sort_by_key(|job| job.number);
+        known
+    }
+}
+
+#[async_trait]
+impl JobStore for EmbeddedStore {
+    fn salt(&self) -> [u8; 16] {
+        self.0.salt
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    async fn put(&self, jobs: Vec<Job>) -> Result<Put, StoreError> {
+        self.blocking(move |inner, content| {
+            if let Some((owner, Some(key))) =
+                jobs.first().map(|job| (&job.owner, &job.idempotency_key))
+            {
+                let known = content.known(owner, key);
+                if !known.is_empty() {
+                    return Ok(Put::Known(known));
+                }
+            }
+            inner.write(content, |transaction| {
+                jobs.iter().try_for_each(|job| put_job(transaction, job))
+            })?;
+            jobs.iter().cloned().for_each(|job| content.adopt(job));
+            inner.announce();
+            Ok(Put::Added(jobs))
+        })
+        .await
+    }
+
+    async fn known(&self, owner: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError> {
+        Ok(self.0.lock().known(owner, idempotency_key))
+    }
+
+    async fn get(&self, id: &str) -> Result<Option<Job>, StoreError> {
+        Ok(self.0.lock().jobs.get(id).cloned())
+    }
+
+    async fn list(&self, owner: &str) -> Result<Vec<Job>, StoreError> {
+        let content = self.0.lock();
+        let own = content.jobs.values().filter(|job| job.owner == owner);
+        Ok(own.cloned().collect())
+    }
+
+    async fn place(&self, id: &str) -> Result<Option<usize>, StoreError> {
+        let content = self.0.lock();
+        Ok(content.queue.values().position(|other| other == id))
+    }
+
+    async fn counts(&self, client: Option<&str>) -> Result<Counts, StoreError> {
+        let mut counts = Counts::default();
+        let content = self.0.lock();
+        content
+            .jobs
+            .values()
+            .for_each(|job| counts.add(job, client));
+        Ok(counts)
+    }
+
+    async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
+        let first = self.0.lock().queue.values().next().cloned();
+        let Some(id) = first else { return Ok(None) };
+        let taken = self.change(
+            &id,
+            |job, _| (job.state == State::Queued).then(|| job.take()),
+            |_, _| Ok(()),
+        );
+        let Some((job, ())) = taken.await? else {
+            return Ok(None);
+        };
+        let finished =
+            self.blocking(move |inner, content| finished_work(inner.database(content)?, &id));
+        Ok(Some(Claimed {
+            job,
+            finished: finished.await?,
+        }))
+    }
+
+    async fn renew(&self, id: &str) -> Result<bool, StoreError> {
+        let content = self.0.lock();
+        Ok(content
+            .jobs
+            .get(id)
+            .is_some_and(|job| job.state == State::Running))
+    }
+
+    async fn save(
+        &self,
+        id: &str,
+        progress: Progress,
+        parts: Vec<FinishedPart>,
+    ) -> Result<bool, StoreError> {
+        let progressed = parts
+            .iter()
+            .any(|part| matches!(part, FinishedPart::Chunk(_)));
+        let change = move |job: &mut Job, _: &Inner| {
+            job.progress = progress;
+            if progressed {
+                job.attempts = 1;
+            }
+            (job.state == State::Running).then_some(())
+        };
+        let append = move |transaction: &WriteTransaction, job: &Job| {
+            let mut table = transaction.open_table(PARTS).map_err(failed)?;
+            let of_job = (&*job.id, 0)..=(&*job.id, u64::MAX);
+            let last = table.range(of_job).map_err(failed)?.next_back();
+            let last = last
+                .transpose()
+                .map_err(failed)?
+                .map(|(key, _)| key.value().1);
+            let next = last.map_or(0, |last| last + 1);
+            for (number, part) in (next..).zip(&parts) {
+                let json = encode(part)?;
+                table.insert((&*job.id, number), &*json).map_err(failed)?;
+            }
+            Ok(())
+        };
+        Ok(self.change(id, change, append).await?.is_some())
+    }
+
+    async fn finish(
+        &self,
+        id: &str,
+        end: Result<Transcript, Failure>,
+    ) -> Result<Option<Job>, StoreError> {
+        let (result, error) = match end {
+            Ok(transcript) => (Some(encode(&transcript)?), None),
+            Err(error) => (None, Some(error)),
+        };
+        let change = move |job: &mut Job, inner: &Inner| {
+            let has_it = job.state == State::Running;
+            job.end(error, inner.keep);
+            has_it.then_some(())
+        };
+        let ended = self.change(id, change, move |transaction, job| {
+            remove_parts(transaction, &job.id)?;
+            if let Some(result) = result {
+                let mut table = transaction.open_table(RESULTS).map_err(failed)?;
+                table.insert(&*job.id, &*result).map_err(failed)?;
+            }
+            Ok(())
+        });
+        Ok(ended.await?.map(|(job, ())| job))
+    }
+
+    async fn release(&self, id: &str, blameless: bool) -> Result<(), StoreError> {
+        let change = move |job: &mut Job, _: &Inner| {
+            let has_it = job.state == State::Running;
+            job.state = State::Queued;
+            job.attempts -= u32::from(blameless && job.attempts > 0);
+            has_it.then_some(())
+        };
+        self.change(id, change, |_, _| Ok(())).await?;
+        Ok(())
+    }
+
+    async fn result(&self, id: &str) -> Result<Option<Transcript>, StoreError> {
+        let id = id.to_owned();
+        self.blocking(move |inner, content| {
+            let transaction = inner.database(content)?.begin_read().map_err(failed)?;
+            let table = transaction.open_table(RESULTS).map_err(failed)?;
+            let result = table.get(&*id).map_err(failed)?;
+            result.map(|json| decode(json.value())).transpose()
+        })
+        .await
+    }
+
+    async fn remove(&self, id: &str) -> Result<Option<Job>, StoreError> {
+        let id = id.to_owned();
+        self.blocking(move |inner, content| {
+            let Some(job) = content.jobs.get(&id).cloned() else {
+                return Ok(None);
+            };
+            inner.write(content, |transaction| {
+                remove_parts(transaction, &id)?;
+                for table in [JOBS, RESULTS] {
+                    let mut table = transaction.open_table(table).map_err(failed)?;
+                    table.remove(&*id).map_err(failed)?;
+                }
+                Ok(())
+            })?;
+            content.queue.remove(&turn(&job));
+            content.jobs.remove(&id);
+            inner.announce();
+            Ok(Some(job))
+        })
+        .await
+    }
+
+    async fn expired(&self, at: f64) -> Result<Vec<Job>, StoreError> {
+        let content = self.0.lock();
+        let expired = content
+            .jobs
+            .values()
+            .filter(|job| job.expires.is_some_and(|expires| expires <= at));
+        Ok(expired.cloned().collect())
+    }
+
+    async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError> {
+        let content = self.0.lock();
+        let (mut due, mut next) = (Vec::new(), None);
+        for job in content.jobs.values() {
+            let pending = job
+                .callback
+                .as_ref()
+                .filter(|callback| callback.state == CallbackState::Pending);
+            match pending.and_then(|callback| callback.next) {
+                Some(time) if time <= at => due.push(job.clone()),
+                Some(time) => next = Some(next.map_or(time, |next: f64| next.min(time))),
+                None => {}
+            }
+        }
+        Ok((due, next))
+    }
+
+    async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError> {
+        let change = move |job: &mut Job, _: &Inner| {
+            job.callback = Some(callback);
+            Some(())
+        };
+        self.change(id, change, |_, _| Ok(())).await?;
+        Ok(())
+    }
+
+    async fn audio_in_use(&self) -> Result<Vec<String>, StoreError> {
+        let content = self.0.lock();
+        let open = content.jobs.values().filter(|job| !job.state.is_over());
+        Ok(open.map(|job| job.audio.key.clone()).collect())
+    }
+}
+
+fn open(path: &Path) -> Result<Database, StoreError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder.create(path).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            StoreError::Unavailable(format!("another process uses {}", path.display()))
+        }
+        error => failed(error),
+    })
+}
+
+/// Reads the salt and all jobs, and creates what is missing. A job that cannot be read is left out: another version of
+/// the program may have written it.
+fn load(database: &Database) -> Result<([u8; 16], Vec<Job>), StoreError> {
+    let transaction = database.begin_write().map_err(failed)?;
+    let mut jobs = Vec::new();
+    let salt;
+    {
+        let mut store = transaction.open_table(STORE).map_err(failed)?;
+        let known = store
+            .get(SALT)
+            .map_err(failed)?
+            .and_then(|known| known.value().try_into().ok());
+        salt = known.unwrap_or_else(|| *uuid::Uuid::new_v4().as_bytes());
+        store.insert(SALT, salt.as_slice()).map_err(failed)?;
+        let table = transaction.open_table(JOBS).map_err(failed)?;
+        for entry in table.iter().map_err(failed)? {
+            let (id, json) = entry.map_err(failed)?;
+            match decode(json.value()) {
+                Ok(job) => jobs.push(job),
+                Err(error) => warn!(job = id.value(), %error, "a stored job is ignored"),
+            }
+        }
+        transaction.open_table(PARTS).map_err(failed)?;
+        transaction.open_table(RESULTS).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)?;
+    Ok((salt, jobs))
+}
+
+fn put_job(transaction: &WriteTransaction, job: &Job) -> Result<(), StoreError> {
+    let json = encode(job)?;
+    let mut table = transaction.open_table(JOBS).map_err(failed)?;
+    table.insert(&*job.id, &*json).map_err(failed)?;
+    Ok(())
+}
+
+fn remove_parts(transaction: &WriteTransaction, id: &str) -> Result<(), StoreError> {
+    let mut table = transaction.open_table(PARTS).map_err(failed)?;
+    let of_job = (id, 0)..=(id, u64::MAX);
+    table.retain_in(of_job, |_, _| false).map_err(failed)
+}
+
+/// The work that is stored of a job. Work that cannot be read is done again.
+fn finished_work(database: &Database, id: &str) -> Result<FinishedWork, StoreError> {
+    let transaction = database.begin_read().map_err(failed)?;
+    let table = transaction.open_table(PARTS).map_err(failed)?;
+    let mut finished = FinishedWork::default();
+    for entry in table.range((id, 0)..=(id, u64::MAX)).map_err(failed)? {
+        let (_, json) = entry.map_err(failed)?;
+        match decode(json.value()) {
+            Ok(part) => finished.apply(part),
+            Err(error) => {
+                warn!(job = id, %error, "finished chunks of a job are done again");
+                break;
+            }
+        }
+    }
+    Ok(finished)
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(json).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+/// An error of the database.
+fn failed(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::FileTooLarge
+            ) =>
+        {
+            StoreError::Full
+        }
+        error => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! Where jobs are kept: in a database in a file of this node ([`embedded`]), or in Redis for several nodes that share
+//! their jobs ([`shared`]).
+//!
+//! A job that is taken is *leased* to the node that took it. The embedded store belongs to one process, so that every
+//! lease ends when the store is opened again. In a store that nodes share, a lease ends unless it is renewed.
+
+pub mod embedded;
+pub mod shared;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stt_actors::Progress;
+use stt_actors::domain::finished::{FinishedPart, FinishedWork};
+use stt_actors::domain::transcript::Transcript;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::jobs::record::{Callback, Failure, Job, State};
+
+/// Why a store did not do what was asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// There is no space for it. Everything that was stored before can still be read.
+    #[error("there is no space on disk to store the job")]
+    Full,
+    /// The store cannot be used now.
+    #[error("the store of jobs cannot be used: {0}")]
+    Unavailable(String),
+    /// What was read is not what was written, or another version wrote it.
+    #[error("the store of jobs has an entry that cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// What became of new jobs.
+#[derive(Debug)]
+pub enum Put {
+    /// They are stored.
+    Added(Vec<Job>),
+    /// The owner has jobs with this idempotency key: these.
+    Known(Vec<Job>),
+}
+
+/// A job that this node has taken.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The job.
+    pub job: Job,
+    /// The work that earlier attempts finished.
+    pub finished: FinishedWork,
+}
+
+/// Numbers of jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Jobs by state, in the order of [`State::ALL`].
+    pub by_state: [usize; State::ALL.len()],
+    /// Those of the client in the question.
+    pub of_client: usize,
+    /// Bytes of stored audio.
+    pub audio_bytes: u64,
+}
+
+impl Counts {
+    /// Counts a job. `client`: the client in the question.
+    pub fn add(&mut self, job: &Job, client: Option<&str>) {
+        for (count, state) in self.by_state.iter_mut().zip(State::ALL) {
+            *count += usize::from(state == job.state);
+        }
+        self.of_client += usize::from(client == Some(&*job.client));
+        if !job.state.is_over() {
+            self.audio_bytes += job.audio.bytes;
+        }
+    }
+
+    /// The number of jobs in a state.
+    pub fn of(&self, state: State) -> usize {
+        let counts = self.by_state.iter().zip(State::ALL);
+        counts
+            .filter(|(_, other)| *other == state)
+            .map(|(count, _)| count)
+            .sum()
+    }
+}
+
+/// Keeps jobs. Every change is durable when its call returns.
+#[async_trait]
+pub trait JobStore: Send + Sync {
+    /// Random bytes that stay the same as long as the store exists: ids of keys without a name are derived from them.
+    fn salt(&self) -> [u8; 16];
+
+    /// How often the runner asks for jobs of which this process hears nothing.
+    fn poll(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    /// Announces every change that this process makes or hears of, with a growing number.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Adds the jobs of one request, all or none, unless the owner has jobs with their idempotency key.
+    async fn put(&self, jobs: Vec<Job>) -> Result<Put, StoreError>;
+
+    /// The owner's jobs with this idempotency key, in the order of their files.
+    async fn known(&self, owner: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError>;
+
+    /// A job.
+    async fn get(&self, id: &str) -> Result<Option<Job>, StoreError>;
+
+    /// All jobs of an owner.
+    async fn list(&self, owner: &str) -> Result<Vec<Job>, StoreError>;
+
+    /// How many queued jobs come before this one; `None`: it is not queued.
+    async fn place(&self, id: &str) -> Result<Option<usize>, StoreError>;
+
+    /// Jobs by state, the number of this client's, and the space of their audio.
+    async fn counts(&self, client: Option<&str>) -> Result<Counts, StoreError>;
+
+    /// Takes the queued job that waits longest, or one whose node died.
+    async fn claim(&self) -> Result<Option<Claimed>, StoreError>;
+
+    /// Extends the lease of a job. Returns whether this node still has it.
+    async fn renew(&self, id: &str) -> Result<bool, StoreError>;
+
+    /// Stores progress and newly finished work. Returns whether this node still has the job.
+    async fn save(
+        &self,
+        id: &str,
+        progress: Progress,
+        parts: Vec<FinishedPart>,
+    ) -> Result<bool, StoreError>;
+
+    /// Stores the result, or why there is none, and ends the job. Returns whether this node still had it: only one
+    /// node's end counts.
+    async fn finish(
+        &self,
+        id: &str,
+        end: Result<Transcript, Failure>,
+    ) -> Result<Option<Job>, StoreError>;
+
+    /// Puts a job back into the queue. With `blameless`, the attempt does not count.
+    async fn release(&self, id: &str, blameless: bool) -> Result<(), StoreError>;
+
+    /// The result of a job that is done.
+    async fn result(&self, id: &str) -> Result<Option<Transcript>, StoreError>;
+
+    /// Removes everything of a job but its audio. Returns the job, if it was there.
+    async fn remove(&self, id: &str) -> Result<Option<Job>, StoreError>;
+
+    /// The jobs that expired before this time, in Unix seconds.
+    async fn expired(&self, at: f64) -> Result<Vec<Job>, StoreError>;
+
+    /// The jobs whose callback is due at this time, in Unix seconds, and when the next one is.
+    async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError>;
+
+    /// Stores the state of a callback.
+    async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError>;
+
+    /// The names of all stored audio that is still needed.
+    async fn audio_in_use(&self) -> Result<Vec<String>, StoreError>;
+}

@@ -1,0 +1,393 @@
+//! Jobs in Redis, which several nodes share.
+//!
+//! Queued jobs are entries of a stream with a consumer group. A node takes the next entry (XREADGROUP), or one whose node
+//! has not renewed it for [`LEASE`] (XAUTOCLAIM). Redis itself knows which consumer has an entry; every change of a job
+//! that runs is a script that checks this first, so that a node that was cut off cannot overwrite the work of its
+//! successor. Scripts also keep a job, its state and the counts consistent.
+//!
+//! All keys have the same hash tag, so that they are in one slot of a cluster.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_redis::redis::{FromRedisValue, cmd};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use stt_actors::Progress;
+use stt_actors::domain::finished::{FinishedPart, FinishedWork};
+use stt_actors::domain::transcript::Transcript;
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{Claimed, Counts, JobStore, Put, StoreError};
+use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
+use crate::redis::{RedisCommands, RedisPem};
+
+/// A job that was not renewed for this time is taken by another node: several renewals.
+const LEASE: Duration = Duration::from_secs(15);
+/// How long a callback belongs to the node that found it due.
+const CALLBACK_LEASE_SECONDS: f64 = 60.0;
+/// Callbacks that a node takes at once.
+const CALLBACKS_AT_ONCE: usize = 3;
+/// How often nodes look for jobs of others.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The beginning of every script.
+const COMMON: &str = include_str!("shared/common.lua");
+
+/// The store.
+pub struct SharedStore {
+    redis: RedisCommands,
+    /// This process, among the consumers of the group.
+    consumer: String,
+    keep: Duration,
+    salt: [u8; 16],
+    changed: watch::Sender<u64>,
+    /// The jobs that this node has, as they are stored.
+    held: Mutex<HashMap<String, Job>>,
+}
+
+/// What a script does, and its text after [`COMMON`].
+macro_rules! script {
+    ($name:literal) => {
+        include_str!(concat!("shared/", $name, ".lua"))
+    };
+}
+
+impl SharedStore {
+    /// Connects to the store, and creates it if it is not there. `pem`: certificates for `rediss://`. `node`: the name of
+    /// this node. `keep`: how long a job is kept after its end.
+    ///
+    /// # Errors
+    /// Redis cannot be used.
+    pub async fn open(
+        url: &str,
+        pem: &RedisPem,
+        node: &str,
+        keep: Duration,
+    ) -> Result<Self, StoreError> {
+        let unusable =
+            |error: crate::redis::RedisUrlError| StoreError::Unavailable(error.to_string());
+        let redis = RedisCommands::new(url, pem).map_err(unusable)?;
+        let salt = uuid::Uuid::new_v4();
+        let mut store = Self {
+            redis,
+            consumer: format!("{node}/{}", uuid::Uuid::new_v4().simple()),
+            keep,
+            salt: [0; 16],
+            changed: watch::Sender::new(0),
+            held: Mutex::default(),
+        };
+        let kept: String = store
+            .run(script!("salt"), &[&salt.simple().to_string()])
+            .await?;
+        let kept = uuid::Uuid::parse_str(&kept)
+            .map_err(|error| StoreError::Unreadable(error.to_string()))?;
+        store.salt = *kept.as_bytes();
+        Ok(store)
+    }
+
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &str,
+        arguments: &[&str],
+    ) -> Result<T, StoreError> {
+        let mut command = cmd("EVAL");
+        command
+            .arg(format!("{COMMON}\n{script}"))
+            .arg(1)
+            .arg("{stt:jobs}:stream");
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        let answer = self.redis.run(&command).await;
+        answer.map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+
+    fn announce(&self) {
+        self.changed.send_modify(|number| *number += 1);
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Job>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes a job that this node has. Returns the changed job; `None`: this node does not have it (any more).
+    async fn update(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Job) + Send,
+        parts: &[FinishedPart],
+        result: Option<&Transcript>,
+    ) -> Result<Option<Job>, StoreError> {
+        let Some(mut job) = self.held().get(id).cloned() else {
+            return Ok(None);
+        };
+        change(&mut job);
+        let json = encode(&job)?;
+        let result = result.map(encode).transpose()?.unwrap_or_default();
+        let expires = job.expires.map(|at| at.to_string()).unwrap_or_default();
+        let callback = job.callback.as_ref().and_then(|callback| callback.next);
+        let callback = callback.map(|at| at.to_string()).unwrap_or_default();
+        let parts = parts
+            .iter()
+            .map(encode)
+            .collect::<Result<Vec<String>, _>>()?;
+        let mut arguments = vec![
+            &*self.consumer,
+            id,
+            &json,
+            job.state.as_str(),
+            &result,
+            &expires,
+            &callback,
+        ];
+        arguments.extend(parts.iter().map(String::as_str));
+        let is_done: bool = self.run(script!("update"), &arguments).await?;
+        if !is_done || job.state != State::Running {
+            self.held().remove(id);
+        } else {
+            self.held().insert(id.to_owned(), job.clone());
+        }
+        self.announce();
+        Ok(is_done.then_some(job))
+    }
+}
+
+#[async_trait]
+impl JobStore for SharedStore {
+    fn salt(&self) -> [u8; 16] {
+        self.salt
+    }
+
+    fn poll(&self) -> Duration {
+        POLL
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    async fn put(&self, jobs: Vec<Job>) -> Result<Put, StoreError> {
+        let Some(first) = jobs.first() else {
+            return Ok(Put::Added(jobs));
+        };
+        let known = first
+            .idempotency_key
+            .as_ref()
+            .map(|key| known_as(&first.owner, key))
+            .unwrap_or_default();
+        let mut arguments = vec![known];
+        for job in &jobs {
+            let (bytes, created) = (job.audio.bytes.to_string(), job.created.to_string());
+            arguments.extend([
+                job.id.clone(),
+                encode(job)?,
+                job.owner.clone(),
+                job.client.clone(),
+                bytes,
+                created,
+            ]);
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let known: Vec<String> = self.run(script!("put"), &arguments).await?;
+        self.announce();
+        if known.is_empty() {
+            return Ok(Put::Added(jobs));
+        }
+        Ok(Put::Known(in_order(&known)?))
+    }
+
+    async fn known(&self, owner: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError> {
+        let known: Vec<String> = self
+            .run(script!("known"), &[&known_as(owner, idempotency_key)])
+            .await?;
+        in_order(&known)
+    }
+
+    async fn get(&self, id: &str) -> Result<Option<Job>, StoreError> {
+        let json: Option<String> = self.run(script!("get"), &["job", id]).await?;
+        json.map(|json| decode(&json)).transpose()
+    }
+
+    async fn list(&self, owner: &str) -> Result<Vec<Job>, StoreError> {
+        let jobs: Vec<String> = self.run(script!("list"), &[owner]).await?;
+        in_order(&jobs)
+    }
+
+    async fn place(&self, id: &str) -> Result<Option<usize>, StoreError> {
+        self.run(script!("place"), &[id]).await
+    }
+
+    async fn counts(&self, client: Option<&str>) -> Result<Counts, StoreError> {
+        let counts: Vec<u64> = self
+            .run(script!("counts"), &[client.unwrap_or_default()])
+            .await?;
+        let [queued, running, done, failed, of_client, audio_bytes] = *counts.as_slice() else {
+            return Err(StoreError::Unreadable("the counts of jobs".to_owned()));
+        };
+        let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        Ok(Counts {
+            by_state: [queued, running, done, failed].map(number),
+            of_client: if client.is_some() {
+                number(of_client)
+            } else {
+                0
+            },
+            audio_bytes,
+        })
+    }
+
+    async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
+        let lease = LEASE.as_millis().to_string();
+        let taken: Vec<String> = self
+            .run(script!("claim"), &[&self.consumer, &lease])
+            .await?;
+        let Some((json, parts)) = taken.split_first() else {
+            return Ok(None);
+        };
+        let job: Job = decode(json)?;
+        let id = job.id.clone();
+        self.held().insert(id.clone(), job);
+        let mut finished = FinishedWork::default();
+        for part in parts {
+            match decode(part) {
+                Ok(part) => finished.apply(part),
+                Err(error) => {
+                    warn!(job = id, %error, "finished chunks of a job are done again");
+                    break;
+                }
+            }
+        }
+        let job = self.update(&id, Job::take, &[], None).await?;
+        Ok(job.map(|job| Claimed { job, finished }))
+    }
+
+    async fn renew(&self, id: &str) -> Result<bool, StoreError> {
+        self.run(script!("renew"), &[&self.consumer, id]).await
+    }
+
+    async fn save(
+        &self,
+        id: &str,
+        progress: Progress,
+        parts: Vec<FinishedPart>,
+    ) -> Result<bool, StoreError> {
+        let progressed = parts
+            .iter()
+            .any(|part| matches!(part, FinishedPart::Chunk(_)));
+        let change = |job: &mut Job| {
+            job.progress = progress;
+            if progressed {
+                job.attempts = 1;
+            }
+        };
+        Ok(self.update(id, change, &parts, None).await?.is_some())
+    }
+
+    async fn finish(
+        &self,
+        id: &str,
+        end: Result<Transcript, Failure>,
+    ) -> Result<Option<Job>, StoreError> {
+        let (result, error) = match end {
+            Ok(transcript) => (Some(transcript), None),
+            Err(error) => (None, Some(error)),
+        };
+        let keep = self.keep;
+        self.update(id, |job| job.end(error, keep), &[], result.as_ref())
+            .await
+    }
+
+    async fn release(&self, id: &str, blameless: bool) -> Result<(), StoreError> {
+        let change = |job: &mut Job| {
+            job.state = State::Queued;
+            job.attempts -= u32::from(blameless && job.attempts > 0);
+        };
+        self.update(id, change, &[], None).await?;
+        Ok(())
+    }
+
+    async fn result(&self, id: &str) -> Result<Option<Transcript>, StoreError> {
+        let json: Option<String> = self.run(script!("get"), &["result", id]).await?;
+        json.map(|json| decode(&json)).transpose()
+    }
+
+    async fn remove(&self, id: &str) -> Result<Option<Job>, StoreError> {
+        let json: Option<String> = self.run(script!("remove"), &[id]).await?;
+        self.held().remove(id);
+        self.announce();
+        json.map(|json| decode(&json)).transpose()
+    }
+
+    async fn expired(&self, at: f64) -> Result<Vec<Job>, StoreError> {
+        let jobs: Vec<String> = self.run(script!("expired"), &[&at.to_string()]).await?;
+        in_order(&jobs)
+    }
+
+    async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError> {
+        let until = (at + CALLBACK_LEASE_SECONDS).to_string();
+        let most = CALLBACKS_AT_ONCE.to_string();
+        let found: Vec<String> = self
+            .run(script!("callbacks"), &[&at.to_string(), &until, &most])
+            .await?;
+        let Some((next, due)) = found.split_first() else {
+            return Ok((Vec::new(), None));
+        };
+        Ok((in_order(due)?, next.parse().ok()))
+    }
+
+    async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError> {
+        let Some(mut job) = self.get(id).await? else {
+            return Ok(());
+        };
+        let next = callback
+            .next
+            .filter(|_| callback.state == CallbackState::Pending);
+        let next = next.map(|at| at.to_string()).unwrap_or_default();
+        job.callback = Some(callback);
+        let _: bool = self
+            .run(script!("callback"), &[id, &encode(&job)?, &next])
+            .await?;
+        self.announce();
+        Ok(())
+    }
+
+    async fn audio_in_use(&self) -> Result<Vec<String>, StoreError> {
+        let open: Vec<String> = self.run(script!("open"), &[]).await?;
+        Ok(in_order(&open)?
+            .into_iter()
+            .map(|job| job.audio.key)
+            .collect())
+    }
+}
+
+/// The name under which the jobs of an idempotency key are found.
+fn known_as(owner: &str, key: &str) -> String {
+    // An owner has no line break.
+    format!("{owner}\n{key}")
+}
+
+/// Jobs in the order of their submission.
+fn in_order(jobs: &[String]) -> Result<Vec<Job>, StoreError> {
+    let mut jobs = jobs
+        .iter()
+        .map(|json| decode(json))
+        .collect::<Result<Vec<Job>, _>>()?;
+    jobs.sort_by(|a, b| {
+        a.created
+            .total_cmp(&b.created)
+            .then(a.number.cmp(&b.number))
+    });
+    Ok(jobs)
+}
+
+fn encode(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+fn decode<T: DeserializeOwned>(json: &str) -> Result<T, StoreError> {
+    serde_json::from_str(json).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
