@@ -154,17 +154,6 @@ impl Stt {
         })
     }
 
-    /// Waits until the server is shutting down.
-    pub async fn draining(&self) {
-        let mut changes = self.status.subscribe_routing();
-        while !self.status.is_draining() {
-            if changes.changed().await.is_err() {
-                // The status lives as long as this handle.
-                return;
-            }
-        }
-    }
-
     /// Starts a transcription and returns its events. Dropping the stream cancels it.
     pub async fn submit(
         &self,
@@ -249,8 +238,8 @@ impl Stt {
     }
 
     /// Announces the end of the node, which no longer accepts requests for routers but still serves them for the
-    /// plan's delay. Then removes its record, rejects new requests, lets running ones finish within the grace, cancels the rest,
-    /// and stops the tree: await [`TreeEnded`]. A second call cuts delay and grace short.
+    /// plan's delay. Then removes its record, rejects new requests, lets running ones finish within the grace, cancels the
+    /// rest, and stops the tree: await [`TreeEnded`]. A second call cuts delay and grace short.
     pub fn drain(&self, plan: impl Into<DrainPlan>) {
         let plan = plan.into();
         // If the tree has ended, there is nothing to drain.

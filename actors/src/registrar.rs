@@ -2,8 +2,8 @@
 //!
 //! It publishes every tick, and immediately when the node starts or stops accepting requests (ready, saturated,
 //! leaving). The record expires after a few ticks, so that a crashed node disappears; a drain removes it before the node
-//! rejects requests, and any other clean end removes it as well. Publishing runs in a task, one at a time and with a time limit, so that a slow or unreachable directory
-//! delays nothing else.
+//! rejects requests, and any other clean end removes it as well. Publishing runs in a task, one at a time and with a time
+//! limit, so that a slow or unreachable directory delays nothing else.
 //!
 //! Supervised by the Supervisor, which stops it last.
 

@@ -150,7 +150,7 @@ pub async fn run(jobs: Jobs, stt: Stt, policy: CallbackPolicy) {
     loop {
         let pause = send_due(&jobs, &policy).await;
         tokio::select! {
-            () = stt.draining() => return,
+            () = stt.until_rejecting() => return,
             _ = changes.changed() => {}
             () = sleep(pause) => {}
         }

@@ -60,7 +60,7 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
         runner.fill(&mut running).await;
         runner.report().await;
         tokio::select! {
-            () = runner.stt.draining() => break,
+            () = runner.stt.until_rejecting() => break,
             _ = changes.changed() => {}
             _ = hot.changed() => {}
             Some(_) = running.join_next() => {}
@@ -133,7 +133,7 @@ impl Runner {
     /// again for a job, but not before there is one.
     fn can_work(&self) -> bool {
         let snapshot = self.stt.snapshot();
-        !snapshot.draining
+        !self.stt.is_draining()
             && match snapshot.hot {
                 HotState::Ready(_) | HotState::Asleep(_) | HotState::Restarting { .. } => true,
                 HotState::Starting => false,
@@ -214,7 +214,7 @@ impl Runner {
         loop {
             let event = tokio::select! {
                 () = cancelled.cancelled() => return End::Cancelled(progress.seconds_done),
-                () = self.stt.draining(), if !draining => {
+                () = self.stt.until_draining(), if !draining => {
                     draining = true;
                     continue;
                 }
@@ -355,7 +355,7 @@ impl Runner {
                 Err(error) => warn!(job = job.id, %error, "the end of a job could not be stored"),
             }
             tokio::select! {
-                () = self.stt.draining() => return false,
+                () = self.stt.until_rejecting() => return false,
                 () = sleep(STORE_PAUSE) => {}
             }
         }
