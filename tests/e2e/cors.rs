@@ -190,7 +190,7 @@ async fn strangers_get_nothing(server: &Server) {
         assert_eq!(cors_headers(response.headers()), Vec::<&str>::new());
         varies(response.headers());
     }
-    let response = preflight(server, PAGE, "DELETE").await;
+    let response = preflight(server, PAGE, "PUT").await;
     assert_eq!(response.status(), 400);
     // Without an origin, there are no CORS headers.
     let response = server.get("/health").await;
