@@ -30,6 +30,7 @@ pub struct ClientBuilder {
     latency_window: usize,
     tls: tls::Options,
     no_proxy: bool,
+    #[cfg(feature = "redis")]
     is_listed: bool,
 }
 
@@ -45,6 +46,7 @@ impl ClientBuilder {
             latency_window: 1024,
             tls: tls::Options::default(),
             no_proxy: false,
+            #[cfg(feature = "redis")]
             is_listed: false,
         }
     }
@@ -166,6 +168,7 @@ impl ClientBuilder {
             http: http.build().map_err(Error::of_transport)?,
             base: url.as_str().trim_end_matches('/').to_owned(),
             shown: shown(&url),
+            #[cfg(feature = "redis")]
             is_listed: self.is_listed,
             telemetry: self.telemetry,
             recorder: Recorder::new(self.latency_window),

@@ -22,6 +22,7 @@ pub(crate) struct Node {
     /// The address without user and password.
     pub shown: String,
     /// Whether the server is known by its record in Redis.
+    #[cfg(feature = "redis")]
     pub is_listed: bool,
     pub telemetry: Hook,
     pub recorder: Recorder,

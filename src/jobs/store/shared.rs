@@ -1,7 +1,7 @@
 //! Jobs in Redis, which several nodes share.
 //!
 //! Queued jobs are entries of a stream with a consumer group. A node takes the next entry (XREADGROUP), or one whose node
-//! has not renewed it for [`LEASE`] (XAUTOCLAIM). Redis itself knows which consumer has an entry; every change of a job
+//! has not renewed it for 15 s (XAUTOCLAIM). Redis itself knows which consumer has an entry; every change of a job
 //! that runs is a script that checks this first, so that a node that was cut off cannot overwrite the work of its
 //! successor. Scripts also keep a job, its state and the counts consistent.
 //!
