@@ -52,7 +52,7 @@ impl Default for Settings {
             realtime_session: Duration::from_secs(3600),
             wyoming: WyomingSettings::default(),
             jobs: JobSettings {
-                folder: default_jobs_dir(),
+                folder: jobs_dir(Role::default()),
                 time_to_live: Duration::from_secs(86_400),
                 per_client: 100,
                 storage_bytes: 10_240 * MEGABYTE,
@@ -100,11 +100,16 @@ impl Default for Settings {
     }
 }
 
-/// `uttera-stt/jobs` in the user's folder for data.
-fn default_jobs_dir() -> PathBuf {
+/// `uttera-stt/jobs` in the user's folder for data. A primary and a fallback of one user have folders of their own,
+/// because a folder belongs to one server.
+pub(super) fn jobs_dir(role: Role) -> PathBuf {
     let base = directories::BaseDirs::new();
     let data = base.map_or_else(PathBuf::new, |base| base.data_dir().to_owned());
-    data.join("uttera-stt/jobs")
+    data.join(match role {
+        Role::Hotcold => "uttera-stt/jobs",
+        Role::Primary => "uttera-stt/jobs-primary",
+        Role::Fallback => "uttera-stt/jobs-fallback",
+    })
 }
 
 /// `assets/models/whisper` in the working directory if `assets/models` exists, else the user's cache.

@@ -1,5 +1,6 @@
 //! Builds [`Settings`] from the sources and checks them.
 
+use super::defaults::jobs_dir;
 use super::variables::{self, VARIABLES, Variable};
 use super::{
     Device, FallbackTlsSettings, RedisTlsSettings, Role, Secret, Settings, SettingsError, Sources,
@@ -27,6 +28,7 @@ impl Settings {
             role: sources.role,
             ..Self::default()
         };
+        settings.jobs.folder = jobs_dir(sources.role);
         let mut warnings = sources.unknown_names();
         let mut in_force = Vec::new();
         for variable in VARIABLES {
