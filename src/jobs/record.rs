@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use stt_actors::domain::finished::FinishedPart;
 use stt_actors::{Options, Priority, Progress};
 
 use crate::render::{Details, Format};
@@ -11,7 +12,7 @@ use crate::render::{Details, Format};
 /// A job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
-    /// Its id: random, so that nobody can guess it.
+    /// Its id: random, so that it cannot be guessed.
     pub id: String,
     /// The id that all jobs of one request share: that of the first one.
     pub batch: String,
@@ -184,6 +185,15 @@ impl Job {
         self.state = State::Running;
         self.started.get_or_insert_with(now);
         self.attempts += 1;
+    }
+
+    /// Records progress. An attempt that finished a chunk counts as the first one again.
+    pub fn advance(&mut self, progress: Progress, parts: &[FinishedPart]) {
+        self.progress = progress;
+        let has_chunk = |part: &FinishedPart| matches!(part, FinishedPart::Chunk(_));
+        if parts.iter().any(has_chunk) {
+            self.attempts = 1;
+        }
     }
 
     /// Records the end. The job is kept for `keep` afterwards.

@@ -233,7 +233,7 @@ impl Running {
 }
 
 impl Running {
-    /// Begins to drain. Only the first call has an effect: the tree would cut a drain short that it is told again.
+    /// Begins to drain. Only the first call has an effect: a second message to the tree would cut the drain short.
     fn drain(&mut self) {
         let Some(notifier) = self.notifier.take() else {
             return;

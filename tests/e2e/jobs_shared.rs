@@ -1,6 +1,7 @@
 //! Jobs that several real nodes share, over a real Redis.
 
 use serde_json::Value;
+use tempfile::TempDir;
 use test_support::redis_server::RedisServer;
 use test_support::{Server, form, model, sample};
 
@@ -12,6 +13,16 @@ async fn list(server: &Server) -> Vec<Value> {
     list["data"].as_array().expect("a list").clone()
 }
 
+/// The settings of a node that shares its jobs.
+fn shared<'a>(folder: &'a TempDir, url: &'a str) -> [(&'a str, &'a str); 3] {
+    let folder = folder.path().to_str().expect("UTF-8");
+    [
+        ("JOBS_DIR", folder),
+        ("JOBS_SHARED", "1"),
+        ("REDIS_URL", url),
+    ]
+}
+
 fn with_status(jobs: &[Value], status: &str) -> usize {
     jobs.iter().filter(|job| job["status"] == status).count()
 }
@@ -20,13 +31,8 @@ fn with_status(jobs: &[Value], status: &str) -> usize {
 async fn ten_jobs_are_done_although_two_of_three_nodes_die() {
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().expect("a folder");
-    let url = redis.url();
-    let model = model("tiny.en").await;
-    let settings = [
-        ("JOBS_DIR", folder.path().to_str().expect("UTF-8")),
-        ("JOBS_SHARED", "1"),
-        ("REDIS_URL", &url),
-    ];
+    let (model, url) = (model("tiny.en").await, redis.url());
+    let settings = shared(&folder, &url);
     let mut nodes = Vec::new();
     for _ in 0..3 {
         nodes.push(Server::ready(&model, &settings).await);
@@ -87,13 +93,8 @@ async fn ten_jobs_are_done_although_two_of_three_nodes_die() {
 async fn a_node_that_drains_hands_its_job_over_and_redis_may_be_away_meanwhile() {
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().expect("a folder");
-    let url = redis.url();
-    let model = model("tiny.en").await;
-    let settings = [
-        ("JOBS_DIR", folder.path().to_str().expect("UTF-8")),
-        ("JOBS_SHARED", "1"),
-        ("REDIS_URL", &url),
-    ];
+    let (model, url) = (model("tiny.en").await, redis.url());
+    let settings = shared(&folder, &url);
     let mut first = Server::ready(&model, &settings).await;
     let file = first.long_file(8);
     let submitted = first.post(JOBS, form(&file, &[("language", "en")])).await;

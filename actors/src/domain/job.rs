@@ -39,8 +39,8 @@ pub enum Priority {
 pub enum Urgency {
     /// After all other work, and only until other work waits for the lane: the result may never be needed.
     Spare,
-    /// After all work that somebody waits for, as long as the chunk has not waited for long
-    /// ([`crate::queue::waiting::BACKGROUND_PATIENCE`]).
+    /// After live and queued work. A chunk that has waited for [`crate::queue::waiting::BACKGROUND_PATIENCE`] comes
+    /// before queued work.
     Background,
     /// In the order of the queue.
     #[default]

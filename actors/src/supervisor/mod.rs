@@ -150,7 +150,7 @@ pub struct SupervisorState {
 enum Phase {
     /// Children that end are replaced.
     Running,
-    /// As before, but routers are told to send no more requests.
+    /// As before, but the node's record says that it accepts no requests.
     Leaving,
     /// Children that end are replaced, and new requests are rejected.
     Draining,

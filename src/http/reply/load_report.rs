@@ -5,10 +5,10 @@
 //! reports in which either is zero. Both are therefore means over the last seconds, and never zero.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 use stt_actors::Snapshot;
+use tokio::time::Instant;
 
 /// The header.
 pub const ENDPOINT_LOAD_METRICS: HeaderName = HeaderName::from_static("endpoint-load-metrics");

@@ -300,14 +300,10 @@ impl JobStore for EmbeddedStore {
         progress: Progress,
         parts: Vec<FinishedPart>,
     ) -> Result<bool, StoreError> {
-        let progressed = parts
-            .iter()
-            .any(|part| matches!(part, FinishedPart::Chunk(_)));
+        let parts = Arc::new(parts);
+        let advanced = Arc::clone(&parts);
         let change = move |job: &mut Job, _: &Inner| {
-            job.progress = progress;
-            if progressed {
-                job.attempts = 1;
-            }
+            job.advance(progress, &advanced);
             (job.state == State::Running).then_some(())
         };
         let append = move |transaction: &WriteTransaction, job: &Job| {
@@ -319,7 +315,7 @@ impl JobStore for EmbeddedStore {
                 .map_err(failed)?
                 .map(|(key, _)| key.value().1);
             let next = last.map_or(0, |last| last + 1);
-            for (number, part) in (next..).zip(&parts) {
+            for (number, part) in (next..).zip(&*parts) {
                 let json = encode(part)?;
                 table.insert((&*job.id, number), &*json).map_err(failed)?;
             }

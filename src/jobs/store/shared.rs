@@ -275,15 +275,7 @@ impl JobStore for SharedStore {
         progress: Progress,
         parts: Vec<FinishedPart>,
     ) -> Result<bool, StoreError> {
-        let progressed = parts
-            .iter()
-            .any(|part| matches!(part, FinishedPart::Chunk(_)));
-        let change = |job: &mut Job| {
-            job.progress = progress;
-            if progressed {
-                job.attempts = 1;
-            }
-        };
+        let change = |job: &mut Job| job.advance(progress, &parts);
         Ok(self.update(id, change, &parts, None).await?.is_some())
     }
 

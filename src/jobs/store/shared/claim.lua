@@ -1,5 +1,5 @@
--- Gives the consumer ARGV[1] a job that nobody renewed for ARGV[2] milliseconds, or the next one. Returns the job and its
--- finished parts, or nothing.
+-- Gives the consumer ARGV[1] a job whose lease was not renewed for ARGV[2] milliseconds, or the next one. Returns the
+-- job and its finished parts, or nothing.
 ensure_group()
 while true do
   local entry
