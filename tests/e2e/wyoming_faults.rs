@@ -144,7 +144,8 @@ async fn what_is_no_wyoming_is_closed_with_a_line_in_the_log_that_names_the_mist
     client
         .send_bytes(b"{\"type\": \"audio-chunk\", \"payload_length\": 100}\nabc")
         .await;
-    drop(client);
+    // Not dropped: a socket with an unread reply would be reset, not ended.
+    client.end_sending().await;
     server.log_line("in the middle of an event").await;
     assert!(!server.log().join("\n").contains("panicked"));
 }

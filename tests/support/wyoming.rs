@@ -90,6 +90,13 @@ impl WyomingClient {
         let _ = patiently(self.stream.get_mut().write_all(bytes)).await;
     }
 
+    /// Sends nothing more; replies still arrive.
+    pub async fn end_sending(&mut self) {
+        patiently(self.stream.get_mut().shutdown())
+            .await
+            .expect("a connection");
+    }
+
     /// Sends an event.
     pub async fn send(&mut self, kind: &str, data: Value, payload: &[u8]) {
         self.send_bytes(&frame(kind, &data, payload)).await;
