@@ -1,5 +1,7 @@
-//! The other servers that the settings name: Redis, LibreTranslate and the fallback node. They are asked at the same
+//! The other servers that the settings name: Redis, the S3 store, LibreTranslate and the fallback node. They are asked at the same
 //! time, each with time limits of its own.
+
+use std::path::PathBuf;
 
 use reqwest::Url;
 use serde_json::Value;
@@ -9,6 +11,7 @@ use super::finding::Finding;
 use super::http::{self, Trust};
 use super::settings::names_this_machine;
 use crate::fallback::FallbackServer;
+use crate::jobs::audio::s3::S3Audio;
 use crate::redis::{NodeAddress, RedisDirectory};
 use crate::settings::{Secret, Settings};
 use crate::tls::redis::RedisFiles;
@@ -31,8 +34,9 @@ impl From<Finding> for Asked {
 
 /// Asks all configured neighbours.
 pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
-    let (redis, translator, fallback) = tokio::join!(
+    let (redis, audio, translator, fallback) = tokio::join!(
         redis(settings),
+        audio_of_jobs(settings),
         libretranslate(settings),
         fallback(settings)
     );
@@ -45,6 +49,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
         .filter_map(|(name, clock)| Some((name, clock?)))
         .collect();
     let mut findings = redis.findings;
+    findings.extend(audio);
     findings.extend(translator.findings);
     findings.extend(fallback.findings);
     findings.extend(clock::examine(&clocks));
@@ -81,6 +86,23 @@ async fn redis(settings: &Settings) -> Asked {
             .mended_by("start Redis, open its port to this machine, or correct REDIS_URL")
             .into(),
     }
+}
+
+async fn audio_of_jobs(settings: &Settings) -> Option<Finding> {
+    const CHECK: &str = "job-audio";
+    let s3 = Some(&settings.jobs.s3).filter(|s3| s3.is_used())?;
+    let answer = match S3Audio::new(s3, PathBuf::new()) {
+        Ok(audio) => audio.ping().await,
+        Err(error) => Err(error),
+    };
+    Some(match answer {
+        Ok(()) => Finding::ok(CHECK, "the S3 store answers (JOB_AUDIO_URL)"),
+        Err(error) => {
+            let what = format!("the S3 store (JOB_AUDIO_URL): {error}");
+            Finding::error(CHECK, what, "new jobs are rejected, and queued ones wait")
+                .mended_by("start the store, or correct JOB_AUDIO_URL and the AWS_… settings")
+        }
+    })
 }
 
 async fn libretranslate(settings: &Settings) -> Asked {

@@ -15,7 +15,9 @@ use crate::http::Limits;
 use crate::http::body::upload::UploadStore;
 use crate::http::caller::Caller;
 use crate::http::reply::error::ApiError;
-use crate::jobs::audio::AudioFolder;
+use crate::jobs::audio::AudioStore;
+use crate::jobs::audio::folder::AudioFolder;
+use crate::jobs::audio::s3::S3Audio;
 use crate::jobs::callback::{self, CallbackPolicy};
 use crate::jobs::record::{Failure, Job};
 use crate::jobs::runner::{self, Hooks};
@@ -25,7 +27,7 @@ use crate::jobs::store::{JobStore, StoreError};
 use crate::jobs::{JobLimits, Jobs};
 use crate::keys::Keyring;
 use crate::metrics::{Endpoint, Exporter, Transcribed, record_timings};
-use crate::settings::{Secret, Settings};
+use crate::settings::{S3Settings, Secret, Settings};
 use crate::tls::redis::RedisFiles;
 
 /// How long the end of the server waits until running jobs are back in the queue.
@@ -43,6 +45,7 @@ struct Inner {
     callbacks: CallbackPolicy,
     /// Where several nodes share their jobs.
     shared: Option<SharedJobs>,
+    s3: S3Settings,
     max_upload_bytes: u64,
     stt: Stt,
     hooks: Hooks,
@@ -108,6 +111,7 @@ impl JobService {
                 hosts: settings.jobs.callback_hosts.clone(),
             },
             shared: shared(settings, node_id),
+            s3: settings.jobs.s3.clone(),
             max_upload_bytes: settings.max_upload_bytes,
             stt,
             hooks: Hooks {
@@ -180,14 +184,20 @@ impl JobService {
     /// Opens the store and starts what works on its jobs.
     async fn start(&self) -> Result<OpenJobs, StoreError> {
         let (limits, largest) = (self.0.limits.clone(), self.0.max_upload_bytes);
+        let s3 = self.0.s3.clone();
         let is_shared = self.0.shared.is_some();
         let opening = tokio::task::spawn_blocking(move || {
             let unusable = |error: std::io::Error| {
                 StoreError::Unavailable(format!("{}: {error}", limits.folder.display()))
             };
-            let audio = AudioFolder::open(&limits.folder).map_err(unusable)?;
             let uploads = limits.folder.join("uploads");
             let uploads = UploadStore::open(&uploads, largest).map_err(unusable)?;
+            let audio: Arc<dyn AudioStore> = if s3.is_used() {
+                let failed = |error| StoreError::Unavailable(format!("JOB_AUDIO_URL: {error}"));
+                Arc::new(S3Audio::new(&s3, uploads.folder().to_owned()).map_err(failed)?)
+            } else {
+                Arc::new(AudioFolder::open(&limits.folder).map_err(unusable)?)
+            };
             let embedded = if is_shared {
                 None
             } else {
@@ -227,13 +237,10 @@ impl JobService {
 
 /// Where several nodes share their jobs, if the settings say so.
 fn shared(settings: &Settings, node_id: Option<&str>) -> Option<SharedJobs> {
-    if !settings.jobs.shared {
-        return None;
-    }
-    let Some(url) = settings.redis_url.clone() else {
-        warn!("JOBS_SHARED has no effect without REDIS_URL: jobs stay on this node");
-        return None;
-    };
+    let url = settings
+        .redis_url
+        .clone()
+        .filter(|_| settings.jobs.shared)?;
     Some(SharedJobs {
         url,
         certificates: RedisFiles::of(&settings.redis_tls),

@@ -5,10 +5,12 @@
 //! every address of it is checked, and the connection is made to a checked address, so that a second answer of the name
 //! server changes nothing. Redirects are not followed, and the reply is not read.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use futures::StreamExt;
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
@@ -34,7 +36,11 @@ const MAX_URL_BYTES: usize = 2048;
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
 /// The pause after the first failed attempt; each further pause is four times as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// Attempts before a callback is given up: the last one is about six hours after the first.
+/// Callbacks that are sent to one host in one round.
+const MOST_OF_A_HOST: usize = 3;
+/// Hosts that callbacks are sent to at the same time.
+const HOSTS_AT_ONCE: usize = 16;
+/// Attempts before a callback is given up: the last one is about twelve hours after the first.
 const MOST_ATTEMPTS: u32 = 9;
 /// How often callbacks are looked for that another node left, and after the store failed.
 const LOOK: Duration = Duration::from_secs(30);
@@ -166,20 +172,48 @@ async fn send_due(jobs: &Jobs, policy: &CallbackPolicy) -> Duration {
             return LOOK;
         }
     };
+    // A host that does not answer delays only its own callbacks.
+    let mut by_host: HashMap<String, Vec<Job>> = HashMap::new();
+    let mut left = false;
     for job in due {
+        let url = job.callback.as_ref().map(|callback| callback.url.as_str());
+        let url = url.and_then(|url| Url::parse(url).ok());
+        let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+        let of_host = by_host.entry(host.to_owned()).or_default();
+        if of_host.len() < MOST_OF_A_HOST {
+            of_host.push(job);
+        } else {
+            left = true;
+        }
+    }
+    let hosts = futures::stream::iter(by_host.into_values());
+    let sent = hosts.map(|of_host| send_in_turn(jobs, of_host, policy));
+    let stored: Vec<bool> = sent.buffer_unordered(HOSTS_AT_ONCE).collect().await;
+    if stored.contains(&false) {
+        return LOOK;
+    }
+    if left {
+        return Duration::ZERO;
+    }
+    let next = next.map_or(LOOK, |next| {
+        Duration::from_secs_f64((next - now()).max(0.0))
+    });
+    next.min(LOOK)
+}
+
+/// Sends callbacks to one host, one after the other. Returns whether their states are stored.
+async fn send_in_turn(jobs: &Jobs, of_host: Vec<Job>, policy: &CallbackPolicy) -> bool {
+    for job in of_host {
         let Some(mut callback) = job.callback.clone() else {
             continue;
         };
         attempt(&job, &mut callback, policy).await;
         if let Err(error) = jobs.store().set_callback(&job.id, callback).await {
             warn!(job = job.id, %error, "the state of a callback could not be stored");
-            return LOOK;
+            return false;
         }
     }
-    let next = next.map_or(LOOK, |next| {
-        Duration::from_secs_f64((next - now()).max(0.0))
-    });
-    next.min(LOOK)
+    true
 }
 
 /// Sends a callback, and records what became of it.

@@ -16,7 +16,7 @@ pub mod runner;
 pub mod store;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::jobs::{self as metrics, Outcome};
 use crate::settings::Settings;
-use audio::AudioFolder;
-use record::{Job, State, now};
-use store::{Counts, JobStore, Put, StoreError};
+use audio::AudioStore;
+use record::{Job, State, StoredAudio, now};
+use store::{Counts, Exceeded, JobStore, Put, PutLimits, StoreError};
 
 /// Jobs that are kept at most, of all clients.
 const MOST_JOBS: usize = 10_000;
@@ -48,6 +48,8 @@ pub struct JobLimits {
     pub per_client: usize,
     /// Most bytes of stored audio of all jobs.
     pub storage_bytes: u64,
+    /// Most bytes of stored audio of one client's jobs.
+    pub client_bytes: u64,
     /// How many jobs run at the same time.
     pub concurrency: usize,
 }
@@ -61,7 +63,17 @@ impl JobLimits {
             time_to_live: jobs.time_to_live,
             per_client: jobs.per_client,
             storage_bytes: jobs.storage_bytes,
+            client_bytes: jobs.client_bytes,
             concurrency: jobs.concurrency,
+        }
+    }
+
+    fn of_store(&self) -> PutLimits {
+        PutLimits {
+            jobs: MOST_JOBS,
+            bytes: self.storage_bytes,
+            client_jobs: self.per_client,
+            client_bytes: self.client_bytes,
         }
     }
 }
@@ -77,11 +89,28 @@ pub enum JobError {
         "this client has {0} jobs, the most that are kept (MAX_JOBS_PER_CLIENT); delete some, or wait until they expire"
     )]
     TooMany(usize),
-    /// The stored audio would exceed its limit.
+    /// The audio of the client's jobs would take too much space.
     #[error(
-        "the audio of all jobs takes the space that it may take (JOB_STORAGE_MB), or the server keeps ten thousand jobs"
+        "the audio of this client's jobs takes the space that it may take (JOB_STORAGE_PER_CLIENT_MB); wait until some are done"
     )]
+    ClientFull,
+    /// The audio of all jobs would take too much space.
+    #[error("the audio of all jobs takes the space that it may take (JOB_STORAGE_MB)")]
     StorageFull,
+    /// There are too many jobs of all clients.
+    #[error("the server keeps ten thousand jobs, which is the most")]
+    Full,
+}
+
+impl From<Exceeded> for JobError {
+    fn from(exceeded: Exceeded) -> Self {
+        match exceeded {
+            Exceeded::ClientJobs(kept) => Self::TooMany(kept),
+            Exceeded::ClientBytes => Self::ClientFull,
+            Exceeded::Jobs => Self::Full,
+            Exceeded::Bytes => Self::StorageFull,
+        }
+    }
 }
 
 /// The jobs of this node. Clones refer to the same jobs.
@@ -91,7 +120,7 @@ pub struct Jobs(Arc<Inner>);
 struct Inner {
     limits: JobLimits,
     store: Arc<dyn JobStore>,
-    audio: AudioFolder,
+    audio: Arc<dyn AudioStore>,
     /// Cancels the jobs that run here.
     running: Mutex<HashMap<String, CancellationToken>>,
     /// Whether jobs may be accepted.
@@ -100,7 +129,7 @@ struct Inner {
 
 impl Jobs {
     /// The jobs in this store.
-    pub fn new(limits: JobLimits, store: Arc<dyn JobStore>, audio: AudioFolder) -> Self {
+    pub fn new(limits: JobLimits, store: Arc<dyn JobStore>, audio: Arc<dyn AudioStore>) -> Self {
         Self(Arc::new(Inner {
             limits,
             store,
@@ -111,8 +140,8 @@ impl Jobs {
     }
 
     /// Where audio of jobs is stored.
-    pub fn audio(&self) -> &AudioFolder {
-        &self.0.audio
+    pub fn audio(&self) -> &dyn AudioStore {
+        &*self.0.audio
     }
 
     /// The store.
@@ -130,51 +159,44 @@ impl Jobs {
         self.0.store.changes()
     }
 
-    /// Checks, before a body is read, whether a client may submit this number of jobs.
+    /// Checks, before a body is read, whether a client may submit a job.
     ///
     /// # Errors
-    /// The client has too many jobs, the stored audio takes too much space, or the store failed.
-    pub async fn check_room(&self, client: &str, more: usize) -> Result<(), JobError> {
-        self.check(client, more, 1).await
+    /// There are too many jobs, their audio takes too much space, or the store failed.
+    pub async fn check_room(&self, client: &str) -> Result<(), JobError> {
+        let counts = self.store().counts(Some(client)).await?;
+        let exceeded = self.0.limits.of_store().exceeded_by(&counts, 1, 1);
+        exceeded.map_or(Ok(()), |exceeded| Err(exceeded.into()))
     }
 
-    /// `bytes`: the size of the audio of all `more` jobs.
-    async fn check(&self, client: &str, more: usize, bytes: u64) -> Result<(), JobError> {
-        let (counts, limits) = (self.store().counts(Some(client)).await?, &self.0.limits);
-        if counts.of_client + more > limits.per_client {
-            return Err(JobError::TooMany(counts.of_client));
-        }
-        let kept: usize = counts.by_state.iter().sum();
-        if kept + more > MOST_JOBS || counts.audio_bytes + bytes > limits.storage_bytes {
-            return Err(JobError::StorageFull);
-        }
-        Ok(())
+    /// Stores the audio of a job that is not stored yet.
+    ///
+    /// # Errors
+    /// It cannot be stored.
+    pub async fn store_audio(&self, file: &Path) -> Result<StoredAudio, StoreError> {
+        let key = audio::new_key(&self.store().salt());
+        let bytes = self.audio().store(file, &key).await?;
+        Ok(StoredAudio { key, bytes })
     }
 
     /// Stores jobs whose audio is stored already. Jobs of an earlier request with the same idempotency key are returned
     /// instead, and the new audio is removed.
     ///
     /// # Errors
-    /// As [`Self::check_room`]. The audio is removed then, too.
+    /// As [`Self::check_room`]. The audio is removed then, too, unless the jobs may be stored nevertheless.
     pub async fn submit(&self, jobs: Vec<Job>) -> Result<Vec<Job>, JobError> {
         let keys: Vec<String> = jobs.iter().map(|job| job.audio.key.clone()).collect();
-        let put = self.put(jobs).await;
-        if !matches!(put, Ok(Put::Added(_))) {
+        let put = self.store().put(jobs, self.0.limits.of_store()).await;
+        // Of a store that did not answer, it is unknown what it did. Audio that no job needs is removed later.
+        if !matches!(put, Ok(Put::Added(_)) | Err(StoreError::Unavailable(_))) {
             for key in &keys {
-                self.0.audio.remove(key).await;
+                self.audio().remove(key).await;
             }
         }
         match put? {
             Put::Added(jobs) | Put::Known(jobs) => Ok(jobs),
+            Put::Exceeded(exceeded) => Err(exceeded.into()),
         }
-    }
-
-    async fn put(&self, jobs: Vec<Job>) -> Result<Put, JobError> {
-        let bytes = jobs.iter().map(|job| job.audio.bytes).sum();
-        if let Some(first) = jobs.first() {
-            self.check(&first.client, jobs.len(), bytes).await?;
-        }
-        Ok(self.store().put(jobs).await?)
     }
 
     /// A job of this owner.
@@ -219,8 +241,16 @@ impl Jobs {
         Ok(())
     }
 
-    /// Removes the jobs whose time is over.
-    async fn expire(&self) -> Result<(), StoreError> {
+    /// Removes audio that no job needs.
+    async fn sweep(&self) -> Result<(), StoreError> {
+        let in_use = self.store().audio_in_use().await?;
+        let prefix = audio::prefix(&self.store().salt());
+        Ok(self.audio().sweep(&prefix, &in_use).await?)
+    }
+
+    /// Keeps the store in order, and removes the jobs whose time is over.
+    async fn maintain(&self) -> Result<(), StoreError> {
+        self.store().maintain().await?;
         for job in self.store().expired(now()).await? {
             if self.store().remove(&job.id).await?.is_some() {
                 metrics::record_end(Outcome::Expired);
@@ -235,12 +265,13 @@ impl Jobs {
         self.store().counts(None).await
     }
 
-    /// How many queued jobs are before this one; `None`: it is not queued.
-    pub async fn place(&self, job: &Job) -> Result<Option<usize>, StoreError> {
-        if job.state != State::Queued {
-            return Ok(None);
+    /// How many queued jobs are before each of these; `None`: it is not queued.
+    pub async fn places(&self, jobs: &[Job]) -> Result<Vec<Option<usize>>, StoreError> {
+        if jobs.iter().all(|job| job.state != State::Queued) {
+            return Ok(vec![None; jobs.len()]);
         }
-        self.store().place(&job.id).await
+        let ids: Vec<&str> = jobs.iter().map(|job| &*job.id).collect();
+        self.store().places(&ids).await
     }
 
     /// Whether jobs are accepted: not while the server is shutting down.

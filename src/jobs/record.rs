@@ -18,6 +18,9 @@ pub struct Job {
     pub batch: String,
     /// Its place in the request, from 0.
     pub number: usize,
+    /// The number of files of the request.
+    #[serde(default = "one")]
+    pub files: usize,
     /// Only this owner may see it.
     pub owner: String,
     /// The client for limits: the owner where keys are configured, else the address.
@@ -50,6 +53,10 @@ pub struct Job {
     pub attempts: u32,
     /// Why it failed.
     pub error: Option<Failure>,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// Who submitted a job.

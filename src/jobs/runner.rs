@@ -3,9 +3,12 @@
 //! The runner only talks to the tree and to the store. It takes a job when a lane can work, stores each finished chunk,
 //! and stops after the next chunk when the server shuts down: the job goes on after the restart, or on another node.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use stt_actors::domain::chunk::AudioSource;
 use stt_actors::domain::finished::{FinishedPart, FinishedWork};
 use stt_actors::domain::transcript::Transcript;
 use stt_actors::{
@@ -17,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::jobs::Jobs;
-use crate::jobs::record::{Failure, Job};
+use crate::jobs::audio::AudioError;
+use crate::jobs::record::{Failure, Job, State};
 use crate::jobs::store::Claimed;
 use crate::metrics::jobs::{self as metrics, Outcome};
 
@@ -25,8 +29,14 @@ use crate::metrics::jobs::{self as metrics, Outcome};
 const MOST_ATTEMPTS: u32 = 5;
 /// How often expired jobs are looked for, and a store that failed is asked again.
 const UPKEEP: Duration = Duration::from_secs(10);
+/// How often audio that no job needs is looked for.
+const SWEEP: Duration = Duration::from_secs(3600);
+/// How long a node that is busy leaves a job to nodes that are idle, where they share their jobs.
+const COURTESY: Duration = Duration::from_secs(10);
 /// How often the lease of a running job is renewed.
 pub const RENEWAL: Duration = Duration::from_secs(5);
+/// The pause before the next job is taken after an attempt that may succeed later.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(3);
 /// The pause after the result of a job could not be stored.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -50,15 +60,17 @@ pub struct Hooks {
 /// Runs jobs until the server shuts down. Ends when no job runs any more.
 pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
     let runner = Runner { jobs, stt, hooks };
-    runner.sweep().await;
     let mut running = JoinSet::new();
     let mut changes = runner.jobs.changes();
     let mut hot = runner.stt.hot_states();
     let mut upkeep = interval(UPKEEP);
+    let mut sweeps = interval(SWEEP);
     let mut poll = interval(runner.jobs.store().poll());
+    // Since when a job waits that an idle node could take.
+    let mut waits_since = None;
     loop {
-        runner.fill(&mut running).await;
-        runner.report().await;
+        let waiting = runner.report().await;
+        runner.fill(&mut running, waiting, &mut waits_since).await;
         tokio::select! {
             () = runner.stt.until_rejecting() => break,
             _ = changes.changed() => {}
@@ -66,8 +78,13 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
             Some(_) = running.join_next() => {}
             _ = poll.tick() => {}
             _ = upkeep.tick() => {
-                if let Err(error) = runner.jobs.expire().await {
+                if let Err(error) = runner.jobs.maintain().await {
                     warn!(%error, "expired jobs could not be removed");
+                }
+            }
+            _ = sweeps.tick() => {
+                if let Err(error) = runner.jobs.sweep().await {
+                    warn!(%error, "audio that no job needs could not be removed");
                 }
             }
         }
@@ -86,7 +103,13 @@ struct Runner {
 /// How an attempt ended.
 enum End {
     Done(Box<Transcript>),
-    Failed(SttError),
+    /// It has no result, after these seconds of audio.
+    Failed(SttError, f64),
+    /// Another attempt may succeed. With `blameless`, this attempt does not count.
+    Again {
+        reason: String,
+        blameless: bool,
+    },
     /// It was deleted, after these seconds of audio.
     Cancelled(f64),
     /// Another node has it.
@@ -96,28 +119,29 @@ enum End {
 }
 
 impl Runner {
-    /// Removes audio that no job needs.
-    async fn sweep(&self) {
-        match self.jobs.store().audio_in_use().await {
-            Ok(in_use) => {
-                let audio = self.jobs.audio().clone();
-                let swept = tokio::task::spawn_blocking(move || audio.sweep(&in_use)).await;
-                if let Ok(Err(error)) = swept {
-                    warn!(%error, "the folder of the audio of jobs cannot be read");
-                }
-            }
-            Err(error) => warn!(%error, "the store of jobs cannot be read"),
+    /// Takes jobs, as many as may run at the same time. `waiting`: the number of queued jobs.
+    async fn fill(
+        &self,
+        running: &mut JoinSet<()>,
+        waiting: usize,
+        waits_since: &mut Option<Instant>,
+    ) {
+        if waiting == 0 {
+            *waits_since = None;
         }
-    }
-
-    /// Takes jobs, as many as may run at the same time.
-    async fn fill(&self, running: &mut JoinSet<()>) {
         while running.len() < self.jobs.limits().concurrency {
             if !self.can_work() {
                 return;
             }
+            if self.jobs.store().is_shared() && self.is_busy() && waiting > 0 {
+                let since = waits_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < COURTESY {
+                    return;
+                }
+            }
             match self.jobs.store().claim().await {
                 Ok(Some(claimed)) => {
+                    *waits_since = None;
                     running.spawn(self.clone().work(claimed));
                 }
                 Ok(None) => return,
@@ -127,6 +151,12 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// Whether requests use all lanes.
+    fn is_busy(&self) -> bool {
+        let snapshot = self.stt.snapshot();
+        snapshot.requests > 0 && snapshot.idle_lanes == 0
     }
 
     /// Whether a lane can work on a job soon. A job that cannot run now stays in the queue. An unloaded model is loaded
@@ -141,14 +171,26 @@ impl Runner {
             }
     }
 
-    async fn report(&self) {
-        if let Ok(counts) = self.jobs.counts().await {
-            metrics::set_counts(&counts);
+    /// Shows the numbers of jobs in the metrics. Returns how many wait, as far as it is known.
+    async fn report(&self) -> usize {
+        let Ok(counts) = self.jobs.counts().await else {
+            return 0;
+        };
+        metrics::set_counts(&counts);
+        counts.of(State::Queued)
+    }
+
+    /// One attempt at a job. If it panics, the job is queued again.
+    async fn work(self, claimed: Claimed) {
+        let job = claimed.job.clone();
+        let done = AssertUnwindSafe(self.work_on(claimed)).catch_unwind().await;
+        if done.is_err() {
+            self.jobs.running().remove(&job.id);
+            self.release(&job, false).await;
         }
     }
 
-    /// One attempt at a job.
-    async fn work(self, claimed: Claimed) {
+    async fn work_on(&self, claimed: Claimed) {
         let Claimed { job, finished } = claimed;
         let cancelled = CancellationToken::new();
         self.jobs
@@ -161,30 +203,92 @@ impl Runner {
             "a job starts"
         );
         let end = if job.attempts > MOST_ATTEMPTS {
-            End::Failed(SttError::Internal(
-                "each attempt at the job was interrupted",
-            ))
+            let error = SttError::Internal("each attempt at the job was interrupted");
+            End::Failed(error, job.progress.seconds_done)
         } else {
-            let job = job.clone();
-            match self.submit(&job, finished).await {
-                Ok(events) => self.follow(&job, events, &cancelled).await,
-                Err(SttError::Draining { .. }) => End::Draining,
-                Err(error) => End::Failed(error),
-            }
+            self.attempt(&job, finished, &cancelled).await
         };
+        let pauses = matches!(end, End::Again { .. });
         self.end(&job, end).await;
         self.jobs.running().remove(&job.id);
+        if pauses {
+            // Others may take it meanwhile.
+            tokio::select! {
+                () = self.stt.until_draining() => {}
+                () = sleep(PAUSE_AFTER_FAILURE) => {}
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        job: &Job,
+        finished: FinishedWork,
+        cancelled: &CancellationToken,
+    ) -> End {
+        let audio = match self.fetch(job, cancelled).await {
+            Ok(audio) => audio,
+            Err(end) => return end,
+        };
+        let end = match self.submit(job, audio, finished).await {
+            Ok(events) => self.follow(job, events, cancelled).await,
+            Err(SttError::Draining { .. }) => End::Draining,
+            Err(error) => End::Failed(error, job.progress.seconds_done),
+        };
+        match end {
+            End::Failed(error, _) if is_temporary(&error) => End::Again {
+                reason: error.to_string(),
+                blameless: matches!(
+                    error,
+                    SttError::NotReady { .. } | SttError::Overloaded { .. }
+                ),
+            },
+            end => end,
+        }
+    }
+
+    /// Fetches the audio of a job, which may take longer than its lease.
+    async fn fetch(&self, job: &Job, cancelled: &CancellationToken) -> Result<AudioSource, End> {
+        let mut renewal = interval(RENEWAL);
+        let fetched = self.jobs.audio().fetch(&job.audio);
+        tokio::pin!(fetched);
+        let error = loop {
+            tokio::select! {
+                fetched = &mut fetched => match fetched {
+                    Ok(audio) => return Ok(audio),
+                    Err(error) => break error,
+                },
+                () = cancelled.cancelled() => return Err(End::Cancelled(0.0)),
+                () = self.stt.until_draining() => return Err(End::Draining),
+                _ = renewal.tick() => if matches!(self.jobs.store().renew(&job.id).await, Ok(false)) {
+                    return Err(self.lost(job, Progress::default()).await);
+                },
+            }
+        };
+        warn!(job = job.id, %error, "the audio of a job cannot be read");
+        match error {
+            // Another node may see it, if a folder that nodes share is not mounted here.
+            AudioError::Lost(_) if job.attempts < MOST_ATTEMPTS => Err(End::Again {
+                reason: error.to_string(),
+                blameless: false,
+            }),
+            AudioError::Lost(_) => Err(End::Failed(
+                SttError::Internal("the audio of the job is lost"),
+                job.progress.seconds_done,
+            )),
+            AudioError::Unavailable(reason) => Err(End::Again {
+                reason,
+                blameless: true,
+            }),
+        }
     }
 
     async fn submit(
         &self,
         job: &Job,
+        audio: AudioSource,
         finished: FinishedWork,
     ) -> Result<TranscriptStream, SttError> {
-        let audio = self.jobs.audio().fetch(&job.audio).await.map_err(|error| {
-            warn!(job = job.id, %error, "the audio of a job cannot be read");
-            SttError::Internal("the audio of the job is lost")
-        })?;
         let admission = (self.stt).admit_job(Client::new(&*job.client), job.submitter.priority)?;
         let work = stt_actors::Job {
             request_id: job.id.as_str().into(),
@@ -253,14 +357,17 @@ impl Runner {
                 }
                 Some(Err(error)) => {
                     self.save(job, progress, &mut unsaved).await;
-                    return End::Failed(error);
+                    return End::Failed(error, progress.seconds_done);
                 }
-                None => return End::Failed(SttError::Internal("the events of the job ended")),
+                None => {
+                    let error = SttError::Internal("the events of the job ended");
+                    return End::Failed(error, progress.seconds_done);
+                }
             }
         }
     }
 
-    /// Why this node has a job no more.
+    /// Why this node no longer has a job.
     async fn lost(&self, job: &Job, progress: Progress) -> End {
         match self.jobs.store().get(&job.id).await {
             Ok(None) => End::Cancelled(progress.seconds_done),
@@ -302,15 +409,11 @@ impl Runner {
                     );
                 }
             }
-            End::Failed(error) if is_temporary(&error) && job.attempts <= MOST_ATTEMPTS => {
-                let blameless = matches!(
-                    error,
-                    SttError::NotReady { .. } | SttError::Overloaded { .. }
-                );
-                warn!(job = job.id, %error, "a job is queued again");
+            End::Again { reason, blameless } => {
+                warn!(job = job.id, reason, "a job is queued again");
                 self.release(job, blameless).await;
             }
-            End::Failed(error) => {
+            End::Failed(error, seconds) => {
                 let failure = (self.hooks.failure)(error);
                 warn!(
                     job = job.id,
@@ -319,6 +422,7 @@ impl Runner {
                     "a job failed"
                 );
                 if self.finish(job, Err(failure)).await {
+                    (self.hooks.charge)(job, seconds);
                     metrics::record_end(Outcome::Failed);
                 }
             }

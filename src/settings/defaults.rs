@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::read::MEGABYTE;
 use super::{
-    Device, FallbackTlsSettings, JobSettings, LogFormat, Origins, RedisTlsSettings, Role, Settings,
-    TlsSettings, VadModel, WyomingSettings, variables,
+    Device, FallbackTlsSettings, JobSettings, LogFormat, Origins, RedisTlsSettings, Role,
+    S3Settings, Settings, TlsSettings, VadModel, WyomingSettings, variables,
 };
 use crate::engine::EngineChoice;
 
@@ -56,8 +56,10 @@ impl Default for Settings {
                 time_to_live: Duration::from_secs(86_400),
                 per_client: 100,
                 storage_bytes: 10_240 * MEGABYTE,
+                client_bytes: 5_120 * MEGABYTE,
                 concurrency: 1,
                 shared: false,
+                s3: S3Settings::default(),
                 callback_secret: None,
                 callback_hosts: Vec::new(),
             },

@@ -52,7 +52,7 @@ impl Settings {
         choose_model(&mut settings, sources);
         check_default_language(&settings, sources)?;
         check_ports(&settings, sources)?;
-        check_certificates(sources)?;
+        check_pairs(&settings, sources)?;
         warnings.extend(settings.contradictions());
         Ok(Loaded {
             settings,
@@ -202,9 +202,11 @@ fn check_ports(settings: &Settings, sources: &Sources) -> Result<(), SettingsErr
     Ok(())
 }
 
-/// Rejects a certificate without its key, and demands on clients that nothing would enforce.
-fn check_certificates(sources: &Sources) -> Result<(), SettingsError> {
-    for (name, needed) in [
+/// Rejects a setting without the one that it needs: a certificate without its key, demands on clients that nothing would
+/// enforce, and jobs that would not be shared.
+fn check_pairs(settings: &Settings, sources: &Sources) -> Result<(), SettingsError> {
+    let (shares_jobs, uses_s3) = (settings.jobs.shared, settings.jobs.s3.is_used());
+    let pairs = [
         ("TLS_CERT", "TLS_KEY"),
         ("TLS_KEY", "TLS_CERT"),
         ("TLS_CLIENT_CA", "TLS_CERT"),
@@ -212,7 +214,10 @@ fn check_certificates(sources: &Sources) -> Result<(), SettingsError> {
         ("FALLBACK_KEY", "FALLBACK_CERT"),
         ("REDIS_CERT", "REDIS_KEY"),
         ("REDIS_KEY", "REDIS_CERT"),
-    ] {
+    ];
+    let shared = shares_jobs.then_some(("JOBS_SHARED", "REDIS_URL"));
+    let s3 = uses_s3.then_some(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"));
+    for (name, needed) in pairs.into_iter().chain(shared).chain(s3) {
         if let Some((value, origin)) = sources.find(name)
             && sources.find(needed).is_none()
         {

@@ -276,14 +276,42 @@ pub struct JobSettings {
     pub per_client: usize,
     /// Most bytes of stored audio of all jobs.
     pub storage_bytes: u64,
+    /// Most bytes of stored audio of one client's jobs.
+    pub client_bytes: u64,
     /// How many jobs run at the same time.
     pub concurrency: usize,
-    /// Whether the jobs are in Redis, and the folder is one that all nodes share.
+    /// Whether the jobs are in Redis, and the audio is where all nodes see it.
     pub shared: bool,
+    /// Where the audio is, if not in the folder.
+    pub s3: S3Settings,
     /// Signs callbacks; `None`: there are none.
     pub callback_secret: Option<Secret>,
     /// Hosts that callbacks may go to although their address is not public, in lower case.
     pub callback_hosts: Vec<String>,
+}
+
+/// A bucket of an S3 store (`JOB_AUDIO_URL`, `AWS_…`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct S3Settings {
+    /// The bucket; empty: none is used.
+    pub bucket: String,
+    /// The folder in the bucket.
+    pub prefix: String,
+    /// The store; `None`: Amazon's.
+    pub endpoint: Option<Url>,
+    /// The region; `None`: the store's default.
+    pub region: Option<String>,
+    /// The id of the access key; `None`: the one of this machine's identity.
+    pub key_id: Option<String>,
+    /// The access key.
+    pub key: Option<Secret>,
+}
+
+impl S3Settings {
+    /// Whether the audio of jobs is there.
+    pub fn is_used(&self) -> bool {
+        !self.bucket.is_empty()
+    }
 }
 
 /// An address for the Wyoming protocol (`WYOMING_URI`).

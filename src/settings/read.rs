@@ -78,6 +78,22 @@ pub fn redis_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A bucket, and a folder in it: `s3://bucket/folder`.
+pub fn audio_url(settings: &mut Settings, value: &str) -> Result<(), String> {
+    let expected = || "expected s3://bucket or s3://bucket/folder".to_owned();
+    let place = value.strip_prefix("s3://").ok_or_else(expected)?;
+    let (bucket, folder) = place.split_once('/').unwrap_or((place, ""));
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if bucket.is_empty() || !bucket.chars().all(is_name) || folder.contains(['?', '#']) {
+        return Err(expected());
+    }
+    bucket.clone_into(&mut settings.jobs.s3.bucket);
+    folder
+        .trim_matches('/')
+        .clone_into(&mut settings.jobs.s3.prefix);
+    Ok(())
+}
+
 pub fn libretranslate_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     settings.libretranslate_url = Some(base_url(value)?);
     Ok(())

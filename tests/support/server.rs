@@ -1,11 +1,12 @@
 //! A running server, and requests to it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
@@ -30,8 +31,43 @@ pub struct Server {
     pub url: String,
     /// The HTTP client for [`Self::get`] and the other requests.
     pub client: Client,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Mutex<Log>,
     folder: tempfile::TempDir,
+}
+
+/// What the server writes to its standard error: a file, so that a line can be read as soon as it is written.
+struct Log {
+    file: File,
+    /// The part of a line that is not complete.
+    rest: Vec<u8>,
+    lines: Vec<String>,
+}
+
+impl Log {
+    /// The log, and the end to which the server writes.
+    fn new() -> (Self, Stdio) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let end = OpenOptions::new().append(true).open(file.path());
+        let log = Self {
+            file: file.into_file(),
+            rest: Vec::new(),
+            lines: Vec::new(),
+        };
+        (log, end.expect("opens").into())
+    }
+
+    /// All complete lines so far.
+    fn lines(&mut self) -> &[String] {
+        self.file.read_to_end(&mut self.rest).expect("reads");
+        let complete = self.rest.iter().rposition(|byte| *byte == b'\n');
+        if let Some(end) = complete {
+            let rest = self.rest.split_off(end + 1);
+            let text = std::mem::replace(&mut self.rest, rest);
+            let text = String::from_utf8_lossy(&text);
+            self.lines.extend(text.lines().map(str::to_owned));
+        }
+        &self.lines
+    }
 }
 
 impl Server {
@@ -91,26 +127,17 @@ impl Server {
             command.env_remove(variable.name);
         }
         let is_encrypted = environment.contains_key("TLS_CERT");
-        let mut child = command
+        let (log, written) = Log::new();
+        let child = command
             .args(arguments)
             .current_dir(working)
             .env("TMPDIR", folder.path())
             .env("RUST_LOG", "info,uttera_stt=debug,stt_actors=debug")
             .envs(environment)
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(written)
             .spawn()
             .expect("the server starts");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let sink = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                sink.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(line);
-            }
-        });
         let mut server = Self {
             child,
             url: String::new(),
@@ -121,7 +148,7 @@ impl Server {
             } else {
                 client()
             },
-            log,
+            log: Mutex::new(log),
             folder,
         };
         let listening = server.log_line("the model is loading").await;
@@ -161,10 +188,8 @@ impl Server {
 
     /// All lines of the log so far.
     pub fn log(&self) -> Vec<String> {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.lines().to_vec()
     }
 
     /// Waits for a line of the log with this text and returns the first one.

@@ -86,6 +86,11 @@ impl UploadStore {
         std::env::temp_dir().join(format!("uttera-stt-uploads-{user}"))
     }
 
+    /// The folder of this process. A later process removes what is left in it after a crash.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
     /// The limit of one upload, in bytes.
     pub fn largest(&self) -> u64 {
         self.0.largest

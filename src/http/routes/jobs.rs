@@ -14,7 +14,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::only;
 use crate::http::body::form;
-use crate::http::body::upload::storage_error;
 use crate::http::body::{self, BodyFormat, OPENAI_BODY, Parts};
 use crate::http::caller::Caller;
 use crate::http::reply::error::ApiError;
@@ -86,15 +85,14 @@ async fn submit(
     }
     let caller = Caller::of(&request);
     let salt = jobs.store().salt();
-    let owner = caller.owner_of_jobs(&salt);
+    let (owner, client) = (caller.owner_of_jobs(&salt), caller.client_of_jobs(&salt));
     if let Some(key) = &key {
-        let known = jobs.store().known(&owner, key).await?;
+        let known = jobs.store().known(&client, key).await?;
         if !known.is_empty() {
             return accepted(&state, jobs, &known).await;
         }
     }
-    let client = caller.client_of_jobs(&salt);
-    jobs.check_room(&client, 1).await?;
+    jobs.check_room(&client).await?;
     let uploads = state.jobs.uploads().await?;
     let mut parts = body::read(&request, body, uploads, JOB_BODY).await?;
     let callback = parts
@@ -110,19 +108,20 @@ async fn submit(
     let ids = || uuid::Uuid::new_v4().simple().to_string();
     let batch = ids();
     let mut new = Vec::new();
+    let files = 1 + further.len();
     for (number, upload) in std::iter::once(form.audio).chain(further).enumerate() {
-        let stored = jobs.audio().store(upload.source.path()).await;
-        let audio = match stored {
+        let audio = match jobs.store_audio(upload.source.path()).await {
             Ok(audio) => audio,
             Err(error) => {
                 discard(jobs, &new).await;
-                return Err(storage_error(&error));
+                return Err(error.into());
             }
         };
         new.push(Job {
             id: if number == 0 { batch.clone() } else { ids() },
             batch: batch.clone(),
             number,
+            files,
             owner: owner.to_string(),
             client: client.clone(),
             submitter: Submitter {
@@ -179,7 +178,9 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
 async fn accepted(state: &AppState, jobs: &Jobs, stored: &[Job]) -> Result<HttpResponse, ApiError> {
     let mut reply = HttpResponse::Accepted();
     let path = Endpoint::Jobs.path();
-    if let [job] = stored {
+    if let [job] = stored
+        && job.files == 1
+    {
         let location = format!("{path}/{}", job.id);
         return Ok(reply
             .insert_header((LOCATION, location))
@@ -192,18 +193,19 @@ async fn accepted(state: &AppState, jobs: &Jobs, stored: &[Job]) -> Result<HttpR
 }
 
 async fn report(state: &AppState, jobs: &Jobs, job: &Job) -> Result<JobReport, ApiError> {
-    let place = jobs.place(job).await?;
-    Ok(JobReport::of(job, place, &state.stt.snapshot()))
+    let place = jobs.places(std::slice::from_ref(job)).await?.pop();
+    Ok(JobReport::of(job, place.flatten(), &state.stt.snapshot()))
 }
 
 async fn report_all(state: &AppState, jobs: &Jobs, all: &[Job]) -> Result<JobList, ApiError> {
-    let mut data = Vec::new();
-    for job in all {
-        data.push(report(state, jobs, job).await?);
-    }
+    let places = jobs.places(all).await?;
+    let snapshot = state.stt.snapshot();
+    let reports = all.iter().zip(places);
     Ok(JobList {
         object: "list",
-        data,
+        data: reports
+            .map(|(job, place)| JobReport::of(job, place, &snapshot))
+            .collect(),
     })
 }
 

@@ -26,7 +26,7 @@ use stt_actors::domain::transcript::Transcript;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Claimed, Counts, JobStore, Put, StoreError};
+use super::{Claimed, Counts, JobStore, Put, PutLimits, StoreError};
 use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
 
 /// The name of the file in the folder of jobs.
@@ -53,12 +53,16 @@ struct Inner {
     keep: Duration,
     salt: [u8; 16],
     changed: watch::Sender<u64>,
-    content: Mutex<Content>,
+    /// Locked for as long as a change takes, and only on threads that may block. `None`: a write failed, and the
+    /// database must be opened again.
+    database: Mutex<Option<Database>>,
+    /// Locked only to read or change memory. Only who has the database changes it.
+    index: Mutex<Index>,
 }
 
-struct Content {
-    /// `None`: a write failed, and the database must be opened again.
-    database: Option<Database>,
+/// The jobs in memory.
+#[derive(Default)]
+struct Index {
     /// Jobs by id.
     jobs: HashMap<String, Job>,
     /// Ids of queued jobs, the longest waiting first.
@@ -87,11 +91,7 @@ impl EmbeddedStore {
         let path = folder.join(FILE);
         let database = open(&path)?;
         let (salt, jobs) = load(&database)?;
-        let mut content = Content {
-            database: Some(database),
-            jobs: HashMap::new(),
-            queue: BTreeMap::new(),
-        };
+        let mut index = Index::default();
         for mut job in jobs {
             if job.state == State::Running {
                 info!(
@@ -101,24 +101,31 @@ impl EmbeddedStore {
                 );
                 job.state = State::Queued;
             }
-            content.adopt(job);
+            index.adopt(job);
         }
         Ok(Self(Arc::new(Inner {
             path,
             keep,
             salt,
             changed: watch::Sender::new(0),
-            content: Mutex::new(content),
+            database: Mutex::new(Some(database)),
+            index: Mutex::new(index),
         })))
     }
 
-    /// Runs something that may block on another thread.
+    /// Runs work on the database on a thread that may block.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Inner, &mut Content) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Inner, &mut Option<Database>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || work(&inner, &mut inner.lock()));
+        let done = tokio::task::spawn_blocking(move || {
+            let database = inner.database.lock();
+            work(
+                &inner,
+                &mut database.unwrap_or_else(PoisonError::into_inner),
+            )
+        });
         done.await
             .unwrap_or_else(|panic| Err(StoreError::Unavailable(panic.to_string())))
     }
@@ -131,18 +138,18 @@ impl EmbeddedStore {
         more: impl FnOnce(&WriteTransaction, &Job) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Option<(Job, T)>, StoreError> {
         let id = id.to_owned();
-        self.blocking(move |inner, content| {
-            let Some(mut job) = content.jobs.get(&id).cloned() else {
+        self.blocking(move |inner, database| {
+            let Some(mut job) = inner.index().jobs.get(&id).cloned() else {
                 return Ok(None);
             };
             let Some(result) = change(&mut job, inner) else {
                 return Ok(None);
             };
-            inner.write(content, |transaction| {
+            inner.write(database, |transaction| {
                 put_job(transaction, &job)?;
                 more(transaction, &job)
             })?;
-            content.adopt(job.clone());
+            inner.index().adopt(job.clone());
             inner.announce();
             Ok(Some((job, result)))
         })
@@ -151,8 +158,8 @@ impl EmbeddedStore {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Content> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn announce(&self) {
@@ -160,35 +167,34 @@ impl Inner {
     }
 
     /// Opens the database again, if a write failed before.
-    fn database<'a>(&self, content: &'a mut Content) -> Result<&'a Database, StoreError> {
-        if content.database.is_none() {
-            content.database = Some(open(&self.path)?);
+    fn opened<'a>(&self, database: &'a mut Option<Database>) -> Result<&'a Database, StoreError> {
+        if database.is_none() {
+            *database = Some(open(&self.path)?);
             info!("the database of jobs is open again");
         }
-        (content.database.as_ref())
-            .ok_or_else(|| StoreError::Unavailable("it is closed".to_owned()))
+        (database.as_ref()).ok_or_else(|| StoreError::Unavailable("it is closed".to_owned()))
     }
 
     /// Commits what `change` writes, or nothing.
     fn write(
         &self,
-        content: &mut Content,
+        database: &mut Option<Database>,
         change: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let database = self.database(content)?;
+        let opened = self.opened(database)?;
         let written = (|| {
-            let transaction = database.begin_write().map_err(failed)?;
+            let transaction = opened.begin_write().map_err(failed)?;
             change(&transaction)?;
             transaction.commit().map_err(failed)
         })();
         written.inspect_err(|error| {
             warn!(%error, "a change of a job could not be stored");
-            content.database = None;
+            *database = None;
         })
     }
 }
 
-impl Content {
+impl Index {
     /// Keeps a job as it is now.
     fn adopt(&mut self, job: Job) {
         let turn = turn(&job);
@@ -200,11 +206,18 @@ impl Content {
         self.jobs.insert(job.id.clone(), job);
     }
 
-    fn known(&self, owner: &str, key: &str) -> Vec<Job> {
-        let of_key = |job: &&Job| job.owner == owner && job.idempotency_key.as_deref() == Some(key);
+    fn known(&self, client: &str, key: &str) -> Vec<Job> {
+        let of_key =
+            |job: &&Job| job.client == client && job.idempotency_key.as_deref() == Some(key);
         let mut known: Vec<Job> = self.jobs.values().filter(of_key).cloned().collect();
         known.sort_by_key(|job| job.number);
         known
+    }
+
+    fn counts(&self, client: Option<&str>) -> Counts {
+        let mut counts = Counts::default();
+        self.jobs.values().for_each(|job| counts.add(job, client));
+        counts
     }
 }
 
@@ -218,57 +231,62 @@ impl JobStore for EmbeddedStore {
         self.0.changed.subscribe()
     }
 
-    async fn put(&self, jobs: Vec<Job>) -> Result<Put, StoreError> {
-        self.blocking(move |inner, content| {
-            if let Some((owner, Some(key))) =
-                jobs.first().map(|job| (&job.owner, &job.idempotency_key))
+    async fn put(&self, jobs: Vec<Job>, limits: PutLimits) -> Result<Put, StoreError> {
+        self.blocking(move |inner, database| {
+            let Some(first) = jobs.first() else {
+                return Ok(Put::Added(jobs));
+            };
             {
-                let known = content.known(owner, key);
-                if !known.is_empty() {
+                let index = inner.index();
+                let known = first.idempotency_key.as_deref();
+                let known = known.map(|key| index.known(&first.client, key));
+                if let Some(known) = known.filter(|known| !known.is_empty()) {
                     return Ok(Put::Known(known));
                 }
+                if let Some(exceeded) = limits.exceeded(&index.counts(Some(&first.client)), &jobs) {
+                    return Ok(Put::Exceeded(exceeded));
+                }
             }
-            inner.write(content, |transaction| {
+            inner.write(database, |transaction| {
                 jobs.iter().try_for_each(|job| put_job(transaction, job))
             })?;
-            jobs.iter().cloned().for_each(|job| content.adopt(job));
+            let mut index = inner.index();
+            jobs.iter().cloned().for_each(|job| index.adopt(job));
             inner.announce();
             Ok(Put::Added(jobs))
         })
         .await
     }
 
-    async fn known(&self, owner: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError> {
-        Ok(self.0.lock().known(owner, idempotency_key))
+    async fn known(&self, client: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError> {
+        Ok(self.0.index().known(client, idempotency_key))
     }
 
     async fn get(&self, id: &str) -> Result<Option<Job>, StoreError> {
-        Ok(self.0.lock().jobs.get(id).cloned())
+        Ok(self.0.index().jobs.get(id).cloned())
     }
 
     async fn list(&self, owner: &str) -> Result<Vec<Job>, StoreError> {
-        let content = self.0.lock();
-        let own = content.jobs.values().filter(|job| job.owner == owner);
+        let index = self.0.index();
+        let own = index.jobs.values().filter(|job| job.owner == owner);
         Ok(own.cloned().collect())
     }
 
-    async fn place(&self, id: &str) -> Result<Option<usize>, StoreError> {
-        let content = self.0.lock();
-        Ok(content.queue.values().position(|other| other == id))
+    async fn places(&self, ids: &[&str]) -> Result<Vec<Option<usize>>, StoreError> {
+        let index = self.0.index();
+        let places: HashMap<&str, usize> = (index.queue.values())
+            .enumerate()
+            .map(|(place, id)| (id.as_str(), place))
+            .collect();
+        Ok(ids.iter().map(|id| places.get(id).copied()).collect())
     }
 
     async fn counts(&self, client: Option<&str>) -> Result<Counts, StoreError> {
-        let mut counts = Counts::default();
-        let content = self.0.lock();
-        content
-            .jobs
-            .values()
-            .for_each(|job| counts.add(job, client));
-        Ok(counts)
+        Ok(self.0.index().counts(client))
     }
 
     async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
-        let first = self.0.lock().queue.values().next().cloned();
+        let first = self.0.index().queue.values().next().cloned();
         let Some(id) = first else { return Ok(None) };
         let taken = self.change(
             &id,
@@ -278,20 +296,24 @@ impl JobStore for EmbeddedStore {
         let Some((job, ())) = taken.await? else {
             return Ok(None);
         };
-        let finished =
-            self.blocking(move |inner, content| finished_work(inner.database(content)?, &id));
-        Ok(Some(Claimed {
-            job,
-            finished: finished.await?,
-        }))
+        let of_job = id.clone();
+        let finished = self
+            .blocking(move |inner, database| finished_work(inner.opened(database)?, &of_job))
+            .await;
+        match finished {
+            Ok(finished) => Ok(Some(Claimed { job, finished })),
+            Err(error) => {
+                // Nobody would work on it.
+                self.release(&id, true).await?;
+                Err(error)
+            }
+        }
     }
 
     async fn renew(&self, id: &str) -> Result<bool, StoreError> {
-        let content = self.0.lock();
-        Ok(content
-            .jobs
-            .get(id)
-            .is_some_and(|job| job.state == State::Running))
+        let index = self.0.index();
+        let job = index.jobs.get(id);
+        Ok(job.is_some_and(|job| job.state == State::Running))
     }
 
     async fn save(
@@ -362,8 +384,8 @@ impl JobStore for EmbeddedStore {
 
     async fn result(&self, id: &str) -> Result<Option<Transcript>, StoreError> {
         let id = id.to_owned();
-        self.blocking(move |inner, content| {
-            let transaction = inner.database(content)?.begin_read().map_err(failed)?;
+        self.blocking(move |inner, database| {
+            let transaction = inner.opened(database)?.begin_read().map_err(failed)?;
             let table = transaction.open_table(RESULTS).map_err(failed)?;
             let result = table.get(&*id).map_err(failed)?;
             result.map(|json| decode(json.value())).transpose()
@@ -373,11 +395,11 @@ impl JobStore for EmbeddedStore {
 
     async fn remove(&self, id: &str) -> Result<Option<Job>, StoreError> {
         let id = id.to_owned();
-        self.blocking(move |inner, content| {
-            let Some(job) = content.jobs.get(&id).cloned() else {
+        self.blocking(move |inner, database| {
+            let Some(job) = inner.index().jobs.get(&id).cloned() else {
                 return Ok(None);
             };
-            inner.write(content, |transaction| {
+            inner.write(database, |transaction| {
                 remove_parts(transaction, &id)?;
                 for table in [JOBS, RESULTS] {
                     let mut table = transaction.open_table(table).map_err(failed)?;
@@ -385,8 +407,9 @@ impl JobStore for EmbeddedStore {
                 }
                 Ok(())
             })?;
-            content.queue.remove(&turn(&job));
-            content.jobs.remove(&id);
+            let mut index = inner.index();
+            index.queue.remove(&turn(&job));
+            index.jobs.remove(&id);
             inner.announce();
             Ok(Some(job))
         })
@@ -394,8 +417,8 @@ impl JobStore for EmbeddedStore {
     }
 
     async fn expired(&self, at: f64) -> Result<Vec<Job>, StoreError> {
-        let content = self.0.lock();
-        let expired = content
+        let index = self.0.index();
+        let expired = index
             .jobs
             .values()
             .filter(|job| job.expires.is_some_and(|expires| expires <= at));
@@ -403,9 +426,9 @@ impl JobStore for EmbeddedStore {
     }
 
     async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError> {
-        let content = self.0.lock();
+        let index = self.0.index();
         let (mut due, mut next) = (Vec::new(), None);
-        for job in content.jobs.values() {
+        for job in index.jobs.values() {
             let pending = job
                 .callback
                 .as_ref()
@@ -429,13 +452,20 @@ impl JobStore for EmbeddedStore {
     }
 
     async fn audio_in_use(&self) -> Result<Vec<String>, StoreError> {
-        let content = self.0.lock();
-        let open = content.jobs.values().filter(|job| !job.state.is_over());
+        let index = self.0.index();
+        let open = index.jobs.values().filter(|job| !job.state.is_over());
         Ok(open.map(|job| job.audio.key.clone()).collect())
     }
 }
 
 fn open(path: &Path) -> Result<Database, StoreError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // Texts of speech are private, whoever made the folder.
+    let mut private = std::fs::OpenOptions::new();
+    private.create(true).append(true).mode(0o600);
+    private
+        .open(path)
+        .map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     builder.create(path).map_err(|error| match error {
@@ -530,6 +560,3 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
         error => StoreError::Unavailable(error.to_string()),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,6 +7,7 @@
 pub mod embedded;
 pub mod shared;
 
+use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,13 +33,74 @@ pub enum StoreError {
     Unreadable(String),
 }
 
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
 /// What became of new jobs.
 #[derive(Debug)]
 pub enum Put {
     /// They are stored.
     Added(Vec<Job>),
-    /// The owner has jobs with this idempotency key: these.
+    /// The client has jobs with this idempotency key: these.
     Known(Vec<Job>),
+    /// They are not stored: there would be too many.
+    Exceeded(Exceeded),
+}
+
+/// Limits of what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutLimits {
+    /// Most jobs of all clients, in whatever state.
+    pub jobs: usize,
+    /// Most bytes of audio of all jobs that are not over.
+    pub bytes: u64,
+    /// Most jobs of one client, in whatever state.
+    pub client_jobs: usize,
+    /// Most bytes of audio of one client's jobs that are not over.
+    pub client_bytes: u64,
+}
+
+/// A limit that new jobs would exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exceeded {
+    /// [`PutLimits::client_jobs`]; the client has this number.
+    ClientJobs(usize),
+    /// [`PutLimits::client_bytes`].
+    ClientBytes,
+    /// [`PutLimits::jobs`].
+    Jobs,
+    /// [`PutLimits::bytes`].
+    Bytes,
+}
+
+impl PutLimits {
+    /// The limit that new jobs of one client would exceed. `counts`: what is kept, with the numbers of this client.
+    pub fn exceeded(&self, counts: &Counts, new: &[Job]) -> Option<Exceeded> {
+        let bytes = new.iter().map(|job| job.audio.bytes).sum();
+        self.exceeded_by(counts, new.len(), bytes)
+    }
+
+    /// The same for a number of jobs and bytes.
+    pub fn exceeded_by(&self, counts: &Counts, jobs: usize, bytes: u64) -> Option<Exceeded> {
+        let kept: usize = counts.by_state.iter().sum();
+        if counts.of_client + jobs > self.client_jobs {
+            Some(Exceeded::ClientJobs(counts.of_client))
+        } else if counts.client_bytes + bytes > self.client_bytes {
+            Some(Exceeded::ClientBytes)
+        } else if kept + jobs > self.jobs {
+            Some(Exceeded::Jobs)
+        } else if counts.audio_bytes + bytes > self.bytes {
+            Some(Exceeded::Bytes)
+        } else {
+            None
+        }
+    }
 }
 
 /// A job that this node has taken.
@@ -59,6 +121,8 @@ pub struct Counts {
     pub of_client: usize,
     /// Bytes of stored audio.
     pub audio_bytes: u64,
+    /// Those of the client in the question.
+    pub client_bytes: u64,
 }
 
 impl Counts {
@@ -67,9 +131,11 @@ impl Counts {
         for (count, state) in self.by_state.iter_mut().zip(State::ALL) {
             *count += usize::from(state == job.state);
         }
-        self.of_client += usize::from(client == Some(&*job.client));
+        let is_of_client = client == Some(&*job.client);
+        self.of_client += usize::from(is_of_client);
         if !job.state.is_over() {
             self.audio_bytes += job.audio.bytes;
+            self.client_bytes += job.audio.bytes * u64::from(is_of_client);
         }
     }
 
@@ -86,8 +152,19 @@ impl Counts {
 /// Keeps jobs. Every change is durable when its call returns.
 #[async_trait]
 pub trait JobStore: Send + Sync {
-    /// Random bytes that stay the same as long as the store exists: ids of keys without a name are derived from them.
+    /// Random bytes that stay the same as long as the store exists: ids of keys without a name are derived from them, and
+    /// the names of its audio.
     fn salt(&self) -> [u8; 16];
+
+    /// Whether other nodes take jobs from it, too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Removes what is left over, and restores what was lost. Called every ten seconds.
+    async fn maintain(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// How often the runner asks for jobs of which this process hears nothing.
     fn poll(&self) -> Duration {
@@ -97,11 +174,12 @@ pub trait JobStore: Send + Sync {
     /// Announces every change that this process makes or hears of, with a growing number.
     fn changes(&self) -> watch::Receiver<u64>;
 
-    /// Adds the jobs of one request, all or none, unless the owner has jobs with their idempotency key.
-    async fn put(&self, jobs: Vec<Job>) -> Result<Put, StoreError>;
+    /// Adds the jobs of one request, all or none, unless the client has jobs with their idempotency key, or they exceed a
+    /// limit. After [`StoreError::Unavailable`], they may be stored or not.
+    async fn put(&self, jobs: Vec<Job>, limits: PutLimits) -> Result<Put, StoreError>;
 
-    /// The owner's jobs with this idempotency key, in the order of their files.
-    async fn known(&self, owner: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError>;
+    /// The client's jobs with this idempotency key, in the order of their files.
+    async fn known(&self, client: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError>;
 
     /// A job.
     async fn get(&self, id: &str) -> Result<Option<Job>, StoreError>;
@@ -109,10 +187,10 @@ pub trait JobStore: Send + Sync {
     /// All jobs of an owner.
     async fn list(&self, owner: &str) -> Result<Vec<Job>, StoreError>;
 
-    /// How many queued jobs come before this one; `None`: it is not queued.
-    async fn place(&self, id: &str) -> Result<Option<usize>, StoreError>;
+    /// How many queued jobs come before each of these; `None`: it is not queued.
+    async fn places(&self, ids: &[&str]) -> Result<Vec<Option<usize>>, StoreError>;
 
-    /// Jobs by state, the number of this client's, and the space of their audio.
+    /// Jobs by state and the space of their audio, of all clients and of this one.
     async fn counts(&self, client: Option<&str>) -> Result<Counts, StoreError>;
 
     /// Takes the queued job that waits longest, or one whose node died.

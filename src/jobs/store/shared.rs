@@ -1,7 +1,7 @@
 //! Jobs in Redis, which several nodes share.
 //!
 //! Queued jobs are entries of a stream with a consumer group. A node takes the next entry (XREADGROUP), or one whose node
-//! has not renewed it for 15 s (XAUTOCLAIM). Redis itself knows which consumer has an entry; every change of a job
+//! has not renewed it for 15 s (XPENDING, XCLAIM). Redis itself knows which consumer has an entry; every change of a job
 //! that runs is a script that checks this first, so that a node that was cut off cannot overwrite the work of its
 //! successor. Scripts also keep a job, its state and the counts consistent.
 //!
@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use deadpool_redis::redis::{FromRedisValue, cmd};
@@ -21,7 +21,7 @@ use stt_actors::domain::transcript::Transcript;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::{Claimed, Counts, JobStore, Put, StoreError};
+use super::{Claimed, Counts, Exceeded, JobStore, Put, PutLimits, StoreError};
 use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
 use crate::redis::{RedisCommands, RedisPem};
 
@@ -30,7 +30,9 @@ const LEASE: Duration = Duration::from_secs(15);
 /// How long a callback belongs to the node that found it due.
 const CALLBACK_LEASE_SECONDS: f64 = 60.0;
 /// Callbacks that a node takes at once.
-const CALLBACKS_AT_ONCE: usize = 3;
+const CALLBACKS_AT_ONCE: usize = 16;
+/// After this time without a job, the consumer of a node that does not ask any more is removed.
+const SILENCE: Duration = Duration::from_secs(86_400);
 /// How often nodes look for jobs of others.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -43,10 +45,12 @@ pub struct SharedStore {
     /// This process, among the consumers of the group.
     consumer: String,
     keep: Duration,
-    salt: [u8; 16],
+    salt: Mutex<[u8; 16]>,
     changed: watch::Sender<u64>,
     /// The jobs that this node has, as they are stored.
     held: Mutex<HashMap<String, Job>>,
+    /// When Redis did not answer last.
+    failed: Mutex<Option<Instant>>,
 }
 
 /// What a script does, and its text after [`COMMON`].
@@ -71,21 +75,16 @@ impl SharedStore {
         let unusable =
             |error: crate::redis::RedisUrlError| StoreError::Unavailable(error.to_string());
         let redis = RedisCommands::new(url, pem).map_err(unusable)?;
-        let salt = uuid::Uuid::new_v4();
-        let mut store = Self {
+        let store = Self {
             redis,
             consumer: format!("{node}/{}", uuid::Uuid::new_v4().simple()),
             keep,
-            salt: [0; 16],
+            salt: Mutex::new(*uuid::Uuid::new_v4().as_bytes()),
             changed: watch::Sender::new(0),
             held: Mutex::default(),
+            failed: Mutex::default(),
         };
-        let kept: String = store
-            .run(script!("salt"), &[&salt.simple().to_string()])
-            .await?;
-        let kept = uuid::Uuid::parse_str(&kept)
-            .map_err(|error| StoreError::Unreadable(error.to_string()))?;
-        store.salt = *kept.as_bytes();
+        store.maintain().await?;
         Ok(store)
     }
 
@@ -103,7 +102,21 @@ impl SharedStore {
             command.arg(*argument);
         }
         let answer = self.redis.run(&command).await;
-        answer.map_err(|error| StoreError::Unavailable(error.to_string()))
+        answer.map_err(|error| {
+            *locked(&self.failed) = Some(Instant::now());
+            StoreError::Unavailable(error.to_string())
+        })
+    }
+
+    /// The time after which a lease that was not renewed has ended. While Redis is away, no node can renew one: for the
+    /// time of a lease afterwards, this node takes no job of another one.
+    fn lease(&self) -> Duration {
+        let failed = *locked(&self.failed);
+        if failed.is_some_and(|failed| failed.elapsed() < LEASE) {
+            SILENCE
+        } else {
+            LEASE
+        }
     }
 
     fn announce(&self) {
@@ -111,7 +124,7 @@ impl SharedStore {
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<String, Job>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.held)
     }
 
     /// Changes a job that this node has. Returns the changed job; `None`: this node does not have it (any more).
@@ -156,10 +169,29 @@ impl SharedStore {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[async_trait]
 impl JobStore for SharedStore {
     fn salt(&self) -> [u8; 16] {
-        self.salt
+        *locked(&self.salt)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn maintain(&self) -> Result<(), StoreError> {
+        let own = uuid::Uuid::from_bytes(self.salt()).simple().to_string();
+        let silence = SILENCE.as_millis().to_string();
+        let arguments = [&*own, &self.consumer, &silence];
+        let kept: String = self.run(script!("maintain"), &arguments).await?;
+        let kept = uuid::Uuid::parse_str(&kept)
+            .map_err(|error| StoreError::Unreadable(error.to_string()))?;
+        *locked(&self.salt) = *kept.as_bytes();
+        Ok(())
     }
 
     fn poll(&self) -> Duration {
@@ -170,41 +202,48 @@ impl JobStore for SharedStore {
         self.changed.subscribe()
     }
 
-    async fn put(&self, jobs: Vec<Job>) -> Result<Put, StoreError> {
+    async fn put(&self, jobs: Vec<Job>, limits: PutLimits) -> Result<Put, StoreError> {
         let Some(first) = jobs.first() else {
             return Ok(Put::Added(jobs));
         };
         let known = first
             .idempotency_key
             .as_ref()
-            .map(|key| known_as(&first.owner, key))
+            .map(|key| known_as(&first.client, key))
             .unwrap_or_default();
-        let mut arguments = vec![known];
+        let mut arguments = vec![
+            known,
+            first.client.clone(),
+            limits.jobs.to_string(),
+            limits.bytes.to_string(),
+            limits.client_jobs.to_string(),
+            limits.client_bytes.to_string(),
+        ];
         for job in &jobs {
             let (bytes, created) = (job.audio.bytes.to_string(), job.created.to_string());
-            arguments.extend([
-                job.id.clone(),
-                encode(job)?,
-                job.owner.clone(),
-                job.client.clone(),
-                bytes,
-                created,
-            ]);
+            let (id, owner) = (job.id.clone(), job.owner.clone());
+            arguments.extend([id, encode(job)?, owner, bytes, created]);
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let known: Vec<String> = self.run(script!("put"), &arguments).await?;
-        self.announce();
-        if known.is_empty() {
+        let answer: Vec<String> = self.run(script!("put"), &arguments).await?;
+        let Some((what, rest)) = answer.split_first() else {
+            self.announce();
             return Ok(Put::Added(jobs));
+        };
+        if what == "known" {
+            return Ok(Put::Known(in_order(rest)));
         }
-        Ok(Put::Known(in_order(&known)?))
+        let counts = rest.iter().map(|count| count.parse().unwrap_or(u64::MAX));
+        let counts = counts_of(&counts.collect::<Vec<u64>>())?;
+        let exceeded = limits.exceeded(&counts, &jobs);
+        Ok(Put::Exceeded(exceeded.unwrap_or(Exceeded::Jobs)))
     }
 
-    async fn known(&self, owner: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError> {
+    async fn known(&self, client: &str, idempotency_key: &str) -> Result<Vec<Job>, StoreError> {
         let known: Vec<String> = self
-            .run(script!("known"), &[&known_as(owner, idempotency_key)])
+            .run(script!("known"), &[&known_as(client, idempotency_key)])
             .await?;
-        in_order(&known)
+        Ok(in_order(&known))
     }
 
     async fn get(&self, id: &str) -> Result<Option<Job>, StoreError> {
@@ -214,40 +253,40 @@ impl JobStore for SharedStore {
 
     async fn list(&self, owner: &str) -> Result<Vec<Job>, StoreError> {
         let jobs: Vec<String> = self.run(script!("list"), &[owner]).await?;
-        in_order(&jobs)
+        Ok(in_order(&jobs))
     }
 
-    async fn place(&self, id: &str) -> Result<Option<usize>, StoreError> {
-        self.run(script!("place"), &[id]).await
+    async fn places(&self, ids: &[&str]) -> Result<Vec<Option<usize>>, StoreError> {
+        let places: Vec<i64> = self.run(script!("places"), ids).await?;
+        let place = |place: i64| usize::try_from(place).ok();
+        Ok(places.into_iter().map(place).collect())
     }
 
     async fn counts(&self, client: Option<&str>) -> Result<Counts, StoreError> {
         let counts: Vec<u64> = self
             .run(script!("counts"), &[client.unwrap_or_default()])
             .await?;
-        let [queued, running, done, failed, of_client, audio_bytes] = *counts.as_slice() else {
-            return Err(StoreError::Unreadable("the counts of jobs".to_owned()));
-        };
-        let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-        Ok(Counts {
-            by_state: [queued, running, done, failed].map(number),
-            of_client: if client.is_some() {
-                number(of_client)
-            } else {
-                0
+        let counts = counts_of(&counts)?;
+        Ok(match client {
+            Some(_) => counts,
+            None => Counts {
+                of_client: 0,
+                client_bytes: 0,
+                ..counts
             },
-            audio_bytes,
         })
     }
 
     async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
-        let lease = LEASE.as_millis().to_string();
-        let taken: Vec<String> = self
-            .run(script!("claim"), &[&self.consumer, &lease])
-            .await?;
+        let lease = self.lease().as_millis().to_string();
+        let held: Vec<String> = self.held().keys().cloned().collect();
+        let mut arguments = vec![&*self.consumer, &lease];
+        arguments.extend(held.iter().map(String::as_str));
+        let taken: Vec<String> = self.run(script!("claim"), &arguments).await?;
         let Some((json, parts)) = taken.split_first() else {
             return Ok(None);
         };
+        // One that cannot be read is left to a node of another version, when its lease has ended.
         let job: Job = decode(json)?;
         let id = job.id.clone();
         self.held().insert(id.clone(), job);
@@ -261,12 +300,20 @@ impl JobStore for SharedStore {
                 }
             }
         }
-        let job = self.update(&id, Job::take, &[], None).await?;
+        let taken = self.update(&id, Job::take, &[], None).await;
+        let job = taken.inspect_err(|_| {
+            // Its lease ends.
+            self.held().remove(&id);
+        })?;
         Ok(job.map(|job| Claimed { job, finished }))
     }
 
     async fn renew(&self, id: &str) -> Result<bool, StoreError> {
-        self.run(script!("renew"), &[&self.consumer, id]).await
+        let has_it: bool = self.run(script!("renew"), &[&self.consumer, id]).await?;
+        if !has_it {
+            self.held().remove(id);
+        }
+        Ok(has_it)
     }
 
     async fn save(
@@ -316,7 +363,7 @@ impl JobStore for SharedStore {
 
     async fn expired(&self, at: f64) -> Result<Vec<Job>, StoreError> {
         let jobs: Vec<String> = self.run(script!("expired"), &[&at.to_string()]).await?;
-        in_order(&jobs)
+        Ok(in_order(&jobs))
     }
 
     async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError> {
@@ -328,7 +375,7 @@ impl JobStore for SharedStore {
         let Some((next, due)) = found.split_first() else {
             return Ok((Vec::new(), None));
         };
-        Ok((in_order(due)?, next.parse().ok()))
+        Ok((in_order(due), next.parse().ok()))
     }
 
     async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError> {
@@ -349,31 +396,56 @@ impl JobStore for SharedStore {
 
     async fn audio_in_use(&self) -> Result<Vec<String>, StoreError> {
         let open: Vec<String> = self.run(script!("open"), &[]).await?;
-        Ok(in_order(&open)?
-            .into_iter()
-            .map(|job| job.audio.key)
-            .collect())
+        // All of them: audio of a job that cannot be read is still needed.
+        let open = open.iter().map(|json| decode(json));
+        open.map(|job| job.map(|job: Job| job.audio.key)).collect()
     }
 }
 
 /// The name under which the jobs of an idempotency key are found.
-fn known_as(owner: &str, key: &str) -> String {
-    // An owner has no line break.
-    format!("{owner}\n{key}")
+fn known_as(client: &str, key: &str) -> String {
+    // The name of a client has no line break.
+    format!("{client}\n{key}")
 }
 
-/// Jobs in the order of their submission.
-fn in_order(jobs: &[String]) -> Result<Vec<Job>, StoreError> {
-    let mut jobs = jobs
-        .iter()
-        .map(|json| decode(json))
-        .collect::<Result<Vec<Job>, _>>()?;
+/// The counts that a script returns.
+fn counts_of(counts: &[u64]) -> Result<Counts, StoreError> {
+    let &[
+        queued,
+        running,
+        done,
+        failed,
+        of_client,
+        audio_bytes,
+        client_bytes,
+    ] = counts
+    else {
+        return Err(StoreError::Unreadable("the counts of jobs".to_owned()));
+    };
+    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    Ok(Counts {
+        by_state: [queued, running, done, failed].map(number),
+        of_client: number(of_client),
+        audio_bytes,
+        client_bytes,
+    })
+}
+
+/// Jobs in the order of their submission, without those that cannot be read: another version of the program may have
+/// written them.
+fn in_order(jobs: &[String]) -> Vec<Job> {
+    let readable = |json: &String| {
+        let job = decode(json);
+        job.inspect_err(|error| warn!(%error, "a stored job is ignored"))
+            .ok()
+    };
+    let mut jobs: Vec<Job> = jobs.iter().filter_map(readable).collect();
     jobs.sort_by(|a, b| {
         a.created
             .total_cmp(&b.created)
             .then(a.number.cmp(&b.number))
     });
-    Ok(jobs)
+    jobs
 }
 
 fn encode(value: &impl Serialize) -> Result<String, StoreError> {

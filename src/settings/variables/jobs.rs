@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Variable, row, secret};
 use crate::settings::Secret;
-use crate::settings::read::{MEGABYTE, flag, number, positive_seconds};
+use crate::settings::read::{MEGABYTE, audio_url, base_url, flag, number, positive_seconds};
 
 /// The shortest secret for signatures.
 const MIN_SECRET_BYTES: usize = 16;
@@ -42,8 +42,16 @@ pub const ROWS: &[Variable] = &[
         "10240",
         "Maximum size of the audio of all jobs that are not over, in MB.",
         |s, v| {
-            let megabytes: f64 = number(v, 0.001, 1e9, "a number of MB from 0.001")?;
-            s.jobs.storage_bytes = (megabytes * MEGABYTE as f64) as u64;
+            s.jobs.storage_bytes = megabytes(v)?;
+            Ok(())
+        },
+    ),
+    row(
+        "JOB_STORAGE_PER_CLIENT_MB",
+        "5120",
+        "Maximum size of the audio of one client's jobs that are not over, in MB.",
+        |s, v| {
+            s.jobs.client_bytes = megabytes(v)?;
             Ok(())
         },
     ),
@@ -59,12 +67,54 @@ pub const ROWS: &[Variable] = &[
     row(
         "JOBS_SHARED",
         "0",
-        "1: jobs are in Redis (REDIS_URL), and JOBS_DIR is a folder that all nodes share.",
+        "1: jobs are in Redis (REDIS_URL), and their audio is in JOB_AUDIO_URL, or in a JOBS_DIR that all nodes share.",
         |s, v| {
             s.jobs.shared = flag(v)?;
             Ok(())
         },
     ),
+    row(
+        "JOB_AUDIO_URL",
+        "",
+        "Where the audio of jobs is: s3://bucket/folder in an S3 store; empty: in JOBS_DIR.",
+        audio_url,
+    ),
+    row(
+        "AWS_ENDPOINT_URL",
+        "",
+        "URL of the S3 store of JOB_AUDIO_URL; empty: Amazon's.",
+        |s, v| {
+            s.jobs.s3.endpoint = Some(base_url(v)?);
+            Ok(())
+        },
+    ),
+    row(
+        "AWS_REGION",
+        "",
+        "Region of the S3 store; empty: us-east-1.",
+        |s, v| {
+            s.jobs.s3.region = Some(v.to_owned());
+            Ok(())
+        },
+    ),
+    row(
+        "AWS_ACCESS_KEY_ID",
+        "",
+        "Id of the access key for the S3 store; empty: the identity that Amazon gives this machine or pod.",
+        |s, v| {
+            s.jobs.s3.key_id = Some(v.to_owned());
+            Ok(())
+        },
+    ),
+    secret(row(
+        "AWS_SECRET_ACCESS_KEY",
+        "",
+        "Access key for the S3 store.",
+        |s, v| {
+            s.jobs.s3.key = Some(Secret::from(v));
+            Ok(())
+        },
+    )),
     secret(row(
         "JOB_CALLBACK_SECRET",
         "",
@@ -88,3 +138,8 @@ pub const ROWS: &[Variable] = &[
         },
     ),
 ];
+
+fn megabytes(value: &str) -> Result<u64, String> {
+    let megabytes: f64 = number(value, 0.001, 1e9, "a number of MB from 0.001")?;
+    Ok((megabytes * MEGABYTE as f64) as u64)
+}

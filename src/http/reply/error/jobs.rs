@@ -91,8 +91,10 @@ impl From<JobError> for ApiError {
         let message = error.to_string();
         match error {
             JobError::Store(error) => error.into(),
-            JobError::TooMany(_) => Self::too_many("too_many_jobs", message, TOO_MANY_RETRY),
-            JobError::StorageFull => Self::server(
+            JobError::TooMany(_) | JobError::ClientFull => {
+                Self::too_many("too_many_jobs", message, TOO_MANY_RETRY)
+            }
+            JobError::StorageFull | JobError::Full => Self::server(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "insufficient_storage",
                 message,

@@ -5,6 +5,7 @@
 -- parts:<id>   finished parts           client:<name>  ids of a client's jobs
 -- result:<id>  the result               known:<key>    ids of the jobs of an idempotency key
 -- stream       ids of open jobs         expiry, callbacks: ids by time
+-- bytes        bytes of open jobs' audio, of all clients; bytes:<name>: of one
 local P = '{stt:jobs}:'
 local STREAM = KEYS[1]
 local GROUP = 'nodes'
@@ -58,6 +59,26 @@ local function drop_entry(id)
     redis.call('XDEL', STREAM, entry)
     redis.call('HDEL', key('meta', id), 'entry')
   end
+end
+
+-- Adds to the bytes of audio that are stored for a client.
+local function add_bytes(client, bytes)
+  redis.call('INCRBY', P .. 'bytes', bytes)
+  if redis.call('INCRBY', key('bytes', client), bytes) <= 0 then
+    redis.call('DEL', key('bytes', client))
+  end
+end
+
+-- The numbers of jobs by state, those of a client, the bytes of audio, and those of the client.
+local function counts(client)
+  local found = {}
+  for place, state in ipairs({'queued', 'running', 'done', 'failed'}) do
+    found[place] = redis.call('ZCARD', key('state', state))
+  end
+  found[5] = redis.call('SCARD', key('client', client))
+  found[6] = math.max(tonumber(redis.call('GET', P .. 'bytes') or 0), 0)
+  found[7] = math.max(tonumber(redis.call('GET', key('bytes', client)) or 0), 0)
+  return found
 end
 
 -- The jobs with these ids that are there.

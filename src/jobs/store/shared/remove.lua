@@ -7,7 +7,7 @@ end
 drop_entry(id)
 local state = meta(id, 'state')
 if not is_over(state) then
-  redis.call('DECRBY', P .. 'bytes', meta(id, 'bytes'))
+  add_bytes(meta(id, 'client'), -tonumber(meta(id, 'bytes')))
 end
 redis.call('ZREM', key('state', state), id)
 redis.call('SREM', key('owner', meta(id, 'owner')), id)

@@ -1,8 +1,9 @@
 -- Changes a job that the consumer ARGV[1] has. ARGV[2...]: id, JSON, state, result, time of expiry, time of the callback
--- (each may be empty), and newly finished parts. Returns 1 if the consumer has the job.
+-- (each may be empty), and newly finished parts. Returns 1 if the consumer has the job, or had ended it: the answer to an
+-- earlier call may have been lost.
 local consumer, id, json, state, result, expires, callback = unpack(ARGV, 1, 7)
 if not has(consumer, id) then
-  return 0
+  return (is_over(state) and meta(id, 'ended_by') == consumer) and 1 or 0
 end
 redis.call('SET', key('job', id), json)
 for at = 8, #ARGV do
@@ -14,7 +15,8 @@ if is_over(state) then
     redis.call('SET', key('result', id), result)
   end
   redis.call('DEL', key('parts', id))
-  redis.call('DECRBY', P .. 'bytes', meta(id, 'bytes'))
+  add_bytes(meta(id, 'client'), -tonumber(meta(id, 'bytes')))
+  redis.call('HSET', key('meta', id), 'ended_by', consumer)
   redis.call('ZADD', P .. 'expiry', expires, id)
   if callback ~= '' then
     redis.call('ZADD', P .. 'callbacks', callback, id)
