@@ -265,14 +265,20 @@ async fn once_transcribes_what_is_there_also_into_the_same_folder() {
         std::fs::write(folder.join(other), "").expect("writes");
     }
     std::fs::write(folder.join("noise.mp3"), b"no audio").expect("writes");
-    let arguments = ["watch", ".", "--out", ".", "--url", &server.url, "--once"];
-    let arguments = [&arguments[..], &["--quiet-seconds", "1"]].concat();
-    let run = || run_with(&folder, &arguments, &[]);
+    let run_at = |url: &str| {
+        let arguments = ["watch", ".", "--out", ".", "--url", url, "--once"];
+        let arguments = [&arguments[..], &["--quiet-seconds", "1"]].concat();
+        run_with(&folder, &arguments, &[])
+    };
+    let run = || run_at(&server.url);
+    let misdirected = run_at(&format!("{}/nothing", server.url));
+    assert!(!misdirected.status.success());
+    let names = || std::fs::read_dir(&folder).expect("reads").count();
+    assert_eq!(names(), 5, "a wrong address is no failure of a file");
     let failed = run();
     assert!(!failed.status.success());
     assert!(err(&failed).contains("a file failed"), "{}", err(&failed));
-    let count = std::fs::read_dir(&folder).expect("reads").count();
-    assert_eq!(count, 7, "one result and one failure");
+    assert_eq!(names(), 7, "one result and one failure");
     assert!(folder.join("en-command.srt").exists() && folder.join("noise.srt.error").exists());
     let again = run();
     assert!(again.status.success(), "{}", err(&again));

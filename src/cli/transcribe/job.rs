@@ -34,11 +34,10 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// Whether the server is away or busy, so that the same call may succeed later.
+    /// Whether the server is away or busy, see [`is_outage`].
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Call(Error::Timeout { .. }) => true,
-            Self::Call(error) => error.is_retryable(),
+            Self::Call(error) => is_outage(error),
             Self::Lost => false,
         }
     }
@@ -52,23 +51,28 @@ impl JobError {
     }
 }
 
+/// Whether the server is away or busy, so that the same call may succeed later.
+pub fn is_outage(error: &Error) -> bool {
+    error.is_retryable() || matches!(error, Error::Timeout { .. })
+}
+
 /// Whether the file is the reason for an error, so that no later attempt succeeds while the file stays the same. An error
 /// of the server, its address, the key or a proxy is no reason to give up a file.
 pub fn is_about_the_file(error: &Error) -> bool {
     match error {
-        Error::Status(error) => {
-            (400..500).contains(&error.status)
-                && !matches!(
-                    error.status,
-                    401 | 403 | 404 | 405 | 407 | 408 | 409 | 425 | 429
-                )
-        }
+        Error::Status(error) => is_status_about_the_file(error.status),
         Error::Source(error) => matches!(
             error.kind(),
             ErrorKind::PermissionDenied | ErrorKind::InvalidInput
         ),
         error => matches!(error, Error::Invalid(_)),
     }
+}
+
+fn is_status_about_the_file(status: u16) -> bool {
+    let is_about_other_things =
+        matches!(status, 401 | 403 | 404 | 405 | 407 | 408 | 409 | 425 | 429);
+    (400..500).contains(&status) && !is_about_other_things
 }
 
 /// Pauses before further attempts: from a second, each twice as long, to a minute.
@@ -189,6 +193,12 @@ mod tests {
         ];
         for error in unreachable.map(JobError::Call) {
             assert!(error.is_outage() && !error.is_about_the_file(), "{error}");
+        }
+        for status in [400, 413, 415, 422] {
+            assert!(is_status_about_the_file(status), "{status}");
+        }
+        for status in [301, 401, 403, 404, 408, 409, 425, 429, 500, 502, 503, 507] {
+            assert!(!is_status_about_the_file(status), "{status}");
         }
         let stale = std::io::Error::from_raw_os_error(nix::libc::ESTALE);
         let locked = ErrorKind::PermissionDenied.into();

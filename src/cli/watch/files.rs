@@ -58,6 +58,8 @@ pub enum Outcome {
     Transcribed(Version),
     /// The reason why this version has no result was written.
     Failed(Version),
+    /// This version has no result, and the reason was not written: this process does not try it again.
+    GivenUp(Version),
     /// The file was changed meanwhile, so that nothing was written.
     Changed,
     /// The file is not there any more.
@@ -81,6 +83,7 @@ struct State {
     is_running: bool,
     /// The version whose result or failure this process wrote.
     done: Option<Version>,
+    given_up: Option<Version>,
     /// There is nothing to do until it changes.
     is_settled: bool,
 }
@@ -140,7 +143,7 @@ impl Files {
         // A result that was there before this process stays, whoever wrote it.
         let is_current = has_result && state.done.is_none_or(|done| done == version);
         let is_empty = version.bytes == 0 && !state.is_open;
-        state.is_settled = is_current || is_empty;
+        state.is_settled = is_current || is_empty || state.given_up == Some(version);
         if state.is_settled || !(state.is_closed || state.is_quiet) {
             return false;
         }
@@ -156,6 +159,7 @@ impl Files {
         state.is_running = false;
         match outcome {
             Outcome::Transcribed(version) | Outcome::Failed(version) => state.done = Some(version),
+            Outcome::GivenUp(version) => state.given_up = Some(version),
             Outcome::Changed => {}
             Outcome::Gone => {
                 // A new file of this name may have come.
@@ -288,6 +292,17 @@ mod tests {
         files.change(&name(), Change::Complete);
         assert!(!files.take(&name(), version(2), true));
         assert!(files.take(&name(), version(2), false), "it was removed");
+    }
+
+    #[test]
+    fn a_file_that_was_given_up_is_no_work_until_it_changes() {
+        let mut files = listed(&["a.wav"]);
+        files.change(&name(), Change::Complete);
+        assert!(files.take(&name(), version(1), false));
+        files.ended(&name(), Outcome::GivenUp(version(1)));
+        assert!(!rescan(&mut files, 1) && !rescan(&mut files, 1));
+        assert!(files.are_settled());
+        assert!(!rescan(&mut files, 2) && rescan(&mut files, 2));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use uttera_stt_client::{Attempt, Client};
 
 use super::server_key::server_key;
+use super::transcribe::job::is_outage;
 use super::transcribe::{extension, parse_format, parse_language, response_format};
 use crate::render::Format;
 use crate::shutdown::StopSignals;
@@ -110,10 +111,16 @@ struct Watcher {
 impl Watcher {
     fn new(args: WatchArgs) -> anyhow::Result<Self> {
         let key = server_key(args.api_key_env.as_deref())?;
-        let trouble = Trouble::default();
+        let (trouble, is_once) = (Trouble::default(), args.once);
+        let report = move |attempt: &Attempt<'_>| {
+            // With `--once`, files that are rejected do not wait.
+            if !is_once || attempt.error.is_none_or(is_outage) {
+                trouble.attempt(attempt);
+            }
+        };
         let client = Client::builder(&args.url)
             .api_key(&key)
-            .telemetry(move |attempt: &Attempt<'_>| trouble.attempt(attempt))
+            .telemetry(report)
             .build()
             .context("--url")?;
         let format = response_format(args.format);
@@ -191,7 +198,8 @@ impl Watcher {
     fn ended(&mut self, ended: Result<(OsString, Outcome), JoinError>) {
         match ended {
             Ok((name, outcome)) => {
-                self.failed += usize::from(matches!(outcome, Outcome::Failed(_)));
+                self.failed +=
+                    usize::from(matches!(outcome, Outcome::Failed(_) | Outcome::GivenUp(_)));
                 self.files.ended(&name, outcome);
                 // It may have been changed and closed meanwhile.
                 self.look(&name, false);

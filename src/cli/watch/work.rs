@@ -25,8 +25,9 @@ pub struct Work {
     client: Client,
     format: ResponseFormat,
     language: Option<String>,
-    /// A result that cannot be written makes the file fail, in place of a wait until it can.
-    fails_if_unwritable: bool,
+    /// A file is given up if its result cannot be written, or if the server rejects the key or its address is wrong; else
+    /// it waits until that changes.
+    is_once: bool,
     places: Semaphore,
 }
 
@@ -35,13 +36,13 @@ impl Work {
         client: Client,
         format: ResponseFormat,
         language: Option<String>,
-        fails_if_unwritable: bool,
+        is_once: bool,
     ) -> Self {
         Self {
             client,
             format,
             language,
-            fails_if_unwritable,
+            is_once,
             places: Semaphore::new(AT_ONCE),
         }
     }
@@ -75,8 +76,18 @@ impl Work {
             if let Some(version) = version
                 && (error.is_about_the_file() || (is_lost && was_lost))
             {
-                self.fail(file, result, &with_causes(&error)).await;
-                return Outcome::Failed(version);
+                let is_written = self.fail(file, result, &with_causes(&error)).await;
+                return if is_written {
+                    Outcome::Failed(version)
+                } else {
+                    Outcome::GivenUp(version)
+                };
+            }
+            if let Some(version) = version
+                && (self.is_once && !is_lost && !error.is_outage())
+            {
+                eprintln!("{}: {}", file.display(), with_causes(&error));
+                return Outcome::GivenUp(version);
             }
             was_lost |= is_lost;
             if !concerns_all_files(&error) {
@@ -139,7 +150,8 @@ impl Work {
                 let _ = writeln!(std::io::stdout(), "{}", result.display());
                 Outcome::Transcribed(version)
             }
-            _ => Outcome::Failed(version),
+            Err(_) if is_safe => Outcome::Failed(version),
+            _ => Outcome::GivenUp(version),
         }
     }
 
@@ -166,7 +178,7 @@ impl Work {
             if pause.is_new() {
                 eprintln!("{} cannot be written: {error:#}", target.display());
             }
-            if self.fails_if_unwritable {
+            if self.is_once {
                 return false;
             }
             tokio::time::sleep(pause.next()).await;
