@@ -15,6 +15,8 @@ const JOBS: &str = "/v1/audio/jobs";
 /// The first pause between two looks at a job, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause between two looks at a job while the server cannot be reached.
+const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Options of a job beside those of its transcription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -163,22 +165,39 @@ impl Client {
         Ok(())
     }
 
-    /// Waits until a job is over, and returns it. `progress` gets the job each time that it was looked at. Dropping the
-    /// future leaves the job as it is. The wait has no time limit; each look has that of a call.
+    /// Waits until a job is over, and returns it. `progress` gets the job after each look at it.
+    ///
+    /// The wait has no time limit, and a server that is away or busy does not end it: a look that fails with an error
+    /// that a later call may not get (see [`Error::is_retryable`]), or at the time limit of a call, is repeated after a
+    /// pause that grows to a minute. A caller that does not want to wait any longer drops the future; the job stays as
+    /// it is. The telemetry hook reports the failed looks.
+    ///
+    /// # Errors
+    /// The server rejects the look: the key is not valid, or there is no such job (404).
     pub async fn wait_for_job(
         &self,
         id: &str,
         mut progress: impl FnMut(&Job),
     ) -> Result<Job, Error> {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut outage_pause) = (FIRST_PAUSE, FIRST_PAUSE);
         loop {
-            let job = self.job(id).await?;
-            progress(&job);
-            if job.status.is_over() {
-                return Ok(job);
+            match self.job(id).await {
+                Ok(job) => {
+                    progress(&job);
+                    if job.status.is_over() {
+                        return Ok(job);
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    outage_pause = FIRST_PAUSE;
+                }
+                Err(error) if error.is_retryable() || matches!(error, Error::Timeout { .. }) => {
+                    let asked = error.retry_after().unwrap_or_default();
+                    tokio::time::sleep(outage_pause.max(asked.min(LONGEST_OUTAGE_PAUSE))).await;
+                    outage_pause = (outage_pause * 2).min(LONGEST_OUTAGE_PAUSE);
+                }
+                Err(error) => return Err(error),
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

@@ -285,3 +285,22 @@ async fn without_retries_a_call_makes_one_attempt() {
         .expect_err("failed");
     assert_eq!(server.requests().len(), 1);
 }
+
+#[tokio::test]
+async fn the_wait_for_a_job_survives_an_outage_and_ends_when_the_server_rejects_it() {
+    let running = json(200, "", r#"{"id":"1","status":"running"}"#);
+    let done = json(200, "", r#"{"id":"1","status":"done"}"#);
+    let lost = json(404, "", "");
+    let away = [json(503, "", ""), Act::Reply(String::new())];
+    let acts = away.into_iter().chain([running, done, lost]);
+    let server = Scripted::start(acts).await;
+    let client = server.client().retry(RetryPolicy::never());
+    let client = client.build().expect("a client");
+    let mut looks = 0;
+    let job = client.wait_for_job("1", |_| looks += 1).await;
+    assert!(job.expect("it is done").status.is_over());
+    assert_eq!((looks, server.requests().len()), (2, 4));
+    let error = client.wait_for_job("1", |_| {}).await;
+    let error = error.expect_err("there is no such job");
+    assert_eq!(error.status().map(|error| error.status), Some(404));
+}

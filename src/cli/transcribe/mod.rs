@@ -1,5 +1,6 @@
 //! `uttera-stt transcribe FILE…`: transcribes files, on this machine or by a server.
 
+pub(super) mod job;
 mod local;
 mod output;
 mod remote;
@@ -18,8 +19,8 @@ use crate::render::Format;
 pub(super) use local::ensure_voice_activity;
 pub use local::transcribe;
 pub(super) use output::extension;
+pub(super) use remote::response_format;
 pub use remote::transcribe as transcribe_remotely;
-pub(super) use remote::{finish_job, response_format};
 
 /// Arguments of `uttera-stt transcribe`.
 #[derive(Debug, Args)]

@@ -50,7 +50,9 @@ pub(super) fn write(rendered: &str, args: &TranscribeArgs, file: &Path) -> anyho
     let Some(target) = target(args, file) else {
         let mut out = std::io::stdout().lock();
         let newline = if rendered.ends_with('\n') { "" } else { "\n" };
-        return Ok(write!(out, "{rendered}{newline}")?);
+        write!(out, "{rendered}{newline}")?;
+        // A full disk must be an error here, because the caller may delete the result on the server next.
+        return Ok(out.flush()?);
     };
     if let Some(folder) = target.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
-use sha2::{Digest, Sha256};
 use uttera_stt_client::{
-    Attempt, Audio, Client, Job, JobOptions, ResponseFormat, Speech, SpeechEvent, SpeechOptions,
-    SttPool,
+    Attempt, Audio, Client, Job, ResponseFormat, Speech, SpeechEvent, SpeechOptions, SttPool,
 };
 
-use super::{Progress, TranscribeArgs, each_file};
+use super::job::{FinishedJob, Pause, finish_job};
+use super::{Progress, TranscribeArgs, each_file, output};
 use crate::cli::server_key::server_key;
 use crate::render::Format;
 
@@ -34,15 +33,16 @@ pub(super) struct ServerArgs {
         default_value = "whisper-1"
     )]
     ask_for: String,
-    /// Time limit in seconds for each file.
+    /// Time limit in seconds for each file. With --job: for its upload, and for the pauses while the server is away; the
+    /// job itself has no limit.
     #[arg(long, value_name = "N", requires = "url", default_value_t = 3600,
         value_parser = clap::value_parser!(u64).range(1..))]
     limit_seconds: u64,
     /// Print the text while the server produces it; requires --format txt.
     #[arg(long, requires = "url", conflicts_with_all = ["beside", "output_dir"])]
     stream: bool,
-    /// Submit each file as a job, which the server does after all other work, and wait for it. Ctrl-C leaves the job to
-    /// the server; the same command takes it up again.
+    /// Submit each file as a job, which the server does after all other work, and wait for it, also while the server
+    /// restarts. Ctrl-C leaves the job to the server; the same command takes it up again.
     #[arg(long, requires = "url", conflicts_with_all = ["stream", "translate"])]
     job: bool,
 }
@@ -118,72 +118,56 @@ pub async fn transcribe(args: TranscribeArgs, local_option: Option<&str>) -> any
     .await
 }
 
-/// Submits the files as jobs, and waits for each.
+/// Submits the files as jobs, and waits for each. A result is deleted on the server after it was written here.
 async fn as_jobs(args: &TranscribeArgs, options: &SpeechOptions) -> anyhow::Result<()> {
     let clients = args.server.clients()?;
     let [client] = clients.as_slice() else {
         bail!("--job requires one --url, because a job belongs to its server");
     };
-    let format = response_format(args.format);
+    let limit = Duration::from_secs(args.server.limit_seconds);
+    let options = SpeechOptions {
+        timeout: Some(limit),
+        ..options.clone()
+    };
     each_file(args, async |file: &Path| {
-        let finished = finish_job(client, file, format, options, |job| {
-            eprintln!("{}: job {}", file.display(), job.id);
-        });
-        Ok(Some(finished.await?))
+        let finished = patiently(client, file, response_format(args.format), &options, limit);
+        let finished = finished.await?;
+        let written = match &finished.text {
+            Ok(text) => output::write(text, args, file),
+            Err(message) => Err(anyhow!("the job failed: {message}")),
+        };
+        if written.is_ok() || finished.text.is_err() {
+            // A job that cannot be deleted expires.
+            let _ = client.delete_job(&finished.id).await;
+        }
+        written.map(|()| None)
     })
     .await
 }
 
-/// Submits a file as a job, waits for it, and returns its result. The job is removed then. The same file with the same
-/// options is the same job, as long as the server keeps it. `submitted` gets the job at once.
-///
-/// # Errors
-/// The file cannot be sent, the job failed, or the server cannot be reached for too long.
-pub async fn finish_job(
+/// Finishes a job although its server is away or busy, as long as the pauses are together not longer than the limit.
+async fn patiently(
     client: &Client,
     file: &Path,
     format: ResponseFormat,
     options: &SpeechOptions,
-    submitted: impl FnOnce(&Job),
-) -> anyhow::Result<String> {
-    let job = JobOptions {
-        idempotency_key: Some(idempotency_key(file, format, options)?),
-        ..JobOptions::default()
-    };
-    let Progress(bar) = &Progress::of(file, "{msg} {bar:30} {pos}/{len} s of audio");
-    let job = (client.submit_job(Audio::file(file), format, options, &job)).await?;
-    submitted(&job);
-    let show = |job: &Job| {
-        bar.set_length(job.seconds_known.unwrap_or_default().ceil() as u64);
-        bar.set_position(job.seconds_done as u64);
-    };
-    let job = client.wait_for_job(&job.id, show).await?;
-    let result = match &job.error {
-        Some(error) => Err(anyhow!("the job failed: {}", error.message)),
-        None => Ok(client.job_result(&job.id, format).await?),
-    };
-    // It would expire as well.
-    let _ = client.delete_job(&job.id).await;
-    result
-}
-
-/// A key that is equal for the same file with the same options.
-fn idempotency_key(
-    file: &Path,
-    format: ResponseFormat,
-    options: &SpeechOptions,
-) -> anyhow::Result<String> {
-    let metadata = std::fs::metadata(file)?;
-    let path = std::fs::canonicalize(file)?;
-    let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
-    let modified = modified.unwrap_or_default().as_nanos();
-    let what = format!(
-        "{} {} {modified} {format:?} {options:?}",
-        path.display(),
-        metadata.len()
-    );
-    let digest = Sha256::digest(what.as_bytes());
-    Ok(uuid::Uuid::from_slice(&digest[..16])?.simple().to_string())
+    limit: Duration,
+) -> anyhow::Result<FinishedJob> {
+    let (mut pause, mut paused) = (Pause::default(), Duration::ZERO);
+    loop {
+        let submitted = |job: &Job| eprintln!("{}: job {}", file.display(), job.id);
+        let error = match finish_job(client, file, format, options, submitted).await {
+            Ok(finished) => return Ok(finished),
+            Err(error) => error,
+        };
+        let wait = pause.after(&error);
+        paused += wait;
+        if !error.is_outage() || paused > limit {
+            return Err(error.into());
+        }
+        eprintln!("{error}; trying again in {} s", wait.as_secs());
+        tokio::time::sleep(wait).await;
+    }
 }
 
 fn options(args: &TranscribeArgs) -> SpeechOptions {

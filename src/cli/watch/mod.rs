@@ -1,0 +1,234 @@
+//! `uttera-stt watch DIR`: has a server transcribe each recording that appears in a folder.
+//!
+//! Each file is a job, so that the server does it after other work. A job is deleted only after its result was written,
+//! and a repeated upload of the same file is the same job: a restart of either program loses nothing.
+
+mod files;
+mod folder;
+mod names;
+mod trouble;
+mod work;
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
+use uttera_stt_client::{Attempt, Client};
+
+use super::server_key::server_key;
+use super::transcribe::job::is_outage;
+use super::transcribe::{extension, parse_format, parse_language, response_format};
+use crate::render::Format;
+use crate::shutdown::StopSignals;
+use files::{Change, Files, Outcome, Version};
+use folder::Event;
+use trouble::Trouble;
+use work::Work;
+
+/// Arguments of `uttera-stt watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// The folder with the recordings; folders in it are not read.
+    folder: PathBuf,
+    /// Write each result into this folder, which may be that of the recordings. A file whose result is there already is
+    /// skipped. The reason why a file failed is written there, too, with the ending .error; remove that file to try again.
+    #[arg(long)]
+    out: PathBuf,
+    /// Output format: txt, json, verbose_json, srt or vtt.
+    #[arg(long, default_value = "srt", value_parser = parse_format)]
+    format: Format,
+    /// Spoken language (default: detected).
+    #[arg(long, value_parser = parse_language)]
+    language: Option<String>,
+    /// The server. Its key comes from the environment variable UTTERA_API_KEY.
+    #[arg(long, default_value = "http://127.0.0.1:9005")]
+    url: String,
+    /// Environment variable with the server's key, in place of UTTERA_API_KEY.
+    #[arg(long, value_name = "NAME")]
+    api_key_env: Option<String>,
+    /// Also transcribe files with this ending, for example dss; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    ending: Vec<String>,
+    /// How many seconds a file must stay the same to count as complete, if no program on this machine wrote it since the
+    /// start: files that were there before, and those that other machines write to a network file system.
+    #[arg(long, value_name = "N", default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    quiet_seconds: u64,
+    /// Transcribe the files that are there, as soon as they are complete, and exit.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Transcribes files until Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// A folder cannot be used; with `--once`, also: a file failed, or a signal came first.
+pub async fn watch(args: WatchArgs) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let mut rescans = tokio::time::interval(Duration::from_secs(args.quiet_seconds));
+    // Two rescans are never closer.
+    rescans.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    // Before the folder is read, so that no file is missed.
+    let mut events = folder::events(&args.folder)?;
+    let mut watcher = Watcher::new(args)?;
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                ensure!(!watcher.args.once, "{signal} before all files were transcribed");
+                return Ok(());
+            }
+            event = events.recv() => match event {
+                Some(event) => watcher.event(event),
+                None => bail!("{} cannot be watched any more", watcher.args.folder.display()),
+            },
+            _ = rescans.tick() => watcher.rescan(),
+            Some(ended) = watcher.running.join_next() => watcher.ended(ended),
+        }
+        if watcher.args.once && watcher.is_done() {
+            return watcher.verdict();
+        }
+    }
+}
+
+struct Watcher {
+    args: WatchArgs,
+    work: Arc<Work>,
+    files: Files,
+    running: JoinSet<(OsString, Outcome)>,
+    was_read: bool,
+    /// The folder could not be read at the last rescan.
+    is_unreadable: bool,
+    failed: usize,
+}
+
+impl Watcher {
+    fn new(args: WatchArgs) -> anyhow::Result<Self> {
+        let key = server_key(args.api_key_env.as_deref())?;
+        let (trouble, is_once) = (Trouble::default(), args.once);
+        let report = move |attempt: &Attempt<'_>| {
+            // With `--once`, files that are rejected do not wait.
+            if !is_once || attempt.error.is_none_or(is_outage) {
+                trouble.attempt(attempt);
+            }
+        };
+        let client = Client::builder(&args.url)
+            .api_key(&key)
+            .telemetry(report)
+            .build()
+            .context("--url")?;
+        let format = response_format(args.format);
+        let work = Work::new(client, format, args.language.clone(), args.once);
+        Ok(Self {
+            args,
+            work: Arc::new(work),
+            files: Files::default(),
+            running: JoinSet::new(),
+            was_read: false,
+            is_unreadable: false,
+            failed: 0,
+        })
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Lost => self.files.events_were_lost(),
+            Event::File(name, change) => {
+                if names::is_recording(&name, &self.args.ending) {
+                    self.files.change(&name, change);
+                    if change == Change::Complete {
+                        self.look(&name, false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at all files.
+    fn rescan(&mut self) {
+        let names = match recordings(&self.args.folder, &self.args.ending) {
+            Ok(names) => names,
+            Err(error) => {
+                if !self.is_unreadable {
+                    let folder = self.args.folder.display();
+                    eprintln!("{folder} cannot be read: {error}; trying again");
+                }
+                self.is_unreadable = true;
+                return;
+            }
+        };
+        (self.was_read, self.is_unreadable) = (true, false);
+        self.files.list(&names);
+        for name in self.files.names() {
+            self.look(&name, true);
+        }
+    }
+
+    /// Sends a file to the server if it is complete and has no result.
+    fn look(&mut self, name: &OsStr, is_rescan: bool) {
+        let file = self.args.folder.join(name);
+        let version = match Version::of(&file) {
+            Ok(Some(version)) => version,
+            Ok(None) => return self.files.forget(name),
+            // The next rescan looks again.
+            Err(_) => return,
+        };
+        if is_rescan {
+            self.files.seen(name, version);
+        }
+        let shares_stem = self.files.shares_stem(name);
+        let extension = extension(self.args.format);
+        let result = names::result(&self.args.out, name, extension, shares_stem);
+        let has_result = result.exists() || names::failure(&result).exists();
+        if self.files.take(name, version, has_result) {
+            let (work, name) = (Arc::clone(&self.work), name.to_owned());
+            self.running.spawn(async move {
+                let outcome = work.transcribe(&file, &result).await;
+                (name, outcome)
+            });
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(OsString, Outcome), JoinError>) {
+        match ended {
+            Ok((name, outcome)) => {
+                self.failed +=
+                    usize::from(matches!(outcome, Outcome::Failed(_) | Outcome::GivenUp(_)));
+                self.files.ended(&name, outcome);
+                // It may have been changed and closed meanwhile.
+                self.look(&name, false);
+            }
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.was_read && self.running.is_empty() && self.files.are_settled()
+    }
+
+    fn verdict(&self) -> anyhow::Result<()> {
+        match self.failed {
+            0 => Ok(()),
+            1 => bail!("a file failed"),
+            failed => bail!("{failed} files failed"),
+        }
+    }
+}
+
+/// The names of the recordings in a folder.
+fn recordings(folder: &Path, more: &[String]) -> std::io::Result<BTreeSet<OsString>> {
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if names::is_recording(&name, more) {
+            names.insert(name);
+        }
+    }
+    Ok(names)
+}
