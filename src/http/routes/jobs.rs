@@ -80,7 +80,9 @@ async fn submit(
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let key = idempotency_key(&request)?;
-    let jobs = state.jobs.get().await?;
+    // The body is unread, so another node may get the request.
+    let unread = |error| ApiError::from(error).before_work();
+    let jobs = state.jobs.get().await.map_err(unread)?;
     if !jobs.is_accepting() || state.stt.snapshot().draining {
         return Err(ApiError::jobs_closed());
     }
@@ -88,9 +90,9 @@ async fn submit(
     let salt = jobs.store().salt();
     let owner = caller.owner_of_jobs(&salt);
     if let Some(key) = &key {
-        let known = jobs.store().known(&owner, key).await?;
+        let known = jobs.store().known(&owner, key).await.map_err(unread)?;
         if !known.is_empty() {
-            return accepted(&state, jobs, &known).await;
+            return Ok(accepted(&state, jobs, &known).await);
         }
     }
     let client = caller.client_of_jobs(&salt);
@@ -151,7 +153,7 @@ async fn submit(
         });
     }
     let stored = jobs.submit(new).await?;
-    accepted(&state, jobs, &stored).await
+    Ok(accepted(&state, jobs, &stored).await)
 }
 
 /// Removes the audio of jobs that were not stored.
@@ -176,19 +178,32 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
 }
 
 /// The reply to a submission: the job, or the list of the jobs of all files.
-async fn accepted(state: &AppState, jobs: &Jobs, stored: &[Job]) -> Result<HttpResponse, ApiError> {
+async fn accepted(state: &AppState, jobs: &Jobs, stored: &[Job]) -> HttpResponse {
     let mut reply = HttpResponse::Accepted();
     let path = Endpoint::Jobs.path();
     if let [job] = stored {
         let location = format!("{path}/{}", job.id);
-        return Ok(reply
+        return reply
             .insert_header((LOCATION, location))
-            .json(report(state, jobs, job).await?));
+            .json(report_stored(state, jobs, job).await);
     }
     let batch = stored.first().map_or("", |job| &job.batch);
     let location = format!("{path}?batch={batch}");
-    let list = report_all(state, jobs, stored).await?;
-    Ok(reply.insert_header((LOCATION, location)).json(list))
+    let mut data = Vec::new();
+    for job in stored {
+        data.push(report_stored(state, jobs, job).await);
+    }
+    let list = JobList {
+        object: "list",
+        data,
+    };
+    reply.insert_header((LOCATION, location)).json(list)
+}
+
+/// A job that is stored, without its place if the store cannot say: an error would make the client submit it again.
+async fn report_stored(state: &AppState, jobs: &Jobs, job: &Job) -> JobReport {
+    let place = jobs.place(job).await.unwrap_or_default();
+    JobReport::of(job, place, &state.stt.snapshot())
 }
 
 async fn report(state: &AppState, jobs: &Jobs, job: &Job) -> Result<JobReport, ApiError> {
