@@ -134,14 +134,67 @@ function tests.a_record_that_is_not_renewed_as_usual_is_stale()
     assert(not view.is_stale(nodes.nodes[2], nodes))
 end
 
-function tests.a_redis_that_became_empty_is_like_one_that_is_away()
-    local nodes = view.after(nil, { node("a", 0.1) }, 100)
-    equal(view.after(nodes, {}, 110), nodes)
-    equal(#view.after(nodes, {}, 100 + view.TRUST_SECONDS + 1).nodes, 0)
-    equal(#view.after(nil, {}, 100).nodes, 0)
-    -- One node that leaves while others stay is gone.
+function tests.nodes_that_vanish_together_are_kept_for_some_time()
+    local full = { accepts_requests = false }
+    local function ids(nodes)
+        local list = {}
+        for _, found in ipairs(nodes.nodes) do
+            table.insert(list, found.id)
+        end
+        return table.concat(list, ",")
+    end
+    local nodes = view.after(nil, { node("a", 0.1), node("b", 0.1), node("c", 0.1, full) }, 100)
+    -- Redis has restarted empty. Then the nodes write their records again, one after the other.
+    nodes = view.after(nodes, {}, 100.5)
+    equal(ids(nodes), "a,b,c")
+    equal(shares(nodes, state()).c, nil, "c is full")
+    nodes = view.after(nodes, { node("a", 0.1, { ts = 2 }) }, 101.5)
+    equal(ids(nodes), "a,b,c")
+    assert(not view.is_stale(nodes.nodes[1], nodes) and view.is_stale(nodes.nodes[2], nodes))
+    equal(shares(nodes, state()).a, 3000)
+    equal(shares(nodes, state(), { a = true }).b, 3000)
+    nodes = view.after(nodes, { node("a", 0.1, { ts = 3 }), node("b", 0.1, { ts = 3 }) }, 102)
+    equal(ids(nodes), "a,b,c")
+    equal(nodes.nodes[2].missing, nil)
+    assert(not view.is_stale(nodes.nodes[2], nodes))
+    -- The third one does not come back.
+    equal(ids(view.after(nodes, { node("a", 0.1), node("b", 0.1) }, 130)), "a,b,c")
+    equal(ids(view.after(nodes, { node("a", 0.1), node("b", 0.1) }, 131)), "a,b")
+    -- The first reading after the restart may already have a record.
     nodes = view.after(nil, { node("a", 0.1), node("b", 0.1) }, 100)
-    equal(#view.after(nodes, { node("b", 0.1) }, 100.5).nodes, 1)
+    equal(ids(view.after(nodes, { node("a", 0.1) }, 100.5)), "a,b")
+    -- One of many that leaves by itself is gone.
+    nodes = view.after(nil, { node("a", 0.1), node("b", 0.1), node("c", 0.1) }, 100)
+    equal(ids(view.after(nodes, { node("b", 0.1), node("c", 0.1) }, 100.5)), "b,c")
+    equal(#view.after(nil, {}, 100).nodes, 0)
+end
+
+function tests.light_requests_go_to_nodes_that_accept_no_work_if_none_does()
+    local full = { accepts_requests = false }
+    local nodes = view.after(nil, { node("a", 1, full), node("b", 1, full) }, 100)
+    equal(choice.choose(nodes, state(), {}, 100, math.random), nil)
+    equal(choice.choose(nodes, state({ down = { a = true } }), {}, 100, math.random, true).id, "b")
+    nodes = view.after(nil, { node("a", 1, full), node("b", 0.9) }, 100)
+    equal(choice.choose(nodes, state({ busy = { b = true } }), {}, 100, math.random, true).id, "b")
+    equal(choice.choose(nodes, state({ down = { b = true } }), {}, 100, math.random, true).id, "a")
+end
+
+function tests.requests_are_told_apart()
+    local function kind(method, path, batch, is_upgrade)
+        local found = choice.kind(method, path, batch, is_upgrade or false)
+        return (found.is_safe and "safe " or "") .. (found.is_light and "light " or "")
+            .. (found.takes_jobs and "takes " or "") .. (found.job or "")
+    end
+    equal(kind("GET", "/v1/models"), "safe light ")
+    equal(kind("OPTIONS", "/v1/audio/transcriptions"), "safe light ")
+    equal(kind("GET", "/v1/realtime", nil, true), "")
+    equal(kind("POST", "/v1/audio/transcriptions"), "")
+    equal(kind("POST", "/v1/audio/jobs"), "light takes ")
+    equal(kind("POST", "/v1/audio/jobs/"), "light takes ")
+    equal(kind("GET", "/v1/audio/jobs", "7f"), "safe light 7f")
+    equal(kind("GET", "/v1/audio/jobs/7f/result"), "safe light 7f")
+    equal(kind("DELETE", "/v1/audio/jobs/7f"), "light 7f")
+    equal(kind("POST", "/v1/audio/jobsx"), "")
 end
 
 function tests.what_is_no_record_is_left_out()
@@ -153,6 +206,15 @@ function tests.what_is_no_record_is_left_out()
         record(0, { port = 65536 }),
         record(0, { port = 1.5 }),
         record(0, { port = "9005" }),
+        record(0, { port = 1e999 }),
+        record(0, { host = "10.0.0.5:9005" }),
+        record(0, { host = "999.1.1.1" }),
+        record(0, { host = "a:b" }),
+        record(0, { host = "[::1" }),
+        record(0, { host = "1::2::3" }),
+        record(0, { host = "fe80::1%eth0" }),
+        record(0, { host = "-node" }),
+        record(0, { host = "node..example" }),
         {},
         "text",
     }
@@ -163,6 +225,15 @@ function tests.what_is_no_record_is_left_out()
     equal(view.node("other:a", record(0)), nil)
     equal(view.node("stt:nodes:", record(0)), nil)
     equal(view.node("stt:nodes:a\r\nX: b", record(0)), nil)
+    equal(view.node("stt:nodes:" .. ("a"):rep(256), record(0)), nil)
+    local _, reason = view.node("stt:nodes:a", record(0, { host = "a:b" }))
+    assert(reason:find("NODE_HOST", 1, true), reason)
+    -- JSON has no infinity, but a number that is too large becomes one.
+    equal(node("a", 0, { ts = 1e999 }).ts, nil)
+    equal(node("a", 0, { ts = -1e999 }).ts, nil)
+    equal(node("a", 1e999).load, nil)
+    equal(#node("a", 0, { version = ("1"):rep(4000) }).version, 64)
+    equal(node("a", 0, { host = "node_1.example.org" }).host, "node_1.example.org")
     equal(node("a:b", 0).id, "a:b")
     equal(node("a", 7).load, 1)
     equal(node("a", -7).load, 0)
@@ -184,11 +255,10 @@ function tests.uploads_weigh_by_their_size()
 end
 
 function tests.only_requests_that_were_not_begun_go_to_another_node()
-    equal(choice.may_retry(false, 502, false), true)
-    equal(choice.may_retry(true, 503, false), true)
-    equal(choice.may_retry(true, 502, false), false)
-    equal(choice.may_retry(true, 504, false), false)
-    equal(choice.may_retry(true, 502, true), true)
+    equal(choice.may_retry(false, false, false), true)
+    equal(choice.may_retry(true, true, false), true)
+    equal(choice.may_retry(true, false, false), false)
+    equal(choice.may_retry(true, false, true), true)
 end
 
 function tests.clients_come_back_at_different_times()
@@ -247,7 +317,125 @@ function tests.names_of_hosts()
     equal(table.concat(servers, ","), "192.0.2.1,::1")
     equal(table.concat(names.candidates("node", domains), ","), "node.a.example,node.b.example,node")
     equal(names.candidates("node.example", domains)[1], "node.example")
-    assert(names.is_address("10.0.0.1") and names.is_address("::1") and not names.is_address("node1"))
+end
+
+function tests.addresses_and_names_are_told_apart()
+    for _, address in ipairs({ "10.0.0.1", "255.255.255.255", "::", "::1", "1::", "1:2:3:4:5:6:7:8", "2001:db8::7",
+        "::ffff:10.0.0.1", "1:2:3:4:5:6:10.0.0.1", "1:2:3:4:5:6:7::" }) do
+        assert(names.is_address(address) and not names.is_name(address), address)
+    end
+    for _, text in ipairs({ "", "10.0.0", "10.0.0.256", "999.1.1.1", "1.2.3.4.5", "10.0.0.5:9005", "a:b", ":1", "1:",
+        ":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "1:2:3:4:5:6:7:8::", "12345::", "::10.0.0.1:1",
+        "::10.0.0.256", "fe80::1%eth0", "[::1]", "::1 " }) do
+        assert(not names.is_address(text) and not names.is_name(text), text)
+    end
+    for _, name in ipairs({ "node1", "node-1.example.org", "stt_node", "3com", "a" }) do
+        assert(names.is_name(name) and not names.is_address(name), name)
+    end
+    for _, text in ipairs({ "-a", "a-", "a..b", ".a", "a.", "a b", ("a"):rep(64), ("a."):rep(127) .. "a", "ä" }) do
+        assert(not names.is_name(text), text)
+    end
+end
+
+function tests.names_are_looked_up_beside_and_the_last_address_is_used_meanwhile()
+    local answer, queries, tasks = "10.0.0.7", 0, {}
+    package.loaded["nginx.dns.resolver"] = {
+        TYPE_A = 1,
+        TYPE_AAAA = 28,
+        new = function()
+            return {
+                query = function()
+                    queries = queries + 1
+                    if not answer then
+                        return nil, "no server answers"
+                    end
+                    return { { address = answer, ttl = 10 } }
+                end,
+            }
+        end,
+    }
+    local function start(task)
+        table.insert(tasks, task)
+        return true
+    end
+    local function finish()
+        for _, task in ipairs(tasks) do
+            task()
+        end
+        tasks = {}
+    end
+    local name = "node-of-a-test.example"
+    local address, reason = names.address(name, 100, start)
+    equal(address, nil)
+    assert(reason:find("looked up", 1, true), reason)
+    names.address(name, 100.5, start)
+    equal(#tasks, 1, "questions at the same time")
+    finish()
+    -- A machine without name servers finds nothing, and asks none.
+    local has_servers = queries > 0
+    if has_servers then
+        equal(names.address(name, 101, start), "10.0.0.7")
+        -- The servers die. The name is asked for again, and keeps its address.
+        answer = nil
+        equal(names.address(name, 111, start), "10.0.0.7")
+        equal(#tasks, 1)
+        finish()
+        equal(names.address(name, 111.5, start), "10.0.0.7")
+        -- A new address counts, and one that nginx cannot use does not.
+        answer = "10.0.0.8"
+        names.address(name, 120, start)
+        finish()
+        equal(names.address(name, 120.5, start), "10.0.0.8")
+        answer = "fe80::1%eth0"
+        names.address(name, 140, start)
+        finish()
+        equal(names.address(name, 140.5, start), "10.0.0.8")
+    end
+    names.retain({})
+    equal(names.address(name, 141, function() return nil, "no more timers" end), nil)
+    package.loaded["nginx.dns.resolver"] = nil
+end
+
+-- The phases of a request, with stand-ins for nginx.
+function tests.an_address_that_nginx_cannot_use_is_a_failed_attempt()
+    local nodes = view.after(nil, { node("bad", 0), node("good", 0.9) }, 100)
+    for _, known in ipairs(nodes.nodes) do
+        known.address = known.id
+    end
+    local down, chosen, exits = {}, nil, 0
+    local known = state({ down = down })
+    local function nothing() end
+    known.view = function() return nodes end
+    known.mark_down = function(id) down[id] = true return true end
+    known.count, known.add_flight, known.mark_busy = nothing, nothing, nothing
+    package.loaded["uttera_stt.shared"] = known
+    package.loaded["uttera_stt.probe"] = {}
+    package.loaded["cjson.safe"] = {}
+    package.loaded["ngx.balancer"] = {
+        set_current_peer = function(address)
+            if address == "bad" then
+                return nil, "no host allowed"
+            end
+            chosen = address
+            return true
+        end,
+        set_timeouts = nothing,
+        set_more_tries = nothing,
+        get_last_failure = function() return "failed", 502 end,
+    }
+    rawset(_G, "ngx", {
+        var = { request_id = "1" },
+        now = function() return 100 end,
+        update_time = nothing,
+        log = nothing,
+        exit = function() exits = exits + 1 end,
+    })
+    local router = require "uttera_stt.router"
+    router.balance()
+    equal(chosen, "good")
+    equal(down.bad, true)
+    equal(exits, 0)
+    rawset(_G, "ngx", nil)
 end
 
 -- A node that works twice as fast gets about twice the requests, because fewer of its requests are in flight.

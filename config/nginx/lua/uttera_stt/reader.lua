@@ -19,7 +19,37 @@ local KEEP_MILLIS = 10000
 local KEYS_PER_SCAN = 1000
 local MOST_SCANS = 200
 
+-- Seconds between two looks for worker processes that are gone.
+local LOST_WORKERS_INTERVAL = 2
+-- The most bytes of a key in the log.
+local LOGGED_BYTES = 100
+
 local reading = false
+-- What was last logged of each key that is left out.
+local complaints = {}
+
+-- Runs a task beside this one.
+local function start(task)
+    return ngx.timer.at(0, function(premature)
+        if not premature then
+            task()
+        end
+    end)
+end
+
+-- As nginx wants it.
+local function bracketed(address)
+    return address:find(":", 1, true) and "[" .. address .. "]" or address
+end
+
+-- The address of Redis. While its name is looked up for the first time, there is none.
+local function address_of(host)
+    local address, reason = names.address(host, ngx.now(), start)
+    if not address then
+        return nil, "the host of Redis has no address: " .. tostring(reason)
+    end
+    return bracketed(address)
+end
 
 local function connect(settings)
     local connection = redis:new()
@@ -29,14 +59,12 @@ local function connect(settings)
         ok, reason = connection:connect("unix:" .. settings.path, { pool = "uttera_stt" })
     else
         local address
-        address, reason = names.address(settings.host, ngx.now())
+        address, reason = address_of(settings.host)
         if not address then
-            return nil, "its host has no address: " .. tostring(reason)
+            return nil, reason
         end
-        if address:find(":", 1, true) then
-            address = "[" .. address .. "]"
-        end
-        ok, reason = connection:connect(address, settings.port, { pool = "uttera_stt" })
+        -- nginx keeps a pool of connections for each address and port.
+        ok, reason = connection:connect(address, settings.port)
     end
     if not ok then
         return nil, reason
@@ -83,11 +111,40 @@ local function keys(connection)
                 table.insert(found, key)
             end
         end
-        if cursor == "0" or #found >= view.MOST_NODES then
-            break
+        if cursor == "0" then
+            return found
+        elseif #found >= view.MOST_NODES then
+            return found, "there are more than " .. view.MOST_NODES .. " nodes: the router uses these many"
         end
     end
-    return found
+    return nil, "it has too many other keys: give the nodes a database of their own"
+end
+
+-- A key as the log shows it.
+local function shown(key)
+    local short = key:sub(1, LOGGED_BYTES):gsub("[^ -~]", function(byte)
+        return string.format("\\x%02x", byte:byte())
+    end)
+    return short .. (#key > LOGGED_BYTES and "…" or "")
+end
+
+-- Logs why keys are left out, each once as long as the reason stays.
+local function complain(reasons)
+    for key, reason in pairs(reasons) do
+        if complaints[key] ~= reason then
+            ngx.log(ngx.WARN, "the node of ", shown(key), " is left out: ", reason)
+        end
+    end
+    complaints = reasons
+end
+
+-- The addresses of the nodes that are known, by host. They are there after a reload as well.
+local function known_addresses()
+    local known = {}
+    for _, node in ipairs(shared.view().nodes) do
+        known[node.host] = node.address
+    end
+    return known
 end
 
 local function nodes(connection)
@@ -95,31 +152,38 @@ local function nodes(connection)
     if not found then
         return nil, reason
     end
-    if #found == 0 then
-        return {}
+    local values, list, reasons, hosts = {}, {}, {}, {}
+    if reason then
+        reasons[view.PREFIX .. "*"] = reason
     end
-    local values
-    values, reason = connection:mget(unpack(found))
-    if type(values) ~= "table" then
-        return nil, reason
+    if #found > 0 then
+        values, reason = connection:mget(unpack(found))
+        if type(values) ~= "table" then
+            return nil, reason
+        end
     end
-    local list = {}
+    local known = known_addresses()
     for index, key in ipairs(found) do
         local value = values[index]
-        if type(value) == "string" and #value <= view.MOST_BYTES then
-            local node = view.node(key, (cjson.decode(value)))
-            local why = "its record cannot be read"
+        -- Without a value, the record has just expired.
+        if type(value) == "string" and #value > view.MOST_BYTES then
+            reasons[key] = "its record is too long"
+        elseif type(value) == "string" then
+            local node, why = view.node(key, (cjson.decode(value)))
             if node then
-                node.address, why = names.address(node.host, ngx.now())
+                hosts[node.host] = true
+                node.address, why = names.address(node.host, ngx.now(), start)
+                node.address = node.address or known[node.host]
             end
             if node and node.address then
                 table.insert(list, node)
             else
-                ngx.log(ngx.WARN, "the node of ", key, " is left out: ", why)
+                reasons[key] = tostring(why)
             end
         end
     end
-    return list
+    complain(reasons)
+    return list, hosts
 end
 
 local function read(settings)
@@ -127,13 +191,16 @@ local function read(settings)
     if not connection then
         return nil, reason
     end
-    local list
-    list, reason = nodes(connection)
+    local list, hosts = nodes(connection)
     if not list then
         connection:close()
-        return nil, reason
+        return nil, hosts
     end
     connection:set_keepalive(KEEP_MILLIS, 2)
+    if settings.host then
+        hosts[settings.host] = true
+    end
+    names.retain(hosts)
     return list
 end
 
@@ -151,9 +218,28 @@ local function check(premature, node)
     if shared.mark_up(node.id) then
         ngx.log(ngx.WARN, "node ", node.id, " answers again")
     end
-    if answer == "rejects" then
+    if answer ~= "accepts" then
         shared.mark_busy(node.id)
     end
+end
+
+-- Reads the records into the view, and probes nodes whose state nothing else tells.
+local function look(settings)
+    local list, reason = read(settings)
+    ngx.update_time()
+    local now = ngx.now()
+    local is_kept
+    if list then
+        is_kept, reason = shared.set_view(view.after(shared.view(), list, now))
+    end
+    local current = shared.view()
+    local is_current = view.is_current(current, now)
+    for _, node in ipairs(current.nodes) do
+        if shared.is_probe_due(node.id, now) or (not is_current and shared.is_check_due(node.id)) then
+            ngx.timer.at(0, check, node)
+        end
+    end
+    return is_kept, reason
 end
 
 local function tick(premature, settings)
@@ -162,28 +248,24 @@ local function tick(premature, settings)
         return
     end
     reading = true
-    local called, list, reason = pcall(read, settings)
+    -- Whatever happens, the next tick comes, and the status tells what went wrong.
+    local called, is_read, reason = pcall(look, settings)
     reading = false
-    ngx.update_time()
-    local now = ngx.now()
     if not called then
-        list, reason = nil, list
-    end
-    if list then
-        shared.set_view(view.after(shared.view(), list, now))
-        reason = nil
-    else
+        reason = "the router failed: " .. tostring(is_read)
+    elseif not is_read then
         reason = tostring(reason)
+    else
+        reason = nil
     end
     if shared.set_redis_error(reason) then
         ngx.log(ngx.WARN, reason and "Redis cannot be read: " .. reason or "Redis can be read")
     end
-    local current = shared.view()
-    local is_current = view.is_current(current, now)
-    for _, node in ipairs(current.nodes) do
-        if shared.is_probe_due(node.id, now) or (not is_current and shared.is_check_due(node.id)) then
-            ngx.timer.at(0, check, node)
-        end
+end
+
+local function forget_lost_workers(premature)
+    if not premature then
+        shared.forget_lost_workers()
     end
 end
 
@@ -194,6 +276,7 @@ function reader.start(settings)
     end
     ngx.timer.at(0, tick, settings)
     ngx.timer.every(INTERVAL, tick, settings)
+    ngx.timer.every(LOST_WORKERS_INTERVAL, forget_lost_workers)
 end
 
 return reader
