@@ -231,7 +231,8 @@ fn with_errors(mut operation: OperationBuilder, mut errors: Vec<ApiError>) -> Op
             response = response.header("Retry-After", header("In seconds.", Type::Integer));
         }
         if status == 503 {
-            let meaning = "`1`: nothing of the request was processed, so another server may get it.";
+            let meaning =
+                "`1`: nothing of the request was processed, so another server may get it.";
             response = response.header("X-Not-Processed", header(meaning, Type::String));
         }
         if status == 401 {
