@@ -282,10 +282,23 @@ function tests.redis_urls()
     check("redis://example.org", { host = "example.org", port = 6379, database = 0, tls = false })
     check("rediss://:p%23x@example.org:7/2", { host = "example.org", port = 7, database = 2, password = "p#x", tls = true })
     check("redis://u:a:b@[::1]:7", { host = "::1", port = 7, user = "u", password = "a:b" })
+    check("valkeys://example.org/3?protocol=resp3", { host = "example.org", database = 3, tls = true })
+    check("redis+sentinel://u:p%2F@a,[::1]:7,b.example:8/main/2?sentinel_user=s&sentinel_password=x%26",
+        { master = "main", database = 2, user = "u", password = "p/", sentinel_user = "s", sentinel_password = "x&", tls = false })
+    local parts = settings.redis("rediss+sentinel://a,[::1]:7/main")
+    equal(parts.tls, true)
+    equal(parts.host, nil)
+    equal(#parts.sentinels, 2)
+    equal(parts.sentinels[1].port, 26379)
+    equal(parts.sentinels[2].host, "::1")
+    equal(parts.sentinels[2].port, 7)
     check("unix:///run/redis.sock?db=1&user=u&pass=p%26", { path = "/run/redis.sock", database = 1, user = "u", password = "p&" })
     for _, url in ipairs({ "", "hunter2", "http://u:hunter2@host", "redis://", "redis://u:hunter2@host:port",
-        "redis://u:12#hunter2@host", "redis://u:hunter2@host/no-number", "unix://hunter2" }) do
-        local parts, reason = settings.redis(url)
+        "redis://u:12#hunter2@host", "redis://u:hunter2@host/no-number", "unix://hunter2",
+        "redis://host?db=hunter2", "redis+sentinel://hunter2", "redis+sentinel://a,hunter2:x/main", "redis+sentinel://a,,b/main",
+        "redis+sentinel://a/main/hunter2", "redis+sentinel://a/main?protocol=hunter2" }) do
+        local reason
+        parts, reason = settings.redis(url)
         equal(parts, nil, url)
         assert(not reason:find("hunter2"), reason)
     end

@@ -1,7 +1,7 @@
 -- Reads the records of the nodes from Redis twice a second, in one worker process, and probes nodes that failed.
 
 local cjson = require "cjson.safe"
-local redis = require "nginx.redis"
+local connection = require "uttera_stt.connection"
 local names = require "uttera_stt.names"
 local probe = require "uttera_stt.probe"
 local shared = require "uttera_stt.shared"
@@ -11,10 +11,6 @@ local reader = {}
 
 -- Pause between two readings, in seconds: that in which nodes renew their records.
 local INTERVAL = 0.5
--- Time limit of each step with Redis, in milliseconds.
-local LIMIT_MILLIS = 1000
--- How long a connection is kept for the next reading, in milliseconds.
-local KEEP_MILLIS = 10000
 -- Keys that Redis looks at for one SCAN, and the most SCANs of one reading.
 local KEYS_PER_SCAN = 1000
 local MOST_SCANS = 200
@@ -37,70 +33,11 @@ local function start(task)
     end)
 end
 
--- As nginx wants it.
-local function bracketed(address)
-    return address:find(":", 1, true) and "[" .. address .. "]" or address
-end
-
--- The address of Redis. While its name is looked up for the first time, there is none.
-local function address_of(host)
-    local address, reason = names.address(host, ngx.now(), start)
-    if not address then
-        return nil, "the host of Redis has no address: " .. tostring(reason)
-    end
-    return bracketed(address)
-end
-
-local function connect(settings)
-    local connection = redis:new()
-    connection:set_timeout(LIMIT_MILLIS)
-    local ok, reason
-    if settings.path then
-        ok, reason = connection:connect("unix:" .. settings.path, { pool = "uttera_stt" })
-    else
-        local address
-        address, reason = address_of(settings.host)
-        if not address then
-            return nil, reason
-        end
-        -- nginx keeps a pool of connections for each address and port.
-        ok, reason = connection:connect(address, settings.port)
-    end
-    if not ok then
-        return nil, reason
-    end
-    if connection:get_reused_times() > 0 then
-        return connection
-    end
-    if settings.tls then
-        -- The library for Redis has no call for this, and the one below it raises an error for some failures.
-        local socket = rawget(connection, "_sock")
-        local called, session, why = pcall(socket.sslhandshake, socket, nil, settings.host, true)
-        if not called or not session then
-            why = called and why or "is its certificate trusted (lua_ssl_trusted_certificate)?"
-            return nil, "the TLS handshake failed: " .. tostring(why)
-        end
-    end
-    if settings.user then
-        ok, reason = connection:auth(settings.user, settings.password or "")
-    elseif settings.password then
-        ok, reason = connection:auth(settings.password)
-    end
-    if ok and settings.database ~= 0 then
-        ok, reason = connection:select(settings.database)
-    end
-    if not ok then
-        -- The answer to AUTH may repeat the password.
-        return nil, "it rejected the login or the number of the database", reason
-    end
-    return connection
-end
-
 -- All keys of nodes.
-local function keys(connection)
+local function keys(redis)
     local found, seen, cursor = {}, {}, "0"
     for _ = 1, MOST_SCANS do
-        local answer, reason = connection:scan(cursor, "MATCH", view.PREFIX .. "*", "COUNT", KEYS_PER_SCAN)
+        local answer, reason = redis:scan(cursor, "MATCH", view.PREFIX .. "*", "COUNT", KEYS_PER_SCAN)
         if type(answer) ~= "table" then
             return nil, reason
         end
@@ -147,8 +84,8 @@ local function known_addresses()
     return known
 end
 
-local function nodes(connection)
-    local found, reason = keys(connection)
+local function nodes(redis)
+    local found, reason = keys(redis)
     if not found then
         return nil, reason
     end
@@ -157,7 +94,7 @@ local function nodes(connection)
         reasons[view.PREFIX .. "*"] = reason
     end
     if #found > 0 then
-        values, reason = connection:mget(unpack(found))
+        values, reason = redis:mget(unpack(found))
         if type(values) ~= "table" then
             return nil, reason
         end
@@ -187,18 +124,18 @@ local function nodes(connection)
 end
 
 local function read(settings)
-    local connection, reason = connect(settings)
-    if not connection then
+    local redis, reason = connection.open(settings, start)
+    if not redis then
         return nil, reason
     end
-    local list, hosts = nodes(connection)
+    local list, hosts = nodes(redis)
     if not list then
-        connection:close()
+        redis:close()
         return nil, hosts
     end
-    connection:set_keepalive(KEEP_MILLIS, 2)
-    if settings.host then
-        hosts[settings.host] = true
+    connection.keep(redis)
+    for _, host in ipairs(connection.hosts(settings)) do
+        hosts[host] = true
     end
     names.retain(hosts)
     return list
