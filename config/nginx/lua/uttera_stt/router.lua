@@ -129,8 +129,8 @@ function router.admit()
     local kind = choice.kind(ngx.req.get_method(), ngx.var.uri, ngx.var.arg_batch, is_upgrade)
     request.is_safe, request.is_light = kind.is_safe, kind.is_light
     request.takes_jobs, request.job = kind.takes_jobs, kind.job
-    -- Over HTTP/2, a body needs neither of the two headers.
-    local has_body = not request.is_safe
+    -- Over HTTP/2, a body needs no header.
+    local has_body = not request.is_light or request.takes_jobs
     if length then
         has_body = length > 0
     elseif is_upgrade then
