@@ -117,7 +117,7 @@ function tests.names_are_looked_up_beside_and_the_last_address_is_used_meanwhile
     local name = "node-of-a-test.example"
     local address, reason = names.address(name, 100, start)
     equal(address, nil)
-    assert(reason:find("looked up", 1, true), reason)
+    equal(reason, nil)
     names.address(name, 100.5, start)
     equal(#tasks, 1, "questions at the same time")
     finish()

@@ -51,7 +51,7 @@ local function connect(host, port, login, start)
         local address
         address, reason = names.address(host, ngx.now(), start)
         if not address then
-            return nil, host .. " has no address: " .. tostring(reason)
+            return nil, host .. " has no address: " .. (reason or "its name is being looked up")
         end
         if address:find(":", 1, true) then
             address = "[" .. address .. "]"

@@ -167,8 +167,8 @@ local function keep(host, now, address, seconds, reason)
     return known
 end
 
--- The address of a host, or nil and the reason. It waits for no name server: `start(task)` runs the questions beside,
--- and until they are answered, the last address counts.
+-- The address of a host; nil and the reason, or nil alone while it is looked up for the first time. It waits for no name
+-- server: `start(task)` runs the questions beside, and until they are answered, the last address counts.
 function names.address(host, now, start)
     if names.is_address(host) then
         return host
@@ -188,7 +188,7 @@ function names.address(host, now, start)
     if asked >= MOST_ASKED then
         return known and known.address, "many other names are being looked up"
     end
-    known = known or keep(host, now, nil, 0, "its name is being looked up")
+    known = known or keep(host, now, nil, 0, nil)
     known.is_asked, asked = true, asked + 1
     local started, why = start(function()
         local called, found, seconds, reason = pcall(ask, host)

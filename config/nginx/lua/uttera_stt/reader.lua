@@ -115,7 +115,7 @@ local function nodes(redis)
             if node and node.address then
                 table.insert(list, node)
             else
-                reasons[key] = tostring(why)
+                reasons[key] = why
             end
         end
     end
