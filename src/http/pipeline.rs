@@ -47,12 +47,14 @@ pub fn admit<'a>(
 ) -> Result<AdmittedRequest<'a>, ApiError> {
     let caller = Caller::of(request);
     let length = request.headers().get(CONTENT_LENGTH);
-    let admission = state.stt.admit(AdmissionRequest {
+    let admission = AdmissionRequest {
         client: caller.client(),
         priority: caller.priority(),
         background: false,
         body_bytes: length.and_then(|length| length.to_str().ok()?.parse().ok()),
-    })?;
+    };
+    let admission = state.stt.admit(admission);
+    let admission = admission.map_err(|error| ApiError::from(error).before_work())?;
     request.extensions_mut().insert(admission.wait_estimate());
     Ok(AdmittedRequest {
         state,

@@ -96,6 +96,11 @@ async fn while_draining_the_node_says_so_and_refuses_new_work() {
         let refused = server.transcribe(&file, &[]).await;
         assert_eq!(refused.status(), 503);
         assert!(refused.headers().contains_key("retry-after"));
+        // Routers send such a request to another node.
+        assert_eq!(refused.headers()["x-not-processed"], "1");
+        let is_rejection = |line: &String| line.contains("status=503") && line.contains("draining");
+        let logged = async || server.log().iter().any(is_rejection);
+        server.until("the log has the rejection", logged).await;
         let body: Value = refused.json().await.expect("JSON");
         assert_eq!(body["error"]["code"], "draining");
         assert_eq!(server.get("/readyz").await.status(), 503);
@@ -254,6 +259,8 @@ async fn a_second_sigterm_ends_running_requests() {
         "{}",
         response.status()
     );
+    // Work had begun.
+    assert!(!response.headers().contains_key("x-not-processed"));
 }
 
 #[tokio::test]

@@ -205,11 +205,6 @@ async fn nodes_share_their_audio_in_an_s3_store() {
     let second = node(&model, &settings).await;
     let has_progress = async || list(&second).await[0]["seconds_done"].as_f64() > Some(5.0);
     second.until("a chunk is done", has_progress).await;
-    let job: Value = second.get(&path).await.json().await.expect("JSON");
-    // 16 kHz, 16 bits.
-    let duration = length as f64 / 32_000.0;
-    let known = job["seconds_known"].as_f64().expect("it is known");
-    assert!((known - duration).abs() < 1.0, "{known} of {duration}");
     let url = format!("{}{path}", first.url);
     let deleted = first.client.delete(&url).send().await.expect("an answer");
     assert_eq!(deleted.status(), 200);

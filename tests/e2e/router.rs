@@ -4,7 +4,11 @@ mod agent_check;
 mod faults;
 mod load;
 mod passing;
+mod records;
+mod repeating;
 mod rules;
+mod scripted;
+mod workers;
 
 use reqwest::Response;
 use test_support::redis_server::{RedisServer, free_port};

@@ -17,6 +17,17 @@ use crate::waiting::until_or_show;
 /// Attempts to find free ports, because other processes may take them first.
 const ATTEMPTS: usize = 5;
 
+/// Says that a test is skipped, because a program is missing. In continuous integration, where scripts/test has installed
+/// all programs, this is a failure.
+///
+/// # Panics
+/// `CI` is set.
+pub fn skip(reason: &str) {
+    let is_integration = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    assert!(!is_integration, "{reason}");
+    eprintln!("skipped: {reason} (scripts/test installs it where it can)");
+}
+
 /// Whether a program is installed with all that the configuration needs; says so if it is not.
 fn is_installed(what: &str, program: &str, file: Option<&str>) -> bool {
     let mut command = Command::new(program);
@@ -27,7 +38,7 @@ fn is_installed(what: &str, program: &str, file: Option<&str>) -> bool {
     let is_there = ran.status().is_ok_and(|status| status.success());
     let is_installed = is_there && file.is_none_or(|file| Path::new(file).exists());
     if !is_installed {
-        eprintln!("skipped: there is no {what} (scripts/test installs it where it can)");
+        skip(&format!("there is no {what}"));
     }
     is_installed
 }

@@ -25,6 +25,8 @@ use crate::metrics::ErrorType;
 
 /// With the value `false`, OpenAI's clients do not retry the request.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Rejections with this header, whose value is `1`, were made before any work: another node may get the same request.
+pub const NOT_PROCESSED: HeaderName = HeaderName::from_static("x-not-processed");
 /// OpenAI's clients ignore a longer Retry-After.
 const MAX_RETRY_AFTER_SECONDS: u64 = 120;
 /// Retry-After when the disk is full.
@@ -80,6 +82,8 @@ pub struct ApiError {
     allowed: Option<&'static str>,
     /// A retry would fail again.
     deterministic: bool,
+    /// Nothing of the request was processed.
+    not_processed: bool,
     counted_as: ErrorType,
     fallback: Option<Box<FailedFallback>>,
 }
@@ -111,6 +115,7 @@ impl ApiError {
             retry_after: None,
             allowed: None,
             deterministic: false,
+            not_processed: false,
             counted_as: ErrorType::Validation,
             fallback: None,
         }
@@ -142,6 +147,13 @@ impl ApiError {
 
     fn deterministic(mut self) -> Self {
         self.deterministic = true;
+        self
+    }
+
+    /// Says that nothing of the request was processed, so that a router may send it to another node.
+    #[must_use]
+    pub fn before_work(mut self) -> Self {
+        self.not_processed = true;
         self
     }
 
@@ -474,6 +486,9 @@ impl ResponseError for ApiError {
         }
         if self.deterministic {
             response.insert_header((SHOULD_RETRY, "false"));
+        }
+        if self.not_processed {
+            response.insert_header((NOT_PROCESSED, "1"));
         }
         if let Some(failed) = &self.fallback {
             escalation_headers::insert(&mut response, failed.headers.iter().cloned());

@@ -230,6 +230,11 @@ fn with_errors(mut operation: OperationBuilder, mut errors: Vec<ApiError>) -> Op
         if of_status.clone().any(ApiError::has_retry_after) {
             response = response.header("Retry-After", header("In seconds.", Type::Integer));
         }
+        if status == 503 {
+            let meaning =
+                "`1`: nothing of the request was processed, so another server may get it.";
+            response = response.header("X-Not-Processed", header(meaning, Type::String));
+        }
         if status == 401 {
             response = response.header("WWW-Authenticate", header("Bearer.", Type::String));
         }

@@ -79,7 +79,9 @@ async fn submit(
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let key = idempotency_key(&request)?;
-    let jobs = state.jobs.get().await?;
+    // The body is unread, so another node may get the request.
+    let unread = |error| ApiError::from(error).before_work();
+    let jobs = state.jobs.get().await.map_err(unread)?;
     if !jobs.is_accepting() || state.stt.snapshot().draining {
         return Err(ApiError::jobs_closed());
     }
@@ -87,9 +89,9 @@ async fn submit(
     let salt = jobs.store().salt();
     let (owner, client) = (caller.owner_of_jobs(&salt), caller.client_of_jobs(&salt));
     if let Some(key) = &key {
-        let known = jobs.store().known(&client, key).await?;
+        let known = jobs.store().known(&client, key).await.map_err(unread)?;
         if !known.is_empty() {
-            return accepted(&state, jobs, &known).await;
+            return Ok(accepted(&state, jobs, &known).await);
         }
     }
     jobs.check_room(&client).await?;
@@ -150,7 +152,7 @@ async fn submit(
         });
     }
     let stored = jobs.submit(new).await?;
-    accepted(&state, jobs, &stored).await
+    Ok(accepted(&state, jobs, &stored).await)
 }
 
 /// Removes the audio of jobs that were not stored.
@@ -175,38 +177,46 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
 }
 
 /// The reply to a submission: the job, or the list of the jobs of all files.
-async fn accepted(state: &AppState, jobs: &Jobs, stored: &[Job]) -> Result<HttpResponse, ApiError> {
+async fn accepted(state: &AppState, jobs: &Jobs, stored: &[Job]) -> HttpResponse {
+    // Without their places if the store cannot say: an error would make the client submit them again.
+    let places = jobs.places(stored).await;
+    let reports = reports(state, stored, places.unwrap_or_default());
     let mut reply = HttpResponse::Accepted();
     let path = Endpoint::Jobs.path();
     if let [job] = stored
         && job.files == 1
     {
         let location = format!("{path}/{}", job.id);
-        return Ok(reply
+        return reply
             .insert_header((LOCATION, location))
-            .json(report(state, jobs, job).await?));
+            .json(&reports[0]);
     }
     let batch = stored.first().map_or("", |job| &job.batch);
     let location = format!("{path}?batch={batch}");
-    let list = report_all(state, jobs, stored).await?;
-    Ok(reply.insert_header((LOCATION, location)).json(list))
+    reply
+        .insert_header((LOCATION, location))
+        .json(list_of(reports))
+}
+
+/// Jobs as replies show them. `places`: of each, how many queued jobs come before it, as far as it is known.
+fn reports(state: &AppState, jobs: &[Job], places: Vec<Option<usize>>) -> Vec<JobReport> {
+    let snapshot = state.stt.snapshot();
+    let places = places.into_iter().chain(std::iter::repeat(None));
+    let jobs = jobs.iter().zip(places);
+    jobs.map(|(job, place)| JobReport::of(job, place, &snapshot))
+        .collect()
+}
+
+fn list_of(data: Vec<JobReport>) -> JobList {
+    JobList {
+        object: "list",
+        data,
+    }
 }
 
 async fn report(state: &AppState, jobs: &Jobs, job: &Job) -> Result<JobReport, ApiError> {
     let place = jobs.places(std::slice::from_ref(job)).await?.pop();
     Ok(JobReport::of(job, place.flatten(), &state.stt.snapshot()))
-}
-
-async fn report_all(state: &AppState, jobs: &Jobs, all: &[Job]) -> Result<JobList, ApiError> {
-    let places = jobs.places(all).await?;
-    let snapshot = state.stt.snapshot();
-    let reports = all.iter().zip(places);
-    Ok(JobList {
-        object: "list",
-        data: reports
-            .map(|(job, place)| JobReport::of(job, place, &snapshot))
-            .collect(),
-    })
 }
 
 /// The caller's jobs.
@@ -219,7 +229,8 @@ async fn list(state: web::Data<AppState>, request: HttpRequest) -> Result<HttpRe
     let own = jobs
         .list(&owner, batch.map(|(_, batch)| batch.as_str()))
         .await?;
-    Ok(HttpResponse::Ok().json(report_all(&state, jobs, &own).await?))
+    let places = jobs.places(&own).await?;
+    Ok(HttpResponse::Ok().json(list_of(reports(&state, &own, places))))
 }
 
 /// The caller's job with this id.

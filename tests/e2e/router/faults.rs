@@ -12,15 +12,8 @@ use test_support::{signal, until};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::load::{CLIENTS, Load, ask};
+use super::scripted::known;
 use super::{Node, send};
-
-/// What the router for nginx knows of a node; null if it does not know it.
-async fn known(nginx: &Router, node: &str) -> Value {
-    let status = nginx.status().await;
-    let nodes = status["nodes"].as_array().expect("a list").clone();
-    let found = nodes.into_iter().find(|known| known["id"] == node);
-    found.unwrap_or(Value::Null)
-}
 
 /// Everything that takes part.
 struct World {
@@ -141,8 +134,10 @@ async fn no_request_is_lost_while_nodes_leave_die_and_return() {
     stopped_node(&world).await;
     eprintln!("a node that is full");
     full_node(&world).await;
-    eprintln!("a node that drains and starts again");
-    drained_node(&mut world).await;
+    eprintln!("each node drains and starts again");
+    for place in [2, 0, 1] {
+        drained_node(&mut world, place).await;
+    }
     eprintln!("a node that is killed and starts again");
     killed_node(&mut world).await;
 
@@ -275,16 +270,20 @@ async fn full_node(world: &World) {
     world.nothing_is_lost("with a node that is full");
 }
 
-async fn drained_node(world: &mut World) {
-    assert_eq!(world.nodes[2].server.terminate().await, Some(0));
+async fn drained_node(world: &mut World, place: usize) {
+    assert_eq!(world.nodes[place].server.terminate().await, Some(0));
+    // Routers sent nothing to it any more when it began to reject requests.
+    let mut rejections = world.nodes[place].server.log_lines("draining");
+    rejections.retain(|line| line.contains("status=503") && !line.contains("/readyz"));
+    assert!(rejections.is_empty(), "{rejections:#?}");
     for load in &world.loads {
         load.more(2, None).await;
     }
     world.nothing_is_lost("with a node that drains");
-    let (node, redis) = (&mut world.nodes[2], &world.redis);
+    let (node, redis) = (&mut world.nodes[place], &world.redis);
     node.start_again(redis).await;
     world.until_all_work().await;
-    world.until_served_by(2).await;
+    world.until_served_by(place).await;
     world.nothing_is_lost("with a node that has started again");
 }
 

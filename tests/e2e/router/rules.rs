@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use test_support::repository;
+use test_support::routers::skip;
 
 /// Runs a program, if it is installed, and expects it to succeed.
 fn succeeds(program: &str, arguments: &[&str]) {
@@ -15,7 +16,7 @@ fn succeeds(program: &str, arguments: &[&str]) {
             assert!(output.status.success(), "{program} {arguments:?}:\n{said}");
         }
         Err(error) => {
-            eprintln!("skipped: {program}: {error} (scripts/test installs it where it can)");
+            skip(&format!("{program}: {error}"));
         }
     }
 }

@@ -22,6 +22,7 @@ choice.MOST_UPLOAD_LOAD = 0.3
 choice.FIRST_MEAN = 256 * 1024
 
 local MEGABYTE = 1024 * 1024
+local SAFE = { GET = true, HEAD = true, OPTIONS = true }
 
 -- The load of a request whose upload has this many bytes.
 function choice.request_load(bytes)
@@ -43,15 +44,19 @@ function choice.score(node, nodes, state, now)
     return load + state.in_flight(node.id)
 end
 
--- The nodes that may get a request, best class first; `tried` holds the ids of those that failed it. While the records
--- are too old to be believed, all nodes may accept.
-function choice.candidates(nodes, state, tried, now)
+-- The nodes of the best class that may get a request; `tried` holds the ids of those that failed it. While the records
+-- are too old to be believed, all nodes may accept. `is_light`: a request without audio to transcribe now, which nodes
+-- serve even when they accept no more work.
+function choice.candidates(nodes, state, tried, now, is_light)
     local is_current = view.is_current(nodes, now)
-    local classes = { {}, {}, {} }
+    local classes = { {}, {}, {}, {} }
     for _, node in ipairs(nodes.nodes) do
-        if not tried[node.id] and (node.accepts or not is_current) then
+        local accepts = node.accepts or not is_current
+        if not tried[node.id] and (accepts or is_light) then
             local class = 1
             if state.is_down(node.id) then
+                class = 4
+            elseif not accepts then
                 class = 3
             elseif state.is_busy(node.id) or view.is_stale(node, nodes) then
                 class = 2
@@ -68,8 +73,8 @@ function choice.candidates(nodes, state, tried, now)
 end
 
 -- The better of two random candidates, or nil without any. `random(n)` is a whole number from 1 to n.
-function choice.choose(nodes, state, tried, now, random)
-    local candidates = choice.candidates(nodes, state, tried, now)
+function choice.choose(nodes, state, tried, now, random, is_light)
+    local candidates = choice.candidates(nodes, state, tried, now, is_light)
     local count = #candidates
     if count < 2 then
         return candidates[1]
@@ -88,11 +93,26 @@ function choice.choose(nodes, state, tried, now, random)
 end
 
 -- Whether a request may go to another node after an attempt. `was_sent`: a part of the request was sent, so the
--- node may have begun to work; `status`: its answer, or nginx's 502 or 504; `is_safe`: the request changes nothing, so
--- it may always be repeated.
-function choice.may_retry(was_sent, status, is_safe)
-    -- Nodes reject with 503 before they read the body.
-    return not was_sent or status == 503 or is_safe
+-- node may have begun to work; `is_unprocessed`: the node said that it rejected the request before any work; `is_safe`:
+-- the request changes nothing, so it may always be repeated.
+function choice.may_retry(was_sent, is_unprocessed, is_safe)
+    return not was_sent or is_unprocessed or is_safe
+end
+
+-- What a request is: { is_safe = it changes nothing, is_light = it brings no audio to transcribe now, takes_jobs = it
+-- submits jobs, job = the id of the job that it is about (or of a batch of them) }.
+function choice.kind(method, path, batch, is_upgrade)
+    local kind = { is_safe = (SAFE[method] and not is_upgrade) or false }
+    -- nginx has decoded the path and merged its slashes.
+    local rest = path:match("^/v1/audio/jobs(.*)$")
+    if rest == "" or rest == "/" then
+        kind.takes_jobs = method == "POST"
+        kind.job = not kind.takes_jobs and batch or nil
+    elseif rest then
+        kind.job = rest:match("^/([%w-]+)")
+    end
+    kind.is_light = kind.is_safe or (method == "DELETE" and not is_upgrade) or kind.takes_jobs or false
+    return kind
 end
 
 -- Seconds after which clients should try again, spread so that they do not come back all at once.

@@ -7,7 +7,8 @@ local LIMIT_MILLIS = 1000
 -- The most bytes of a reply that are read.
 local MOST_BYTES = 65536
 
--- Asks a node whether it accepts requests: "accepts", "rejects", or nil and a reason if it gives no usable answer.
+-- Asks a node whether it accepts requests: "accepts"; "full", when it would only take jobs; "drains", when it takes
+-- nothing; or nil and a reason if it gives no usable answer.
 function probe.ask(node)
     local socket = ngx.socket.tcp()
     socket:settimeout(LIMIT_MILLIS)
@@ -32,7 +33,7 @@ function probe.ask(node)
     if reply:find("^HTTP/1%.%d 200") and reply:find('"accepts_requests"%s*:%s*true') then
         return "accepts"
     end
-    return "rejects"
+    return reply:find('"status"%s*:%s*"draining"') and "drains" or "full"
 end
 
 return probe

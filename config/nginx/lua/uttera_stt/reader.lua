@@ -1,7 +1,7 @@
 -- Reads the records of the nodes from Redis twice a second, in one worker process, and probes nodes that failed.
 
 local cjson = require "cjson.safe"
-local redis = require "nginx.redis"
+local connection = require "uttera_stt.connection"
 local names = require "uttera_stt.names"
 local probe = require "uttera_stt.probe"
 local shared = require "uttera_stt.shared"
@@ -11,68 +11,33 @@ local reader = {}
 
 -- Pause between two readings, in seconds: that in which nodes renew their records.
 local INTERVAL = 0.5
--- Time limit of each step with Redis, in milliseconds.
-local LIMIT_MILLIS = 1000
--- How long a connection is kept for the next reading, in milliseconds.
-local KEEP_MILLIS = 10000
 -- Keys that Redis looks at for one SCAN, and the most SCANs of one reading.
 local KEYS_PER_SCAN = 1000
 local MOST_SCANS = 200
 
-local reading = false
+-- Seconds between two looks for worker processes that are gone.
+local LOST_WORKERS_INTERVAL = 2
+-- The most bytes of a key in the log.
+local LOGGED_BYTES = 100
 
-local function connect(settings)
-    local connection = redis:new()
-    connection:set_timeout(LIMIT_MILLIS)
-    local ok, reason
-    if settings.path then
-        ok, reason = connection:connect("unix:" .. settings.path, { pool = "uttera_stt" })
-    else
-        local address
-        address, reason = names.address(settings.host, ngx.now())
-        if not address then
-            return nil, "its host has no address: " .. tostring(reason)
+local reading = false
+-- What was last logged of each key that is left out.
+local complaints = {}
+
+-- Runs a task beside this one.
+local function start(task)
+    return ngx.timer.at(0, function(premature)
+        if not premature then
+            task()
         end
-        if address:find(":", 1, true) then
-            address = "[" .. address .. "]"
-        end
-        ok, reason = connection:connect(address, settings.port, { pool = "uttera_stt" })
-    end
-    if not ok then
-        return nil, reason
-    end
-    if connection:get_reused_times() > 0 then
-        return connection
-    end
-    if settings.tls then
-        -- The library for Redis has no call for this, and the one below it raises an error for some failures.
-        local socket = rawget(connection, "_sock")
-        local called, session, why = pcall(socket.sslhandshake, socket, nil, settings.host, true)
-        if not called or not session then
-            why = called and why or "is its certificate trusted (lua_ssl_trusted_certificate)?"
-            return nil, "the TLS handshake failed: " .. tostring(why)
-        end
-    end
-    if settings.user then
-        ok, reason = connection:auth(settings.user, settings.password or "")
-    elseif settings.password then
-        ok, reason = connection:auth(settings.password)
-    end
-    if ok and settings.database ~= 0 then
-        ok, reason = connection:select(settings.database)
-    end
-    if not ok then
-        -- The answer to AUTH may repeat the password.
-        return nil, "it rejected the login or the number of the database", reason
-    end
-    return connection
+    end)
 end
 
 -- All keys of nodes.
-local function keys(connection)
+local function keys(redis)
     local found, seen, cursor = {}, {}, "0"
     for _ = 1, MOST_SCANS do
-        local answer, reason = connection:scan(cursor, "MATCH", view.PREFIX .. "*", "COUNT", KEYS_PER_SCAN)
+        local answer, reason = redis:scan(cursor, "MATCH", view.PREFIX .. "*", "COUNT", KEYS_PER_SCAN)
         if type(answer) ~= "table" then
             return nil, reason
         end
@@ -83,57 +48,96 @@ local function keys(connection)
                 table.insert(found, key)
             end
         end
-        if cursor == "0" or #found >= view.MOST_NODES then
-            break
+        if cursor == "0" then
+            return found
+        elseif #found >= view.MOST_NODES then
+            return found, "there are more than " .. view.MOST_NODES .. " nodes: the router uses these many"
         end
     end
-    return found
+    return nil, "it has too many other keys: give the nodes a database of their own"
 end
 
-local function nodes(connection)
-    local found, reason = keys(connection)
+-- A key as the log shows it.
+local function shown(key)
+    local short = key:sub(1, LOGGED_BYTES):gsub("[^ -~]", function(byte)
+        return string.format("\\x%02x", byte:byte())
+    end)
+    return short .. (#key > LOGGED_BYTES and "…" or "")
+end
+
+-- Logs why keys are left out, each once as long as the reason stays.
+local function complain(reasons)
+    for key, reason in pairs(reasons) do
+        if complaints[key] ~= reason then
+            ngx.log(ngx.WARN, "the node of ", shown(key), " is left out: ", reason)
+        end
+    end
+    complaints = reasons
+end
+
+-- The addresses of the nodes that are known, by host. They are there after a reload as well.
+local function known_addresses()
+    local known = {}
+    for _, node in ipairs(shared.view().nodes) do
+        known[node.host] = node.address
+    end
+    return known
+end
+
+local function nodes(redis)
+    local found, reason = keys(redis)
     if not found then
         return nil, reason
     end
-    if #found == 0 then
-        return {}
+    local values, list, reasons, hosts = {}, {}, {}, {}
+    if reason then
+        reasons[view.PREFIX .. "*"] = reason
     end
-    local values
-    values, reason = connection:mget(unpack(found))
-    if type(values) ~= "table" then
-        return nil, reason
+    if #found > 0 then
+        values, reason = redis:mget(unpack(found))
+        if type(values) ~= "table" then
+            return nil, reason
+        end
     end
-    local list = {}
+    local known = known_addresses()
     for index, key in ipairs(found) do
         local value = values[index]
-        if type(value) == "string" and #value <= view.MOST_BYTES then
-            local node = view.node(key, (cjson.decode(value)))
-            local why = "its record cannot be read"
+        -- Without a value, the record has just expired.
+        if type(value) == "string" and #value > view.MOST_BYTES then
+            reasons[key] = "its record is too long"
+        elseif type(value) == "string" then
+            local node, why = view.node(key, (cjson.decode(value)))
             if node then
-                node.address, why = names.address(node.host, ngx.now())
+                hosts[node.host] = true
+                node.address, why = names.address(node.host, ngx.now(), start)
+                node.address = node.address or known[node.host]
             end
             if node and node.address then
                 table.insert(list, node)
             else
-                ngx.log(ngx.WARN, "the node of ", key, " is left out: ", why)
+                reasons[key] = why
             end
         end
     end
-    return list
+    complain(reasons)
+    return list, hosts
 end
 
 local function read(settings)
-    local connection, reason = connect(settings)
-    if not connection then
+    local redis, reason = connection.open(settings, start)
+    if not redis then
         return nil, reason
     end
-    local list
-    list, reason = nodes(connection)
+    local list, hosts = nodes(redis)
     if not list then
-        connection:close()
-        return nil, reason
+        redis:close()
+        return nil, hosts
     end
-    connection:set_keepalive(KEEP_MILLIS, 2)
+    connection.keep(redis)
+    for _, host in ipairs(connection.hosts(settings)) do
+        hosts[host] = true
+    end
+    names.retain(hosts)
     return list
 end
 
@@ -151,9 +155,28 @@ local function check(premature, node)
     if shared.mark_up(node.id) then
         ngx.log(ngx.WARN, "node ", node.id, " answers again")
     end
-    if answer == "rejects" then
+    if answer ~= "accepts" then
         shared.mark_busy(node.id)
     end
+end
+
+-- Reads the records into the view, and probes nodes whose state nothing else tells.
+local function look(settings)
+    local list, reason = read(settings)
+    ngx.update_time()
+    local now = ngx.now()
+    local is_kept
+    if list then
+        is_kept, reason = shared.set_view(view.after(shared.view(), list, now))
+    end
+    local current = shared.view()
+    local is_current = view.is_current(current, now)
+    for _, node in ipairs(current.nodes) do
+        if shared.is_probe_due(node.id, now) or (not is_current and shared.is_check_due(node.id)) then
+            ngx.timer.at(0, check, node)
+        end
+    end
+    return is_kept, reason
 end
 
 local function tick(premature, settings)
@@ -162,28 +185,24 @@ local function tick(premature, settings)
         return
     end
     reading = true
-    local called, list, reason = pcall(read, settings)
+    -- Whatever happens, the next tick comes, and the status tells what went wrong.
+    local called, is_read, reason = pcall(look, settings)
     reading = false
-    ngx.update_time()
-    local now = ngx.now()
     if not called then
-        list, reason = nil, list
-    end
-    if list then
-        shared.set_view(view.after(shared.view(), list, now))
-        reason = nil
-    else
+        reason = "the router failed: " .. tostring(is_read)
+    elseif not is_read then
         reason = tostring(reason)
+    else
+        reason = nil
     end
     if shared.set_redis_error(reason) then
         ngx.log(ngx.WARN, reason and "Redis cannot be read: " .. reason or "Redis can be read")
     end
-    local current = shared.view()
-    local is_current = view.is_current(current, now)
-    for _, node in ipairs(current.nodes) do
-        if shared.is_probe_due(node.id, now) or (not is_current and shared.is_check_due(node.id)) then
-            ngx.timer.at(0, check, node)
-        end
+end
+
+local function forget_lost_workers(premature)
+    if not premature then
+        shared.forget_lost_workers()
     end
 end
 
@@ -194,6 +213,7 @@ function reader.start(settings)
     end
     ngx.timer.at(0, tick, settings)
     ngx.timer.every(INTERVAL, tick, settings)
+    ngx.timer.every(LOST_WORKERS_INTERVAL, forget_lost_workers)
 end
 
 return reader

@@ -19,10 +19,8 @@ local MOST_RETRIES = 4
 -- next part of the reply. A reply that is no stream comes at once when the whole file is transcribed.
 local CONNECT_SECONDS, SEND_SECONDS, READ_SECONDS = 1, 120, 14400
 
--- Bytes of a reply with an ephemeral key that are looked at.
-local MOST_KEY_REPLY = 65536
-
-local IS_SAFE = { GET = true, HEAD = true, OPTIONS = true }
+-- Bytes of a reply with an ephemeral key, or with the ids of jobs, that are looked at.
+local MOST_LEARNED = 65536
 
 -- What is known of the requests that this worker process handles, by nginx's own id of each. ngx.ctx would not do: it
 -- is lost when nginx turns to the location of an error.
@@ -40,7 +38,7 @@ end
 
 local function choose(request)
     ngx.update_time()
-    return choice.choose(shared.view(), shared, request.tried, ngx.now(), math.random)
+    return choice.choose(shared.view(), shared, request.tried, ngx.now(), math.random, request.is_light)
 end
 
 -- Gives the request's load back to its node.
@@ -87,7 +85,8 @@ local function ask(request)
             return nil
         end
         local answer, reason = probe.ask(node)
-        if answer == "accepts" then
+        -- A full node takes jobs, which wait.
+        if answer == "accepts" or (answer == "full" and request.takes_jobs) then
             return node
         end
         request.tried[node.id] = true
@@ -106,12 +105,16 @@ local function ephemeral_key()
     return login:match("ek_%w+")
 end
 
--- The node that made the request's ephemeral key, and alone knows it; nil if there is no such node.
-local function maker_of_key()
+-- The node that alone knows what the request is about: it made the ephemeral key, or accepted the job. Nil if there is
+-- none that can be reached; nodes that share their jobs answer for each other.
+local function node_that_knows(request)
     local key = ephemeral_key()
     local id = key and shared.maker(key)
+    if request.job then
+        id = shared.node_of_job(request.job)
+    end
     for _, node in ipairs(id and shared.view().nodes or {}) do
-        if node.id == id then
+        if node.id == id and not shared.is_down(id) then
             return node
         end
     end
@@ -122,12 +125,15 @@ end
 function router.admit()
     local request = current()
     local length = tonumber(ngx.var.http_content_length)
-    request.is_safe = IS_SAFE[ngx.req.get_method()] and ngx.var.http_upgrade == nil
-    -- Over HTTP/2, a body needs neither of the two headers.
-    local has_body = not request.is_safe
+    local is_upgrade = ngx.var.http_upgrade ~= nil
+    local kind = choice.kind(ngx.req.get_method(), ngx.var.uri, ngx.var.arg_batch, is_upgrade)
+    request.is_safe, request.is_light = kind.is_safe, kind.is_light
+    request.takes_jobs, request.job = kind.takes_jobs, kind.job
+    -- Over HTTP/2, a body needs no header.
+    local has_body = not request.is_light or request.takes_jobs
     if length then
         has_body = length > 0
-    elseif ngx.var.http_upgrade then
+    elseif is_upgrade then
         has_body = false
     end
     request.bytes = has_body and length or nil
@@ -140,7 +146,7 @@ function router.admit()
         end
         return
     end
-    request.asked = maker_of_key()
+    request.asked = node_that_knows(request)
     if not request.asked and not choose(request) then
         return reject()
     end
@@ -164,12 +170,34 @@ local function judge_last(request)
     local node = request.last
     local _, status = balancer.get_last_failure()
     local sent = was_sent()
+    -- nginx still has the head of the reply to the last attempt that got one.
+    local is_unprocessed = status == 503 and ngx.var.upstream_http_x_not_processed == "1"
     if status == 503 then
         shared.mark_busy(node.id)
+        request.retry_after = tonumber(ngx.var.upstream_http_retry_after)
     else
         failed(node, sent and "it closed the connection" or "no connection")
     end
-    return choice.may_retry(sent, status, request.is_safe)
+    request.gave_up = status == 503 and not is_unprocessed
+    return choice.may_retry(sent, is_unprocessed, request.is_safe)
+end
+
+-- Makes the best node that is left the one of the next attempt, and returns it; nil if there is none.
+local function aim(request)
+    while true do
+        local node = request.asked or choose(request)
+        request.asked = nil
+        if not node then
+            return nil
+        end
+        request.tried[node.id] = true
+        local address = node.address:find(":", 1, true) and "[" .. node.address .. "]" or node.address
+        local called, ok, reason = pcall(balancer.set_current_peer, address, node.port)
+        if called and ok then
+            return node
+        end
+        failed(node, "nginx cannot use its address: " .. tostring(reason or ok))
+    end
 end
 
 -- For each attempt (balancer_by_lua).
@@ -184,32 +212,21 @@ function router.balance()
         end
         shared.count("retries")
     end
-    local node = request.asked or choose(request)
-    request.asked = nil
+    local node = aim(request)
     if not node then
         request.exhausted = true
         return ngx.exit(503)
     end
     if request.attempts == 0 then
         -- With as many attempts as there are nodes, the last rejection reaches the client as it is.
-        local others = #choice.candidates(shared.view(), shared, { [node.id] = true }, ngx.now())
+        local others = #choice.candidates(shared.view(), shared, request.tried, ngx.now(), request.is_light)
         balancer.set_more_tries(math.min(math.max(others, 1), MOST_RETRIES))
     end
     request.attempts = request.attempts + 1
-    request.tried[node.id] = true
     request.node = node
     shared.add_flight(node.id, request.load)
     shared.count("requests", node.id)
     balancer.set_timeouts(CONNECT_SECONDS, SEND_SECONDS, READ_SECONDS)
-    local address = node.address
-    if address:find(":", 1, true) then
-        address = "[" .. address .. "]"
-    end
-    local ok, reason = balancer.set_current_peer(address, node.port)
-    if not ok then
-        ngx.log(ngx.ERR, "node ", node.id, " has an unusable address: ", reason)
-        return ngx.exit(502)
-    end
 end
 
 -- Before the reply begins (header_filter_by_lua).
@@ -224,20 +241,27 @@ function router.label()
     end
 end
 
--- The reply's body (body_filter_by_lua), of the paths that make ephemeral keys: only the node that made one knows it.
-function router.learn_keys()
+-- The reply's body (body_filter_by_lua), of the paths that make ephemeral keys and jobs: only the node that made them
+-- knows them.
+function router.learn()
     local request = requests[ngx.var.request_id]
     local node = request and request.node
-    if not node then
+    if not node or ngx.req.get_method() ~= "POST" then
         return
     end
     request.body = (request.body or "") .. (ngx.arg[1] or "")
-    local key = request.body:match('"(ek_%w+)"')
-    if key then
-        shared.remember_maker(key, node.id)
+    if request.takes_jobs then
+        for job in request.body:gmatch('"id":"([%w-]+)"') do
+            shared.remember_job(job, node.id)
+        end
+    else
+        local key = request.body:match('"(ek_%w+)"')
+        if key then
+            shared.remember_maker(key, node.id)
+        end
     end
-    -- The key may be cut in two, but not be further away than this.
-    request.body = #request.body > MOST_KEY_REPLY and "" or request.body
+    -- What is looked for may be cut in two, but not be further away than this.
+    request.body = #request.body > MOST_LEARNED and "" or request.body
 end
 
 -- Instead of nginx's own error pages (content_by_lua).
@@ -246,6 +270,9 @@ function router.explain()
     local status = ngx.status
     if request.exhausted or status == 503 then
         return reject()
+    elseif request.gave_up then
+        local message = "the node could not finish the request, and may have begun to work on it; try again"
+        return reply(503, "overloaded", message, request.retry_after or choice.retry_after(math.random))
     elseif request.lost or (request.attempts > 0 and was_sent()) then
         if status == 504 then
             return reply(504, "timeout", "the node gave no answer in time")

@@ -1,34 +1,31 @@
 -- What all worker processes of nginx share: the view of the nodes, requests in flight, nodes that failed, and counts.
--- It lives in the dictionary `uttera_stt` (lua_shared_dict).
+-- It lives in the dictionary `uttera_stt` (lua_shared_dict), and what only one node knows in `uttera_stt_makers`.
 
 local cjson = require "cjson.safe"
+local ffi = require "ffi"
 local choice = require "uttera_stt.choice"
 
 local shared = {}
 
 local dict = ngx.shared.uttera_stt
+-- A dictionary of its own: clients add to it, and a full one forgets its oldest entries.
+local makers = ngx.shared.uttera_stt_makers
+
+ffi.cdef("int kill(int pid, int signal);")
 
 -- A node that rejected a request gets none for this long, in seconds, if another one can take it.
 local BUSY_SECONDS = 1
 -- Seconds after which a failed node counts as reachable, if nothing has probed it meanwhile.
 local DOWN_SECONDS = 60
--- The longest life of an ephemeral key for realtime sessions, in seconds.
+-- The longest life of an ephemeral key for realtime sessions, in seconds, and how long the node of a job is remembered.
 local KEY_SECONDS = 7200
+local JOB_SECONDS = 7 * 86400
 -- The longest pause between two probes of a failed node, in seconds.
 local MOST_PAUSE = 8
 -- Requests are counted in whole millionths of load: sums of fractions would drift.
 local UNIT = 1e6
 
--- The number of this configuration, counted up when nginx reads it. Worker processes of the one before may still have
--- requests when those of this one start.
-local generation
-
 local cached_version, cached_view
-
--- Runs once in the master process, before the workers start.
-function shared.new_generation()
-    generation = dict:incr("generation", 1, 0)
-end
 
 -- The view of the nodes; empty before Redis was read for the first time.
 function shared.view()
@@ -40,10 +37,18 @@ function shared.view()
     return cached_view or { at = 0, nodes = {} }
 end
 
--- Replaces the view. The reason is why Redis could not be read, or nil.
+-- Replaces the view; true, or nil and why it could not be.
 function shared.set_view(view)
-    dict:set("view", cjson.encode(view))
+    local text, reason = cjson.encode(view)
+    local is_set
+    if text then
+        is_set, reason = dict:set("view", text)
+    end
+    if not is_set then
+        return nil, "the view cannot be kept: " .. tostring(reason)
+    end
     dict:incr("version", 1, 0)
+    return true
 end
 
 -- Why Redis could not be read the last time; nil if it could.
@@ -58,33 +63,58 @@ function shared.set_redis_error(reason)
     return (before == nil) ~= (reason == nil)
 end
 
-local function flight_key(of_generation, worker, id)
-    return "flight:" .. of_generation .. ":" .. worker .. ":" .. id
+-- What is in flight on a node is counted twice: as a sum, and for each worker process, by which the sum is put right
+-- when the process ends without having finished its requests. Processes of an earlier configuration, which still have
+-- requests after a reload, count like all others.
+local function sum_key(id)
+    return "flight:" .. id
 end
 
--- Forgets what a worker process that crashed had in flight: this one has taken its place.
-function shared.start_worker()
-    local prefix = flight_key(generation, ngx.worker.id(), "")
+local function part_prefix(pid)
+    return "part:" .. pid .. ":"
+end
+
+-- Takes what a worker process that is gone had in flight out of the sums.
+local function forget_worker(pid)
+    local prefix = part_prefix(pid)
     for _, key in ipairs(dict:get_keys(0)) do
         if key:sub(1, #prefix) == prefix then
+            local part = dict:get(key) or 0
             dict:delete(key)
+            dict:incr(sum_key(key:sub(#prefix + 1)), -part, 0)
+        end
+    end
+    dict:delete("worker:" .. pid)
+end
+
+-- Registers this worker process (init_worker_by_lua).
+function shared.start_worker()
+    -- A process of this number may have ended before.
+    forget_worker(ngx.worker.pid())
+    dict:set("worker:" .. ngx.worker.pid(), true)
+end
+
+-- Forgets the worker processes that are gone. Called by one process only.
+function shared.forget_lost_workers()
+    for _, key in ipairs(dict:get_keys(0)) do
+        local pid = tonumber(key:match("^worker:(%d+)$"))
+        -- All worker processes run as the same user, so a signal that cannot be sent means that there is none.
+        if pid and ffi.C.kill(pid, 0) ~= 0 then
+            forget_worker(pid)
         end
     end
 end
 
 -- Adds to the load that this router has in flight on a node.
 function shared.add_flight(id, load)
-    dict:incr(flight_key(generation, ngx.worker.id(), id), math.floor(load * UNIT + 0.5), 0)
+    local units = math.floor(load * UNIT + 0.5)
+    dict:incr(sum_key(id), units, 0)
+    dict:incr(part_prefix(ngx.worker.pid()) .. id, units, 0)
 end
 
 -- Load of the requests that this router has on a node.
 function shared.in_flight(id)
-    local sum = 0
-    for worker = 0, ngx.worker.count() - 1 do
-        sum = sum + (dict:get(flight_key(generation, worker, id)) or 0)
-        sum = sum + (dict:get(flight_key(generation - 1, worker, id)) or 0)
-    end
-    return math.max(sum, 0) / UNIT
+    return math.max(dict:get(sum_key(id)) or 0, 0) / UNIT
 end
 
 function shared.is_down(id)
@@ -129,12 +159,22 @@ end
 
 -- Notes which node made an ephemeral key, for the longest life of such a key. The key itself is not kept.
 function shared.remember_maker(key, id)
-    dict:set("maker:" .. ngx.md5(key), id, KEY_SECONDS)
+    makers:set("key:" .. ngx.md5(key), id, KEY_SECONDS)
 end
 
 -- The node that made an ephemeral key; nil if unknown.
 function shared.maker(key)
-    return dict:get("maker:" .. ngx.md5(key))
+    return makers:get("key:" .. ngx.md5(key))
+end
+
+-- Notes which node accepted a job.
+function shared.remember_job(job, id)
+    makers:set("job:" .. job, id, JOB_SECONDS)
+end
+
+-- The node that accepted a job; nil if unknown.
+function shared.node_of_job(job)
+    return makers:get("job:" .. job)
 end
 
 -- The upload size that counts where it is unknown, in bytes.

@@ -20,9 +20,11 @@ impl From<LiveError> for ApiError {
         match error {
             LiveError::TooMany { .. } => Self::server(unavailable, "overloaded", message)
                 .with_retry_after(LIVE_RETRY)
+                .before_work()
                 .counted_as(ErrorType::Overloaded),
             LiveError::Draining => Self::server(unavailable, "draining", message)
                 .with_retry_after(LIVE_RETRY)
+                .before_work()
                 .counted_as(ErrorType::Overloaded),
             LiveError::Format(_) => Self::invalid_session("invalid_value", message, None),
             LiveError::Lost => {

@@ -40,9 +40,9 @@ impl ApiError {
         Self::client(StatusCode::UNPROCESSABLE_ENTITY, "job_failed", message).deterministic()
     }
 
-    /// The server is shutting down.
+    /// The server is shutting down and takes no jobs.
     pub fn jobs_closed() -> Self {
-        Self::from(SttError::Draining { retry_after: RETRY })
+        Self::from(SttError::Draining { retry_after: RETRY }).before_work()
     }
 
     /// An idempotency key that cannot be one.

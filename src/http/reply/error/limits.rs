@@ -56,6 +56,7 @@ impl ApiError {
         let message = "too many ephemeral keys are valid";
         Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
             .with_retry_after(SECRETS_RETRY)
+            .before_work()
             .counted_as(ErrorType::Overloaded)
     }
 
@@ -72,6 +73,7 @@ impl ApiError {
         let message = "too many connections are open (MAX_CONNECTIONS)";
         Self::server(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
             .with_retry_after(CONNECTION_RETRY)
+            .before_work()
             .counted_as(ErrorType::Overloaded)
     }
 }
