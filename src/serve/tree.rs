@@ -299,8 +299,10 @@ async fn node_address(settings: &Settings, port: u16) -> Option<NodeAddress> {
             info!(%address, "NODE_HOST is not set: the node registers the address from which it reaches Redis");
         }
         NodeHost::Unknown => warn!(
-            "NODE_HOST is not set, and this machine has no address on the way to Redis: the node registers localhost, \
-             which only routers on this machine reach"
+            host = %settings.host,
+            "the node does not register itself: NODE_HOST is not set, and this machine has no address that routers could \
+             use and that the server listens on (link-local ones do not count, and HOST=0.0.0.0 has IPv4 only); set \
+             NODE_HOST"
         ),
         NodeHost::Unreachable => warn!(
             host = %settings.host,
