@@ -1,10 +1,12 @@
 //! Routers in front of real nodes, with a real Redis: nginx with our Lua code, and HAProxy with the agent check.
 
 mod agent_check;
+mod cut_off;
 mod faults;
 mod load;
 mod passing;
 mod rules;
+mod shares;
 
 use reqwest::Response;
 use test_support::redis_server::{RedisServer, free_port};
