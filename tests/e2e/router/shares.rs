@@ -14,10 +14,10 @@ use super::load::Load;
 
 /// The time that the engine of a fast node takes for a request, and that of the slow one: long compared with everything
 /// else that a request needs.
-const WORK: Duration = Duration::from_millis(400);
-const SLOW_WORK: Duration = Duration::from_millis(1200);
+const WORK: Duration = Duration::from_millis(250);
+const SLOW_WORK: Duration = Duration::from_millis(750);
 /// Requests after which the shares are compared.
-const REQUESTS: usize = 70;
+const REQUESTS: usize = 60;
 
 /// A node with an engine that takes a fixed time for each request.
 struct FixedNode {
