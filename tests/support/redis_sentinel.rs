@@ -78,7 +78,7 @@ impl RedisSentinel {
         let (port, tls_port) = (free_port(), authority.map(|_| free_port()));
         let of_tls: String = options(tls_port.unwrap_or_default())
             .iter()
-            .map(|(name, value)| format!("{name} {value}\n"))
+            .map(|(name, value)| [name, " ", value, "\n"].concat())
             .collect();
         let settings = format!(
             "port {port}\nbind 127.0.0.1\nlogfile sentinel.log\ndir {}\nsentinel monitor {MASTER} {of} 1\n\

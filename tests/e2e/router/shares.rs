@@ -71,11 +71,10 @@ async fn a_slow_node_gets_less_work_and_equal_ones_get_equal_shares() {
     let loads = [0; 6].map(|_| Load::start(&nginx.url));
     loads_have(&loads, REQUESTS).await;
     let mut shares: BTreeMap<String, usize> = BTreeMap::new();
-    for load in loads {
-        for reply in load.end().await {
-            assert_eq!(reply.status, 200, "{reply:?}");
-            *shares.entry(reply.node).or_default() += 1;
-        }
+    let replies = futures::future::join_all(loads.map(Load::end)).await;
+    for reply in replies.into_iter().flatten() {
+        assert_eq!(reply.status, 200, "{reply:?}");
+        *shares.entry(reply.node).or_default() += 1;
     }
     let share = |node: &FixedNode| shares.get(&node.id).copied().unwrap_or_default();
     let [one, two, slow] = [&nodes[0], &nodes[1], &nodes[2]].map(share);
