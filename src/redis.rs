@@ -123,6 +123,14 @@ impl RedisDirectory {
         })
     }
 
+    /// Uses these certificates from the next call on.
+    ///
+    /// # Errors
+    /// They are invalid, and the current ones stay in use.
+    pub fn replace_certificates(&self, pem: &RedisPem) -> Result<(), RedisUrlError> {
+        self.client.replace_certificates(pem)
+    }
+
     fn value(&self, record: NodeRecord) -> Result<String, DirectoryError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let value = Value {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -35,6 +36,8 @@ pub enum RegistrarMessage {
     RoutingChanged,
     /// From the publishing task: the result.
     Published(Result<(), DirectoryError>),
+    /// From the Supervisor, after the node has announced its end: answer when the directory has a record that says so.
+    Announce(oneshot::Sender<()>),
     /// From the Supervisor: remove the record and publish no other.
     Withdraw,
 }
@@ -57,8 +60,12 @@ pub struct RegistrarState {
     publishing: Option<AbortOnDropHandle<()>>,
     /// Removes the record; nothing is published any more.
     withdrawing: Option<AbortOnDropHandle<()>>,
+    /// Whether the record that is being published says that the node accepts no requests.
+    is_declining: bool,
     /// The status changed while the last record was being published.
     publish_again: bool,
+    /// Waits for a record that says that the node accepts no requests.
+    announcing: Option<oneshot::Sender<()>>,
     /// Errors that were logged since the last success, and when.
     logged: Vec<(DirectoryError, Instant)>,
 }
@@ -100,7 +107,9 @@ impl Actor for Registrar {
             _watch: AbortOnDropHandle::new(watch),
             publishing: None,
             withdrawing: None,
+            is_declining: false,
             publish_again: false,
+            announcing: None,
             logged: Vec::new(),
         })
     }
@@ -115,6 +124,10 @@ impl Actor for Registrar {
             RegistrarMessage::Tick => state.publish(&myself, false),
             RegistrarMessage::RoutingChanged => state.publish(&myself, true),
             RegistrarMessage::Published(result) => state.published(&myself, result),
+            RegistrarMessage::Announce(reply) => {
+                state.announcing = Some(reply);
+                state.publish(&myself, true);
+            }
             RegistrarMessage::Withdraw => state.withdraw(),
         }
         Ok(())
@@ -148,6 +161,7 @@ impl RegistrarState {
             load_score: snapshot.load_score(),
             accepts_requests: snapshot.accepts_requests(),
         };
+        self.is_declining = !record.accepts_requests;
         let (directory, ttl) = (Arc::clone(&self.arguments.directory), self.ttl);
         let registrar = myself.clone();
         let task = tokio::spawn(async move {
@@ -169,6 +183,11 @@ impl RegistrarState {
         match result {
             Ok(()) => {
                 self.arguments.status.record_written();
+                if self.is_declining
+                    && let Some(announced) = self.announcing.take()
+                {
+                    let _ = announced.send(());
+                }
                 if !std::mem::take(&mut self.logged).is_empty() {
                     info!("the node is registered again");
                 }

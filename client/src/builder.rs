@@ -166,7 +166,7 @@ impl ClientBuilder {
         }
         let node = Node {
             http: http.build().map_err(Error::of_transport)?,
-            base: url.as_str().trim_end_matches('/').to_owned(),
+            base: base_of(&url),
             shown: shown(&url),
             #[cfg(feature = "redis")]
             is_listed: self.is_listed,
@@ -224,6 +224,16 @@ fn parse(text: &str) -> Result<Url, Error> {
     let path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
     url.set_path(&path);
     Ok(url)
+}
+
+fn base_of(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+/// The address by which a pool knows the server of this URL; `None` if it is none.
+#[cfg(feature = "redis")]
+pub(crate) fn base(text: &str) -> Option<String> {
+    parse(text).ok().map(|url| base_of(&url))
 }
 
 fn shown(url: &Url) -> String {

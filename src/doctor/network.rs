@@ -135,6 +135,14 @@ pub(super) async fn node_host(settings: &Settings, is_served: bool) -> Option<Fi
     let port = settings.node_port.unwrap_or(settings.port);
     let fix = "set NODE_HOST to the name or address by which routers reach this machine";
     let found = reach::node_host(url, settings.node_host.as_deref(), settings.host).await;
+    if found == NodeHost::Unknown {
+        let what = format!(
+            "no address of this machine is one that routers could use and that HOST={} includes",
+            settings.host
+        );
+        let why = "the node does not register itself";
+        return Some(Finding::warning(CHECK, what, why).mended_by(fix));
+    }
     let Some(host) = found.text() else {
         let what = format!(
             "Redis is reached over the network, but the server listens on HOST={} only",
@@ -159,12 +167,7 @@ pub(super) async fn node_host(settings: &Settings, is_served: bool) -> Option<Fi
             let what = format!("routers on this machine are given {host}:{port}");
             return Some(Finding::ok(CHECK, what));
         }
-        NodeHost::Unknown => {
-            let what = "this machine has no address on the way to Redis".to_owned();
-            let why = "the node registers localhost, which only routers on this machine reach";
-            return Some(Finding::warning(CHECK, what, why).mended_by(fix));
-        }
-        NodeHost::Named(_) | NodeHost::Guessed(_) | NodeHost::Unreachable => {}
+        NodeHost::Named(_) | NodeHost::Guessed(_) | NodeHost::Unknown | NodeHost::Unreachable => {}
     }
     let host = host.trim_matches(['[', ']']);
     if names_this_machine(host) {

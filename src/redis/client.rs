@@ -1,7 +1,9 @@
 //! One connection to Redis, kept between calls.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
@@ -22,7 +24,9 @@ const CONNECTIONS: usize = 1;
 
 /// One connection to a Redis server, kept between calls.
 pub(super) struct Client {
-    pool: Pool<Connector>,
+    /// Replaced with its connection when certificates are reloaded.
+    pool: ArcSwap<Pool<Connector>>,
+    servers: Servers,
     /// The server, for error messages.
     pub(super) server: String,
 }
@@ -38,20 +42,17 @@ impl Client {
     /// The first call connects.
     pub(super) fn new(url: &str, pem: &RedisPem) -> Result<Self, RedisUrlError> {
         let servers = Servers::of(url)?;
-        // The limits of the pool would apply to each step; the deadline covers the whole call.
-        let limits = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(Some(ANSWER_LIMIT));
-        let connector = Connector {
-            opener: Opener::new(&servers, pem).map_err(|error| unusable(&error))?,
-            limits,
-        };
-        let pool = Pool::builder(connector)
-            .max_size(CONNECTIONS)
-            .build()
-            .expect("building a pool fails only if the pool has its own time limits");
-        let server = servers.name();
-        Ok(Self { pool, server })
+        Ok(Self {
+            pool: ArcSwap::from_pointee(pool(&servers, pem)?),
+            server: servers.name(),
+            servers,
+        })
+    }
+
+    /// Uses these certificates from the next call on.
+    pub(super) fn replace_certificates(&self, pem: &RedisPem) -> Result<(), RedisUrlError> {
+        self.pool.store(Arc::new(pool(&self.servers, pem)?));
+        Ok(())
     }
 
     pub(super) async fn run<T: FromRedisValue>(
@@ -59,7 +60,8 @@ impl Client {
         commands: Commands<'_>,
     ) -> Result<T, DirectoryError> {
         let deadline = Instant::now() + TIME_LIMIT;
-        let mut lease = match timeout_at(deadline, self.pool.get()).await {
+        let pool = self.pool.load_full();
+        let mut lease = match timeout_at(deadline, pool.get()).await {
             Ok(Ok(connection)) => Lease(Some(connection)),
             Ok(Err(PoolError::Backend(error))) => return Err(self.error(&while_connecting(&error))),
             Ok(Err(error)) => return Err(self.error(&error.to_string())),
@@ -85,6 +87,19 @@ impl Client {
     pub(super) fn error(&self, what: &str) -> DirectoryError {
         DirectoryError(format!("Redis at {}: {what}", self.server))
     }
+}
+
+fn pool(servers: &Servers, pem: &RedisPem) -> Result<Pool<Connector>, RedisUrlError> {
+    // The limits of the pool would apply to each step; the deadline covers the whole call.
+    let limits = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(Some(ANSWER_LIMIT));
+    let connector = Connector {
+        opener: Opener::new(servers, pem).map_err(|error| unusable(&error))?,
+        limits,
+    };
+    let pool = Pool::builder(connector).max_size(CONNECTIONS).build();
+    Ok(pool.expect("building a pool fails only if the pool has its own time limits"))
 }
 
 /// Opens connections, and checks those that are kept.

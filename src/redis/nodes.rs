@@ -1,6 +1,7 @@
 //! The records of all nodes in a Redis, for the board.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::{cmd, pipe};
@@ -24,8 +25,9 @@ const MAX_SCANS: usize = 200;
 
 /// Reads the records of all nodes.
 ///
-/// The Redis user needs the commands SCAN, MGET and PTTL.
-pub struct NodeReader(Client);
+/// The Redis user needs the commands SCAN, MGET and PTTL. Cheap to clone; clones share the connection.
+#[derive(Clone)]
+pub struct NodeReader(Arc<Client>);
 
 /// The nodes in a Redis.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,7 +70,15 @@ impl NodeReader {
     /// # Errors
     /// The URL or a certificate is invalid.
     pub fn new(url: &str, pem: &RedisPem) -> Result<Self, RedisUrlError> {
-        Client::new(url, pem).map(Self)
+        Client::new(url, pem).map(|client| Self(Arc::new(client)))
+    }
+
+    /// Uses these certificates from the next call on.
+    ///
+    /// # Errors
+    /// They are invalid, and the current ones stay in use.
+    pub fn replace_certificates(&self, pem: &RedisPem) -> Result<(), RedisUrlError> {
+        self.0.replace_certificates(pem)
     }
 
     /// Reads the list, within [`LIST_LIMIT`].

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use anyhow::Context;
+use stt_actors::supervisor::ANNOUNCE_LIMIT;
 use stt_actors::{DrainPlan, Stt, TreeEnded};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -25,7 +26,6 @@ use crate::notify::Notifier;
 use crate::redis::nodes::NodeReader;
 use crate::settings::{Loaded, Settings};
 use crate::shutdown::{DrainRequests, HangUp, HangUps, StopSignals};
-use crate::tls::redis::RedisFiles;
 use crate::tls::server::ServerCertificates;
 use crate::wyoming::{Sockets, Wyoming};
 pub use tree::{Neighbours, start_tree};
@@ -72,9 +72,10 @@ pub async fn serve(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         further,
     );
     let node_id = neighbours.node_id.clone();
+    let node_reader = neighbours.node_reader.clone();
     let (stt, tree_ended) = start_tree(settings, neighbours).await?;
     tokio::spawn(keep_up(metrics.clone(), stt.clone()));
-    let board = board(&stt, settings, node_id.clone())?;
+    let board = board(&stt, settings, node_id.clone(), node_reader);
     let drain_plan = settings.drain_plan();
     let drain_requests = DrainRequests::default();
     if let Some(language) = settings.default_language.clone() {
@@ -239,7 +240,17 @@ impl Running {
             return;
         };
         let DrainPlan { delay, grace } = self.drain_plan;
-        notifier.stopping(delay.saturating_add(grace).saturating_add(END_LIMIT));
+        let announcement = if delay.is_zero() {
+            Duration::ZERO
+        } else {
+            ANNOUNCE_LIMIT
+        };
+        let steps = [announcement, delay, grace, END_LIMIT];
+        notifier.stopping(
+            steps
+                .into_iter()
+                .fold(Duration::ZERO, Duration::saturating_add),
+        );
         if let Some(wyoming) = &mut self.wyoming {
             wyoming.leave();
         }
@@ -248,20 +259,18 @@ impl Running {
 }
 
 /// The board of this node.
-fn board(stt: &Stt, settings: &Settings, node_id: Option<String>) -> anyhow::Result<Board> {
+fn board(
+    stt: &Stt,
+    settings: &Settings,
+    node_id: Option<String>,
+    reader: Option<NodeReader>,
+) -> Board {
     let identity = Identity {
         role: settings.role.to_string(),
         model: settings.whisper_model.clone(),
         node_id,
     };
-    let reader = match settings.redis_url.as_deref() {
-        Some(url) => {
-            let pem = RedisFiles::of(&settings.redis_tls).read()?;
-            Some(NodeReader::new(url, &pem)?)
-        }
-        None => None,
-    };
-    Ok(Board::new(stt.clone(), identity, reader))
+    Board::new(stt.clone(), identity, reader)
 }
 
 /// Keeps the metrics current that no request changes.

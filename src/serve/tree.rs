@@ -10,7 +10,7 @@ use stt_actors::{
     FallbackPort, IdlePolicy, LiveConfig, PoolConfig, Ports, RecyclingLimits, Stt, TreeConfig,
     TreeEnded,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::sizing::{default_lanes, pool_size, threads};
 use crate::audio::vad::VoiceActivity;
@@ -27,8 +27,9 @@ use crate::metrics::GB;
 use crate::models::configured::ConfiguredModel;
 use crate::models::{self, Logged, ModelStore, VOICE_ACTIVITY_NAME};
 use crate::nvml::NvmlProbe;
+use crate::redis::nodes::NodeReader;
 use crate::redis::reach::{self, NodeHost};
-use crate::redis::{NodeAddress, RedisDirectory};
+use crate::redis::{NodeAddress, RedisDirectory, RedisPem};
 use crate::settings::{self, Secret, Settings, VadModel};
 use crate::tls::redis::RedisFiles;
 
@@ -43,8 +44,12 @@ const LOAD_LIMIT: Duration = Duration::from_secs(600);
 pub struct Neighbours {
     /// The id under which the node registers itself.
     pub node_id: Option<String>,
+    /// Reads the records of all nodes, for the board.
+    pub(super) node_reader: Option<NodeReader>,
     /// Where the node registers itself.
-    directory: Option<Arc<dyn NodeDirectory>>,
+    directory: Option<Arc<RedisDirectory>>,
+    /// The certificates of the connections to Redis.
+    redis_files: RedisFiles,
     /// Translates transcripts.
     translator: Option<Arc<dyn Translator>>,
     /// The fallback node.
@@ -58,9 +63,14 @@ impl Neighbours {
     /// A client cannot be created.
     pub async fn of(settings: &Settings, port: u16) -> anyhow::Result<Self> {
         let node = node_address(settings, port).await;
+        let redis_files = RedisFiles::of(&settings.redis_tls);
+        let pem = redis_files.read()?;
+        let reader = |url: &Secret| NodeReader::new(url, &pem);
         Ok(Self {
             node_id: node.as_ref().map(|node| node.id.clone()),
-            directory: directory(settings, node)?,
+            node_reader: settings.redis_url.as_ref().map(reader).transpose()?,
+            directory: directory(settings, node, &pem)?,
+            redis_files,
             translator: translator(settings)?,
             fallback: fallback_node(settings)?,
         })
@@ -73,16 +83,24 @@ impl Neighbours {
     pub fn of_command(settings: &Settings) -> anyhow::Result<Self> {
         Ok(Self {
             node_id: None,
+            node_reader: None,
             directory: None,
+            redis_files: RedisFiles::default(),
             translator: None,
             fallback: fallback_node(settings)?,
         })
     }
 
     /// What reads the certificates of the neighbours again.
-    pub(super) fn reload(&self) -> Option<Further> {
-        let fallback = self.fallback.clone()?;
-        Some(Box::new(move || fallback.reload()))
+    pub(super) fn reload(&self) -> impl Iterator<Item = Further> + use<> {
+        let fallback = self.fallback.clone();
+        let of_fallback = fallback.map(|fallback| Box::new(move || fallback.reload()) as Further);
+        let (files, directory) = (self.redis_files.clone(), self.directory.clone());
+        let reader = self.node_reader.clone().filter(|_| !files.is_empty());
+        let of_redis = reader.map(|reader| {
+            Box::new(move || reload_redis(&files, &reader, directory.as_deref())) as Further
+        });
+        of_fallback.into_iter().chain(of_redis)
     }
 }
 
@@ -126,7 +144,7 @@ pub async fn start_tree(
             voice_activity(settings)?,
         )),
         memory: Some(memory),
-        directory: neighbours.directory,
+        directory: (neighbours.directory).map(|directory| directory as Arc<dyn NodeDirectory>),
         fallback: fallback(settings, neighbours.fallback, worker),
         translator: neighbours.translator,
     };
@@ -275,7 +293,8 @@ fn tree_config(settings: &Settings, lanes: Option<usize>) -> TreeConfig {
 fn directory(
     settings: &Settings,
     node: Option<NodeAddress>,
-) -> anyhow::Result<Option<Arc<dyn NodeDirectory>>> {
+    pem: &RedisPem,
+) -> anyhow::Result<Option<Arc<RedisDirectory>>> {
     let (Some(url), Some(node)) = (&settings.redis_url, node) else {
         return Ok(None);
     };
@@ -285,8 +304,26 @@ fn directory(
         port = node.port,
         "the node registers itself in Redis"
     );
-    let pem = RedisFiles::of(&settings.redis_tls).read()?;
-    Ok(Some(Arc::new(RedisDirectory::new(url, &pem, node)?)))
+    Ok(Some(Arc::new(RedisDirectory::new(url, pem, node)?)))
+}
+
+/// Reads the certificates for Redis again; the next call of each client opens a connection with them. If anything is wrong
+/// with them, the current ones stay in use.
+fn reload_redis(files: &RedisFiles, reader: &NodeReader, directory: Option<&RedisDirectory>) {
+    let reloaded = files.read().map_err(anyhow::Error::from).and_then(|pem| {
+        reader.replace_certificates(&pem)?;
+        if let Some(directory) = directory {
+            directory.replace_certificates(&pem)?;
+        }
+        Ok(())
+    });
+    match reloaded {
+        Ok(()) => info!("the certificates for Redis were reloaded"),
+        Err(reason) => error!(
+            reason = format!("{reason:#}"),
+            "the certificates for Redis could not be reloaded; the current ones stay in use"
+        ),
+    }
 }
 
 /// What this node registers; `None`: it does not. `port` is the bound port.
@@ -299,8 +336,10 @@ async fn node_address(settings: &Settings, port: u16) -> Option<NodeAddress> {
             info!(%address, "NODE_HOST is not set: the node registers the address from which it reaches Redis");
         }
         NodeHost::Unknown => warn!(
-            "NODE_HOST is not set, and this machine has no address on the way to Redis: the node registers localhost, \
-             which only routers on this machine reach"
+            host = %settings.host,
+            "the node does not register itself: NODE_HOST is not set, and this machine has no address that routers could \
+             use and that the server listens on (link-local ones do not count, and HOST=0.0.0.0 has IPv4 only); set \
+             NODE_HOST"
         ),
         NodeHost::Unreachable => warn!(
             host = %settings.host,

@@ -94,6 +94,56 @@ pub fn audio_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Parses the name of a node, which becomes a part of a key in Redis and the value of a header.
+pub fn node_id(settings: &mut Settings, value: &str) -> Result<(), String> {
+    const MAX_BYTES: usize = 200;
+    let is_printable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if value.len() > MAX_BYTES || !value.bytes().all(is_printable) {
+        return Err(format!(
+            "expected at most {MAX_BYTES} printable characters of ASCII, such as kitchen or node-1"
+        ));
+    }
+    settings.node_id = Some(value.to_owned());
+    Ok(())
+}
+
+/// Parses the host that a node registers. An IPv6 address is stored in brackets, as routers read it.
+pub fn node_host(settings: &mut Settings, value: &str) -> Result<(), String> {
+    let bare = (value.strip_prefix('[')).and_then(|rest| rest.strip_suffix(']'));
+    let host = match (bare.unwrap_or(value).parse::<IpAddr>(), bare) {
+        (Ok(IpAddr::V6(address)), _) => format!("[{address}]"),
+        (Ok(IpAddr::V4(address)), None) => address.to_string(),
+        (Err(_), None) if is_host_name(value) => value.to_owned(),
+        _ => {
+            return Err(
+                "expected a host name or an IP address without a port (that is NODE_PORT), such as stt-1.example or \
+                 10.0.0.5"
+                    .to_owned(),
+            );
+        }
+    };
+    settings.node_host = Some(host);
+    Ok(())
+}
+
+/// Whether a text is a name for DNS; underscores are common in names of containers. A name that ends with a number would
+/// be read as an address.
+fn is_host_name(text: &str) -> bool {
+    const MAX_BYTES: usize = 253;
+    const MAX_LABEL_BYTES: usize = 63;
+    let is_label = |label: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=MAX_LABEL_BYTES).contains(&label.len())
+            && label.bytes().all(is_allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= MAX_BYTES
+        && text.split('.').all(is_label)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 pub fn libretranslate_url(settings: &mut Settings, value: &str) -> Result<(), String> {
     settings.libretranslate_url = Some(base_url(value)?);
     Ok(())

@@ -267,6 +267,54 @@ fn a_list_of_allowed_networks_without_a_network_is_refused() {
 }
 
 #[test]
+fn a_node_registers_only_what_routers_can_read() {
+    for (given, expected) in [
+        ("stt-1.example", "stt-1.example"),
+        ("my_container", "my_container"),
+        ("10.0.0.5", "10.0.0.5"),
+        ("fd00:0::5", "[fd00::5]"),
+        ("[fd00::5]", "[fd00::5]"),
+    ] {
+        let loaded = load(&[("NODE_HOST", given)]).expect("loads");
+        assert_eq!(loaded.settings.node_host.as_deref(), Some(expected));
+    }
+    let long = format!("{}.example", "a".repeat(64));
+    for wrong in [
+        "10.0.0.5:9005",
+        "999.1.1.1",
+        "1.2.3",
+        "[10.0.0.5]",
+        "[fd00::5]:9005",
+        "fe80::1%eth0",
+        "http://stt.example",
+        "stt.example/",
+        "stt..example",
+        "-stt",
+        "küche",
+        "two names",
+        &long,
+    ] {
+        let error = load(&[("NODE_HOST", wrong)]).expect_err(wrong).to_string();
+        assert!(
+            error.contains("NODE_HOST") && error.contains("host name or an IP address"),
+            "{error}"
+        );
+    }
+    let loaded = load(&[("NODE_ID", "10.0.0.5:9005 (attic)")]).expect("loads");
+    assert_eq!(
+        loaded.settings.node_id.as_deref(),
+        Some("10.0.0.5:9005 (attic)")
+    );
+    for wrong in ["küche", "a\tb", &"x".repeat(201)] {
+        let error = load(&[("NODE_ID", wrong)]).expect_err(wrong).to_string();
+        assert!(
+            error.contains("NODE_ID") && error.contains("printable"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_certificate_needs_its_key_and_the_demand_for_certificates_needs_tls() {
     let refused = |pairs: &[(&str, &str)]| load(pairs).expect_err("refused").to_string();
     for (alone, needed) in [

@@ -29,6 +29,11 @@ impl RedisFiles {
         }
     }
 
+    /// Whether the settings name none.
+    pub fn is_empty(&self) -> bool {
+        self.ca.is_none() && self.pair.is_none()
+    }
+
     /// Reads and checks the files.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use reqwest::Response;
 use serde_json::Value;
+use test_support::http::client_builder;
 use test_support::processes::signal;
+use test_support::tls::other_address;
 use test_support::{Server, model, sample};
 
 const PATH: &str = "/admin/drain";
@@ -93,7 +95,15 @@ async fn until_routers_have_seen_it_requests_are_served_on_connections_that_end(
 
 #[tokio::test]
 async fn without_keys_only_a_program_on_this_machine_may_drain() {
-    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    let open = [("HOST", "0.0.0.0")];
+    let mut server = Server::ready(&model("tiny.en").await, &open).await;
+    if let Some(other) = other_address() {
+        let client = client_builder().local_address(other).build();
+        let request = client.expect("a client").post(server.url.clone() + PATH);
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.status(), 403);
+        assert_eq!(body(response).await["error"]["code"], "drain_not_allowed");
+    }
     for header in ["x-forwarded-for", "x-real-ip", "forwarded", "origin"] {
         let response = drain(&server, &[(header, "http://127.0.0.1")]).await;
         assert_eq!(response.status(), 403, "{header}");

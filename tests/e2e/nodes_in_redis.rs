@@ -98,6 +98,21 @@ async fn a_pool_needs_redis_at_its_start() {
 }
 
 #[tokio::test]
+async fn nodes_that_cannot_all_be_found_are_not_taken_for_gone() {
+    let redis = RedisServer::start().await;
+    let a = named("a").await;
+    register(&redis, "a", &a, 0.25, true);
+    // More keys than one reading searches.
+    let fill = "for i = 1, 100000 do redis.call('SET', KEYS[1] .. i, '') end";
+    for part in ["x", "y", "z"] {
+        redis.ask::<()>(&["EVAL", fill, "1", part]);
+    }
+    let nodes = RedisNodes::new(redis.url());
+    let error = nodes.connect(SttPool::builder([])).await.expect_err("many");
+    assert!(error.to_string().contains("too many keys"), "{error}");
+}
+
+#[tokio::test]
 async fn a_rolling_restart_of_all_nodes_under_load_loses_no_request() {
     let redis = RedisServer::start().await;
     let model = model("tiny.en").await;

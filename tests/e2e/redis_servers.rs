@@ -7,7 +7,7 @@ use stt_actors::ports::NodeDirectory;
 use test_support::redis_sentinel::RedisSentinel;
 use test_support::redis_server::{RedisServer, free_port};
 use test_support::tls::{Authority, text};
-use test_support::{Server, model};
+use test_support::{Server, model, signal};
 use uttera_stt::redis::{RedisDirectory, RedisPem};
 
 use crate::redis_directory::{KEY, directory, load_score, node, publish, refusal};
@@ -89,6 +89,77 @@ async fn after_a_failover_the_record_is_with_the_new_master() {
     let unknown = redis.url().replace("/main", "/other");
     let refused = refusal(&directory(&unknown)).await;
     assert!(refused.contains("know no master"), "{refused}");
+}
+
+#[tokio::test]
+async fn sentinels_and_their_servers_may_speak_tls_only() {
+    let authority = Authority::new();
+    let mut redis = RedisSentinel::start_with_tls(&authority).await;
+    let url = redis.url();
+    refusal(&directory(&url)).await;
+    let of_node = authority.issue("node");
+    let read = |path: &Path| std::fs::read(path).expect("is there");
+    let pem = RedisPem {
+        ca: Some(read(&authority.certificate())),
+        pair: Some((read(&of_node.certificate), read(&of_node.key))),
+    };
+    let known = RedisDirectory::new(&url, &pem, node()).expect("a URL");
+    publish(&known, 0.25).await.expect("published");
+    assert_eq!(load_score(&redis.master), Some(0.25));
+    redis.master.stop();
+    let is_published = async || publish(&known, 0.75).await.is_ok();
+    redis.until("it is published again", is_published).await;
+    assert_eq!(load_score(&redis.replica), Some(0.75));
+}
+
+/// The certificate that the node presents is of an authority that Redis does not trust, until it is replaced.
+#[tokio::test]
+async fn a_new_certificate_is_read_on_sighup_and_an_unusable_one_is_not() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (of_server, of_node) = (authority.issue("redis"), other.issue("node"));
+    let port = free_port().to_string();
+    let ca = authority.certificate();
+    let redis = RedisServer::start_with(
+        None,
+        &[
+            ["--tls-port", &port],
+            ["--tls-cert-file", text(&of_server.certificate)],
+            ["--tls-key-file", text(&of_server.key)],
+            ["--tls-ca-cert-file", text(&ca)],
+            ["--tls-auth-clients", "yes"],
+        ]
+        .concat(),
+    )
+    .await;
+    let settings = [
+        ("REDIS_URL", &*format!("rediss://127.0.0.1:{port}")),
+        ("REDIS_CA", text(&ca)),
+        ("REDIS_CERT", text(&of_node.certificate)),
+        ("REDIS_KEY", text(&of_node.key)),
+        ("NODE_ID", "attic"),
+    ];
+    let node = Server::start(&model("tiny.en").await, &settings).await;
+    node.log_line("the node cannot be registered").await;
+    assert_eq!(redis.get("stt:nodes:attic"), None);
+    let key = std::fs::read(&of_node.key).expect("is there");
+    std::fs::write(&of_node.key, "no key").expect("writes");
+    signal(node.pid(), "HUP");
+    node.log_line("the certificates for Redis could not be reloaded")
+        .await;
+    std::fs::write(&of_node.key, key).expect("writes");
+    authority.issue("node").replace(&of_node);
+    signal(node.pid(), "HUP");
+    node.log_line("the certificates for Redis were reloaded")
+        .await;
+    node.log_line("the node is registered again").await;
+    let is_there = |redis: &RedisServer| redis.get("stt:nodes:attic").is_some();
+    redis.until("the record is there", is_there).await;
+    let is_listed = async || {
+        let status: Value = node.get("/v1/status").await.json().await.expect("JSON");
+        let mut listed = status["nodes"]["list"].as_array().into_iter().flatten();
+        listed.any(|node| node["id"] == "attic")
+    };
+    node.until("the board reads it as well", is_listed).await;
 }
 
 #[tokio::test]

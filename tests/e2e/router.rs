@@ -1,6 +1,7 @@
 //! Routers in front of real nodes, with a real Redis: nginx with our Lua code, and HAProxy with the agent check.
 
 mod agent_check;
+mod cut_off;
 mod faults;
 mod load;
 mod passing;
@@ -8,6 +9,7 @@ mod records;
 mod repeating;
 mod rules;
 mod scripted;
+mod shares;
 mod workers;
 
 use reqwest::Response;

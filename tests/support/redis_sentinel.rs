@@ -7,6 +7,7 @@ use deadpool_redis::redis::{self, Client};
 use tempfile::TempDir;
 
 use crate::redis_server::{RedisServer, free_port};
+use crate::tls::{Authority, text};
 use crate::waiting::until_or_show;
 
 /// The name of the master.
@@ -18,7 +19,9 @@ pub struct RedisSentinel {
     pub master: RedisServer,
     /// Its replica.
     pub replica: RedisServer,
+    /// Its port, without and with TLS.
     port: u16,
+    tls_port: Option<u16>,
     process: Child,
     folder: TempDir,
 }
@@ -26,14 +29,60 @@ pub struct RedisSentinel {
 impl RedisSentinel {
     /// Starts all three, and waits until the sentinel knows the replica.
     pub async fn start() -> Self {
-        let master = RedisServer::start().await;
-        let of = format!("127.0.0.1 {}", master.port());
-        let replica = RedisServer::start_with(None, &["--replicaof", &of]).await;
+        Self::start_with(None).await
+    }
+
+    /// The same with TLS between all of them and clients, who need a certificate of this authority.
+    pub async fn start_with_tls(authority: &Authority) -> Self {
+        Self::start_with(Some(authority)).await
+    }
+
+    async fn start_with(authority: Option<&Authority>) -> Self {
+        let issued = authority.map(|authority| (authority.issue("redis"), authority.certificate()));
+        let options = |port: u16| -> Vec<(&str, String)> {
+            let Some((issued, ca)) = &issued else {
+                return Vec::new();
+            };
+            vec![
+                ("tls-port", port.to_string()),
+                ("tls-cert-file", text(&issued.certificate).to_owned()),
+                ("tls-key-file", text(&issued.key).to_owned()),
+                ("tls-ca-cert-file", text(ca).to_owned()),
+                ("tls-auth-clients", "yes".to_owned()),
+                ("tls-replication", "yes".to_owned()),
+            ]
+        };
+        let arguments = |options: &[(&str, String)]| -> Vec<String> {
+            let pairs = options.iter();
+            pairs
+                .flat_map(|(name, value)| [format!("--{name}"), value.clone()])
+                .collect()
+        };
+        let server = async |more: &[&str]| {
+            let port = free_port();
+            let arguments = arguments(&options(port));
+            let arguments = arguments.iter().map(String::as_str);
+            let all: Vec<_> = arguments.chain(more.iter().copied()).collect();
+            let server = RedisServer::start_with(None, &all).await;
+            let port = if authority.is_some() {
+                port
+            } else {
+                server.port()
+            };
+            (server, port)
+        };
+        let (master, port) = server(&[]).await;
+        let of = format!("127.0.0.1 {port}");
+        let (replica, _) = server(&["--replicaof", &of]).await;
         let folder = tempfile::tempdir().expect("a folder");
-        let port = free_port();
+        let (port, tls_port) = (free_port(), authority.map(|_| free_port()));
+        let of_tls: String = options(tls_port.unwrap_or_default())
+            .iter()
+            .map(|(name, value)| [name, " ", value, "\n"].concat())
+            .collect();
         let settings = format!(
             "port {port}\nbind 127.0.0.1\nlogfile sentinel.log\ndir {}\nsentinel monitor {MASTER} {of} 1\n\
-             sentinel down-after-milliseconds {MASTER} 300\nsentinel failover-timeout {MASTER} 3000\n",
+             sentinel down-after-milliseconds {MASTER} 300\nsentinel failover-timeout {MASTER} 3000\n{of_tls}",
             folder.path().display()
         );
         let file = folder.path().join("sentinel.conf");
@@ -45,6 +94,7 @@ impl RedisSentinel {
             master,
             replica,
             port,
+            tls_port,
             process: process.expect("redis-server is installed"),
             folder,
         };
@@ -59,10 +109,11 @@ impl RedisSentinel {
     /// The URL of the master, by the sentinel, and by another one that is away.
     pub fn url(&self) -> String {
         let away = free_port();
-        format!(
-            "redis+sentinel://127.0.0.1:{away},127.0.0.1:{}/{MASTER}",
-            self.port
-        )
+        let (scheme, port) = match self.tls_port {
+            Some(port) => ("rediss", port),
+            None => ("redis", self.port),
+        };
+        format!("{scheme}+sentinel://127.0.0.1:{away},127.0.0.1:{port}/{MASTER}")
     }
 
     /// Waits until a condition holds; a panic shows the log of the sentinel.

@@ -18,6 +18,7 @@ use uttera_stt::settings::variables::VARIABLES;
 
 use crate::http::{client, client_builder, form};
 use crate::models::voice_activity;
+use crate::networks::Machine;
 use crate::processes::{children, signal};
 use crate::program;
 use crate::samples::sample;
@@ -88,6 +89,17 @@ impl Server {
         let environment = usual(model, settings);
         let server = Self::start_by(command, &["serve"], &[], &environment).await;
         (server, terminal.master)
+    }
+
+    /// Starts a server on another machine of the test, and waits until it can transcribe. It must listen on the address
+    /// of that machine (`HOST`).
+    pub async fn ready_on(machine: &Machine, model: &Path, settings: &[(&str, &str)]) -> Self {
+        let environment = usual(model, settings);
+        let mut command = machine.command();
+        command.arg(program()).stdin(Stdio::null());
+        let server = Self::start_by(command, &["serve"], &[], &environment).await;
+        server.until_ready().await;
+        server
     }
 
     /// Starts a server with these arguments, and with these files in its working folder.

@@ -50,6 +50,7 @@ use crate::status::drain::DrainPlan;
 use crate::translation::{Translated, TranslationsMessage};
 use children::Failure;
 use hot::HotLane;
+pub use shutdown::ANNOUNCE_LIMIT;
 
 /// Pause before a child for which nothing waits is replaced.
 const SIDE_CHILD_PAUSE: Duration = Duration::from_secs(1);
@@ -97,6 +98,8 @@ pub enum SupervisorMessage {
         /// How much time there is for each step.
         plan: DrainPlan,
     },
+    /// To itself, during a drain: the directory has the announcement, or is away.
+    DrainAnnounced,
     /// To itself, during a drain: routers have seen the announcement.
     DrainDelayOver,
     /// From the Transcriptions, during a drain: the last request has ended.
@@ -141,6 +144,8 @@ pub struct SupervisorState {
     plan: DrainPlan,
     /// Whether the grace of the drain is over.
     is_overdue: bool,
+    /// Waits until the directory has the announcement of a drain.
+    awaiting_announcement: Option<AbortOnDropHandle<()>>,
     /// Waits for the pending translations of a drain.
     awaiting_translations: Option<AbortOnDropHandle<()>>,
 }
@@ -208,6 +213,7 @@ impl Actor for Supervisor {
             SupervisorMessage::StartHot => state.start_hot(&myself).await?,
             SupervisorMessage::StartSideChildren => state.start_side_children(&myself).await?,
             SupervisorMessage::Drain { plan } => state.drain(&myself, plan),
+            SupervisorMessage::DrainAnnounced => state.drain_announced(&myself),
             SupervisorMessage::DrainDelayOver => state.drain_delay_over(&myself),
             SupervisorMessage::TranscriptionsDone => state.transcriptions_done(&myself).await,
             SupervisorMessage::TranslationsDone => state.stop_all(&myself).await,
@@ -282,6 +288,7 @@ impl SupervisorState {
             phase: Phase::Running,
             plan: DrainPlan::default(),
             is_overdue: false,
+            awaiting_announcement: None,
             awaiting_translations: None,
         };
         state.start_hot(myself).await?;

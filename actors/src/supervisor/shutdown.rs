@@ -1,10 +1,11 @@
-//! The ordered shutdown. First the node announces its end to routers, and for the delay of the plan serves what they
-//! still send. Then it removes its record, and stops intake, live sessions, transcriptions, translations, dispatcher, lanes,
+//! The ordered shutdown. First the node announces its end to routers, and, from when the directory has that, for the delay
+//! of the plan serves what they still send. Then it removes its record, and stops intake, live sessions, transcriptions, translations, dispatcher, lanes,
 //! watcher and registrar. Each step waits for the one before, because ractor stops all children concurrently.
 
 use std::time::Duration;
 
 use ractor::{ActorCell, ActorRef};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{Phase, SupervisorMessage, SupervisorState};
@@ -19,6 +20,9 @@ use crate::task;
 
 /// Time limit for the Registrar, which removes its record within limits of its own.
 const REGISTRAR_LIMIT: Duration = Duration::from_secs(8);
+
+/// Longest wait until the directory has the announcement of a drain. The time that service managers get includes it.
+pub const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Longest wait for the end of an open turn of a live session.
 const TURN_LIMIT: Duration = Duration::from_secs(10);
@@ -39,7 +43,7 @@ impl SupervisorState {
                 if plan.delay.is_zero() {
                     self.drain_delay_over(myself);
                 } else {
-                    drop(myself.send_after(plan.delay, || SupervisorMessage::DrainDelayOver));
+                    self.await_announcement(myself);
                 }
             }
             // The second request cuts delay and grace short.
@@ -50,6 +54,43 @@ impl SupervisorState {
             }
             Phase::Draining | Phase::Stopping => self.drain_overdue(myself),
         }
+    }
+
+    /// Waits until the directory has a record that says that the node accepts no requests: only then do routers begin to
+    /// see it. A directory that is away delays the end for [`ANNOUNCE_LIMIT`] at most.
+    fn await_announcement(&mut self, myself: &ActorRef<SupervisorMessage>) {
+        let Some(registrar) = &self.registrar else {
+            return self.drain_announced(myself);
+        };
+        let (reply, announced) = oneshot::channel();
+        let _ = registrar.cast(RegistrarMessage::Announce(reply));
+        let supervisor = myself.clone();
+        self.awaiting_announcement = Some(task::spawn(async move {
+            let announced = async {
+                if announced.await.is_err() {
+                    // The Registrar has failed; its successor publishes the record as well.
+                    std::future::pending::<()>().await;
+                }
+            };
+            if tokio::time::timeout(ANNOUNCE_LIMIT, announced)
+                .await
+                .is_err()
+            {
+                warn!(
+                    "routers may not know that this node drains: its record could not be written"
+                );
+            }
+            let _ = supervisor.cast(SupervisorMessage::DrainAnnounced);
+        }));
+    }
+
+    /// Gives routers the delay of the plan to see the announcement.
+    pub(super) fn drain_announced(&mut self, myself: &ActorRef<SupervisorMessage>) {
+        if self.phase != Phase::Leaving {
+            return;
+        }
+        self.arguments.status.announce_drain(self.plan);
+        drop(myself.send_after(self.plan.delay, || SupervisorMessage::DrainDelayOver));
     }
 
     /// Rejects new requests. What is running has the grace of the plan.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::ports::{DirectoryError, NodeDirectory, NodeRecord};
 use crate::registrar::RegistrarMessage;
+use crate::supervisor::ANNOUNCE_LIMIT;
 
 /// A scripted directory.
 #[derive(Default)]
@@ -154,6 +155,66 @@ async fn a_drain_announces_first_then_removes_the_record_and_does_not_bring_it_b
             .into_iter()
             .all(|entry| entry == Entry::Withdrawn)
     );
+}
+
+fn three_seconds() -> crate::DrainPlan {
+    crate::DrainPlan {
+        delay: Duration::from_secs(3),
+        grace: Duration::from_secs(30),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delay_of_a_drain_begins_when_the_directory_has_the_announcement() {
+    let (mut tree, directory) = registered(|_| {}).await;
+    tree.stt.ready().await.expect("ready");
+    eventually("ready", || accepts(&directory) == Some(true)).await;
+    directory.failing.store(true, Ordering::SeqCst);
+    let before = tokio::time::Instant::now();
+    tree.stt.drain(three_seconds());
+    tokio::time::sleep(Duration::from_millis(1700)).await;
+    assert!(tree.stt.snapshot().drain.is_some());
+    assert_eq!(accepts(&directory), Some(true));
+    directory.failing.store(false, Ordering::SeqCst);
+    eventually("announced", || accepts(&directory) == Some(false)).await;
+    let announced = tokio::time::Instant::now();
+    assert!(announced - before >= Duration::from_millis(1700));
+    eventually("the delay begins", || {
+        let drain = tree.stt.snapshot().drain.expect("a drain");
+        drain.rejects_in > Duration::from_millis(2500)
+    })
+    .await;
+    tree.stt.until_rejecting().await;
+    let delay = announced.elapsed();
+    assert!(delay >= Duration::from_millis(2900), "{delay:?}");
+    tree.ended.wait().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_away_delays_a_drain_only_for_so_long() {
+    for hangs in [false, true] {
+        let warnings = Warnings::listen();
+        let (mut tree, directory) = registered(|_| {}).await;
+        tree.stt.ready().await.expect("ready");
+        let is_away = if hangs {
+            &directory.hanging
+        } else {
+            &directory.failing
+        };
+        is_away.store(true, Ordering::SeqCst);
+        let before = tokio::time::Instant::now();
+        tree.stt.drain(three_seconds());
+        tree.stt.until_rejecting().await;
+        let waited = before.elapsed();
+        let limit = ANNOUNCE_LIMIT + Duration::from_secs(3);
+        assert!(
+            waited >= limit && waited < limit + Duration::from_secs(1),
+            "{waited:?}"
+        );
+        assert_eq!(warnings.count("its record could not be written"), 1);
+        is_away.store(false, Ordering::SeqCst);
+        tree.ended.wait().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,7 +76,7 @@ pub struct NodeStatus {
     pub standing: Standing,
     /// Number of running requests.
     pub in_flight: u32,
-    /// The load that the server reported, from 0 to 1; 0 without a record in Redis.
+    /// The load that the server reported, from 0 to 1; 0 without a record in Redis, and 0.5 if its record has none.
     pub load: f64,
     /// Latencies and outcomes of the attempts so far.
     pub statistics: Statistics,

@@ -1,6 +1,6 @@
 //! Servers from Redis: the records that nodes keep under `stt:nodes:*`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,11 +8,12 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, cmd};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::accounts::{Account, Listing};
 use super::{PoolBuilder, Shared, State, SttPool};
-use crate::builder::ClientBuilder;
+use crate::builder::{self, ClientBuilder};
 use crate::client::Client;
 use crate::error::Error;
 use crate::node::Node;
@@ -30,6 +31,9 @@ const KEYS_PER_SCAN: usize = 1000;
 /// Calls of SCAN for one reading.
 const MAX_SCANS: usize = 200;
 
+/// The load of a node whose record has none: unknown is not idle.
+const UNKNOWN_LOAD: f64 = 0.5;
+
 type Configure = dyn Fn(ClientBuilder) -> ClientBuilder + Send + Sync;
 
 /// The nodes that have registered themselves in a Redis server. A pool reads them each second: it adds new ones, sends
@@ -44,13 +48,26 @@ pub struct RedisNodes {
     configure: Arc<Configure>,
 }
 
-/// The record of a node.
+/// The record of a node. A load that is no number is unknown, and only `false` declines requests, as for our router for
+/// nginx: records of other programs may lack either.
 #[derive(Debug, Deserialize)]
 struct Record {
     host: String,
     port: u16,
-    load_score: f64,
-    accepts_requests: bool,
+    #[serde(default)]
+    load_score: Value,
+    #[serde(default)]
+    accepts_requests: Value,
+}
+
+impl Record {
+    fn listing(&self) -> Listing {
+        Listing {
+            is_listed: true,
+            accepts: self.accepts_requests != Value::Bool(false),
+            load: self.load_score.as_f64().unwrap_or(UNKNOWN_LOAD),
+        }
+    }
 }
 
 impl RedisNodes {
@@ -100,7 +117,7 @@ impl RedisNodes {
         };
         let found = reader.read().await.map_err(Error::Connect)?;
         let pool = pool.build_with_any();
-        self.apply(&mut pool.shared.state(), &found);
+        self.apply(&pool.shared, &found);
         tokio::spawn(self.follow(Arc::downgrade(&pool.shared), reader));
         Ok(pool)
     }
@@ -117,46 +134,82 @@ impl RedisNodes {
                 continue;
             };
             let Some(pool) = pool.upgrade() else { return };
-            self.apply(&mut pool.state(), &found);
+            self.apply(&pool, &found);
         }
     }
 
-    /// Takes over a list of records.
-    fn apply(&self, state: &mut State, found: &[Record]) {
-        let mut listed = BTreeSet::new();
-        for record in found {
-            let Some(client) = self.client_of(record) else {
+    /// Takes over a list of records. A client is made only for a node that the pool does not know, and without holding
+    /// the pool's lock: that may read certificates.
+    fn apply(&self, pool: &Shared, found: &[Record]) {
+        let mut listed: BTreeMap<String, Listing> = BTreeMap::new();
+        let mut new = Vec::new();
+        for record in found.iter().filter(|record| is_host(record)) {
+            let Some(base) = builder::base(&self.address(record)) else {
                 continue;
             };
-            let index = place(state, &client.node);
-            state.accounts.all[index].listing = Listing {
-                is_listed: true,
-                accepts: record.accepts_requests,
-                load: record.load_score,
-            };
-            listed.insert(index);
+            if listed.insert(base.clone(), record.listing()).is_none() {
+                new.push(base);
+            }
         }
-        let is_ours = |node: &Node| node.is_listed;
-        for (index, account) in state.accounts.all.iter_mut().enumerate() {
-            if is_ours(&state.nodes[index]) && !listed.contains(&index) {
-                account.listing.is_listed = false;
+        {
+            let state = pool.state();
+            new.retain(|base| !state.nodes.iter().any(|node| is_record_of(node, base)));
+        }
+        let new: Vec<_> = new.iter().filter_map(|base| self.client_of(base)).collect();
+        let State { nodes, accounts } = &mut *pool.state();
+        for (node, account) in nodes.iter().zip(&mut accounts.all) {
+            if !node.is_listed {
+                continue;
+            }
+            match listed.get(&node.base) {
+                Some(listing) => account.listing = *listing,
+                None => account.listing.is_listed = false,
+            }
+        }
+        for client in new {
+            let Some(listing) = listed.get(&client.node.base) else {
+                continue;
+            };
+            let mut account = Account::default();
+            account.listing = *listing;
+            // The place of a server that is gone is used again.
+            let is_free = |account: &Account| !account.listing.is_listed && account.in_flight == 0;
+            if let Some(index) = accounts.all.iter().position(is_free) {
+                nodes[index] = client.node;
+                accounts.all[index] = account;
+            } else {
+                nodes.push(client.node);
+                accounts.all.push(account);
             }
         }
     }
 
-    /// The client of a node; `None` if its address is none.
-    fn client_of(&self, record: &Record) -> Option<Client> {
+    /// The address of a node.
+    fn address(&self, record: &Record) -> String {
         let host = record.host.trim_matches(['[', ']']);
-        let host = if host.contains(':') {
-            format!("[{host}]")
+        let (open, close) = if host.contains(':') {
+            ("[", "]")
         } else {
-            host.to_owned()
+            ("", "")
         };
-        let is_host = !host.contains(['/', '@', '?', '#', ' ']);
-        let address = format!("{}://{host}:{}", self.scheme, record.port);
-        let client = (self.configure)(Client::builder(address));
-        client.of_record().build().ok().filter(|_| is_host)
+        format!("{}://{open}{host}{close}:{}", self.scheme, record.port)
     }
+
+    /// A client of the node at this address; `None` if the settings of the clients cannot be used.
+    fn client_of(&self, base: &str) -> Option<Client> {
+        let client = (self.configure)(Client::builder(base));
+        client.of_record().build().ok()
+    }
+}
+
+/// Whether the host of a record is a name or an address, and nothing else of a URL.
+fn is_host(record: &Record) -> bool {
+    !record.host.contains(['/', '@', '?', '#', ' ', '\\'])
+}
+
+/// Whether a node of the pool is there by its record, and has this address.
+fn is_record_of(node: &Node, base: &str) -> bool {
+    node.is_listed && node.base == base
 }
 
 impl fmt::Debug for RedisNodes {
@@ -170,23 +223,6 @@ impl fmt::Debug for RedisNodes {
     }
 }
 
-/// The place of a server in the pool: its own, that of one which is gone, or a new one.
-fn place(state: &mut State, node: &Arc<Node>) -> usize {
-    let is_same = |other: &Arc<Node>| other.is_listed && other.base == node.base;
-    if let Some(index) = state.nodes.iter().position(is_same) {
-        return index;
-    }
-    let is_free = |account: &Account| !account.listing.is_listed && account.in_flight == 0;
-    if let Some(index) = state.accounts.all.iter().position(is_free) {
-        state.nodes[index] = Arc::clone(node);
-        state.accounts.all[index] = Account::default();
-        return index;
-    }
-    state.nodes.push(Arc::clone(node));
-    state.accounts.all.push(Account::default());
-    state.nodes.len() - 1
-}
-
 /// Reads records over one connection, which it keeps.
 struct Reader {
     client: redis::Client,
@@ -198,7 +234,12 @@ impl Reader {
     async fn read(&mut self) -> Result<Vec<Record>, String> {
         let read = timeout(READ_LIMIT, self.list()).await;
         let result = match read {
-            Ok(Ok(records)) => return Ok(records),
+            Ok(Ok(Some(records))) => return Ok(records),
+            // Nodes that were not found must not count as gone.
+            Ok(Ok(None)) => {
+                "it has too many keys to find those of the nodes; give them a database of their own"
+                    .to_owned()
+            }
             Ok(Err(error)) => error.category().to_owned(),
             Err(_elapsed) => "it gave no answer in time".to_owned(),
         };
@@ -207,12 +248,15 @@ impl Reader {
         Err(format!("the nodes cannot be read from Redis: {result}"))
     }
 
-    async fn list(&mut self) -> RedisResult<Vec<Record>> {
+    /// The records; `None`: they were not all found.
+    async fn list(&mut self) -> RedisResult<Option<Vec<Record>>> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.client.get_multiplexed_async_connection().await?,
         };
-        let keys = keys(&mut connection).await?;
+        let Some(keys) = keys(&mut connection).await? else {
+            return Ok(None);
+        };
         let values: Vec<Option<Vec<u8>>> = if keys.is_empty() {
             Vec::new()
         } else {
@@ -221,13 +265,13 @@ impl Reader {
         self.connection = Some(connection);
         let values = values.into_iter().flatten();
         let values = values.filter(|value| value.len() <= MAX_BYTES);
-        Ok(values
-            .filter_map(|value| serde_json::from_slice(&value).ok())
-            .collect())
+        let records = values.filter_map(|value| serde_json::from_slice(&value).ok());
+        Ok(Some(records.collect()))
     }
 }
 
-async fn keys(connection: &mut MultiplexedConnection) -> RedisResult<BTreeSet<Vec<u8>>> {
+/// The keys of nodes, at most [`MAX_NODES`]; `None`: Redis has so many keys that the search was given up.
+async fn keys(connection: &mut MultiplexedConnection) -> RedisResult<Option<BTreeSet<Vec<u8>>>> {
     let (mut keys, mut cursor) = (BTreeSet::new(), 0_u64);
     for _ in 0..MAX_SCANS {
         let mut scan = cmd("SCAN");
@@ -237,24 +281,27 @@ async fn keys(connection: &mut MultiplexedConnection) -> RedisResult<BTreeSet<Ve
         keys.extend(found.into_iter().filter(|key| key.len() <= MAX_BYTES));
         cursor = next;
         if cursor == 0 || keys.len() >= MAX_NODES {
-            break;
+            return Ok(Some(keys.into_iter().take(MAX_NODES).collect()));
         }
     }
-    Ok(keys.into_iter().take(MAX_NODES).collect())
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio::time::Instant;
 
+    use super::super::Standing;
     use super::*;
 
     fn record(host: &str, load: f64, accepts: bool) -> Record {
         Record {
             host: host.to_owned(),
             port: 9005,
-            load_score: load,
-            accepts_requests: accepts,
+            load_score: load.into(),
+            accepts_requests: accepts.into(),
         }
     }
 
@@ -270,7 +317,7 @@ mod tests {
     #[test]
     fn the_list_is_followed_and_places_of_servers_that_are_gone_are_used_again() {
         let (nodes, pool) = pool();
-        let apply = |records: &[Record]| nodes.apply(&mut pool.shared.state(), records);
+        let apply = |records: &[Record]| nodes.apply(&pool.shared, records);
         apply(&[record("a", 0.5, true), record("fd00::1", 0.1, false)]);
         assert_eq!(names(&pool), ["http://a:9005", "http://[fd00::1]:9005"]);
         apply(&[record("a", 0.7, true)]);
@@ -291,6 +338,47 @@ mod tests {
     }
 
     #[test]
+    fn a_client_is_made_once_for_each_node() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&made);
+        let (nodes, pool) = pool();
+        let nodes = nodes.client(move |client| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            client
+        });
+        let both = [record("a", 0.5, true), record("B", 0.1, true)];
+        for records in [&both[..1], &both, &both, &both[1..], &both] {
+            nodes.apply(&pool.shared, records);
+        }
+        assert_eq!(names(&pool), ["http://a:9005", "http://b:9005"]);
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_record_without_a_load_counts_as_half_loaded_and_accepting() {
+        let (nodes, pool) = pool();
+        let list = [
+            r#"{"host":"unknown","port":1}"#,
+            r#"{"host":"null","port":1,"load_score":null,"accepts_requests":null}"#,
+            r#"{"host":"busy","port":1,"load_score":0.8}"#,
+            r#"{"host":"leaving","port":1,"load_score":0.1,"accepts_requests":false}"#,
+        ];
+        let list = list.map(|record| serde_json::from_str(record).expect("a record"));
+        nodes.apply(&pool.shared, &list);
+        let found: BTreeMap<_, _> = (pool.nodes().into_iter())
+            .map(|node| (node.server, (node.load, node.standing)))
+            .collect();
+        for (host, load, standing) in [
+            ("unknown", UNKNOWN_LOAD, Standing::Active),
+            ("null", UNKNOWN_LOAD, Standing::Active),
+            ("busy", 0.8, Standing::Active),
+            ("leaving", 0.1, Standing::Declining),
+        ] {
+            assert_eq!(found[&format!("http://{host}:1")], (load, standing));
+        }
+    }
+
+    #[test]
     fn requests_go_to_the_lowest_load_and_not_to_servers_that_decline() {
         let (nodes, pool) = pool();
         let list = [
@@ -298,7 +386,7 @@ mod tests {
             record("idle", 0.1, true),
             record("leaving", 0.0, false),
         ];
-        nodes.apply(&mut pool.shared.state(), &list);
+        nodes.apply(&pool.shared, &list);
         let mut state = pool.shared.state();
         let now = Instant::now();
         let picks: Vec<_> = (0..12).map(|_| state.accounts.pick(&[], now).0).collect();

@@ -187,9 +187,7 @@ async fn accepted(state: &AppState, jobs: &Jobs, stored: &[Job]) -> HttpResponse
         && job.files == 1
     {
         let location = format!("{path}/{}", job.id);
-        return reply
-            .insert_header((LOCATION, location))
-            .json(&reports[0]);
+        return reply.insert_header((LOCATION, location)).json(&reports[0]);
     }
     let batch = stored.first().map_or("", |job| &job.batch);
     let location = format!("{path}?batch={batch}");

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use super::{Variable, row, secret};
-use crate::settings::read::{libretranslate_url, number, positive_seconds, redis_url};
+use crate::settings::read::{
+    libretranslate_url, node_host, node_id, number, positive_seconds, redis_url,
+};
 
 pub const ROWS: &[Variable] = &[
     // The URL may contain a password.
@@ -69,19 +71,13 @@ pub const ROWS: &[Variable] = &[
         "NODE_ID",
         "",
         "Name of the node in Redis; empty: host:port.",
-        |s, v| {
-            s.node_id = Some(v.to_owned());
-            Ok(())
-        },
+        node_id,
     ),
     row(
         "NODE_HOST",
         "",
         "Host that the node registers; empty: the address from which it reaches Redis.",
-        |s, v| {
-            s.node_host = Some(v.to_owned());
-            Ok(())
-        },
+        node_host,
     ),
     row(
         "NODE_PORT",

@@ -83,6 +83,11 @@ impl Load {
         replies.clone()
     }
 
+    /// How many replies there are.
+    pub fn count(&self) -> usize {
+        self.replies().len()
+    }
+
     /// Waits for some more replies, of a node if one is named.
     pub async fn more(&self, count: usize, node: Option<&str>) {
         let of_node = |reply: &&Reply| node.is_none_or(|node| reply.node == node);

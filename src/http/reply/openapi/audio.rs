@@ -209,6 +209,11 @@ fn transcript(one_more: &str, its_schema: RefOr<Schema>) -> Response {
             "`libretranslate` if LibreTranslate translated the text.",
             Type::String,
         ),
+        (
+            "endpoint-load-metrics",
+            "The load of the node for Envoy, in the text format of ORCA.",
+            Type::String,
+        ),
     ] {
         response = response.header(name, header(description, kind));
     }
