@@ -67,7 +67,7 @@ fn job(id: &str, key: Option<&str>) -> Job {
 
 fn of_client(id: &str, client: &str, bytes: u64) -> Job {
     let mut job = job(id, None);
-    job.client = client.to_owned();
+    client.clone_into(&mut job.client);
     job.audio.bytes = bytes;
     job
 }

@@ -311,8 +311,8 @@ async fn one_of_two_nodes_sends_a_callback_once_and_jobs_expire() {
         .await;
     let is_gone = async || list(&second).await.is_empty();
     second.until("it has expired", is_gone).await;
-    let received = requests().await;
-    assert_eq!(received.len(), 1);
-    assert!(received[0].headers.contains_key("x-uttera-signature"));
+    let calls = requests().await;
+    assert_eq!(calls.len(), 1);
+    assert!(calls[0].headers.contains_key("x-uttera-signature"));
     assert!(redis.keys().iter().all(|key| !key.contains(":job:")));
 }
