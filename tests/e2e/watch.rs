@@ -175,9 +175,8 @@ async fn files_wait_for_a_server_that_restarts() {
     let mut transcribing = command(&arguments);
     transcribing.stdout(File::create(&text).expect("creates"));
     let mut transcribing = Running(transcribing.spawn().expect("runs"));
-    first
-        .until("both jobs wait", async || jobs(&first).await.len() == 2)
-        .await;
+    let accepted = async || first.log_lines("status=202").len() == 2;
+    first.until("both commands have a job", accepted).await;
     first.child.kill().expect("it runs");
     first.child.wait().expect("it ends");
     let away = "files wait, and are tried again";

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use uttera_stt_client::{
-    Attempt, Audio, Client, Job, ResponseFormat, Speech, SpeechEvent, SpeechOptions, SttPool,
+    Attempt, Audio, Client, Error, Job, ResponseFormat, Speech, SpeechEvent, SpeechOptions, SttPool,
 };
 
-use super::job::{FinishedJob, Pause, finish_job};
+use super::job::{FinishedJob, JobError, Pause, finish_job};
 use super::{Progress, TranscribeArgs, each_file, output};
 use crate::cli::server_key::server_key;
 use crate::render::Format;
@@ -154,15 +154,21 @@ async fn patiently(
     limit: Duration,
 ) -> anyhow::Result<FinishedJob> {
     let (mut pause, mut paused) = (Pause::default(), Duration::ZERO);
+    let mut is_accepted = false;
     loop {
-        let submitted = |job: &Job| eprintln!("{}: job {}", file.display(), job.id);
+        let submitted = |job: &Job| {
+            is_accepted = true;
+            eprintln!("{}: job {}", file.display(), job.id);
+        };
         let error = match finish_job(client, file, format, options, submitted).await {
             Ok(finished) => return Ok(finished),
             Err(error) => error,
         };
         let wait = pause.after(&error);
         paused += wait;
-        if !error.is_outage() || paused > limit {
+        // A server that was never there is rather a wrong address than one that restarts.
+        let is_absent = !is_accepted && matches!(error, JobError::Call(Error::Connect(_)));
+        if is_absent || !error.is_outage() || paused > limit {
             return Err(error.into());
         }
         eprintln!("{error}; trying again in {} s", wait.as_secs());
