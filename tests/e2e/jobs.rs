@@ -126,7 +126,8 @@ async fn a_job_has_a_result_in_every_format_until_it_is_deleted() {
     ] {
         let is_counted = async || {
             let page = server.metrics().await;
-            page.lines().any(|line| line.starts_with(series) && !line.ends_with(" 0"))
+            page.lines()
+                .any(|line| line.starts_with(series) && !line.ends_with(" 0"))
         };
         server.until(series, is_counted).await;
     }
