@@ -74,7 +74,7 @@ async fn ten_jobs_are_done_although_two_of_three_nodes_die() {
     for _ in 0..3 {
         nodes.push(Server::ready(&model, &settings).await);
     }
-    let file = nodes[0].long_file(6);
+    let file = nodes[0].long_file(3);
     for number in 0..COUNT {
         let name = if number < 3 {
             file.clone()
