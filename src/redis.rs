@@ -93,9 +93,31 @@ impl RedisCommands {
     ///
     /// # Errors
     /// Redis cannot be reached, or answered with an error.
-    pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, DirectoryError> {
+    pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         self.0.run(Commands::One(command)).await
     }
+}
+
+/// Why a command failed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{text}")]
+pub struct CommandError {
+    /// For people, without secrets.
+    text: String,
+    /// Whether other commands fail, too, as far as it is known: Redis cannot be reached, is loading its data, or accepts
+    /// no writes.
+    pub is_outage: bool,
+}
+
+impl From<CommandError> for DirectoryError {
+    fn from(error: CommandError) -> Self {
+        Self(error.text)
+    }
+}
+
+/// Whether an answer says that the command itself is wrong.
+fn is_about_the_command(error: &RedisError) -> bool {
+    matches!(error.code(), Some("ERR" | "WRONGTYPE"))
 }
 
 /// The record as JSON. The order of the fields is part of the public contract.
@@ -155,7 +177,7 @@ impl RedisDirectory {
     }
 
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, DirectoryError> {
-        self.client.run(Commands::One(command)).await
+        Ok(self.client.run(Commands::One(command)).await?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Jobs: `/v1/audio/jobs`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -167,22 +167,27 @@ impl Client {
 
     /// Waits until a job is over, and returns it. `progress` gets the job after each look at it.
     ///
-    /// The wait has no time limit, and a server that is away or busy does not end it: a look that fails with an error
-    /// that a later call may not get (see [`Error::is_retryable`]), or at the time limit of a call, is repeated after a
-    /// pause that grows to a minute. A caller that does not want to wait any longer drops the future; the job stays as
-    /// it is. The telemetry hook reports the failed looks.
+    /// The wait itself has no time limit. A server that is away or busy does not end it before `patience` has passed
+    /// since the last answer (`None`: never): a look that fails with an error that a later call may not get (see
+    /// [`Error::is_retryable`]), or at the time limit of a call, is repeated after a pause that grows to a minute. A
+    /// caller that does not want to wait any longer drops the future; the job stays as it is. The telemetry hook reports
+    /// the failed looks.
     ///
     /// # Errors
-    /// The server rejects the look: the key is not valid, or there is no such job (404).
+    /// The server rejects the look: the key is not valid, or there is no such job (404). Or the last failure, when
+    /// `patience` is over.
     pub async fn wait_for_job(
         &self,
         id: &str,
+        patience: Option<Duration>,
         mut progress: impl FnMut(&Job),
     ) -> Result<Job, Error> {
         let (mut pause, mut outage_pause) = (FIRST_PAUSE, FIRST_PAUSE);
+        let mut answered = Instant::now();
         loop {
             match self.job(id).await {
                 Ok(job) => {
+                    answered = Instant::now();
                     progress(&job);
                     if job.status.is_over() {
                         return Ok(job);
@@ -192,8 +197,16 @@ impl Client {
                     outage_pause = FIRST_PAUSE;
                 }
                 Err(error) if error.is_retryable() || matches!(error, Error::Timeout { .. }) => {
+                    let left = patience.map(|patience| patience.checked_sub(answered.elapsed()));
+                    let left = match left {
+                        Some(None) => return Err(error),
+                        Some(Some(left)) => left,
+                        None => Duration::MAX,
+                    };
                     let asked = error.retry_after().unwrap_or_default();
-                    tokio::time::sleep(outage_pause.max(asked.min(LONGEST_OUTAGE_PAUSE))).await;
+                    let wait = outage_pause.max(asked.min(LONGEST_OUTAGE_PAUSE));
+                    // The last look is at the end.
+                    tokio::time::sleep(wait.min(left)).await;
                     outage_pause = (outage_pause * 2).min(LONGEST_OUTAGE_PAUSE);
                 }
                 Err(error) => return Err(error),

@@ -11,6 +11,7 @@ use super::finding::Finding;
 use super::http::{self, Trust};
 use super::settings::names_this_machine;
 use crate::fallback::FallbackServer;
+use crate::jobs::audio::AudioStore;
 use crate::jobs::audio::s3::S3Audio;
 use crate::redis::{NodeAddress, RedisDirectory};
 use crate::settings::{Secret, Settings};

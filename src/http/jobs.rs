@@ -24,7 +24,7 @@ use crate::jobs::runner::{self, Hooks};
 use crate::jobs::store::embedded::EmbeddedStore;
 use crate::jobs::store::shared::SharedStore;
 use crate::jobs::store::{JobStore, StoreError};
-use crate::jobs::{JobLimits, Jobs};
+use crate::jobs::{JobLimits, Jobs, upkeep};
 use crate::keys::Keyring;
 use crate::metrics::{Endpoint, Exporter, Transcribed, record_timings};
 use crate::settings::{S3Settings, Secret, Settings};
@@ -224,9 +224,10 @@ impl JobService {
         let (stt, hooks) = (self.0.stt.clone(), self.0.hooks.clone());
         let runner = self.0.runtime.spawn(runner::run(jobs.clone(), stt, hooks));
         let (stt, policy) = (self.0.stt.clone(), self.0.callbacks.clone());
-        self.0
-            .runtime
-            .spawn(callback::run(jobs.clone(), stt, policy));
+        let upkeep = upkeep::run(jobs.clone(), stt.clone());
+        self.0.runtime.spawn(upkeep);
+        let callbacks = callback::run(jobs.clone(), stt, policy);
+        self.0.runtime.spawn(callbacks);
         Ok(OpenJobs {
             jobs,
             uploads,

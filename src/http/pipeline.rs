@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{Admission, AdmissionRequest, Identity, Job, Options, Urgency};
@@ -46,12 +46,11 @@ pub fn admit<'a>(
     request: &'a HttpRequest,
 ) -> Result<AdmittedRequest<'a>, ApiError> {
     let caller = Caller::of(request);
-    let length = request.headers().get(CONTENT_LENGTH);
     let admission = AdmissionRequest {
         client: caller.client(),
         priority: caller.priority(),
         background: false,
-        body_bytes: length.and_then(|length| length.to_str().ok()?.parse().ok()),
+        body_bytes: body::length(request),
     };
     let admission = state.stt.admit(admission);
     let admission = admission.map_err(|error| ApiError::from(error).before_work())?;

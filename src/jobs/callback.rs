@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
@@ -18,12 +18,16 @@ use sha2::Sha256;
 use stt_actors::Stt;
 use thiserror::Error;
 use tokio::net::lookup_host;
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::jobs::Jobs;
 use crate::jobs::record::{Callback, CallbackState, Job, now};
 use crate::jobs::report::JobReport;
+#[cfg(doc)]
+use crate::jobs::store::CALLBACK_LEASE;
 use crate::metrics::jobs::{CallbackOutcome, record_callback};
 use crate::settings::Secret;
 use crate::tls::install_crypto;
@@ -36,10 +40,18 @@ const MAX_URL_BYTES: usize = 2048;
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
 /// The pause after the first failed attempt; each further pause is four times as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// Callbacks that are sent to one host in one round.
-const MOST_OF_A_HOST: usize = 3;
-/// Hosts that callbacks are sent to at the same time.
-const HOSTS_AT_ONCE: usize = 16;
+/// Callbacks that are taken at the same time.
+const AT_ONCE: usize = 64;
+/// Callbacks that are taken for one host, so that it leaves room for others. They end within [`CALLBACK_LEASE`].
+const MOST_OF_A_HOST: usize = 16;
+/// Callbacks that are sent to one host at the same time.
+const AT_ONCE_TO_A_HOST: usize = 3;
+/// The pause before a callback is looked at again whose host has [`MOST_OF_A_HOST`].
+const CROWDED_PAUSE: Duration = Duration::from_secs(5);
+/// The least time of a failed attempt that makes a host rest.
+const SLOW: Duration = Duration::from_secs(3);
+/// How long no callbacks are sent to a host whose failures take long: others would wait for them.
+const HOST_REST: Duration = Duration::from_secs(30);
 /// Attempts before a callback is given up: the last one is about twelve hours after the first.
 const MOST_ATTEMPTS: u32 = 9;
 /// How often callbacks are looked for that another node left, and after the store failed.
@@ -153,67 +165,130 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 /// Sends callbacks until the server shuts down.
 pub async fn run(jobs: Jobs, stt: Stt, policy: CallbackPolicy) {
     let mut changes = jobs.changes();
+    let mut sender = Sender {
+        jobs,
+        policy: Arc::new(policy),
+        hosts: HashMap::new(),
+        sending: JoinSet::new(),
+    };
     loop {
-        let pause = send_due(&jobs, &policy).await;
+        let pause = sender.send_due().await;
         tokio::select! {
             () = stt.until_rejecting() => return,
             _ = changes.changed() => {}
+            Some(_) = sender.sending.join_next() => {}
             () = sleep(pause) => {}
         }
     }
 }
 
-/// Sends the callbacks that are due, and returns the time until the next one.
-async fn send_due(jobs: &Jobs, policy: &CallbackPolicy) -> Duration {
-    let (due, next) = match jobs.store().due_callbacks(now()).await {
-        Ok(found) => found,
-        Err(error) => {
-            warn!(%error, "the callbacks of jobs cannot be read");
-            return LOOK;
-        }
-    };
-    // A host that does not answer delays only its own callbacks.
-    let mut by_host: HashMap<String, Vec<Job>> = HashMap::new();
-    let mut left = false;
-    for job in due {
-        let url = job.callback.as_ref().map(|callback| callback.url.as_str());
-        let url = url.and_then(|url| Url::parse(url).ok());
-        let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
-        let of_host = by_host.entry(host.to_owned()).or_default();
-        if of_host.len() < MOST_OF_A_HOST {
-            of_host.push(job);
-        } else {
-            left = true;
-        }
-    }
-    let hosts = futures::stream::iter(by_host.into_values());
-    let sent = hosts.map(|of_host| send_in_turn(jobs, of_host, policy));
-    let stored: Vec<bool> = sent.buffer_unordered(HOSTS_AT_ONCE).collect().await;
-    if stored.contains(&false) {
-        return LOOK;
-    }
-    if left {
-        return Duration::ZERO;
-    }
-    let next = next.map_or(LOOK, |next| {
-        Duration::from_secs_f64((next - now()).max(0.0))
-    });
-    next.min(LOOK)
+struct Sender {
+    jobs: Jobs,
+    policy: Arc<CallbackPolicy>,
+    hosts: HashMap<String, Arc<Host>>,
+    /// One task for each callback that is taken.
+    sending: JoinSet<()>,
 }
 
-/// Sends callbacks to one host, one after the other. Returns whether their states are stored.
-async fn send_in_turn(jobs: &Jobs, of_host: Vec<Job>, policy: &CallbackPolicy) -> bool {
-    for job in of_host {
-        let Some(mut callback) = job.callback.clone() else {
-            continue;
-        };
-        attempt(&job, &mut callback, policy).await;
-        if let Err(error) = jobs.store().set_callback(&job.id, callback).await {
-            warn!(job = job.id, %error, "the state of a callback could not be stored");
-            return false;
+/// A host that callbacks go to.
+struct Host {
+    turns: Semaphore,
+    /// When callbacks are sent to it again, if failures take long there, in Unix seconds.
+    rests_until: Mutex<f64>,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self {
+            turns: Semaphore::new(AT_ONCE_TO_A_HOST),
+            rests_until: Mutex::new(0.0),
         }
     }
-    true
+
+    fn rests_until(&self) -> MutexGuard<'_, f64> {
+        self.rests_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sender {
+    /// Begins to send the callbacks that are due, and returns the time until the next one.
+    async fn send_due(&mut self) -> Duration {
+        while self.sending.try_join_next().is_some() {}
+        let room = AT_ONCE - self.sending.len().min(AT_ONCE);
+        if room == 0 {
+            // The end of one of them comes first.
+            return LOOK;
+        }
+        let (due, next) = match self.jobs.store().take_callbacks(now(), room).await {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(%error, "the callbacks of jobs cannot be read");
+                return LOOK;
+            }
+        };
+        self.hosts
+            .retain(|_, host| Arc::strong_count(host) > 1 || *host.rests_until() > now());
+        for job in due {
+            if let Some(callback) = job.callback.clone() {
+                self.begin(job, callback);
+            }
+        }
+        let next = next.map_or(LOOK, |next| {
+            Duration::from_secs_f64((next - now()).max(0.0))
+        });
+        next.min(LOOK)
+    }
+
+    fn begin(&mut self, job: Job, callback: Callback) {
+        let url = Url::parse(&callback.url).ok();
+        let name = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+        let host = self.hosts.entry(name.to_owned());
+        let host = Arc::clone(host.or_insert_with(|| Arc::new(Host::new())));
+        // The map has one more.
+        let is_crowded = Arc::strong_count(&host) - 1 > MOST_OF_A_HOST;
+        let (jobs, policy) = (self.jobs.clone(), Arc::clone(&self.policy));
+        self.sending.spawn(async move {
+            let sent = if is_crowded {
+                postponed(callback, now() + CROWDED_PAUSE.as_secs_f64())
+            } else {
+                in_turn(&job, callback, &host, &policy).await
+            };
+            if let Err(error) = jobs.store().set_callback(&job.id, sent).await {
+                warn!(job = job.id, %error, "the state of a callback could not be stored");
+            }
+        });
+    }
+}
+
+/// Sends a callback when it is its turn among those to the same host, unless the host rests.
+async fn in_turn(
+    job: &Job,
+    mut callback: Callback,
+    host: &Host,
+    policy: &CallbackPolicy,
+) -> Callback {
+    // It is never closed.
+    let _turn = host.turns.acquire().await.ok();
+    let until = *host.rests_until();
+    if until > now() {
+        return postponed(callback, until);
+    }
+    let begun = Instant::now();
+    attempt(job, &mut callback, policy).await;
+    if callback.state == CallbackState::Pending && begun.elapsed() > SLOW {
+        *host.rests_until() = now() + HOST_REST.as_secs_f64();
+    }
+    callback
+}
+
+/// A callback that is sent later; that is no attempt.
+fn postponed(callback: Callback, until: f64) -> Callback {
+    Callback {
+        next: Some(until),
+        ..callback
+    }
 }
 
 /// Sends a callback, and records what became of it.

@@ -2,8 +2,8 @@
 //!
 //! A job is one audio file with what the client asked for. [`store`] keeps jobs, their audio, their finished chunks and
 //! their results, so that they survive the end of the process. [`runner`] takes one job after the other and submits it
-//! to the actor tree, below all other work. [`callback`] reports finished jobs to the URLs that clients gave. The
-//! [`Jobs`] handle is what the HTTP routes use.
+//! to the actor tree, below all other work. [`callback`] reports finished jobs to the URLs that clients gave, and
+//! [`upkeep`] removes what has expired. The [`Jobs`] handle is what the HTTP routes use.
 //!
 //! Work is done at least once: a job whose node dies is taken again, and goes on from its last finished chunk. Its result
 //! is stored once, with its state.
@@ -14,6 +14,7 @@ pub mod record;
 pub mod report;
 pub mod runner;
 pub mod store;
+pub mod upkeep;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,12 +24,13 @@ use std::time::Duration;
 use stt_actors::domain::transcript::Transcript;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::jobs::{self as metrics, Outcome};
 use crate::settings::Settings;
 use audio::AudioStore;
-use record::{Job, State, StoredAudio, now};
+use record::{Job, State, StoredAudio};
 use store::{Counts, Exceeded, JobStore, Put, PutLimits, StoreError};
 
 /// Jobs that are kept at most, of all clients.
@@ -36,6 +38,9 @@ const MOST_JOBS: usize = 10_000;
 
 /// Jobs of one owner that are listed at most.
 const MOST_LISTED: usize = 1000;
+
+/// How long a call waits until audio is removed that no job needs. The removal then goes on without it.
+const REMOVAL_WAIT: Duration = Duration::from_secs(2);
 
 /// Limits of jobs, from the settings.
 #[derive(Clone, Debug)]
@@ -76,6 +81,31 @@ impl JobLimits {
             client_bytes: self.client_bytes,
         }
     }
+
+    /// Checks a request by itself.
+    fn check_size(&self, files: usize, bytes: u64) -> Result<(), TooLarge> {
+        // Without any, the client has too many already.
+        if files > self.per_client.max(1) {
+            return Err(TooLarge::Files(files, self.per_client));
+        }
+        let limits = [
+            (self.client_bytes, "JOB_STORAGE_PER_CLIENT_MB"),
+            (self.storage_bytes, "JOB_STORAGE_MB"),
+        ];
+        match limits.into_iter().find(|(limit, _)| bytes > *limit) {
+            Some((limit, setting)) => Err(TooLarge::Audio(bytes, limit, setting)),
+            None => Ok(()),
+        }
+    }
+
+    fn error(&self, exceeded: Exceeded) -> JobError {
+        match exceeded {
+            Exceeded::ClientJobs(kept) => JobError::TooMany(kept, self.per_client),
+            Exceeded::ClientBytes => JobError::ClientFull,
+            Exceeded::Jobs => JobError::Full,
+            Exceeded::Bytes => JobError::StorageFull,
+        }
+    }
 }
 
 /// Why a job cannot be stored or read.
@@ -84,33 +114,38 @@ pub enum JobError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The client has too many jobs.
+    /// The client would have too many jobs. Its number of jobs, and the limit.
     #[error(
-        "this client has {0} jobs, the most that are kept (MAX_JOBS_PER_CLIENT); delete some, or wait until they expire"
+        "this client has {0} jobs, and may have {1} (MAX_JOBS_PER_CLIENT); delete some, or wait until they expire"
     )]
-    TooMany(usize),
+    TooMany(usize, usize),
     /// The audio of the client's jobs would take too much space.
     #[error(
-        "the audio of this client's jobs takes the space that it may take (JOB_STORAGE_PER_CLIENT_MB); wait until some are done"
+        "with this request, the audio of this client's jobs would take more space than it may (JOB_STORAGE_PER_CLIENT_MB); wait until some are done"
     )]
     ClientFull,
     /// The audio of all jobs would take too much space.
-    #[error("the audio of all jobs takes the space that it may take (JOB_STORAGE_MB)")]
+    #[error(
+        "with this request, the audio of all jobs would take more space than it may (JOB_STORAGE_MB)"
+    )]
     StorageFull,
-    /// There are too many jobs of all clients.
-    #[error("the server keeps ten thousand jobs, which is the most")]
+    /// There would be too many jobs of all clients.
+    #[error("the server keeps at most ten thousand jobs, and has no place for these")]
     Full,
+    /// The request would exceed a limit even if there were no other jobs.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
 }
 
-impl From<Exceeded> for JobError {
-    fn from(exceeded: Exceeded) -> Self {
-        match exceeded {
-            Exceeded::ClientJobs(kept) => Self::TooMany(kept),
-            Exceeded::ClientBytes => Self::ClientFull,
-            Exceeded::Jobs => Self::Full,
-            Exceeded::Bytes => Self::StorageFull,
-        }
-    }
+/// A request that exceeds a limit whatever else is stored.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TooLarge {
+    /// It has too many files.
+    #[error("the request has {0} files, and a client may have {1} jobs (MAX_JOBS_PER_CLIENT)")]
+    Files(usize, usize),
+    /// Its audio takes too much space. In bytes, and the setting.
+    #[error("the audio of the request has at least {0} bytes; the limit is {1} ({2})")]
+    Audio(u64, u64, &'static str),
 }
 
 /// The jobs of this node. Clones refer to the same jobs.
@@ -159,14 +194,15 @@ impl Jobs {
         self.0.store.changes()
     }
 
-    /// Checks, before a body is read, whether a client may submit a job.
+    /// Checks, before a body is read, whether a client may submit a job. `bytes`: the least size of its audio.
     ///
     /// # Errors
     /// There are too many jobs, their audio takes too much space, or the store failed.
-    pub async fn check_room(&self, client: &str) -> Result<(), JobError> {
+    pub async fn check_room(&self, client: &str, bytes: u64) -> Result<(), JobError> {
+        self.0.limits.check_size(1, bytes)?;
         let counts = self.store().counts(Some(client)).await?;
-        let exceeded = self.0.limits.of_store().exceeded_by(&counts, 1, 1);
-        exceeded.map_or(Ok(()), |exceeded| Err(exceeded.into()))
+        let exceeded = self.0.limits.of_store().exceeded_by(&counts, 1, bytes);
+        exceeded.map_or(Ok(()), |exceeded| Err(self.0.limits.error(exceeded)))
     }
 
     /// Stores the audio of a job that is not stored yet.
@@ -186,17 +222,31 @@ impl Jobs {
     /// As [`Self::check_room`]. The audio is removed then, too, unless the jobs may be stored nevertheless.
     pub async fn submit(&self, jobs: Vec<Job>) -> Result<Vec<Job>, JobError> {
         let keys: Vec<String> = jobs.iter().map(|job| job.audio.key.clone()).collect();
+        let bytes = jobs.iter().map(|job| job.audio.bytes).sum();
+        if let Err(error) = self.0.limits.check_size(jobs.len(), bytes) {
+            self.remove_audio(keys).await;
+            return Err(error.into());
+        }
         let put = self.store().put(jobs, self.0.limits.of_store()).await;
         // Of a store that did not answer, it is unknown what it did. Audio that no job needs is removed later.
         if !matches!(put, Ok(Put::Added(_)) | Err(StoreError::Unavailable(_))) {
-            for key in &keys {
-                self.audio().remove(key).await;
-            }
+            self.remove_audio(keys).await;
         }
         match put? {
             Put::Added(jobs) | Put::Known(jobs) => Ok(jobs),
-            Put::Exceeded(exceeded) => Err(exceeded.into()),
+            Put::Exceeded(exceeded) => Err(self.0.limits.error(exceeded)),
         }
+    }
+
+    /// Removes audio that no job needs. A store that is slow or away does not delay the caller by more than seconds; what
+    /// cannot be removed is removed later.
+    pub async fn remove_audio(&self, keys: Vec<String>) {
+        let audio = Arc::clone(&self.0.audio);
+        let removal = tokio::spawn(async move {
+            let removals = keys.iter().map(|key| audio.remove(key));
+            futures::future::join_all(removals).await;
+        });
+        let _ = timeout(REMOVAL_WAIT, removal).await;
     }
 
     /// A job of this owner.
@@ -234,28 +284,10 @@ impl Jobs {
         if let Some(running) = self.running().get(&job.id) {
             running.cancel();
         }
+        // That of a job that is over was removed at its end.
         if !removed.state.is_over() {
             metrics::record_end(Outcome::Cancelled);
-        }
-        self.0.audio.remove(&removed.audio.key).await;
-        Ok(())
-    }
-
-    /// Removes audio that no job needs.
-    async fn sweep(&self) -> Result<(), StoreError> {
-        let in_use = self.store().audio_in_use().await?;
-        let prefix = audio::prefix(&self.store().salt());
-        Ok(self.audio().sweep(&prefix, &in_use).await?)
-    }
-
-    /// Keeps the store in order, and removes the jobs whose time is over.
-    async fn maintain(&self) -> Result<(), StoreError> {
-        self.store().maintain().await?;
-        for job in self.store().expired(now()).await? {
-            if self.store().remove(&job.id).await?.is_some() {
-                metrics::record_end(Outcome::Expired);
-                self.0.audio.remove(&job.audio.key).await;
-            }
+            self.remove_audio(vec![removed.audio.key]).await;
         }
         Ok(())
     }

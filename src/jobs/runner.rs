@@ -20,17 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::jobs::Jobs;
-use crate::jobs::audio::AudioError;
+use crate::jobs::audio::{self, AudioError};
 use crate::jobs::record::{Failure, Job, State};
 use crate::jobs::store::Claimed;
 use crate::metrics::jobs::{self as metrics, Outcome};
 
 /// How often a job may be taken without finishing a chunk. A job that ends its node each time would never stop.
 const MOST_ATTEMPTS: u32 = 5;
-/// How often expired jobs are looked for, and a store that failed is asked again.
-const UPKEEP: Duration = Duration::from_secs(10);
-/// How often audio that no job needs is looked for.
-const SWEEP: Duration = Duration::from_secs(3600);
 /// How long a node that is busy leaves a job to nodes that are idle, where they share their jobs.
 const COURTESY: Duration = Duration::from_secs(10);
 /// How often the lease of a running job is renewed.
@@ -63,8 +59,6 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
     let mut running = JoinSet::new();
     let mut changes = runner.jobs.changes();
     let mut hot = runner.stt.hot_states();
-    let mut upkeep = interval(UPKEEP);
-    let mut sweeps = interval(SWEEP);
     let mut poll = interval(runner.jobs.store().poll());
     // Since when a job waits that an idle node could take.
     let mut waits_since = None;
@@ -77,16 +71,6 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
             _ = hot.changed() => {}
             Some(_) = running.join_next() => {}
             _ = poll.tick() => {}
-            _ = upkeep.tick() => {
-                if let Err(error) = runner.jobs.maintain().await {
-                    warn!(%error, "expired jobs could not be removed");
-                }
-            }
-            _ = sweeps.tick() => {
-                if let Err(error) = runner.jobs.sweep().await {
-                    warn!(%error, "audio that no job needs could not be removed");
-                }
-            }
         }
     }
     runner.jobs.close();
@@ -250,7 +234,7 @@ impl Runner {
     /// Fetches the audio of a job, which may take longer than its lease.
     async fn fetch(&self, job: &Job, cancelled: &CancellationToken) -> Result<AudioSource, End> {
         let mut renewal = interval(RENEWAL);
-        let fetched = self.jobs.audio().fetch(&job.audio);
+        let fetched = audio::fetch(self.jobs.audio(), &job.audio);
         tokio::pin!(fetched);
         let error = loop {
             tokio::select! {
@@ -267,19 +251,23 @@ impl Runner {
         };
         warn!(job = job.id, %error, "the audio of a job cannot be read");
         match error {
-            // Another node may see it, if a folder that nodes share is not mounted here.
-            AudioError::Lost(_) if job.attempts < MOST_ATTEMPTS => Err(End::Again {
-                reason: error.to_string(),
-                blameless: false,
-            }),
-            AudioError::Lost(_) => Err(End::Failed(
-                SttError::Internal("the audio of the job is lost"),
-                job.progress.seconds_done,
-            )),
             AudioError::Unavailable(reason) => Err(End::Again {
                 reason,
                 blameless: true,
             }),
+            // Another node may see it, if a folder that nodes share is not mounted here, or later this one.
+            error if job.attempts < MOST_ATTEMPTS => Err(End::Again {
+                reason: error.to_string(),
+                blameless: false,
+            }),
+            error => {
+                let why = match error {
+                    AudioError::Lost(_) => "the audio of the job is lost",
+                    _ => "the audio of the job cannot be read",
+                };
+                let seconds = job.progress.seconds_done;
+                Err(End::Failed(SttError::Internal(why), seconds))
+            }
         }
     }
 
@@ -452,7 +440,7 @@ impl Runner {
             match self.jobs.store().finish(&job.id, outcome).await {
                 Ok(ended) => {
                     if ended.is_some() {
-                        self.jobs.audio().remove(&job.audio.key).await;
+                        self.jobs.remove_audio(vec![job.audio.key.clone()]).await;
                     }
                     return ended.is_some();
                 }

@@ -9,11 +9,13 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
     AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisError, cmd,
 };
-use stt_actors::ports::DirectoryError;
 use tokio::time::{Instant, timeout_at};
 
 use super::servers::{Opener, RedisPem, Servers};
-use super::{RedisUrlError, TIME_LIMIT, as_answer, unusable, while_connecting};
+use super::{
+    CommandError, RedisUrlError, TIME_LIMIT, as_answer, is_about_the_command, unusable,
+    while_connecting,
+};
 
 /// Time limit of one answer: half of [`TIME_LIMIT`], so that a call that finds its connection dead has
 /// time for a new one.
@@ -58,14 +60,16 @@ impl Client {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         commands: Commands<'_>,
-    ) -> Result<T, DirectoryError> {
+    ) -> Result<T, CommandError> {
         let deadline = Instant::now() + TIME_LIMIT;
         let pool = self.pool.load_full();
         let mut lease = match timeout_at(deadline, pool.get()).await {
             Ok(Ok(connection)) => Lease(Some(connection)),
-            Ok(Err(PoolError::Backend(error))) => return Err(self.error(&while_connecting(&error))),
-            Ok(Err(error)) => return Err(self.error(&error.to_string())),
-            Err(_) => return Err(self.error("no connection in time")),
+            Ok(Err(PoolError::Backend(error))) => {
+                return Err(self.outage(&while_connecting(&error)));
+            }
+            Ok(Err(error)) => return Err(self.outage(&error.to_string())),
+            Err(_) => return Err(self.outage("no connection in time")),
         };
         let connection = lease.connection();
         let answer = async {
@@ -79,13 +83,19 @@ impl Client {
                 lease.keep();
                 Ok(answer)
             }
-            Ok(Err(error)) => Err(self.error(&as_answer(&error))),
-            Err(_) => Err(self.error("it gave no answer in time")),
+            Ok(Err(error)) => Err(CommandError {
+                is_outage: !is_about_the_command(&error),
+                ..self.outage(&as_answer(&error))
+            }),
+            Err(_) => Err(self.outage("it gave no answer in time")),
         }
     }
 
-    pub(super) fn error(&self, what: &str) -> DirectoryError {
-        DirectoryError(format!("Redis at {}: {what}", self.server))
+    pub(super) fn outage(&self, what: &str) -> CommandError {
+        CommandError {
+            text: format!("Redis at {}: {what}", self.server),
+            is_outage: true,
+        }
     }
 }
 

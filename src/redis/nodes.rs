@@ -87,7 +87,9 @@ impl NodeReader {
     /// Redis is away, or refuses.
     pub async fn read(&self) -> Result<NodeList, DirectoryError> {
         let list = timeout(LIST_LIMIT, self.list()).await;
-        list.unwrap_or_else(|_elapsed| Err(self.0.error("it did not list its keys in time")))
+        list.unwrap_or_else(|_elapsed| {
+            Err(self.0.outage("it did not list its keys in time").into())
+        })
     }
 
     async fn list(&self) -> Result<NodeList, DirectoryError> {

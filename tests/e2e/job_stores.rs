@@ -10,15 +10,20 @@ use stt_actors::domain::transcript::Transcript;
 use stt_actors::{Options, Priority, Progress};
 use test_support::redis_server::RedisServer;
 use uttera_stt::jobs::audio::folder::AudioFolder;
+use uttera_stt::jobs::audio::s3::S3Audio;
+use uttera_stt::jobs::audio::{self, AudioError};
 use uttera_stt::jobs::record::{
     Callback, Failure, Job, JobForm, State, StoredAudio, Submitter, now,
 };
 use uttera_stt::jobs::store::embedded::EmbeddedStore;
 use uttera_stt::jobs::store::shared::SharedStore;
-use uttera_stt::jobs::store::{Exceeded, JobStore, Put, PutLimits, StoreError};
-use uttera_stt::jobs::{JobError, JobLimits, Jobs};
+use uttera_stt::jobs::store::{CALLBACK_LEASE, Exceeded, JobStore, Put, PutLimits, StoreError};
+use uttera_stt::jobs::{JobError, JobLimits, Jobs, TooLarge};
 use uttera_stt::redis::RedisPem;
 use uttera_stt::render::{Details, Format};
+use uttera_stt::settings::S3Settings;
+use wiremock::matchers::path;
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
 const KEEP: Duration = Duration::from_secs(60);
 const LIMITS: PutLimits = PutLimits {
@@ -149,8 +154,7 @@ async fn keeps_jobs(store: &dyn JobStore) {
         failed.expect("works").and_then(|job| job.error),
         Some(failure)
     );
-    let (due, _) = store.due_callbacks(now() + 1.0).await.expect("reads");
-    assert_eq!(due.len(), 2);
+    takes_callbacks(store).await;
     assert!(store.expired(now()).await.expect("reads").is_empty());
     assert_eq!(store.expired(now() + 61.0).await.expect("reads").len(), 2);
     assert_eq!(claim(store).await.as_deref(), Some("c"));
@@ -158,6 +162,29 @@ async fn keeps_jobs(store: &dyn JobStore) {
     assert!(!store.renew("c").await.expect("works"));
     assert!(!store.save("c", PROGRESS, vec![]).await.expect("works"));
     assert_eq!(claim(store).await, None);
+}
+
+/// Two callbacks are due: each is taken once, until its lease ends or its state is stored.
+async fn takes_callbacks(store: &dyn JobStore) {
+    let take = async |at: f64| store.take_callbacks(at, 1).await.expect("reads");
+    let at = now() + 1.0;
+    let (first, next) = take(at).await;
+    assert!(next.is_some_and(|next| next < at), "the other one is due");
+    let (second, next) = take(at).await;
+    assert_ne!(first[0].id, second[0].id);
+    let lease_ends = at + CALLBACK_LEASE.as_secs_f64();
+    assert!(next.is_some_and(|next| (next - lease_ends).abs() < 0.01));
+    assert!(take(at).await.0.is_empty());
+    assert_eq!(take(lease_ends + 1.0).await.0.len(), 1);
+    for job in [&first[0], &second[0]] {
+        let mut callback = job.callback.clone().expect("one");
+        callback.next = Some(at + 500.0);
+        let stored = store.set_callback(&job.id, callback).await;
+        stored.expect("works");
+    }
+    let (none, next) = take(at + 499.0).await;
+    assert!(none.is_empty() && next.is_some_and(|next| (next - at - 500.0).abs() < 0.01));
+    assert_eq!(take(at + 501.0).await.0.len(), 1);
 }
 
 /// Limits hold for what is kept and for what is added together.
@@ -245,6 +272,13 @@ fn age(redis: &RedisServer, id: &str) {
     redis.ask::<Vec<String>>(&[&claim[..], &["IDLE", "20000", "JUSTID"]].concat());
 }
 
+/// Lets the time of a lease pass for all stores of this process, at once. Nothing else waits meanwhile.
+async fn pass_a_lease() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(20)).await;
+    tokio::time::resume();
+}
+
 #[tokio::test]
 async fn a_job_of_a_dead_node_is_taken_however_many_others_run_and_a_node_never_takes_its_own() {
     let redis = RedisServer::start().await;
@@ -257,6 +291,8 @@ async fn a_job_of_a_dead_node_is_taken_however_many_others_run_and_a_node_never_
     }
     assert_eq!(claim(&second).await, None);
     age(&redis, "23");
+    assert_eq!(claim(&second).await, None, "Redis may have been away");
+    pass_a_lease().await;
     assert_eq!(claim(&first).await, None, "it works on it");
     assert_eq!(claim(&second).await.as_deref(), Some("23"));
     // The first one notices that it has lost it, and can have it again.
@@ -277,10 +313,13 @@ async fn nodes_keep_their_jobs_while_redis_is_away() {
     let (first, second) = (node(&redis).await, node(&redis).await);
     add(&first, "a").await;
     assert_eq!(claim(&first).await.as_deref(), Some("a"));
+    pass_a_lease().await;
     redis.pause().await;
     assert!(first.renew("a").await.is_err());
     assert!(second.claim().await.is_err());
     redis.resume().await;
+    // Redis executes what it was sent before.
+    test_support::until("it answers", async || second.get("a").await.is_ok()).await;
     age(&redis, "a");
     assert_eq!(claim(&second).await, None, "its node could not renew it");
     assert!(first.renew("a").await.expect("works"));
@@ -331,14 +370,24 @@ async fn an_answer_that_is_lost_loses_no_job_and_no_result() {
     test_support::until("it is done", done).await;
     let again = store.finish("a", Ok(Transcript::default())).await;
     assert!(again.expect("works").is_some(), "this node has ended it");
-    // A job that is refused leaves no audio.
-    let mut second = job("b", None);
-    second.audio = jobs.store_audio(&recording).await.expect("stores");
-    second.audio.bytes = 1001;
-    let path = folder.path().join("audio").join(&second.audio.key);
-    let refused = jobs.submit(vec![second]).await;
-    assert!(matches!(refused, Err(JobError::ClientFull)), "{refused:?}");
-    assert!(!path.exists());
+    // A job that is refused leaves no audio, whether its request is too large or the others take the space.
+    add(&*store, "other").await;
+    for (bytes, is_too_large) in [(1000, false), (1001, true)] {
+        let mut second = job("b", None);
+        second.audio = jobs.store_audio(&recording).await.expect("stores");
+        second.audio.bytes = bytes;
+        let path = folder.path().join("audio").join(&second.audio.key);
+        match jobs.submit(vec![second]).await {
+            Err(JobError::ClientFull) => assert!(!is_too_large),
+            Err(JobError::TooLarge(TooLarge::Audio(1001, 1000, _))) => assert!(is_too_large),
+            other => panic!("{other:?}"),
+        }
+        assert!(!path.exists());
+    }
+    let room = async |bytes| jobs.check_room("client", bytes).await;
+    assert!(room(900).await.is_ok());
+    assert!(matches!(room(901).await, Err(JobError::ClientFull)));
+    assert!(matches!(room(1001).await, Err(JobError::TooLarge(_))));
 }
 
 #[tokio::test]
@@ -362,4 +411,60 @@ async fn a_redis_that_lost_its_data_gets_the_salt_again_and_what_cannot_be_read_
     assert_eq!(claim(&second).await.as_deref(), Some("b"));
     // Its audio is not removed: nobody knows its name.
     assert!(second.audio_in_use().await.is_err());
+}
+
+/// The audio of a job that a store has.
+fn stored(key: &str) -> StoredAudio {
+    StoredAudio {
+        key: key.to_owned(),
+        bytes: 5,
+    }
+}
+
+#[tokio::test]
+async fn audio_that_cannot_be_read_is_not_a_folder_that_is_away() {
+    let jobs = tempfile::tempdir().expect("a folder");
+    let folder = AudioFolder::open(jobs.path()).expect("opens");
+    let path = jobs.path().join("audio");
+    let fetch = async || audio::fetch(&folder, &stored("key")).await;
+    assert!(matches!(fetch().await, Err(AudioError::Lost(_))));
+    std::os::unix::fs::symlink("key", path.join("key")).expect("links");
+    assert!(matches!(fetch().await, Err(AudioError::Unreadable(_))));
+    std::fs::remove_file(path.join("key")).expect("removes");
+    std::fs::write(path.join("key"), "audio").expect("writes");
+    assert!(fetch().await.is_ok());
+    std::fs::remove_dir_all(&path).expect("removes");
+    std::fs::write(&path, "no folder").expect("writes");
+    assert!(matches!(fetch().await, Err(AudioError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_is_not_a_bucket_that_is_away() {
+    let server = MockServer::start().await;
+    let settings = S3Settings {
+        bucket: "bucket".to_owned(),
+        endpoint: Some(server.uri().parse().expect("a URL")),
+        key_id: Some("id".to_owned()),
+        key: Some("key".into()),
+        ..S3Settings::default()
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let bucket = S3Audio::new(&settings, folder.path().to_owned()).expect("is valid");
+    let fetch = async || audio::fetch(&bucket, &stored("key")).await;
+    let answer = |at: &str, answer| Mock::given(path(at)).respond_with(answer);
+    let forbidden = || ResponseTemplate::new(403);
+    answer("/bucket/key", forbidden()).mount(&server).await;
+    let away = answer("/bucket", forbidden())
+        .mount_as_scoped(&server)
+        .await;
+    assert!(matches!(fetch().await, Err(AudioError::Unavailable(_))));
+    drop(away);
+    let empty = "<ListBucketResult><Name>bucket</Name></ListBucketResult>";
+    let list = ResponseTemplate::new(200).set_body_string(empty);
+    answer("/bucket", list).mount(&server).await;
+    assert!(matches!(fetch().await, Err(AudioError::Unreadable(_))));
+    assert!(matches!(
+        audio::fetch(&bucket, &stored("none")).await,
+        Err(AudioError::Lost(_))
+    ));
 }

@@ -10,6 +10,9 @@ use reqwest::{Method, Response};
 use serde_json::Value;
 use sha2::Sha256;
 use test_support::{Server, form, model, refused, sample, signal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -148,6 +151,7 @@ async fn jobs_belong_to_their_key_and_are_limited_and_a_repeated_request_is_reco
     let settings = [
         ("API_KEYS", "key-one,key-two"),
         ("MAX_JOBS_PER_CLIENT", "3"),
+        ("JOB_STORAGE_PER_CLIENT_MB", "1"),
     ];
     let server = Server::start(&model("tiny.en").await, &settings).await;
     let send = |key: &'static str, idempotency: &'static str, form: Form| {
@@ -212,6 +216,12 @@ async fn jobs_belong_to_their_key_and_are_limited_and_a_repeated_request_is_reco
         .expect("JSON");
     assert_eq!(other["number"], 0);
     assert_ne!(other["id"], first["data"][0]["id"]);
+    // No space would ever suffice: by the length of the body, or of the audio.
+    for bytes in [1_100_000, 3_000_000] {
+        let large = Form::new().part("file", Part::bytes(vec![0; bytes]).file_name("a.wav"));
+        let too_large = send("key-two", "large", large).await.expect("an answer");
+        refused(too_large, 413, "upload_too_large", None).await;
+    }
     // Neither the second request's audio nor that of the rejected one is kept.
     server.until_ready().await;
     let audio = || {
@@ -382,6 +392,73 @@ async fn audio_that_cannot_be_decoded_fails_its_job() {
         Some("callback_url"),
     )
     .await;
+}
+
+/// A receiver that answers nothing until it is told to.
+struct Silent {
+    url: String,
+    answer: watch::Sender<bool>,
+    calls: watch::Receiver<usize>,
+}
+
+impl Silent {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let (answer, answers) = watch::channel(false);
+        let (calling, calls) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                calling.send_modify(|calls| *calls += 1);
+                let mut answers = answers.clone();
+                tokio::spawn(async move {
+                    let _ = connection.read(&mut [0; 4096]).await;
+                    let _ = answers.wait_for(|answer| *answer).await;
+                    let head = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+                    let _ = connection.write_all(head).await;
+                    // Closed unread, the connection would break.
+                    let _ = tokio::io::copy(&mut connection, &mut tokio::io::sink()).await;
+                });
+            }
+        });
+        Self { url, answer, calls }
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_delays_the_callbacks_of_no_other() {
+    let mut silent = Silent::start().await;
+    let receiver = MockServer::start().await;
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(204))
+        .mount(&receiver)
+        .await;
+    let settings = [
+        ("JOB_CALLBACK_SECRET", SECRET),
+        ("JOB_CALLBACK_HOSTS", "127.0.0.1,localhost"),
+    ];
+    let server = Server::ready(&model("tiny.en").await, &settings).await;
+    let noise = server.folder().join("noise.wav");
+    std::fs::write(&noise, b"no audio at all").expect("writes");
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        waiting.push(submit(&server, &noise, &[("callback_url", &silent.url)]).await);
+    }
+    let called = silent.calls.wait_for(|calls| *calls > 0).await;
+    drop(called.expect("it is called"));
+    let other = receiver.uri().replace("127.0.0.1", "localhost");
+    let other = submit(&server, &noise, &[("callback_url", &other)]).await;
+    let callback = async |id: &str| job(&server, id).await["callback"].clone();
+    let is_delivered = async || callback(&other).await["status"] == "delivered";
+    server.until("the other one is called", is_delivered).await;
+    assert!(*silent.calls.borrow() <= 3, "as many at the same time");
+    silent.answer.send_replace(true);
+    for id in waiting {
+        let is_delivered = async || callback(&id).await["status"] == "delivered";
+        server
+            .until("the callback is delivered", is_delivered)
+            .await;
+    }
 }
 
 #[tokio::test]

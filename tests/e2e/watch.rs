@@ -121,6 +121,16 @@ async fn a_file_is_a_job_that_stays_when_the_command_is_interrupted() {
         "the same file is the same job"
     );
     drop(again);
+    let impatient = [&arguments[..], &["--limit-seconds", "1"]].concat();
+    let mut impatient = command(&impatient);
+    let impatient = impatient.stderr(Stdio::piped()).spawn().expect("runs");
+    let is_repeated = async || server.log_lines("status=202").len() == 3;
+    server.until("it is submitted again", is_repeated).await;
+    drop(server);
+    let ended = impatient.wait_with_output().expect("it ends");
+    assert!(!ended.status.success());
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert!(errors.contains("the job stays on the server"), "{errors}");
     let server = Server::ready(&model("tiny.en").await, &[]).await;
     let arguments = ["transcribe", file, "--url", &server.url, "--job"];
     let full = OpenOptions::new().write(true).open("/dev/full");

@@ -292,15 +292,17 @@ async fn the_wait_for_a_job_survives_an_outage_and_ends_when_the_server_rejects_
     let done = json(200, "", r#"{"id":"1","status":"done"}"#);
     let lost = json(404, "", "");
     let away = [json(503, "", ""), Act::Reply(String::new())];
-    let acts = away.into_iter().chain([running, done, lost]);
+    let acts = (away.into_iter()).chain([running, done, lost, json(503, "", "")]);
     let server = Scripted::start(acts).await;
     let client = server.client().retry(RetryPolicy::never());
     let client = client.build().expect("a client");
     let mut looks = 0;
-    let job = client.wait_for_job("1", |_| looks += 1).await;
+    let job = client.wait_for_job("1", None, |_| looks += 1).await;
     assert!(job.expect("it is done").status.is_over());
     assert_eq!((looks, server.requests().len()), (2, 4));
-    let error = client.wait_for_job("1", |_| {}).await;
-    let error = error.expect_err("there is no such job");
-    assert_eq!(error.status().map(|error| error.status), Some(404));
+    for (patience, status) in [(None, 404), (Some(Duration::ZERO), 503)] {
+        let error = client.wait_for_job("1", patience, |_| {}).await;
+        let error = error.expect_err("there is no such job, or no patience");
+        assert_eq!(error.status().map(|error| error.status), Some(status));
+    }
 }

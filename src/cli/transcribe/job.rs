@@ -28,6 +28,9 @@ pub enum JobError {
     /// A call failed, or the file cannot be read.
     #[error(transparent)]
     Call(#[from] Error),
+    /// The server accepted the job, and is away for longer than the caller waits.
+    #[error("{0}; the job stays on the server, and the same command takes it up again")]
+    Away(Error),
     /// The server accepted the job, and does not have it any more.
     #[error("the server does not have the job any more")]
     Lost,
@@ -38,7 +41,7 @@ impl JobError {
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Call(error) => is_outage(error),
-            Self::Lost => false,
+            Self::Away(_) | Self::Lost => false,
         }
     }
 
@@ -46,7 +49,7 @@ impl JobError {
     pub fn is_about_the_file(&self) -> bool {
         match self {
             Self::Call(error) => is_about_the_file(error),
-            Self::Lost => false,
+            Self::Away(_) | Self::Lost => false,
         }
     }
 }
@@ -98,7 +101,7 @@ impl Pause {
     pub fn after(&mut self, error: &JobError) -> Duration {
         let asked = match error {
             JobError::Call(error) => error.retry_after().unwrap_or_default(),
-            JobError::Lost => Duration::ZERO,
+            JobError::Away(_) | JobError::Lost => Duration::ZERO,
         };
         self.next().max(asked.min(LONGEST_PAUSE))
     }
@@ -106,15 +109,17 @@ impl Pause {
 
 /// Submits a file as a job, and waits for it; the caller deletes the job when its text is safe. The same file with the
 /// same options is the same job, as long as the server keeps it: another call takes it up without another upload.
-/// `submitted` gets the job at once.
+/// `submitted` gets the job at once. `patience`: how long the server may be away then; `None`: for ever.
 ///
 /// # Errors
-/// The file cannot be read, the server cannot be reached or rejects a call, or does not have the job any more.
+/// The file cannot be read, the server cannot be reached or rejects a call, is away for too long, or does not have the
+/// job any more.
 pub async fn finish_job(
     client: &Client,
     file: &Path,
     format: ResponseFormat,
     options: &SpeechOptions,
+    patience: Option<Duration>,
     submitted: impl FnOnce(&Job),
 ) -> Result<FinishedJob, JobError> {
     let key = idempotency_key(file, format, options).map_err(Error::Source)?;
@@ -129,7 +134,11 @@ pub async fn finish_job(
         bar.set_length(job.seconds_known.unwrap_or_default().ceil() as u64);
         bar.set_position(job.seconds_done as u64);
     };
-    let job = client.wait_for_job(&job.id, show).await.map_err(lost)?;
+    let ended = client.wait_for_job(&job.id, patience, show).await;
+    let job = ended.map_err(|error| match error {
+        error if is_outage(&error) => JobError::Away(error),
+        error => lost(error),
+    })?;
     let text = match job.error {
         Some(error) => Err(error.message),
         None => Ok(client.job_result(&job.id, format).await.map_err(lost)?),

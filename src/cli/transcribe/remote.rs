@@ -33,7 +33,7 @@ pub(super) struct ServerArgs {
         default_value = "whisper-1"
     )]
     ask_for: String,
-    /// Time limit in seconds for each file. With --job: for its upload, and for the pauses while the server is away; the
+    /// Time limit in seconds for each file. With --job: for its upload, and for the time that the server may be away; the
     /// job itself has no limit.
     #[arg(long, value_name = "N", requires = "url", default_value_t = 3600,
         value_parser = clap::value_parser!(u64).range(1..))]
@@ -145,7 +145,8 @@ async fn as_jobs(args: &TranscribeArgs, options: &SpeechOptions) -> anyhow::Resu
     .await
 }
 
-/// Finishes a job although its server is away or busy, as long as the pauses are together not longer than the limit.
+/// Finishes a job although its server is away or busy: until it accepted the job, as long as the pauses are together not
+/// longer than the limit, and afterwards, as long as it answers within the limit.
 async fn patiently(
     client: &Client,
     file: &Path,
@@ -160,7 +161,7 @@ async fn patiently(
             is_accepted = true;
             eprintln!("{}: job {}", file.display(), job.id);
         };
-        let error = match finish_job(client, file, format, options, submitted).await {
+        let error = match finish_job(client, file, format, options, Some(limit), submitted).await {
             Ok(finished) => return Ok(finished),
             Err(error) => error,
         };

@@ -3,7 +3,7 @@
 //! A file is complete when the kernel reports that the program that wrote it closed it or moved it into the folder. Files
 //! that were there before, and those that another machine writes to a network file system, have no such event: they are
 //! complete if two successive rescans find the same size and time of modification, and the kernel has not reported that
-//! a program here writes to them.
+//! a program here writes to them. If it has, sixty rescans decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -39,6 +39,10 @@ impl Version {
         self.bytes
     }
 }
+
+/// After so many rescans that find the same version of an open file, it is complete: a program may keep a file open for
+/// ever, and the kernel reports no end if a file was cut by its path.
+const STILL: u32 = 60;
 
 /// An event of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +81,11 @@ struct State {
     is_open: bool,
     /// A program closed it after the last write, or moved it here.
     is_closed: bool,
-    /// The last two rescans found the same version.
+    /// The last two rescans found the same version, or the last [`STILL`], if it is open.
     is_quiet: bool,
     seen: Option<Version>,
+    /// How many rescans in succession found the version that the one before had found.
+    same: u32,
     is_running: bool,
     /// The version whose result or failure this process wrote.
     done: Option<Version>,
@@ -112,7 +118,7 @@ impl Files {
         let state = self.0.entry(name.to_owned()).or_default();
         state.is_open = change == Change::Written;
         state.is_closed = change == Change::Complete;
-        state.is_quiet = false;
+        (state.is_quiet, state.seen) = (false, None);
         state.is_settled = false;
     }
 
@@ -127,7 +133,8 @@ impl Files {
     pub fn seen(&mut self, name: &OsStr, version: Version) {
         if let Some(state) = self.0.get_mut(name) {
             let is_same = state.seen.replace(version) == Some(version);
-            state.is_quiet = is_same && !state.is_open;
+            state.same = if is_same { state.same + 1 } else { 0 };
+            state.is_quiet = state.same >= if state.is_open { STILL } else { 1 };
         }
     }
 
@@ -140,7 +147,7 @@ impl Files {
         if state.is_running {
             return false;
         }
-        // A result that was there before this process stays, whoever wrote it.
+        // This process replaces only results that it wrote itself.
         let is_current = has_result && state.done.is_none_or(|done| done == version);
         let is_empty = version.bytes == 0 && !state.is_open;
         state.is_settled = is_current || is_empty || state.given_up == Some(version);
@@ -251,6 +258,14 @@ mod tests {
         }
         files.change(&name(), Change::Complete);
         assert!(files.take(&name(), version(2), false));
+        files.ended(&name(), Outcome::Transcribed(version(2)));
+        // Cut by its path.
+        files.change(&name(), Change::Written);
+        let looks = (0..100).position(|_| {
+            files.seen(&name(), version(1));
+            files.take(&name(), version(1), true)
+        });
+        assert_eq!(looks, Some(60));
     }
 
     #[test]

@@ -11,12 +11,14 @@ mod work;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use futures::FutureExt;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use uttera_stt_client::{Attempt, Client};
@@ -189,22 +191,19 @@ impl Watcher {
         if self.files.take(name, version, has_result) {
             let (work, name) = (Arc::clone(&self.work), name.to_owned());
             self.running.spawn(async move {
-                let outcome = work.transcribe(&file, &result).await;
-                (name, outcome)
+                let outcome = AssertUnwindSafe(work.transcribe(&file, &result)).catch_unwind();
+                (name, outcome.await.unwrap_or(Outcome::GivenUp(version)))
             });
         }
     }
 
     fn ended(&mut self, ended: Result<(OsString, Outcome), JoinError>) {
-        match ended {
-            Ok((name, outcome)) => {
-                self.failed +=
-                    usize::from(matches!(outcome, Outcome::Failed(_) | Outcome::GivenUp(_)));
-                self.files.ended(&name, outcome);
-                // It may have been changed and closed meanwhile.
-                self.look(&name, false);
-            }
-            Err(error) => eprintln!("{error}"),
+        // It neither panics nor is it aborted.
+        if let Ok((name, outcome)) = ended {
+            self.failed += usize::from(matches!(outcome, Outcome::Failed(_) | Outcome::GivenUp(_)));
+            self.files.ended(&name, outcome);
+            // It may have been changed and closed meanwhile.
+            self.look(&name, false);
         }
     }
 

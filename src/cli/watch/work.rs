@@ -110,7 +110,7 @@ impl Work {
             timeout: Some(Duration::from_secs(limit)),
             ..SpeechOptions::default()
         };
-        finish_job(&self.client, file, self.format, &options, |_| {}).await
+        finish_job(&self.client, file, self.format, &options, None, |_| {}).await
     }
 
     /// Writes the outcome of a job, and deletes the job then. The outcome of older content is not written.
@@ -191,7 +191,7 @@ fn concerns_all_files(error: &JobError) -> bool {
     match error {
         JobError::Call(Error::Connect(_)) => true,
         JobError::Call(Error::Status(error)) => !matches!(error.status, 409 | 500),
-        JobError::Call(_) | JobError::Lost => false,
+        JobError::Call(_) | JobError::Away(_) | JobError::Lost => false,
     }
 }
 

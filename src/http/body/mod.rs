@@ -57,7 +57,7 @@ pub const MAX_FIELDS: usize = 64;
 /// The longest text field.
 pub const MAX_FIELD_BYTES: usize = 64 * 1024;
 /// The most bytes that a body may have besides the audio: part headers and text fields.
-const OVERHEAD_BYTES: u64 = 1024 * 1024;
+pub const OVERHEAD_BYTES: u64 = 1024 * 1024;
 
 /// How a route expects the audio.
 #[derive(Clone, Copy, Debug)]
@@ -274,10 +274,14 @@ fn reject_compressed(request: &HttpRequest) -> Result<(), ApiError> {
     }
 }
 
+/// The length of a body in bytes, if the client says so.
+pub fn length(request: &HttpRequest) -> Option<u64> {
+    let length = request.headers().get(CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
 fn check_length(request: &HttpRequest, largest: u64, file: u64) -> Result<(), ApiError> {
-    let length = request.headers().get(CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    match length {
+    match length(request) {
         Some(length) if length > largest => Err(ApiError::upload_too_large(length, file)),
         Some(_) | None => Ok(()),
     }

@@ -20,9 +20,10 @@ use crate::http::reply::error::ApiError;
 use crate::http::reply::sse;
 use crate::http::request_log::StreamedLogLine;
 use crate::http::{AppState, auth, pipeline};
-use crate::jobs::Jobs;
 use crate::jobs::record::{Callback, Job, JobForm, State, Submitter, now};
 use crate::jobs::report::{DeletedJob, JobList, JobReport, OBJECT};
+use crate::jobs::store::StoreError;
+use crate::jobs::{JobError, Jobs};
 use crate::metrics::Endpoint;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -80,8 +81,9 @@ async fn submit(
 ) -> Result<HttpResponse, ApiError> {
     let key = idempotency_key(&request)?;
     // The body is unread, so another node may get the request.
-    let unread = |error| ApiError::from(error).before_work();
-    let jobs = state.jobs.get().await.map_err(unread)?;
+    let unread = |error: JobError| ApiError::from(error).before_work();
+    let unopened = |error: StoreError| unread(error.into());
+    let jobs = state.jobs.get().await.map_err(unopened)?;
     if !jobs.is_accepting() || state.stt.snapshot().draining {
         return Err(ApiError::jobs_closed());
     }
@@ -89,13 +91,15 @@ async fn submit(
     let salt = jobs.store().salt();
     let (owner, client) = (caller.owner_of_jobs(&salt), caller.client_of_jobs(&salt));
     if let Some(key) = &key {
-        let known = jobs.store().known(&client, key).await.map_err(unread)?;
+        let known = jobs.store().known(&client, key).await;
+        let known = known.map_err(unopened)?;
         if !known.is_empty() {
             return Ok(accepted(&state, jobs, &known).await);
         }
     }
-    jobs.check_room(&client).await?;
-    let uploads = state.jobs.uploads().await?;
+    let room = jobs.check_room(&client, least_bytes(&request)).await;
+    room.map_err(unread)?;
+    let uploads = state.jobs.uploads().await.map_err(unopened)?;
     let mut parts = body::read(&request, body, uploads, JOB_BODY).await?;
     let callback = parts
         .field("callback_url")
@@ -115,7 +119,8 @@ async fn submit(
         let audio = match jobs.store_audio(upload.source.path()).await {
             Ok(audio) => audio,
             Err(error) => {
-                discard(jobs, &new).await;
+                let stored = new.into_iter().map(|job: Job| job.audio.key);
+                jobs.remove_audio(stored.collect()).await;
                 return Err(error.into());
             }
         };
@@ -155,11 +160,10 @@ async fn submit(
     Ok(accepted(&state, jobs, &stored).await)
 }
 
-/// Removes the audio of jobs that were not stored.
-async fn discard(jobs: &Jobs, new: &[Job]) {
-    for job in new {
-        jobs.audio().remove(&job.audio.key).await;
-    }
+/// The least size of the audio in a request, as far as the client says how long its body is.
+fn least_bytes(request: &HttpRequest) -> u64 {
+    let length = body::length(request).unwrap_or_default();
+    length.saturating_sub(body::OVERHEAD_BYTES).max(1)
 }
 
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {

@@ -61,9 +61,15 @@ impl AudioStore for AudioFolder {
             .map_err(io::Error::other)?
     }
 
+    async fn ping(&self) -> io::Result<()> {
+        tokio::fs::read_dir(&*self.0).await?.next_entry().await?;
+        Ok(())
+    }
+
     async fn fetch(&self, audio: &StoredAudio) -> Result<AudioSource, AudioError> {
         let path = self.path(&audio.key);
-        let metadata = tokio::fs::metadata(&path).await?;
+        // Opened, because a file that may not be read has a length, too.
+        let metadata = tokio::fs::File::open(&path).await?.metadata().await?;
         if metadata.len() != audio.bytes {
             return Err(AudioError::Lost("the file has another length".to_owned()));
         }

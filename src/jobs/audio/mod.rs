@@ -23,7 +23,10 @@ pub enum AudioError {
     /// It is not there, or it is not what was stored.
     #[error("{0}")]
     Lost(String),
-    /// Where it is stored cannot be reached now.
+    /// It cannot be read here now, although the store can be used: it may not be read, or there is no space for a copy.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The store cannot be used now.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -33,7 +36,7 @@ impl From<io::Error> for AudioError {
         if error.kind() == io::ErrorKind::NotFound {
             Self::Lost(error.to_string())
         } else {
-            Self::Unavailable(error.to_string())
+            Self::Unreadable(error.to_string())
         }
     }
 }
@@ -44,7 +47,11 @@ pub trait AudioStore: Send + Sync {
     /// Stores a file under this name; it also stays where it is. It is durable afterwards. Returns its size.
     async fn store(&self, file: &Path, key: &str) -> io::Result<u64>;
 
-    /// The audio of a job, in a file, to be decoded.
+    /// Asks whether the store can be used.
+    async fn ping(&self) -> io::Result<()>;
+
+    /// The audio of a job, in a file, to be decoded. It does not tell [`AudioError::Unavailable`] from
+    /// [`AudioError::Unreadable`]: [`fetch`] does.
     async fn fetch(&self, audio: &StoredAudio) -> Result<AudioSource, AudioError>;
 
     /// Removes audio. It may be gone already.
@@ -53,6 +60,20 @@ pub trait AudioStore: Send + Sync {
     /// Removes old audio whose name has this prefix and that is not in use: its jobs were not stored, because the process
     /// ended before.
     async fn sweep(&self, prefix: &str, in_use: &[String]) -> io::Result<()>;
+}
+
+/// The audio of a job, in a file, to be decoded.
+///
+/// # Errors
+/// Why not; if it is the store that cannot be used, not this audio alone, [`AudioError::Unavailable`].
+pub async fn fetch(store: &dyn AudioStore, audio: &StoredAudio) -> Result<AudioSource, AudioError> {
+    match store.fetch(audio).await {
+        Err(AudioError::Unreadable(reason)) => Err(match store.ping().await {
+            Ok(()) => AudioError::Unreadable(reason),
+            Err(error) => AudioError::Unavailable(error.to_string()),
+        }),
+        fetched => fetched,
+    }
 }
 
 /// The prefix of the names of a store's audio: a folder or a bucket may have audio of other stores, which is not this

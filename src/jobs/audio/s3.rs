@@ -27,7 +27,8 @@ const PART: usize = 8 << 20;
 const PARTS_AT_ONCE: usize = 2;
 /// How long a connection to the store may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// How long the store may take for an answer, the upload of a part included, which is 2 Mbit/s, and for more of a download.
+/// How long the store may take for an answer, the upload of a part included, and for more of a download. With
+/// [`PARTS_AT_ONCE`] parts, an upload must be faster than about 4 Mbit/s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(35);
 /// How often a request is tried again, if the store fails or cannot be reached.
 const RETRIES: usize = 2;
@@ -53,6 +54,8 @@ impl S3Audio {
         install_crypto();
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(&settings.bucket)
+            // Some stores cannot delete several objects in one request.
+            .with_disable_bulk_delete(true)
             .with_client_options(
                 ClientOptions::new()
                     .with_connect_timeout(CONNECT_LIMIT)
@@ -84,15 +87,6 @@ impl S3Audio {
             prefix: ObjectPath::from(settings.prefix.as_str()),
             scratch,
         })
-    }
-
-    /// Asks the store whether the place can be read.
-    ///
-    /// # Errors
-    /// It cannot.
-    pub async fn ping(&self) -> io::Result<()> {
-        self.bucket.list_with_delimiter(Some(&self.prefix)).await?;
-        Ok(())
     }
 
     fn path(&self, key: &str) -> ObjectPath {
@@ -137,6 +131,12 @@ impl AudioStore for S3Audio {
         // This removes them itself if it fails.
         to.shutdown().await?;
         Ok(bytes)
+    }
+
+    async fn ping(&self) -> io::Result<()> {
+        // One page of the list, however many objects there are.
+        self.bucket.list(Some(&self.prefix)).try_next().await?;
+        Ok(())
     }
 
     async fn fetch(&self, audio: &StoredAudio) -> Result<AudioSource, AudioError> {

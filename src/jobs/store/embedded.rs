@@ -26,7 +26,7 @@ use stt_actors::domain::transcript::Transcript;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Claimed, Counts, JobStore, Put, PutLimits, StoreError};
+use super::{CALLBACK_LEASE, Claimed, Counts, JobStore, Put, PutLimits, StoreError};
 use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
 
 /// The name of the file in the folder of jobs.
@@ -67,6 +67,9 @@ struct Index {
     jobs: HashMap<String, Job>,
     /// Ids of queued jobs, the longest waiting first.
     queue: BTreeMap<Turn, String>,
+    /// Until when callbacks that were taken are not due, by the id of their job, in Unix seconds. The end of the process
+    /// ends them.
+    leases: HashMap<String, f64>,
 }
 
 /// The place of a job in the queue: its time of submission in microseconds, and its place in the request.
@@ -214,6 +217,27 @@ impl Index {
         known
     }
 
+    fn take_callbacks(&mut self, at: f64, most: usize) -> (Vec<Job>, Option<f64>) {
+        self.leases.retain(|_, until| *until > at);
+        let time = |job: &Job| {
+            let callback = job.callback.as_ref()?;
+            let next = (callback.next).filter(|_| callback.state == CallbackState::Pending)?;
+            let lease = self.leases.get(&job.id);
+            Some(lease.map_or(next, |until| next.max(*until)))
+        };
+        let mut pending: Vec<(f64, &Job)> = (self.jobs.values())
+            .filter_map(|job| Some((time(job)?, job)))
+            .collect();
+        pending.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        let due = pending.partition_point(|(time, _)| *time <= at).min(most);
+        let next = pending.get(due).map(|(time, _)| *time);
+        let taken: Vec<Job> = pending[..due].iter().map(|&(_, job)| job.clone()).collect();
+        let until = at + CALLBACK_LEASE.as_secs_f64();
+        self.leases
+            .extend(taken.iter().map(|job| (job.id.clone(), until)));
+        (taken, next)
+    }
+
     fn counts(&self, client: Option<&str>) -> Counts {
         let mut counts = Counts::default();
         self.jobs.values().for_each(|job| counts.add(job, client));
@@ -286,28 +310,24 @@ impl JobStore for EmbeddedStore {
     }
 
     async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
-        let first = self.0.index().queue.values().next().cloned();
-        let Some(id) = first else { return Ok(None) };
-        let taken = self.change(
-            &id,
-            |job, _| (job.state == State::Queued).then(|| job.take()),
-            |_, _| Ok(()),
-        );
-        let Some((job, ())) = taken.await? else {
-            return Ok(None);
-        };
-        let of_job = id.clone();
-        let finished = self
-            .blocking(move |inner, database| finished_work(inner.opened(database)?, &of_job))
-            .await;
-        match finished {
-            Ok(finished) => Ok(Some(Claimed { job, finished })),
-            Err(error) => {
-                // Nobody would work on it.
-                self.release(&id, true).await?;
-                Err(error)
-            }
-        }
+        self.blocking(|inner, database| {
+            let mut job = {
+                let index = inner.index();
+                let first = index.queue.values().next();
+                match first.and_then(|id| index.jobs.get(id)) {
+                    Some(job) => job.clone(),
+                    None => return Ok(None),
+                }
+            };
+            // First: if it fails, the job stays queued.
+            let finished = finished_work(inner.opened(database)?, &job.id)?;
+            job.take();
+            inner.write(database, |transaction| put_job(transaction, &job))?;
+            inner.index().adopt(job.clone());
+            inner.announce();
+            Ok(Some(Claimed { job, finished }))
+        })
+        .await
     }
 
     async fn renew(&self, id: &str) -> Result<bool, StoreError> {
@@ -425,21 +445,12 @@ impl JobStore for EmbeddedStore {
         Ok(expired.cloned().collect())
     }
 
-    async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError> {
-        let index = self.0.index();
-        let (mut due, mut next) = (Vec::new(), None);
-        for job in index.jobs.values() {
-            let pending = job
-                .callback
-                .as_ref()
-                .filter(|callback| callback.state == CallbackState::Pending);
-            match pending.and_then(|callback| callback.next) {
-                Some(time) if time <= at => due.push(job.clone()),
-                Some(time) => next = Some(next.map_or(time, |next: f64| next.min(time))),
-                None => {}
-            }
-        }
-        Ok((due, next))
+    async fn take_callbacks(
+        &self,
+        at: f64,
+        most: usize,
+    ) -> Result<(Vec<Job>, Option<f64>), StoreError> {
+        Ok(self.0.index().take_callbacks(at, most))
     }
 
     async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError> {
@@ -448,6 +459,7 @@ impl JobStore for EmbeddedStore {
             Some(())
         };
         self.change(id, change, |_, _| Ok(())).await?;
+        self.0.index().leases.remove(id);
         Ok(())
     }
 
@@ -460,7 +472,7 @@ impl JobStore for EmbeddedStore {
 
 fn open(path: &Path) -> Result<Database, StoreError> {
     use std::os::unix::fs::OpenOptionsExt;
-    // Texts of speech are private, whoever made the folder.
+    // Only this user may read the texts, even if others may read the folder.
     let mut private = std::fs::OpenOptions::new();
     private.create(true).append(true).mode(0o600);
     private

@@ -19,6 +19,9 @@ use tokio::sync::watch;
 
 use crate::jobs::record::{Callback, Failure, Job, State};
 
+/// How long a callback belongs to whom took it.
+pub const CALLBACK_LEASE: Duration = Duration::from_secs(120);
+
 /// Why a store did not do what was asked.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -227,8 +230,13 @@ pub trait JobStore: Send + Sync {
     /// The jobs that expired before this time, in Unix seconds.
     async fn expired(&self, at: f64) -> Result<Vec<Job>, StoreError>;
 
-    /// The jobs whose callback is due at this time, in Unix seconds, and when the next one is.
-    async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError>;
+    /// Takes at most this many jobs whose callback is due at this time, in Unix seconds: for [`CALLBACK_LEASE`] or until
+    /// [`Self::set_callback`], they are due for nobody else. Also returns when the next one is due.
+    async fn take_callbacks(
+        &self,
+        at: f64,
+        most: usize,
+    ) -> Result<(Vec<Job>, Option<f64>), StoreError>;
 
     /// Stores the state of a callback.
     async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError>;

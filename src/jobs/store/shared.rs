@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_redis::redis::{FromRedisValue, cmd};
@@ -19,18 +19,15 @@ use stt_actors::Progress;
 use stt_actors::domain::finished::{FinishedPart, FinishedWork};
 use stt_actors::domain::transcript::Transcript;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Claimed, Counts, Exceeded, JobStore, Put, PutLimits, StoreError};
+use super::{CALLBACK_LEASE, Claimed, Counts, Exceeded, JobStore, Put, PutLimits, StoreError};
 use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
 use crate::redis::{RedisCommands, RedisPem};
 
 /// A job that was not renewed for this time is taken by another node: several renewals.
 const LEASE: Duration = Duration::from_secs(15);
-/// How long a callback belongs to the node that found it due.
-const CALLBACK_LEASE_SECONDS: f64 = 60.0;
-/// Callbacks that a node takes at once.
-const CALLBACKS_AT_ONCE: usize = 16;
 /// After this time without a job, the consumer of a node that does not ask any more is removed.
 const SILENCE: Duration = Duration::from_secs(86_400);
 /// How often nodes look for jobs of others.
@@ -49,8 +46,8 @@ pub struct SharedStore {
     changed: watch::Sender<u64>,
     /// The jobs that this node has, as they are stored.
     held: Mutex<HashMap<String, Job>>,
-    /// When Redis did not answer last.
-    failed: Mutex<Option<Instant>>,
+    /// When Redis was last found to be away, or this node came: before that, nodes may not have been able to renew.
+    last_outage: Mutex<Instant>,
 }
 
 /// What a script does, and its text after [`COMMON`].
@@ -82,7 +79,7 @@ impl SharedStore {
             salt: Mutex::new(*uuid::Uuid::new_v4().as_bytes()),
             changed: watch::Sender::new(0),
             held: Mutex::default(),
-            failed: Mutex::default(),
+            last_outage: Mutex::new(Instant::now()),
         };
         store.maintain().await?;
         Ok(store)
@@ -103,16 +100,17 @@ impl SharedStore {
         }
         let answer = self.redis.run(&command).await;
         answer.map_err(|error| {
-            *locked(&self.failed) = Some(Instant::now());
+            if error.is_outage {
+                *locked(&self.last_outage) = Instant::now();
+            }
             StoreError::Unavailable(error.to_string())
         })
     }
 
     /// The time after which a lease that was not renewed has ended. While Redis is away, no node can renew one: for the
-    /// time of a lease afterwards, this node takes no job of another one.
+    /// time of a lease after this node noticed that, or came, it takes no job of another one.
     fn lease(&self) -> Duration {
-        let failed = *locked(&self.failed);
-        if failed.is_some_and(|failed| failed.elapsed() < LEASE) {
+        if locked(&self.last_outage).elapsed() < LEASE {
             SILENCE
         } else {
             LEASE
@@ -366,11 +364,15 @@ impl JobStore for SharedStore {
         Ok(in_order(&jobs))
     }
 
-    async fn due_callbacks(&self, at: f64) -> Result<(Vec<Job>, Option<f64>), StoreError> {
-        let until = (at + CALLBACK_LEASE_SECONDS).to_string();
-        let most = CALLBACKS_AT_ONCE.to_string();
+    async fn take_callbacks(
+        &self,
+        at: f64,
+        most: usize,
+    ) -> Result<(Vec<Job>, Option<f64>), StoreError> {
+        let until = (at + CALLBACK_LEASE.as_secs_f64()).to_string();
+        let (at, most) = (at.to_string(), most.to_string());
         let found: Vec<String> = self
-            .run(script!("callbacks"), &[&at.to_string(), &until, &most])
+            .run(script!("callbacks"), &[&at, &until, &most])
             .await?;
         let Some((next, due)) = found.split_first() else {
             return Ok((Vec::new(), None));

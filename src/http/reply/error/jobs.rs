@@ -91,7 +91,10 @@ impl From<JobError> for ApiError {
         let message = error.to_string();
         match error {
             JobError::Store(error) => error.into(),
-            JobError::TooMany(_) | JobError::ClientFull => {
+            JobError::TooLarge(_) => {
+                Self::client(StatusCode::PAYLOAD_TOO_LARGE, "upload_too_large", message)
+            }
+            JobError::TooMany(..) | JobError::ClientFull => {
                 Self::too_many("too_many_jobs", message, TOO_MANY_RETRY)
             }
             JobError::StorageFull | JobError::Full => Self::server(

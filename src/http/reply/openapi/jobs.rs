@@ -128,7 +128,7 @@ fn errors_of_submission() -> Vec<ApiError> {
     errors.extend([
         Refused::NoSecret.into(),
         ApiError::invalid_idempotency_key(),
-        JobError::TooMany(0).into(),
+        JobError::TooMany(0, 0).into(),
         SttError::Draining {
             retry_after: Duration::ZERO,
         }

@@ -5,14 +5,21 @@ if not json then
   return false
 end
 drop_entry(id)
-local state = meta(id, 'state')
-if not is_over(state) then
-  add_bytes(meta(id, 'client'), -tonumber(meta(id, 'bytes')))
+-- Values may be missing, if Redis evicted the keys or a person removed them.
+local state, client = meta(id, 'state'), meta(id, 'client')
+local owner, known = meta(id, 'owner'), meta(id, 'known')
+if client then
+  redis.call('SREM', key('client', client), id)
+  if not is_over(state) then
+    add_bytes(client, -tonumber(meta(id, 'bytes') or 0))
+  end
 end
-redis.call('ZREM', key('state', state), id)
-redis.call('SREM', key('owner', meta(id, 'owner')), id)
-redis.call('SREM', key('client', meta(id, 'client')), id)
-local known = meta(id, 'known')
+if state then
+  redis.call('ZREM', key('state', state), id)
+end
+if owner then
+  redis.call('SREM', key('owner', owner), id)
+end
 if known then
   redis.call('LREM', key('known', known), 0, id)
 end
