@@ -15,6 +15,8 @@ const JOBS: &str = "/v1/audio/jobs";
 /// The first pause between two looks at a job, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The least time limit of a look at a job.
+const LAST_LOOK: Duration = Duration::from_secs(10);
 /// The longest pause between two looks at a job while the server cannot be reached.
 const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -168,7 +170,7 @@ impl Client {
     /// Waits until a job is over, and returns it. `progress` gets the job after each look at it.
     ///
     /// The wait itself has no time limit. A server that is away or busy does not end it before `patience` has passed
-    /// since the last answer (`None`: never): a look that fails with an error that a later call may not get (see
+    /// since the last answer (`None`: never), and at most ten seconds more for the last look: a look that fails with an error that a later call may not get (see
     /// [`Error::is_retryable`]), or at the time limit of a call, is repeated after a pause that grows to a minute. A
     /// caller that does not want to wait any longer drops the future; the job stays as it is. The telemetry hook reports
     /// the failed looks.
@@ -185,7 +187,7 @@ impl Client {
         let (mut pause, mut outage_pause) = (FIRST_PAUSE, FIRST_PAUSE);
         let mut answered = Instant::now();
         loop {
-            match self.job(id).await {
+            match self.look_at(id, patience, answered).await {
                 Ok(job) => {
                     answered = Instant::now();
                     progress(&job);
@@ -212,6 +214,27 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl Client {
+    /// One look at a job, which ends with the patience.
+    async fn look_at(
+        &self,
+        id: &str,
+        patience: Option<Duration>,
+        answered: Instant,
+    ) -> Result<Job, Error> {
+        let look = self.job(id);
+        let Some(patience) = patience else {
+            return look.await;
+        };
+        let left = patience.saturating_sub(answered.elapsed()).max(LAST_LOOK);
+        let looked = tokio::time::timeout(left, look).await;
+        looked.unwrap_or(Err(Error::Timeout {
+            limit: left,
+            whole: true,
+        }))
     }
 }
 

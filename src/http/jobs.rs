@@ -7,8 +7,9 @@ use std::time::Duration;
 use stt_actors::domain::transcript::{Task, Transcript};
 use stt_actors::{Stt, SttError};
 use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, SetOnce};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::http::Limits;
@@ -33,6 +34,9 @@ use crate::tls::redis::RedisFiles;
 /// How long the end of the server waits until running jobs are back in the queue.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long a call waits for a shared store that is not open yet.
+const OPEN_WAIT: Duration = Duration::from_secs(2);
+
 /// The pause before a shared store that could not be opened is tried again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(5);
 
@@ -50,7 +54,9 @@ struct Inner {
     stt: Stt,
     hooks: Hooks,
     runtime: Handle,
-    open: OnceCell<OpenJobs>,
+    open: SetOnce<OpenJobs>,
+    /// One call at a time opens the store.
+    opening: Mutex<()>,
 }
 
 /// Jobs that several nodes share in Redis.
@@ -120,7 +126,8 @@ impl JobService {
                 charge: Arc::new(charge),
             },
             runtime: Handle::current(),
-            open: OnceCell::new(),
+            open: SetOnce::new(),
+            opening: Mutex::new(()),
         }))
     }
 
@@ -130,7 +137,7 @@ impl JobService {
             // Redis may come later than this node.
             let service = self.clone();
             self.0.runtime.spawn(async move {
-                while let Err(error) = service.get().await {
+                while let Err(error) = service.open_now().await {
                     warn!(%error, "jobs cannot be used (JOBS_SHARED)");
                     tokio::time::sleep(REOPEN_PAUSE).await;
                 }
@@ -170,7 +177,7 @@ impl JobService {
         };
         let runner = open.runner.lock().ok().and_then(|mut runner| runner.take());
         if let Some(runner) = runner
-            && tokio::time::timeout(STOP_LIMIT, runner).await.is_err()
+            && timeout(STOP_LIMIT, runner).await.is_err()
         {
             warn!("running jobs were not put back into the queue in time; the next start does it");
         }
@@ -178,7 +185,32 @@ impl JobService {
     }
 
     async fn open(&self) -> Result<&OpenJobs, StoreError> {
-        self.0.open.get_or_try_init(|| self.start()).await
+        if let Some(open) = self.0.open.get() {
+            return Ok(open);
+        }
+        if self.0.shared.is_none() {
+            return self.open_now().await;
+        }
+        // Redis may be away for long, and calls that each tried to reach it would wait for each other.
+        let opened = timeout(OPEN_WAIT, self.0.open.wait()).await;
+        opened.map_err(|_elapsed| StoreError::Unavailable("Redis was not reached yet".to_owned()))
+    }
+
+    async fn open_now(&self) -> Result<&OpenJobs, StoreError> {
+        let _one = self.0.opening.lock().await;
+        if self.0.open.get().is_none() {
+            // It is empty: the lock is held.
+            let _ = self.0.open.set(self.start().await?);
+        }
+        let open = self.0.open.get();
+        open.ok_or_else(|| StoreError::Unavailable("it is closed".to_owned()))
+    }
+
+    /// Charges for what was transcribed of a job that was deleted while it waited.
+    pub fn charge_deleted(&self, job: &Job) {
+        if job.progress.seconds_done > 0.0 {
+            (self.0.hooks.charge)(job, job.progress.seconds_done);
+        }
     }
 
     /// Opens the store and starts what works on its jobs.

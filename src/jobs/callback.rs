@@ -251,44 +251,43 @@ impl Sender {
         let (jobs, policy) = (self.jobs.clone(), Arc::clone(&self.policy));
         self.sending.spawn(async move {
             let sent = if is_crowded {
-                postponed(callback, now() + CROWDED_PAUSE.as_secs_f64())
+                Err(now() + CROWDED_PAUSE.as_secs_f64())
             } else {
                 in_turn(&job, callback, &host, &policy).await
             };
-            if let Err(error) = jobs.store().set_callback(&job.id, sent).await {
+            let stored = match sent {
+                Ok(callback) => jobs.store().set_callback(&job.id, callback).await,
+                Err(until) => jobs.store().postpone_callback(&job.id, until).await,
+            };
+            if let Err(error) = stored {
                 warn!(job = job.id, %error, "the state of a callback could not be stored");
             }
         });
     }
 }
 
-/// Sends a callback when it is its turn among those to the same host, unless the host rests.
+/// Sends a callback when it is its turn among those to the same host.
+///
+/// # Errors
+/// The host rests, until this time in Unix seconds.
 async fn in_turn(
     job: &Job,
     mut callback: Callback,
     host: &Host,
     policy: &CallbackPolicy,
-) -> Callback {
+) -> Result<Callback, f64> {
     // It is never closed.
     let _turn = host.turns.acquire().await.ok();
     let until = *host.rests_until();
     if until > now() {
-        return postponed(callback, until);
+        return Err(until);
     }
     let begun = Instant::now();
     attempt(job, &mut callback, policy).await;
     if callback.state == CallbackState::Pending && begun.elapsed() > SLOW {
         *host.rests_until() = now() + HOST_REST.as_secs_f64();
     }
-    callback
-}
-
-/// A callback that is sent later; that is no attempt.
-fn postponed(callback: Callback, until: f64) -> Callback {
-    Callback {
-        next: Some(until),
-        ..callback
-    }
+    Ok(callback)
 }
 
 /// Sends a callback, and records what became of it.

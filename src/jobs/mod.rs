@@ -276,10 +276,10 @@ impl Jobs {
         self.store().result(id).await
     }
 
-    /// Cancels a job if it is not over, and removes everything of it.
-    pub async fn remove(&self, job: &Job) -> Result<(), StoreError> {
+    /// Cancels a job if it is not over, and removes everything of it. Returns it as it was.
+    pub async fn remove(&self, job: &Job) -> Result<Option<Job>, StoreError> {
         let Some(removed) = self.store().remove(&job.id).await? else {
-            return Ok(());
+            return Ok(None);
         };
         if let Some(running) = self.running().get(&job.id) {
             running.cancel();
@@ -287,9 +287,9 @@ impl Jobs {
         // That of a job that is over was removed at its end.
         if !removed.state.is_over() {
             metrics::record_end(Outcome::Cancelled);
-            self.remove_audio(vec![removed.audio.key]).await;
+            self.remove_audio(vec![removed.audio.key.clone()]).await;
         }
-        Ok(())
+        Ok(Some(removed))
     }
 
     /// Jobs by state, and the space of their audio.

@@ -15,7 +15,7 @@ use stt_actors::{
     Client, Event, HotState, Progress, Stt, SttError, Trace, TranscriptStream, Urgency,
 };
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,8 +31,14 @@ const MOST_ATTEMPTS: u32 = 5;
 const COURTESY: Duration = Duration::from_secs(10);
 /// How often the lease of a running job is renewed.
 pub const RENEWAL: Duration = Duration::from_secs(5);
-/// The pause before the next job is taken after an attempt that may succeed later.
+/// How often the runner asks for jobs of which this process hears nothing.
+const POLL: Duration = Duration::from_secs(1);
+/// The pause before the next job is taken after an attempt that may succeed later, whatever the job.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(3);
+/// How long this node leaves a job alone whose audio it cannot read: other jobs come first.
+const REST: Duration = Duration::from_secs(3);
+/// The same where nodes share their jobs: another one may be able to read it.
+const REST_FOR_OTHERS: Duration = Duration::from_secs(60);
 /// The pause after the result of a job could not be stored.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -59,7 +65,9 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
     let mut running = JoinSet::new();
     let mut changes = runner.jobs.changes();
     let mut hot = runner.stt.hot_states();
-    let mut poll = interval(runner.jobs.store().poll());
+    let mut poll = interval(POLL);
+    // A store that hangs makes each round long.
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Since when a job waits that an idle node could take.
     let mut waits_since = None;
     loop {
@@ -89,10 +97,11 @@ enum End {
     Done(Box<Transcript>),
     /// It has no result, after these seconds of audio.
     Failed(SttError, f64),
-    /// Another attempt may succeed. With `blameless`, this attempt does not count.
+    /// Another attempt may succeed. With `blameless`, this attempt does not count. The job is the reason if it rests.
     Again {
         reason: String,
         blameless: bool,
+        rest: Option<Duration>,
     },
     /// It was deleted, after these seconds of audio.
     Cancelled(f64),
@@ -170,7 +179,7 @@ impl Runner {
         let done = AssertUnwindSafe(self.work_on(claimed)).catch_unwind().await;
         if done.is_err() {
             self.jobs.running().remove(&job.id);
-            self.release(&job, false).await;
+            self.release(&job, false, None).await;
         }
     }
 
@@ -192,7 +201,7 @@ impl Runner {
         } else {
             self.attempt(&job, finished, &cancelled).await
         };
-        let pauses = matches!(end, End::Again { .. });
+        let pauses = matches!(end, End::Again { rest: None, .. });
         self.end(&job, end).await;
         self.jobs.running().remove(&job.id);
         if pauses {
@@ -226,6 +235,7 @@ impl Runner {
                     error,
                     SttError::NotReady { .. } | SttError::Overloaded { .. }
                 ),
+                rest: None,
             },
             end => end,
         }
@@ -242,10 +252,10 @@ impl Runner {
                     Ok(audio) => return Ok(audio),
                     Err(error) => break error,
                 },
-                () = cancelled.cancelled() => return Err(End::Cancelled(0.0)),
+                () = cancelled.cancelled() => return Err(End::Cancelled(job.progress.seconds_done)),
                 () = self.stt.until_draining() => return Err(End::Draining),
                 _ = renewal.tick() => if matches!(self.jobs.store().renew(&job.id).await, Ok(false)) {
-                    return Err(self.lost(job, Progress::default()).await);
+                    return Err(self.lost(job, job.progress).await);
                 },
             }
         };
@@ -254,11 +264,18 @@ impl Runner {
             AudioError::Unavailable(reason) => Err(End::Again {
                 reason,
                 blameless: true,
+                rest: None,
+            }),
+            AudioError::NoCopy(_) => Err(End::Again {
+                reason: error.to_string(),
+                blameless: true,
+                rest: Some(self.rest()),
             }),
             // Another node may see it, if a folder that nodes share is not mounted here, or later this one.
             error if job.attempts < MOST_ATTEMPTS => Err(End::Again {
                 reason: error.to_string(),
                 blameless: false,
+                rest: Some(self.rest()),
             }),
             error => {
                 let why = match error {
@@ -268,6 +285,14 @@ impl Runner {
                 let seconds = job.progress.seconds_done;
                 Err(End::Failed(SttError::Internal(why), seconds))
             }
+        }
+    }
+
+    fn rest(&self) -> Duration {
+        if self.jobs.store().is_shared() {
+            REST_FOR_OTHERS
+        } else {
+            REST
         }
     }
 
@@ -397,9 +422,13 @@ impl Runner {
                     );
                 }
             }
-            End::Again { reason, blameless } => {
+            End::Again {
+                reason,
+                blameless,
+                rest,
+            } => {
                 warn!(job = job.id, reason, "a job is queued again");
-                self.release(job, blameless).await;
+                self.release(job, blameless, rest).await;
             }
             End::Failed(error, seconds) => {
                 let failure = (self.hooks.failure)(error);
@@ -424,7 +453,7 @@ impl Runner {
                     job = job.id,
                     "a job is interrupted by the end of the server and goes on later"
                 );
-                self.release(job, true).await;
+                self.release(job, true, None).await;
             }
         }
     }
@@ -453,9 +482,10 @@ impl Runner {
         }
     }
 
-    async fn release(&self, job: &Job, blameless: bool) {
+    async fn release(&self, job: &Job, blameless: bool, rest: Option<Duration>) {
         let give_up = Instant::now() + STORE_PAUSE * 2;
-        while let Err(error) = self.jobs.store().release(&job.id, blameless).await {
+        let rest = rest.unwrap_or_default();
+        while let Err(error) = (self.jobs.store().release(&job.id, blameless, rest)).await {
             warn!(job = job.id, %error, "a job could not be put back into the queue");
             if self.stt.snapshot().draining && Instant::now() > give_up {
                 // The next start finds it running, and queues it.

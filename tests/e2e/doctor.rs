@@ -6,7 +6,8 @@ use std::process::Output;
 
 use serde_json::Value;
 use test_support::command_line::{err, out, run_with};
-use test_support::redis_server::{RedisServer, free_port};
+use test_support::port::free_port;
+use test_support::redis_server::RedisServer;
 use test_support::{Server, model, voice_activity};
 
 /// Part of every secret in these tests, which no output may show.

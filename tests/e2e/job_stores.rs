@@ -138,7 +138,10 @@ async fn keeps_jobs(store: &dyn JobStore) {
     let in_use = store.audio_in_use().await.expect("reads");
     assert_eq!((in_use.len(), in_use.contains(&"b".to_owned())), (2, false));
     // It goes on with what was finished; a blameless attempt does not count.
-    store.release("a", true).await.expect("works");
+    store
+        .release("a", true, Duration::ZERO)
+        .await
+        .expect("works");
     let again = store.claim().await.expect("works").expect("one");
     assert_eq!((again.job.id.as_str(), again.job.attempts), ("a", 1));
     assert_eq!(
@@ -158,6 +161,14 @@ async fn keeps_jobs(store: &dyn JobStore) {
     assert!(store.expired(now()).await.expect("reads").is_empty());
     assert_eq!(store.expired(now() + 61.0).await.expect("reads").len(), 2);
     assert_eq!(claim(store).await.as_deref(), Some("c"));
+    // A job that rests makes place for a later one.
+    add(store, "d").await;
+    let rest = store.release("c", true, Duration::from_secs(15)).await;
+    rest.expect("works");
+    assert_eq!(claim(store).await.as_deref(), Some("d"));
+    assert_eq!(claim(store).await, None);
+    pass_a_lease().await;
+    assert_eq!(claim(store).await.as_deref(), Some("c"));
     store.remove("c").await.expect("works").expect("was there");
     assert!(!store.renew("c").await.expect("works"));
     assert!(!store.save("c", PROGRESS, vec![]).await.expect("works"));
@@ -172,6 +183,10 @@ async fn takes_callbacks(store: &dyn JobStore) {
     assert!(next.is_some_and(|next| next < at), "the other one is due");
     let (second, next) = take(at).await;
     assert_ne!(first[0].id, second[0].id);
+    let postponed = store.postpone_callback(&first[0].id, at + 10.0).await;
+    postponed.expect("works");
+    let (again, _) = take(at + 11.0).await;
+    assert_eq!(again[0].id, first[0].id);
     let lease_ends = at + CALLBACK_LEASE.as_secs_f64();
     assert!(next.is_some_and(|next| (next - lease_ends).abs() < 0.01));
     assert!(take(at).await.0.is_empty());
@@ -300,7 +315,10 @@ async fn a_job_of_a_dead_node_is_taken_however_many_others_run_and_a_node_never_
     assert!(!first.save("23", PROGRESS, vec![]).await.expect("works"));
     let late = first.finish("23", Ok(Transcript::default())).await;
     assert!(late.expect("works").is_none());
-    second.release("23", false).await.expect("works");
+    second
+        .release("23", false, Duration::ZERO)
+        .await
+        .expect("works");
     assert_eq!(claim(&first).await.as_deref(), Some("23"));
     // Deletion reaches the node that works on it.
     second.remove("23").await.expect("works").expect("is there");
@@ -409,6 +427,10 @@ async fn a_redis_that_lost_its_data_gets_the_salt_again_and_what_cannot_be_read_
     assert_eq!(list.len(), 1);
     assert!(second.claim().await.is_err(), "it is of another version");
     assert_eq!(claim(&second).await.as_deref(), Some("b"));
+    // It is left alone, although its lease has ended.
+    pass_a_lease().await;
+    age(&redis, "a");
+    assert_eq!(claim(&second).await, None);
     // Its audio is not removed: nobody knows its name.
     assert!(second.audio_in_use().await.is_err());
 }

@@ -212,7 +212,8 @@ async fn nodes_share_their_audio_in_an_s3_store() {
     let url = format!("{}{path}", first.url);
     let deleted = first.client.delete(&url).send().await.expect("an answer");
     assert_eq!(deleted.status(), 200);
-    assert_eq!(store.objects(), ["of-another-program"]);
+    let is_removed = async || store.objects() == ["of-another-program"];
+    first.until("the audio is removed", is_removed).await;
 }
 
 #[tokio::test]

@@ -1,15 +1,15 @@
 //! A real server with long, silent and noisy audio: which text is written, which request waits, what a client
 //! that leaves cancels, and how much memory hours of audio take.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use reqwest::Response;
 use serde_json::Value;
+use test_support::null_engine::NullEngine;
 use test_support::{
-    Server, allocated_kib, built, checks, children, corpus, model, sample, sample_text, signal,
-    until, voice_activity, words,
+    Server, allocated_kib, checks, children, corpus, model, sample, sample_text, signal, until,
+    voice_activity, words,
 };
 
 /// A file that ffmpeg creates in the server's folder.
@@ -315,65 +315,33 @@ async fn a_sentence_that_is_said_again_is_written_again(server: &Server) {
     }
 }
 
-/// A server whose engine answers at once.
-struct NullEngine {
-    child: Child,
-    url: String,
-}
-
-impl NullEngine {
-    async fn start() -> Self {
-        let mut child = Command::new(built("examples/null_engine"))
-            .args(["--port", "0", "--vad"])
-            .arg(voice_activity().await)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the example is built with the tests");
-        // The client library requires a provider even for plain HTTP.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut url = String::new();
-        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        lines.read_line(&mut url).expect("its address");
-        Self {
-            child,
-            url: url.trim().to_owned(),
-        }
-    }
-
-    /// Sends a file, and returns the peak memory of the server and its decoder meanwhile, in MiB.
-    async fn peak_memory(&self, file: &Path) -> u64 {
-        let form = test_support::form(file, &[("language", "en")]);
-        let request = reqwest::Client::new()
-            .post(format!("{}/v1/audio/transcriptions", self.url))
-            .multipart(form);
-        let answer = tokio::spawn(request.send());
-        let mut peak = 0;
-        // From outside, the test can only sample the memory.
-        let answered = async || {
-            let pid = self.child.id();
-            let all = children(pid, "-i").into_iter().chain([pid]);
-            peak = peak.max(all.map(allocated_kib).sum());
-            answer.is_finished()
-        };
-        until("the answer", answered).await;
-        let response = answer.await.expect("no panic").expect("an answer");
-        assert_eq!(response.status(), 200);
-        peak / 1024
-    }
-}
-
-impl Drop for NullEngine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Sends a file, and returns the peak memory of the server and its decoder meanwhile, in MiB.
+async fn peak_memory(server: &NullEngine, file: &Path) -> u64 {
+    let form = test_support::form(file, &[("language", "en")]);
+    let request = reqwest::Client::new()
+        .post(format!("{}/v1/audio/transcriptions", server.url))
+        .multipart(form);
+    let answer = tokio::spawn(request.send());
+    let mut peak = 0;
+    // From outside, the test can only sample the memory.
+    let answered = async || {
+        let pid = server.process.id();
+        let all = children(pid, "-i").into_iter().chain([pid]);
+        peak = peak.max(all.map(allocated_kib).sum());
+        answer.is_finished()
+    };
+    until("the answer", answered).await;
+    let response = answer.await.expect("no panic").expect("an answer");
+    assert_eq!(response.status(), 200);
+    peak / 1024
 }
 
 #[tokio::test]
 async fn half_an_hour_takes_no_more_memory_than_three_minutes() {
-    let server = NullEngine::start().await;
+    // The client library requires a provider even for plain HTTP.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let detector = voice_activity().await;
+    let server = NullEngine::start(&["--vad", detector.to_str().expect("UTF-8")]);
     let folder = tempfile::tempdir().expect("a folder");
     let (short, long) = (
         folder.path().join("short.flac"),
@@ -397,9 +365,9 @@ async fn half_an_hour_takes_no_more_memory_than_three_minutes() {
         assert!(status.expect("ffmpeg runs").success());
     }
     // The first request of a process uses more memory than later ones.
-    server.peak_memory(&short).await;
-    let of_minutes = server.peak_memory(&short).await;
-    let of_half_an_hour = server.peak_memory(&long).await;
+    peak_memory(&server, &short).await;
+    let of_minutes = peak_memory(&server, &short).await;
+    let of_half_an_hour = peak_memory(&server, &long).await;
     println!("{of_minutes} MiB for three minutes, {of_half_an_hour} MiB for half an hour");
     // The samples alone would be 55 MiB.
     assert!(

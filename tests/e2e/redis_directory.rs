@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use stt_actors::ports::{DirectoryError, NodeDirectory, NodeRecord};
-use test_support::redis_server::{RedisServer, free_port};
+use test_support::port::free_port;
+use test_support::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, UdpSocket};
 
 use serde_json::Value;
-use test_support::redis_server::{RedisServer, free_port};
+use test_support::port::free_port;
+use test_support::redis_server::RedisServer;
 use test_support::{Server, model, sample, signal};
 
 fn record(redis: &RedisServer, key: &str) -> Option<Value> {

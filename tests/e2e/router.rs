@@ -13,7 +13,8 @@ mod shares;
 mod workers;
 
 use reqwest::Response;
-use test_support::redis_server::{RedisServer, free_port};
+use test_support::port::free_port;
+use test_support::redis_server::RedisServer;
 use test_support::{Server, form, model, sample};
 
 /// The recording that requests send.

@@ -418,7 +418,7 @@ const HANGS: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_redis_that_is_not_there_is_an_error_in_the_report() {
-    let redis = test_support::redis_server::free_port();
+    let redis = test_support::port::free_port();
     let url = format!("redis://:hunter2@127.0.0.1:{redis}");
     let server = Server::ready(&model("tiny.en").await, &[("REDIS_URL", &url)]).await;
     let refused = |report: &Value| {

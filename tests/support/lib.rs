@@ -19,6 +19,7 @@ pub mod libretranslate;
 pub mod models;
 pub mod networks;
 pub mod node;
+pub mod null_engine;
 pub mod nvml_driver;
 pub mod page;
 pub mod port;

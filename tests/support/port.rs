@@ -1,6 +1,27 @@
-//! A port for several servers, one after the other.
+//! Free ports.
+
+use std::net::TcpListener;
 
 use tokio::net::TcpSocket;
+
+/// Attempts to start on a free port, because another process may take it first.
+const ATTEMPTS: usize = 5;
+
+/// A port on 127.0.0.1 on which nothing listens.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Starts a server on a free port; `None` from `start` means that another process took the port first.
+pub async fn on_free_port<T>(mut start: impl AsyncFnMut(u16) -> Option<T>) -> T {
+    for _ in 0..ATTEMPTS {
+        if let Some(started) = start(free_port()).await {
+            return started;
+        }
+    }
+    panic!("it does not start");
+}
 
 /// A free port, held until this is dropped: the kernel gives it only to a process that asks for its number.
 pub struct HeldPort {

@@ -1,7 +1,63 @@
-//! Information on processes from `/proc`.
+//! Processes of tests, and information on processes from `/proc`.
+
+use std::fs::File;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::waiting::until_or_show;
+
+/// A child process that ends when it is dropped.
+pub struct Process(pub Child);
+
+impl Deref for Process {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a server that logs to a file, and waits until it answers. `None`: it has ended, because another process has its
+/// port.
+pub async fn start_server(
+    command: &mut Command,
+    log: &Path,
+    mut answers: impl AsyncFnMut(&Process) -> bool,
+) -> Option<Process> {
+    let output = File::create(log).expect("creates");
+    let errors = output.try_clone().expect("a second handle");
+    command.stdin(Stdio::null()).stdout(output).stderr(errors);
+    let mut process = Process(command.spawn().expect("it is installed"));
+    let mut has_ended = false;
+    let answers_or_ended = async || {
+        has_ended = process.try_wait().expect("a child").is_some();
+        has_ended || answers(&process).await
+    };
+    until_or_show("it answers", answers_or_ended, || log_in(log)).await;
+    (!has_ended).then_some(process)
+}
+
+/// What a server has logged to this file.
+pub fn log_in(log: &Path) -> String {
+    std::fs::read_to_string(log).unwrap_or_default()
+}
 
 /// Sends the signal with this name.
 pub fn signal(pid: u32, name: &str) {

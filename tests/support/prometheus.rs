@@ -2,20 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use reqwest::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::client;
-use crate::redis_server::free_port;
+use crate::port::on_free_port;
+use crate::processes::{Process, log_in, start_server};
 use crate::repository;
 use crate::waiting::until_or_show;
-
-/// Attempts to find a free port, because another process may take it first.
-const ATTEMPTS: usize = 5;
 
 /// Labels of a series, `__name__` included.
 pub type Labels = BTreeMap<String, String>;
@@ -39,7 +37,7 @@ pub fn promtool() -> Option<Command> {
 
 /// A Prometheus that reads servers four times a second and checks the repository's alerts. It ends when it is dropped.
 pub struct Prometheus {
-    process: Child,
+    _process: Process,
     url: String,
     client: Client,
     folder: TempDir,
@@ -51,38 +49,33 @@ impl Prometheus {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("prometheus.yml");
         fs::write(&config, configuration(servers)).expect("writes");
-        for _ in 0..ATTEMPTS {
-            let address = format!("127.0.0.1:{}", free_port());
-            let log = fs::File::create(folder.path().join("log")).expect("creates");
-            let mut process = Command::new("prometheus")
+        let client = client();
+        let (process, url) = on_free_port(async |port| {
+            let (address, url) = (
+                format!("127.0.0.1:{port}"),
+                format!("http://127.0.0.1:{port}"),
+            );
+            let mut command = Command::new("prometheus");
+            command
                 .arg(format!("--config.file={}", config.display()))
                 .arg(format!("--web.listen-address={address}"))
                 .arg("--storage.tsdb.path=data")
                 .arg("--log.level=warn")
-                .current_dir(folder.path())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .expect("it is installed");
-            let (url, client) = (format!("http://{address}"), client());
-            let mut ended = false;
-            let ready_or_ended = async || {
-                ended = process.try_wait().expect("a child").is_some();
+                .current_dir(folder.path());
+            let is_ready = async |_: &Process| {
                 let reply = client.get(format!("{url}/-/ready")).send().await;
-                ended || reply.is_ok_and(|reply| reply.status() == 200)
+                reply.is_ok_and(|reply| reply.status() == 200)
             };
-            until_or_show("it is ready", ready_or_ended, || log_in(folder.path())).await;
-            if !ended {
-                return Self {
-                    process,
-                    url,
-                    client,
-                    folder,
-                };
-            }
+            let started = start_server(&mut command, &folder.path().join("log"), is_ready).await;
+            started.map(|process| (process, url.clone()))
+        })
+        .await;
+        Self {
+            _process: process,
+            url,
+            client,
+            folder,
         }
-        panic!("prometheus does not start:\n{}", log_in(folder.path()));
     }
 
     /// The answer of the API to a GET request with these parameters.
@@ -109,14 +102,7 @@ impl Prometheus {
 
     /// Waits until a condition holds; a panic shows the log.
     pub async fn until(&self, what: &str, condition: impl AsyncFnMut() -> bool) {
-        until_or_show(what, condition, || log_in(self.folder.path())).await;
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        until_or_show(what, condition, || log_in(&self.folder.path().join("log"))).await;
     }
 }
 
@@ -140,10 +126,6 @@ fn configuration(servers: &[(&str, &str)]) -> String {
 /// The repository's alerts.
 pub fn rules() -> PathBuf {
     repository().join("config/prometheus/rules.yml")
-}
-
-fn log_in(folder: &Path) -> String {
-    fs::read_to_string(folder.join("log")).unwrap_or_default()
 }
 
 /// The values on a page of metrics in the text format. For pages whose label values have neither quotes nor commas.

@@ -1,12 +1,14 @@
 //! A real sentinel, which watches a master with one replica.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use deadpool_redis::redis::{self, Client};
 use tempfile::TempDir;
 
-use crate::redis_server::{RedisServer, free_port};
+use crate::port::free_port;
+use crate::processes::Process;
+use crate::redis_server::RedisServer;
 use crate::tls::{Authority, text};
 use crate::waiting::until_or_show;
 
@@ -22,7 +24,7 @@ pub struct RedisSentinel {
     /// Its port, without and with TLS.
     port: u16,
     tls_port: Option<u16>,
-    process: Child,
+    _process: Process,
     folder: TempDir,
 }
 
@@ -95,7 +97,7 @@ impl RedisSentinel {
             replica,
             port,
             tls_port,
-            process: process.expect("redis-server is installed"),
+            _process: Process(process.expect("redis-server is installed")),
             folder,
         };
         let knows_the_replica = async || {
@@ -134,12 +136,5 @@ impl RedisSentinel {
 
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("sentinel.log")).unwrap_or_default()
-    }
-}
-
-impl Drop for RedisSentinel {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

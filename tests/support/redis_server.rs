@@ -2,9 +2,8 @@
 //! dropped.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use deadpool_redis::redis::{self, Client, Connection, FromRedisValue, RedisResult};
@@ -12,10 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::port::on_free_port;
+use crate::processes::{Process, log_in, start_server};
 use crate::waiting::until_or_show;
-
-/// Attempts to find a free port, because another process may take it first.
-const ATTEMPTS: usize = 5;
 
 /// A Redis that can be paused, stopped and restarted on the same port.
 pub struct RedisServer {
@@ -23,7 +21,7 @@ pub struct RedisServer {
     password: Option<String>,
     /// The arguments of every start.
     options: Vec<String>,
-    process: Option<Child>,
+    process: Option<Process>,
     folder: TempDir,
 }
 
@@ -47,13 +45,13 @@ impl RedisServer {
             process: None,
             folder: tempfile::tempdir().expect("a folder"),
         };
-        for _ in 0..ATTEMPTS {
-            server.port = free_port();
-            if server.try_start().await {
-                return server;
-            }
-        }
-        panic!("redis-server does not start:\n{}", server.log());
+        server.process = on_free_port(async |port| {
+            server.port = port;
+            server.start_process().await
+        })
+        .await
+        .into();
+        server
     }
 
     /// The port on 127.0.0.1, which stays the same after restarts.
@@ -76,17 +74,15 @@ impl RedisServer {
 
     /// Ends Redis and discards its data.
     pub fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // With SIGKILL, because a paused process handles no other signal, and there is nothing to save.
-            process.kill().expect("it was running");
-            process.wait().expect("it ended");
-        }
+        // With SIGKILL, because a paused process handles no other signal, and there is nothing to save.
+        self.process = None;
     }
 
     /// Restarts Redis, empty, on the same port.
     pub async fn restart(&mut self) {
         self.stop();
-        assert!(self.try_start().await, "no restart:\n{}", self.log());
+        self.process = self.start_process().await;
+        assert!(self.process.is_some(), "it does not start again");
     }
 
     /// Restarts Redis with another password, or without one.
@@ -142,43 +138,23 @@ impl RedisServer {
         until_or_show(what, async || condition(self), || self.log()).await;
     }
 
-    /// Starts the process and waits until it answers. Returns false if it ended, for example because the port is in use.
-    async fn try_start(&mut self) -> bool {
+    async fn start_process(&self) -> Option<Process> {
         let folder = self.folder.path();
         let mut command = Command::new("redis-server");
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
-            .args(["--unixsocket", "redis.sock", "--logfile", "redis.log"])
-            .arg("--dir")
+            .args(["--unixsocket", "redis.sock", "--dir"])
             .arg(folder)
             .current_dir(folder)
             .args(&self.options);
         if let Some(password) = &self.password {
             command.args(["--requirepass", password]);
         }
-        let started = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        let mut process = started.expect("redis-server is installed");
-        let mut running = None;
-        let answers_or_ended = async || {
-            if process
-                .try_wait()
-                .expect("a child of this process")
-                .is_some()
-            {
-                running = Some(false);
-            } else if self.process_id().is_ok_and(|id| id == process.id()) {
-                // Another process may have taken the port, and may be a Redis as well.
-                running = Some(true);
-            }
-            running.is_some()
-        };
-        until_or_show("it answers", answers_or_ended, || self.log()).await;
-        let running = running.unwrap_or(false);
-        if running {
-            self.process = Some(process);
-        }
-        running
+        // Another process may have taken the port, and may be a Redis as well.
+        let answers =
+            async |process: &Process| self.process_id().is_ok_and(|id| id == process.id());
+        start_server(&mut command, &self.log_file(), answers).await
     }
 
     fn connect(&self) -> RedisResult<Connection> {
@@ -210,22 +186,11 @@ impl RedisServer {
         stat.rsplit(')').next()?.trim_start().chars().next()
     }
 
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("redis.log")
+    }
+
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("redis.log")).unwrap_or_default()
+        log_in(&self.log_file())
     }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
-/// A port on 127.0.0.1 on which nothing listens.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }

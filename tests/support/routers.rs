@@ -3,19 +3,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use reqwest::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::client;
-use crate::redis_server::free_port;
+use crate::port::{free_port, on_free_port};
+use crate::processes::{Process, log_in, start_server};
 use crate::repository;
 use crate::waiting::until_or_show;
-
-/// Attempts to find free ports, because other processes may take them first.
-const ATTEMPTS: usize = 5;
 
 /// Says that a test is skipped, because a program is missing. In continuous integration, where scripts/test has installed
 /// all programs, this is a failure.
@@ -46,7 +44,7 @@ fn is_installed(what: &str, program: &str, file: Option<&str>) -> bool {
 /// A running router.
 pub struct Router {
     /// The process.
-    pub process: Child,
+    pub process: Process,
     /// Base URL for clients, without a trailing slash.
     pub url: String,
     /// Base URL of its status.
@@ -98,41 +96,29 @@ impl Router {
     /// Starts a process and waits until it answers at `path`, with any status.
     async fn start(path: &str, command: impl Fn(&Path, u16, u16) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut log = String::new();
-        for _ in 0..ATTEMPTS {
-            let (port, status_port) = (free_port(), free_port());
-            let output = fs::File::create(folder.path().join("output")).expect("creates");
-            let mut process = command(folder.path(), port, status_port)
-                .stdin(Stdio::null())
-                .stdout(output.try_clone().expect("a second handle"))
-                .stderr(output)
-                .spawn()
-                .expect("it is installed");
-            let (url, client) = (format!("http://127.0.0.1:{port}"), client());
-            let mut ended = false;
-            let answers_or_ended = async || {
-                ended = process.try_wait().expect("a child").is_some();
-                ended || client.get(format!("{url}{path}")).send().await.is_ok()
-            };
-            until_or_show("it answers", answers_or_ended, || log_in(folder.path())).await;
-            if !ended {
-                let status_url = format!("http://127.0.0.1:{status_port}");
-                return Self {
-                    process,
-                    url,
-                    status_url,
-                    client,
-                    folder,
-                };
-            }
-            log = log_in(folder.path());
+        let client = client();
+        let (process, port, status_port) = on_free_port(async |port| {
+            let status_port = free_port();
+            let mut command = command(folder.path(), port, status_port);
+            let url = format!("http://127.0.0.1:{port}{path}");
+            let answers = async |_: &Process| client.get(&url).send().await.is_ok();
+            let output = folder.path().join("output");
+            let started = start_server(&mut command, &output, answers).await;
+            started.map(|process| (process, port, status_port))
+        })
+        .await;
+        Self {
+            process,
+            url: format!("http://127.0.0.1:{port}"),
+            status_url: format!("http://127.0.0.1:{status_port}"),
+            client,
+            folder,
         }
-        panic!("the router does not start:\n{log}");
     }
 
     /// Its log.
     pub fn log(&self) -> String {
-        log_in(self.folder.path())
+        log_in(&self.folder.path().join("output"))
     }
 
     /// The status of the router for nginx.
@@ -237,9 +223,4 @@ fn haproxy_configuration(nodes: &[(u16, u16)], port: u16, status_port: u16) -> S
         }
     }
     lines.join("\n") + "\n"
-}
-
-fn log_in(folder: &Path) -> String {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
-    read("log") + &read("output")
 }

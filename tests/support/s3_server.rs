@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use reqwest::Client;
 use tempfile::TempDir;
 
 use crate::http::client;
+use crate::port::on_free_port;
+use crate::processes::{Process, start_server};
 use crate::python;
-use crate::redis_server::free_port;
-use crate::waiting::until_or_show;
 
 /// The bucket.
 pub const BUCKET: &str = "recordings";
@@ -18,14 +18,12 @@ pub const BUCKET: &str = "recordings";
 pub const KEY_ID: &str = "node";
 /// The access key.
 pub const KEY: &str = "the-secret-of-the-node";
-/// Attempts to find a free port, because another process may take it first.
-const ATTEMPTS: usize = 5;
 
 /// An S3 server that can be stopped and restarted on the same port with the same objects.
 pub struct S3Server {
     program: PathBuf,
     port: u16,
-    process: Option<Child>,
+    process: Option<Process>,
     folder: TempDir,
     client: Client,
 }
@@ -41,13 +39,13 @@ impl S3Server {
             client: client(),
         };
         fs::create_dir_all(server.bucket()).expect("a folder");
-        for _ in 0..ATTEMPTS {
-            server.port = free_port();
-            if server.try_start().await {
-                return Some(server);
-            }
-        }
-        panic!("rclone does not start:\n{}", server.log());
+        server.process = on_free_port(async |port| {
+            server.port = port;
+            server.start_process().await
+        })
+        .await
+        .into();
+        Some(server)
     }
 
     /// Its URL.
@@ -81,50 +79,25 @@ impl S3Server {
 
     /// Ends it; its objects stay.
     pub fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().expect("it was running");
-            process.wait().expect("it ended");
-        }
+        self.process = None;
     }
 
     /// Starts it again.
     pub async fn restart(&mut self) {
         self.stop();
-        assert!(self.try_start().await, "no restart:\n{}", self.log());
+        self.process = self.start_process().await;
+        assert!(self.process.is_some(), "it does not start again");
     }
 
-    async fn try_start(&mut self) -> bool {
-        let log = fs::File::create(self.folder.path().join("log")).expect("creates");
-        let mut process = Command::new(&self.program)
+    async fn start_process(&self) -> Option<Process> {
+        let mut command = Command::new(&self.program);
+        command
             .args(["serve", "s3", "--addr", &format!("127.0.0.1:{}", self.port)])
             .arg(format!("--auth-key={KEY_ID},{KEY}"))
             .args(["--config", "", "--vfs-cache-mode=off", "data"])
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("it is installed");
-        let mut ended = false;
-        let (url, client) = (self.url(), self.client.clone());
-        let answers_or_ended = async || {
-            ended = process.try_wait().expect("a child").is_some();
-            ended || client.get(&url).send().await.is_ok()
-        };
-        until_or_show("it answers", answers_or_ended, || self.log()).await;
-        if !ended {
-            self.process = Some(process);
-        }
-        !ended
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        self.stop();
+            .current_dir(self.folder.path());
+        let url = self.url();
+        let answers = async |_: &Process| self.client.get(&url).send().await.is_ok();
+        start_server(&mut command, &self.folder.path().join("log"), answers).await
     }
 }

@@ -72,7 +72,12 @@ pub enum Outcome {
 
 /// The recordings of the folder, by name.
 #[derive(Debug, Default)]
-pub struct Files(BTreeMap<OsString, State>);
+pub struct Files {
+    states: BTreeMap<OsString, State>,
+    /// The versions whose result or failure this process wrote; also of files that are gone, because another one may come
+    /// under the name.
+    done: BTreeMap<OsString, Version>,
+}
 
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -87,8 +92,8 @@ struct State {
     /// How many rescans in succession found the version that the one before had found.
     same: u32,
     is_running: bool,
-    /// The version whose result or failure this process wrote.
-    done: Option<Version>,
+    /// The system does not say what it is.
+    is_unreadable: bool,
     given_up: Option<Version>,
     /// There is nothing to do until it changes.
     is_settled: bool,
@@ -97,16 +102,16 @@ struct State {
 impl Files {
     /// Takes the names that a rescan found. Others are forgotten, unless work on them is running.
     pub fn list(&mut self, names: &BTreeSet<OsString>) {
-        self.0
+        self.states
             .retain(|name, state| state.is_running || names.contains(name));
         for name in names {
-            self.0.entry(name.clone()).or_default();
+            self.states.entry(name.clone()).or_default();
         }
     }
 
     /// The names.
     pub fn names(&self) -> Vec<OsString> {
-        self.0.keys().cloned().collect()
+        self.states.keys().cloned().collect()
     }
 
     /// Notes an event.
@@ -115,7 +120,7 @@ impl Files {
             self.forget(name);
             return;
         }
-        let state = self.0.entry(name.to_owned()).or_default();
+        let state = self.states.entry(name.to_owned()).or_default();
         state.is_open = change == Change::Written;
         state.is_closed = change == Change::Complete;
         (state.is_quiet, state.seen) = (false, None);
@@ -124,32 +129,42 @@ impl Files {
 
     /// Notes that events were lost: that a program closed a file may be one of them.
     pub fn events_were_lost(&mut self) {
-        for state in self.0.values_mut() {
+        for state in self.states.values_mut() {
             state.is_open = false;
         }
     }
 
     /// Compares the version that a rescan found with that of the rescan before.
     pub fn seen(&mut self, name: &OsStr, version: Version) {
-        if let Some(state) = self.0.get_mut(name) {
+        if let Some(state) = self.states.get_mut(name) {
+            state.is_unreadable = false;
             let is_same = state.seen.replace(version) == Some(version);
             state.same = if is_same { state.same + 1 } else { 0 };
             state.is_quiet = state.same >= if state.is_open { STILL } else { 1 };
         }
     }
 
+    /// Notes that the system does not say what a file is, and will not say it until somebody changes that. Returns whether
+    /// that is new.
+    pub fn unreadable(&mut self, name: &OsStr) -> bool {
+        self.states.get_mut(name).is_some_and(|state| {
+            state.is_settled = true;
+            !std::mem::replace(&mut state.is_unreadable, true)
+        })
+    }
+
     /// Whether to transcribe this version of a file now; if so, the file counts as running until [`Self::ended`].
     /// `has_result`: its result is there, or the reason why it has none.
     pub fn take(&mut self, name: &OsStr, version: Version, has_result: bool) -> bool {
-        let Some(state) = self.0.get_mut(name) else {
+        let Some(state) = self.states.get_mut(name) else {
             return false;
         };
         if state.is_running {
             return false;
         }
         // This process replaces only results that it wrote itself.
-        let is_current = has_result && state.done.is_none_or(|done| done == version);
-        let is_empty = version.bytes == 0 && !state.is_open;
+        let is_current = has_result && self.done.get(name).is_none_or(|done| *done == version);
+        let is_empty = version.bytes == 0 && (state.is_quiet || !state.is_open);
         state.is_settled = is_current || is_empty || state.given_up == Some(version);
         if state.is_settled || !(state.is_closed || state.is_quiet) {
             return false;
@@ -160,18 +175,20 @@ impl Files {
 
     /// Notes that the work on a file has ended.
     pub fn ended(&mut self, name: &OsStr, outcome: Outcome) {
-        let Some(state) = self.0.get_mut(name) else {
+        if let Outcome::Transcribed(version) | Outcome::Failed(version) = outcome {
+            self.done.insert(name.to_owned(), version);
+        }
+        let Some(state) = self.states.get_mut(name) else {
             return;
         };
         state.is_running = false;
         match outcome {
-            Outcome::Transcribed(version) | Outcome::Failed(version) => state.done = Some(version),
+            Outcome::Transcribed(_) | Outcome::Failed(_) | Outcome::Changed => {}
             Outcome::GivenUp(version) => state.given_up = Some(version),
-            Outcome::Changed => {}
             Outcome::Gone => {
                 // A new file of this name may have come.
                 if !(state.is_open || state.is_closed) {
-                    self.0.remove(name);
+                    self.states.remove(name);
                 }
             }
         }
@@ -179,14 +196,14 @@ impl Files {
 
     /// Forgets a file that is not there.
     pub fn forget(&mut self, name: &OsStr) {
-        if self.0.get(name).is_some_and(|state| !state.is_running) {
-            self.0.remove(name);
+        if (self.states.get(name)).is_some_and(|state| !state.is_running) {
+            self.states.remove(name);
         }
     }
 
     /// Whether there is nothing to do until a file changes.
     pub fn are_settled(&self) -> bool {
-        self.0
+        self.states
             .values()
             .all(|state| state.is_settled && !state.is_running)
     }
@@ -197,7 +214,7 @@ impl Files {
             return false;
         };
         let bytes = stem.as_encoded_bytes();
-        let after = self.0.range(stem.to_owned()..);
+        let after = self.states.range(stem.to_owned()..);
         after
             .map(|(other, _)| other)
             .take_while(|other| other.as_encoded_bytes().starts_with(bytes))
@@ -266,6 +283,10 @@ mod tests {
             files.take(&name(), version(1), true)
         });
         assert_eq!(looks, Some(60));
+        files.ended(&name(), Outcome::Transcribed(version(1)));
+        // Emptied, and held open.
+        files.change(&name(), Change::Written);
+        assert!((0..100).all(|_| !rescan(&mut files, 0)) && files.are_settled());
     }
 
     #[test]
@@ -297,6 +318,27 @@ mod tests {
         files.seen(&name(), version(4));
         files.seen(&name(), version(4));
         assert!(files.take(&name(), version(4), true));
+    }
+
+    #[test]
+    fn another_file_under_the_name_of_one_that_was_deleted_is_transcribed() {
+        let mut files = listed(&["a.wav"]);
+        files.change(&name(), Change::Complete);
+        assert!(files.take(&name(), version(1), false));
+        files.ended(&name(), Outcome::Transcribed(version(1)));
+        files.change(&name(), Change::Gone);
+        files.list(&BTreeSet::new());
+        files.change(&name(), Change::Complete);
+        assert!(files.take(&name(), version(2), true));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_looked_at_is_no_work_and_is_reported_once() {
+        let mut files = listed(&["a.wav"]);
+        assert!(files.unreadable(&name()) && !files.unreadable(&name()));
+        assert!(files.are_settled());
+        assert!(!rescan(&mut files, 1));
+        assert!(!files.are_settled() && files.unreadable(&name()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod work;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind, Write};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,7 +108,8 @@ struct Watcher {
     was_read: bool,
     /// The folder could not be read at the last rescan.
     is_unreadable: bool,
-    failed: usize,
+    /// The files without a result.
+    failed: BTreeSet<OsString>,
 }
 
 impl Watcher {
@@ -134,7 +136,7 @@ impl Watcher {
             running: JoinSet::new(),
             was_read: false,
             is_unreadable: false,
-            failed: 0,
+            failed: BTreeSet::new(),
         })
     }
 
@@ -159,7 +161,9 @@ impl Watcher {
             Err(error) => {
                 if !self.is_unreadable {
                     let folder = self.args.folder.display();
-                    eprintln!("{folder} cannot be read: {error}; trying again");
+                    tell(format_args!(
+                        "{folder} cannot be read: {error}; trying again"
+                    ));
                 }
                 self.is_unreadable = true;
                 return;
@@ -178,6 +182,13 @@ impl Watcher {
         let version = match Version::of(&file) {
             Ok(Some(version)) => version,
             Ok(None) => return self.files.forget(name),
+            Err(error) if is_lasting(&error) => {
+                if self.files.unreadable(name) {
+                    tell(format_args!("{} cannot be read: {error}", file.display()));
+                    self.failed.insert(name.to_owned());
+                }
+                return;
+            }
             // The next rescan looks again.
             Err(_) => return,
         };
@@ -187,11 +198,15 @@ impl Watcher {
         let shares_stem = self.files.shares_stem(name);
         let extension = extension(self.args.format);
         let result = names::result(&self.args.out, name, extension, shares_stem);
-        let has_result = result.exists() || names::failure(&result).exists();
+        // If the folder is away, a result may be there, which must not be replaced: the next rescan looks again.
+        let Ok(has_result) = names::has_result(&result) else {
+            return;
+        };
         if self.files.take(name, version, has_result) {
             let (work, name) = (Arc::clone(&self.work), name.to_owned());
             self.running.spawn(async move {
-                let outcome = AssertUnwindSafe(work.transcribe(&file, &result)).catch_unwind();
+                let outcome = AssertUnwindSafe(work.transcribe(&file, version, &result));
+                let outcome = outcome.catch_unwind();
                 (name, outcome.await.unwrap_or(Outcome::GivenUp(version)))
             });
         }
@@ -200,7 +215,15 @@ impl Watcher {
     fn ended(&mut self, ended: Result<(OsString, Outcome), JoinError>) {
         // It neither panics nor is it aborted.
         if let Ok((name, outcome)) = ended {
-            self.failed += usize::from(matches!(outcome, Outcome::Failed(_) | Outcome::GivenUp(_)));
+            match outcome {
+                Outcome::Failed(_) | Outcome::GivenUp(_) => {
+                    self.failed.insert(name.clone());
+                }
+                Outcome::Transcribed(_) | Outcome::Gone => {
+                    self.failed.remove(&name);
+                }
+                Outcome::Changed => {}
+            }
             self.files.ended(&name, outcome);
             // It may have been changed and closed meanwhile.
             self.look(&name, false);
@@ -212,7 +235,7 @@ impl Watcher {
     }
 
     fn verdict(&self) -> anyhow::Result<()> {
-        match self.failed {
+        match self.failed.len() {
             0 => Ok(()),
             1 => bail!("a file failed"),
             failed => bail!("{failed} files failed"),
@@ -220,8 +243,21 @@ impl Watcher {
     }
 }
 
+/// Tells the user. A closed or full standard error is no reason to stop.
+fn tell(message: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{message}");
+}
+
+/// Whether the system will answer the same until somebody changes the file or its folder.
+fn is_lasting(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::NotADirectory
+    ) || error.raw_os_error() == Some(nix::libc::ELOOP)
+}
+
 /// The names of the recordings in a folder.
-fn recordings(folder: &Path, more: &[String]) -> std::io::Result<BTreeSet<OsString>> {
+fn recordings(folder: &Path, more: &[String]) -> io::Result<BTreeSet<OsString>> {
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();

@@ -1,7 +1,7 @@
 //! Names: which files are recordings, and where their results go.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Endings of audio and video files that ffmpeg reads.
@@ -44,6 +44,19 @@ pub fn failure(result: &Path) -> PathBuf {
     let mut name = result.as_os_str().to_owned();
     name.push(".error");
     name.into()
+}
+
+/// Whether there is a result, or the reason why there is none.
+///
+/// # Errors
+/// The file system cannot tell.
+pub fn has_result(result: &Path) -> io::Result<bool> {
+    let is_there = |file: &Path| match file.try_exists() {
+        // There is no file whose name the file system does not take.
+        Err(error) if error.kind() == io::ErrorKind::InvalidFilename => Ok(false),
+        is_there => is_there,
+    };
+    Ok(is_there(result)? || is_there(&failure(result))?)
 }
 
 /// Writes a file whole or not at all.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use uttera_stt_client::{Attempt, Error};
 
+use super::tell;
 use crate::cli::transcribe::job::is_about_the_file;
 
 /// The errors that were reported and are not over: the method of the request, and the status with the code. Both are
@@ -19,7 +20,7 @@ impl Trouble {
         if attempt.will_retry.is_none()
             && let Some(news) = self.news(attempt.method, attempt.error)
         {
-            eprintln!("{}: {news}", attempt.server);
+            tell(format_args!("{}: {news}", attempt.server));
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use uttera_stt_client::{Client, Error, ResponseFormat, SpeechOptions};
 
 use super::files::{Outcome, Version};
-use super::names;
+use super::{is_lasting, names, tell};
 use crate::cli::transcribe::job::{FinishedJob, JobError, Pause, finish_job};
 
 /// Files that are with the server at the same time.
@@ -19,6 +19,9 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// The time limit of an upload: this, and what the file takes at this speed.
 const UPLOAD_SECONDS: u64 = 600;
 const UPLOAD_BYTES_PER_SECOND: u64 = 64 * 1024;
+
+/// A file fails after so many calls that the server ended because the upload took too long (408).
+const MOST_SLOW_UPLOADS: u32 = 3;
 
 /// What the work on all files has in common.
 pub struct Work {
@@ -49,15 +52,20 @@ impl Work {
 
     /// Transcribes a complete file and writes the result, or the reason why there is none. While the server is away, busy
     /// or rejects the key, the file waits.
-    pub async fn transcribe(&self, file: &Path, result: &Path) -> Outcome {
+    /// `taken`: the version that was found complete.
+    pub async fn transcribe(&self, file: &Path, taken: Version, result: &Path) -> Outcome {
         tokio::time::sleep(SETTLING).await;
-        let (mut pause, mut was_lost) = (Pause::default(), false);
+        let (mut pause, mut was_lost, mut slow_uploads) = (Pause::default(), false, 0);
         // The semaphore is never closed.
         let mut place = self.places.acquire().await.ok();
         loop {
             let version = match Version::of(file) {
                 Ok(Some(version)) => Ok(version),
                 Ok(None) => return Outcome::Gone,
+                Err(error) if is_lasting(&error) => {
+                    tell(format_args!("{} cannot be read: {error}", file.display()));
+                    return Outcome::GivenUp(taken);
+                }
                 Err(error) => Err(JobError::Call(Error::Source(error))),
             };
             let (version, error) = match version {
@@ -73,8 +81,11 @@ impl Work {
                 _ => {}
             }
             let is_lost = matches!(error, JobError::Lost);
+            slow_uploads += u32::from(status(&error) == Some(408));
             if let Some(version) = version
-                && (error.is_about_the_file() || (is_lost && was_lost))
+                && (error.is_about_the_file()
+                    || (is_lost && was_lost)
+                    || slow_uploads >= MOST_SLOW_UPLOADS)
             {
                 let is_written = self.fail(file, result, &with_causes(&error)).await;
                 return if is_written {
@@ -86,7 +97,7 @@ impl Work {
             if let Some(version) = version
                 && (self.is_once && !is_lost && !error.is_outage())
             {
-                eprintln!("{}: {}", file.display(), with_causes(&error));
+                tell(format_args!("{}: {}", file.display(), with_causes(&error)));
                 return Outcome::GivenUp(version);
             }
             was_lost |= is_lost;
@@ -94,7 +105,8 @@ impl Work {
                 place = None;
             }
             if matches!(error, JobError::Call(Error::Source(_))) && pause.is_new() {
-                eprintln!("{}: {}; trying again", file.display(), with_causes(&error));
+                let why = with_causes(&error);
+                tell(format_args!("{}: {why}; trying again", file.display()));
             }
             tokio::time::sleep(pause.after(&error)).await;
             if place.is_none() {
@@ -162,7 +174,7 @@ impl Work {
 
     /// Reports why a file has no result. Returns whether the reason was written.
     async fn fail(&self, file: &Path, result: &Path, why: &str) -> bool {
-        eprintln!("{}: {why}", file.display());
+        tell(format_args!("{}: {why}", file.display()));
         let text = format!("{why}\n");
         self.write(&names::failure(result), &text).await
     }
@@ -176,7 +188,8 @@ impl Work {
                 return true;
             };
             if pause.is_new() {
-                eprintln!("{} cannot be written: {error:#}", target.display());
+                let target = target.display();
+                tell(format_args!("{target} cannot be written: {error:#}"));
             }
             if self.is_once {
                 return false;
@@ -190,8 +203,14 @@ impl Work {
 fn concerns_all_files(error: &JobError) -> bool {
     match error {
         JobError::Call(Error::Connect(_)) => true,
-        JobError::Call(Error::Status(error)) => !matches!(error.status, 409 | 500),
-        JobError::Call(_) | JobError::Away(_) | JobError::Lost => false,
+        error => status(error).is_some_and(|status| !matches!(status, 408 | 409 | 500)),
+    }
+}
+
+fn status(error: &JobError) -> Option<u16> {
+    match error {
+        JobError::Call(Error::Status(error)) => Some(error.status),
+        _ => None,
     }
 }
 

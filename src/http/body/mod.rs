@@ -220,7 +220,7 @@ pub async fn read(
     };
     let parts = tokio::time::timeout(UPLOAD_TIMEOUT, reading)
         .await
-        .map_err(|_elapsed| ApiError::upload_timeout(UPLOAD_TIMEOUT))??;
+        .map_err(|_elapsed| ApiError::upload_too_long(UPLOAD_TIMEOUT))??;
     record_upload(ArrivalTime::since(request));
     Ok(parts)
 }

@@ -6,7 +6,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_TYPE, HeaderName, LOCATION};
 use actix_web::middleware::from_fn;
 use actix_web::web::Bytes;
-use actix_web::{Error, HttpRequest, HttpResponse, web};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use futures::Stream;
 use stt_actors::domain::transcript::Task;
 use tokio::sync::watch;
@@ -81,9 +81,8 @@ async fn submit(
 ) -> Result<HttpResponse, ApiError> {
     let key = idempotency_key(&request)?;
     // The body is unread, so another node may get the request.
-    let unread = |error: JobError| ApiError::from(error).before_work();
-    let unopened = |error: StoreError| unread(error.into());
-    let jobs = state.jobs.get().await.map_err(unopened)?;
+    let unread = |error: StoreError| ApiError::from(error).before_work();
+    let jobs = state.jobs.get().await.map_err(unread)?;
     if !jobs.is_accepting() || state.stt.snapshot().draining {
         return Err(ApiError::jobs_closed());
     }
@@ -92,14 +91,17 @@ async fn submit(
     let (owner, client) = (caller.owner_of_jobs(&salt), caller.client_of_jobs(&salt));
     if let Some(key) = &key {
         let known = jobs.store().known(&client, key).await;
-        let known = known.map_err(unopened)?;
+        let known = known.map_err(unread)?;
         if !known.is_empty() {
             return Ok(accepted(&state, jobs, &known).await);
         }
     }
     let room = jobs.check_room(&client, least_bytes(&request)).await;
-    room.map_err(unread)?;
-    let uploads = state.jobs.uploads().await.map_err(unopened)?;
+    room.map_err(|error| match error {
+        JobError::Store(error) => unread(error),
+        error => error.into(),
+    })?;
+    let uploads = state.jobs.uploads().await.map_err(unread)?;
     let mut parts = body::read(&request, body, uploads, JOB_BODY).await?;
     let callback = parts
         .field("callback_url")
@@ -162,7 +164,11 @@ async fn submit(
 
 /// The least size of the audio in a request, as far as the client says how long its body is.
 fn least_bytes(request: &HttpRequest) -> u64 {
-    let length = body::length(request).unwrap_or_default();
+    // In JSON, it is base64, which may have line breaks.
+    let is_form = request.content_type().starts_with("multipart/");
+    let length = body::length(request)
+        .filter(|_| is_form)
+        .unwrap_or_default();
     length.saturating_sub(body::OVERHEAD_BYTES).max(1)
 }
 
@@ -298,7 +304,11 @@ async fn delete(
 ) -> Result<HttpResponse, ApiError> {
     let jobs = state.jobs.get().await?;
     let job = find(jobs, &request, &id).await?;
-    jobs.remove(&job).await?;
+    // For a running one, its node charges.
+    let removed = jobs.remove(&job).await?;
+    if let Some(removed) = removed.filter(|removed| removed.state == State::Queued) {
+        state.jobs.charge_deleted(&removed);
+    }
     Ok(HttpResponse::Ok().json(DeletedJob {
         id: job.id,
         object: OBJECT,

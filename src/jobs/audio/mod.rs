@@ -23,9 +23,12 @@ pub enum AudioError {
     /// It is not there, or it is not what was stored.
     #[error("{0}")]
     Lost(String),
-    /// It cannot be read here now, although the store can be used: it may not be read, or there is no space for a copy.
+    /// It cannot be read now, although the store can be used.
     #[error("{0}")]
     Unreadable(String),
+    /// This node has no space for a copy.
+    #[error("no copy for decoding could be made: {0}")]
+    NoCopy(io::Error),
     /// The store cannot be used now.
     #[error("{0}")]
     Unavailable(String),
@@ -50,8 +53,7 @@ pub trait AudioStore: Send + Sync {
     /// Asks whether the store can be used.
     async fn ping(&self) -> io::Result<()>;
 
-    /// The audio of a job, in a file, to be decoded. It does not tell [`AudioError::Unavailable`] from
-    /// [`AudioError::Unreadable`]: [`fetch`] does.
+    /// The audio of a job, in a file, to be decoded. It does not notice [`AudioError::Unavailable`]: [`fetch`] does.
     async fn fetch(&self, audio: &StoredAudio) -> Result<AudioSource, AudioError>;
 
     /// Removes audio. It may be gone already.
@@ -68,10 +70,12 @@ pub trait AudioStore: Send + Sync {
 /// Why not; if it is the store that cannot be used, not this audio alone, [`AudioError::Unavailable`].
 pub async fn fetch(store: &dyn AudioStore, audio: &StoredAudio) -> Result<AudioSource, AudioError> {
     match store.fetch(audio).await {
-        Err(AudioError::Unreadable(reason)) => Err(match store.ping().await {
-            Ok(()) => AudioError::Unreadable(reason),
-            Err(error) => AudioError::Unavailable(error.to_string()),
-        }),
+        Err(error @ (AudioError::Lost(_) | AudioError::Unreadable(_))) => {
+            Err(match store.ping().await {
+                Ok(()) => error,
+                Err(error) => AudioError::Unavailable(error.to_string()),
+            })
+        }
         fetched => fetched,
     }
 }

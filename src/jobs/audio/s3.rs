@@ -102,13 +102,15 @@ impl S3Audio {
         }
         let local = tempfile::Builder::new()
             .prefix("job-")
-            .tempfile_in(&self.scratch)?;
-        let mut file = tokio::fs::File::from_std(local.reopen()?);
+            .tempfile_in(&self.scratch)
+            .map_err(AudioError::NoCopy)?;
+        let file = local.reopen().map_err(AudioError::NoCopy)?;
+        let mut file = tokio::fs::File::from_std(file);
         let mut bytes = found.into_stream();
         while let Some(bytes) = bytes.try_next().await.map_err(io::Error::from)? {
-            file.write_all(&bytes).await?;
+            file.write_all(&bytes).await.map_err(AudioError::NoCopy)?;
         }
-        file.flush().await?;
+        file.flush().await.map_err(AudioError::NoCopy)?;
         Ok(local)
     }
 }

@@ -8,41 +8,31 @@
 //! read from there. A change is written first; if that fails, memory stays as it is. After a failed write, redb accepts
 //! nothing until the database is opened again, which the next write does.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
+mod index;
+mod tables;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 use stt_actors::Progress;
-use stt_actors::domain::finished::{FinishedPart, FinishedWork};
+use stt_actors::domain::finished::FinishedPart;
 use stt_actors::domain::transcript::Transcript;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{CALLBACK_LEASE, Claimed, Counts, JobStore, Put, PutLimits, StoreError};
-use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
+use super::{Claimed, Counts, JobStore, Put, PutLimits, StoreError};
+use crate::jobs::record::{Callback, Failure, Job, State};
+use index::{Index, turn};
+use tables::{
+    JOBS, PARTS, RESULTS, decode, encode, failed, finished_work, load, open, put_job, remove_parts,
+};
 
 /// The name of the file in the folder of jobs.
 const FILE: &str = "jobs.redb";
-/// Pages that the database keeps in memory, in bytes.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Jobs as JSON, by id.
-const JOBS: TableDefinition<&str, &[u8]> = TableDefinition::new("jobs");
-/// Finished parts of jobs as JSON, by id and number.
-const PARTS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("parts");
-/// Results as JSON, by id.
-const RESULTS: TableDefinition<&str, &[u8]> = TableDefinition::new("results");
-/// Values of the store itself.
-const STORE: TableDefinition<&str, &[u8]> = TableDefinition::new("store");
-const SALT: &str = "salt";
 
 /// The store.
 pub struct EmbeddedStore(Arc<Inner>);
@@ -58,25 +48,6 @@ struct Inner {
     database: Mutex<Option<Database>>,
     /// Locked only to read or change memory. Only who has the database changes it.
     index: Mutex<Index>,
-}
-
-/// The jobs in memory.
-#[derive(Default)]
-struct Index {
-    /// Jobs by id.
-    jobs: HashMap<String, Job>,
-    /// Ids of queued jobs, the longest waiting first.
-    queue: BTreeMap<Turn, String>,
-    /// Until when callbacks that were taken are not due, by the id of their job, in Unix seconds. The end of the process
-    /// ends them.
-    leases: HashMap<String, f64>,
-}
-
-/// The place of a job in the queue: its time of submission in microseconds, and its place in the request.
-type Turn = (u64, usize, String);
-
-fn turn(job: &Job) -> Turn {
-    ((job.created * 1e6) as u64, job.number, job.id.clone())
 }
 
 impl EmbeddedStore {
@@ -197,54 +168,6 @@ impl Inner {
     }
 }
 
-impl Index {
-    /// Keeps a job as it is now.
-    fn adopt(&mut self, job: Job) {
-        let turn = turn(&job);
-        if job.state == State::Queued {
-            self.queue.insert(turn, job.id.clone());
-        } else {
-            self.queue.remove(&turn);
-        }
-        self.jobs.insert(job.id.clone(), job);
-    }
-
-    fn known(&self, client: &str, key: &str) -> Vec<Job> {
-        let of_key =
-            |job: &&Job| job.client == client && job.idempotency_key.as_deref() == Some(key);
-        let mut known: Vec<Job> = self.jobs.values().filter(of_key).cloned().collect();
-        known.sort_by_key(|job| job.number);
-        known
-    }
-
-    fn take_callbacks(&mut self, at: f64, most: usize) -> (Vec<Job>, Option<f64>) {
-        self.leases.retain(|_, until| *until > at);
-        let time = |job: &Job| {
-            let callback = job.callback.as_ref()?;
-            let next = (callback.next).filter(|_| callback.state == CallbackState::Pending)?;
-            let lease = self.leases.get(&job.id);
-            Some(lease.map_or(next, |until| next.max(*until)))
-        };
-        let mut pending: Vec<(f64, &Job)> = (self.jobs.values())
-            .filter_map(|job| Some((time(job)?, job)))
-            .collect();
-        pending.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-        let due = pending.partition_point(|(time, _)| *time <= at).min(most);
-        let next = pending.get(due).map(|(time, _)| *time);
-        let taken: Vec<Job> = pending[..due].iter().map(|&(_, job)| job.clone()).collect();
-        let until = at + CALLBACK_LEASE.as_secs_f64();
-        self.leases
-            .extend(taken.iter().map(|job| (job.id.clone(), until)));
-        (taken, next)
-    }
-
-    fn counts(&self, client: Option<&str>) -> Counts {
-        let mut counts = Counts::default();
-        self.jobs.values().for_each(|job| counts.add(job, client));
-        counts
-    }
-}
-
 #[async_trait]
 impl JobStore for EmbeddedStore {
     fn salt(&self) -> [u8; 16] {
@@ -312,9 +235,8 @@ impl JobStore for EmbeddedStore {
     async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
         self.blocking(|inner, database| {
             let mut job = {
-                let index = inner.index();
-                let first = index.queue.values().next();
-                match first.and_then(|id| index.jobs.get(id)) {
+                let mut index = inner.index();
+                match index.next() {
                     Some(job) => job.clone(),
                     None => return Ok(None),
                 }
@@ -391,11 +313,12 @@ impl JobStore for EmbeddedStore {
         Ok(ended.await?.map(|(job, ())| job))
     }
 
-    async fn release(&self, id: &str, blameless: bool) -> Result<(), StoreError> {
-        let change = move |job: &mut Job, _: &Inner| {
+    async fn release(&self, id: &str, blameless: bool, rest: Duration) -> Result<(), StoreError> {
+        let change = move |job: &mut Job, inner: &Inner| {
             let has_it = job.state == State::Running;
             job.state = State::Queued;
             job.attempts -= u32::from(blameless && job.attempts > 0);
+            inner.index().resting.add(&job.id, rest);
             has_it.then_some(())
         };
         self.change(id, change, |_, _| Ok(())).await?;
@@ -453,6 +376,11 @@ impl JobStore for EmbeddedStore {
         Ok(self.0.index().take_callbacks(at, most))
     }
 
+    async fn postpone_callback(&self, id: &str, until: f64) -> Result<(), StoreError> {
+        self.0.index().leases.insert(id.to_owned(), until);
+        Ok(())
+    }
+
     async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError> {
         let change = move |job: &mut Job, _: &Inner| {
             job.callback = Some(callback);
@@ -467,108 +395,5 @@ impl JobStore for EmbeddedStore {
         let index = self.0.index();
         let open = index.jobs.values().filter(|job| !job.state.is_over());
         Ok(open.map(|job| job.audio.key.clone()).collect())
-    }
-}
-
-fn open(path: &Path) -> Result<Database, StoreError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    // Only this user may read the texts, even if others may read the folder.
-    let mut private = std::fs::OpenOptions::new();
-    private.create(true).append(true).mode(0o600);
-    private
-        .open(path)
-        .map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder.create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => {
-            StoreError::Unavailable(format!("another process uses {}", path.display()))
-        }
-        error => failed(error),
-    })
-}
-
-/// Reads the salt and all jobs, and creates what is missing. A job that cannot be read is left out: another version of
-/// the program may have written it.
-fn load(database: &Database) -> Result<([u8; 16], Vec<Job>), StoreError> {
-    let transaction = database.begin_write().map_err(failed)?;
-    let mut jobs = Vec::new();
-    let salt;
-    {
-        let mut store = transaction.open_table(STORE).map_err(failed)?;
-        let known = store
-            .get(SALT)
-            .map_err(failed)?
-            .and_then(|known| known.value().try_into().ok());
-        salt = known.unwrap_or_else(|| *uuid::Uuid::new_v4().as_bytes());
-        store.insert(SALT, salt.as_slice()).map_err(failed)?;
-        let table = transaction.open_table(JOBS).map_err(failed)?;
-        for entry in table.iter().map_err(failed)? {
-            let (id, json) = entry.map_err(failed)?;
-            match decode(json.value()) {
-                Ok(job) => jobs.push(job),
-                Err(error) => warn!(job = id.value(), %error, "a stored job is ignored"),
-            }
-        }
-        transaction.open_table(PARTS).map_err(failed)?;
-        transaction.open_table(RESULTS).map_err(failed)?;
-    }
-    transaction.commit().map_err(failed)?;
-    Ok((salt, jobs))
-}
-
-fn put_job(transaction: &WriteTransaction, job: &Job) -> Result<(), StoreError> {
-    let json = encode(job)?;
-    let mut table = transaction.open_table(JOBS).map_err(failed)?;
-    table.insert(&*job.id, &*json).map_err(failed)?;
-    Ok(())
-}
-
-fn remove_parts(transaction: &WriteTransaction, id: &str) -> Result<(), StoreError> {
-    let mut table = transaction.open_table(PARTS).map_err(failed)?;
-    let of_job = (id, 0)..=(id, u64::MAX);
-    table.retain_in(of_job, |_, _| false).map_err(failed)
-}
-
-/// The work that is stored of a job. Work that cannot be read is done again.
-fn finished_work(database: &Database, id: &str) -> Result<FinishedWork, StoreError> {
-    let transaction = database.begin_read().map_err(failed)?;
-    let table = transaction.open_table(PARTS).map_err(failed)?;
-    let mut finished = FinishedWork::default();
-    for entry in table.range((id, 0)..=(id, u64::MAX)).map_err(failed)? {
-        let (_, json) = entry.map_err(failed)?;
-        match decode(json.value()) {
-            Ok(part) => finished.apply(part),
-            Err(error) => {
-                warn!(job = id, %error, "finished chunks of a job are done again");
-                break;
-            }
-        }
-    }
-    Ok(finished)
-}
-
-fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|error| StoreError::Unreadable(error.to_string()))
-}
-
-fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(json).map_err(|error| StoreError::Unreadable(error.to_string()))
-}
-
-/// An error of the database.
-fn failed(error: impl Into<redb::Error>) -> StoreError {
-    match error.into() {
-        redb::Error::Io(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull
-                    | io::ErrorKind::QuotaExceeded
-                    | io::ErrorKind::FileTooLarge
-            ) =>
-        {
-            StoreError::Full
-        }
-        error => StoreError::Unavailable(error.to_string()),
     }
 }

@@ -5,6 +5,7 @@
 //! lease ends when the store is opened again. In a store that nodes share, a lease ends unless it is renewed.
 
 pub mod embedded;
+mod resting;
 pub mod shared;
 
 use std::io;
@@ -169,11 +170,6 @@ pub trait JobStore: Send + Sync {
         Ok(())
     }
 
-    /// How often the runner asks for jobs of which this process hears nothing.
-    fn poll(&self) -> Duration {
-        Duration::from_secs(10)
-    }
-
     /// Announces every change that this process makes or hears of, with a growing number.
     fn changes(&self) -> watch::Receiver<u64>;
 
@@ -196,7 +192,7 @@ pub trait JobStore: Send + Sync {
     /// Jobs by state and the space of their audio, of all clients and of this one.
     async fn counts(&self, client: Option<&str>) -> Result<Counts, StoreError>;
 
-    /// Takes the queued job that waits longest, or one whose node died.
+    /// Takes the queued job that waits longest of those that do not rest, or one whose node died.
     async fn claim(&self) -> Result<Option<Claimed>, StoreError>;
 
     /// Extends the lease of a job. Returns whether this node still has it.
@@ -218,8 +214,9 @@ pub trait JobStore: Send + Sync {
         end: Result<Transcript, Failure>,
     ) -> Result<Option<Job>, StoreError>;
 
-    /// Puts a job back into the queue. With `blameless`, the attempt does not count.
-    async fn release(&self, id: &str, blameless: bool) -> Result<(), StoreError>;
+    /// Puts a job back into the queue. With `blameless`, the attempt does not count. This process does not get it again
+    /// before it has rested for this time.
+    async fn release(&self, id: &str, blameless: bool, rest: Duration) -> Result<(), StoreError>;
 
     /// The result of a job that is done.
     async fn result(&self, id: &str) -> Result<Option<Transcript>, StoreError>;
@@ -237,6 +234,9 @@ pub trait JobStore: Send + Sync {
         at: f64,
         most: usize,
     ) -> Result<(Vec<Job>, Option<f64>), StoreError>;
+
+    /// Makes a callback that was taken due at this time, in Unix seconds.
+    async fn postpone_callback(&self, id: &str, until: f64) -> Result<(), StoreError>;
 
     /// Stores the state of a callback.
     async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError>;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::resting::Resting;
 use super::{CALLBACK_LEASE, Claimed, Counts, Exceeded, JobStore, Put, PutLimits, StoreError};
 use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
 use crate::redis::{RedisCommands, RedisPem};
@@ -30,8 +31,8 @@ use crate::redis::{RedisCommands, RedisPem};
 const LEASE: Duration = Duration::from_secs(15);
 /// After this time without a job, the consumer of a node that does not ask any more is removed.
 const SILENCE: Duration = Duration::from_secs(86_400);
-/// How often nodes look for jobs of others.
-const POLL: Duration = Duration::from_secs(1);
+/// How long a node leaves a job alone that it cannot read: another version wrote it.
+const UNREADABLE_REST: Duration = Duration::from_secs(600);
 
 /// The beginning of every script.
 const COMMON: &str = include_str!("shared/common.lua");
@@ -46,6 +47,8 @@ pub struct SharedStore {
     changed: watch::Sender<u64>,
     /// The jobs that this node has, as they are stored.
     held: Mutex<HashMap<String, Job>>,
+    /// Jobs that this node does not take now.
+    resting: Mutex<Resting>,
     /// When Redis was last found to be away, or this node came: before that, nodes may not have been able to renew.
     last_outage: Mutex<Instant>,
 }
@@ -79,6 +82,7 @@ impl SharedStore {
             salt: Mutex::new(*uuid::Uuid::new_v4().as_bytes()),
             changed: watch::Sender::new(0),
             held: Mutex::default(),
+            resting: Mutex::default(),
             last_outage: Mutex::new(Instant::now()),
         };
         store.maintain().await?;
@@ -192,10 +196,6 @@ impl JobStore for SharedStore {
         Ok(())
     }
 
-    fn poll(&self) -> Duration {
-        POLL
-    }
-
     fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -218,7 +218,7 @@ impl JobStore for SharedStore {
             limits.client_bytes.to_string(),
         ];
         for job in &jobs {
-            let (bytes, created) = (job.audio.bytes.to_string(), job.created.to_string());
+            let (bytes, created) = (job.audio.bytes.to_string(), place(job).to_string());
             let (id, owner) = (job.id.clone(), job.owner.clone());
             arguments.extend([id, encode(job)?, owner, bytes, created]);
         }
@@ -277,16 +277,17 @@ impl JobStore for SharedStore {
 
     async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
         let lease = self.lease().as_millis().to_string();
-        let held: Vec<String> = self.held().keys().cloned().collect();
+        let mut left_alone: Vec<String> = self.held().keys().cloned().collect();
+        left_alone.extend(locked(&self.resting).now().keys().cloned());
         let mut arguments = vec![&*self.consumer, &lease];
-        arguments.extend(held.iter().map(String::as_str));
+        arguments.extend(left_alone.iter().map(String::as_str));
         let taken: Vec<String> = self.run(script!("claim"), &arguments).await?;
-        let Some((json, parts)) = taken.split_first() else {
+        let [id, json, parts @ ..] = taken.as_slice() else {
             return Ok(None);
         };
-        // One that cannot be read is left to a node of another version, when its lease has ended.
-        let job: Job = decode(json)?;
-        let id = job.id.clone();
+        let (id, job) = (id.clone(), decode::<Job>(json));
+        // It is left to a node of another version, when its lease has ended.
+        let job = job.inspect_err(|_| locked(&self.resting).add(&id, UNREADABLE_REST))?;
         self.held().insert(id.clone(), job);
         let mut finished = FinishedWork::default();
         for part in parts {
@@ -338,7 +339,8 @@ impl JobStore for SharedStore {
             .await
     }
 
-    async fn release(&self, id: &str, blameless: bool) -> Result<(), StoreError> {
+    async fn release(&self, id: &str, blameless: bool, rest: Duration) -> Result<(), StoreError> {
+        locked(&self.resting).add(id, rest);
         let change = |job: &mut Job| {
             job.state = State::Queued;
             job.attempts -= u32::from(blameless && job.attempts > 0);
@@ -380,6 +382,11 @@ impl JobStore for SharedStore {
         Ok((in_order(due), next.parse().ok()))
     }
 
+    async fn postpone_callback(&self, id: &str, until: f64) -> Result<(), StoreError> {
+        self.run(script!("postpone"), &[id, &until.to_string()])
+            .await
+    }
+
     async fn set_callback(&self, id: &str, callback: Callback) -> Result<(), StoreError> {
         let Some(mut job) = self.get(id).await? else {
             return Ok(());
@@ -402,6 +409,11 @@ impl JobStore for SharedStore {
         let open = open.iter().map(|json| decode(json));
         open.map(|job| job.map(|job: Job| job.audio.key)).collect()
     }
+}
+
+/// The place of a job in the queue: its time of submission, and its place in the request in microseconds.
+fn place(job: &Job) -> f64 {
+    job.created + job.number as f64 * 1e-6
 }
 
 /// The name under which the jobs of an idempotency key are found.

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 use test_support::forwarder::Forwarder;
 use test_support::http::client;
 use test_support::networks::{self, OWN_ADDRESS, Switch};
+use test_support::port::free_port;
 use test_support::realtime::{Realtime, speech};
-use test_support::redis_server::{RedisServer, free_port};
+use test_support::redis_server::RedisServer;
 use test_support::routers::Router;
 use test_support::{Server, model, until};
 

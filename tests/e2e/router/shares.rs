@@ -2,11 +2,9 @@
 //! the shares do not depend on the machine.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use test_support::built;
+use test_support::null_engine::NullEngine;
 use test_support::redis_server::RedisServer;
 use test_support::routers::Router;
 
@@ -19,42 +17,16 @@ const SLOW_WORK: Duration = Duration::from_millis(750);
 /// Requests after which the shares are compared.
 const REQUESTS: usize = 60;
 
-/// A node with an engine that takes a fixed time for each request.
-struct FixedNode {
-    process: Child,
-    /// Its id in Redis, and its address.
-    id: String,
-}
-
-impl FixedNode {
-    fn start(work: Duration, redis: &RedisServer) -> Self {
-        let mut process = Command::new(built("examples/null_engine"))
-            .args(["--port", "0", "--redis", &redis.url()])
-            .args(["--work-millis", &work.as_millis().to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the example is built");
-        let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
-        let url = lines.map_while(Result::ok);
-        let url = url.into_iter().find(|line| line.starts_with("http://"));
-        let id = url.expect("its address").replace("http://", "");
-        Self { process, id }
-    }
-}
-
-impl Drop for FixedNode {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Starts a node with an engine that takes a fixed time for each request.
+fn node(work: Duration, redis: &RedisServer) -> NullEngine {
+    let work = work.as_millis().to_string();
+    NullEngine::start(&["--redis", &redis.url(), "--work-millis", &work])
 }
 
 #[tokio::test]
 async fn a_slow_node_gets_less_work_and_equal_ones_get_equal_shares() {
     let redis = RedisServer::start().await;
-    let nodes = [WORK, WORK, SLOW_WORK].map(|work| FixedNode::start(work, &redis));
+    let nodes = [WORK, WORK, SLOW_WORK].map(|work| node(work, &redis));
     let Some(nginx) = Router::nginx(&redis.url()).await else {
         return;
     };
@@ -76,7 +48,9 @@ async fn a_slow_node_gets_less_work_and_equal_ones_get_equal_shares() {
         assert_eq!(reply.status, 200, "{reply:?}");
         *shares.entry(reply.node).or_default() += 1;
     }
-    let share = |node: &FixedNode| shares.get(&node.id).copied().unwrap_or_default();
+    // A node's id in Redis is its address.
+    let id = |node: &NullEngine| node.url.replace("http://", "");
+    let share = |node: &NullEngine| shares.get(&id(node)).copied().unwrap_or_default();
     let [one, two, slow] = [&nodes[0], &nodes[1], &nodes[2]].map(share);
     eprintln!("shares: {one} and {two} of the fast nodes, {slow} of the slow one");
     // By speed, they are 3 : 3 : 1.

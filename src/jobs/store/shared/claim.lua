@@ -1,11 +1,11 @@
 -- Gives the consumer ARGV[1] a job whose lease was not renewed for ARGV[2] milliseconds, or the next one. ARGV[3...]: ids of
--- jobs that the consumer works on, or may still work on; it gets none of them. Returns the job and its finished parts, or
--- nothing.
+-- jobs that the consumer works on, may still work on, or leaves alone; it gets none of them that was taken before. Returns
+-- the id of a job, the job and its finished parts, or nothing.
 ensure_group()
 local consumer, lease = ARGV[1], tonumber(ARGV[2])
-local works_on = {}
+local left_alone = {}
 for at = 3, #ARGV do
-  works_on[ARGV[at]] = true
+  left_alone[ARGV[at]] = true
 end
 
 -- The job of an entry and its parts; nil if the entry has no open job (any more): then it is dropped.
@@ -14,6 +14,7 @@ local function open_job(entry, id)
   if json and meta(id, 'entry') == entry and not is_over(meta(id, 'state')) then
     local found = redis.call('LRANGE', key('parts', id), 0, -1)
     table.insert(found, 1, json)
+    table.insert(found, 1, id)
     return found
   end
   redis.call('XACK', STREAM, GROUP, entry)
@@ -28,7 +29,7 @@ while true do
     local entry = pending[1]
     local fields = redis.call('XRANGE', STREAM, entry, entry)[1]
     local id = fields and fields[2][2]
-    if not (id and works_on[id]) then
+    if not (id and left_alone[id]) then
       local found = open_job(entry, id)
       if found then
         redis.call('XCLAIM', STREAM, GROUP, consumer, 0, entry, 'JUSTID')
