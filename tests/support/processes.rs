@@ -51,6 +51,9 @@ pub async fn start_server(
         has_ended || answers(&process).await
     };
     until_or_show("it answers", answers_or_ended, || log_in(log)).await;
+    if has_ended {
+        eprintln!("it has ended:\n{}", log_in(log));
+    }
     (!has_ended).then_some(process)
 }
 

@@ -9,7 +9,7 @@ use reqwest::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::http::client;
+use crate::http::client_builder;
 use crate::port::{free_port, on_free_port};
 use crate::processes::{Process, log_in, start_server};
 use crate::repository;
@@ -56,6 +56,12 @@ pub struct Router {
 impl Router {
     /// nginx that reads nodes from this Redis; `None` if it is not installed.
     pub async fn nginx(redis_url: &str) -> Option<Self> {
+        let authorities = Path::new("/etc/ssl/certs/ca-certificates.crt");
+        Self::nginx_that_trusts(authorities, redis_url).await
+    }
+
+    /// nginx that reads nodes from this Redis, whose certificate is of an authority in this file.
+    pub async fn nginx_that_trusts(authorities: &Path, redis_url: &str) -> Option<Self> {
         let modules = [
             "/usr/lib/nginx/modules/ngx_http_lua_module.so",
             "/usr/share/lua/5.1/nginx/redis.lua",
@@ -68,7 +74,11 @@ impl Router {
         }
         let router = Self::start("/readyz", |folder, port, status_port| {
             let path = folder.join("nginx.conf");
-            fs::write(&path, nginx_configuration(folder, port, status_port)).expect("writes");
+            fs::write(
+                &path,
+                nginx_configuration(folder, authorities, port, status_port),
+            )
+            .expect("writes");
             let mut command = Command::new("nginx");
             command.arg("-e").arg(folder.join("log"));
             command.arg("-c").arg(path).env("REDIS_URL", redis_url);
@@ -96,7 +106,9 @@ impl Router {
     /// Starts a process and waits until it answers at `path`, with any status.
     async fn start(path: &str, command: impl Fn(&Path, u16, u16) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let client = client();
+        // A kept connection breaks with the worker process of nginx that has it.
+        let client = client_builder().pool_max_idle_per_host(0).build();
+        let client = client.expect("a client");
         let (process, port, status_port) = on_free_port(async |port| {
             let status_port = free_port();
             let mut command = command(folder.path(), port, status_port);
@@ -118,7 +130,9 @@ impl Router {
 
     /// Its log.
     pub fn log(&self) -> String {
-        log_in(&self.folder.path().join("output"))
+        ["log", "output"]
+            .map(|name| log_in(&self.folder.path().join(name)))
+            .concat()
     }
 
     /// The status of the router for nginx.
@@ -165,7 +179,7 @@ impl Drop for Router {
     }
 }
 
-fn nginx_configuration(folder: &Path, port: u16, status_port: u16) -> String {
+fn nginx_configuration(folder: &Path, authorities: &Path, port: u16, status_port: u16) -> String {
     let ours = repository().join("config/nginx");
     let text = fs::read_to_string(ours.join("uttera-stt.conf")).expect("it is there");
     let lua = ours.join("lua");
@@ -179,6 +193,10 @@ fn nginx_configuration(folder: &Path, port: u16, status_port: u16) -> String {
         (
             "listen 127.0.0.1:9080;",
             format!("listen 127.0.0.1:{status_port};"),
+        ),
+        (
+            "lua_ssl_trusted_certificate /etc/ssl/certs/ca-certificates.crt;",
+            format!("lua_ssl_trusted_certificate {};", authorities.display()),
         ),
     ] {
         assert!(text.contains(known), "the configuration lacks {known}");

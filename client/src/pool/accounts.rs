@@ -115,6 +115,9 @@ pub(super) struct Accounts {
     ejection: Ejection,
     recovery: Recovery,
     picks: u64,
+    /// Whether two random servers are compared, not all: programs that read the same records would all pick the same
+    /// best one.
+    pub draws: bool,
 }
 
 impl Accounts {
@@ -124,13 +127,15 @@ impl Accounts {
             ejection,
             recovery,
             picks: 0,
+            draws: false,
         }
     }
 
-    /// Picks the least busy available server, if possible one that was not tried; if none is available, the
-    /// one that becomes available first. A server that takes no requests, or has lost its record, is the last resort. The second value says whether the request is a trial.
+    /// Picks the least busy available server (or the less busy of two random ones, see [`Self::draws`]), if possible one
+    /// that was not tried; if none is available, the one that becomes available first. A server that takes no requests,
+    /// or has lost its record, is the last resort. The second value says whether the request is a trial.
     pub fn pick(&mut self, tried: &[usize], now: Instant) -> (usize, bool) {
-        let key = |index: &usize| {
+        let class = |index: &usize| {
             let account = &self.all[*index];
             let free_at = self.free_at(account, now);
             let is_free = free_at <= now;
@@ -140,11 +145,18 @@ impl Accounts {
                 !is_free,
                 tried.contains(index),
                 if is_free { now } else { free_at },
-                account.business(),
-                account.last_picked,
             )
         };
-        let index = (0..self.all.len()).min_by_key(key).unwrap_or_default();
+        let best = (0..self.all.len()).map(|index| class(&index)).min();
+        let mut candidates: Vec<usize> = (0..self.all.len())
+            .filter(|index| Some(class(index)) == best)
+            .collect();
+        if self.draws {
+            fastrand::shuffle(&mut candidates);
+            candidates.truncate(2);
+        }
+        let busy = |index: &usize| (self.all[*index].business(), self.all[*index].last_picked);
+        let index = candidates.into_iter().min_by_key(busy).unwrap_or_default();
         self.picks += 1;
         let account = &mut self.all[index];
         account.last_picked = self.picks;

@@ -157,6 +157,7 @@ impl RedisNodes {
         }
         let new: Vec<_> = new.iter().filter_map(|base| self.client_of(base)).collect();
         let State { nodes, accounts } = &mut *pool.state();
+        accounts.draws = true;
         for (node, account) in nodes.iter().zip(&mut accounts.all) {
             if !node.is_listed {
                 continue;

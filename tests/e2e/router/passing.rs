@@ -4,19 +4,58 @@ use futures::StreamExt;
 use reqwest::Body;
 use reqwest::multipart::{Form, Part};
 use serde_json::json;
-use test_support::events::Events;
+use test_support::events::{Events, Line};
 use test_support::http::client;
 use test_support::realtime::{Realtime, speech};
 use test_support::redis_server::RedisServer;
 use test_support::routers::Router;
 use test_support::{refused, sample, signal};
 
+use super::scripted::until_state;
 use super::{Node, send};
 
 /// What the router has in flight on the node.
 async fn in_flight(router: &Router) -> f64 {
     let status = router.status().await;
     status["nodes"][0]["in_flight"].as_f64().expect("a number")
+}
+
+/// A stream, whose events arrive while the node still works.
+async fn streams(node: &Node, url: &str) {
+    let file = node.server.long_file(3);
+    let request = client().post(format!("{url}/v1/audio/transcriptions"));
+    let form = test_support::form(&file, &[("stream", "true")]);
+    let reply = request.multipart(form).send().await.expect("an answer");
+    let mut events = Events::of(reply);
+    let Some(Line::Event(first)) = events.event().await else {
+        panic!("no event");
+    };
+    let first = first["delta"].as_str().expect("a delta").to_owned();
+    assert!(node.server.is_busy().await, "it came at the end");
+    let (deltas, done) = events.rest().await;
+    assert_eq!(first + &deltas.concat(), done["text"]);
+}
+
+async fn live_session(url: &str) {
+    let mut live = Realtime::connect_to(url, "/v1/realtime?intent=transcription", &[])
+        .await
+        .expect("a session");
+    live.event("session.created").await;
+    live.configure(json!({"turn_detection": null})).await;
+    live.append(&speech("en-command.wav", 0)).await;
+    live.commit().await;
+    let (text, _) = live.turn().await;
+    assert!(!text.is_empty());
+    live.cut();
+}
+
+async fn large_upload(node: &Node, url: &str) {
+    let file = node.server.long_file(3);
+    let request = client().post(format!("{url}/v1/audio/transcriptions"));
+    let form = test_support::form(&file, &[("response_format", "text")]);
+    let reply = request.multipart(form).send().await.expect("an answer");
+    assert_eq!(reply.status(), 200);
+    assert!(!reply.text().await.expect("a body").is_empty());
 }
 
 #[tokio::test]
@@ -71,12 +110,16 @@ async fn uploads_streams_and_sockets_pass_and_everything_is_counted_down() {
     assert_eq!(id.len(), 32);
     assert!(!node.server.log_lines(&id).is_empty());
 
-    // A stream.
-    let request = client.post(format!("{}/v1/audio/transcriptions", router.url));
-    let form = test_support::form(&sample("en-long.ogg"), &[("stream", "true")]);
-    let reply = request.multipart(form).send().await.expect("an answer");
-    let (deltas, done) = Events::of(reply).rest().await;
-    assert_eq!(deltas.concat(), done["text"]);
+    let haproxy = Router::haproxy(&[(node.port, node.agent_port)]).await;
+    let Some(haproxy) = haproxy else {
+        return;
+    };
+    until_state(&haproxy, "UP").await;
+    for url in [&router.url, &haproxy.url] {
+        streams(&node, url).await;
+        live_session(url).await;
+        large_upload(&node, url).await;
+    }
 
     // A large upload, with a length and without one: it is passed on while it arrives.
     let file = node.server.long_file(3);
@@ -114,23 +157,20 @@ async fn uploads_streams_and_sockets_pass_and_everything_is_counted_down() {
     }
     signal(worker, "CONT");
 
-    // A live session.
     let mut live = Realtime::connect_to(&router.url, "/v1/realtime?intent=transcription", &[])
         .await
         .expect("a session");
     live.event("session.created").await;
     assert!(in_flight(&router).await > 0.0);
-    live.configure(json!({"turn_detection": null})).await;
-    live.append(&speech("en-command.wav", 0)).await;
-    live.commit().await;
-    let (text, _) = live.turn().await;
-    assert!(!text.is_empty());
     live.cut();
     router
         .until("it is counted down", async || {
             in_flight(&router).await < 1e-9
         })
         .await;
+
+    let log = router.log();
+    assert!(!log.contains("temporary file"), "on disk:\n{log}");
 
     // The node's own errors are passed on; what each node has for itself is not.
     let reply = client

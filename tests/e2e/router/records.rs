@@ -5,9 +5,12 @@ use std::net::Ipv6Addr;
 
 use serde_json::json;
 use test_support::http::client;
+use test_support::port::free_port;
 use test_support::redis_sentinel::RedisSentinel;
 use test_support::redis_server::RedisServer;
 use test_support::routers::Router;
+use test_support::tls::{Authority, text};
+use test_support::{refused, until};
 use wiremock::{Request, ResponseTemplate};
 
 use super::scripted::{ScriptedNode, known, until_known};
@@ -163,4 +166,81 @@ async fn sentinels_name_the_redis_that_is_read() {
     node.register(&sentinel.replica, &json!({"load_score": 0.3}));
     let read = async || known(&nginx, "node-1").await["load_score"] == 0.3;
     nginx.until("it reads the new master", read).await;
+}
+
+#[tokio::test]
+async fn redis_is_read_over_tls_by_its_name_and_by_its_address() {
+    let authority = Authority::new();
+    let (own, ca) = (authority.issue("redis"), authority.certificate());
+    let port = free_port().to_string();
+    let options = [
+        ["--tls-port", &port],
+        ["--tls-cert-file", text(&own.certificate)],
+        ["--tls-key-file", text(&own.key)],
+        ["--tls-ca-cert-file", text(&ca)],
+        ["--tls-auth-clients", "no"],
+    ];
+    let redis = RedisServer::start_with(None, &options.concat()).await;
+    let node = ScriptedNode::start("node-1", fine).await;
+    node.register(&redis, &json!({}));
+    for host in ["127.0.0.1", "localhost"] {
+        let url = format!("rediss://{host}:{port}");
+        let Some(nginx) = Router::nginx_that_trusts(&ca, &url).await else {
+            return;
+        };
+        until_known(&nginx, &["node-1"]).await;
+        served_by(&nginx, &["node-1"]).await;
+    }
+    let other = Authority::new();
+    let url = format!("rediss://127.0.0.1:{port}");
+    let nginx = Router::nginx_that_trusts(&other.certificate(), &url).await;
+    let nginx = nginx.expect("it is installed");
+    let is_refused = async || nginx.log().contains("the TLS handshake failed");
+    until("the certificate is refused", is_refused).await;
+    assert!(known(&nginx, "node-1").await.is_null());
+}
+
+/// The kernel of a node that is stopped still accepts connections.
+#[tokio::test]
+async fn a_node_that_gives_no_answer_holds_no_request() {
+    let redis = RedisServer::start().await;
+    let Some(nginx) = Router::nginx(&redis.url()).await else {
+        return;
+    };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = silent.local_addr().expect("an address").port();
+    let register = |ts: f64| {
+        let record = json!({"load_score": 0.0, "accepts_requests": true, "host": "127.0.0.1",
+            "port": port, "version": "1", "ts": ts});
+        let _: () = redis.ask(&["SET", "stt:nodes:silent", &record.to_string()]);
+    };
+    // It renews its record once, and never again. The time has as many digits as those of nodes.
+    register(1_796_026_235.159_662);
+    until_known(&nginx, &["silent"]).await;
+    register(1_796_026_235.659_671);
+    let is_stale = async || known(&nginx, "silent").await["stale"] == true;
+    nginx.until("its record is stale", is_stale).await;
+    let overloaded = |_: &Request| {
+        ResponseTemplate::new(503)
+            .insert_header("x-not-processed", "1")
+            .set_body_json(json!({"error": {"message": "full", "type": "server_error",
+                "param": null, "code": "overloaded"}, "detail": "full"}))
+    };
+    let full = ScriptedNode::start("full", overloaded).await;
+    full.register(&redis, &json!({}));
+    until_known(&nginx, &["full", "silent"]).await;
+    let rejected = async || {
+        let url = format!("{}/v1/audio/transcriptions", nginx.url);
+        let reply = client().post(url).body("audio").send().await;
+        refused(reply.expect("an answer"), 503, "overloaded", None).await;
+    };
+    rejected().await;
+    assert_eq!(full.requests().await, 1);
+    // Now it is asked, because no other node accepts requests.
+    full.fill();
+    full.register(&redis, &json!({}));
+    let is_full = async || known(&nginx, "full").await["accepts_requests"] == false;
+    nginx.until("the other node is full", is_full).await;
+    rejected().await;
+    assert_eq!(known(&nginx, "silent").await["unreachable"], true);
 }

@@ -236,3 +236,44 @@ async fn requests_about_a_job_go_to_the_node_that_accepted_it() {
     };
     world.nginx.until("another node answers", answered).await;
 }
+
+/// Nodes that do not share their jobs answer 404 for those of others.
+#[tokio::test]
+async fn a_job_whose_node_is_away_is_not_reported_as_gone() {
+    let redis = RedisServer::start().await;
+    let Some(nginx) = Router::nginx(&redis.url()).await else {
+        return;
+    };
+    let answer = |request: &Request| match request.method.as_str() {
+        "POST" => ResponseTemplate::new(202).set_body_json(json!({"id": "7f"})),
+        _ => ResponseTemplate::new(404).set_body_json(json!({"error": {"message": "none",
+            "type": "invalid_request_error", "param": null, "code": "job_not_found"},
+            "detail": "none"})),
+    };
+    let nodes = [
+        ScriptedNode::start("node-1", answer).await,
+        ScriptedNode::start("node-2", answer).await,
+    ];
+    for node in &nodes {
+        node.register(&redis, &json!({}));
+    }
+    until_known(&nginx, &["node-1", "node-2"]).await;
+    let client = client();
+    let submitted = client.post(format!("{}{JOBS}", nginx.url)).body("audio");
+    let submitted = submitted.send().await.expect("an answer");
+    assert_eq!(submitted.status(), 202);
+    let owner = submitted.headers()["x-node"]
+        .to_str()
+        .expect("ASCII")
+        .to_owned();
+    let job = format!("{}{JOBS}/7f", nginx.url);
+    let get = async || client.get(&job).send().await.expect("an answer");
+    let reply = get().await;
+    assert_eq!(reply.headers()["x-node"], *owner, "it says that it is gone");
+    refused(reply, 404, "job_not_found", None).await;
+    let [one, other] = nodes;
+    drop(if one.name == owner { one } else { other });
+    let reply = get().await;
+    assert!(reply.headers().contains_key("retry-after"));
+    refused(reply, 503, "jobs_unavailable", None).await;
+}

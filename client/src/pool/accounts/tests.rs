@@ -32,6 +32,24 @@ fn ask(accounts: &mut Accounts, error: Option<&Error>, now: Instant) -> (usize, 
 }
 
 #[test]
+fn of_two_random_servers_the_less_busy_one_is_picked() {
+    let (mut accounts, now) = accounts(3, Recovery::Trial);
+    accounts.draws = true;
+    for (account, load) in accounts.all.iter_mut().zip([0.1, 0.5, 0.9]) {
+        account.listing.load = load;
+    }
+    let mut picks = [0; 3];
+    for _ in 0..300 {
+        picks[ask(&mut accounts, None, now).0] += 1;
+    }
+    let [idle, middle, busy] = picks;
+    // In two pairs of three, the first one is drawn, and else the second one wins.
+    assert!(idle > 150 && middle > 50 && busy == 0, "{picks:?}");
+    let last = accounts.pick(&[0, 1], now).0;
+    assert_eq!(last, 2, "the others were tried");
+}
+
+#[test]
 fn the_least_busy_server_is_picked_and_equal_ones_take_turns() {
     let (mut accounts, now) = accounts(3, Recovery::Trial);
     let first: Vec<_> = (0..6).map(|_| accounts.pick(&[], now).0).collect();

@@ -86,6 +86,25 @@ function tests.requests_are_told_apart()
     equal(kind("POST", "/v1/audio/jobsx"), "")
 end
 
+function tests.a_node_that_may_hang_gets_nothing_unasked()
+    local nodes = view.after(nil, { node("silent", 0), node("full", 0, { accepts_requests = false }) }, 100)
+    local known = state({ silent = { silent = true } })
+    equal(shares(nodes, known).silent, 3000, "it will be asked")
+    equal(shares(nodes, known, {}, 100, true).none, 3000)
+    -- One whose record is missing may be asked beforehand.
+    nodes = view.after(view.after(nodes, {}, 101), {}, 102)
+    equal(shares(nodes, state(), {}, 102, true).none, 3000)
+    equal(shares(nodes, state({ well = { silent = true } }), {}, 102, true).silent, 3000)
+end
+
+function tests.nodes_of_all_classes_are_further_attempts()
+    local nodes = view.after(nil, { node("a", 0), node("b", 0), node("busy", 0), node("down", 0) }, 100)
+    local known = state({ busy = { busy = true }, down = { down = true } })
+    local best, count = choice.candidates(nodes, known, { a = true }, 100)
+    equal(#best, 1)
+    equal(count, 3)
+end
+
 function tests.uploads_weigh_by_their_size()
     local small, large = choice.request_load(20000), choice.request_load(20 * 1024 * 1024)
     assert(small >= choice.REQUEST_LOAD and small < 2 * choice.REQUEST_LOAD, small)

@@ -1,5 +1,6 @@
 -- What becomes of the records in Redis.
 
+local cjson = require "cjson"
 local view = require "uttera_stt.view"
 local support = require "tests.support"
 
@@ -16,6 +17,18 @@ function tests.an_old_view_tells_no_loads()
     local counts = shares(nodes, state(), {}, 100 + view.TRUST_SECONDS + 1)
     assert(counts.a > 1300 and counts.b > 1300, counts.a .. " " .. counts.b)
     equal(shares(nodes, state(), {}, 100 + view.TRUST_SECONDS - 1).a, 3000)
+end
+
+-- The view is kept as JSON between two readings, and a node's clock has more digits than that.
+function tests.a_record_is_the_same_after_the_view_was_kept()
+    local nodes
+    for reading = 0, 6 do
+        local ts = 1796026235.1596620 + math.min(reading, 2) * 0.5
+        nodes = view.after(nodes, { node("a", 0, { ts = ts }) }, 1796026235.123 + reading / 2)
+        nodes = cjson.decode(cjson.encode(nodes))
+    end
+    equal(nodes.nodes[1].gap, 0.5)
+    assert(view.is_stale(nodes.nodes[1], nodes))
 end
 
 function tests.a_record_that_is_not_renewed_as_usual_is_stale()

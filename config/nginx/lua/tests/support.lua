@@ -34,6 +34,8 @@ function support.state(known)
     return {
         is_down = has("down"),
         is_busy = has("busy"),
+        is_silent = has("silent"),
+        is_well = has("well"),
         in_flight = function(id)
             return (known.in_flight or {})[id] or 0
         end,
@@ -41,11 +43,11 @@ function support.state(known)
 end
 
 -- How often each node is chosen in 3000 choices; `after` is called for each.
-function support.shares(nodes, known, tried, now)
+function support.shares(nodes, known, tried, now, is_unasked)
     math.randomseed(7)
     local counts = {}
     for _ = 1, 3000 do
-        local chosen = choice.choose(nodes, known, tried or {}, now or nodes.at, math.random)
+        local chosen = choice.choose(nodes, known, tried or {}, now or nodes.at, math.random, false, is_unasked)
         local id = chosen and chosen.id or "none"
         counts[id] = (counts[id] or 0) + 1
     end

@@ -2,6 +2,8 @@
 --
 -- A node is a table of uttera_stt.view. `state` tells what this router knows of a node besides its record:
 --   state.is_down(id)     whether connections to it failed, and none has succeeded since
+--   state.is_silent(id)   whether it accepts connections, and gave no answer when it was asked last
+--   state.is_well(id)     whether it has just answered when it was asked
 --   state.is_busy(id)     whether it has just rejected a request
 --   state.in_flight(id)   load of the requests that this router has there
 
@@ -44,15 +46,23 @@ function choice.score(node, nodes, state, now)
     return load + state.in_flight(node.id)
 end
 
--- The nodes of the best class that may get a request; `tried` holds the ids of those that failed it. While the records
--- are too old to be believed, all nodes may accept. `is_light`: a request without audio to transcribe now, which nodes
--- serve even when they accept no more work.
-function choice.candidates(nodes, state, tried, now, is_light)
+-- Whether a request to a node might wait for ever: the kernel of a node that is stopped still accepts connections.
+function choice.may_hang(node, nodes, state)
+    return state.is_silent(node.id) or (view.is_stale(node, nodes) and not state.is_well(node.id))
+end
+
+-- The nodes of the best class that may get a request, and how many nodes may get it in all classes. `tried` holds the
+-- ids of those that failed it. While the records are too old to be believed, all nodes may accept. `is_light`: a request
+-- without audio to transcribe now, which nodes serve even when they accept no more work. `is_unasked`: the node will not
+-- be asked before it gets the request, so that it must not be one that may hang.
+function choice.candidates(nodes, state, tried, now, is_light, is_unasked)
     local is_current = view.is_current(nodes, now)
-    local classes = { {}, {}, {}, {} }
+    local classes, count = { {}, {}, {}, {} }, 0
     for _, node in ipairs(nodes.nodes) do
         local accepts = node.accepts or not is_current
-        if not tried[node.id] and (accepts or is_light) then
+        local is_possible = not tried[node.id] and (accepts or is_light)
+        if is_possible and not (is_unasked and choice.may_hang(node, nodes, state)) then
+            count = count + 1
             local class = 1
             if state.is_down(node.id) then
                 class = 4
@@ -66,15 +76,15 @@ function choice.candidates(nodes, state, tried, now, is_light)
     end
     for _, class in ipairs(classes) do
         if #class > 0 then
-            return class
+            return class, count
         end
     end
-    return {}
+    return {}, 0
 end
 
 -- The better of two random candidates, or nil without any. `random(n)` is a whole number from 1 to n.
-function choice.choose(nodes, state, tried, now, random, is_light)
-    local candidates = choice.candidates(nodes, state, tried, now, is_light)
+function choice.choose(nodes, state, tried, now, random, is_light, is_unasked)
+    local candidates = choice.candidates(nodes, state, tried, now, is_light, is_unasked)
     local count = #candidates
     if count < 2 then
         return candidates[1]

@@ -18,7 +18,12 @@ local function log_in(opened, host, login)
     if login.tls then
         -- The library for Redis has no call for this, and the one below it raises an error for some failures.
         local socket = rawget(opened, "_sock")
-        local called, session, why = pcall(socket.sslhandshake, socket, nil, host, true)
+        -- The library compares names only, not addresses: for an address, the authority of the certificate decides alone.
+        local name = host
+        if names.is_address(host) then
+            name = nil
+        end
+        local called, session, why = pcall(socket.sslhandshake, socket, nil, name, true)
         if not called or not session then
             why = called and why or "is its certificate trusted (lua_ssl_trusted_certificate)?"
             return nil, "the TLS handshake failed: " .. tostring(why)

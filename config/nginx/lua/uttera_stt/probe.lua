@@ -7,6 +7,9 @@ local LIMIT_MILLIS = 1000
 -- The most bytes of a reply that are read.
 local MOST_BYTES = 65536
 
+-- The reason if a node accepts a connection, and does not answer.
+probe.SILENT = "it gave no answer in time"
+
 -- Asks a node whether it accepts requests: "accepts"; "full", when it would only take jobs; "drains", when it takes
 -- nothing; or nil and a reason if it gives no usable answer.
 function probe.ask(node)
@@ -28,7 +31,7 @@ function probe.ask(node)
     socket:close()
     reply = reply or partial
     if not reply or reply == "" then
-        return nil, why
+        return nil, why == "timeout" and probe.SILENT or why
     end
     if reply:find("^HTTP/1%.%d 200") and reply:find('"accepts_requests"%s*:%s*true') then
         return "accepts"

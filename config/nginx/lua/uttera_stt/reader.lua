@@ -147,7 +147,7 @@ local function check(premature, node)
     end
     local answer, reason = probe.ask(node)
     if not answer then
-        if shared.mark_down(node.id, ngx.now()) then
+        if shared.mark_down(node.id, ngx.now(), reason == probe.SILENT) then
             ngx.log(ngx.WARN, "node ", node.id, " cannot be reached: ", reason)
         end
         return
@@ -156,7 +156,7 @@ local function check(premature, node)
         ngx.log(ngx.WARN, "node ", node.id, " answers again")
     end
     if answer ~= "accepts" then
-        shared.mark_busy(node.id)
+        shared.mark_busy(node.id, true)
     end
 end
 
@@ -172,7 +172,8 @@ local function look(settings)
     local current = shared.view()
     local is_current = view.is_current(current, now)
     for _, node in ipairs(current.nodes) do
-        if shared.is_probe_due(node.id, now) or (not is_current and shared.is_check_due(node.id)) then
+        local is_unknown = not is_current or view.is_stale(node, current)
+        if shared.is_probe_due(node.id, now) or (is_unknown and shared.is_check_due(node.id)) then
             ngx.timer.at(0, check, node)
         end
     end

@@ -36,9 +36,10 @@ local function current()
     return request
 end
 
-local function choose(request)
+-- The node for a request; `is_unasked`: it gets the request without being asked before.
+local function choose(request, is_unasked)
     ngx.update_time()
-    return choice.choose(shared.view(), shared, request.tried, ngx.now(), math.random, request.is_light)
+    return choice.choose(shared.view(), shared, request.tried, ngx.now(), math.random, request.is_light, is_unasked)
 end
 
 -- Gives the request's load back to its node.
@@ -51,20 +52,25 @@ end
 
 -- Notes that a connection to a node failed.
 local function failed(node, what)
-    if shared.mark_down(node.id, ngx.now()) then
+    if shared.mark_down(node.id, ngx.now(), what == probe.SILENT) then
         ngx.log(ngx.WARN, "node ", node.id, " cannot be reached: ", what)
     end
     shared.count("failures", node.id)
 end
 
--- Replies with an error in the format of the API.
-local function reply(status, code, message, retry_after)
+-- Sets the head of a reply with an error, and returns its body in the format of the API.
+local function begin_error(status, code, message, retry_after)
     ngx.status = status
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Retry-After"] = retry_after
     local kind = status == 404 and "invalid_request_error" or "server_error"
     local content = { message = message, type = kind, param = cjson.null, code = code }
-    ngx.print(cjson.encode({ error = content, detail = message }))
+    return cjson.encode({ error = content, detail = message })
+end
+
+-- Replies with an error.
+local function reply(status, code, message, retry_after)
+    ngx.print(begin_error(status, code, message, retry_after))
     return ngx.exit(status)
 end
 
@@ -85,15 +91,18 @@ local function ask(request)
             return nil
         end
         local answer, reason = probe.ask(node)
-        -- A full node takes jobs, which wait.
-        if answer == "accepts" or (answer == "full" and request.takes_jobs) then
+        if answer then
+            shared.mark_up(node.id)
+        else
+            failed(node, reason)
+        end
+        -- A full node takes jobs, which wait, and tells what it knows; the latter also when it drains.
+        if answer == "accepts" or (answer == "full" and request.is_light) or (answer and request.is_safe) then
             return node
         end
         request.tried[node.id] = true
         if answer then
-            shared.mark_busy(node.id)
-        else
-            failed(node, reason)
+            shared.mark_busy(node.id, true)
         end
     end
     return nil
@@ -112,9 +121,11 @@ local function node_that_knows(request)
     local id = key and shared.maker(key)
     if request.job then
         id = shared.node_of_job(request.job)
+        request.node_of_job = id
     end
-    for _, node in ipairs(id and shared.view().nodes or {}) do
-        if node.id == id and not shared.is_down(id) then
+    local nodes = shared.view()
+    for _, node in ipairs(id and nodes.nodes or {}) do
+        if node.id == id and not shared.is_down(id) and not choice.may_hang(node, nodes, shared) then
             return node
         end
     end
@@ -147,8 +158,12 @@ function router.admit()
         return
     end
     request.asked = node_that_knows(request)
-    if not request.asked and not choose(request) then
-        return reject()
+    if not request.asked and not choose(request, true) then
+        -- What is left may hang.
+        request.asked = ask(request)
+        if not request.asked then
+            return reject()
+        end
     end
     if has_body then
         ngx.req.read_body()
@@ -185,7 +200,7 @@ end
 -- Makes the best node that is left the one of the next attempt, and returns it; nil if there is none.
 local function aim(request)
     while true do
-        local node = request.asked or choose(request)
+        local node = request.asked or choose(request, true)
         request.asked = nil
         if not node then
             return nil
@@ -219,7 +234,8 @@ function router.balance()
     end
     if request.attempts == 0 then
         -- With as many attempts as there are nodes, the last rejection reaches the client as it is.
-        local others = #choice.candidates(shared.view(), shared, request.tried, ngx.now(), request.is_light)
+        local tried, light = request.tried, request.is_light
+        local _, others = choice.candidates(shared.view(), shared, tried, ngx.now(), light, true)
         balancer.set_more_tries(math.min(math.max(others, 1), MOST_RETRIES))
     end
     request.attempts = request.attempts + 1
@@ -239,12 +255,24 @@ function router.label()
     if ngx.header["X-Request-Id"] == nil then
         ngx.header["X-Request-Id"] = ngx.var.uttera_request_id
     end
+    local owner = request and request.node_of_job
+    if node and owner and node.id ~= owner and ngx.status == 404 and shared.may_return(owner) then
+        -- The nodes do not share their jobs, and the one that has this job may come back.
+        local message = "the node that has the job cannot be reached at the moment"
+        request.instead = begin_error(503, "jobs_unavailable", message, choice.retry_after(math.random))
+        ngx.header["Content-Length"] = #request.instead
+    end
 end
 
--- The reply's body (body_filter_by_lua), of the paths that make ephemeral keys and jobs: only the node that made them
--- knows them.
+-- The reply's body (body_filter_by_lua), of the paths of jobs and of those that make ephemeral keys: only the node that
+-- made them knows them.
 function router.learn()
     local request = requests[ngx.var.request_id]
+    if request and request.instead then
+        ngx.arg[1] = request.instead
+        request.instead = ""
+        return
+    end
     local node = request and request.node
     if not node or ngx.req.get_method() ~= "POST" then
         return

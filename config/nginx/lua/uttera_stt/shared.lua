@@ -15,8 +15,12 @@ ffi.cdef("int kill(int pid, int signal);")
 
 -- A node that rejected a request gets none for this long, in seconds, if another one can take it.
 local BUSY_SECONDS = 1
+-- Seconds between two questions to a node of which Redis tells nothing new, and how long its answer counts.
+local CHECK_SECONDS, ANSWER_SECONDS = 2, 3
 -- Seconds after which a failed node counts as reachable, if nothing has probed it meanwhile.
 local DOWN_SECONDS = 60
+-- How long a node that has jobs is waited for after Redis had its last record, in seconds.
+local RETURN_SECONDS = 600
 -- The longest life of an ephemeral key for realtime sessions, in seconds, and how long the node of a job is remembered.
 local KEY_SECONDS = 7200
 local JOB_SECONDS = 7 * 86400
@@ -48,7 +52,15 @@ function shared.set_view(view)
         return nil, "the view cannot be kept: " .. tostring(reason)
     end
     dict:incr("version", 1, 0)
+    for _, node in ipairs(view.nodes) do
+        dict:set("seen:" .. node.id, true, RETURN_SECONDS)
+    end
     return true
+end
+
+-- Whether a node was registered not long ago.
+function shared.may_return(id)
+    return dict:get("seen:" .. id) ~= nil
 end
 
 -- Why Redis could not be read the last time; nil if it could.
@@ -121,8 +133,20 @@ function shared.is_down(id)
     return dict:get("down:" .. id) ~= nil
 end
 
--- Notes that a node could not be reached; returns whether that is new.
-function shared.mark_down(id, now)
+-- Whether a node accepted a connection, and gave no answer.
+function shared.is_silent(id)
+    return dict:get("silent:" .. id) ~= nil
+end
+
+-- Whether a node has just answered.
+function shared.is_well(id)
+    return dict:get("well:" .. id) ~= nil
+end
+
+-- Notes that a node could not be reached, or is silent; returns whether that is new.
+function shared.mark_down(id, now, is_silent)
+    dict:set("silent:" .. id, is_silent or nil, DOWN_SECONDS)
+    dict:delete("well:" .. id)
     local is_new = not shared.is_down(id)
     local failures = dict:incr("failures:" .. id, 1, 0, DOWN_SECONDS)
     dict:set("down:" .. id, now + math.min(0.25 * 2 ^ failures, MOST_PAUSE), DOWN_SECONDS)
@@ -132,6 +156,8 @@ end
 -- Notes that a node answered; returns whether it counted as unreachable.
 function shared.mark_up(id)
     local was_down = shared.is_down(id)
+    dict:set("well:" .. id, true, ANSWER_SECONDS)
+    dict:delete("silent:" .. id)
     dict:delete("down:" .. id)
     dict:delete("failures:" .. id)
     return was_down
@@ -143,18 +169,18 @@ function shared.is_probe_due(id, now)
     return due ~= nil and now >= due and dict:add("probe:" .. id, true, 3)
 end
 
--- Whether any node should be probed because nothing else tells its state; true every two seconds.
+-- Whether a node should be probed because nothing else tells its state; true once in some seconds.
 function shared.is_check_due(id)
-    return dict:add("probe:" .. id, true, 2)
+    return dict:add("probe:" .. id, true, CHECK_SECONDS)
 end
 
 function shared.is_busy(id)
     return dict:get("busy:" .. id) ~= nil
 end
 
--- Notes that a node rejected a request.
-function shared.mark_busy(id)
-    dict:set("busy:" .. id, true, BUSY_SECONDS)
+-- Notes that a node rejected a request; `is_answer`: that it said so when it was asked.
+function shared.mark_busy(id, is_answer)
+    dict:set("busy:" .. id, true, is_answer and ANSWER_SECONDS or BUSY_SECONDS)
 end
 
 -- Notes which node made an ephemeral key, for the longest life of such a key. The key itself is not kept.

@@ -66,7 +66,8 @@ function view.node(key, record)
         load = load,
         accepts = record.accepts_requests ~= false,
         version = type(record.version) == "string" and record.version:sub(1, VERSION_BYTES) or nil,
-        ts = is_number(record.ts) and record.ts or nil,
+        -- To the millisecond, because the view is kept as JSON with 14 digits, and must not differ afterwards.
+        ts = is_number(record.ts) and math.floor(record.ts * 1000 + 0.5) / 1000 or nil,
     }
 end
 
