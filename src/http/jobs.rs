@@ -165,6 +165,11 @@ impl JobService {
         Ok(&self.open().await?.uploads)
     }
 
+    /// Whether several nodes share their jobs.
+    pub fn are_shared(&self) -> bool {
+        self.0.shared.is_some()
+    }
+
     /// Which callbacks are accepted.
     pub fn callbacks(&self) -> &CallbackPolicy {
         &self.0.callbacks
@@ -193,7 +198,7 @@ impl JobService {
         }
         // Redis may be away for long, and calls that each tried to reach it would wait for each other.
         let opened = timeout(OPEN_WAIT, self.0.open.wait()).await;
-        opened.map_err(|_elapsed| StoreError::Unavailable("Redis was not reached yet".to_owned()))
+        opened.map_err(|_elapsed| StoreError::Unavailable("it is not open yet".to_owned()))
     }
 
     async fn open_now(&self) -> Result<&OpenJobs, StoreError> {

@@ -35,10 +35,12 @@ pub const RENEWAL: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_secs(1);
 /// The pause before the next job is taken after an attempt that may succeed later, whatever the job.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(3);
-/// How long this node leaves a job alone whose audio it cannot read: other jobs come first.
-const REST: Duration = Duration::from_secs(3);
-/// The same where nodes share their jobs: another one may be able to read it.
-const REST_FOR_OTHERS: Duration = Duration::from_secs(60);
+/// For how many seconds this node leaves a job alone whose audio it could not read, after each attempt: other jobs come
+/// first, and the store may be mended meanwhile. Where nodes share their jobs, the first rest is left out, because another
+/// node may be able to read it.
+const REST_SECONDS: [u64; MOST_ATTEMPTS as usize] = [3, 60, 600, 3600, 3600];
+/// How long it leaves a job alone for whose audio it has no space.
+const REST_WITHOUT_SPACE: Duration = Duration::from_secs(60);
 /// The pause after the result of a job could not be stored.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -137,7 +139,11 @@ impl Runner {
                     *waits_since = None;
                     running.spawn(self.clone().work(claimed));
                 }
-                Ok(None) => return,
+                Ok(None) => {
+                    // Those that wait rest.
+                    *waits_since = None;
+                    return;
+                }
                 Err(error) => {
                     warn!(%error, "no job could be taken");
                     return;
@@ -269,13 +275,13 @@ impl Runner {
             AudioError::NoCopy(_) => Err(End::Again {
                 reason: error.to_string(),
                 blameless: true,
-                rest: Some(self.rest()),
+                rest: Some(REST_WITHOUT_SPACE),
             }),
             // Another node may see it, if a folder that nodes share is not mounted here, or later this one.
             error if job.attempts < MOST_ATTEMPTS => Err(End::Again {
                 reason: error.to_string(),
                 blameless: false,
-                rest: Some(self.rest()),
+                rest: Some(self.rest(job.attempts)),
             }),
             error => {
                 let why = match error {
@@ -288,12 +294,10 @@ impl Runner {
         }
     }
 
-    fn rest(&self) -> Duration {
-        if self.jobs.store().is_shared() {
-            REST_FOR_OTHERS
-        } else {
-            REST
-        }
+    /// The rest after an attempt, the first of which is 1.
+    fn rest(&self, attempts: u32) -> Duration {
+        let place = attempts as usize - usize::from(!self.jobs.store().is_shared());
+        Duration::from_secs(REST_SECONDS[place.min(REST_SECONDS.len() - 1)])
     }
 
     async fn submit(

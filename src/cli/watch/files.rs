@@ -44,6 +44,9 @@ impl Version {
 /// ever, and the kernel reports no end if a file was cut by its path.
 const STILL: u32 = 60;
 
+/// So many names of finished files are kept in any case: some megabytes.
+const MOST_DONE: usize = 50_000;
+
 /// An event of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -75,7 +78,7 @@ pub enum Outcome {
 pub struct Files {
     states: BTreeMap<OsString, State>,
     /// The versions whose result or failure this process wrote; also of files that are gone, because another one may come
-    /// under the name.
+    /// under the name. Beyond [`MOST_DONE`], only of files that are there.
     done: BTreeMap<OsString, Version>,
 }
 
@@ -92,8 +95,6 @@ struct State {
     /// How many rescans in succession found the version that the one before had found.
     same: u32,
     is_running: bool,
-    /// The system does not say what it is.
-    is_unreadable: bool,
     given_up: Option<Version>,
     /// There is nothing to do until it changes.
     is_settled: bool,
@@ -104,6 +105,9 @@ impl Files {
     pub fn list(&mut self, names: &BTreeSet<OsString>) {
         self.states
             .retain(|name, state| state.is_running || names.contains(name));
+        if self.done.len() > MOST_DONE {
+            self.done.retain(|name, _| names.contains(name));
+        }
         for name in names {
             self.states.entry(name.clone()).or_default();
         }
@@ -137,20 +141,17 @@ impl Files {
     /// Compares the version that a rescan found with that of the rescan before.
     pub fn seen(&mut self, name: &OsStr, version: Version) {
         if let Some(state) = self.states.get_mut(name) {
-            state.is_unreadable = false;
             let is_same = state.seen.replace(version) == Some(version);
             state.same = if is_same { state.same + 1 } else { 0 };
             state.is_quiet = state.same >= if state.is_open { STILL } else { 1 };
         }
     }
 
-    /// Notes that the system does not say what a file is, and will not say it until somebody changes that. Returns whether
-    /// that is new.
-    pub fn unreadable(&mut self, name: &OsStr) -> bool {
-        self.states.get_mut(name).is_some_and(|state| {
+    /// Notes that there is nothing to do with a file until somebody changes it or its folder.
+    pub fn settle(&mut self, name: &OsStr) {
+        if let Some(state) = self.states.get_mut(name) {
             state.is_settled = true;
-            !std::mem::replace(&mut state.is_unreadable, true)
-        })
+        }
     }
 
     /// Whether to transcribe this version of a file now; if so, the file counts as running until [`Self::ended`].
@@ -333,12 +334,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_looked_at_is_no_work_and_is_reported_once() {
+    fn a_file_that_cannot_be_looked_at_is_no_work_until_it_can() {
         let mut files = listed(&["a.wav"]);
-        assert!(files.unreadable(&name()) && !files.unreadable(&name()));
+        files.settle(&name());
         assert!(files.are_settled());
-        assert!(!rescan(&mut files, 1));
-        assert!(!files.are_settled() && files.unreadable(&name()));
+        assert!(!rescan(&mut files, 1) && !files.are_settled());
+        assert!(rescan(&mut files, 1));
     }
 
     #[test]

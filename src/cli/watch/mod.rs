@@ -108,8 +108,10 @@ struct Watcher {
     was_read: bool,
     /// The folder could not be read at the last rescan.
     is_unreadable: bool,
-    /// The files without a result.
+    /// The files whose work ended without a result.
     failed: BTreeSet<OsString>,
+    /// The files of which the system does not say what they or their results are.
+    unreadable: BTreeSet<OsString>,
 }
 
 impl Watcher {
@@ -137,6 +139,7 @@ impl Watcher {
             was_read: false,
             is_unreadable: false,
             failed: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
         })
     }
 
@@ -179,36 +182,43 @@ impl Watcher {
     /// Sends a file to the server if it is complete and has no result.
     fn look(&mut self, name: &OsStr, is_rescan: bool) {
         let file = self.args.folder.join(name);
+        let shares_stem = self.files.shares_stem(name);
+        let extension = extension(self.args.format);
+        let result = names::result(&self.args.out, name, extension, shares_stem);
         let version = match Version::of(&file) {
             Ok(Some(version)) => version,
-            Ok(None) => return self.files.forget(name),
-            Err(error) if is_lasting(&error) => {
-                if self.files.unreadable(name) {
-                    tell(format_args!("{} cannot be read: {error}", file.display()));
-                    self.failed.insert(name.to_owned());
-                }
-                return;
+            Ok(None) => {
+                self.unreadable.remove(name);
+                return self.files.forget(name);
             }
-            // The next rescan looks again.
-            Err(_) => return,
+            Err(error) => return self.cannot_read(name, &file, &error),
         };
         if is_rescan {
             self.files.seen(name, version);
         }
-        let shares_stem = self.files.shares_stem(name);
-        let extension = extension(self.args.format);
-        let result = names::result(&self.args.out, name, extension, shares_stem);
-        // If the folder is away, a result may be there, which must not be replaced: the next rescan looks again.
-        let Ok(has_result) = names::has_result(&result) else {
-            return;
+        // If the folder is away, a result may be there, which must not be replaced.
+        let has_result = match names::has_result(&result) {
+            Ok(has_result) => has_result,
+            Err(error) => return self.cannot_read(name, &result, &error),
         };
+        self.unreadable.remove(name);
         if self.files.take(name, version, has_result) {
             let (work, name) = (Arc::clone(&self.work), name.to_owned());
             self.running.spawn(async move {
-                let outcome = AssertUnwindSafe(work.transcribe(&file, version, &result));
-                let outcome = outcome.catch_unwind();
+                let outcome = AssertUnwindSafe(work.transcribe(&file, &result)).catch_unwind();
                 (name, outcome.await.unwrap_or(Outcome::GivenUp(version)))
             });
+        }
+    }
+
+    /// The system does not say what a recording or its result is. The next rescan looks again.
+    fn cannot_read(&mut self, name: &OsStr, path: &Path, error: &io::Error) {
+        if !is_lasting(error) {
+            return;
+        }
+        self.files.settle(name);
+        if self.unreadable.insert(name.to_owned()) {
+            tell(format_args!("{} cannot be read: {error}", path.display()));
         }
     }
 
@@ -235,7 +245,7 @@ impl Watcher {
     }
 
     fn verdict(&self) -> anyhow::Result<()> {
-        match self.failed.len() {
+        match self.failed.union(&self.unreadable).count() {
             0 => Ok(()),
             1 => bail!("a file failed"),
             failed => bail!("{failed} files failed"),

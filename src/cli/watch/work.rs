@@ -52,8 +52,7 @@ impl Work {
 
     /// Transcribes a complete file and writes the result, or the reason why there is none. While the server is away, busy
     /// or rejects the key, the file waits.
-    /// `taken`: the version that was found complete.
-    pub async fn transcribe(&self, file: &Path, taken: Version, result: &Path) -> Outcome {
+    pub async fn transcribe(&self, file: &Path, result: &Path) -> Outcome {
         tokio::time::sleep(SETTLING).await;
         let (mut pause, mut was_lost, mut slow_uploads) = (Pause::default(), false, 0);
         // The semaphore is never closed.
@@ -62,10 +61,8 @@ impl Work {
             let version = match Version::of(file) {
                 Ok(Some(version)) => Ok(version),
                 Ok(None) => return Outcome::Gone,
-                Err(error) if is_lasting(&error) => {
-                    tell(format_args!("{} cannot be read: {error}", file.display()));
-                    return Outcome::GivenUp(taken);
-                }
+                // The next look tells it, and later ones take the file again.
+                Err(error) if is_lasting(&error) => return Outcome::Changed,
                 Err(error) => Err(JobError::Call(Error::Source(error))),
             };
             let (version, error) = match version {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_TYPE, HeaderName, LOCATION};
-use actix_web::middleware::from_fn;
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use actix_web::middleware::{Next, from_fn};
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use futures::Stream;
@@ -26,6 +28,7 @@ use crate::jobs::store::StoreError;
 use crate::jobs::{JobError, Jobs};
 use crate::metrics::Endpoint;
 
+const JOBS_SHARED: HeaderName = HeaderName::from_static("x-jobs-shared");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest idempotency key.
 const MAX_KEY_BYTES: usize = 255;
@@ -41,12 +44,16 @@ const LOOK: Duration = Duration::from_secs(2);
 
 pub fn configure(config: &mut web::ServiceConfig) {
     let path = Endpoint::Jobs.path();
-    let under =
-        |rest: &str| web::resource(format!("{path}/{{id}}{rest}")).wrap(from_fn(auth::require_key));
+    let under = |rest: &str| {
+        web::resource(format!("{path}/{{id}}{rest}"))
+            .wrap(from_fn(auth::require_key))
+            .wrap(from_fn(say_if_shared))
+    };
     config
         .service(
             web::resource(path)
                 .wrap(from_fn(auth::require_key))
+                .wrap(from_fn(say_if_shared))
                 .route(web::post().to(submit))
                 .route(web::get().to(list))
                 .route(web::head().to(list))
@@ -71,6 +78,21 @@ pub fn configure(config: &mut web::ServiceConfig) {
                 .route(web::head().to(events))
                 .default_service(only("GET, HEAD")),
         );
+}
+
+/// Adds the header from which a router learns that other nodes know the same jobs.
+async fn say_if_shared<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let state = request.app_data::<web::Data<AppState>>();
+    let are_shared = state.is_some_and(|state| state.jobs.are_shared());
+    let mut response = next.call(request).await?;
+    if are_shared {
+        let value = HeaderValue::from_static("1");
+        response.headers_mut().insert(JOBS_SHARED, value);
+    }
+    Ok(response)
 }
 
 /// Submits one job for each file.

@@ -237,15 +237,22 @@ async fn requests_about_a_job_go_to_the_node_that_accepted_it() {
     world.nginx.until("another node answers", answered).await;
 }
 
-/// Nodes that do not share their jobs answer 404 for those of others.
+/// Nodes that do not share their jobs answer 404 for those of others, and an empty list for batches of others.
 #[tokio::test]
 async fn a_job_whose_node_is_away_is_not_reported_as_gone() {
     let redis = RedisServer::start().await;
     let Some(nginx) = Router::nginx(&redis.url()).await else {
         return;
     };
-    let answer = |request: &Request| match request.method.as_str() {
-        "POST" => ResponseTemplate::new(202).set_body_json(json!({"id": "7f"})),
+    let answer = |request: &Request| match (request.method.as_str(), request.url.path()) {
+        ("POST", _) => ResponseTemplate::new(202).set_body_json(json!({"id": "7f"})),
+        (_, JOBS) => {
+            ResponseTemplate::new(200).set_body_json(json!({"object": "list", "data": []}))
+        }
+        (_, "/v1/audio/jobs/7f/shared") => ResponseTemplate::new(404)
+            .insert_header("x-jobs-shared", "1")
+            .set_body_json(json!({"error": {"message": "none", "param": null,
+                "type": "invalid_request_error", "code": "job_not_found"}, "detail": "none"})),
         _ => ResponseTemplate::new(404).set_body_json(json!({"error": {"message": "none",
             "type": "invalid_request_error", "param": null, "code": "job_not_found"},
             "detail": "none"})),
@@ -266,14 +273,20 @@ async fn a_job_whose_node_is_away_is_not_reported_as_gone() {
         .to_str()
         .expect("ASCII")
         .to_owned();
-    let job = format!("{}{JOBS}/7f", nginx.url);
-    let get = async || client.get(&job).send().await.expect("an answer");
-    let reply = get().await;
+    let get = async |rest: &str| {
+        let reply = client.get(format!("{}{JOBS}{rest}", nginx.url)).send();
+        reply.await.expect("an answer")
+    };
+    let reply = get("/7f").await;
     assert_eq!(reply.headers()["x-node"], *owner, "it says that it is gone");
     refused(reply, 404, "job_not_found", None).await;
     let [one, other] = nodes;
     drop(if one.name == owner { one } else { other });
-    let reply = get().await;
-    assert!(reply.headers().contains_key("retry-after"));
-    refused(reply, 503, "jobs_unavailable", None).await;
+    for rest in ["/7f", "?batch=7f"] {
+        let reply = get(rest).await;
+        assert!(reply.headers().contains_key("retry-after"));
+        refused(reply, 503, "jobs_unavailable", None).await;
+    }
+    // A node that shares its jobs knows better.
+    refused(get("/7f/shared").await, 404, "job_not_found", None).await;
 }

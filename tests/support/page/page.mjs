@@ -129,9 +129,12 @@ await run({
       await page.waitForFunction(() => new Promise(resolve => {
         indexedDB.open("uttera-stt", 1).onsuccess = ({target}) => {
           const all = target.result.transaction("transcripts").objectStore("transcripts").getAll();
-          all.onsuccess = () => resolve(all.result.some(({segments}) => segments.some(({text}) => text.includes("An edited text."))));
+          all.onsuccess = () => {
+            target.result.close();
+            resolve(all.result.some(({segments}) => segments.some(({text}) => text.includes("An edited text."))));
+          };
         };
-      }));
+      }), null, {polling: 100});
       await accessible(page);
       await shot(page, "editing");
       await command.getByRole("button", {name: "Done"}).click();

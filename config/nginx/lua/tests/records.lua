@@ -123,6 +123,7 @@ function tests.what_is_no_record_is_left_out()
     -- JSON has no infinity, but a number that is too large becomes one.
     equal(node("a", 0, { ts = 1e999 }).ts, nil)
     equal(node("a", 0, { ts = -1e999 }).ts, nil)
+    equal(node("a", 0, { ts = 1e306 }).ts, nil)
     equal(node("a", 1e999).load, nil)
     equal(#node("a", 0, { version = ("1"):rep(4000) }).version, 64)
     equal(node("a", 0, { host = "node_1.example.org" }).host, "node_1.example.org")

@@ -110,7 +110,7 @@ function choice.may_retry(was_sent, is_unprocessed, is_safe)
 end
 
 -- What a request is: { is_safe = it changes nothing, is_light = it brings no audio to transcribe now, takes_jobs = it
--- submits jobs, job = the id of the job that it is about (or of a batch of them) }.
+-- submits jobs, job = the id of the job that it is about, or of a batch of them, is_batch = the latter }.
 function choice.kind(method, path, batch, is_upgrade)
     local kind = { is_safe = (SAFE[method] and not is_upgrade) or false }
     -- nginx has decoded the path and merged its slashes.
@@ -118,6 +118,7 @@ function choice.kind(method, path, batch, is_upgrade)
     if rest == "" or rest == "/" then
         kind.takes_jobs = method == "POST"
         kind.job = not kind.takes_jobs and batch or nil
+        kind.is_batch = kind.job ~= nil
     elseif rest then
         kind.job = rest:match("^/([%w-]+)")
     end

@@ -139,7 +139,7 @@ function router.admit()
     local is_upgrade = ngx.var.http_upgrade ~= nil
     local kind = choice.kind(ngx.req.get_method(), ngx.var.uri, ngx.var.arg_batch, is_upgrade)
     request.is_safe, request.is_light = kind.is_safe, kind.is_light
-    request.takes_jobs, request.job = kind.takes_jobs, kind.job
+    request.takes_jobs, request.job, request.is_batch = kind.takes_jobs, kind.job, kind.is_batch
     -- Over HTTP/2, a body needs no header.
     local has_body = not request.is_light or request.takes_jobs
     if length then
@@ -256,11 +256,14 @@ function router.label()
         ngx.header["X-Request-Id"] = ngx.var.uttera_request_id
     end
     local owner = request and request.node_of_job
-    if node and owner and node.id ~= owner and ngx.status == 404 and shared.may_return(owner) then
-        -- The nodes do not share their jobs, and the one that has this job may come back.
+    -- Another node does not know the job, or shows none of the batch.
+    local knows_nothing = ngx.status == 404 or (request and request.is_batch and ngx.status == 200)
+    local is_shared = ngx.header["X-Jobs-Shared"] == "1"
+    if node and owner and node.id ~= owner and knows_nothing and not is_shared and shared.may_return(owner) then
+        -- The node that has it may come back.
         local message = "the node that has the job cannot be reached at the moment"
         request.instead = begin_error(503, "jobs_unavailable", message, choice.retry_after(math.random))
-        ngx.header["Content-Length"] = #request.instead
+        ngx.header["Content-Length"], ngx.header["Content-Encoding"] = #request.instead, nil
     end
 end
 

@@ -21,6 +21,8 @@ view.MOST_NODES = 200
 view.MOST_BYTES = 4096
 -- The longest id of a node, in bytes: it goes into a header.
 local MOST_ID_BYTES = 255
+-- Later times are none, in seconds since 1970.
+local MOST_SECONDS = 1e11
 -- The most bytes of a version that are kept.
 local VERSION_BYTES = 64
 -- How long nodes are kept that vanish from Redis together, in seconds.
@@ -67,7 +69,8 @@ function view.node(key, record)
         accepts = record.accepts_requests ~= false,
         version = type(record.version) == "string" and record.version:sub(1, VERSION_BYTES) or nil,
         -- To the millisecond, because the view is kept as JSON with 14 digits, and must not differ afterwards.
-        ts = is_number(record.ts) and math.floor(record.ts * 1000 + 0.5) / 1000 or nil,
+        ts = is_number(record.ts) and math.abs(record.ts) < MOST_SECONDS and math.floor(record.ts * 1000 + 0.5) / 1000
+            or nil,
     }
 end
 
