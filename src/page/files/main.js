@@ -263,7 +263,9 @@ if (reason) {
 }
 try {
   for (const transcript of await history.all()) add(transcript.name, false).restore(transcript);
-} catch { /* A browser without storage: no history. */ }
+} catch (error) {
+  show(byId("empty"), `The history of this browser cannot be read: ${error.message}`, true);
+}
 listed();
 look();
 checkKey();

@@ -39,7 +39,13 @@ export async function visit(work, {path = "", context: options = {}, flags = [],
     });
     page.on("websocket", socket => hosts.add(new URL(socket.url()).host));
     await page.goto(url + path);
-    await work(page, context);
+    try {
+      await work(page, context);
+    } catch (error) {
+      const shown = await page.locator("body").innerText({timeout: 5000}).catch(String);
+      console.error(`The page shows:\n${shown.slice(0, 3000)}\nIts errors: ${errors.join("; ")}`);
+      throw error;
+    }
     const unexpected = errors.filter(error => !(mayFail && FAILED_LOAD.test(error)));
     assert.deepEqual(unexpected, [], "the console has errors");
     assert.deepEqual([...hosts], [new URL(url).host], "another host was asked");

@@ -395,6 +395,7 @@ await run({
   async withoutStorage() {
     await visit(async page => {
       await page.getByText(/^Ready/).waitFor();
+      await page.getByText("The history of this browser cannot be read: refused").waitFor();
       await choose(page, settings.command, settings.command, settings.vanishing);
       const lost = cards(page).filter({hasText: "vanishing.wav"});
       await lost.getByText(/Waiting until other files are sent/).waitFor();
