@@ -10,6 +10,7 @@
 
 pub mod audio;
 pub mod callback;
+mod courtesy;
 pub mod record;
 pub mod report;
 pub mod runner;

@@ -21,26 +21,24 @@ use tracing::{info, warn};
 
 use crate::jobs::Jobs;
 use crate::jobs::audio::{self, AudioError};
+use crate::jobs::courtesy::Courtesy;
 use crate::jobs::record::{Failure, Job, State};
-use crate::jobs::store::Claimed;
+use crate::jobs::store::{Claimed, Rest};
 use crate::metrics::jobs::{self as metrics, Outcome};
 
 /// How often a job may be taken without finishing a chunk. A job that ends its node each time would never stop.
 const MOST_ATTEMPTS: u32 = 5;
-/// How long a node that is busy leaves a job to nodes that are idle, where they share their jobs.
-const COURTESY: Duration = Duration::from_secs(10);
 /// How often the lease of a running job is renewed.
 pub const RENEWAL: Duration = Duration::from_secs(5);
 /// How often the runner asks for jobs of which this process hears nothing.
 const POLL: Duration = Duration::from_secs(1);
 /// The pause before the next job is taken after an attempt that may succeed later, whatever the job.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(3);
-/// For how many seconds this node leaves a job alone whose audio it could not read, after each attempt: other jobs come
-/// first, and the store may be mended meanwhile. Where nodes share their jobs, the first rest is left out, because another
-/// node may be able to read it.
-const REST_SECONDS: [u64; MOST_ATTEMPTS as usize] = [3, 60, 600, 3600, 3600];
-/// How long it leaves a job alone for whose audio it has no space.
-const REST_WITHOUT_SPACE: Duration = Duration::from_secs(60);
+/// For how many seconds a job rests whose audio could not be read, after each attempt but the last: other jobs come first,
+/// and the store may be mended meanwhile.
+const REST_SECONDS: [u64; MOST_ATTEMPTS as usize - 1] = [3, 60, 600, 3600];
+/// How long this node leaves a job alone that other nodes may be able to read, or for whose audio it has no space.
+const REST_HERE: Duration = Duration::from_secs(60);
 /// The pause after the result of a job could not be stored.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -70,11 +68,10 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
     let mut poll = interval(POLL);
     // A store that hangs makes each round long.
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Since when a job waits that an idle node could take.
-    let mut waits_since = None;
+    let mut courtesy = Courtesy::default();
     loop {
         let waiting = runner.report().await;
-        runner.fill(&mut running, waiting, &mut waits_since).await;
+        runner.fill(&mut running, waiting, &mut courtesy).await;
         tokio::select! {
             () = runner.stt.until_rejecting() => break,
             _ = changes.changed() => {}
@@ -103,7 +100,7 @@ enum End {
     Again {
         reason: String,
         blameless: bool,
-        rest: Option<Duration>,
+        rest: Option<Rest>,
     },
     /// It was deleted, after these seconds of audio.
     Cancelled(f64),
@@ -115,35 +112,18 @@ enum End {
 
 impl Runner {
     /// Takes jobs, as many as may run at the same time. `waiting`: the number of queued jobs.
-    async fn fill(
-        &self,
-        running: &mut JoinSet<()>,
-        waiting: usize,
-        waits_since: &mut Option<Instant>,
-    ) {
-        if waiting == 0 {
-            *waits_since = None;
-        }
+    async fn fill(&self, running: &mut JoinSet<()>, waiting: usize, courtesy: &mut Courtesy) {
+        let is_shared = self.jobs.store().is_shared();
         while running.len() < self.jobs.limits().concurrency {
-            if !self.can_work() {
+            if !self.can_work() || (is_shared && self.is_busy() && !courtesy.is_over(waiting)) {
                 return;
-            }
-            if self.jobs.store().is_shared() && self.is_busy() && waiting > 0 {
-                let since = waits_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < COURTESY {
-                    return;
-                }
             }
             match self.jobs.store().claim().await {
                 Ok(Some(claimed)) => {
-                    *waits_since = None;
+                    courtesy.took();
                     running.spawn(self.clone().work(claimed));
                 }
-                Ok(None) => {
-                    // Those that wait rest.
-                    *waits_since = None;
-                    return;
-                }
+                Ok(None) => return courtesy.found_none(waiting),
                 Err(error) => {
                     warn!(%error, "no job could be taken");
                     return;
@@ -275,13 +255,16 @@ impl Runner {
             AudioError::NoCopy(_) => Err(End::Again {
                 reason: error.to_string(),
                 blameless: true,
-                rest: Some(REST_WITHOUT_SPACE),
+                rest: Some(Rest {
+                    here: REST_HERE,
+                    ..Rest::default()
+                }),
             }),
             // Another node may see it, if a folder that nodes share is not mounted here, or later this one.
             error if job.attempts < MOST_ATTEMPTS => Err(End::Again {
                 reason: error.to_string(),
                 blameless: false,
-                rest: Some(self.rest(job.attempts)),
+                rest: Some(self.rest_after(job.attempts)),
             }),
             error => {
                 let why = match error {
@@ -294,10 +277,18 @@ impl Runner {
         }
     }
 
-    /// The rest after an attempt, the first of which is 1.
-    fn rest(&self, attempts: u32) -> Duration {
-        let place = attempts as usize - usize::from(!self.jobs.store().is_shared());
-        Duration::from_secs(REST_SECONDS[place.min(REST_SECONDS.len() - 1)])
+    /// The rest after this many attempts to read the audio of a job.
+    fn rest_after(&self, attempts: u32) -> Rest {
+        let place = (attempts.max(1) as usize - 1).min(REST_SECONDS.len() - 1);
+        let here = if self.jobs.store().is_shared() {
+            REST_HERE
+        } else {
+            Duration::ZERO
+        };
+        Rest {
+            here,
+            everywhere: Duration::from_secs(REST_SECONDS[place]),
+        }
     }
 
     async fn submit(
@@ -486,7 +477,7 @@ impl Runner {
         }
     }
 
-    async fn release(&self, job: &Job, blameless: bool, rest: Option<Duration>) {
+    async fn release(&self, job: &Job, blameless: bool, rest: Option<Rest>) {
         let give_up = Instant::now() + STORE_PAUSE * 2;
         let rest = rest.unwrap_or_default();
         while let Err(error) = (self.jobs.store().release(&job.id, blameless, rest)).await {

@@ -17,7 +17,9 @@ use uttera_stt::jobs::record::{
 };
 use uttera_stt::jobs::store::embedded::EmbeddedStore;
 use uttera_stt::jobs::store::shared::SharedStore;
-use uttera_stt::jobs::store::{CALLBACK_LEASE, Exceeded, JobStore, Put, PutLimits, StoreError};
+use uttera_stt::jobs::store::{
+    CALLBACK_LEASE, Exceeded, JobStore, Put, PutLimits, Rest, StoreError,
+};
 use uttera_stt::jobs::{JobError, JobLimits, Jobs, TooLarge};
 use uttera_stt::redis::RedisPem;
 use uttera_stt::render::{Details, Format};
@@ -139,7 +141,7 @@ async fn keeps_jobs(store: &dyn JobStore) {
     assert_eq!((in_use.len(), in_use.contains(&"b".to_owned())), (2, false));
     // It goes on with what was finished; a blameless attempt does not count.
     store
-        .release("a", true, Duration::ZERO)
+        .release("a", true, Rest::default())
         .await
         .expect("works");
     let again = store.claim().await.expect("works").expect("one");
@@ -163,8 +165,11 @@ async fn keeps_jobs(store: &dyn JobStore) {
     assert_eq!(claim(store).await.as_deref(), Some("c"));
     // A job that rests makes place for a later one.
     add(store, "d").await;
-    let rest = store.release("c", true, Duration::from_secs(15)).await;
-    rest.expect("works");
+    let rest = Rest {
+        here: Duration::from_secs(15),
+        ..Rest::default()
+    };
+    store.release("c", true, rest).await.expect("works");
     assert_eq!(claim(store).await.as_deref(), Some("d"));
     assert_eq!(claim(store).await, None);
     pass_a_lease().await;
@@ -315,10 +320,15 @@ async fn a_job_of_a_dead_node_is_taken_however_many_others_run_and_a_node_never_
     assert!(!first.save("23", PROGRESS, vec![]).await.expect("works"));
     let late = first.finish("23", Ok(Transcript::default())).await;
     assert!(late.expect("works").is_none());
-    second
-        .release("23", false, Duration::ZERO)
-        .await
-        .expect("works");
+    // No node takes a job that rests everywhere, and only other ones a job that rests here.
+    let rest = Rest {
+        here: Duration::from_secs(60),
+        everywhere: Duration::from_secs(600),
+    };
+    second.release("23", false, rest).await.expect("works");
+    assert_eq!(claim(&first).await, None);
+    redis.ask::<()>(&["ZADD", "{stt:jobs}:resting", "1", "23"]);
+    assert_eq!(claim(&second).await, None, "it rests here");
     assert_eq!(claim(&first).await.as_deref(), Some("23"));
     // Deletion reaches the node that works on it.
     second.remove("23").await.expect("works").expect("is there");

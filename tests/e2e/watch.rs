@@ -282,4 +282,19 @@ async fn once_transcribes_what_is_there_also_into_the_same_folder() {
     let again = run();
     assert!(again.status.success(), "{}", err(&again));
     assert_eq!(out(&again), "", "there is nothing to do");
+    // Whether there is a result, and what a recording is, the system does not say.
+    std::fs::copy(sample("en-command.wav"), folder.join("other.wav")).expect("copies");
+    for (name, other) in [("other.srt", "other.srt"), ("loop.wav", "loop.wav")] {
+        symlink(other, folder.join(name)).expect("links");
+    }
+    let unsaid = run();
+    assert!(!unsaid.status.success());
+    for told in [
+        "other.srt cannot be looked for",
+        "loop.wav cannot be read",
+        "2 files failed",
+    ] {
+        assert!(err(&unsaid).contains(told), "{told}: {}", err(&unsaid));
+    }
+    assert!(folder.join("other.srt").is_symlink(), "it is not replaced");
 }

@@ -195,6 +195,11 @@ impl Files {
         }
     }
 
+    /// Whether this process wrote the result of a file, or why there is none.
+    pub fn has_outcome(&self, name: &OsStr) -> bool {
+        self.done.contains_key(name)
+    }
+
     /// Forgets a file that is not there.
     pub fn forget(&mut self, name: &OsStr) {
         if (self.states.get(name)).is_some_and(|state| !state.is_running) {

@@ -110,8 +110,10 @@ struct Watcher {
     is_unreadable: bool,
     /// The files whose work ended without a result.
     failed: BTreeSet<OsString>,
-    /// The files of which the system does not say what they or their results are.
+    /// The files of which the system does not say what they are.
     unreadable: BTreeSet<OsString>,
+    /// It does not say whether there are results.
+    is_out_unreadable: bool,
 }
 
 impl Watcher {
@@ -140,6 +142,7 @@ impl Watcher {
             is_unreadable: false,
             failed: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            is_out_unreadable: false,
         })
     }
 
@@ -174,6 +177,7 @@ impl Watcher {
         };
         (self.was_read, self.is_unreadable) = (true, false);
         self.files.list(&names);
+        self.unreadable.retain(|name| names.contains(name));
         for name in self.files.names() {
             self.look(&name, true);
         }
@@ -196,11 +200,24 @@ impl Watcher {
         if is_rescan {
             self.files.seen(name, version);
         }
-        // If the folder is away, a result may be there, which must not be replaced.
         let has_result = match names::has_result(&result) {
             Ok(has_result) => has_result,
-            Err(error) => return self.cannot_read(name, &result, &error),
+            // A result may be there, which must not be replaced. The next rescan looks again.
+            Err(error) => {
+                let is_new = !is_lasting(&error) || self.unreadable.insert(name.to_owned());
+                if is_lasting(&error) {
+                    self.files.settle(name);
+                }
+                // Once for a folder that is away.
+                if is_new && !self.is_out_unreadable {
+                    let result = result.display();
+                    tell(format_args!("{result} cannot be looked for: {error}"));
+                }
+                self.is_out_unreadable = true;
+                return;
+            }
         };
+        self.is_out_unreadable = false;
         self.unreadable.remove(name);
         if self.files.take(name, version, has_result) {
             let (work, name) = (Arc::clone(&self.work), name.to_owned());
@@ -211,14 +228,13 @@ impl Watcher {
         }
     }
 
-    /// The system does not say what a recording or its result is. The next rescan looks again.
-    fn cannot_read(&mut self, name: &OsStr, path: &Path, error: &io::Error) {
-        if !is_lasting(error) {
-            return;
+    /// The system does not say what a recording is. The next rescan looks again.
+    fn cannot_read(&mut self, name: &OsStr, file: &Path, error: &io::Error) {
+        if is_lasting(error) {
+            self.files.settle(name);
         }
-        self.files.settle(name);
         if self.unreadable.insert(name.to_owned()) {
-            tell(format_args!("{} cannot be read: {error}", path.display()));
+            tell(format_args!("{} cannot be read: {error}", file.display()));
         }
     }
 
@@ -245,7 +261,10 @@ impl Watcher {
     }
 
     fn verdict(&self) -> anyhow::Result<()> {
-        match self.failed.union(&self.unreadable).count() {
+        // A file that became unreadable while its job ran has its result nevertheless.
+        let unread = (self.unreadable.iter())
+            .filter(|name| !self.failed.contains(*name) && !self.files.has_outcome(name));
+        match self.failed.len() + unread.count() {
             0 => Ok(()),
             1 => bail!("a file failed"),
             failed => bail!("{failed} files failed"),

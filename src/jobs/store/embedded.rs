@@ -24,7 +24,7 @@ use stt_actors::domain::transcript::Transcript;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Claimed, Counts, JobStore, Put, PutLimits, StoreError};
+use super::{Claimed, Counts, JobStore, Put, PutLimits, Rest, StoreError};
 use crate::jobs::record::{Callback, Failure, Job, State};
 use index::{Index, turn};
 use tables::{
@@ -313,11 +313,12 @@ impl JobStore for EmbeddedStore {
         Ok(ended.await?.map(|(job, ())| job))
     }
 
-    async fn release(&self, id: &str, blameless: bool, rest: Duration) -> Result<(), StoreError> {
+    async fn release(&self, id: &str, blameless: bool, rest: Rest) -> Result<(), StoreError> {
         let change = move |job: &mut Job, inner: &Inner| {
             let has_it = job.state == State::Running;
             job.state = State::Queued;
             job.attempts -= u32::from(blameless && job.attempts > 0);
+            let rest = rest.here.max(rest.everywhere);
             inner.index().resting.add(&job.id, rest);
             has_it.then_some(())
         };

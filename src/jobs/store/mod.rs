@@ -116,6 +116,16 @@ pub struct Claimed {
     pub finished: FinishedWork,
 }
 
+/// For how long a job that is put back is not taken, so that others come first. A restart of the process ends it for this
+/// process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// By this process.
+    pub here: Duration,
+    /// By any process that shares the store.
+    pub everywhere: Duration,
+}
+
 /// Numbers of jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -214,9 +224,8 @@ pub trait JobStore: Send + Sync {
         end: Result<Transcript, Failure>,
     ) -> Result<Option<Job>, StoreError>;
 
-    /// Puts a job back into the queue. With `blameless`, the attempt does not count. This process does not get it again
-    /// before it has rested for this time.
-    async fn release(&self, id: &str, blameless: bool, rest: Duration) -> Result<(), StoreError>;
+    /// Puts a job back into the queue. With `blameless`, the attempt does not count.
+    async fn release(&self, id: &str, blameless: bool, rest: Rest) -> Result<(), StoreError>;
 
     /// The result of a job that is done.
     async fn result(&self, id: &str) -> Result<Option<Transcript>, StoreError>;

@@ -23,7 +23,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::resting::Resting;
-use super::{CALLBACK_LEASE, Claimed, Counts, Exceeded, JobStore, Put, PutLimits, StoreError};
+use super::{
+    CALLBACK_LEASE, Claimed, Counts, Exceeded, JobStore, Put, PutLimits, Rest, StoreError,
+};
 use crate::jobs::record::{Callback, CallbackState, Failure, Job, State};
 use crate::redis::{RedisCommands, RedisPem};
 
@@ -339,8 +341,12 @@ impl JobStore for SharedStore {
             .await
     }
 
-    async fn release(&self, id: &str, blameless: bool, rest: Duration) -> Result<(), StoreError> {
-        locked(&self.resting).add(id, rest);
+    async fn release(&self, id: &str, blameless: bool, rest: Rest) -> Result<(), StoreError> {
+        locked(&self.resting).add(id, rest.here);
+        if !rest.everywhere.is_zero() {
+            let seconds = rest.everywhere.as_secs_f64().to_string();
+            self.run::<()>(script!("rest"), &[id, &seconds]).await?;
+        }
         let change = |job: &mut Job| {
             job.state = State::Queued;
             job.attempts -= u32::from(blameless && job.attempts > 0);

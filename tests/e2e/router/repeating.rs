@@ -249,7 +249,7 @@ async fn a_job_whose_node_is_away_is_not_reported_as_gone() {
         (_, JOBS) => {
             ResponseTemplate::new(200).set_body_json(json!({"object": "list", "data": []}))
         }
-        (_, "/v1/audio/jobs/7f/shared") => ResponseTemplate::new(404)
+        (_, "/v1/audio/jobs/7f/events") => ResponseTemplate::new(404)
             .insert_header("x-jobs-shared", "1")
             .set_body_json(json!({"error": {"message": "none", "param": null,
                 "type": "invalid_request_error", "code": "job_not_found"}, "detail": "none"})),
@@ -288,5 +288,7 @@ async fn a_job_whose_node_is_away_is_not_reported_as_gone() {
         refused(reply, 503, "jobs_unavailable", None).await;
     }
     // A node that shares its jobs knows better.
-    refused(get("/7f/shared").await, 404, "job_not_found", None).await;
+    refused(get("/7f/events").await, 404, "job_not_found", None).await;
+    // No question about the job.
+    refused(get("/7f/nothing").await, 404, "job_not_found", None).await;
 }

@@ -86,6 +86,21 @@ function tests.requests_are_told_apart()
     equal(kind("POST", "/v1/audio/jobsx"), "")
 end
 
+function tests.questions_about_jobs_are_told_apart()
+    local function asks_for(method, path, batch)
+        return choice.kind(method, path, batch, false).asks_for
+    end
+    for _, path in ipairs({ "/7f", "/7f/", "/7f/result", "/7f/events/" }) do
+        equal(asks_for("GET", "/v1/audio/jobs" .. path), "job", path)
+    end
+    equal(asks_for("DELETE", "/v1/audio/jobs/7f"), "job")
+    equal(asks_for("GET", "/v1/audio/jobs", "7f"), "batch")
+    equal(asks_for("GET", "/v1/audio/jobs"), nil)
+    equal(asks_for("GET", "/v1/audio/jobs/7f/text"), nil)
+    equal(asks_for("OPTIONS", "/v1/audio/jobs", "7f"), nil)
+    equal(asks_for("OPTIONS", "/v1/audio/jobs/7f"), nil)
+end
+
 function tests.a_node_that_may_hang_gets_nothing_unasked()
     local nodes = view.after(nil, { node("silent", 0), node("full", 0, { accepts_requests = false }) }, 100)
     local known = state({ silent = { silent = true } })

@@ -110,7 +110,8 @@ function choice.may_retry(was_sent, is_unprocessed, is_safe)
 end
 
 -- What a request is: { is_safe = it changes nothing, is_light = it brings no audio to transcribe now, takes_jobs = it
--- submits jobs, job = the id of the job that it is about, or of a batch of them, is_batch = the latter }.
+-- submits jobs, job = the id of the job that it is about (or of a batch of them), asks_for = "job" or "batch" if the reply
+-- says whether there is one }.
 function choice.kind(method, path, batch, is_upgrade)
     local kind = { is_safe = (SAFE[method] and not is_upgrade) or false }
     -- nginx has decoded the path and merged its slashes.
@@ -118,9 +119,14 @@ function choice.kind(method, path, batch, is_upgrade)
     if rest == "" or rest == "/" then
         kind.takes_jobs = method == "POST"
         kind.job = not kind.takes_jobs and batch or nil
-        kind.is_batch = kind.job ~= nil
+        kind.asks_for = kind.job and "batch"
     elseif rest then
-        kind.job = rest:match("^/([%w-]+)")
+        local part
+        kind.job, part = rest:match("^/([%w-]+)/?(.-)/?$")
+        kind.asks_for = kind.job and (part == "" or part == "result" or part == "events") and "job" or nil
+    end
+    if method == "OPTIONS" then
+        kind.asks_for = nil
     end
     kind.is_light = kind.is_safe or (method == "DELETE" and not is_upgrade) or kind.takes_jobs or false
     return kind

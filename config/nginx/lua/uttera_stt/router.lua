@@ -22,6 +22,9 @@ local CONNECT_SECONDS, SEND_SECONDS, READ_SECONDS = 1, 120, 14400
 -- Bytes of a reply with an ephemeral key, or with the ids of jobs, that are looked at.
 local MOST_LEARNED = 65536
 
+-- The reply of a node that has no job of a batch.
+local EMPTY_LIST = '{"object":"list","data":[]}'
+
 -- What is known of the requests that this worker process handles, by nginx's own id of each. ngx.ctx would not do: it
 -- is lost when nginx turns to the location of an error.
 local requests = {}
@@ -139,7 +142,7 @@ function router.admit()
     local is_upgrade = ngx.var.http_upgrade ~= nil
     local kind = choice.kind(ngx.req.get_method(), ngx.var.uri, ngx.var.arg_batch, is_upgrade)
     request.is_safe, request.is_light = kind.is_safe, kind.is_light
-    request.takes_jobs, request.job, request.is_batch = kind.takes_jobs, kind.job, kind.is_batch
+    request.takes_jobs, request.job, request.asks_for = kind.takes_jobs, kind.job, kind.asks_for
     -- Over HTTP/2, a body needs no header.
     local has_body = not request.is_light or request.takes_jobs
     if length then
@@ -245,6 +248,14 @@ function router.balance()
     balancer.set_timeouts(CONNECT_SECONDS, SEND_SECONDS, READ_SECONDS)
 end
 
+-- Whether a node says that it does not know the job or the batch.
+local function knows_none(request)
+    if request.asks_for == "batch" then
+        return ngx.status == 200 and tonumber(ngx.header["Content-Length"]) == #EMPTY_LIST
+    end
+    return request.asks_for == "job" and ngx.status == 404
+end
+
 -- Before the reply begins (header_filter_by_lua).
 function router.label()
     local request = requests[ngx.var.request_id]
@@ -256,10 +267,8 @@ function router.label()
         ngx.header["X-Request-Id"] = ngx.var.uttera_request_id
     end
     local owner = request and request.node_of_job
-    -- Another node does not know the job, or shows none of the batch.
-    local knows_nothing = ngx.status == 404 or (request and request.is_batch and ngx.status == 200)
     local is_shared = ngx.header["X-Jobs-Shared"] == "1"
-    if node and owner and node.id ~= owner and knows_nothing and not is_shared and shared.may_return(owner) then
+    if node and owner and node.id ~= owner and knows_none(request) and not is_shared and shared.may_return(owner) then
         -- The node that has it may come back.
         local message = "the node that has the job cannot be reached at the moment"
         request.instead = begin_error(503, "jobs_unavailable", message, choice.retry_after(math.random))

@@ -8,6 +8,11 @@ for at = 3, #ARGV do
   left_alone[ARGV[at]] = true
 end
 
+redis.call('ZREMRANGEBYSCORE', P .. 'resting', '-inf', time())
+for _, id in ipairs(redis.call('ZRANGE', P .. 'resting', 0, -1)) do
+  left_alone[id] = true
+end
+
 -- The job of an entry and its parts; nil if the entry has no open job (any more): then it is dropped.
 local function open_job(entry, id)
   local json = id and redis.call('GET', key('job', id))

@@ -4,7 +4,7 @@
 -- meta:<id>    fields that scripts use  owner:<owner>  ids of an owner's jobs
 -- parts:<id>   finished parts           client:<name>  ids of a client's jobs
 -- result:<id>  the result               known:<key>    ids of the jobs of an idempotency key
--- stream       ids of open jobs         expiry, callbacks: ids by time
+-- stream       ids of open jobs         expiry, callbacks, resting: ids by time
 -- bytes        bytes of open jobs' audio, of all clients; bytes:<name>: of one
 local P = '{stt:jobs}:'
 local STREAM = KEYS[1]
@@ -21,6 +21,12 @@ end
 
 local function meta(id, field)
   return redis.call('HGET', key('meta', id), field)
+end
+
+-- The time of Redis, in Unix seconds.
+local function time()
+  local now = redis.call('TIME')
+  return tonumber(now[1]) + tonumber(now[2]) / 1e6
 end
 
 local function is_over(state)

@@ -25,5 +25,6 @@ if known then
 end
 redis.call('ZREM', P .. 'expiry', id)
 redis.call('ZREM', P .. 'callbacks', id)
+redis.call('ZREM', P .. 'resting', id)
 redis.call('DEL', key('job', id), key('meta', id), key('parts', id), key('result', id))
 return json
