@@ -3,6 +3,8 @@
 //! The runner only talks to the tree and to the store. It takes a job when a lane can work, stores each finished chunk,
 //! and stops after the next chunk when the server shuts down: the job goes on after the restart, or on another node.
 
+mod reading;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::jobs::Jobs;
-use crate::jobs::audio::{self, AudioError};
 use crate::jobs::courtesy::Courtesy;
 use crate::jobs::record::{Failure, Job, State};
 use crate::jobs::store::{Claimed, Rest};
@@ -34,11 +35,6 @@ pub const RENEWAL: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_secs(1);
 /// The pause before the next job is taken after an attempt that may succeed later, whatever the job.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(3);
-/// For how many seconds a job rests whose audio could not be read, after each attempt but the last: other jobs come first,
-/// and the store may be mended meanwhile.
-const REST_SECONDS: [u64; MOST_ATTEMPTS as usize - 1] = [3, 60, 600, 3600];
-/// How long this node leaves a job alone that other nodes may be able to read, or for whose audio it has no space.
-const REST_HERE: Duration = Duration::from_secs(60);
 /// The pause after the result of a job could not be stored.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -224,70 +220,6 @@ impl Runner {
                 rest: None,
             },
             end => end,
-        }
-    }
-
-    /// Fetches the audio of a job, which may take longer than its lease.
-    async fn fetch(&self, job: &Job, cancelled: &CancellationToken) -> Result<AudioSource, End> {
-        let mut renewal = interval(RENEWAL);
-        let fetched = audio::fetch(self.jobs.audio(), &job.audio);
-        tokio::pin!(fetched);
-        let error = loop {
-            tokio::select! {
-                fetched = &mut fetched => match fetched {
-                    Ok(audio) => return Ok(audio),
-                    Err(error) => break error,
-                },
-                () = cancelled.cancelled() => return Err(End::Cancelled(job.progress.seconds_done)),
-                () = self.stt.until_draining() => return Err(End::Draining),
-                _ = renewal.tick() => if matches!(self.jobs.store().renew(&job.id).await, Ok(false)) {
-                    return Err(self.lost(job, job.progress).await);
-                },
-            }
-        };
-        warn!(job = job.id, %error, "the audio of a job cannot be read");
-        match error {
-            AudioError::Unavailable(reason) => Err(End::Again {
-                reason,
-                blameless: true,
-                rest: None,
-            }),
-            AudioError::NoCopy(_) => Err(End::Again {
-                reason: error.to_string(),
-                blameless: true,
-                rest: Some(Rest {
-                    here: REST_HERE,
-                    ..Rest::default()
-                }),
-            }),
-            // Another node may see it, if a folder that nodes share is not mounted here, or later this one.
-            error if job.attempts < MOST_ATTEMPTS => Err(End::Again {
-                reason: error.to_string(),
-                blameless: false,
-                rest: Some(self.rest_after(job.attempts)),
-            }),
-            error => {
-                let why = match error {
-                    AudioError::Lost(_) => "the audio of the job is lost",
-                    _ => "the audio of the job cannot be read",
-                };
-                let seconds = job.progress.seconds_done;
-                Err(End::Failed(SttError::Internal(why), seconds))
-            }
-        }
-    }
-
-    /// The rest after this many attempts to read the audio of a job.
-    fn rest_after(&self, attempts: u32) -> Rest {
-        let place = (attempts.max(1) as usize - 1).min(REST_SECONDS.len() - 1);
-        let here = if self.jobs.store().is_shared() {
-            REST_HERE
-        } else {
-            Duration::ZERO
-        };
-        Rest {
-            here,
-            everywhere: Duration::from_secs(REST_SECONDS[place]),
         }
     }
 

@@ -325,7 +325,16 @@ async fn a_job_of_a_dead_node_is_taken_however_many_others_run_and_a_node_never_
         here: Duration::from_secs(60),
         everywhere: Duration::from_secs(600),
     };
+    let not_here = Rest {
+        here: Duration::ZERO,
+        ..rest
+    };
+    let not_its_job = first.release("23", false, not_here).await;
+    not_its_job.expect("works");
+    let resting = || redis.ask::<Vec<String>>(&["ZRANGE", "{stt:jobs}:resting", "0", "-1"]);
+    assert!(resting().is_empty());
     second.release("23", false, rest).await.expect("works");
+    assert_eq!(resting(), ["23"]);
     assert_eq!(claim(&first).await, None);
     redis.ask::<()>(&["ZADD", "{stt:jobs}:resting", "1", "23"]);
     assert_eq!(claim(&second).await, None, "it rests here");

@@ -19,6 +19,7 @@ mod escalation;
 mod faults;
 mod hot_cold;
 mod identical_requests;
+mod job_callbacks;
 mod job_stores;
 mod jobs;
 mod jobs_shared;

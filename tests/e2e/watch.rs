@@ -290,7 +290,7 @@ async fn once_transcribes_what_is_there_also_into_the_same_folder() {
     let unsaid = run();
     assert!(!unsaid.status.success());
     for told in [
-        "other.srt cannot be looked for",
+        "other.srt cannot be read",
         "loop.wav cannot be read",
         "2 files failed",
     ] {

@@ -112,8 +112,8 @@ struct Watcher {
     failed: BTreeSet<OsString>,
     /// The files of which the system does not say what they are.
     unreadable: BTreeSet<OsString>,
-    /// It does not say whether there are results.
-    is_out_unreadable: bool,
+    /// The folder of the results could not be read.
+    is_out_away: bool,
 }
 
 impl Watcher {
@@ -142,7 +142,7 @@ impl Watcher {
             is_unreadable: false,
             failed: BTreeSet::new(),
             unreadable: BTreeSet::new(),
-            is_out_unreadable: false,
+            is_out_away: false,
         })
     }
 
@@ -202,22 +202,10 @@ impl Watcher {
         }
         let has_result = match names::has_result(&result) {
             Ok(has_result) => has_result,
-            // A result may be there, which must not be replaced. The next rescan looks again.
-            Err(error) => {
-                let is_new = !is_lasting(&error) || self.unreadable.insert(name.to_owned());
-                if is_lasting(&error) {
-                    self.files.settle(name);
-                }
-                // Once for a folder that is away.
-                if is_new && !self.is_out_unreadable {
-                    let result = result.display();
-                    tell(format_args!("{result} cannot be looked for: {error}"));
-                }
-                self.is_out_unreadable = true;
-                return;
-            }
+            // A result may be there, which must not be replaced.
+            Err(error) => return self.cannot_look_for(name, &result, &error),
         };
-        self.is_out_unreadable = false;
+        self.is_out_away = false;
         self.unreadable.remove(name);
         if self.files.take(name, version, has_result) {
             let (work, name) = (Arc::clone(&self.work), name.to_owned());
@@ -228,13 +216,27 @@ impl Watcher {
         }
     }
 
-    /// The system does not say what a recording is. The next rescan looks again.
-    fn cannot_read(&mut self, name: &OsStr, file: &Path, error: &io::Error) {
+    /// The system does not say whether there is a result. The next rescan looks again.
+    fn cannot_look_for(&mut self, name: &OsStr, result: &Path, error: &io::Error) {
+        let out = &self.args.out;
+        if let Err(error) = std::fs::metadata(out) {
+            if !self.is_out_away {
+                let out = out.display();
+                tell(format_args!("{out} cannot be read: {error}; trying again"));
+            }
+            self.is_out_away = true;
+        } else {
+            self.cannot_read(name, result, error);
+        }
+    }
+
+    /// The system does not say what a recording is, or whether it has a result. The next rescan looks again.
+    fn cannot_read(&mut self, name: &OsStr, path: &Path, error: &io::Error) {
         if is_lasting(error) {
             self.files.settle(name);
         }
         if self.unreadable.insert(name.to_owned()) {
-            tell(format_args!("{} cannot be read: {error}", file.display()));
+            tell(format_args!("{} cannot be read: {error}", path.display()));
         }
     }
 

@@ -318,8 +318,7 @@ impl JobStore for EmbeddedStore {
             let has_it = job.state == State::Running;
             job.state = State::Queued;
             job.attempts -= u32::from(blameless && job.attempts > 0);
-            let rest = rest.here.max(rest.everywhere);
-            inner.index().resting.add(&job.id, rest);
+            inner.index().resting.add(&job.id, rest.here);
             has_it.then_some(())
         };
         self.change(id, change, |_, _| Ok(())).await?;

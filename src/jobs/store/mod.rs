@@ -122,7 +122,7 @@ pub struct Claimed {
 pub struct Rest {
     /// By this process.
     pub here: Duration,
-    /// By any process that shares the store.
+    /// By the others that share the store.
     pub everywhere: Duration,
 }
 

@@ -345,7 +345,8 @@ impl JobStore for SharedStore {
         locked(&self.resting).add(id, rest.here);
         if !rest.everywhere.is_zero() {
             let seconds = rest.everywhere.as_secs_f64().to_string();
-            self.run::<()>(script!("rest"), &[id, &seconds]).await?;
+            let arguments = [&*self.consumer, id, &seconds];
+            self.run::<()>(script!("rest"), &arguments).await?;
         }
         let change = |job: &mut Job| {
             job.state = State::Queued;

@@ -7,7 +7,7 @@ use stt_actors::SttError;
 
 use super::{ApiError, STORAGE_RETRY};
 use crate::jobs::JobError;
-use crate::jobs::callback::Refused;
+use crate::jobs::callback::policy::Refused;
 use crate::jobs::record::Failure;
 use crate::jobs::store::StoreError;
 use crate::metrics::ErrorType;

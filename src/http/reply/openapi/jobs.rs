@@ -18,7 +18,7 @@ use super::{
 use crate::http::reply::error::ApiError;
 use crate::http::reply::schema;
 use crate::jobs::JobError;
-use crate::jobs::callback::Refused;
+use crate::jobs::callback::policy::Refused;
 use crate::jobs::record::Failure;
 use crate::jobs::report;
 use crate::jobs::store::StoreError;
