@@ -66,8 +66,9 @@ pub async fn run(jobs: Jobs, stt: Stt, hooks: Hooks) {
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut courtesy = Courtesy::default();
     loop {
-        let waiting = runner.report().await;
-        runner.fill(&mut running, waiting, &mut courtesy).await;
+        if let Some(waiting) = runner.report().await {
+            runner.fill(&mut running, waiting, &mut courtesy).await;
+        }
         tokio::select! {
             () = runner.stt.until_rejecting() => break,
             _ = changes.changed() => {}
@@ -146,13 +147,11 @@ impl Runner {
             }
     }
 
-    /// Shows the numbers of jobs in the metrics. Returns how many wait, as far as it is known.
-    async fn report(&self) -> usize {
-        let Ok(counts) = self.jobs.counts().await else {
-            return 0;
-        };
+    /// Shows the numbers of jobs in the metrics. Returns how many wait; `None`: the store cannot say.
+    async fn report(&self) -> Option<usize> {
+        let counts = self.jobs.counts().await.ok()?;
         metrics::set_counts(&counts);
-        counts.of(State::Queued)
+        Some(counts.of(State::Queued))
     }
 
     /// One attempt at a job. If it panics, the job is queued again.

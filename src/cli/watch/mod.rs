@@ -9,7 +9,7 @@ mod names;
 mod trouble;
 mod work;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Write};
 use std::panic::AssertUnwindSafe;
@@ -110,8 +110,8 @@ struct Watcher {
     is_unreadable: bool,
     /// The files whose work ended without a result.
     failed: BTreeSet<OsString>,
-    /// The files of which the system does not say what they are.
-    unreadable: BTreeSet<OsString>,
+    /// The files that cannot be looked at, and what was told of each: the path of the recording, or of its result.
+    unreadable: BTreeMap<OsString, PathBuf>,
     /// The folder of the results could not be read.
     is_out_away: bool,
 }
@@ -141,7 +141,7 @@ impl Watcher {
             was_read: false,
             is_unreadable: false,
             failed: BTreeSet::new(),
-            unreadable: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
             is_out_away: false,
         })
     }
@@ -152,6 +152,9 @@ impl Watcher {
             Event::File(name, change) => {
                 if names::is_recording(&name, &self.args.ending) {
                     self.files.change(&name, change);
+                    if change == Change::Gone {
+                        self.unreadable.remove(&name);
+                    }
                     if change == Change::Complete {
                         self.look(&name, false);
                     }
@@ -177,7 +180,7 @@ impl Watcher {
         };
         (self.was_read, self.is_unreadable) = (true, false);
         self.files.list(&names);
-        self.unreadable.retain(|name| names.contains(name));
+        self.unreadable.retain(|name, _| names.contains(name));
         for name in self.files.names() {
             self.look(&name, true);
         }
@@ -235,7 +238,8 @@ impl Watcher {
         if is_lasting(error) {
             self.files.settle(name);
         }
-        if self.unreadable.insert(name.to_owned()) {
+        let told = self.unreadable.insert(name.to_owned(), path.to_owned());
+        if told.as_deref() != Some(path) {
             tell(format_args!("{} cannot be read: {error}", path.display()));
         }
     }
@@ -264,7 +268,7 @@ impl Watcher {
 
     fn verdict(&self) -> anyhow::Result<()> {
         // A file that became unreadable while its job ran has its result nevertheless.
-        let unread = (self.unreadable.iter())
+        let unread = (self.unreadable.keys())
             .filter(|name| !self.failed.contains(*name) && !self.files.has_outcome(name));
         match self.failed.len() + unread.count() {
             0 => Ok(()),

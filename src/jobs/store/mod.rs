@@ -122,7 +122,7 @@ pub struct Claimed {
 pub struct Rest {
     /// By this process.
     pub here: Duration,
-    /// By the others that share the store.
+    /// By any process that shares the store.
     pub everywhere: Duration,
 }
 
