@@ -14,7 +14,7 @@ use crate::jobs::{JOBS, job, submit};
 
 const SECRET: &str = "a secret for signatures";
 
-/// A receiver that answers nothing until it is told to.
+/// A receiver that answers only when its test says so.
 struct Silent {
     url: String,
     answer: watch::Sender<bool>,

@@ -1,10 +1,9 @@
 //! The node directory on servers of other kinds: with certificates, behind a sentinel, in a cluster.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 use stt_actors::ports::NodeDirectory;
-use test_support::port::free_port;
 use test_support::redis_sentinel::RedisSentinel;
 use test_support::redis_server::RedisServer;
 use test_support::tls::{Authority, text};
@@ -13,27 +12,15 @@ use uttera_stt::redis::{RedisDirectory, RedisPem};
 
 use crate::redis_directory::{KEY, directory, load_score, node, publish, refusal};
 
-/// A Redis that clients reach only with a certificate of this authority; with the file of the authority's certificate,
-/// and its URL.
-async fn with_certificates_only(authority: &Authority) -> (RedisServer, PathBuf, String) {
-    let (own, ca) = (authority.issue("redis"), authority.certificate());
-    let port = free_port().to_string();
-    let options = [
-        ["--tls-port", &port],
-        ["--tls-cert-file", text(&own.certificate)],
-        ["--tls-key-file", text(&own.key)],
-        ["--tls-ca-cert-file", text(&ca)],
-        ["--tls-auth-clients", "yes"],
-    ];
-    let server = RedisServer::start_with(None, &options.concat()).await;
-    (server, ca, format!("rediss://127.0.0.1:{port}"))
-}
-
 #[tokio::test]
 async fn an_authority_of_ones_own_and_client_certificates_work() {
     let authority = Authority::new();
     let of_node = authority.issue("node");
-    let (server, ca, url) = with_certificates_only(&authority).await;
+    let (server, port) = RedisServer::start_with_tls(&authority, true).await;
+    let (ca, url) = (
+        authority.certificate(),
+        format!("rediss://127.0.0.1:{port}"),
+    );
     let with = |pem: RedisPem| RedisDirectory::new(&url, &pem, node()).expect("a URL");
     let read = |path: &Path| std::fs::read(path).expect("is there");
     let trusting = RedisPem {
@@ -120,7 +107,11 @@ async fn sentinels_and_their_servers_may_speak_tls_only() {
 async fn a_new_certificate_is_read_on_sighup_and_an_unusable_one_is_not() {
     let (authority, other) = (Authority::new(), Authority::new());
     let of_node = other.issue("node");
-    let (redis, ca, url) = with_certificates_only(&authority).await;
+    let (redis, port) = RedisServer::start_with_tls(&authority, true).await;
+    let (ca, url) = (
+        authority.certificate(),
+        format!("rediss://127.0.0.1:{port}"),
+    );
     let settings = [
         ("REDIS_URL", &*url),
         ("REDIS_CA", text(&ca)),

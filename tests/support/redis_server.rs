@@ -11,8 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::port::on_free_port;
+use crate::port::{free_port, on_free_port};
 use crate::processes::{Process, log_in, start_server};
+use crate::tls::{Authority, text};
 use crate::waiting::until_or_show;
 
 /// A Redis that can be paused, stopped and restarted on the same port.
@@ -52,6 +53,24 @@ impl RedisServer {
         .await
         .into();
         server
+    }
+
+    /// Starts a Redis with a certificate of this authority, and returns its port for TLS. `asks_clients`: clients need one
+    /// of it, too.
+    pub async fn start_with_tls(authority: &Authority, asks_clients: bool) -> (Self, u16) {
+        let (own, ca) = (authority.issue("redis"), authority.certificate());
+        let port = free_port();
+        let options = [
+            ["--tls-port", &port.to_string()],
+            ["--tls-cert-file", text(&own.certificate)],
+            ["--tls-key-file", text(&own.key)],
+            ["--tls-ca-cert-file", text(&ca)],
+            [
+                "--tls-auth-clients",
+                if asks_clients { "yes" } else { "no" },
+            ],
+        ];
+        (Self::start_with(None, &options.concat()).await, port)
     }
 
     /// The port on 127.0.0.1, which stays the same after restarts.

@@ -110,7 +110,7 @@ struct Watcher {
     is_unreadable: bool,
     /// The files whose work ended without a result.
     failed: BTreeSet<OsString>,
-    /// The files that cannot be looked at, and what was told of each: the path of the recording, or of its result.
+    /// The recordings that cannot be examined. For each, the path that was reported: its own, or that of its result.
     unreadable: BTreeMap<OsString, PathBuf>,
     /// The folder of the results could not be read.
     is_out_away: bool,

@@ -5,11 +5,10 @@ use std::net::Ipv6Addr;
 
 use serde_json::json;
 use test_support::http::client;
-use test_support::port::free_port;
 use test_support::redis_sentinel::RedisSentinel;
 use test_support::redis_server::RedisServer;
 use test_support::routers::Router;
-use test_support::tls::{Authority, text};
+use test_support::tls::Authority;
 use test_support::{refused, until};
 use wiremock::{Request, ResponseTemplate};
 
@@ -171,16 +170,8 @@ async fn sentinels_name_the_redis_that_is_read() {
 #[tokio::test]
 async fn redis_is_read_over_tls_by_its_name_and_by_its_address() {
     let authority = Authority::new();
-    let (own, ca) = (authority.issue("redis"), authority.certificate());
-    let port = free_port().to_string();
-    let options = [
-        ["--tls-port", &port],
-        ["--tls-cert-file", text(&own.certificate)],
-        ["--tls-key-file", text(&own.key)],
-        ["--tls-ca-cert-file", text(&ca)],
-        ["--tls-auth-clients", "no"],
-    ];
-    let redis = RedisServer::start_with(None, &options.concat()).await;
+    let (redis, port) = RedisServer::start_with_tls(&authority, false).await;
+    let ca = authority.certificate();
     let node = ScriptedNode::start("node-1", fine).await;
     node.register(&redis, &json!({}));
     for host in ["127.0.0.1", "localhost"] {

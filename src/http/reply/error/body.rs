@@ -76,25 +76,26 @@ impl ApiError {
 
     /// The client stopped sending.
     pub fn upload_timeout(silent: Duration) -> Self {
-        let message = format!(
-            "the upload stalled: no data arrived for {} s",
-            silent.as_secs()
-        );
-        Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
+        let seconds = silent.as_secs();
+        Self::late(format!("stalled: no data arrived for {seconds} s"))
     }
 
     /// The upload took too long.
     pub fn upload_too_long(limit: Duration) -> Self {
-        let message = format!("the upload took longer than {} s", limit.as_secs());
-        Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
+        Self::late(format!("took longer than {} s", limit.as_secs()))
     }
 
     /// The upload is below the minimum rate.
     pub fn upload_too_slow(window: Duration) -> Self {
-        let message = format!(
-            "the upload is too slow: hardly any data arrived for {} s",
-            window.as_secs()
-        );
+        let seconds = window.as_secs();
+        Self::late(format!(
+            "is too slow: hardly any data arrived for {seconds} s"
+        ))
+    }
+
+    /// The upload did not arrive in time; `how` completes the sentence.
+    fn late(how: impl std::fmt::Display) -> Self {
+        let message = format!("the upload {how}");
         Self::client(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message)
     }
 
