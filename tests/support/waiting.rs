@@ -22,7 +22,8 @@ pub async fn until_or_show(
     while !condition().await {
         assert!(
             begin.elapsed() < PATIENCE,
-            "never happened: {what}\n{}",
+            // The reason comes last: where only the end of the output is kept, it is not lost.
+            "{}\nnever happened: {what}",
             show()
         );
         tokio::time::sleep(PAUSE).await;
