@@ -42,8 +42,8 @@ async fn the_board_shows_lanes_requests_warnings_nodes_and_the_end() {
                         .multipart(form(&sample("en-command.wav"), &[]));
                     tokio::spawn(request.send())
                 }));
-                let starts = async || server.workers().len() == 2;
-                test_support::until("a cold worker starts", starts).await;
+                // One that stands still while it loads its model is killed after some time.
+                server.until_a_cold_worker_is_ready().await;
                 let cold = server.workers().into_iter().find(|id| *id != stopped[0]);
                 stopped.extend(cold);
                 signal(stopped[1], "STOP");

@@ -1,6 +1,8 @@
 //! Certificates of a running server: exchanged under load, broken, expired, and those of a primary and its fallback.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use test_support::command_line::{err, out, run_with};
 use test_support::escalation_pair::{ALWAYS, PATH};
@@ -21,15 +23,19 @@ async fn certificates_are_exchanged_under_load_and_no_request_is_lost() {
     let (of_old, of_new) = (client(&old, None), client(&new, None));
     let url = format!("{}{TRANSCRIPTIONS}", server.url);
     // Connections that were open before the exchange go on; each of these users sends one request after the other.
-    let users: Vec<_> = (0..3)
-        .map(|_| {
+    let reloaded = Arc::new(AtomicBool::new(false));
+    let answered = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+    let users: Vec<_> = (answered.iter().cloned())
+        .map(|answered| {
             let (client, url) = (client(&old, None), url.clone());
+            let reloaded = Arc::clone(&reloaded);
             tokio::spawn(async move {
-                for _ in 0..6 {
+                while !reloaded.load(Ordering::Relaxed) {
                     let request = client.post(&url).multipart(form(&sample(COMMAND), &[]));
                     let response = request.send().await.expect("an answer");
                     assert_eq!(response.status(), 200);
                     assert!(response.text().await.expect("a body").contains("kitchen"));
+                    answered.fetch_add(1, Ordering::Relaxed);
                 }
             })
         })
@@ -38,7 +44,9 @@ async fn certificates_are_exchanged_under_load_and_no_request_is_lost() {
     status(&of_new, &server, "/livez")
         .await
         .expect_err("the old certificate");
-    server.until_a_lane_has_work().await;
+    let are_connected =
+        || async { (answered.iter()).all(|answered| answered.load(Ordering::Relaxed) > 0) };
+    server.until("all users are connected", are_connected).await;
     new.issue("server").replace(&issued);
     hang_up(&server, RELOADED).await;
     // This connection is new.
@@ -48,6 +56,15 @@ async fn certificates_are_exchanged_under_load_and_no_request_is_lost() {
         .expect_err("the new certificate");
     // This one is not.
     assert_eq!(status(&of_old, &server, "/livez").await, Ok(200));
+    let of_before: Vec<_> = (answered.iter())
+        .map(|answered| answered.load(Ordering::Relaxed))
+        .collect();
+    let go_on = || async {
+        let mut now = answered.iter().zip(&of_before);
+        now.all(|(now, before)| now.load(Ordering::Relaxed) > *before)
+    };
+    server.until("all users are answered again", go_on).await;
+    reloaded.store(true, Ordering::Relaxed);
     for user in users {
         patiently(user).await.expect("no request is lost");
     }

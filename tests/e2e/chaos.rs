@@ -20,6 +20,12 @@ const LEAST_AGE: Duration = Duration::from_secs(2);
 /// Number of workers that a chunk may lose before no more are killed until its request is answered. The server gives a
 /// chunk up with the sixth, and where chunks take long, a killer that knows no limit always takes it.
 const MOST_DEATHS: usize = 3;
+/// Number of kills before no more workers are killed until the hot one has finished a chunk. The server gives the hot
+/// one up when it fails five times in a row.
+const MOST_IN_A_ROW: usize = 3;
+/// The metric that counts the chunks that the hot worker has finished.
+const FINISHED_BY_HOT: &str =
+    "uttera_stt_inference_duration_seconds_count{op=\"whisper_transcribe_hot\"}";
 
 /// What a client sends: mostly commands, some sentences, a few files of several chunks.
 fn file_of(client: usize) -> &'static str {
@@ -76,10 +82,14 @@ impl Random {
 async fn kill_workers(server: &Server) -> usize {
     let mut seen: HashMap<u32, Instant> = HashMap::new();
     let mut random = Random(42);
-    let mut killed = 0;
+    let (mut killed, mut in_a_row, mut finished) = (0, 0, 0.0);
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     while killed < KILLS {
         ticks.tick().await;
+        let now = server.metric(FINISHED_BY_HOT).await;
+        if now > finished {
+            (finished, in_a_row) = (now, 0);
+        }
         let workers = server.workers();
         seen.retain(|pid, _| workers.contains(pid));
         for pid in workers {
@@ -93,9 +103,10 @@ async fn kill_workers(server: &Server) -> usize {
         let log = server.log();
         let is_endangered = (deaths(&log).iter())
             .any(|(chunk, &deaths)| deaths >= MOST_DEATHS && !is_answered(&log, chunk));
-        if !old.is_empty() && !is_endangered {
+        if !old.is_empty() && !is_endangered && in_a_row < MOST_IN_A_ROW {
             signal(old[random.below(old.len())], "KILL");
             killed += 1;
+            in_a_row += 1;
         }
     }
     killed

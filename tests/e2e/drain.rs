@@ -38,7 +38,7 @@ async fn a_client_drains_the_server_and_neither_a_second_one_nor_one_signal_cuts
     );
     let within_grace = |told: &Value| {
         let left = told["cancels_in_seconds"].as_f64().expect("a number");
-        (0.1..=30.0).contains(&left)
+        (0.1..=3600.0).contains(&left)
     };
     assert!(within_grace(&told), "{told}");
     assert_eq!(drain(&server, &[]).await.status(), 202);

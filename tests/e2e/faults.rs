@@ -58,7 +58,7 @@ async fn audio_on_which_two_workers_crash_is_refused_and_the_next_request_works(
 
 #[tokio::test]
 async fn a_stopped_worker_is_killed_after_the_limit_and_the_chunk_is_tried_again() {
-    let limit = [("COLD_LANE_TIMEOUT_SECONDS", "8")];
+    let limit = [("COLD_LANE_TIMEOUT_SECONDS", "15")];
     let server = Server::ready(&model("tiny.en").await, &limit).await;
     let worker = server.workers()[0];
     signal(worker, "STOP");
@@ -90,6 +90,9 @@ async fn while_draining_the_node_says_so_and_refuses_new_work() {
     let running = server.transcribe(&file, &[]);
     let asking = async {
         server.until_a_lane_has_work().await;
+        // The request runs until everything is asked.
+        let worker = server.workers()[0];
+        signal(worker, "STOP");
         signal(server.pid(), "TERM");
         let draining = || async { server.health().await["status"] == "draining" };
         server.until("it drains", draining).await;
@@ -104,6 +107,7 @@ async fn while_draining_the_node_says_so_and_refuses_new_work() {
         let body: Value = refused.json().await.expect("JSON");
         assert_eq!(body["error"]["code"], "draining");
         assert_eq!(server.get("/readyz").await.status(), 503);
+        signal(worker, "CONT");
     };
     let (response, ()) = tokio::join!(running, asking);
     assert_eq!(response.status(), 200);
@@ -203,7 +207,8 @@ async fn a_client_that_leaves_cancels_its_work_and_its_file_is_removed() {
     server
         .log_line("the client disconnected before the response was complete")
         .await;
-    assert!(children(server.pid(), "-i").is_empty(), "ffmpeg still runs");
+    let ended = || async { children(server.pid(), "-i").is_empty() };
+    server.until("ffmpeg has ended", ended).await;
 }
 
 #[tokio::test]

@@ -3,11 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use reqwest::Response;
 use serde_json::Value;
-use test_support::{Server, is_stopped, lives, model, sample, sample_text, signal, words};
+use test_support::{
+    Server, is_stopped, lives, model, patiently, sample, sample_text, signal, words,
+};
 use tokio::task::JoinHandle;
 
 /// At most one cold worker, with a short idle limit.
@@ -141,6 +142,9 @@ async fn the_hot_worker_takes_over_the_chunk_of_a_killed_cold_worker_and_the_hea
     signal(hot, "STOP");
     let requests = burst(&server, 16, "en-sentence.wav");
     server.until_a_cold_worker_is_ready().await;
+    // The hot worker has the first chunk.
+    let has_work = || async { server.chunks_handed_out() >= 2 };
+    server.until("the cold worker has a chunk", has_work).await;
     let cold = server.workers().into_iter().find(|pid| *pid != hot);
     signal(cold.expect("a cold worker"), "KILL");
     signal(hot, "CONT");
@@ -187,11 +191,20 @@ async fn no_loading_busy_or_stopped_worker_outlives_a_killed_server() {
 #[tokio::test]
 async fn sigterm_with_a_full_queue_finishes_it_and_leaves_no_worker() {
     let mut server = Server::ready(&model("tiny.en").await, ONE_COLD).await;
+    let hot = server.workers()[0];
+    // Until all requests are in, so that none finds a server that drains.
+    signal(hot, "STOP");
     let requests = burst(&server, 12, "en-command.wav");
-    let both = || async { server.workers().len() == 2 };
-    server.until("the cold worker is there", both).await;
+    let are_in = || async {
+        server.metric("uttera_stt_inflight_requests").await >= 12.0 && server.workers().len() == 2
+    };
+    server
+        .until("all are in, and the cold worker is there", are_in)
+        .await;
     let workers = server.workers();
-    assert_eq!(server.terminate().await, Some(0));
+    signal(server.pid(), "TERM");
+    signal(hot, "CONT");
+    assert_eq!(server.exit_code().await, Some(0));
     for request in requests {
         assert_eq!(request.await.expect("no panic").status(), 200);
     }
@@ -408,12 +421,9 @@ async fn the_metrics_page_answers_at_once_whatever_the_worker_does() {
     signal(worker, "STOP");
     let request = server.start_long_request().await;
     for _ in 0..20 {
-        let page = tokio::time::timeout(Duration::from_secs(3), server.metrics());
-        assert!(
-            page.await
-                .expect("in time")
-                .contains("uttera_stt_load_score")
-        );
+        // The worker stands still until the test ends: a page that waited for it would never come.
+        let page = patiently(server.metrics()).await;
+        assert!(page.contains("uttera_stt_load_score"));
     }
     assert!(!request.is_finished());
     signal(worker, "CONT");

@@ -4,7 +4,7 @@ use reqwest::Response;
 use serde_json::Value;
 use test_support::events::{Events, Line};
 use test_support::wer::Score;
-use test_support::{Server, form, model, sample, sample_text};
+use test_support::{Server, form, model, sample, sample_text, signal};
 
 async fn text(response: Response) -> String {
     let status = response.status();
@@ -36,15 +36,23 @@ async fn identical_uploads_at_the_same_time_share_one_run() {
     let first = server.transcribe(&file, &[]);
     let others = async {
         server.until_a_lane_has_work().await;
+        // The work goes on when both have joined it.
+        let worker = server.workers()[0];
+        signal(worker, "STOP");
+        let joining = async {
+            let have_joined = || async { server.log_lines("joining an equal request").len() == 2 };
+            server.until("both have joined", have_joined).await;
+            signal(worker, "CONT");
+        };
         // One more request, because other formats share the same work.
         let streamed = [("stream", "true")];
         let streamed = async {
             let response = server.transcribe(&file, &streamed).await;
             Events::of(response).rest().await
         };
-        tokio::join!(server.transcribe(&file, &[]), streamed)
+        tokio::join!(server.transcribe(&file, &[]), streamed, joining)
     };
-    let (first, (second, (deltas, done))) = tokio::join!(first, others);
+    let (first, (second, (deltas, done), ())) = tokio::join!(first, others);
     let first = text(first).await;
     assert_spoken(&first, 1);
     assert_eq!(
@@ -129,10 +137,13 @@ async fn the_first_client_may_leave_and_the_second_gets_the_whole_text() {
     let file = sample("en-long.ogg");
     let mut first = Events::of(server.transcribe(&file, &[("stream", "true")]).await);
     assert!(matches!(first.event().await, Some(Line::Event(_))));
+    let worker = server.workers()[0];
+    signal(worker, "STOP");
     let second = server.transcribe(&file, &[]);
     let leaving = async {
         server.log_line("joining an equal request").await;
         drop(first);
+        signal(worker, "CONT");
     };
     let (second, ()) = tokio::join!(second, leaving);
     let second = text(second).await;

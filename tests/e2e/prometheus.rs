@@ -185,28 +185,25 @@ async fn every_panel_has_data(prometheus: &Prometheus) {
 }
 
 async fn every_alert_can_be_evaluated(prometheus: &Prometheus) {
-    let mut groups = Value::Null;
-    let are_evaluated = async || {
-        groups = prometheus.ask("/api/v1/rules", &[]).await["groups"].clone();
-        let rules = groups[0]["rules"].as_array().expect("rules");
-        rules.iter().all(|rule| rule["health"] == "ok")
-    };
-    prometheus.until("all rules work", are_evaluated).await;
-    let rules = groups[0]["rules"].as_array().expect("rules");
-    let active: Vec<_> = (rules.iter())
-        .filter(|rule| rule["state"] != "inactive")
-        .map(|rule| rule["name"].as_str())
-        .collect();
     // On the slow machine of a test, two of three requests may take longer than a second, and half of them escalate.
     let may_be = [
         "SttSlowAnswers",
         "SttEverythingEscalates",
         "SttMemoryNearLimit",
     ];
-    assert!(
-        active.iter().flatten().all(|name| may_be.contains(name)),
-        "{active:?}"
-    );
+    let are_as_they_should_be = async || {
+        let rules = prometheus.ask("/api/v1/rules", &[]).await;
+        let rules = rules["groups"][0]["rules"].as_array().expect("rules");
+        let is_quiet = |rule: &Value| {
+            let name = rule["name"].as_str().expect("a name");
+            rule["state"] == "inactive" || may_be.contains(&name)
+        };
+        // An alert is pending for a moment when a scrape of the slow machine takes too long.
+        (rules.iter()).all(|rule| rule["health"] == "ok" && is_quiet(rule))
+    };
+    prometheus
+        .until("all rules work, and no alert", are_as_they_should_be)
+        .await;
 }
 
 #[tokio::test]

@@ -72,6 +72,7 @@ async fn after_a_failover_the_record_is_with_the_new_master() {
         refused.contains("the master main of the sentinels"),
         "{refused}"
     );
+    redis.allow_failover();
     let is_published = async || publish(&watched, 0.75).await.is_ok();
     redis.until("it is published again", is_published).await;
     assert_eq!(load_score(&redis.replica), Some(0.75));
@@ -97,6 +98,7 @@ async fn sentinels_and_their_servers_may_speak_tls_only() {
     publish(&known, 0.25).await.expect("published");
     assert_eq!(load_score(&redis.master), Some(0.25));
     redis.master.stop();
+    redis.allow_failover();
     let is_published = async || publish(&known, 0.75).await.is_ok();
     redis.until("it is published again", is_published).await;
     assert_eq!(load_score(&redis.replica), Some(0.75));

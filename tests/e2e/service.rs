@@ -47,7 +47,11 @@ async fn systemd_is_notified_of_readiness_life_reloads_and_the_end() {
     };
     let model = model("tiny.en").await;
     let path = path.to_str().expect("UTF-8");
-    let settings = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "300000")];
+    let settings = [
+        ("NOTIFY_SOCKET", path),
+        ("WATCHDOG_USEC", "300000"),
+        ("DRAIN_GRACE_SECONDS", "30"),
+    ];
     let server = Server::start(&model, &settings).await;
     systemd.until("READY=1");
     let ready = "STATUS=ready, model tiny.en";
@@ -62,7 +66,7 @@ async fn systemd_is_notified_of_readiness_life_reloads_and_the_end() {
     systemd.until("READY=1");
     signal(server.pid(), "TERM");
     systemd.until("STOPPING=1");
-    // The usual 30 s of a drain, and 20 s for the workers and the last responses.
+    // 30 s of a drain, and 20 s for the workers and the last responses.
     let last = systemd.seen.last().expect("a message");
     let time = "EXTEND_TIMEOUT_USEC=50000000";
     assert!(last.lines().any(|line| line == time), "{last}");

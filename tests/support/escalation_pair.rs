@@ -19,6 +19,8 @@ pub const COMMANDS: [(&str, &str); 2] = [
 /// A primary for this fallback. Unless the settings say otherwise, it escalates every text.
 pub async fn primary(fallback: &Server, settings: &[(&str, &str)]) -> Server {
     let mut all = vec![("FALLBACK_URL", fallback.url.as_str()), ALWAYS];
+    // However slow the machine is, the fallback answers.
+    all.push(("FALLBACK_TIMEOUT_S", "600"));
     all.extend_from_slice(settings);
     Server::ready(&model("tiny.en").await, &all).await
 }

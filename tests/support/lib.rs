@@ -53,7 +53,7 @@ pub use server::Server;
 pub use waiting::{patiently, until};
 
 /// A test fails if a condition takes longer than this.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The repository's root folder.
 pub fn repository() -> &'static Path {

@@ -84,7 +84,7 @@ impl RedisSentinel {
             .collect();
         let settings = format!(
             "port {port}\nbind 127.0.0.1\nlogfile sentinel.log\ndir {}\nsentinel monitor {MASTER} {of} 1\n\
-             sentinel down-after-milliseconds {MASTER} 300\nsentinel failover-timeout {MASTER} 3000\n{of_tls}",
+             sentinel down-after-milliseconds {MASTER} 3600000\nsentinel failover-timeout {MASTER} 3000\n{of_tls}",
             folder.path().display()
         );
         let file = folder.path().join("sentinel.conf");
@@ -116,6 +116,13 @@ impl RedisSentinel {
             None => ("redis", self.port),
         };
         format!("{scheme}+sentinel://127.0.0.1:{away},127.0.0.1:{port}/{MASTER}")
+    }
+
+    /// Lets the sentinel replace the master once that gives no answer. Before, it waits for an hour, however slow the
+    /// machine is.
+    pub fn allow_failover(&self) {
+        let soon = ["SENTINEL", "SET", MASTER, "down-after-milliseconds", "300"];
+        self.ask(&soon).expect("the sentinel answers");
     }
 
     /// Waits until a condition holds; a panic shows the log of the sentinel.

@@ -458,6 +458,8 @@ fn usual<'a>(model: &'a Path, settings: &[(&'a str, &'a str)]) -> BTreeMap<&'a s
         // Tests run in parallel, one on each core.
         ("WHISPER_THREADS", "1"),
         ("WHISPER_MODEL", model.to_str().expect("UTF-8")),
+        // However slow the machine is, a server that ends finishes its work.
+        ("DRAIN_GRACE_SECONDS", "3600"),
     ]);
     environment.extend(settings.iter().copied());
     environment
