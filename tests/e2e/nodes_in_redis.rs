@@ -107,9 +107,13 @@ async fn nodes_that_cannot_all_be_found_are_not_taken_for_gone() {
     for part in ["x", "y", "z"] {
         redis.ask::<()>(&["EVAL", fill, "1", part]);
     }
-    let nodes = RedisNodes::new(redis.url());
-    let error = nodes.connect(SttPool::builder([])).await.expect_err("many");
-    assert!(error.to_string().contains("too many keys"), "{error}");
+    let are_too_many = async || {
+        let nodes = RedisNodes::new(redis.url());
+        let error = nodes.connect(SttPool::builder([])).await.expect_err("many");
+        // On a slow machine, the limit of time may come first.
+        error.to_string().contains("too many keys")
+    };
+    until("it says that there are too many keys", are_too_many).await;
 }
 
 #[tokio::test]
@@ -172,14 +176,11 @@ async fn a_rolling_restart_of_all_nodes_under_load_loses_no_request() {
         assert!(place("draining") < place("new requests are rejected"));
         assert_eq!(redis.get(&format!("stt:nodes:{id}")), None);
         *node = start(id).await;
-        more(4).await;
+        let has_its_share = async || node.inferences().await > 0.0;
+        until("the new node gets its share", has_its_share).await;
     }
     is_over.store(true, Ordering::SeqCst);
     for user in users {
         patiently(user).await.expect("no request is lost");
-    }
-    // Every new node got its share.
-    for (_, node) in &nodes {
-        assert!(node.inferences().await > 0.0);
     }
 }

@@ -65,6 +65,8 @@ async fn start(name: &str, port: u16, agent_port: u16, redis: &RedisServer) -> S
         // A node is full with a minute of work, and not with the few commands of these tests.
         ("ROUTING_DRAIN_CAP_SECONDS", "60"),
         ("TRUSTED_PROXIES", "127.0.0.1"),
+        // Time for the routers of a slow machine.
+        ("DRAIN_DELAY_SECONDS", "10"),
     ];
     Server::ready(&model("tiny.en").await, &settings).await
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use test_support::escalation_pair::{fallback, primary};
 use test_support::port::HeldPort;
 use test_support::wer::{Score, assert_alike};
-use test_support::{Server, model, sample, sample_text, words};
+use test_support::{Server, model, sample, sample_text, signal, words};
 use uttera_stt_client::{
     Attempt, Audio, Client, Error, Granularity, ResponseFormat, SpeechEvent, SpeechOptions,
     Standing, SttPool, TranscribeOptions, Word,
@@ -300,6 +300,7 @@ async fn a_pool_loses_nothing_when_a_server_dies_and_finds_it_when_it_is_back() 
         }
     };
     // Each server has one request, and the first one dies during its own.
+    signal(first.workers()[0], "STOP");
     let long = tokio::spawn(ask("en-long.ogg"));
     first.until_a_lane_has_work().await;
     first.child.kill().expect("lives");

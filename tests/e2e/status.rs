@@ -282,13 +282,17 @@ async fn many_viewers_get_the_same_reports_one_too_many_is_refused_and_none_hold
         assert!(number(&report["at"]) > last, "{report}");
         last = number(&report["at"]);
     }
-    let same = |report: &Value, other: &Value| report["at"] == other["at"];
-    let report = next(&mut viewers[0]).await;
+    // A viewer that is slow skips reports.
+    let mut report = next(&mut viewers[0]).await;
     let mut of_another = next(&mut viewers[1]).await;
-    while number(&of_another["at"]) < number(&report["at"]) {
-        of_another = next(&mut viewers[1]).await;
+    while report["at"] != of_another["at"] {
+        if number(&of_another["at"]) < number(&report["at"]) {
+            of_another = next(&mut viewers[1]).await;
+        } else {
+            report = next(&mut viewers[0]).await;
+        }
     }
-    assert!(same(&report, &of_another) && report == of_another);
+    assert_eq!(report, of_another);
     drop(viewers.pop());
     let has_room = || async {
         let response = server.get("/v1/status/events").await;
@@ -371,7 +375,10 @@ async fn nodes_in_redis_are_listed_and_a_redis_that_hangs_delays_nothing() {
         let ids = list.iter().map(|node| node["id"].as_str().expect("text"));
         ids.collect::<Vec<_>>().join(" ")
     };
-    let both = |report: &Value| ids(report) == "kitchen other";
+    // The record of a node that has just become ready may be older.
+    let both = |report: &Value| {
+        ids(report) == "kitchen other" && report["nodes"]["list"][0]["accepts_requests"] == true
+    };
     let report = report_with(&server, "both nodes", both).await;
     assert_eq!(report["node"]["id"], "kitchen");
     let nodes = &report["nodes"];

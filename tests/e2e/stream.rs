@@ -251,7 +251,7 @@ async fn a_format_that_cannot_be_streamed_arrives_as_a_plain_reply(server: &Serv
 #[tokio::test]
 async fn a_failure_in_the_middle_is_an_event_and_the_server_goes_on() {
     // A stopped worker is given up after some seconds, and the chunk after the second time.
-    let settings = [("COLD_LANE_TIMEOUT_SECONDS", "3")];
+    let settings = [("COLD_LANE_TIMEOUT_SECONDS", "8")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let file = server.long_file(10);
     let mut events = Events::of(server.transcribe(&file, &[STREAM]).await);

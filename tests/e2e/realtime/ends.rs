@@ -142,7 +142,7 @@ async fn a_drain_waits_for_the_end_of_a_turn_and_tells_clients_to_reconnect() {
 
 #[tokio::test]
 async fn an_idle_session_is_closed_and_one_may_wait_for_the_model() {
-    let settings = [("LIVE_IDLE_TIMEOUT", "3")];
+    let settings = [("LIVE_IDLE_TIMEOUT", "8")];
     // It is loading while the client speaks.
     let server = Server::start(&model("tiny.en").await, &settings).await;
     let mut client = Realtime::session(&server, Value::Null).await;
@@ -158,7 +158,7 @@ async fn an_idle_session_is_closed_and_one_may_wait_for_the_model() {
 
 #[tokio::test]
 async fn a_session_warns_of_its_end_completes_its_turn_and_takes_no_more_audio() {
-    let settings = [("REALTIME_SESSION_SECONDS", "4")];
+    let settings = [("REALTIME_SESSION_SECONDS", "10")];
     let server = Server::ready(&model("tiny.en").await, &settings).await;
     let mut client = Realtime::connect(&server, PATH, &[])
         .await

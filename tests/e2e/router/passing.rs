@@ -24,7 +24,7 @@ async fn in_flight(router: &Router) -> f64 {
 /// A stream, whose events arrive while the node still works.
 async fn streams(node: &Node, url: &str) {
     let request = client().post(format!("{url}/v1/audio/transcriptions"));
-    let form = test_support::form(&sample("en-long.ogg"), &[("stream", "true")]);
+    let form = test_support::form(&node.server.long_file(3), &[("stream", "true")]);
     let reply = request.multipart(form).send().await.expect("an answer");
     let mut events = Events::of(reply);
     let Some(Line::Event(first)) = events.event().await else {

@@ -157,6 +157,7 @@ async fn sentinels_name_the_redis_that_is_read() {
     until_known(&nginx, &["node-1"]).await;
     served_by(&nginx, &["node-1"]).await;
     sentinel.master.stop();
+    sentinel.allow_failover();
     let is_master = async || {
         let role: String = sentinel.replica.ask(&["INFO", "replication"]);
         role.contains("role:master")

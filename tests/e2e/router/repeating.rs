@@ -282,6 +282,8 @@ async fn a_job_whose_node_is_away_is_not_reported_as_gone() {
     refused(reply, 404, "job_not_found", None).await;
     let [one, other] = nodes;
     drop(if one.name == owner { one } else { other });
+    let is_gone = async || get("/7f").await.status() == 503;
+    nginx.until("the owner is gone", is_gone).await;
     for rest in ["/7f", "?batch=7f"] {
         let reply = get(rest).await;
         assert!(reply.headers().contains_key("retry-after"));

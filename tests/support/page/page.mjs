@@ -231,6 +231,8 @@ await run({
       await card.locator("summary").waitFor();
       if (await card.evaluate(card => !card.open)) await card.locator("summary").click();
       const transcribe = card.getByRole("button", {name: "Transcribe", exact: true});
+      // The page may have got the text before it was loaded again.
+      await card.locator(".segment").or(transcribe).first().waitFor();
       if (await card.locator(".segment").count() === 0) await transcribe.click();
       await card.locator(".segment").first().waitFor();
       assert.match(await card.locator(".facts").innerText(), /lane HOT/);
