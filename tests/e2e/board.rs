@@ -4,6 +4,7 @@ use serde_json::json;
 use test_support::page::Scenario;
 use test_support::redis_server::RedisServer;
 use test_support::{Server, form, model, sample, signal};
+use tokio::task::JoinHandle;
 
 fn scenario(name: &str, server: &Server, key: &str) -> Option<Scenario> {
     let settings = json!({
@@ -12,6 +13,14 @@ fn scenario(name: &str, server: &Server, key: &str) -> Option<Scenario> {
         "microphone": sample("en-command.wav").canonicalize().expect("it is there"),
     });
     Scenario::begin("board.mjs", name, &settings)
+}
+
+/// Sends a command.
+fn send(server: &Server) -> JoinHandle<reqwest::Result<reqwest::Response>> {
+    let request = (server.client)
+        .post(format!("{}/v1/audio/transcriptions", server.url))
+        .multipart(form(&sample("en-command.wav"), &[]));
+    tokio::spawn(request.send())
 }
 
 #[tokio::test]
@@ -36,17 +45,13 @@ async fn the_board_shows_lanes_requests_warnings_nodes_and_the_end() {
                 // Both workers stand still, so that the browser has time to look.
                 stopped = server.workers();
                 signal(stopped[0], "STOP");
-                requests.extend((0..16).map(|_| {
-                    let request = (server.client)
-                        .post(format!("{}/v1/audio/transcriptions", server.url))
-                        .multipart(form(&sample("en-command.wav"), &[]));
-                    tokio::spawn(request.send())
-                }));
+                requests.extend((0..4).map(|_| send(&server)));
                 // One that stands still while it loads its model is killed after some time.
                 server.until_a_cold_worker_is_ready().await;
                 let cold = server.workers().into_iter().find(|id| *id != stopped[0]);
                 stopped.extend(cold);
                 signal(stopped[1], "STOP");
+                requests.extend((0..12).map(|_| send(&server)));
             }
             "go on" => {
                 for worker in &stopped {

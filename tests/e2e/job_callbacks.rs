@@ -47,6 +47,19 @@ impl Silent {
 
 #[tokio::test]
 async fn a_host_that_does_not_answer_delays_the_callbacks_of_no_other() {
+    // On a slow machine, callbacks to the silent host may have been given up before the other one is due.
+    const ROUNDS: usize = 4;
+    for _ in 0..ROUNDS {
+        if given_up_before_another_is_delivered().await == 0 {
+            return;
+        }
+    }
+    panic!("the other host had to wait in {ROUNDS} rounds");
+}
+
+/// Sends callbacks to a host that does not answer, and then one to another. Returns how many of the first were given up
+/// when the other one was delivered.
+async fn given_up_before_another_is_delivered() -> usize {
     let mut silent = Silent::start().await;
     let receiver = MockServer::start().await;
     Mock::given(method("POST"))
@@ -71,12 +84,10 @@ async fn a_host_that_does_not_answer_delays_the_callbacks_of_no_other() {
     let callback = async |id: &str| job(&server, id).await["callback"].clone();
     let is_delivered = async || callback(&other).await["status"] == "delivered";
     server.until("the other one is called", is_delivered).await;
-    let mut tried = 0;
+    let mut given_up = 0;
     for id in &waiting {
-        tried += usize::from(callback(id).await["attempts"] != 0);
+        given_up += usize::from(callback(id).await["attempts"] != 0);
     }
-    // Not "none", because on a slow machine some may have been given up.
-    assert!(tried < waiting.len(), "it waited for all of them");
     silent.answer.send_replace(true);
     for id in waiting {
         let is_delivered = async || callback(&id).await["status"] == "delivered";
@@ -84,6 +95,7 @@ async fn a_host_that_does_not_answer_delays_the_callbacks_of_no_other() {
             .until("the callback is delivered", is_delivered)
             .await;
     }
+    given_up
 }
 
 #[tokio::test]

@@ -147,7 +147,7 @@ async fn turns_that_the_client_ends_and_all_formats() {
         .await;
     client.until("input_audio_buffer.cleared").await;
     client.commit().await;
-    // Text that the server had sent before may come first.
+    // Text of before the session cleared its audio may still come.
     let events = client.until("error").await;
     let deltas = &events[..events.len() - 1];
     assert!(

@@ -54,7 +54,7 @@ impl Scenario {
     /// # Panics
     /// The scenario failed.
     pub async fn next(&mut self) -> Option<String> {
-        let question = tokio::time::timeout(3 * PATIENCE, self.next_question()).await;
+        let question = tokio::time::timeout(2 * PATIENCE, self.next_question()).await;
         question.expect("the scenario goes on")
     }
 

@@ -118,10 +118,10 @@ impl RedisSentinel {
         format!("{scheme}+sentinel://127.0.0.1:{away},127.0.0.1:{port}/{MASTER}")
     }
 
-    /// Lets the sentinel replace the master once that gives no answer. Before, it waits for an hour, however slow the
-    /// machine is.
+    /// Lets the sentinel replace the master when that gives no answer for three seconds. Before, it waits for an hour,
+    /// however slow the machine is. It takes no replica that lost its master more than ten times as long ago.
     pub fn allow_failover(&self) {
-        let soon = ["SENTINEL", "SET", MASTER, "down-after-milliseconds", "300"];
+        let soon = ["SENTINEL", "SET", MASTER, "down-after-milliseconds", "3000"];
         self.ask(&soon).expect("the sentinel answers");
     }
 
