@@ -198,12 +198,16 @@ async fn sigterm_with_a_full_queue_finishes_it_and_leaves_no_worker() {
     let mut requests = burst(&server, 4, "en-command.wav");
     server.until_a_cold_worker_is_ready().await;
     let workers = server.workers();
-    workers.iter().for_each(|worker| signal(*worker, "STOP"));
+    for worker in &workers {
+        signal(*worker, "STOP");
+    }
     requests.extend(burst(&server, 12, "en-command.wav"));
     let are_in = || async { server.metric("uttera_stt_inflight_requests").await >= 12.0 };
     server.until("all are in", are_in).await;
     signal(server.pid(), "TERM");
-    workers.iter().for_each(|worker| signal(*worker, "CONT"));
+    for worker in &workers {
+        signal(*worker, "CONT");
+    }
     assert_eq!(server.exit_code().await, Some(0));
     for request in requests {
         assert_eq!(request.await.expect("no panic").status(), 200);
