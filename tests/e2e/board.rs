@@ -38,20 +38,18 @@ async fn the_board_shows_lanes_requests_warnings_nodes_and_the_end() {
         return;
     };
     let mut requests = Vec::new();
-    let mut stopped = Vec::new();
+    let (mut hot, mut stopped) = (0, Vec::new());
     while let Some(question) = board.next().await {
         match question.as_str() {
             "work" => {
+                hot = server.workers()[0];
+                server.start_cold_worker().await;
                 // Both workers stand still, so that the browser has time to look.
                 stopped = server.workers();
-                signal(stopped[0], "STOP");
-                requests.extend((0..4).map(|_| send(&server)));
-                // One that stands still while it loads its model is killed after some time.
-                server.until_a_cold_worker_is_ready().await;
-                let cold = server.workers().into_iter().find(|id| *id != stopped[0]);
-                stopped.extend(cold);
-                signal(stopped[1], "STOP");
-                requests.extend((0..12).map(|_| send(&server)));
+                for worker in &stopped {
+                    signal(*worker, "STOP");
+                }
+                requests.extend((0..16).map(|_| send(&server)));
             }
             "go on" => {
                 for worker in &stopped {
@@ -62,7 +60,7 @@ async fn the_board_shows_lanes_requests_warnings_nodes_and_the_end() {
                     assert_eq!(response.status(), 200);
                 }
             }
-            "fail" => signal(stopped[0], "KILL"),
+            "fail" => signal(hot, "KILL"),
             "stop" => signal(server.pid(), "TERM"),
             other => panic!("{other}"),
         }

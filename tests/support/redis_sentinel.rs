@@ -125,6 +125,17 @@ impl RedisSentinel {
         self.ask(&soon).expect("the sentinel answers");
     }
 
+    /// Waits until the sentinel names the replica as the master. The replica itself cannot be asked reliably: the
+    /// sentinel ends its connections when it makes it the master.
+    pub async fn until_failover(&self) {
+        let port = self.replica.port().to_string();
+        let is_named = async || {
+            let named = self.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
+            named.is_some_and(|address| address.contains(&port))
+        };
+        self.until("the replica is the master", is_named).await;
+    }
+
     /// Waits until a condition holds; a panic shows the log of the sentinel.
     pub async fn until(&self, what: &str, condition: impl AsyncFnMut() -> bool) {
         until_or_show(what, condition, || self.log()).await;

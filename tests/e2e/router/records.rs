@@ -158,11 +158,7 @@ async fn sentinels_name_the_redis_that_is_read() {
     served_by(&nginx, &["node-1"]).await;
     sentinel.master.stop();
     sentinel.allow_failover();
-    let is_master = async || {
-        let role: String = sentinel.replica.ask(&["INFO", "replication"]);
-        role.contains("role:master")
-    };
-    sentinel.until("the replica is the master", is_master).await;
+    sentinel.until_failover().await;
     node.register(&sentinel.replica, &json!({"load_score": 0.3}));
     let read = async || known(&nginx, "node-1").await["load_score"] == 0.3;
     nginx.until("it reads the new master", read).await;

@@ -26,11 +26,11 @@ await run({
       await ask("work");
       await lane(page, "hot-1").getByText("busy").waitFor();
       await lane(page, "hot-1").getByText(/a short request: \d/).waitFor();
-      await page.getByText(/live, 1[0-4] short/).waitFor();
+      await page.getByText(/live, 14 short/).waitFor();
       await lane(page, "cold-1").waitFor();
       await shot(page, "board-busy");
       await ask("go on");
-      await page.getByText(/^16 requests, 1\.1 a minute\./).waitFor();
+      await page.getByText(/^32 requests, 2\.1 a minute\./).waitFor();
       await page.getByText(/^Latest: half took at most/).waitFor();
       assert.ok(await page.locator("#requests rect").count() > 0);
       assert.ok(await page.locator("#latency rect").count() > 1);
