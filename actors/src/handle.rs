@@ -154,6 +154,14 @@ impl Stt {
         })
     }
 
+    /// Announces audio that a client begins to send without an [`Admission`]: a drain waits until the upload is
+    /// dropped, within its grace.
+    pub fn expect_upload(&self) -> PendingUpload {
+        PendingUpload {
+            _pending: self.status.uploads().token(),
+        }
+    }
+
     /// Starts a transcription and returns its events. Dropping the stream cancels it.
     pub async fn submit(
         &self,
@@ -271,6 +279,12 @@ impl Stt {
             }
         }
     }
+}
+
+/// An upload that is not complete. While it exists, a drain waits for it, within its grace.
+#[derive(Debug)]
+pub struct PendingUpload {
+    _pending: TaskTrackerToken,
 }
 
 /// A translation that a request will need. While it exists, a drain waits for it, within its grace.

@@ -80,7 +80,7 @@ pub use domain::job::{
 pub use domain::trace::{Trace, TraceContext};
 pub use domain::translation::{TargetLanguage, TranslationJob};
 pub use fallback::policy::EscalationPolicy;
-pub use handle::{Admission, PendingTranslation, StartError, Stt, TreeEnded};
+pub use handle::{Admission, PendingTranslation, PendingUpload, StartError, Stt, TreeEnded};
 pub use lane::idle::IdlePolicy;
 pub use lane::recycling::RecyclingLimits;
 pub use live::LiveConfig;

@@ -1,11 +1,18 @@
 //! Draining: over HTTP and by a signal, with and without time for routers.
 
-use reqwest::Response;
+use std::path::Path;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use reqwest::multipart::{Form, Part};
+use reqwest::{Body, Response};
 use serde_json::Value;
-use test_support::http::client_builder;
+use test_support::http::{client_builder, form};
 use test_support::processes::signal;
 use test_support::tls::other_address;
 use test_support::{Server, model, sample};
+use tokio::sync::oneshot::{self, error::RecvError};
+use tokio::task::JoinHandle;
 
 const PATH: &str = "/admin/drain";
 
@@ -53,6 +60,83 @@ async fn a_client_drains_the_server_and_neither_a_second_one_nor_one_signal_cuts
     let response = request.await.expect("no panic").expect("an answer");
     assert_eq!(response.status(), 200);
     assert_eq!(server.exit_code().await, Some(0));
+}
+
+/// A request that is sent up to the middle of its file, and from there when it is told to.
+struct SlowUpload {
+    goes_on: oneshot::Sender<()>,
+    request: JoinHandle<reqwest::Result<Response>>,
+}
+
+impl SlowUpload {
+    fn begin(server: &Server, path: &str) -> Self {
+        let file = Bytes::from(std::fs::read(sample("en-command.wav")).expect("reads"));
+        let (first, second) = (file.slice(..file.len() / 2), file.slice(file.len() / 2..));
+        let (goes_on, waits) = oneshot::channel();
+        let halves = stream::once(async { Ok::<_, RecvError>(first) })
+            .chain(stream::once(async { waits.await.map(|()| second) }));
+        let part = Part::stream(Body::wrap_stream(halves)).file_name("en-command.wav");
+        let request = server.client.post(format!("{}{path}", server.url));
+        let request = request.multipart(Form::new().part("file", part)).send();
+        let request = tokio::spawn(request);
+        Self { goes_on, request }
+    }
+
+    async fn finish(self) -> Response {
+        self.goes_on.send(()).expect("it is sent");
+        self.request.await.expect("no panic").expect("an answer")
+    }
+}
+
+/// Whether a folder has a file, at any depth, that is not empty.
+fn has_content(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        if path.is_dir() {
+            has_content(&path)
+        } else {
+            path.metadata().is_ok_and(|file| file.len() > 0)
+        }
+    })
+}
+
+#[tokio::test]
+async fn uploads_that_began_before_a_drain_are_finished() {
+    let jobs = tempfile::tempdir().expect("a folder");
+    let settings = [("JOBS_DIR", jobs.path().to_str().expect("UTF-8"))];
+    let model = model("tiny.en").await;
+    let mut server = Server::ready(&model, &settings).await;
+    let paths = ["/v1/audio/transcriptions", "/inference"];
+    let uploads = paths.map(|path| SlowUpload::begin(&server, path));
+    let of_a_job = SlowUpload::begin(&server, "/v1/audio/jobs");
+    let began = async || {
+        let inside = server.metric("uttera_stt_inflight_requests").await;
+        inside >= paths.len() as f64 && has_content(&jobs.path().join("uploads"))
+    };
+    server.until("all uploads began", began).await;
+    signal(server.pid(), "TERM");
+    server.log_line("new requests are rejected").await;
+    for path in ["/v1/audio/transcriptions", "/v1/audio/jobs"] {
+        let file = form(&sample("en-command.wav"), &[]);
+        let refused = server.post(path, file).await;
+        assert_eq!(refused.status(), 503);
+        assert_eq!(body(refused).await["error"]["code"], "draining");
+    }
+    for upload in uploads {
+        let response = upload.finish().await;
+        assert_eq!(response.status(), 200);
+        let text = body(response).await["text"].to_string();
+        assert!(text.contains("light"), "{text}");
+    }
+    // The upload of the job alone keeps the server.
+    assert_eq!(server.health().await["status"], "draining");
+    let accepted = of_a_job.finish().await;
+    assert_eq!(accepted.status(), 202);
+    let path = accepted.headers()["location"].to_str().expect("ASCII");
+    assert_eq!(server.exit_code().await, Some(0));
+    let server = Server::ready(&model, &settings).await;
+    let is_done = async || body(server.get(path).await).await["status"] == "done";
+    server.until("the job is done", is_done).await;
 }
 
 #[tokio::test]

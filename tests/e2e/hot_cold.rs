@@ -203,7 +203,7 @@ async fn sigterm_with_a_full_queue_finishes_it_and_leaves_no_worker() {
         signal(*worker, "STOP");
     }
     let requests = burst(&server, 12, "en-command.wav");
-    // Each worker has one. A request that still uploads when the server begins to reject requests is one of those.
+    // Each worker has one.
     let are_in = || async { server.metric("uttera_stt_work_queue_depth").await >= 10.0 };
     server.until("all are in", are_in).await;
     signal(server.pid(), "TERM");

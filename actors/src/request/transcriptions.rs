@@ -211,12 +211,13 @@ impl TranscriptionsState {
         &mut self,
         myself: &ActorRef<TranscriptionsMessage>,
         mut job: Job,
-        slot: AdmissionSlot,
+        mut slot: AdmissionSlot,
         events: EventSender,
     ) -> Accepted {
         if self.draining {
             return Err(self.arguments.status.snapshot().draining_refusal());
         }
+        slot.uploaded();
         let Some(key) = WorkKey::of(&job) else {
             let before = job.finished.as_mut().map(std::mem::take);
             return self

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::domain::error::SttError;
 use crate::domain::job::{Client, Priority, SchedulingKey, Urgency, is_long};
@@ -152,6 +154,8 @@ pub struct AdmissionSlots {
     entries: Mutex<BTreeMap<SlotId, Entry>>,
     /// Announces every change, because it may change whether the node accepts requests.
     changed: watch::Sender<()>,
+    /// The uploads of the requests that are admitted.
+    uploads: TaskTracker,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,6 +167,7 @@ impl AdmissionSlots {
         Self {
             entries: Mutex::default(),
             changed,
+            uploads: TaskTracker::new(),
         }
     }
 
@@ -191,11 +196,17 @@ impl AdmissionSlots {
         drop(entries);
         self.changed.send_replace(());
         AdmissionSlot {
+            upload: (!request.background).then(|| self.uploads.token()),
             slots: Arc::clone(self),
             id,
             client: request.client,
             priority: request.priority,
         }
+    }
+
+    /// The uploads of the requests that are admitted.
+    pub(crate) fn uploads(&self) -> &TaskTracker {
+        &self.uploads
     }
 
     /// How many slots are taken, without those of jobs.
@@ -280,6 +291,8 @@ pub struct AdmissionSlot {
     id: SlotId,
     client: Client,
     priority: Priority,
+    /// `None`: the Transcriptions have the request, or it is a job, whose audio is stored.
+    upload: Option<TaskTrackerToken>,
 }
 
 impl AdmissionSlot {
@@ -316,6 +329,11 @@ impl AdmissionSlot {
             entry.remaining = open.plus(Load::uncut(left.undecoded_seconds, chunk_length));
         }
         self.slots.changed.send_replace(());
+    }
+
+    /// The Transcriptions have the request: a drain waits for its text now.
+    pub(crate) fn uploaded(&mut self) {
+        self.upload = None;
     }
 
     /// Sets the remaining work to none: another request's work answers this one.

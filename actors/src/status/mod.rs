@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::{LaneKind, WorkerRole};
 use crate::ports::{Calibration, EngineInfo, MemoryKind};
@@ -384,6 +385,11 @@ impl NodeStatus {
     /// Takes a slot for a request whose length is not known yet.
     pub(crate) fn take_slot(&self, request: AdmissionRequest) -> AdmissionSlot {
         self.slots.take(request, self.typical_request_seconds())
+    }
+
+    /// The uploads of the requests that are admitted. A drain waits for them.
+    pub(crate) fn uploads(&self) -> &TaskTracker {
+        self.slots.uploads()
     }
 
     /// Number of requests that hold a slot.

@@ -146,6 +146,8 @@ pub struct SupervisorState {
     is_overdue: bool,
     /// Waits until the directory has the announcement of a drain.
     awaiting_announcement: Option<AbortOnDropHandle<()>>,
+    /// Waits for the uploads of requests that were admitted before a drain.
+    awaiting_uploads: Option<AbortOnDropHandle<()>>,
     /// Waits for the pending translations of a drain.
     awaiting_translations: Option<AbortOnDropHandle<()>>,
 }
@@ -206,7 +208,7 @@ impl Actor for Supervisor {
                 // If the actor has just failed, the reply is dropped and the handle reports it.
                 let _ = state.live_sessions.cast(open);
             }
-            SupervisorMessage::LiveSessionsDone => state.live_sessions_done(),
+            SupervisorMessage::LiveSessionsDone => state.drain_transcriptions(),
             SupervisorMessage::Translate { job, reply } => state.translate(job, reply),
             SupervisorMessage::Wake => state.wake(&myself).await?,
             SupervisorMessage::HotReady { worker, info } => state.hot_ready(worker, info),
@@ -289,6 +291,7 @@ impl SupervisorState {
             plan: DrainPlan::default(),
             is_overdue: false,
             awaiting_announcement: None,
+            awaiting_uploads: None,
             awaiting_translations: None,
         };
         state.start_hot(myself).await?;
@@ -406,7 +409,7 @@ impl SupervisorState {
         self.transcriptions =
             children::transcriptions(myself, &self.arguments, &self.dispatcher, escalator).await?;
         if self.phase == Phase::Draining {
-            let _ = self.transcriptions.cast(TranscriptionsMessage::Drain);
+            self.drain_transcriptions();
         }
         Ok(())
     }

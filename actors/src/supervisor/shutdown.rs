@@ -1,6 +1,7 @@
 //! The ordered shutdown. First the node announces its end to routers, and, from when the directory has that, for the delay
-//! of the plan serves what they still send. Then it removes its record, and stops intake, live sessions, transcriptions, translations, dispatcher, lanes,
-//! watcher and registrar. Each step waits for the one before, because ractor stops all children concurrently.
+//! of the plan serves what they still send. Then it removes its record, and ends intake, live sessions, uploads,
+//! transcriptions, translations, dispatcher, lanes, watcher and registrar. Each step waits for the one before, because
+//! ractor stops all children concurrently.
 
 use std::time::Duration;
 
@@ -116,13 +117,28 @@ impl SupervisorState {
         let _ = self.live_sessions.cast(drain);
     }
 
-    pub(super) fn live_sessions_done(&mut self) {
-        let _ = self.transcriptions.cast(TranscriptionsMessage::Drain);
+    /// A request that was admitted before is not rejected after its upload: the Transcriptions drain when they have all of
+    /// these, or the grace is over.
+    pub(super) fn drain_transcriptions(&mut self) {
+        let transcriptions = self.transcriptions.clone();
+        if self.is_overdue {
+            let _ = transcriptions.cast(TranscriptionsMessage::Drain);
+            return;
+        }
+        let uploads = self.arguments.status.uploads().clone();
+        uploads.close();
+        self.awaiting_uploads = Some(task::spawn(async move {
+            uploads.wait().await;
+            let _ = transcriptions.cast(TranscriptionsMessage::Drain);
+        }));
     }
 
     pub(super) fn drain_overdue(&mut self, myself: &ActorRef<SupervisorMessage>) {
         self.is_overdue = true;
         let _ = self.live_sessions.cast(LiveSessionsMessage::EndAll);
+        if self.awaiting_uploads.take().is_some() {
+            self.drain_transcriptions();
+        }
         let _ = self.transcriptions.cast(TranscriptionsMessage::CancelAll);
         if self.awaiting_translations.take().is_some() {
             let _ = myself.cast(SupervisorMessage::TranslationsDone);

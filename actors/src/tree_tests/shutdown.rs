@@ -125,6 +125,32 @@ async fn draining_ends_even_if_the_transcriptions_are_lost_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_and_jobs_that_upload_when_the_drain_begins_are_finished() {
+    let mut tree = Tree::ready(vec![]).await;
+    let (kept, given_up) = (
+        tree.admit().expect("accepted"),
+        tree.admit().expect("accepted"),
+    );
+    let of_a_job = tree.stt.expect_upload();
+    let before = tokio::time::Instant::now();
+    tree.stt.drain(Duration::from_secs(3600));
+    eventually("it drains", || tree.stt.snapshot().draining).await;
+    let refused = tree.admit().err();
+    assert!(
+        matches!(refused, Some(SttError::Draining { .. })),
+        "{refused:?}"
+    );
+    let stream = tree.stt.submit(kept, job("2")).await.expect("accepted");
+    assert_eq!(stream.transcript().await.expect("finished").text(), "0 1");
+    drop(given_up);
+    let ended = tokio::time::timeout(Duration::from_secs(600), tree.ended.wait());
+    assert!(ended.await.is_err(), "it waits for the job");
+    drop(of_a_job);
+    tree.ended.wait().await;
+    assert!(before.elapsed() < Duration::from_secs(1200));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upload_that_ends_after_the_tree_fails_with_draining() {
     let mut tree = Tree::ready(vec![]).await;
     let admission = tree.admit().expect("accepted");

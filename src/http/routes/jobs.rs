@@ -105,6 +105,8 @@ async fn submit(
     // The body is unread, so another node may get the request.
     let unread = |error: StoreError| ApiError::from(error).before_work();
     let jobs = state.jobs.get().await.map_err(unread)?;
+    // Before the check, so that a drain that begins after it waits for the upload.
+    let _upload = state.stt.expect_upload();
     if !jobs.is_accepting() || state.stt.snapshot().draining {
         return Err(ApiError::jobs_closed());
     }
