@@ -246,8 +246,8 @@ impl Stt {
     }
 
     /// Announces the end of the node, which no longer accepts requests for routers but still serves them for the
-    /// plan's delay. Then removes its record, rejects new requests, lets running ones finish within the grace, cancels the
-    /// rest, and stops the tree: await [`TreeEnded`]. A second call cuts delay and grace short.
+    /// plan's delay. Then removes its record, rejects new requests, lets uploads and running requests finish within the
+    /// grace, cancels the rest, and stops the tree: await [`TreeEnded`]. A second call cuts delay and grace short.
     pub fn drain(&self, plan: impl Into<DrainPlan>) {
         let plan = plan.into();
         // If the tree has ended, there is nothing to drain.
@@ -262,6 +262,13 @@ impl Stt {
     /// Waits until new requests are rejected: the delay of a drain is over.
     pub async fn until_rejecting(&self) {
         self.until(NodeStatus::is_draining).await;
+    }
+
+    /// Waits until running requests are cancelled: the grace of a drain is over. Returns the error for a request whose
+    /// upload is not complete.
+    pub async fn until_cancelling(&self) -> SttError {
+        self.until(NodeStatus::is_cancelling).await;
+        self.snapshot().draining_refusal()
     }
 
     /// Whether a drain has begun.

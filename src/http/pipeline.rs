@@ -12,6 +12,7 @@ use stt_actors::{Admission, AdmissionRequest, Identity, Job, Options, Urgency};
 use crate::fallback::ESCALATED;
 use crate::http::AppState;
 use crate::http::body::form::{self, AudioForm};
+use crate::http::body::upload::UploadStore;
 use crate::http::body::{self, BodyFormat, Parts, language};
 use crate::http::caller::Caller;
 use crate::http::reply::accept;
@@ -65,7 +66,7 @@ pub fn admit<'a>(
 impl AdmittedRequest<'_> {
     /// Reads the whole body and stores the audio.
     pub async fn read(&self, body: web::Payload, format: BodyFormat) -> Result<Parts, ApiError> {
-        body::read(self.request, body, &self.state.uploads, format).await
+        read(self.state, self.request, body, &self.state.uploads, format).await
     }
 
     /// Checks the request's fields: see [`check`].
@@ -154,6 +155,21 @@ impl AdmittedRequest<'_> {
         let finished = self.work(endpoint, form).await?;
         let body = format.render(&finished.transcript, task, details);
         Ok(finished.reply(content_type, body))
+    }
+}
+
+/// Reads the whole body of a request or a job, and stores the audio in `uploads`, unless the server cancels what is
+/// running.
+pub async fn read(
+    state: &AppState,
+    request: &HttpRequest,
+    body: web::Payload,
+    uploads: &UploadStore,
+    format: BodyFormat,
+) -> Result<Parts, ApiError> {
+    tokio::select! {
+        parts = body::read(request, body, uploads, format) => parts,
+        refusal = state.stt.until_cancelling() => Err(refusal.into()),
     }
 }
 

@@ -115,7 +115,8 @@ async fn uploads_that_began_before_a_drain_are_finished() {
     };
     server.until("all uploads began", began).await;
     signal(server.pid(), "TERM");
-    server.log_line("new requests are rejected").await;
+    let line = server.log_line("waiting for uploads").await;
+    assert!(line.contains(" uploads=3"), "{line}");
     for path in ["/v1/audio/transcriptions", "/v1/audio/jobs"] {
         let file = form(&sample("en-command.wav"), &[]);
         let refused = server.post(path, file).await;
@@ -137,6 +138,29 @@ async fn uploads_that_began_before_a_drain_are_finished() {
     let server = Server::ready(&model, &settings).await;
     let is_done = async || body(server.get(path).await).await["status"] == "done";
     server.until("the job is done", is_done).await;
+}
+
+#[tokio::test]
+async fn uploads_that_are_not_complete_when_the_grace_ends_get_an_answer() {
+    let mut server = Server::ready(&model("tiny.en").await, &[]).await;
+    let uploads = ["/v1/audio/transcriptions", "/v1/audio/jobs"];
+    let uploads = uploads.map(|path| SlowUpload::begin(&server, path));
+    let of_jobs = server.folder().join("jobs/uploads");
+    let began = async || {
+        server.metric("uttera_stt_inflight_requests").await >= 1.0 && has_content(&of_jobs)
+    };
+    server.until("all uploads began", began).await;
+    signal(server.pid(), "TERM");
+    server.log_line("waiting for uploads").await;
+    // The second signal ends the grace.
+    signal(server.pid(), "TERM");
+    for upload in uploads {
+        let response = upload.request.await.expect("no panic").expect("an answer");
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+        assert_eq!(body(response).await["error"]["code"], "draining");
+    }
+    assert_eq!(server.exit_code().await, Some(0));
 }
 
 #[tokio::test]

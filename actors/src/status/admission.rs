@@ -154,7 +154,7 @@ pub struct AdmissionSlots {
     entries: Mutex<BTreeMap<SlotId, Entry>>,
     /// Announces every change, because it may change whether the node accepts requests.
     changed: watch::Sender<()>,
-    /// The uploads of the requests that are admitted.
+    /// Uploads that are not complete.
     uploads: TaskTracker,
 }
 
@@ -204,7 +204,7 @@ impl AdmissionSlots {
         }
     }
 
-    /// The uploads of the requests that are admitted.
+    /// Uploads that are not complete.
     pub(crate) fn uploads(&self) -> &TaskTracker {
         &self.uploads
     }

@@ -218,6 +218,12 @@ impl NodeStatus {
         self.draining.load(Ordering::SeqCst)
     }
 
+    /// Whether running requests are cancelled: the grace of a drain is over.
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.is_draining()
+            && lock(&self.drain).is_some_and(|begun| begun.rest().cancels_in.is_zero())
+    }
+
     /// Records the first engine's start time and test clip, so that the node's rates are known before
     /// the first request.
     pub(crate) fn calibrate(&self, info: &EngineInfo) {
@@ -387,7 +393,7 @@ impl NodeStatus {
         self.slots.take(request, self.typical_request_seconds())
     }
 
-    /// The uploads of the requests that are admitted. A drain waits for them.
+    /// Uploads that are not complete, of requests and of jobs. A drain waits for them.
     pub(crate) fn uploads(&self) -> &TaskTracker {
         self.slots.uploads()
     }

@@ -146,7 +146,7 @@ pub struct SupervisorState {
     is_overdue: bool,
     /// Waits until the directory has the announcement of a drain.
     awaiting_announcement: Option<AbortOnDropHandle<()>>,
-    /// Waits for the uploads of requests that were admitted before a drain.
+    /// Waits for the uploads that began before requests were rejected.
     awaiting_uploads: Option<AbortOnDropHandle<()>>,
     /// Waits for the pending translations of a drain.
     awaiting_translations: Option<AbortOnDropHandle<()>>,

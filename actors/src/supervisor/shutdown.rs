@@ -1,7 +1,7 @@
 //! The ordered shutdown. First the node announces its end to routers, and, from when the directory has that, for the delay
-//! of the plan serves what they still send. Then it removes its record, and ends intake, live sessions, uploads,
-//! transcriptions, translations, dispatcher, lanes, watcher and registrar. Each step waits for the one before, because
-//! ractor stops all children concurrently.
+//! of the plan serves what they still send. Then it removes its record, and stops intake and live sessions. When the uploads
+//! that have begun are complete, it stops transcriptions, translations, dispatcher, lanes, watcher and registrar. Each step
+//! waits for the one before, because ractor stops all children concurrently.
 
 use std::time::Duration;
 
@@ -117,15 +117,23 @@ impl SupervisorState {
         let _ = self.live_sessions.cast(drain);
     }
 
-    /// A request that was admitted before is not rejected after its upload: the Transcriptions drain when they have all of
-    /// these, or the grace is over.
+    /// No request is rejected after its upload: the Transcriptions drain when all uploads that have begun are complete, or
+    /// the grace is over.
     pub(super) fn drain_transcriptions(&mut self) {
         let transcriptions = self.transcriptions.clone();
         if self.is_overdue {
             let _ = transcriptions.cast(TranscriptionsMessage::Drain);
+            // They may have accepted requests since the grace ended.
+            let _ = transcriptions.cast(TranscriptionsMessage::CancelAll);
             return;
         }
         let uploads = self.arguments.status.uploads().clone();
+        if !uploads.is_empty() {
+            info!(
+                uploads = uploads.len(),
+                "waiting for uploads that have begun"
+            );
+        }
         uploads.close();
         self.awaiting_uploads = Some(task::spawn(async move {
             uploads.wait().await;
@@ -135,11 +143,14 @@ impl SupervisorState {
 
     pub(super) fn drain_overdue(&mut self, myself: &ActorRef<SupervisorMessage>) {
         self.is_overdue = true;
+        // Uploads end.
+        self.arguments.status.set_draining(Duration::ZERO);
         let _ = self.live_sessions.cast(LiveSessionsMessage::EndAll);
         if self.awaiting_uploads.take().is_some() {
             self.drain_transcriptions();
+        } else {
+            let _ = self.transcriptions.cast(TranscriptionsMessage::CancelAll);
         }
-        let _ = self.transcriptions.cast(TranscriptionsMessage::CancelAll);
         if self.awaiting_translations.take().is_some() {
             let _ = myself.cast(SupervisorMessage::TranslationsDone);
         }

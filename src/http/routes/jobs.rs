@@ -126,7 +126,7 @@ async fn submit(
         error => error.into(),
     })?;
     let uploads = state.jobs.uploads().await.map_err(unread)?;
-    let mut parts = body::read(&request, body, uploads, JOB_BODY).await?;
+    let mut parts = pipeline::read(&state, &request, body, uploads, JOB_BODY).await?;
     let callback = parts
         .field("callback_url")
         .map(|url| state.jobs.callbacks().check(url.trim()));

@@ -26,7 +26,7 @@ pub const ROWS: &[Variable] = &[
     row(
         "DRAIN_GRACE_SECONDS",
         "30",
-        "Seconds that running requests may take after that before they are cancelled.",
+        "Seconds that running requests and their uploads may take after that before they are cancelled.",
         |s, v| {
             s.drain_grace = seconds(v)?;
             Ok(())
