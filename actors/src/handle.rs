@@ -267,7 +267,7 @@ impl Stt {
     /// Waits until running requests are cancelled: the grace of a drain is over. Returns the error for a request whose
     /// upload is not complete.
     pub async fn until_cancelling(&self) -> SttError {
-        self.until(NodeStatus::is_cancelling).await;
+        self.status.grace_over().cancelled().await;
         self.snapshot().draining_refusal()
     }
 

@@ -62,7 +62,7 @@ async fn a_client_drains_the_server_and_neither_a_second_one_nor_one_signal_cuts
     assert_eq!(server.exit_code().await, Some(0));
 }
 
-/// A request that is sent up to the middle of its file, and from there when it is told to.
+/// A request whose client sends the first half of a file, and the second half when the test says so.
 struct SlowUpload {
     goes_on: oneshot::Sender<()>,
     request: JoinHandle<reqwest::Result<Response>>,

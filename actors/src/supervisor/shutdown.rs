@@ -143,8 +143,7 @@ impl SupervisorState {
 
     pub(super) fn drain_overdue(&mut self, myself: &ActorRef<SupervisorMessage>) {
         self.is_overdue = true;
-        // Uploads end.
-        self.arguments.status.set_draining(Duration::ZERO);
+        self.arguments.status.grace_over().cancel();
         let _ = self.live_sessions.cast(LiveSessionsMessage::EndAll);
         if self.awaiting_uploads.take().is_some() {
             self.drain_transcriptions();
