@@ -46,7 +46,7 @@ impl Begun {
         Self {
             rejects_at,
             cancels_at: rejects_at.and_then(|at| at.checked_add(plan.grace)),
-            is_rejecting: false,
+            is_rejecting: plan.delay.is_zero(),
         }
     }
 
@@ -54,6 +54,11 @@ impl Begun {
     pub(super) fn reject(&mut self, grace: Duration) {
         self.is_rejecting = true;
         self.cancels_at = Instant::now().checked_add(grace);
+    }
+
+    /// Whether new requests are rejected.
+    pub(super) fn is_rejecting(self) -> bool {
+        self.is_rejecting
     }
 
     pub(super) fn rest(&self) -> Drain {

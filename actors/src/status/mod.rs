@@ -66,8 +66,6 @@ pub struct NodeStatus {
     last_engine: Mutex<Option<EngineInfo>>,
     /// Wakes the Registrar after a change that may change whether the node accepts requests.
     routing_changed: watch::Sender<()>,
-    /// Whether new requests are rejected, because the node ends.
-    draining: AtomicBool,
     /// The drain, from its announcement on.
     drain: Mutex<Option<Begun>>,
     grace_over: CancellationToken,
@@ -151,7 +149,6 @@ impl NodeStatus {
             last_engine: Mutex::default(),
             slots: Arc::new(AdmissionSlots::new(routing_changed.clone())),
             routing_changed,
-            draining: AtomicBool::default(),
             drain: Mutex::default(),
             grace_over: CancellationToken::new(),
             typical_request_seconds: AtomicF64::new(TYPICAL_REQUEST_SECONDS),
@@ -194,7 +191,8 @@ impl NodeStatus {
         self.routing_changed.send_replace(());
     }
 
-    /// Announces that the node will end.
+    /// Announces that the node will end. Without a delay, new requests are rejected from now on: none is accepted by a node
+    /// that reports that it drains.
     pub(crate) fn announce_drain(&self, plan: DrainPlan) {
         *lock(&self.drain) = Some(Begun::now(plan));
         self.routing_changed.send_replace(());
@@ -207,7 +205,6 @@ impl NodeStatus {
             .get_or_insert_with(|| Begun::now(grace.into()))
             .reject(grace);
         drop(drain);
-        self.draining.store(true, Ordering::SeqCst);
         self.routing_changed.send_replace(());
     }
 
@@ -218,7 +215,7 @@ impl NodeStatus {
 
     /// Whether new requests are rejected, because the node ends.
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        lock(&self.drain).is_some_and(|begun| begun.is_rejecting())
     }
 
     /// Cancelled when running requests are: the grace of a drain is over.
@@ -447,12 +444,13 @@ impl NodeStatus {
     pub fn snapshot(&self) -> Snapshot {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         let waiting = self.waiting();
+        let drain = *lock(&self.drain);
         let fallbacks = |end: Escalated| self.fallbacks[end as usize].load(Ordering::Relaxed);
         Snapshot {
             hot: self.hot(),
             last_engine: lock(&self.last_engine).clone(),
-            draining: self.is_draining(),
-            drain: lock(&self.drain).map(|begun| begun.rest()),
+            draining: drain.is_some_and(|begun| begun.is_rejecting()),
+            drain: drain.map(|begun| begun.rest()),
             drain_cap: self.drain_cap,
             queue_depth: waiting.needed(),
             waiting,
@@ -541,6 +539,15 @@ mod tests {
             (snapshot.finished_hot_chunks, snapshot.finished_cold_chunks),
             (2, 1)
         );
+    }
+
+    #[test]
+    fn a_node_without_a_drain_delay_rejects_requests_as_soon_as_it_reports_that_it_drains() {
+        let status = NodeStatus::default();
+        status.announce_drain(DrainPlan::from(Duration::from_secs(60)));
+        assert_eq!(status.snapshot().status(), "draining");
+        assert!(status.is_draining());
+        assert!(status.snapshot().draining);
     }
 
     #[test]

@@ -125,16 +125,19 @@ await run({
       // An edit is in the copy and in the downloads.
       await command.getByRole("button", {name: "Edit"}).click();
       await command.getByRole("textbox").fill("An edited text.");
-      // It is stored while one types.
-      await page.waitForFunction(() => new Promise(resolve => {
-        indexedDB.open("uttera-stt", 1).onsuccess = ({target}) => {
-          const all = target.result.transaction("transcripts").objectStore("transcripts").getAll();
-          all.onsuccess = () => {
-            target.result.close();
-            resolve(all.result.some(({segments}) => segments.some(({text}) => text.includes("An edited text."))));
+      // It is stored while one types. (`waitForFunction` would take a promise for a yes.)
+      await page.evaluate(async () => {
+        const stored = () => new Promise((resolve, reject) => {
+          const opening = indexedDB.open("uttera-stt", 1);
+          opening.onerror = () => reject(opening.error);
+          opening.onsuccess = ({target}) => {
+            const all = target.result.transaction("transcripts").objectStore("transcripts").getAll();
+            all.onsuccess = () => { target.result.close(); resolve(all.result); };
           };
-        };
-      }), null, {polling: 100});
+        });
+        const isStored = transcripts => transcripts.some(({segments}) => segments.some(({text}) => text.includes("An edited text.")));
+        while (!isStored(await stored())) await new Promise(requestAnimationFrame);
+      });
       await accessible(page);
       await shot(page, "editing");
       await command.getByRole("button", {name: "Done"}).click();
