@@ -126,6 +126,7 @@ async fn live(stt: &Stt, args: &Args, samples: &[i16], options: Options) -> anyh
     let client = LiveClient {
         priority: Priority::Normal,
         session_id: Arc::from("live"),
+        is_in_turn: false,
     };
     let turns = args
         .silence

@@ -71,6 +71,7 @@ impl Utterance {
         let client = LiveClient {
             priority: Priority::default(),
             session_id: Arc::clone(&caller.id),
+            is_in_turn: true,
         };
         let (input, events) = server.stt.open_live(client, options.clone()).await?;
         let end = CancellationToken::new();

@@ -302,10 +302,22 @@ async fn a_server_that_stops_answers_the_running_utterance_and_closes_idle_conne
     speaking.send_audio(&Format::USUAL, first).await;
     speaking.send_bare("ping").await;
     assert_eq!(speaking.next().await.expect("an answer").0, "pong");
+    // Its audio follows.
+    let mut announced = WyomingClient::connect(&server).await;
+    announced
+        .send("audio-start", Format::USUAL.data(), &[])
+        .await;
+    announced.send_bare("ping").await;
+    assert_eq!(announced.next().await.expect("an answer").0, "pong");
     signal(server.pid(), "TERM");
     assert_eq!(idle.next().await, None);
     assert_error(&mut prepared, "draining").await;
     assert_eq!(prepared.next().await, None);
+    announced.send_audio(&Format::USUAL, &spoken).await;
+    announced
+        .send("audio-stop", json!({"timestamp": null}), &[])
+        .await;
+    assert_command(&announced.transcript().await);
     speaking.send_audio(&Format::USUAL, rest).await;
     speaking
         .send("audio-stop", json!({"timestamp": null}), &[])

@@ -117,6 +117,8 @@ pub struct LiveClient {
     /// The unique id of the connection. It names the session in logs, and is its client in the queue: a house's
     /// satellites may share one address, and must not wait for each other.
     pub session_id: Arc<str>,
+    /// Whether its first turn begins with the session, before the audio of the turn: a drain waits for it as well.
+    pub is_in_turn: bool,
 }
 
 /// Identifies a turn within its session: 1, 2, …

@@ -215,7 +215,7 @@ impl NodeStatus {
 
     /// Whether new requests are rejected, because the node ends.
     pub(crate) fn is_draining(&self) -> bool {
-        lock(&self.drain).is_some_and(|begun| begun.is_rejecting())
+        lock(&self.drain).is_some_and(Begun::is_rejecting)
     }
 
     /// Cancelled when running requests are: the grace of a drain is over.
@@ -449,7 +449,7 @@ impl NodeStatus {
         Snapshot {
             hot: self.hot(),
             last_engine: lock(&self.last_engine).clone(),
-            draining: drain.is_some_and(|begun| begun.is_rejecting()),
+            draining: drain.is_some_and(Begun::is_rejecting),
             drain: drain.map(|begun| begun.rest()),
             drain_cap: self.drain_cap,
             queue_depth: waiting.needed(),

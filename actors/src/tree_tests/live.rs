@@ -49,6 +49,7 @@ fn client() -> LiveClient {
     LiveClient {
         priority: crate::Priority::default(),
         session_id: format!("live-{number}").into(),
+        is_in_turn: false,
     }
 }
 
@@ -567,6 +568,26 @@ async fn a_drain_waits_for_the_end_of_a_turn_and_gives_it_its_text_first() {
         drop(session);
         tree.end().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_a_turn_whose_audio_is_announced() {
+    let tree = Tree::ready(vec![]).await;
+    let speaker = LiveClient {
+        is_in_turn: true,
+        ..client()
+    };
+    let opened = tree.stt.open_live(speaker, options(TurnDetection::Manual));
+    let (input, events) = opened.await.expect("opens");
+    let mut session = Session { input, events };
+    tree.stt.drain(Duration::from_secs(60));
+    eventually("it drains", || tree.stt.snapshot().draining).await;
+    session.say(30, SAID).await;
+    session.input.commit().expect("sent");
+    assert_eq!(session.completed().await.1, text(30));
+    assert_eq!(session.next().await, LiveEvent::Ended(LiveEnd::Draining));
+    drop(session);
+    tree.end().await;
 }
 
 #[tokio::test(start_paused = true)]

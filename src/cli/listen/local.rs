@@ -45,6 +45,7 @@ async fn session(
     let client = LiveClient {
         priority: Priority::Normal,
         session_id: Arc::from("listen"),
+        is_in_turn: false,
     };
     let language = args.language.clone();
     let options = LiveOptions {

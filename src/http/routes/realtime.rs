@@ -61,6 +61,7 @@ async fn connect(
     let client = LiveClient {
         priority: caller.priority(),
         session_id: Arc::from(id.as_str()),
+        is_in_turn: false,
     };
     let default_language = state.settings.default_language.as_deref();
     let options = config.live_options(default_language);

@@ -103,7 +103,7 @@ pub struct LiveSessionState {
     ending: Option<LiveEnd>,
     /// Whether the session ends as soon as no turn is open.
     is_draining: bool,
-    /// Whether audio has come that no turn has taken, in a session whose client ends its turns.
+    /// Whether audio has come, or is announced, that no turn has taken, in a session whose client ends its turns.
     has_open_audio: bool,
 }
 
@@ -149,7 +149,7 @@ impl Actor for LiveSession {
             last_request: Instant::now(),
             ending: None,
             is_draining: false,
-            has_open_audio: false,
+            has_open_audio: arguments.client.is_in_turn,
             arguments,
         })
     }
