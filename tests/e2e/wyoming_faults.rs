@@ -317,11 +317,11 @@ async fn a_server_that_stops_answers_the_running_utterance_and_closes_idle_conne
     announced
         .send("audio-stop", json!({"timestamp": null}), &[])
         .await;
-    assert_command(&announced.transcript().await);
     speaking.send_audio(&Format::USUAL, rest).await;
     speaking
         .send("audio-stop", json!({"timestamp": null}), &[])
         .await;
+    assert_command(&announced.transcript().await);
     assert_command(&speaking.transcript().await);
     assert_eq!(speaking.next().await.expect("the end").0, "transcript-stop");
     assert_eq!(speaking.next().await, None);
