@@ -50,12 +50,6 @@ impl Begun {
         }
     }
 
-    /// From now on new requests are rejected, and running ones have `grace`.
-    pub(super) fn reject(&mut self, grace: Duration) {
-        self.is_rejecting = true;
-        self.cancels_at = Instant::now().checked_add(grace);
-    }
-
     /// Whether new requests are rejected.
     pub(super) fn is_rejecting(self) -> bool {
         self.is_rejecting
@@ -68,11 +62,7 @@ impl Begun {
             })
         };
         Drain {
-            rejects_in: if self.is_rejecting {
-                Duration::ZERO
-            } else {
-                until(self.rejects_at)
-            },
+            rejects_in: until(self.rejects_at),
             cancels_in: until(self.cancels_at),
         }
     }

@@ -191,20 +191,10 @@ impl NodeStatus {
         self.routing_changed.send_replace(());
     }
 
-    /// Announces that the node will end. Without a delay, new requests are rejected from now on: none is accepted by a node
-    /// that reports that it drains.
+    /// Announces that the node will end by this plan, which begins now. Without a delay, new requests are rejected from now
+    /// on: none is accepted by a node that reports that it drains.
     pub(crate) fn announce_drain(&self, plan: DrainPlan) {
         *lock(&self.drain) = Some(Begun::now(plan));
-        self.routing_changed.send_replace(());
-    }
-
-    /// From now on, new requests are rejected; running ones have this much time.
-    pub(crate) fn set_draining(&self, grace: Duration) {
-        let mut drain = lock(&self.drain);
-        drain
-            .get_or_insert_with(|| Begun::now(grace.into()))
-            .reject(grace);
-        drop(drain);
         self.routing_changed.send_replace(());
     }
 

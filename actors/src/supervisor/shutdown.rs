@@ -105,7 +105,7 @@ impl SupervisorState {
             let _ = registrar.cast(RegistrarMessage::Withdraw);
         }
         info!("new requests are rejected");
-        self.arguments.status.set_draining(grace);
+        self.arguments.status.announce_drain(grace.into());
         self.drain_live_sessions();
         drop(myself.send_after(grace, || SupervisorMessage::DrainOverdue));
     }
